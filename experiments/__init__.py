@@ -1,0 +1,1 @@
+"""Experiment files that come with peftbench; installed as `peftbench.experiments`."""

@@ -1,0 +1,62 @@
+"""TITLE OF THE PAPER (AUTHORS YEAR, arXiv:NUMBER).
+
+Section S, equation N:  h = W x + b + B x  -- write the formula here, and the code below in its order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from peftbench.backbones.modules import SiteLinear
+from peftbench.edit import Adapter, Edit
+from peftbench.method import Method, register
+from peftbench.sites import Sites
+
+
+class TemplateLinear(Adapter):
+    """Stands where a linear layer stood. What is outside `self.base` is saved, counted and trained."""
+
+    def __init__(self, base: SiteLinear, scale: float) -> None:
+        super().__init__(base)
+        self.scale = scale
+        self.shift = nn.Parameter(torch.zeros(base.out_features, device=base.dense_weight().device))
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
+        return self.base(x) + self.scale * self.shift
+
+    def folded(self) -> SiteLinear:
+        """A plain layer that computes the same; leave this method out if there is none."""
+        W, b = self.base.dense_weight(), self.base.bias
+        shift = self.scale * self.shift
+        return SiteLinear.of(W, shift.to(W.dtype) if b is None else (b + shift).to(b.dtype))
+
+
+@register
+@dataclass(frozen=True)
+class Template(Method):
+    """One sentence: what trains, and where. This text is the method's card (`peftbench methods NAME`)."""
+
+    name = "template"
+    paper = "arXiv:0000.00000"
+    formula = "h = W x + b + scale * shift"
+    lr = 1e-3  # used where an experiment names no rate
+    lr_source = "where in the paper the rate comes from"
+    size_knob = None  # the field that a parameter budget may solve, e.g. "rank"; None: the method has one size
+    starts_as_identity = True  # does the network compute the same before the first step?
+
+    # Hyperparameters: typed, with a range and a description. Nothing else is a field.
+    scale: Annotated[float, Field(gt=0, description="what it scales")] = 1.0
+    roles: Annotated[str, Field(description="linear roles to change: q k v o gate up down")] = "q v"
+
+    def attach(self, edit: Edit) -> None:
+        """Swap modules at roles, or thaw base parameters: `edit.swap(roles, make)`, `edit.thaw(roles, part)`."""
+        edit.swap(self.roles, lambda base: TemplateLinear(base, self.scale))
+
+    def parameters(self, sites: Sites) -> int:
+        """How many numbers train, from the sites' sizes alone: (in, out) for a linear site."""
+        return sum(site.size[1] for site in sites.of(self.roles))

@@ -1,0 +1,32 @@
+"""Full fine-tuning: every parameter of the base trains. The reference that the others are compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peftbench.edit import Edit
+from peftbench.method import Method, register
+from peftbench.sites import Sites
+
+
+@register
+@dataclass(frozen=True)
+class Full(Method):
+    """All of the base's parameters train, from their pretrained values.
+
+    Nothing is added and nothing is merged. The optimiser keeps two numbers beside every weight, so this is the most
+    expensive method in memory. Devlin et al. 2019 (arXiv:1810.04805), appendix A.3, name rates of 2e-5 to 5e-5.
+    """
+
+    name = "full"
+    paper = "arXiv:1810.04805"
+    formula = "theta <- theta - lr * AdamW(grad)"
+    lr = 5e-5
+    lr_source = "BERT, appendix A.3: the largest of its three rates"
+    search_space = {"lr": (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4)}
+
+    def attach(self, edit: Edit) -> None:
+        edit.thaw("*")
+
+    def parameters(self, sites: Sites) -> int:
+        return sites.base

@@ -1,0 +1,71 @@
+"""LoRA: Low-Rank Adaptation of Large Language Models (Hu et al. 2021, arXiv:2106.09685).
+
+Section 4.1, equation 3:  h = W x + (alpha / r) B A x,  with A (r, in) random, B (out, r) zero, W frozen.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from peftbench.backbones.modules import SiteLinear
+from peftbench.edit import Adapter, Edit
+from peftbench.method import Method, register
+from peftbench.sites import Sites
+
+
+class LoRALinear(Adapter):
+    """A linear layer with a trainable update of rank r beside it."""
+
+    def __init__(self, base: SiteLinear, rank: int, alpha: float, dropout: float = 0.0) -> None:
+        super().__init__(base)
+        self.scale, self.dropout = alpha / rank, dropout
+        where = base.dense_weight().device
+        self.A = nn.Parameter(torch.empty(rank, base.in_features, device=where))
+        self.B = nn.Parameter(torch.zeros(base.out_features, rank, device=where))
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # the authors' code; the paper says Gaussian, without a width
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
+        return self.base(x) + self.scale * self.update(x)
+
+    def update(self, x: Tensor) -> Tensor:  # B A x
+        x = F.dropout(x, self.dropout, self.training)
+        return F.linear(F.linear(x, self.A), self.B)
+
+    def folded(self) -> SiteLinear:
+        W = self.base.dense_weight()
+        return SiteLinear.of((W + self.scale * (self.B @ self.A)).to(W.dtype), self.base.bias)
+
+
+@register
+@dataclass(frozen=True)
+class LoRA(Method):
+    """A trainable low-rank update beside frozen linear layers.
+
+    Starts as the identity (B = 0) and merges into the weights, so that it costs nothing at inference.
+    """
+
+    name = "lora"
+    paper = "arXiv:2106.09685"
+    formula = "h = W x + (alpha/r) B A x"
+    lr = 5e-4
+    lr_source = "table 9: RoBERTa base on MNLI, SST-2, CoLA and others, 4e-4 to 5e-4"
+    size_knob = "rank"
+    search_space = {"lr": (2e-4, 5e-4, 1e-3, 2e-3, 5e-3), "alpha": (8.0, 16.0, 32.0)}
+
+    rank: Annotated[int, Field(ge=1, description="r, the rank of the update")] = 8
+    alpha: Annotated[float, Field(gt=0, description="alpha; the update is scaled by alpha / r")] = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1, description="probability of dropping an input of A")] = 0.0
+    roles: Annotated[str, Field(description="linear roles to adapt; the paper's choice is q and v")] = "q v"
+
+    def attach(self, edit: Edit) -> None:
+        edit.swap(self.roles, lambda base: LoRALinear(base, self.rank, self.alpha, self.dropout))
+
+    def parameters(self, sites: Sites) -> int:  # r (in + out) at each site
+        return sum(self.rank * sum(site.size) for site in sites.of(self.roles))

@@ -1,0 +1,111 @@
+"""Prefix-Tuning: Optimizing Continuous Prompts for Generation (Li and Liang 2021, arXiv:2101.00190).
+
+Section 4.2: each attention layer sees trained keys and values, P_k and P_v, in front of its own. Section 4.3: they may be
+computed while training as P[i] = MLP(P'[i]) from a smaller matrix P'; the MLP is dropped afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from peftbench.backbones.modules import PrefixSlot
+from peftbench.edit import Adapter, Edit
+from peftbench.method import Method, register
+from peftbench.sites import Sites
+
+
+class Prefix(Adapter):
+    """Keys and values to put in front: the trained tensors themselves."""
+
+    def __init__(self, base: PrefixSlot, K: Tensor, V: Tensor) -> None:
+        super().__init__(base)
+        self.K, self.V = nn.Parameter(K), nn.Parameter(V)  # (key-value heads, length, head width)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        return self.K, self.V
+
+
+class Reparametrisation(nn.Module):
+    """P' (length, width), and the MLP that all layers share but for its last rows."""
+
+    def __init__(self, length: int, width: int, hidden: int) -> None:
+        super().__init__()
+        self.P = nn.Parameter(torch.randn(length, width))
+        self.first = nn.Linear(width, hidden)
+
+    def forward(self) -> Tensor:  # (length, hidden)
+        return torch.tanh(self.first(self.P))
+
+
+class ReparametrisedPrefix(Adapter):
+    """One layer's rows of the MLP's output."""
+
+    def __init__(self, base: PrefixSlot, shared: Reparametrisation) -> None:
+        super().__init__(base)
+        self.shared = shared
+        self.last = nn.Linear(shared.first.out_features, 2 * base.heads * base.head_width)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        rows = self.last(self.shared())  # (length, 2 * heads * head width)
+        parts = rows.unflatten(-1, (2, self.base.heads, self.base.head_width)).permute(1, 2, 0, 3)
+        return parts[0], parts[1]
+
+
+@register
+@dataclass(frozen=True)
+class PrefixTuning(Method):
+    """Trained keys and values in front of every attention layer's own.
+
+    Not the identity at the start, never merged; attention grows by the prefix's length. With reparametrisation the MLP
+    trains too, so its size is far above what is stored; a parameter budget counts what trains.
+    """
+
+    name = "prefix"
+    paper = "arXiv:2101.00190"
+    formula = "softmax(Q [P_k; K]^T / sqrt(d)) [P_v; V]"
+    lr = 5e-5
+    lr_source = "appendix, table 7: E2E"
+    size_knob = "length"
+    search_space = {"lr": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)}
+    starts_as_identity = False
+
+    length: Annotated[int, Field(ge=1, description="prefix length; the paper uses 5 to 200")] = 10
+    reparametrise: Annotated[bool, Field(description="train through the MLP of section 4.3, dropped afterwards")] = (
+        False
+    )
+    hidden: Annotated[int, Field(ge=1, description="hidden width of that MLP; the paper's is 512")] = 512
+    std: Annotated[float, Field(gt=0, description="standard deviation of the first keys and values")] = 0.02
+
+    def attach(self, edit: Edit) -> None:
+        place = edit.backbone.device
+        if not self.reparametrise:
+            edit.swap("prefix", lambda slot: Prefix(slot, *(self._draw(slot).to(place) for _ in range(2))))
+            return
+        width = edit.net.config.hidden_size
+        shared = Reparametrisation(self.length, width, self.hidden)
+        edit.swap("prefix", lambda slot: ReparametrisedPrefix(slot, shared).to(place))
+
+    def _draw(self, slot: PrefixSlot) -> Tensor:
+        return self.std * torch.randn(slot.heads, self.length, slot.head_width)
+
+    def finish(self, edit: Edit) -> None:
+        """Keep what the MLP computes, and drop it."""
+
+        @torch.no_grad()
+        def plain(module: ReparametrisedPrefix) -> Prefix:
+            K, V = module()
+            return Prefix(module.base, K.clone(), V.clone())
+
+        edit.replace(ReparametrisedPrefix, plain)
+
+    def parameters(self, sites: Sites) -> int:
+        slots = [2 * heads * width for heads, width in (s.size for s in sites.of("prefix"))]
+        if not self.reparametrise:
+            return self.length * sum(slots)
+        d = sites.width
+        return self.length * d + self.hidden * (d + 1) + (self.hidden + 1) * sum(slots)

@@ -1,0 +1,59 @@
+"""QLoRA: Efficient Finetuning of Quantized LLMs (Dettmers et al. 2023, arXiv:2305.14314).
+
+Equation 5:  Y = X doubleDequant(c1, c2, W_NF4) + X L1 L2.  Every linear layer of the base is stored as 4-bit NormalFloat
+with double quantisation (section 3; `peftbench/nf4.py`), frozen; LoRA trains over it in full precision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from peftbench.edit import Edit
+from peftbench.method import Method, register
+from peftbench.methods.lora import LoRALinear
+from peftbench.nf4 import NF4Linear
+from peftbench.sites import Sites
+
+
+@register
+@dataclass(frozen=True)
+class QLoRA(Method):
+    """LoRA over a base whose linear layers are quantised to 4-bit NormalFloat.
+
+    Not the identity at the start: quantisation itself changes the network. Folding gives a dense layer of the
+    dequantised weight and the update.
+    """
+
+    name = "qlora"
+    paper = "arXiv:2305.14314"
+    formula = "h = dequant(W_NF4) x + (alpha/r) B A x"
+    lr = 2e-4
+    lr_source = "table 9: 7B and 13B models"
+    size_knob = "rank"
+    search_space = {"lr": (2e-4, 5e-4, 1e-3, 2e-3, 5e-3), "alpha": (8.0, 16.0, 32.0)}
+    starts_as_identity = False
+
+    rank: Annotated[int, Field(ge=1, description="r, the rank of the update; the paper uses 64")] = 8
+    alpha: Annotated[float, Field(gt=0, description="alpha; the update is scaled by alpha / r")] = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1, description="probability of dropping an input of A")] = 0.0
+    roles: Annotated[
+        str | None, Field(description="linear roles to adapt; null, the paper's choice, is every linear layer")
+    ] = None
+    double_quant: Annotated[bool, Field(description="quantise the quantisation constants too")] = True
+    backend: Annotated[Literal["torch", "bitsandbytes"], Field(description="our own NF4, or bitsandbytes' kernels")] = (
+        "torch"
+    )
+
+    def attach(self, edit: Edit) -> None:
+        edit.swap(
+            edit.linear_roles, lambda base: NF4Linear.from_dense(base, backend=self.backend, double=self.double_quant)
+        )
+        roles = edit.linear_roles if self.roles is None else self.roles
+        edit.swap(roles, lambda base: LoRALinear(base, self.rank, self.alpha, self.dropout))
+
+    def parameters(self, sites: Sites) -> int:  # r (in + out) at each site
+        adapted = sites.linear() if self.roles is None else sites.of(self.roles)
+        return sum(self.rank * sum(site.size) for site in adapted)

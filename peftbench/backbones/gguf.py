@@ -1,0 +1,59 @@
+"""GGUF -> a plain transformers directory: dequantised weights as safetensors, and a tokenizer that matches.
+
+Source of the tokenizer's digit rule: `tokenizer.ggml.pre = smollm` in the file means, by llama.cpp's definition and
+SmolLM2's own tokenizer.json, that digits are split one by one before the byte-level rule. transformers' conversion
+leaves that out, so it is put back here.
+"""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+VERSION = 1  # raise when what `convert` writes changes: it is part of the cached directory's name
+
+
+def convert(source: Path, target: Path) -> None:
+    """Write config.json, model.safetensors (float32) and tokenizer files of the GGUF file `source` into `target`.
+
+    float32, in which dequantising is done: a 4-bit code times a 16-bit scale plus a 16-bit offset has more digits than
+    bfloat16 or float16 keep.
+    """
+    with redirect_stderr(io.StringIO()):  # the library's progress bars; errors are raised, not printed
+        _convert(source, target)
+
+
+def _convert(source: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        source.parent, gguf_file=source.name, dtype=torch.float32, local_files_only=True
+    )
+    tokenizer = _tokenizer(source, model.config.max_position_embeddings)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    for place in (model, model.config):  # dequantised: reading it back must not ask for a quantiser
+        for leftover in ("quantization_config", "hf_quantizer", "is_quantized", "quantization_method"):
+            place.__dict__.pop(leftover, None)
+    model.config._name_or_path = ""
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _tokenizer(source: Path, max_length: int) -> Any:
+    from tokenizers import pre_tokenizers
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, local_files_only=True)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True),
+        ]
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.model_max_length = max_length
+    return tokenizer

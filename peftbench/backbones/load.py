@@ -1,0 +1,212 @@
+"""Load a base model with its task head and tokenizer, normalised, as a `Backbone`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from peftbench import cache
+from peftbench.backbones import source, tiny
+from peftbench.backbones.normalise import normalise
+from peftbench.errors import UserError
+from peftbench.sites import Sites
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class Backbone:
+    """A normalised network, its sites, head and tokenizer. One `Edit` at a time may change it."""
+
+    net: nn.Module
+    sites: Sites
+    head: list[str]  # paths of the modules of the task head
+    kind: str  # "classification" | "regression" | "generation"
+    tokenizer: Any
+    fingerprint: str
+    fresh: list[str] = field(
+        default_factory=list
+    )  # head modules that the checkpoint does not hold: seeded for each run
+    parameters: dict[str, nn.Parameter] = field(default_factory=dict)  # as loaded, by name; objects never change
+    _snapshot: Any = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.parameters.values())).device
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        return list(dict.fromkeys(p for name in self.head for p in self.net.get_submodule(name).parameters()))
+
+    def keep(self) -> None:
+        """Write the pristine weights to a file, once, so that no second copy sits on the device.
+
+        Call before the first change of a weight; `pristine` reads from it. The file has no name any more once it is
+        open, so it goes with the process, however that ends.
+        """
+        if self._snapshot is not None:
+            return
+        folder = cache.root() / "snapshots"
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, path = tempfile.mkstemp(suffix=".safetensors", dir=folder)
+        os.close(handle)
+        try:
+            save_file({n: p.detach().cpu().contiguous() for n, p in self.parameters.items()}, path)
+            self._snapshot = safe_open(path, framework="pt")
+        except OSError as error:
+            raise UserError(
+                f"cannot keep the base weights in {folder}: {error}; free space or set PEFTBENCH_CACHE"
+            ) from error
+        finally:
+            os.unlink(path)
+
+    def pristine(self, name: str) -> Tensor:
+        """The tensor `name` as it was loaded, on the CPU; a copy, since the file's own tensors alias its memory map."""
+        return self._snapshot.get_tensor(name).clone()
+
+    def reset_head(self) -> None:
+        """The head as at the start of a run: pretrained parts restored, fresh parts drawn from the current seed."""
+        self.keep()
+        owned = {id(p) for p in self.head_parameters()}
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                if id(p) in owned:
+                    p.data = self.pristine(name).to(self.device, torch.float32)  # what trains is float32
+            for path in self.fresh:
+                module = self.net.get_submodule(path).cpu()  # a draw on the CPU is the same for every device
+                for p in module.parameters():
+                    p._is_hf_initialized = False  # transformers skips what it believes to be loaded
+                self.net._init_weights(module)
+                module.to(self.device)
+
+
+def load(
+    model: str,
+    kind: str,
+    labels: int = 1,
+    *,
+    revision: str | None = None,
+    roles: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+    dropout: float | None = None,
+    gradient_checkpointing: bool = False,
+    device: torch.device | str = "cpu",
+) -> Backbone:
+    """The base model `model` for tasks of `kind`, with `labels` outputs (1 for regression).
+
+    `dropout` replaces every dropout probability of the network. Weights that never train stay in `dtype`; a method's
+    own are float32. Raises `UserError` when the model cannot be had or its roles are unknown.
+    """
+    place = source.locate(model, revision)
+    config = _config(model, place, revision, labels, kind, dropout)
+    net, missing = _build(model, place, revision, kind, config, dtype)
+    head = head_of(net, kind)
+    fresh = sorted({key.rpartition(".")[0] for key in missing if any(key.startswith(f"{h}.") for h in head)})
+    net.requires_grad_(False)
+    sites = normalise(net, head, roles)
+    net.to(device)
+    if gradient_checkpointing:
+        net.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    net.config.use_cache = False
+    backbone = Backbone(
+        net, sites, head, kind, load_tokenizer(model, place, revision), source.fingerprint(model, revision)
+    )
+    backbone.fresh = fresh
+    backbone.parameters = dict(net.named_parameters())
+    if net.config.pad_token_id is None:
+        net.config.pad_token_id = backbone.tokenizer.pad_token_id
+    return backbone
+
+
+def skeleton(model: str, kind: str, labels: int, revision: str | None, roles: Mapping[str, Any] | None) -> Sites:
+    """The sites alone, from the configuration, on the meta device: no weights are read."""
+    place = source.locate(model, revision)
+    config = _config(model, place, revision, labels, kind, None)
+    with torch.device("meta"):
+        net = _auto(kind).from_config(config)
+    return normalise(net, head_of(net, kind), roles)
+
+
+def head_of(net: nn.Module, kind: str) -> list[str]:
+    """The task head's modules: everything outside the base model, and its pooler; none for causal models."""
+    if kind == "generation":
+        return []
+    base = net.base_model_prefix
+    names = [name for name, child in net.named_children() if name != base and list(child.parameters())]
+    if getattr(getattr(net, base), "pooler", None) is not None:
+        names.insert(0, f"{base}.pooler")
+    return names
+
+
+def load_tokenizer(model: str, place: str, revision: str | None = None) -> Any:
+    """The model's tokenizer, with a padding token."""
+    from transformers import AutoTokenizer
+
+    if not place:
+        return tiny.tokenizer(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the tokenizer of {model!r} does not load: {str(error).splitlines()[0]}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def _auto(kind: str) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    return AutoModelForCausalLM if kind == "generation" else AutoModelForSequenceClassification
+
+
+def _config(model: str, place: str, revision: str | None, labels: int, kind: str, dropout: float | None) -> Any:
+    from transformers import AutoConfig
+
+    if place:
+        try:
+            config = AutoConfig.from_pretrained(place, revision=revision)
+        except (OSError, ValueError) as error:
+            raise UserError(source.unreachable(model, error)) from error
+    else:
+        config = tiny.config(model)
+    if kind != "generation":
+        config.num_labels = labels
+    if dropout is not None:
+        for key in list(config.to_dict()):
+            if ("dropout" in key or key.endswith("pdrop")) and isinstance(getattr(config, key, None), (int, float)):
+                setattr(config, key, dropout)
+    return config
+
+
+def _build(
+    model: str, place: str, revision: str | None, kind: str, config: Any, dtype: str
+) -> tuple[nn.Module, list[str]]:
+    """The network and the names of the parameters that no checkpoint gave."""
+    if not place:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(tiny.SEED)
+            net = _auto(kind).from_config(config).to(DTYPES[dtype])
+        return net, [name for name, _ in net.named_parameters() if not name.startswith(net.base_model_prefix)]
+    try:
+        net, info = _auto(kind).from_pretrained(
+            place, config=config, revision=revision, dtype=DTYPES[dtype], output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(source.unreachable(model, error)) from error
+    lost = sorted(
+        set(info["missing_keys"])
+        - {k for h in head_of(net, kind) for k in info["missing_keys"] if k.startswith(f"{h}.")}
+    )
+    if lost:
+        raise UserError(
+            f"the checkpoint of {model!r} lacks {len(lost)} tensors of {type(net).__name__}, e.g. {lost[0]}; "
+            "it is not a checkpoint of this architecture"
+        )
+    return net, list(info["missing_keys"])

@@ -1,0 +1,129 @@
+"""Turn a transformers network into one whose sites a method can meet, and list them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from peftbench.backbones import roles as role_tables
+from peftbench.backbones.modules import Block, FusedQKV, PrefixSlot, SiteLinear
+from peftbench.errors import UserError
+from peftbench.sites import BLOCKS, LINEAR, Site, Sites
+
+
+def normalise(net: nn.Module, head: list[str], roles: Mapping[str, Any] | None = None) -> Sites:
+    """Rewrite the network's linear layers in place, add block sites and prefix slots, and return the sites.
+
+    `head` names the modules of the task head; `roles` stands in for the architecture's own table. Works on the meta
+    device too. Raises `UserError` where a pattern matches nothing or not a linear layer.
+    """
+    kind = net.config.model_type
+    table = role_tables.table(kind, net.config, roles)
+    sites = _linear_sites(net, table)
+    sites += _block_sites(net, table)
+    sites += _prefix_sites(net, table)
+    for role in ("embed", "norm"):
+        sites += [
+            Site(role, path, (), _numel(net.get_submodule(path)), _numel(net.get_submodule(path), "bias"))
+            for pattern in _listed(table.get(role))
+            for path in _expand(net, pattern, role)
+        ]
+    in_head = {p for name in head for p in net.get_submodule(name).parameters()}
+    total = sum(p.numel() for p in net.parameters())
+    size = sum(p.numel() for p in in_head)
+    absent = role_tables.ABSENT.get(kind, {}) if roles is None else {}
+    ordered = tuple(sorted(sites, key=_place(net)))
+    return Sites(kind, ordered, total - size, size, net.config.hidden_size, absent)
+
+
+def _linear_sites(net: nn.Module, table: Mapping[str, Any]) -> list[Site]:
+    sites = []
+    for role in LINEAR:
+        if role not in table:
+            continue
+        fused = sum(table.get(r) == table[role] for r in "qkv") == 3
+        for path in _expand(net, table[role], role):
+            layer = net.get_submodule(path)
+            if fused and not isinstance(layer, FusedQKV):
+                weight, bias = _dense(layer, path, role)
+                layout = table.get("fused", "thirds")
+                layer = FusedQKV(weight, bias, layout, net.config.num_attention_heads)
+                net.set_submodule(path, layer)
+            if fused:
+                path = f"{path}.{role}"
+                layer = net.get_submodule(path)
+            elif not isinstance(layer, SiteLinear):
+                layer = SiteLinear.of(*_dense(layer, path, role))
+                net.set_submodule(path, layer)
+            biases = 0 if layer.bias is None else layer.bias.numel()
+            sites.append(Site(role, path, (layer.in_features, layer.out_features), _numel(layer), biases))
+    return sites
+
+
+def _block_sites(net: nn.Module, table: Mapping[str, Any]) -> list[Site]:
+    sites = []
+    for role in BLOCKS:
+        if role not in table:
+            continue
+        spec = {"norm": None, **table[role]}
+        outputs = _expand(net, spec["output"], role)
+        for i, output in enumerate(outputs):
+            taps = {"output": (net.get_submodule(output), 0)}
+            for name in ("input", "residual"):
+                pattern, _, argument = spec[name].partition(":")
+                taps[name] = (net.get_submodule(_expand(net, pattern, role)[i]), int(argument or 0))
+            norm = net.get_submodule(_expand(net, spec["norm"], role)[i]) if spec["norm"] else None
+            layer = re.match(r".*?\.\d+(?=\.)", output)
+            if layer is None:
+                raise UserError(f"roles: {role}.output = {spec['output']!r} names no layer; write its index as *")
+            width = net.config.hidden_size
+            net.get_submodule(layer[0]).add_module(f"{role}_site", Block(width, norm, taps))
+            sites.append(Site(role, f"{layer[0]}.{role}_site", (width,)))
+    return sites
+
+
+def _prefix_sites(net: nn.Module, table: Mapping[str, Any]) -> list[Site]:
+    if "prefix" not in table:
+        return []
+    config = net.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    paths = _expand(net, table["prefix"], "prefix")
+    for path in paths:
+        net.get_submodule(path).add_module("prefix_slot", PrefixSlot(heads, width))
+    return [Site("prefix", f"{path}.prefix_slot", (heads, width)) for path in paths]
+
+
+def _expand(net: nn.Module, pattern: str, role: str) -> list[str]:
+    """The paths of the modules that match, in the network's order."""
+    regex = re.compile(re.escape(pattern).replace(r"\*", r"\d+"))
+    paths = [name for name, _ in net.named_modules(remove_duplicate=False) if regex.fullmatch(name)]
+    if not paths:
+        raise UserError(f"roles: {role} = {pattern!r} matches no module of {type(net).__name__}; see print(model)")
+    return paths
+
+
+def _dense(layer: nn.Module, path: str, role: str) -> tuple[Any, Any]:
+    if isinstance(layer, Conv1D):  # y = x W + b with W (in, out)
+        return layer.weight.data.t().contiguous(), layer.bias
+    if isinstance(layer, nn.Linear):
+        return layer.weight, layer.bias
+    raise UserError(f"roles: {role} = {path!r} is a {type(layer).__name__}, not a linear layer")
+
+
+def _numel(module: nn.Module, ending: str = "") -> int:
+    return sum(p.numel() for name, p in module.named_parameters() if name.endswith(ending))
+
+
+def _listed(value: Any) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+def _place(net: nn.Module) -> Any:
+    """Sort key: the order in which the network defines its modules."""
+    order = {name: i for i, (name, _) in enumerate(net.named_modules(remove_duplicate=False))}
+    return lambda site: order[site.path]

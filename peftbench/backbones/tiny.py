@@ -1,0 +1,64 @@
+"""Two randomly initialised networks and a byte-level tokenizer, for tests and smoke runs: nothing is downloaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TINY: dict[str, dict[str, Any]] = {
+    "tiny-encoder": {
+        "model_type": "bert",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 128,
+    },
+    "tiny-decoder": {
+        "model_type": "llama",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+    },
+}
+SEED = 20240  # of the weights: they are part of the preset
+SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[EOS]"]
+
+
+def config(name: str) -> Any:
+    """The transformers configuration of preset `name`."""
+    from transformers import AutoConfig
+
+    facts = dict(TINY[name])
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 4}
+    return AutoConfig.for_model(facts.pop("model_type"), vocab_size=256 + len(SPECIAL), **ids, **facts)
+
+
+def tokenizer(name: str) -> Any:
+    """One token a byte; an encoder frames its texts with [CLS] and [SEP]."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {t: i for i, t in enumerate([*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    if name == "tiny-encoder":
+        core.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
+        )
+    inputs = ["input_ids", "attention_mask"] + (["token_type_ids"] if name == "tiny-encoder" else [])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        unk_token="[UNK]",
+        eos_token="[EOS]",
+        model_input_names=inputs,
+    )

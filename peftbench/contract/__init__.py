@@ -1,0 +1,83 @@
+"""The contract every method keeps, as plain functions: a promise takes a `Case` and raises AssertionError if broken.
+
+    for verdict in check(Case(find("lora"), {"rank": 2}, "tiny-decoder")):
+        print(verdict)
+
+No promise knows a method. They run on two tiny networks, with weights drawn large enough for a mistake to show, and
+need neither pytest nor a download.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+
+from peftbench.contract import behaviour, editing, sequence, storage, training
+from peftbench.contract.case import Case
+from peftbench.contract.variants import variants
+
+__all__ = ["PROMISES", "Case", "Promise", "Verdict", "check", "promises", "variants"]
+
+Promise = Callable[[Case], None]
+
+PROMISES: tuple[Promise, ...] = (
+    behaviour.describes_itself,
+    behaviour.starts_as_it_claims,
+    behaviour.evaluation_is_deterministic,
+    training.only_declared_tensors_move,
+    training.every_trained_tensor_learns,
+    training.two_runs_are_identical,
+    training.checkpointing_keeps_the_gradients,
+    training.bfloat16_stays_close,
+    editing.undo_is_exact,
+    editing.merging_computes_the_same,
+    editing.finishing_changes_nothing,
+    storage.count_equals_the_formula,
+    storage.state_is_what_training_changes,
+    storage.saving_and_loading_is_exact,
+    storage.swapping_adapters_is_exact,
+    storage.foreign_adapters_are_refused,
+    sequence.padding_changes_nothing,
+    sequence.the_future_changes_nothing,
+    sequence.cached_generation_is_the_same,
+)
+CAUSAL_ONLY = frozenset({sequence.the_future_changes_nothing, sequence.cached_generation_is_the_same})
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of one promise: `why` is empty where it was kept."""
+
+    promise: str
+    why: str = ""
+
+    @property
+    def kept(self) -> bool:
+        return not self.why
+
+    def __str__(self) -> str:
+        said = self.promise.replace("_", " ")
+        return f"kept    {said}" if self.kept else f"BROKEN  {said}: {self.why}"
+
+
+def promises(case: Case) -> list[Promise]:
+    """The promises that have a meaning on the case's network."""
+    return [p for p in PROMISES if case.kind == "generation" or p not in CAUSAL_ONLY]
+
+
+def check(case: Case, only: Iterable[Promise] | None = None) -> list[Verdict]:
+    """Try every promise on `case`; whatever a method raises on the way breaks that promise and is told."""
+    verdicts = []
+    for promise in promises(case) if only is None else only:
+        with torch.random.fork_rng(devices=[]):
+            try:
+                promise(case)
+            except AssertionError as error:
+                verdicts.append(Verdict(promise.__name__, str(error)))
+            except Exception as error:  # the method under test is foreign code: it may raise anything
+                verdicts.append(Verdict(promise.__name__, f"it raised {type(error).__name__}: {error}"))
+            else:
+                verdicts.append(Verdict(promise.__name__))
+    return verdicts

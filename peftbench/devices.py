@@ -1,0 +1,41 @@
+"""Choose the device, set threads, seed: the only places that do so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import AbstractContextManager
+
+import torch
+
+from peftbench.errors import UserError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def pick(name: str) -> torch.device:
+    """The device called `name`; "auto" is CUDA where there is one, then MPS, else the CPU."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(d for d in ("cuda", "mps", "cpu") if there[d]))
+    kind = name.partition(":")[0]
+    if kind not in there:
+        raise UserError(f"unknown device {name!r}. Valid: {', '.join(DEVICES)}, cuda:N")
+    if not there[kind]:
+        raise UserError(f"device {name!r} is not available here (torch {torch.__version__}); use --device auto or cpu")
+    return torch.device(name)
+
+
+def stream(*axes: object) -> int:
+    """The seed of the random stream that these axes name: a hash, so that no two streams are shifted copies."""
+    return int.from_bytes(hashlib.sha256(json.dumps(axes).encode()).digest()[:7], "big")
+
+
+def seed(*axes: object) -> None:
+    """Start torch's generators, on every device, at the stream of `axes`. Nothing else calls `manual_seed` in a run."""
+    torch.manual_seed(stream(*axes))
+
+
+def autocast(device: torch.device, dtype: str) -> AbstractContextManager[None]:
+    """The forward pass's precision: bfloat16 by autocast (what trains stays float32), or as the weights are."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")

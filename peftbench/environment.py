@@ -1,0 +1,129 @@
+"""What ran a run: code, packages, processor, threads. A record keeps these facts; their hash is its `env_id`.
+
+The facts are equal for two runs of the same code on the same machine: they hold a hash of the sources rather than
+git's dirty flag, and the commit that last touched the sources rather than the newest one, so that neither writing
+nor committing results changes them. Nothing heavy is imported here: what only torch can tell is asked of it when the
+calling process has loaded it, and is null otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import peftbench
+
+PACKAGES = ("torch", "transformers", "datasets", "bitsandbytes", "numpy", "tokenizers", "safetensors")
+
+
+def facts(device: str, threads: int | None, plugins: Iterable[str | Path] = ()) -> dict[str, Any]:
+    """JSON-ready facts about the code and the machine that decide a run's last bits.
+
+    Args:
+        device: the device that really runs, "cpu", "cuda:0" or "mps"; never "auto".
+        threads: threads inside one operation; null where nothing limits them.
+        plugins: files of methods given with `--plugin`: each is hashed, as it is part of the code that ran.
+    """
+    return {
+        "code": code(plugins),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": device,
+        "cpu": {"model": cpu_model(), "capability": _cpu_capability()},
+        "gpu": _gpu(device),
+        "threads": threads,
+    }
+
+
+def code(plugins: Iterable[str | Path] = ()) -> dict[str, Any]:
+    """The package's version, the hash of its sources and, in a checkout, the last commit that touched them."""
+    roots = source_roots()
+    version: dict[str, Any] = {
+        "version": peftbench.__version__,
+        "source": source_hash(roots),
+        "commit": _commit(list(roots.values())),
+    }
+    files = [Path(p) for p in plugins]
+    if files:
+        version["plugins"] = {f.name: hashlib.sha256(f.read_bytes()).hexdigest()[:16] for f in files}
+    return version
+
+
+def source_roots() -> dict[str, Path]:
+    """Where the engine and the methods live: one directory inside the other as a wheel, side by side in a checkout."""
+    roots = {"peftbench": Path(peftbench.__file__).parent}
+    found = importlib.util.find_spec("peftbench.methods")
+    places = list(found.submodule_search_locations or []) if found else []
+    if places:
+        roots["peftbench/methods"] = Path(places[0])
+    return roots
+
+
+def source_hash(roots: dict[str, Path]) -> str:
+    """16 hex digits over the names and bytes of all Python files, the same for a checkout and its wheel."""
+    files: dict[str, Path] = {}
+    for name, root in roots.items():
+        for path in root.rglob("*.py"):
+            files[f"{name}/{path.relative_to(root).as_posix()}"] = path
+    total = hashlib.sha256()
+    for name in sorted(files):
+        total.update(f"{name}\0{hashlib.sha256(files[name].read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def cpu_model() -> str | None:
+    """The processor's name as its maker gives it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.lower().startswith("model name"):
+                return line.partition(":")[2].strip()
+    if sys.platform == "darwin":
+        return _output(["sysctl", "-n", "machdep.cpu.brand_string"])
+    return platform.processor() or None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_capability() -> str | None:
+    torch = sys.modules.get("torch")
+    return str(torch.backends.cpu.get_cpu_capability()) if torch is not None else None
+
+
+def _gpu(device: str) -> dict[str, Any] | None:
+    torch = sys.modules.get("torch")
+    if torch is None or not device.startswith("cuda"):
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    name = torch.cuda.get_device_name(device)
+    return {"name": name, "capability": f"{major}.{minor}", "cuda": torch.version.cuda}
+
+
+def _commit(roots: list[Path]) -> str | None:
+    """The last commit that changed the sources; None outside a checkout of this project or before its first commit."""
+    where = str(roots[0])
+    if _output(["git", "-C", where, "ls-files", "--error-unmatch", "__init__.py"]) is None:
+        return None  # the package is installed inside somebody else's repository, in a .venv for example
+    return _output(["git", "-C", where, "log", "-1", "--format=%H", "--", *map(str, roots)])
+
+
+def _output(command: list[str]) -> str | None:
+    """What the command prints, or None where the program is missing, fails, hangs or prints nothing."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return (done.stdout.strip() or None) if done.returncode == 0 else None

@@ -1,0 +1,297 @@
+"""YAML -> `Experiment`: the only place that knows the file format of an experiment.
+
+Every mistake in a file is reported with the file, the place (`methods[2].lora.rank`), the line, what was given and what
+is valid; all mistakes that can be told apart at once come in one `UserError`. What a method's hyperparameters are is
+asked of the methods' facts (configurations.py), so that nothing here imports torch or a method.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr, ValidationError, model_validator
+from pydantic.json_schema import WithJsonSchema
+
+from peftbench import strict_yaml
+from peftbench.errors import UserError, unknown
+from peftbench.strict_yaml import Document, Place
+from peftbench.tasks import data, local
+
+RESERVED = ("label", "lr")  # keys of a method's mapping that are no hyperparameters
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Part(BaseModel):
+    """A mapping of the file: unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Backbone(Part):
+    """The base model: an embedded preset, a directory or a hub id."""
+
+    model: str = Field(min_length=1, description="minilm-l6, smollm2-135m, a directory, or a hub id (roberta-base)")
+    revision: str | None = Field(None, description="commit or tag on the hub")
+    roles: dict[str, Any] | None = Field(None, description="where the roles are, for an architecture that is not known")
+
+
+class Task(Part):
+    """A task, and what of the budget is different for it."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
+
+    task: str = Field(min_length=1, description="a name that `peftbench tasks` lists, or local for your own files")
+    stand_in: str | None = Field(None, description="the task that runs where this one cannot be had")
+    steps: Count | None = Field(None, description="optimiser steps on this task")
+    batch_size: Count | None = Field(None, description="examples a step on this task")
+    max_length: int | None = Field(None, ge=2, description="tokens kept of an example of this task")
+    eval_every: Count | None = Field(None, description="steps between evaluations on this task's validation split")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything else in the mapping: row limits, and the files and columns of a local task."""
+        return dict(self.model_extra or {})
+
+
+class Budget(Part):
+    """What every method gets the same of."""
+
+    trainable_params: Count | None = Field(None, description="trainable parameters outside the head; null: not matched")
+    tolerance: float = Field(0.05, ge=0, lt=1, description="largest deviation that counts as matched")
+    strict: bool = Field(False, description="refuse methods with no size within the tolerance")
+    steps: Count = Field(200, description="optimiser steps")
+    batch_size: Count = Field(16, description="examples in an optimiser step")
+    accumulation: Count = Field(1, description="parts that a batch is computed in, to save memory")
+    max_length: int = Field(128, ge=2, description="tokens kept of an example")
+    seeds: Count = Field(3, description="repetitions of each run")
+
+    @model_validator(mode="after")
+    def _has_parts(self) -> Budget:
+        if self.accumulation > self.batch_size:
+            raise ValueError(
+                f"accumulation: {self.accumulation} parts of a batch of {self.batch_size} examples; give at most that"
+            )
+        return self
+
+
+class Train(Part):
+    """The schedule, equal for all methods; learning rates stand with the methods."""
+
+    warmup: float = Field(0.06, ge=0, lt=1, description="share of the steps in which the rate rises from 0")
+    decay: Literal["linear", "cosine", "constant"] = Field("linear", description="how the rate falls after the warm-up")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's, on matrices only")
+    clip: Positive | None = Field(1.0, description="largest norm of the whole gradient; null: no clipping")
+    head_lr: Positive | None = Field(None, description="the task head's rate for every method; null: the method's own")
+    eval_every: Count | None = Field(None, description="steps between evaluations on validation; null: only at the end")
+    patience: Count | None = Field(None, description="evaluations without improvement before a run stops early")
+    checkpoint: Literal["last", "best"] = Field("last", description="the weights that are tested; best by validation")
+
+    @model_validator(mode="after")
+    def _evaluates_when_it_must(self) -> Train:
+        for key, given in (("patience", self.patience is not None), ("checkpoint: best", self.checkpoint == "best")):
+            if given and self.eval_every is None:
+                raise ValueError(f"{key} needs evaluations to choose from; set eval_every, e.g. eval_every: 50")
+        return self
+
+
+class Profile(Part):
+    """The pass that measures times, alone on the machine, after the runs."""
+
+    rounds: Count = Field(5, description="timed rounds through all methods")
+    warmup: int = Field(2, ge=0, description="rounds before them that are not timed")
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """One item of `methods:` as written: lists in `lr` and `hyper` are grids, not yet expanded."""
+
+    name: str
+    place: Place
+    label: Any = None
+    lr: Any = None
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Experiment(Part):
+    """A whole file, checked."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", description="names the results directory")
+    description: str = Field("", description="one line for people")
+    backbone: Backbone
+    tasks: tuple[Task, ...] = Field(min_length=1)
+    budget: Budget = Budget()
+    train: Train = Train()
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights that do not train")
+    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory")
+    compile: bool = Field(False, description="compile the training step with torch.compile")
+    backbone_dropout: float | None = Field(None, ge=0, lt=1, description="replaces the base model's own; null: its own")
+    jobs: Count = Field(1, description="worker processes; several share the machine")
+    reference: str = Field("full", description="the label that ratios are taken to")
+    profile: Profile | None = Field(Profile(), description="false: measure no times")
+    methods: Annotated[
+        tuple[InstanceOf[MethodEntry], ...], Field(min_length=1), WithJsonSchema({"type": "array", "minItems": 1})
+    ]
+    _document: Document = PrivateAttr()
+
+    @property
+    def file(self) -> Path:
+        return self._document.path
+
+    def error(self, place: Place, said: str) -> UserError:
+        """A mistake at a place in this experiment's file."""
+        return self._document.error(place, said)
+
+
+SECTIONS: dict[str, type[Part]] = {"backbone": Backbone, "budget": Budget, "train": Train, "profile": Profile}
+
+
+def load(source: str | Path) -> Experiment:
+    """The experiment in the file `source`, or the packaged one of that name (`quickstart`)."""
+    document = strict_yaml.load(find(source))
+    if not isinstance(document.value, dict):
+        what = "is empty" if document.value is None else f"holds a {type(document.value).__name__}"
+        raise UserError(f"{document.path}: {what}; an experiment is a mapping with name, backbone, tasks, methods, ...")
+    mistakes: list[UserError] = []
+    plain = _normalised(document, mistakes)
+    try:
+        experiment = Experiment.model_validate(plain) if not mistakes else None
+    except ValidationError as e:
+        mistakes += [_explained(document, error) for error in e.errors()]
+    mistakes += _misspelt(document, plain)
+    if mistakes or experiment is None:
+        raise UserError("\n".join(dict.fromkeys(map(str, mistakes))))
+    experiment._document = document
+    return experiment
+
+
+def find(source: str | Path) -> Path:
+    """The path of an experiment file given as a path or as the bare name of a packaged one."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UserError(f"{path} is a directory; give the YAML file of an experiment")
+    known = packaged()
+    if str(source) in known:
+        return known[str(source)]
+    beside = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    near = get_close_matches(str(source), [*beside, *known], n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    raise UserError(f"no experiment file {source}{hint} Packaged experiments: {', '.join(known) or 'none'}")
+
+
+def packaged() -> dict[str, Path]:
+    """The experiments that come with peftbench, by name."""
+    from importlib.resources import files
+
+    folder = Path(str(files("peftbench.experiments")))
+    return {p.stem: p for p in sorted(folder.glob("*.yaml"))}
+
+
+def _normalised(document: Document, mistakes: list[UserError]) -> dict[str, Any]:
+    """The long form of the file: shorthands written out, so that each place has one type."""
+    plain = dict(document.value)
+    if isinstance(plain.get("backbone"), str):
+        plain["backbone"] = {"model": plain["backbone"]}
+    if isinstance(plain.get("tasks"), list):
+        plain["tasks"] = tuple({"task": t} if isinstance(t, str) else t for t in plain["tasks"])
+    if isinstance(plain.get("profile"), bool):
+        plain["profile"] = {} if plain["profile"] else None
+    elif "profile" in plain and plain["profile"] is None:
+        mistakes.append(
+            document.error(("profile",), "given nothing; valid: false, or a mapping with rounds and warmup")
+        )
+    if isinstance(plain.get("methods"), list):
+        entries = []
+        for i, item in enumerate(plain["methods"]):
+            try:
+                entries.append(_entry(document, item, ("methods", i)))
+            except UserError as mistake:
+                mistakes.append(mistake)
+        plain["methods"] = tuple(entries)
+    return plain
+
+
+def _entry(document: Document, item: Any, place: Place) -> MethodEntry:
+    """`lora` or `{lora: {rank: 4, label: small, lr: 1e-3}}`."""
+    if isinstance(item, str):
+        return MethodEntry(item, place)
+    if not isinstance(item, dict) or len(item) != 1:
+        raise document.error(place, f"given {item!r}; a method is a name, or {{name: {{hyperparameter: value}}}}")
+    ((name, inner),) = item.items()
+    if inner is None:
+        inner = {}
+    if not isinstance(inner, dict):
+        raise document.error((*place, name), f"given {inner!r}; valid: a mapping such as {{rank: 4, lr: 1e-3}}")
+    hyper = {k: v for k, v in inner.items() if k not in RESERVED}
+    return MethodEntry(name, (*place, name), inner.get("label"), inner.get("lr"), hyper)
+
+
+def _explained(document: Document, error: Any) -> UserError:
+    """pydantic's finding in the words of the file."""
+    place: Place = tuple(error["loc"])
+    given = error.get("input")
+    if error["type"] == "missing":
+        return document.error(place[:-1], f"{place[-1]} is missing; {_wanted(place)}")
+    if error["type"] == "extra_forbidden":
+        outer = place[:-1]
+        line = document.error(place, "").args[0].removesuffix(": ")
+        return unknown("key", place[-1], _keys(outer), where=line)
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be ", "must be ")
+    if error["type"] == "value_error":
+        return document.error(place, message)
+    if error["type"] == "literal_error":
+        near = get_close_matches(str(given), re.findall(r"'([^']*)'", message), n=1)
+        message += f"; did you mean {near[0]!r}?" if near else ""
+    if error["type"] == "string_pattern_mismatch":
+        message = f"must be {_wanted(place)}"
+    if error["type"] in ("model_type", "dict_type", "model_attributes_type"):
+        message = "must be a mapping" + (f" with the keys {', '.join(_keys(place))}" if _keys(place) else "")
+    if error["type"] == "tuple_type":
+        message = "must be a list"
+    if error["type"] == "too_short":
+        message = "must have at least one entry"
+    return document.error(place, f"given {given!r}; {message}")
+
+
+def _misspelt(document: Document, plain: Mapping[str, Any]) -> list[UserError]:
+    """Keys of tasks that are no option of any task, but nearly a key; what remains, the tasks themselves check."""
+    keys = [*Task.model_fields, *data.LIMITS]
+    found = []
+    for i, task in enumerate(plain["tasks"] if isinstance(plain.get("tasks"), tuple) else ()):
+        for key in task if isinstance(task, dict) else ():
+            if key not in (*keys, *local.OPTIONS) and get_close_matches(key, keys, n=1, cutoff=0.7):
+                line = str(document.error(("tasks", i, key), "")).removesuffix(": ")
+                found.append(
+                    unknown("key", key, [*keys, *(local.OPTIONS if task.get("task") == "local" else ())], where=line)
+                )
+    return found
+
+
+def _wanted(place: Place) -> str:
+    known = Experiment.model_fields.get(str(place[0])) if len(place) == 1 else None
+    texts = {
+        "name": "a name of letters, digits, dots, dashes and underscores, such as glue_small",
+        "backbone": "the base model, e.g. backbone: minilm-l6",
+        "tasks": "a list of tasks, e.g. tasks: [embedded/question_type]",
+        "methods": "a list of methods, e.g. methods: [full, lora]",
+    }
+    return texts.get(str(place[-1])) or (known.description if known and known.description else "it must be given")
+
+
+def _keys(place: Place) -> list[str]:
+    """The keys that are valid inside the mapping at `place`."""
+    if not place:
+        return list(Experiment.model_fields)
+    if place[0] == "tasks":
+        return list(Task.model_fields)
+    part = SECTIONS.get(str(place[0])) if len(place) == 1 else None
+    return list(part.model_fields) if part else []

@@ -1,0 +1,110 @@
+"""One runner at a time on a results directory.
+
+The lock is the operating system's (flock) on an open file that the runner's workers inherit: it is free exactly when
+the runner and all its workers are gone, however they went. A runner killed with kill -9 therefore leaves nothing to
+clean up, and its successor does not start while an orphaned worker is still finishing a record.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from peftbench.errors import UserError
+
+NAME = ".lock"
+POLL_SECONDS = 0.05
+
+
+@contextmanager
+def hold(results_dir: Path, patience_seconds: float = 15) -> Iterator[int]:
+    """Hold the lock on `results_dir`, which is made if missing; yields the file descriptor for workers to inherit.
+
+    Where the holder lives, raises UserError at once. Where it is dead, its workers are about to notice: they are
+    waited for, so long at most.
+    """
+    deadline = time.monotonic() + patience_seconds
+    path = results_dir / NAME
+    while (fd := _try(path)) is None:
+        holder = _holder(path)
+        if not _is_dead(holder) or time.monotonic() > deadline:
+            raise _taken(results_dir, holder)
+        time.sleep(POLL_SECONDS)
+    try:
+        os.ftruncate(fd, 0)
+        os.write(fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        yield fd
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: `_try` sees that the name has gone
+        os.close(fd)
+
+
+def _try(path: Path) -> int | None:
+    """The locked file's descriptor, or None where somebody else has it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as e:
+        fix = "Choose a --results that you may write to."
+        raise UserError(f"{path.parent}: cannot be written ({e.strerror}). {fix}") from e
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_same_file(fd, path):
+            return fd
+    except BlockingIOError:
+        pass
+    except OSError as e:
+        os.close(fd)
+        fix = "Choose a --results on a local disk."
+        raise UserError(f"{path}: this file system has no locks ({e.strerror}). {fix}") from e
+    os.close(fd)
+    return None
+
+
+def _is_same_file(fd: int, path: Path) -> bool:
+    """Whether the name still means the locked file: its last holder removes it before letting go."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _holder(path: Path) -> dict[str, Any] | None:
+    """Who holds the lock; None while it has not yet said so, or has just let go."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _is_dead(holder: dict[str, Any] | None) -> bool:
+    """True also while nobody is named: the next look tells."""
+    if holder is None:
+        return True
+    if holder["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False  # it lives, as another user
+    return False
+
+
+def _taken(results_dir: Path, holder: dict[str, Any] | None) -> UserError:
+    if holder is None:
+        who = "another run"
+    elif _is_dead(holder):
+        who = f"the workers of a run that has ended (process {holder['pid']})"
+    else:
+        who = f"another run (process {holder['pid']} on {holder['host']})"
+    fix = "Wait until it is done, or choose another --results."
+    return UserError(f"{results_dir}: {who} is using this directory. {fix}")

@@ -1,0 +1,243 @@
+"""Peak memory of a training step, counted exactly: every storage that is alive, by what it is for.
+
+A dispatch mode sees each operation's tensors, in forward, backward and optimizer alike. A storage is counted once,
+however many views it has, from the operation that made it until its last reference is gone. The count is therefore
+deterministic to the byte, and exact for the algorithms that ran: another attention kernel or optimizer variant is
+another count. What a kernel allocates and frees inside itself is not seen (oneDNN packs bfloat16 weights so on some
+processors). A compiled module runs eagerly inside the mode: the figure is the eager step's. Under FakeTensorMode the
+same tracker predicts a step that does not fit.
+
+    with LiveTensors({"weights": base, "adapter": added, "head": head}, optimizer) as live:
+        loss = net(batch)
+        live.phase("backward")
+        loss.backward()
+        live.phase("optimizer")
+        optimizer.step()
+    live.record()["at_peak"]  # {"weights": ..., "activations": ..., ...}, bytes at the moment of the peak
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from peftbench.measure.resident import DevicePeak
+
+PHASES = ("forward", "backward", "optimizer")
+
+
+@dataclass
+class _Life:
+    """One storage: its bytes, what it is for, and between which events it lived."""
+
+    bytes: int
+    kind: str  # a group's name, "gradients", "optimizer", "activations", "temporaries"
+    born: int  # index of the event; 0 for what was there at entry
+    died: int | None = None
+
+
+class LiveTensors(TorchDispatchMode):
+    """Counts the live tensor bytes of what runs inside it, without changing a number.
+
+    `groups` names what exists beforehand: at least "weights", "adapter" and "head" for a record; a storage in two
+    groups counts in the first. Gradients and optimizer state are found through the optimizer. Other tensors from
+    before, such as the batch, count as activations from the beginning, once they are used. Storages made in a forward
+    and alive when the next backward starts are activations; all that is none of these is temporary. With gradient
+    checkpointing, what is computed again in backward is temporary.
+
+    Only dense tensors on `device` count (default: where the first tensor of the groups is). Raises ValueError when the
+    optimizer updates a parameter that is in no group.
+    """
+
+    def __init__(
+        self, groups: Mapping[str, Iterable[Tensor]], optimizer: Optimizer, device: torch.device | None = None
+    ) -> None:
+        super().__init__()
+        self._groups = {name: list(tensors) for name, tensors in groups.items()}
+        self._optimizer = optimizer
+        first = next((t for tensors in self._groups.values() for t in tensors), None)
+        if device is None and first is None:
+            raise ValueError("LiveTensors: the groups hold no tensor; pass the network's parameters and buffers")
+        self._device = device or first.device  # type: ignore[union-attr]
+        self._lives: dict[int, _Life] = {}  # the living, by storage
+        self._dead: list[_Life] = []
+        self._changes: list[int] = [0]  # bytes by event; the first holds all that was there at entry
+        self._phases: list[tuple[int, str]] = []
+        self._watches: list[weakref.finalize] = []
+        self._hooks: list[Any] = []
+        self._peak = DevicePeak(self._device)
+        self._record: dict[str, Any] | None = None
+
+    def __enter__(self) -> LiveTensors:
+        for name, tensors in self._groups.items():
+            for tensor in tensors:
+                self._see(tensor, name, before=True)
+        self._check_optimizer()
+        for parameter in self._parameters():
+            if not parameter.is_leaf or not parameter.requires_grad:
+                continue
+            if parameter.grad is not None:
+                self._see(parameter.grad, "gradients", before=True)
+            self._hooks.append(parameter.register_post_accumulate_grad_hook(self._mark_gradient))
+        self._mark_optimizer(before=True)
+        self.phase("forward")
+        self._peak.start()
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._mark_optimizer(before=False)
+        for hook in self._hooks:
+            hook.remove()
+        for watch in self._watches:
+            watch.detach()
+        self._record = self._summary() | self._peak.read()
+        self._lives, self._dead, self._groups = {}, [], {}
+
+    def phase(self, name: str) -> None:
+        """Say what comes next: "forward" (as at entry), "backward" or "optimizer", as often as they alternate."""
+        if name not in PHASES:
+            raise ValueError(f"LiveTensors: unknown phase {name!r}; the phases are {', '.join(PHASES)}")
+        if name == "backward":
+            for life in self._lives.values():
+                if life.kind == "temporaries":
+                    life.kind = "activations"
+        if self._phases and self._phases[-1][1] == "optimizer":
+            self._mark_optimizer(before=False)
+        self._phases.append((len(self._changes), name))
+
+    def record(self) -> dict[str, Any]:
+        """What was measured, after the mode has ended; bytes throughout.
+
+        "peak_bytes": the largest sum of live tensors. "at_peak": its parts at that moment (the first, if it is reached
+        twice): every group, gradients, optimizer, activations, temporaries. "peak_phase": the phase it fell in.
+        "resident_bytes", "allocated_bytes", "reserved_bytes": the process's resident set and the CUDA allocator's
+        figures, None where there are none.
+        """
+        if self._record is None:
+            raise RuntimeError("LiveTensors.record() is there after the `with` block has ended")
+        return self._record
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.ops.aten.lift_fresh.default:  # torch.tensor(...): its argument was made just now
+            for leaf in tree_leaves((args, kwargs)):
+                if isinstance(leaf, Tensor):
+                    self._see(leaf, "activations", before=True)
+        out = func(*args, **kwargs)
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._see(leaf, "temporaries", before=False)
+        return out
+
+    def _see(self, tensor: Tensor, kind: str, before: bool) -> None:
+        """Count the tensor's storage if it is new, and follow its size if it was resized in place."""
+        if not self._counts(tensor):
+            return
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        life = self._lives.get(key)
+        if life is not None and life.bytes == size:
+            return
+        if life is not None:
+            kind, before = life.kind, False
+            self._end(life)
+        else:
+            self._watches.append(weakref.finalize(storage, self._forget, key))
+        self._lives[key] = _Life(size, kind, 0 if before else len(self._changes))
+        if before:
+            self._changes[0] += size
+        else:
+            self._changes.append(size)
+
+    def _counts(self, tensor: Tensor) -> bool:
+        here, there = self._device, tensor.device
+        return here.type == there.type and here.index in (None, there.index) and tensor.layout == torch.strided
+
+    def _forget(self, key: int) -> None:
+        self._end(self._lives.pop(key))
+
+    def _end(self, life: _Life) -> None:
+        life.died = len(self._changes)
+        self._changes.append(-life.bytes)
+        self._dead.append(life)
+
+    def _parameters(self) -> Iterator[Tensor]:
+        seen: set[int] = set()
+        grouped = [t for tensors in self._groups.values() for t in tensors]
+        for tensor in [*grouped, *(p for group in self._optimizer.param_groups for p in group["params"])]:
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield tensor
+
+    def _check_optimizer(self) -> None:
+        grouped = {id(t) for tensors in self._groups.values() for t in tensors}
+        missing = [p for group in self._optimizer.param_groups for p in group["params"] if id(p) not in grouped]
+        if missing:
+            shapes = ", ".join(str(tuple(p.shape)) for p in missing[:3])
+            raise ValueError(
+                f"LiveTensors: {len(missing)} parameters of the optimizer are in no group (shapes {shapes}); "
+                "pass every parameter and buffer of the network in a group"
+            )
+
+    def _mark_gradient(self, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            self._mark(parameter.grad, "gradients")
+
+    def _mark_optimizer(self, before: bool) -> None:
+        for tensor in tree_leaves(dict(self._optimizer.state)):
+            if isinstance(tensor, Tensor):
+                if before:
+                    self._see(tensor, "optimizer", before=True)
+                else:
+                    self._mark(tensor, "optimizer")
+
+    def _mark(self, tensor: Tensor, kind: str) -> None:
+        if not self._counts(tensor):
+            return
+        life = self._lives.get(tensor.untyped_storage()._cdata)
+        if life is not None and life.kind in ("temporaries", "activations"):
+            life.kind = kind
+
+    def _summary(self) -> dict[str, Any]:
+        levels = list(accumulate(self._changes))
+        moment = max(range(len(levels)), key=levels.__getitem__)  # the first of equals
+        parts = dict.fromkeys([*self._groups, "gradients", "optimizer", "activations", "temporaries"], 0)
+        for life in [*self._dead, *self._lives.values()]:
+            if life.born <= moment and (life.died is None or life.died > moment):
+                parts[life.kind] += life.bytes
+        phase = next(name for start, name in reversed(self._phases) if start <= max(moment, 1))
+        return {"peak_bytes": levels[moment], "at_peak": parts, "peak_phase": phase}
+
+
+def track_step(
+    groups: Mapping[str, Iterable[Tensor]], optimizer: Optimizer, forward: Callable[[], Tensor]
+) -> dict[str, Any]:
+    """Run one step (forward, backward, optimizer, gradients freed) and give its `LiveTensors.record()`.
+
+    `forward` returns the loss. Parameters and optimizer state change as in any step.
+    """
+    with LiveTensors(groups, optimizer) as live:
+        loss = forward()
+        live.phase("backward")
+        loss.backward()
+        del loss
+        live.phase("optimizer")
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return live.record()

@@ -1,0 +1,74 @@
+"""Numbers as people read them: a dash where nothing was measured, the spread beside the value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .times import Spread
+
+DASH = "—"
+
+
+def score(value: float | None, sd: float | None = None, n: int | None = None) -> str:
+    """`0.742 ± 0.012 (2)`: mean, standard deviation over the seeds, number of seeds.
+
+    >>> score(0.7421, 0.0123, 2), score(31.25, 1.5, 3), score(0.7421, None, 1), score(None)
+    ('0.742 ± 0.012 (2)', '31.25 ± 1.50 (3)', '0.742 (1)', '—')
+    """
+    if value is None:
+        return DASH
+    digits = 3 if abs(value) < 10 else 2 if abs(value) < 1000 else 0
+    around = f" ± {sd:.{digits}f}" if sd is not None else ""
+    return f"{value:,.{digits}f}{around}" + (f" ({n})" if n is not None else "")
+
+
+def count(value: float | None) -> str:
+    """`22,565,376`"""
+    return DASH if value is None else f"{value:,.0f}"
+
+
+def scaled(value: float | None, unit: float) -> str:
+    """`value` in a larger unit, three digits or more.
+
+    >>> scaled(1536, 1024), scaled(5 * 2**30, 2**20), scaled(None, 1024)
+    ('1.50', '5,120', '—')
+    """
+    if value is None:
+        return DASH
+    size = value / unit
+    return f"{size:,.{2 if abs(size) < 10 else 1 if abs(size) < 100 else 0}f}"
+
+
+def milliseconds(time: Spread | None, spread: bool = False) -> str:
+    """The median in milliseconds; with `spread`, ± half the distance between the quartiles."""
+    if time is None:
+        return DASH
+    ms = time.median * 1e3
+    digits = 2 if ms < 10 else 1 if ms < 1000 else 0
+    around = f" ± {time.iqr * 500:.{digits}f}" if spread and time.iqr is not None else ""
+    return f"{ms:,.{digits}f}{around}"
+
+
+def ratio(value: float | None, around: float | None = None) -> str:
+    """`0.84×`, or `0.84 ± 0.01×`."""
+    if value is None:
+        return DASH
+    return f"{value:.2f}" + (f" ± {around:.2f}" if around is not None else "") + "×"
+
+
+def size(mark: str, deviation: float | None) -> str:
+    """How the size met the budget, with its deviation where there was a budget.
+
+    >>> size("matched", -0.017), size("native", 299.9), size("native", None)
+    ('matched (−1.7 %)', 'native (301×)', 'native')
+    """
+    if deviation is None:
+        return mark
+    if deviation >= 9:
+        return f"{mark} ({deviation + 1:,.0f}×)"
+    return f"{mark} ({deviation * 100:+.1f} %)".replace("-", "−")
+
+
+def failures(failed: Mapping[str, int]) -> str:
+    """`0`, or how many runs ended how: `2 diverged, 1 oom`."""
+    return ", ".join(f"{n} {status}" for status, n in failed.items()) or "0"

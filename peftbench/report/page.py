@@ -1,0 +1,131 @@
+"""Every file of a report: the page `report.md`, and the tables and figures that it shows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from . import export, plots, tables
+from .average import Average
+from .samples import first_sample
+from .statistics import Comparison, safe
+
+HEADINGS = {
+    "quality-vs-trainable": "Quality against trainable parameters",
+    "quality-vs-memory": "Quality against peak training memory",
+    "quality-vs-step-time": "Quality against the time of a training step",
+    "quality-vs-latency": "Quality against inference latency",
+    "loss": "Training loss",
+}
+LEGEND = """\
+How to read the tables. Scores are on the test split: mean ± standard deviation over the seeds (number of seeds);
+↑ higher is better, ↓ lower is better. Trainable parameters do not count the task head, which every method trains alike.
+Size: *matched* to the budget within its tolerance, *nearest* where no setting is, *native* for a method without a size
+knob, *explicit* where the experiment sets the size; in brackets the distance from the budget. Stored: the adapter file.
+Times come from a profile pass that had the machine to itself: median ± half the distance between the quartiles; ratios
+are taken within the same round. A dash (—) means not measured, never zero.
+"""
+
+
+def build(comparisons: Sequence[Comparison], averages: Sequence[Average]) -> Iterator[tuple[str, bytes]]:
+    """(path, content) of every file, `report.md` first."""
+    files: dict[str, bytes] = {}
+    figures: dict[str, list[str]] = defaultdict(list)
+    by_experiment = {name: [c for c in comparisons if c.experiment == name] for name in _experiments(comparisons)}
+    for group in by_experiment.values():
+        looks = plots.looks(group)
+        for c in group:
+            files |= {f"tables/{name}": text.encode() for name, text in _tables(c)}
+            for name, content in plots.figures(c, looks):
+                files[f"figures/{name}"] = content
+                if name.endswith(".png"):
+                    figures[c.slug].append(name)
+    for a in averages:
+        files |= {f"tables/{name}": text.encode() for name, text in _average_tables(a)}
+    yield "report.md", _page(by_experiment, averages, figures).encode()
+    yield from files.items()
+
+
+def _experiments(comparisons: Sequence[Comparison]) -> list[str]:
+    return sorted({c.experiment for c in comparisons})
+
+
+def _tables(c: Comparison) -> Iterator[tuple[str, str]]:
+    columns = tables.columns(c)
+    yield f"{c.slug}.md", f"# {c.title}\n\n{_comparison(c)}"
+    yield f"{c.slug}.csv", tables.csv([export.flat(export.row(c, e)) for e in c.entries])
+    caption = (
+        f"{c.title}: {c.backbone}, {c.budget['steps']} steps of {c.budget['batch_size']} examples. {' '.join(c.notes)}"
+    )
+    yield f"{c.slug}.tex", tables.latex(columns, c.entries, caption.strip(), c.slug)
+
+
+def _average_slug(a: Average) -> str:
+    return safe(f"{a.experiment}--average")
+
+
+def _average_tables(a: Average) -> Iterator[tuple[str, str]]:
+    name = _average_slug(a)
+    yield f"{name}.md", f"# {a.experiment}: average over tasks\n\n{_average(a)}"
+    yield f"{name}.csv", tables.csv(export.average_rows(a))
+    caption = f"{a.experiment}: average over tasks. {' '.join(a.notes)}"
+    yield f"{name}.tex", tables.latex(tables.average_columns(a), a.standings, caption, name)
+
+
+def _page(
+    by_experiment: Mapping[str, Sequence[Comparison]], averages: Sequence[Average], figures: Mapping[str, Sequence[str]]
+) -> str:
+    parts = ["# Results\n", LEGEND]
+    for name, group in by_experiment.items():
+        parts.append(f"## {name}\n")
+        for a in (a for a in averages if a.experiment == name):
+            parts += ["### Average over tasks\n", _average(a), _links(_average_slug(a))]
+        for c in group:
+            parts += [f"### {c.title}\n", _comparison(c), _links(c.slug), *_samples(c), *_figures(c, figures[c.slug])]
+    return "\n".join(parts)
+
+
+def _comparison(c: Comparison) -> str:
+    budget = c.budget
+    facts = [
+        f"Backbone {c.backbone}; {budget['steps']} steps of {budget['batch_size']} examples, at most "
+        f"{budget['max_length']} tokens each; reference: {c.reference}."
+    ]
+    if c.majority is not None:
+        facts.append(f"Always answering the majority class gives {c.metric} {c.majority:.3f}.")
+    return f"{' '.join(facts)}\n\n{tables.markdown(tables.columns(c), c.entries)}{_list(c.notes)}"
+
+
+def _average(a: Average) -> str:
+    return f"{tables.markdown(tables.average_columns(a), a.standings)}{_list(a.notes)}"
+
+
+def _list(notes: Sequence[str]) -> str:
+    return "\n" + "".join(f"- {_plain(note)}\n" for note in notes) if notes else ""
+
+
+def _plain(text: str) -> str:
+    """Text from a record, kept from acting as markup."""
+    return "".join(f"\\{c}" if c in "\\`*_[]<>" else c for c in text)
+
+
+def _links(slug: str) -> str:
+    return f"The table as [CSV](tables/{slug}.csv), [LaTeX](tables/{slug}.tex), [Markdown](tables/{slug}.md).\n"
+
+
+def _figures(c: Comparison, names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        heading = HEADINGS[name.removeprefix(f"{c.slug}--").removesuffix(".png")]
+        svg = f"figures/{name.removesuffix('.png')}.svg"
+        yield f"[![{heading}, {c.title}](figures/{name})]({svg})\n"
+
+
+def _samples(c: Comparison) -> Iterator[str]:
+    """What each configuration wrote for one prompt of the test split, for tasks that generate text."""
+    shown = [(e.label, sample) for e in c.entries if (sample := first_sample(e))]
+    if shown:
+        yield "One sample of each configuration:\n"
+    for label, sample in shown:
+        lines = (f"{name}: {sample.get(name, '')}" for name in ("prompt", "prediction", "reference"))
+        block = "\n".join(f"    {line}" for text in lines for line in text.splitlines())
+        yield f"- {_plain(label)}\n\n{block}\n"

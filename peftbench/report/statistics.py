@@ -1,0 +1,300 @@
+"""Records to comparisons: one row a configuration, one table a task, every number with its spread.
+
+A table compares what may be compared: runs of one experiment, on the same data, backbone and budget. Runs that differ
+in any of these (an experiment file edited between two runs into one directory) land in tables of their own. Failed
+runs stay rows. Times come from profile passes alone; what was not measured is None, never 0.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .. import record
+from ..record import Record
+from ..spec import digest
+from . import notes, times
+
+LEVEL = 0.95  # of the interval by which the reference must beat the majority class
+PROPORTIONS = ("accuracy", "f1")  # shares of examples: their sampling error is at most about the binomial one
+CORRELATIONS = (
+    "mcc",
+    "matthews",
+    "pearson",
+    "spearman",
+)  # Fisher's z; Matthews' is Pearson's r of two binary variables
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One configuration in one table: a method with its hyperparameters and rate, over its seeds."""
+
+    label: str  # unique in its table
+    method: str
+    hyper: Mapping[str, Any]
+    lr: float
+    size: str  # "matched" | "nearest" | "native" | "explicit"
+    deviation: float | None  # achieved / budget - 1
+    metric: str
+    scores: Mapping[int, float]  # seed -> primary metric on test, of the finished runs that have one
+    others: Mapping[str, tuple[float, ...]]  # the task's further test metrics, one value a finished run
+    failures: Mapping[str, int]  # status -> runs without a result
+    parameters: Mapping[str, int] | None  # trainable, head, added, total, stored_bytes
+    peak_bytes: int | None  # largest over the seeds: what a machine must have
+    times: times.Times | None
+    runs: tuple[Record, ...] = field(repr=False)  # the record that counts of every seed, failed ones too
+    relative: float | None = None  # mean / the reference's mean; None where that is not positive
+    relative_sd: float | None = None  # over the seeds that both finished
+
+    @property
+    def n(self) -> int:
+        return len(self.scores)
+
+    @property
+    def failed(self) -> int:
+        return sum(self.failures.values())
+
+    @property
+    def mean(self) -> float | None:
+        return mean(tuple(self.scores.values()))
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation over the seeds (n - 1); None with one seed, whose spread nobody knows."""
+        return spread(tuple(self.scores.values()))
+
+    def parameter(self, name: str) -> int | None:
+        return self.parameters.get(name) if self.parameters else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One table: every configuration that an experiment ran on one task under one budget."""
+
+    experiment: str
+    task: str  # the data that ran
+    stand_in_for: str | None  # the task that was asked for, where a stand-in ran
+    backbone: str
+    budget: Mapping[str, Any]  # TrainSpec without the rate
+    metric: str
+    direction: str  # "max" | "min"
+    majority: float | None  # primary metric of the constant predictor
+    reference: str  # the label that scores and costs are relative to
+    learned: bool | None  # the reference beats the majority class by more than its interval; None: cannot be said
+    entries: tuple[Entry, ...]
+    notes: tuple[str, ...]
+    variant: str = ""  # tells apart tables of one task under different budgets
+
+    @property
+    def title(self) -> str:
+        """The name of the data that ran; a stand-in never poses as the task it stands in for."""
+        name = f"{self.task} (stand-in for {self.stand_in_for})" if self.stand_in_for else self.task
+        return f"{name}, {self.variant}" if self.variant else name
+
+    @property
+    def slug(self) -> str:
+        stand_in = f"--stand-in-for-{self.stand_in_for}" if self.stand_in_for else ""
+        variant = f"--{self.variant}" if self.variant else ""
+        return safe(f"{self.experiment}--{self.task}{stand_in}{variant}")
+
+    @property
+    def other_metrics(self) -> list[str]:
+        """Names of the further test metrics that any run has, sorted."""
+        return sorted({m for e in self.entries for m in e.others})
+
+
+def safe(name: str) -> str:
+    """A file name of letters, digits, dot, dash and underscore."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in ".-_") else "_" for c in name)
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The arithmetic mean; None of nothing."""
+    return statistics.fmean(values) if values else None
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Sample standard deviation; None for fewer than two values."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def compare(records: Iterable[Record]) -> list[Comparison]:
+    """One Comparison for each experiment, task and budget, sorted by experiment and task.
+
+    Of several attempts at one spec, the one that counts is `record.latest`'s.
+    """
+    records = list(records)
+    counting = record.latest(records)
+    profiles = [r for r in counting.values() if r.kind == "profile"]
+    groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+    for r in counting.values():
+        if r.kind == "run":
+            groups[r.experiment, r.spec["task"]["name"], digest(_setting(r))].append(r)
+    variants = _variants(groups)
+    repeated = Counter(r.spec_id for r in records if not r.is_finished and counting[r.spec_id].is_finished)
+    return [_comparison(groups[key], profiles, variants[key], repeated) for key in sorted(groups)]
+
+
+def _setting(r: Record) -> dict[str, Any]:
+    """What must be equal for two runs to be comparable: everything but the method, its rate and the seed."""
+    train = {k: v for k, v in r.spec["train"].items() if k != "lr"}
+    return {"backbone": r.spec["backbone"], "task": r.spec["task"], "train": train}
+
+
+def _variants(groups: Mapping[tuple[str, str, str], list[Record]]) -> dict[tuple[str, str, str], str]:
+    """A suffix for each table: empty where its task has one table, else the steps and a piece of the setting's hash."""
+    tables = Counter(key[:2] for key in groups)
+    steps = {key: group[0].spec["train"]["steps"] for key, group in groups.items()}
+    return {key: f"{steps[key]} steps ({key[2][:6]})" if tables[key[:2]] > 1 else "" for key in groups}
+
+
+def _comparison(runs: list[Record], profiles: list[Record], variant: str, repeated: Mapping[str, int]) -> Comparison:
+    runs = sorted(runs, key=lambda r: (r.spec["method"]["label"], r.spec["seed"], r.spec_id))
+    mine = times.matching(profiles, runs[0])
+    reference = mine[0].spec.get("reference", record.REFERENCE) if mine else record.REFERENCE
+    metric, direction, majority = _metric(runs)
+    entries = _ordered(_entries(runs, mine, metric), mine, reference)
+    base = next((e for e in entries if e.label == reference), None)
+    entries = [_relative(e, base) for e in entries]
+    spec = runs[0].spec
+    learned = _learned(base, majority, direction, metric) if base else None
+    return Comparison(
+        experiment=runs[0].experiment,
+        task=spec["task"]["name"],
+        stand_in_for=spec["task"].get("stand_in_for"),
+        backbone=spec["backbone"]["model"],
+        budget={k: v for k, v in spec["train"].items() if k != "lr"},
+        metric=metric,
+        direction=direction,
+        majority=majority,
+        reference=reference,
+        learned=learned,
+        entries=tuple(entries),
+        notes=tuple(notes.collect(runs, mine, entries, reference, learned, repeated)),
+        variant=variant,
+    )
+
+
+def _metric(runs: list[Record]) -> tuple[str, str, float | None]:
+    """(primary metric, direction, majority) as the runs state them; a failed run may not have got so far."""
+    stated = [
+        m for r in sorted(runs, key=lambda r: not r.is_finished) if (m := r.body.get("metrics")) and "primary" in m
+    ]
+    if not stated:
+        return "score", "max", None
+    majority = next((m["majority"] for m in stated if m.get("majority") is not None), None)
+    return stated[0]["primary"], stated[0].get("direction", "max"), majority
+
+
+def _entries(runs: list[Record], profiles: list[Record], metric: str) -> list[Entry]:
+    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for r in runs:
+        groups[r.spec["method"]["label"], digest([r.spec["method"], r.spec["train"]["lr"]])].append(r)
+    by_label: dict[str, list[list[Record]]] = defaultdict(list)
+    for (label, _), group in sorted(groups.items()):
+        by_label[label].append(group)
+    return [
+        _entry(label + suffix, group, profiles, metric)
+        for label, same in by_label.items()
+        for suffix, group in zip(_differences(same), same, strict=True)
+    ]
+
+
+def _differences(groups: list[list[Record]]) -> list[str]:
+    """What sets apart configurations that share a label: an experiment file was edited and run again."""
+    if len(groups) == 1:
+        return [""]
+    facts = []
+    for group in groups:
+        spec = group[0].spec
+        method = {k: v for k, v in spec["method"].items() if k not in ("label", "hyper")}
+        facts.append({**method, **spec["method"]["hyper"], "lr": spec["train"]["lr"]})
+    names = sorted({k for f in facts for k in f if any(g.get(k) != f[k] for g in facts)})
+    return [" (" + ", ".join(f"{k}={f[k]}" for k in names if k in f) + ")" for f in facts]
+
+
+def _entry(label: str, runs: list[Record], profiles: list[Record], metric: str) -> Entry:
+    done = [r for r in runs if r.is_finished]
+    tests = {r.spec["seed"]: r.body["metrics"]["test"] for r in done}
+    scores = {seed: t[metric] for seed, t in tests.items() if t.get(metric) is not None}
+    failures = Counter(r.status for r in runs if not r.is_finished)
+    failures["undefined score"] = len(done) - len(
+        scores
+    )  # finished, but the metric has no value (a constant prediction)
+    others = sorted({m for t in tests.values() for m in t} - {metric})
+    peaks = [m["peak_bytes"] for r in runs if (m := r.body.get("memory")) and m.get("peak_bytes") is not None]
+    sizes = [p for r in done + runs if (p := r.body.get("parameters"))]
+    method = runs[0].spec["method"]
+    return Entry(
+        label=label,
+        method=method["name"],
+        hyper=method["hyper"],
+        lr=runs[0].spec["train"]["lr"],
+        size=method.get("size", "native"),
+        deviation=method.get("deviation"),
+        metric=metric,
+        scores=scores,
+        others={m: tuple(t[m] for t in tests.values() if t.get(m) is not None) for m in others},
+        failures={k: n for k, n in sorted(failures.items()) if n},
+        parameters=sizes[0] if sizes else None,
+        peak_bytes=max(peaks) if peaks else None,
+        times=times.of(profiles, runs[0]),
+        runs=tuple(runs),
+    )
+
+
+def _ordered(entries: list[Entry], profiles: list[Record], reference: str) -> list[Entry]:
+    """The reference first, then in the experiment file's order as the profile keeps it, then by label."""
+    order: dict[str, int] = {}
+    for profile in profiles:
+        for method in profile.spec["methods"]:
+            order.setdefault(method["label"], len(order))
+    return sorted(entries, key=lambda e: (e.label != reference, order.get(e.label, len(order)), e.label))
+
+
+def _relative(e: Entry, base: Entry | None) -> Entry:
+    if base is None or e.mean is None or base.mean is None or base.mean <= 0:
+        return e
+    ratios = [s / base.scores[seed] for seed, s in e.scores.items() if base.scores.get(seed, 0) > 0]
+    sd = spread(ratios) if e is not base else None
+    return replace(e, relative=e.mean / base.mean, relative_sd=sd)
+
+
+def _learned(base: Entry, majority: float | None, direction: str, metric: str) -> bool | None:
+    """Whether the reference beats the majority class by more than its interval; None where nothing tells.
+
+    From three seeds on: Student's t interval of their mean. With fewer, where that interval says nothing (12.7 standard
+    errors at two seeds): every seed must win by more than the sampling error of its own test examples, binomial for
+    shares and Fisher's z for correlations. Other metrics of one or two runs have no known interval.
+    """
+    if majority is None or base.mean is None:
+        return None
+    sign = -1 if direction == "min" else 1
+    if base.n >= 3:
+        from scipy.stats import t
+
+        half = float(t.ppf((1 + LEVEL) / 2, base.n - 1)) * (base.sd or 0.0) / math.sqrt(base.n)
+        return sign * (base.mean - majority) > half
+    if direction == "min":
+        return None
+    worst = min(base.runs, key=lambda r: base.scores.get(r.spec["seed"], math.inf))
+    values = worst.predictions
+    bound = _lower_bound(metric, base.scores[worst.spec["seed"]], len(values["labels"]) if values else 0)
+    return None if bound is None else bound > majority
+
+
+def _lower_bound(metric: str, score: float, examples: int) -> float | None:
+    """The lower end of a score's interval from the number of its test examples alone; None where no formula holds."""
+    z = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)
+    name = metric.lower()
+    if name in PROPORTIONS and examples > 0 and 0 <= score <= 1:  # Wilson's interval
+        centre = score + z * z / (2 * examples)
+        half = z * math.sqrt(score * (1 - score) / examples + z * z / (4 * examples * examples))
+        return (centre - half) / (1 + z * z / examples)
+    if any(c in name for c in CORRELATIONS) and examples > 3 and abs(score) < 1:
+        return math.tanh(math.atanh(score) - z / math.sqrt(examples - 3))
+    return None

@@ -1,0 +1,48 @@
+"""The comparison as plain text for a terminal of 120 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from . import tables
+from .average import Average
+from .samples import first_sample
+from .statistics import Comparison, Entry
+from .tables import WIDTH
+
+
+def text(comparisons: Sequence[Comparison], averages: Sequence[Average]) -> str:
+    """A table for each task, then one over the tasks, each with its notes."""
+    return "\n".join([*(_comparison(c) for c in comparisons), *(_average(a) for a in averages)])
+
+
+def _comparison(c: Comparison) -> str:
+    majority = f", majority class {c.majority:.3f}" if c.majority is not None else ""
+    title = f"{c.experiment}: {c.title} ({c.backbone}, {c.budget['steps']} steps{majority})"
+    return _block(title, tables.text(tables.columns(c), c.entries), [*c.notes, *_sample(c)])
+
+
+def _average(a: Average) -> str:
+    table = tables.text(tables.average_columns(a), a.standings)
+    return _block(f"{a.experiment}: average over tasks, relative to {a.reference}", table, a.notes)
+
+
+def _block(title: str, table: str, notes: Sequence[str]) -> str:
+    lines = [*textwrap.wrap(title, WIDTH), table]
+    for note in notes:
+        lines += textwrap.wrap(note, WIDTH, initial_indent="* ", subsequent_indent="  ")
+    return "\n".join(lines) + "\n"
+
+
+def _sample(c: Comparison) -> Iterator[str]:
+    """One prompt and what one configuration wrote for it, where the task generates text."""
+    best = sorted((e for e in c.entries if e.mean is not None), key=lambda e: _worse(c, e))
+    for e in best[:1]:
+        if sample := first_sample(e):
+            prompt, prediction, reference = (sample[k] for k in ("prompt", "prediction", "reference"))
+            yield f"A sample of {e.label}: {prompt!r} -> {prediction!r}; reference {reference!r}"
+
+
+def _worse(c: Comparison, e: Entry) -> float:
+    return (e.mean or 0.0) * (1 if c.direction == "min" else -1)

@@ -1,0 +1,184 @@
+"""One training run: seeds, training, the test, and what its record says."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from peftbench import adapter_file, devices, evaluate
+from peftbench.backbones.load import Backbone
+from peftbench.edit import Edit
+from peftbench.measure import timing
+from peftbench.method import Method
+from peftbench.spec import RunSpec
+from peftbench.tasks import Dataset, batches, metrics
+from peftbench.tasks.tokens import Encoded
+from peftbench.train import Abandoned, Fitted, Trainer, fit
+
+Progress = Callable[[dict[str, Any]], None]
+Stop = Callable[[], bool]
+KEPT_SAMPLES = 5  # generated examples shown in a record
+
+
+class Run:
+    """The pieces of one run, in the order in which a session strings them together: train, describe, test."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        dataset: Dataset,
+        backbone: Backbone,
+        data: dict[str, Encoded],
+        method: Method,
+        on_progress: Progress,
+        stop: Stop,
+        timed: bool,
+    ) -> None:
+        self.spec, self.dataset, self.backbone, self.data, self.method = spec, dataset, backbone, data, method
+        self.on_progress, self.stop, self.timed = on_progress, stop, timed
+        self.eval_batch = max(32, spec.train.batch_size)
+
+    def train(self, edit: Edit, clock: Clock) -> Fitted:
+        """Attach and train; the streams of head, dropout and order do not know the method, the adapter's does."""
+        axes = (self.spec.backbone.model, self.spec.task.name, self.spec.seed)
+        devices.seed("adapter", self.spec.method.name, *axes)
+        self.method.attach(edit)
+        self.counts = edit.counts()
+        devices.seed("head", *axes)
+        self.backbone.reset_head()
+        trainer = Trainer.start(edit, self.method, self.spec.train, self.spec.backbone.dtype)
+        lengths = self.data["train"].lengths
+        t = self.spec.train
+        order = batches.order(lengths, t.batch_size, t.steps, devices.stream("order", *axes))
+        sizes = [len(indices) * int(lengths[indices].max()) for indices in order]
+        widest = max(range(len(sizes)), key=lambda i: (i > 0, sizes[i]))  # the first step still makes optimiser state
+        pad = self.backbone.tokenizer.pad_token_id
+        devices.seed("dropout", *axes)
+        clock.lap("load")
+        fitted = fit(
+            trainer,
+            [lambda indices=indices: batches.collate(self.data["train"], indices, pad) for indices in order],
+            lambda: clock.within("evaluate", self.validate),
+            self.better,
+            tracked=widest,
+            timed=self.timed,
+            on_progress=self.on_progress,
+            stop=self.stop,
+        )
+        clock.lap("train")
+        self.method.finish(edit)
+        return fitted
+
+    def validate(self) -> dict[str, float | None]:
+        return self._scores("validation")[0]
+
+    def better(self, a: Any, b: Any) -> bool:
+        """Whether validation `a` beats `b`; an undefined score loses."""
+        name = "perplexity" if self.dataset.kind == "generation" else self.dataset.metric
+        if a[name] is None or b[name] is None:
+            return b[name] is None and a[name] is not None
+        return a[name] > b[name] if metrics.direction(name) == "max" else a[name] < b[name]
+
+    def describe(self, edit: Edit, fitted: Fitted, keep: Path | None) -> dict[str, Any]:
+        """Sizes, costs and curves of the trained run."""
+        header = {"method": self.spec.method.name, "hyper": asdict(self.method), "backbone": self.backbone.fingerprint}
+        with tempfile.TemporaryDirectory(prefix="peftbench-") as scratch:
+            stored = adapter_file.save(keep or Path(scratch) / "adapter.safetensors", edit.state(), header)
+        if keep is not None:
+            head = {str(i): p for i, p in enumerate(self.backbone.head_parameters())}
+            adapter_file.save(keep.with_suffix(".head.safetensors"), head, header)
+        steps = fitted.step_seconds[2:]  # the first two warm up
+        return {
+            "hyper": asdict(self.method),
+            "parameters": {**self.counts, "stored_bytes": stored},
+            "memory": fitted.memory,
+            "time": {"step_seconds": timing.summary(steps), "source": "this run, alone"} if steps else None,
+            "curve": {"loss": fitted.losses, "validation": fitted.validation},
+            "stopped_at": fitted.stopped_at,
+            "checkpoint_step": fitted.checkpoint_step,
+        }
+
+    def test(self, clock: Clock) -> dict[str, Any]:
+        """The test split, read once, after every choice is made."""
+        self.on_progress({"phase": "test"})
+        scores, values = clock.within("evaluate", lambda: self._scores("test"))
+        examples = self.dataset.test
+        generated = self.dataset.kind == "generation"
+        validation, _ = clock.within("evaluate", lambda: self._scores("validation"))
+        body: dict[str, Any] = {
+            "metrics": {
+                "test": scores,
+                "validation": validation,
+                "primary": self.dataset.metric,
+                "direction": metrics.direction(self.dataset.metric),
+                "majority": metrics.majority(self.dataset).get(self.dataset.metric),
+            },
+            "predictions": {
+                "ids": [e.id for e in examples],
+                "values": values,
+                "labels": [list(e.references) if generated else e.label for e in examples],
+            },
+        }
+        if generated:
+            body["samples"] = [
+                {"prompt": e.text, "prediction": v, "reference": e.references[0]}
+                for e, v in list(zip(examples, values, strict=True))[:KEPT_SAMPLES]
+            ]
+        return body
+
+    def _scores(self, split: str) -> tuple[dict[str, float | None], list[Any]]:
+        """The metrics on a split and the predictions; answers are generated for the test split only."""
+        data, examples = self.data[split], getattr(self.dataset, split)
+        size, dtype = self.eval_batch, self.spec.backbone.dtype
+        if self.dataset.kind != "generation":
+            values = evaluate.predict(self.backbone, data, size, dtype, self._check)
+            labels = [e.label for e in examples]
+            return {m: metrics.score(m, values, labels) for m in self.dataset.metrics}, values
+        fluency = evaluate.perplexity(self.backbone, data, size, dtype, self._check)
+        scores: dict[str, float | None] = {"perplexity": fluency}
+        if split != "test":
+            return scores, []
+        train = self.data["train"]
+        longest = max(int(n - s) for n, s in zip(train.lengths, train.answer_start, strict=True))
+        values = evaluate.generate(self.backbone, data, size, dtype, longest, self._check)
+        references = [e.references for e in examples]
+        for m in self.dataset.metrics:
+            if m != "perplexity":
+                scores[m] = metrics.score(m, values, references)
+        return scores, values
+
+    def _check(self) -> None:
+        if self.stop():
+            raise Abandoned("asked to stop while evaluating")
+
+
+class Clock:
+    """Wall-clock seconds by phase; what is measured within one phase is taken out of the one around it."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self._inner = 0.0
+        self._spent = {"load": 0.0, "train": 0.0, "evaluate": 0.0}
+
+    def lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        self._spent[phase] += now - self._last - self._inner
+        self._last, self._inner = now, 0.0
+
+    def within(self, phase: str, work: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        try:
+            return work()
+        finally:
+            spent = time.perf_counter() - started
+            self._spent[phase] += spent
+            self._inner += spent
+
+    def seconds(self, hide: bool) -> dict[str, float | None]:
+        """`total` always; the parts are None when other runs shared the machine."""
+        parts = {k: None if hide else round(v, 4) for k, v in self._spent.items()}
+        return {"total": round(time.perf_counter() - self._start, 4), **parts}

@@ -1,0 +1,193 @@
+"""What the commands print: plans, and the cards of methods and tasks; text for people, plain values for programs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from peftbench import record
+from peftbench.progress import duration
+from peftbench.record import Record
+
+if TYPE_CHECKING:
+    from peftbench.manifest import MethodFacts
+    from peftbench.prepare import Prepared
+    from peftbench.tasks import TaskCard
+
+WIDTH = 110
+SIZES = {
+    "matched": "",
+    "nearest": "nearest size",
+    "explicit": "size given",
+    "native": "only size",
+}
+
+
+def plan_rows(prepared: Prepared, records: Iterable[Record], seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    """One JSON-ready row a run of the grid, in the order in which they run."""
+    latest = record.latest(records)
+    rows = []
+    for p in prepared.planned:
+        s = p.spec
+        rows.append(
+            {
+                "spec_id": s.id,
+                "task": s.task.name,
+                "stand_in_for": s.task.stand_in_for,
+                "label": s.method.label,
+                "method": s.method.name,
+                "seed": s.seed,
+                "hyper": dict(s.method.hyper),
+                "lr": s.train.lr,
+                "steps": s.train.steps,
+                "trainable": p.trainable,
+                "size": s.method.size,
+                "deviation": s.method.deviation,
+                "predicted_seconds": round(seconds[s.id], 1),
+                "status": latest[s.id].status if s.id in latest else None,
+            }
+        )
+    return rows
+
+
+def plan_summary(prepared: Prepared, rows: Sequence[Mapping[str, Any]], jobs: int) -> str:
+    """Stand-ins, sizes off the budget, and how much there is to run: what is said before anything starts."""
+    e, lines = prepared.experiment, []
+    for task in prepared.facts.tasks:
+        if task.unavailable is not None:
+            lines.append(f"{task.spec.name} STANDS IN for {task.spec.stand_in_for}, and every result bears its name.")
+            lines.append(textwrap.indent(textwrap.fill(task.unavailable, WIDTH - 4), "    "))
+    target = e.budget.trainable_params
+    if target is not None:
+        off = dict.fromkeys(
+            f"{r['label']} {_off(r['deviation'])} ({SIZES[r['size']]})"
+            for r in rows
+            if r["size"] != "matched" and abs(r["deviation"]) > e.budget.tolerance
+        )
+        if off:
+            said = f"off the budget of {target:,} trainable parameters by more than {e.budget.tolerance:.0%}: "
+            lines.append(textwrap.fill(said + ", ".join(off), WIDTH, subsequent_indent="    "))
+    left = [r for r in rows if r["status"] != "finished"]
+    spent = sum(r["predicted_seconds"] for r in left) / jobs
+    passes = f", then one profile pass a task ({len(prepared.facts.tasks)})" if e.profile is not None else ""
+    done = len(rows) - len(left)
+    lines.append(f"{e.name}: {len(rows)} runs, {done} finished, {len(left)} to run (~{duration(spent)}){passes}")
+    return "\n".join(lines)
+
+
+def plan_table(rows: Sequence[Mapping[str, Any]], reference: str) -> str:
+    """The grid with one line for each method of each task, its seeds together."""
+    from tabulate import tabulate
+
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for r in rows:
+        groups.setdefault((r["task"], r["label"]), []).append(r)
+    lines = []
+    for (task, label), runs in groups.items():
+        r = runs[0]
+        finished = sum(one["status"] == "finished" for one in runs)
+        failed = sum(one["status"] not in (None, "finished") for one in runs)
+        lines.append(
+            {
+                "task": task,
+                "method": label + (" *" if label == reference else ""),
+                "trainable": f"{r['trainable']:,}",
+                "off budget": _off(r["deviation"]),
+                "": SIZES[r["size"]] if r["deviation"] is not None else "",
+                "set": " ".join(f"{k}={v}" for k, v in r["hyper"].items()),
+                "lr": f"{r['lr']:g}",
+                "steps": r["steps"],
+                "seeds": len(runs),
+                "each": f"~{duration(r['predicted_seconds'])}",
+                "done": f"{finished}/{len(runs)}" + (f", {failed} failed" if failed else ""),
+            }
+        )
+    right = ("right" if k in ("trainable", "off budget", "lr", "steps", "seeds", "each") else "left" for k in lines[0])
+    return str(tabulate(lines, headers="keys", tablefmt="simple", colalign=tuple(right), disable_numparse=True))
+
+
+def _off(deviation: float | None) -> str:
+    """A deviation as people read it: "-1.7%", and "301x" for what is many times the budget."""
+    if deviation is None:
+        return ""
+    return f"{deviation + 1:,.0f}x" if deviation >= 9 else f"{deviation:+.1%}"
+
+
+def methods_table(methods: Mapping[str, MethodFacts]) -> str:
+    from tabulate import tabulate
+
+    lines = [
+        {
+            "method": m.name,
+            "paper": m.paper,
+            "size knob": m.size_knob or "none",
+            "lr": f"{m.lr:g}",
+            "what it does": m.doc.partition("\n\n")[0].replace("\n", " "),
+        }
+        for m in methods.values()
+    ]
+    widths = [None, None, None, None, 60]
+    return str(tabulate(lines, headers="keys", tablefmt="simple", disable_numparse=True, maxcolwidths=widths))
+
+
+def method_card(m: MethodFacts) -> str:
+    """Paper, formula, what it does, hyperparameters with ranges, size knob, learning rate and where that comes from."""
+    source = f" ({m.lr_source})" if m.lr_source else ""
+    head = {
+        "paper": m.paper + (f"  https://arxiv.org/abs/{m.paper[6:]}" if m.paper.startswith("arXiv:") else ""),
+        "formula": m.formula or "see the file",
+        "size knob": m.size_knob or "none: it has one size, whatever the budget",
+        "learning rate": f"{m.lr:g}{source}",
+        "version": str(m.version),
+        "file": m.source,
+    }
+    lines = [m.name, "=" * len(m.name), "", m.doc, ""]
+    lines += [textwrap.fill(f"{k + ':':15}{v}", WIDTH, subsequent_indent=" " * 15) for k, v in head.items()]
+    lines += ["", "hyperparameters" if m.defaults else "no hyperparameters"]
+    for key, default in m.defaults.items():
+        schema = m.schema.get(key, {})
+        shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else repr(default)
+        said = f"  {key} = {shown}  [{takes(schema)}]  {schema.get('description', '')}".rstrip()
+        lines.append(textwrap.fill(said, WIDTH, subsequent_indent="      "))
+    return "\n".join(lines)
+
+
+def takes(schema: Mapping[str, Any]) -> str:
+    """The values that a hyperparameter takes, in words.
+
+    >>> takes({"type": "integer", "minimum": 1})
+    'integer >= 1'
+    """
+    if "anyOf" in schema:
+        return " or ".join(takes(s) for s in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(map(str, schema["enum"]))
+    if "const" in schema:
+        return str(schema["const"])
+    bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {schema[key]:g}" for key, sign in bounds.items() if key in schema]
+    names = {"string": "text", "boolean": "true or false", "array": "list"}
+    kind = str(schema.get("type", "any value"))
+    return " ".join([names.get(kind, kind), ", ".join(limits)]).strip()
+
+
+def tasks_table(cards: Iterable[TaskCard]) -> str:
+    from tabulate import tabulate
+
+    lines = [{"task": c.name, "kind": c.kind, "metric": c.metric, "what": c.what, "data": c.source} for c in cards]
+    return str(tabulate(lines, headers="keys", tablefmt="simple", maxcolwidths=[None, None, None, 45, 40]))
+
+
+def task_card(c: TaskCard) -> str:
+    head = {
+        "what": c.what,
+        "kind": c.kind,
+        "labels": ", ".join(c.labels) or "none",
+        "metrics": ", ".join(c.metrics) + " (the first one decides)",
+        "data": c.source,
+        "licence": c.licence,
+        "version": str(c.version),
+    }
+    lines = [textwrap.fill(f"{k + ':':10}{v}", WIDTH, subsequent_indent=" " * 10) for k, v in head.items()]
+    return "\n".join([c.name, "=" * len(c.name), "", *lines])

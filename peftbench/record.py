@@ -213,7 +213,8 @@ def _parse(raw: bytes, path: Path, skip: bytes | None = None) -> dict[str, Any]:
             "and run the experiment again: only this run is repeated."
         ) from e
     if not intact:
-        _refuse_foreign(body, path)
+        if not isinstance(body, Mapping) or body.get("schema") != SCHEMA:
+            raise UserError(f"{path}: {_problem(body)}. {_FOREIGN_FIX}")
         _refuse_edited(body, path)
         if skip:
             body.pop("predictions", None)
@@ -224,12 +225,6 @@ def _parse(raw: bytes, path: Path, skip: bytes | None = None) -> dict[str, Any]:
 
 
 _FOREIGN_FIX = "Read it with the version of peftbench that wrote it, or move it out of the results directory."
-
-
-def _refuse_foreign(body: Any, path: Path) -> None:
-    problem = _problem(body) if not isinstance(body, Mapping) or body.get("schema") != SCHEMA else None
-    if problem:
-        raise UserError(f"{path}: {problem}. {_FOREIGN_FIX}")
 
 
 def _refuse_edited(body: dict[str, Any], path: Path) -> None:

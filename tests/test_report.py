@@ -1,15 +1,11 @@
-"""The report: right numbers, failures kept, stand-ins named, the same bytes from the same records."""
+"""The files and texts of a report: everything named, nothing lost, the same bytes from the same records."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 import os
 import random
 import shutil
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +15,7 @@ import pytest
 
 from peftbench import record, report
 from peftbench.errors import UserError
-from peftbench.report import format, placement, tables
-from peftbench.report.average import averages
-from peftbench.report.statistics import compare
+from peftbench.report import format, placement
 
 ROOT = Path(__file__).resolve().parent.parent
 STAND_IN = {"embedded/dialog_pairs": "glue/rte"}
@@ -33,61 +27,6 @@ def no_figures(monkeypatch):
     from peftbench.report import plots
 
     monkeypatch.setattr(plots, "figures", lambda comparison, looks: iter(()))
-
-
-def compared(directory, bodies):
-    factories.write_all(directory, bodies)
-    return compare(record.read_all(directory))
-
-
-def entry(comparison, label):
-    (found,) = [e for e in comparison.entries if e.label == label]
-    return found
-
-
-def test_mean_and_spread_are_over_the_seeds(tmp_path):
-    (c,) = compared(tmp_path, [factories.run("lora", s, score) for s, score in enumerate([0.5, 0.6, 0.9])])
-    lora = entry(c, "lora")
-    assert lora.n == 3
-    assert lora.mean == pytest.approx(2 / 3)
-    assert lora.sd == pytest.approx(statistics.stdev([0.5, 0.6, 0.9]))
-
-
-def test_one_seed_has_no_spread(tmp_path):
-    (c,) = compared(tmp_path, [factories.run("lora", 0, 0.5)])
-    assert entry(c, "lora").sd is None
-    assert "0.500 (1)" in report.text_table(tmp_path)
-
-
-def test_relative_scores_are_paired_by_seed(tmp_path):
-    full, lora = [0.8, 0.4], [0.4, 0.2]
-    bodies = [factories.run(label, s, v) for label, vs in (("full", full), ("lora", lora)) for s, v in enumerate(vs)]
-    (c,) = compared(tmp_path, bodies)
-    assert entry(c, "lora").relative == pytest.approx(0.5)
-    assert entry(c, "lora").relative_sd == pytest.approx(0.0)  # half of full on every seed, though both vary
-    assert entry(c, "full").relative == 1.0
-
-
-@pytest.mark.parametrize("score", [0.0, -0.1])
-def test_nothing_is_relative_to_a_score_that_is_not_positive(tmp_path, score):
-    bodies = [factories.run("full", 0, score, metric="matthews"), factories.run("lora", 0, 0.3, metric="matthews")]
-    (c,) = compared(tmp_path, bodies)
-    assert entry(c, "lora").relative is None
-    assert any("no positive mean" in note for note in c.notes)
-
-
-def test_nothing_is_relative_without_a_finished_reference(tmp_path):
-    (c,) = compared(tmp_path, [factories.run("full", 0, status="oom"), factories.run("lora", 0, 0.3)])
-    assert entry(c, "lora").relative is None and c.learned is None
-    assert any("No finished run of the reference full" in note for note in c.notes)
-
-
-def test_failed_runs_are_counted_by_how_they_ended(tmp_path):
-    bodies = [factories.run("lora", s, status=how) for s, how in enumerate(["finished", "diverged", "oom", "diverged"])]
-    (c,) = compared(tmp_path, bodies)
-    assert entry(c, "lora").failures == {"diverged": 2, "oom": 1}
-    assert entry(c, "lora").n == 1
-    assert "2 diverged, 1 oom" in tables.markdown(tables.columns(c), c.entries)
 
 
 def test_a_method_with_only_failures_keeps_its_row_everywhere(tmp_path):
@@ -104,66 +43,6 @@ def test_a_method_with_only_failures_keeps_its_row_everywhere(tmp_path):
     assert "1 diverged" in text and "loss was NaN" in text
 
 
-def test_a_repeated_failure_that_then_finished_is_noted_not_counted(tmp_path):
-    (c,) = compared(tmp_path, [factories.run("lora", 0, status="killed"), factories.run("lora", 0, 0.7)])
-    assert entry(c, "lora").failures == {}
-    assert any("1 earlier attempt failed" in note for note in c.notes)
-
-
-def test_repeating_a_finished_run_does_not_change_the_table(tmp_path):
-    (c,) = compared(tmp_path, [factories.run("lora", 0, 0.5), factories.run("lora", 0, 0.9)])
-    assert (entry(c, "lora").mean, entry(c, "lora").n) == (0.5, 1)
-
-
-def test_a_finished_run_whose_metric_has_no_value_is_shown_as_such(tmp_path):
-    (c,) = compared(tmp_path, [factories.run("lora", 0, math.nan, metric="pearson")])
-    assert entry(c, "lora").mean is None
-    assert entry(c, "lora").failures == {"undefined score": 1}
-
-
-# Whether a task was learned
-
-
-@pytest.mark.parametrize(
-    ("scores", "learned"),
-    [([0.60, 0.61, 0.62], True), ([0.40, 0.60, 0.80], False), ([0.50, 0.50, 0.50], False), ([0.4, 0.4, 0.4], False)],
-)
-def test_three_seeds_are_judged_by_their_t_interval(tmp_path, scores, learned):
-    (c,) = compared(tmp_path, [factories.run("full", s, v, majority=0.5) for s, v in enumerate(scores)])
-    assert c.learned is learned
-
-
-def test_the_t_interval_is_students(tmp_path):
-    scores = [0.6, 0.7, 0.8]  # mean 0.7, standard error 0.1 / sqrt(3), t(0.975, 2) = 4.302653
-    half = 4.302653 * 0.1 / math.sqrt(3)
-    for i, (majority, learned) in enumerate([(0.7 - half - 1e-4, True), (0.7 - half + 1e-4, False)]):
-        bodies = [factories.run("full", s, v, majority=majority) for s, v in enumerate(scores)]
-        (c,) = compared(tmp_path / str(i), bodies)
-        assert c.learned is learned
-
-
-@pytest.mark.parametrize(
-    ("scores", "examples", "learned"),
-    [([0.56], 400, True), ([0.56], 100, False), ([0.56, 0.9], 100, False), ([0.66, 0.62], 400, True)],
-)
-def test_few_seeds_are_judged_by_their_test_examples(tmp_path, scores, examples, learned):
-    bodies = [factories.run("full", s, v, majority=0.5, examples=examples) for s, v in enumerate(scores)]
-    (c,) = compared(tmp_path, bodies)
-    assert c.learned is learned
-
-
-def test_a_correlation_is_judged_by_fishers_interval(tmp_path):
-    for score, learned in [(0.05, False), (0.3, True)]:
-        body = factories.run("full", 0, score, metric="spearman", majority=0.0, examples=200)
-        (c,) = compared(tmp_path / str(score), [body])
-        assert c.learned is learned
-
-
-def test_a_metric_without_an_interval_is_not_called_learned_or_not(tmp_path):
-    (c,) = compared(tmp_path, [factories.run("full", 0, 12.0, metric="perplexity", direction="min", majority=None)])
-    assert c.learned is None
-
-
 def test_a_task_that_was_not_learned_says_so_in_every_table_and_plot(tmp_path):
     bodies = [*factories.grid(["full", "lora"], score=0.505, majority=0.5), factories.profile(["full", "lora"])]
     factories.write_all(tmp_path, bodies)
@@ -173,77 +52,6 @@ def test_a_task_that_was_not_learned_says_so_in_every_table_and_plot(tmp_path):
     for path in report.write(tmp_path):
         if path.suffix in (".md", ".tex", ".svg"):
             assert words in path.read_text(), path
-
-
-# Times and sizes
-
-
-def test_times_come_from_the_profile_alone(tmp_path):
-    body = factories.run("lora", 0)
-    body["time"] = {"step_seconds": {"median": 99.0, "iqr": 0.0, "n": 3}, "source": "shared"}
-    (c,) = compared(tmp_path, [body])
-    assert entry(c, "lora").times is None
-    assert report.rows(tmp_path)[0]["step_seconds"] is None
-    assert any("not measured" in note for note in c.notes)
-    record.write(tmp_path, factories.profile(["full", "lora"], step_ms={"lora": 71.0}))
-    row = report.rows(tmp_path)[0]
-    assert row["step_seconds"] == pytest.approx(0.071)
-    assert row["latency_seconds"]["32"]["merged"] == pytest.approx(0.056)
-
-
-def test_a_profile_of_other_hyperparameters_is_not_used(tmp_path):
-    method = factories.method_spec("lora", hyper={"rank": 64})
-    (c,) = compared(tmp_path, [factories.run("lora", 0, method=method), factories.profile(["full", "lora"])])
-    assert entry(c, "lora").times is None
-
-
-def test_the_newest_finished_profile_counts(tmp_path):
-    old = factories.profile(["full", "lora"], started="2026-01-01T01:00:00Z", step_ms={"lora": 10.0})
-    new = factories.profile(["full", "lora", "ia3"], started="2026-01-02T01:00:00Z", step_ms={"lora": 20.0})
-    bad = factories.profile(["lora"], started="2026-01-03T01:00:00Z", status="oom", reason="too large")
-    (c,) = compared(tmp_path, [factories.run("lora", 0), old, new, bad])
-    assert entry(c, "lora").times.step.median == pytest.approx(0.020)
-    assert any("profile pass ended as oom: too large" in note for note in c.notes)
-
-
-def test_what_was_not_measured_is_a_dash_and_never_zero(tmp_path, no_figures):
-    body = factories.run("lora", 0) | {"memory": None}
-    (c,) = compared(tmp_path, [body])
-    cells = dict(zip([k.heading for k in tables.columns(c)], tables.grid(tables.columns(c), c.entries)[0], strict=True))
-    for heading in ("peak memory, MiB", "step, ms", "step / full", "latency, batch 1, ms (unmerged / merged)"):
-        assert cells[heading] == "—", heading
-    (row,) = csv.DictReader(io.StringIO(_csv(report.write(tmp_path))))
-    assert row["peak_memory_bytes"] == row["step_seconds"] == row["latency_seconds_1_merged"] == ""
-
-
-def _csv(paths):
-    (path,) = [p for p in paths if p.suffix == ".csv"]
-    return path.read_text()
-
-
-def test_csv_keeps_whole_numbers_and_full_precision(tmp_path, no_figures):
-    factories.write_all(tmp_path, [factories.run("full", s, v) for s, v in enumerate([0.1, 0.2, 0.4])])
-    (row,) = csv.DictReader(io.StringIO(_csv(report.write(tmp_path))))
-    assert row["trainable"] == "22565376"
-    assert float(row["mean"]) == statistics.fmean([0.1, 0.2, 0.4])
-
-
-@pytest.mark.parametrize(
-    ("mark", "deviation", "shown"),
-    [
-        ("matched", 0.012, "matched (+1.2 %)"),
-        ("nearest", -0.23, "nearest (−23.0 %)"),
-        ("native", 299.9, "native (301×)"),
-    ],
-)
-def test_the_size_mark_and_its_deviation_are_in_the_tables(tmp_path, mark, deviation, shown):
-    method = factories.method_spec("lora", size=mark, deviation=deviation)
-    (c,) = compared(tmp_path, [factories.run("lora", 0, method=method)])
-    assert shown in tables.markdown(tables.columns(c), c.entries)
-    assert (mark if mark == "native" else shown.removeprefix("matched ")) in report.text_table(tmp_path)
-
-
-# What is compared with what
 
 
 def test_a_stand_in_never_bears_the_name_of_the_task_it_stands_in_for(tmp_path):
@@ -257,98 +65,6 @@ def test_a_stand_in_never_bears_the_name_of_the_task_it_stands_in_for(tmp_path):
     assert "embedded/dialog_pairs (stand-in for glue/rte)" in report.text_table(tmp_path)
     row = report.rows(tmp_path)[0]
     assert (row["task"], row["stand_in_for"]) == ("embedded/dialog_pairs", "glue/rte")
-
-
-def test_experiments_and_budgets_are_never_mixed_in_one_table(tmp_path):
-    bodies = [
-        factories.run("lora", 0, 0.5),
-        factories.run("lora", 0, 0.6, experiment="other", steps=41),
-        factories.run("lora", 0, 0.7, steps=80),
-    ]
-    comparisons = compared(tmp_path, bodies)
-    assert [(c.experiment, c.budget["steps"], c.entries[0].mean) for c in comparisons] in (
-        [("other", 41, 0.6), ("quickstart", 40, 0.5), ("quickstart", 80, 0.7)],
-        [("other", 41, 0.6), ("quickstart", 80, 0.7), ("quickstart", 40, 0.5)],
-        [("quickstart", 40, 0.5), ("quickstart", 80, 0.7), ("other", 41, 0.6)],
-    )
-    assert len({c.title for c in comparisons if c.experiment == "quickstart"}) == 2
-    assert len({c.slug for c in comparisons}) == 3
-
-
-def test_a_label_with_two_settings_gets_two_rows_that_say_what_differs(tmp_path):
-    (c,) = compared(tmp_path, [factories.run("lora", 0, 0.5), factories.run("lora", 0, 0.6, lr=1e-3)])
-    assert {e.label: e.mean for e in c.entries} == {"lora (lr=0.005)": 0.5, "lora (lr=0.001)": 0.6}
-
-
-def test_several_environments_are_noted(tmp_path):
-    other = {**factories.ENV, "device": "cuda"}
-    (c,) = compared(tmp_path, [factories.run("lora", 0), factories.run("lora", 1, env=other)])
-    assert any("2 environments" in note for note in c.notes)
-
-
-def test_the_reference_comes_first_then_the_order_of_the_experiment(tmp_path):
-    (c,) = compared(tmp_path, [*factories.grid(seeds=1), factories.profile(list(factories.EIGHT))])
-    assert [e.label for e in c.entries] == list(factories.EIGHT)
-
-
-# The average over tasks
-
-
-def two_tasks(**scores):
-    return [
-        factories.run(label, 0, score, task=f"embedded/{task}", majority=0.1)
-        for label, pair in scores.items()
-        for task, score in zip(("a", "b"), pair, strict=True)
-        if score is not None
-    ]
-
-
-def test_the_average_is_of_relative_scores_and_ranks(tmp_path):
-    bodies = two_tasks(full=(0.8, 0.5), lora=(0.4, 0.5), dora=(0.6, 0.6))
-    (a,) = averages(compared(tmp_path, bodies))
-    by_label = {s.label: s for s in a.standings}
-    assert by_label["lora"].relative == pytest.approx((0.5 + 1.0) / 2)
-    assert by_label["dora"].relative == pytest.approx((0.75 + 1.2) / 2)
-    assert by_label["lora"].rank == pytest.approx((3 + 2.5) / 2)  # ties share their mean rank
-    assert by_label["dora"].rank == pytest.approx((2 + 1) / 2)
-
-
-def test_only_tasks_that_every_method_finished_are_averaged(tmp_path):
-    bodies = two_tasks(full=(0.8, 0.5), lora=(0.4, None))
-    bodies.append(factories.run("lora", 0, task="embedded/b", status="diverged"))
-    (a,) = averages(compared(tmp_path, bodies))
-    assert a.tasks == ("embedded/a",)
-    assert {s.label: s.relative for s in a.standings} == {"full": 1.0, "lora": 0.5}
-    assert {s.label: s.failed for s in a.standings} == {"full": 0, "lora": 1}
-    assert any("Left out of the average: embedded/b (no finished run of lora)" in n for n in a.notes)
-
-
-def test_a_method_that_never_finished_has_a_row_without_an_average(tmp_path):
-    bodies = [*two_tasks(full=(0.8, 0.5), lora=(0.4, 0.5)), factories.run("ia3", 0, task="embedded/a", status="oom")]
-    (a,) = averages(compared(tmp_path, bodies))
-    (ia3,) = [s for s in a.standings if s.label == "ia3"]
-    assert (ia3.relative, ia3.rank, ia3.failed) == (None, None, 1)
-    assert a.tasks == ("embedded/a", "embedded/b")
-
-
-def test_a_task_that_was_not_learned_is_left_out_of_the_average(tmp_path):
-    bodies = [factories.run(label, 0, 0.5, task="embedded/c", majority=0.5) for label in ("full", "lora")]
-    (a,) = averages(compared(tmp_path, [*two_tasks(full=(0.8, 0.5), lora=(0.4, 0.5)), *bodies]))
-    assert a.tasks == ("embedded/a", "embedded/b")
-    assert any("embedded/c (not learned at this budget)" in n for n in a.notes)
-
-
-def test_a_lower_score_counts_for_more_where_lower_is_better(tmp_path):
-    bodies = [
-        factories.run(label, 0, score, task=f"embedded/{task}", metric="perplexity", direction="min", majority=None)
-        for label, score in (("full", 10.0), ("lora", 20.0))
-        for task in "ab"
-    ]
-    (a,) = averages(compared(tmp_path, bodies))
-    assert {s.label: (s.relative, s.rank) for s in a.standings} == {"full": (1.0, 1.0), "lora": (0.5, 2.0)}
-
-
-# What is written
 
 
 def test_the_same_records_give_the_same_bytes_in_any_order(tmp_path):

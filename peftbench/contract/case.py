@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -40,14 +42,15 @@ class Case:
         """The encoder classifies, the decoder is a causal model without a head."""
         return "generation" if self.backbone == "tiny-decoder" else "classification"
 
-    def made(self, **changes: Any) -> Method:
-        """The method with the case's hyperparameters, some of them changed."""
-        return make(self.method, {**self.hyper, **changes})
+    @cached_property
+    def made(self) -> Method:
+        """The method with the case's hyperparameters."""
+        return make(self.method, self.hyper)
 
     def refusal(self) -> str | None:
         """Why the method does not take this network with these hyperparameters; None where it does."""
         try:
-            self.made().attach(Edit(network(self)))
+            self.made.attach(Edit(network(self)))
         except UserError as error:
             return str(error)
         return None
@@ -66,7 +69,7 @@ class Bench:
         self.backbone = backbone or network(case, **options)
         self.net = self.backbone.net
         self.edit = Edit(self.backbone)
-        self.method = case.made()
+        self.method = case.made
         torch.manual_seed(seed)
         self.method.attach(self.edit)
         self.trainer: Trainer | None = None
@@ -129,27 +132,30 @@ class Bench:
 
 
 def network(case: Case, **options: Any) -> Backbone:
-    """The case's tiny network, always with the same weights; `options` are those of `load`.
+    """A copy of the case's tiny network, always with the same weights; `options` are those of `load`."""
+    loaded = _loaded(case.backbone, case.kind, tuple(sorted(options.items())))
+    net, parameters = copy.deepcopy((loaded.net, loaded.parameters))
+    return replace(loaded, net=net, parameters=parameters)
 
-    The presets' weights are as small as a new transformer's: a wrong adapter would change the logits by 1e-6, and
-    biases are zero. Here every weight is drawn so that signals keep their size, and rounded to what bfloat16 can hold,
-    so that the network is the same one in both precisions.
+
+@lru_cache
+def _loaded(preset: str, kind: str, options: tuple[tuple[str, Any], ...]) -> Backbone:
+    """The preset with weights in which a mistake shows.
+
+    The presets' own are as small as a new transformer's: a wrong adapter would change the logits by 1e-6, and biases
+    are zero. Here every weight is drawn so that signals keep their size, and rounded to what bfloat16 can hold, so that
+    the network is the same one in both precisions.
     """
-    backbone = load(case.backbone, case.kind, LABELS, **options)
+    backbone = load(preset, kind, LABELS, **dict(options))
     draws = torch.Generator().manual_seed(7)
-    head = {id(p) for p in backbone.head_parameters()}
+    norms = {id(m.weight) for m in backbone.net.modules() if "norm" in type(m).__name__.lower()}
     with torch.no_grad():
         for p in backbone.parameters.values():
             noise = torch.randn(p.shape, generator=draws)
             value = noise / p.shape[1] ** 0.5 if p.ndim > 1 else 0.2 * noise
-            p.copy_(value.bfloat16())
-        for module in backbone.net.modules():
-            if "norm" in type(module).__name__.lower() and isinstance(getattr(module, "weight", None), nn.Parameter):
-                module.weight += 1.0
-                module.weight.copy_(module.weight.bfloat16())
-        for p in backbone.parameters.values():
-            if id(p) in head:
-                p.data = p.data.float()  # what trains is float32, as the runner has it
+            p.copy_((value + (id(p) in norms)).bfloat16())
+        for p in backbone.head_parameters():
+            p.data = p.data.float()  # what trains is float32, as the runner has it
     return backbone
 
 

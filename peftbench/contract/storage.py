@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from peftbench.sites import Sites
 def count_equals_the_formula(case: Case) -> None:
     """`parameters(sites)` is the number of parameters that train, at every size, and grows with the size knob."""
     knob = case.method.size_knob
-    values = () if knob is None else sorted({*SMALL, getattr(case.made(), knob)})
+    values = () if knob is None else sorted({*SMALL, getattr(case.made, knob)})
     sizes = []
     for changed in [replace(case, hyper={**case.hyper, knob: v}) for v in values] if knob else [case]:
         bench = Bench(changed)
@@ -130,8 +131,12 @@ def _strangers(case: Case) -> list[tuple[str, Bench]]:
     knob = case.method.size_knob
     cases = {"backbone": replace(case, backbone="tiny-encoder" if case.kind == "generation" else "tiny-decoder")}
     if knob:
-        cases["size"] = replace(case, hyper={**case.hyper, knob: getattr(case.made(), knob) + 1})
-    return [(what, Bench(c)) for what, c in cases.items() if c.refusal() is None]
+        cases["size"] = replace(case, hyper={**case.hyper, knob: getattr(case.made, knob) + 1})
+    found = []
+    for what, other in cases.items():
+        with suppress(UserError):  # a network or a size that the method does not take is no stranger
+            found.append((what, Bench(other)))
+    return found
 
 
 def _reloads(bench: Bench, after: str, finished: bool) -> None:

@@ -27,7 +27,8 @@ class TemplateLinear(Adapter):
         self.shift = nn.Parameter(torch.zeros(base.out_features, device=base.dense_weight().device))
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
-        return self.base(x) + self.scale * self.shift
+        y = self.base(x)
+        return y + (self.scale * self.shift).to(y.dtype)  # under autocast y is bfloat16, and has to stay so
 
     def folded(self) -> SiteLinear:
         """A plain layer that computes the same; leave this method out if there is none."""

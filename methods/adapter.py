@@ -9,6 +9,7 @@ parallel  (He et al. 2021, arXiv:2110.04366, section 4)         f' = f + scale U
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -22,7 +23,11 @@ from peftbench.edit import Adapter, Edit
 from peftbench.method import Method, register
 from peftbench.sites import Sites
 
-NONLINEARITY = {"houlsby": F.gelu, "pfeiffer": F.relu, "parallel": F.relu}  # Houlsby: the authors' code
+NONLINEARITY: dict[str, Callable[[Tensor], Tensor]] = {
+    "houlsby": F.gelu,
+    "pfeiffer": F.relu,
+    "parallel": F.relu,
+}  # Houlsby: the authors' code
 
 
 class Bottleneck(Adapter):

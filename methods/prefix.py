@@ -1,7 +1,7 @@
 """Prefix-Tuning: Optimizing Continuous Prompts for Generation (Li and Liang 2021, arXiv:2101.00190).
 
-Section 4.2: each attention layer sees trained keys and values, P_k and P_v, in front of its own. Section 4.3: they may be
-computed while training as P[i] = MLP(P'[i]) from a smaller matrix P'; the MLP is dropped afterwards.
+Section 4.2: each attention layer sees trained keys and values, P_k and P_v, in front of its own. Section 4.3: they may
+be computed while training as P[i] = MLP(P'[i]) from a smaller matrix P'; the MLP is dropped afterwards.
 """
 
 from __future__ import annotations

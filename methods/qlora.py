@@ -1,7 +1,7 @@
 """QLoRA: Efficient Finetuning of Quantized LLMs (Dettmers et al. 2023, arXiv:2305.14314).
 
-Equation 5:  Y = X doubleDequant(c1, c2, W_NF4) + X L1 L2.  Every linear layer of the base is stored as 4-bit NormalFloat
-with double quantisation (section 3; `peftbench/nf4.py`), frozen; LoRA trains over it in full precision.
+Equation 5:  Y = X doubleDequant(c1, c2, W_NF4) + X L1 L2.  Every linear layer of the base is stored as 4-bit
+NormalFloat with double quantisation (section 3; `peftbench/nf4.py`), frozen; LoRA trains over it in full precision.
 """
 
 from __future__ import annotations

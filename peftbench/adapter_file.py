@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from peftbench.backbones.load import Backbone
+from peftbench.edit import Edit
 from peftbench.errors import UserError
+from peftbench.method import find, make
 
 FORMAT = 1
 
@@ -40,3 +44,53 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} has no peftbench header of format {FORMAT}; it was written by another program or version"
         )
     return state, header
+
+
+def head_path(path: Path) -> Path:
+    """Where the task head that was trained with the adapter at `path` is kept: beside it, since sizes count apart."""
+    return path.with_suffix(".head.safetensors")
+
+
+def save_head(path: Path, backbone: Backbone, header: Mapping[str, Any]) -> None:
+    """Write the task head beside the adapter at `path`."""
+    save(head_path(path), _head(backbone), header)
+
+
+def apply(path: Path, backbone: Backbone, plugins: Iterable[Path | str] = ()) -> Edit:
+    """The trained adapter at `path`, and its head if one is kept beside it, on a backbone as it was loaded.
+
+    `Edit.undo` takes the adapter off again, `Backbone.reset_head` the head. Raises `UserError` for another backbone, size or number of labels.
+    """
+    state, header = load(path)
+    if header["backbone"] != backbone.fingerprint:
+        raise UserError(
+            f"{path} was trained on another backbone ({header['backbone'][:16]}, this is "
+            f"{backbone.fingerprint[:16]}); load the one that its record names"
+        )
+    edit = Edit(backbone)
+    method = make(find(header["method"], plugins), header["hyper"], where=str(path))
+    method.attach(edit)
+    method.finish(edit)  # what was saved is what is left after training
+    try:
+        edit.load(state)
+        if head_path(path).exists():
+            _take_head(load(head_path(path))[0], backbone, path)
+    except UserError:
+        edit.undo()
+        raise
+    return edit
+
+
+def _head(backbone: Backbone) -> dict[str, Tensor]:
+    own = {id(p) for p in backbone.head_parameters()}
+    return {name: p for name, p in backbone.parameters.items() if id(p) in own}
+
+
+def _take_head(state: Mapping[str, Tensor], backbone: Backbone, path: Path) -> None:
+    there = _head(backbone)
+    if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in there.items()}:
+        raise UserError(f"the head beside {path} is for another task; load the backbone with that task's labels")
+    backbone.keep()
+    with torch.no_grad():
+        for name, p in there.items():
+            p.data = state[name].to(p.device)

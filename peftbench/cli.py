@@ -82,12 +82,13 @@ def run(
     chosen, workers = prepared.results_dir(results), jobs or prepared.experiment.jobs
     before = record.read_all(chosen)
     if not quiet:
-        rows = show.plan_rows(prepared, before, prepared.seconds(before, device))
+        rows = show.plan_rows(prepared, before, prepared.seconds(before, device, workers))
         print(show.plan_summary(prepared, rows, workers), flush=True)
     session = {
         "device": device or prepared.experiment.device,
         "data_dir": None if data_dir is None else str(data_dir),
         "plugins": [str(p) for p in prepared.manifest.plugins],
+        "adapters": str(chosen / "adapters") if prepared.experiment.save_adapters else None,
     }
     try:
         outcome = runner.run(
@@ -126,13 +127,13 @@ def plan(
 
     _check_device(device)
     prepared = prepare(experiment, only or (), data_dir, plugin or ())
-    records = record.read_all(prepared.results_dir(results))
-    rows = show.plan_rows(prepared, records, prepared.seconds(records, device))
+    records, workers = record.read_all(prepared.results_dir(results)), jobs or prepared.experiment.jobs
+    rows = show.plan_rows(prepared, records, prepared.seconds(records, device, workers))
     if as_json:
         _print_json(rows)
         return
     print(show.plan_table(rows, prepared.experiment.reference))
-    print(f"\n{show.plan_summary(prepared, rows, jobs or prepared.experiment.jobs)}")
+    print(f"\n{show.plan_summary(prepared, rows, workers)}")
 
 
 @app.command()

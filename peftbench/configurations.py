@@ -11,7 +11,7 @@ from typing import Any
 from peftbench.errors import UserError, unknown
 from peftbench.experiment import RESERVED, Experiment, MethodEntry
 from peftbench.manifest import BadHyper, MethodFacts
-from peftbench.strict_yaml import Place
+from peftbench.strict_yaml import Place, spell
 
 LONGEST_LABEL = 60
 Check = Callable[[str, Mapping[str, Any]], dict[str, Any]]  # Manifest.hyper
@@ -49,12 +49,12 @@ def expand(experiment: Experiment, methods: Mapping[str, MethodFacts], check: Ch
         if one.label in by_label:
             raise experiment.error(
                 one.place,
-                f"the label {one.label!r} is taken by {experiment.error(by_label[one.label].place, '').args[0][:-2]}; "
+                f"the label {one.label!r} is taken by {spell(by_label[one.label].place)}; "
                 f"tables need unique labels: write {{{one.name}: {{label: ANOTHER, ...}}}}",
             )
         by_label[one.label] = one
     if "reference" in experiment.model_fields_set and experiment.reference not in by_label:
-        raise unknown("label", experiment.reference, by_label, where=_where(experiment, ("reference",)))
+        raise unknown("label", experiment.reference, by_label, where=experiment.where(("reference",)))
     return found
 
 
@@ -62,11 +62,11 @@ def _expanded(
     experiment: Experiment, entry: MethodEntry, methods: Mapping[str, MethodFacts], check: Check
 ) -> list[Configuration]:
     if entry.name not in methods:
-        raise unknown("method", entry.name, methods, where=_where(experiment, entry.place))
+        raise unknown("method", entry.name, methods, where=experiment.where(entry.place))
     facts = methods[entry.name]
     for key in entry.hyper:
         if key not in facts.defaults:
-            where = _where(experiment, (*entry.place, key))
+            where = experiment.where((*entry.place, key))
             raise unknown("hyperparameter", key, [*facts.defaults, *RESERVED], where=where)
     axes = {key: value for key, value in entry.hyper.items() if _is_grid(value, facts.schema.get(key, {}))}
     if isinstance(entry.lr, list):
@@ -138,7 +138,3 @@ def _labels(experiment: Experiment, entry: MethodEntry, points: list[dict[str, A
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _where(experiment: Experiment, place: Place) -> str:
-    return str(experiment.error(place, "")).removesuffix(": ")

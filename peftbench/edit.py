@@ -23,6 +23,8 @@ class NotMergeable(Exception):
 class Adapter(nn.Module):
     """Stands where `base` stood. Every parameter and buffer outside ``.base`` is adapter state."""
 
+    base: Any  # what `swap` found at the site, by the site's own interface (backbones/modules.py)
+
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base

@@ -57,7 +57,7 @@ def generate(
     backbone.net.eval()
     tokenizer = backbone.tokenizer
     texts = [""] * len(data.lengths)
-    assert data.answer_start is not None
+    assert data.answer_start is not None  # a generation task
     for indices in batches.evaluation(data.answer_start, batch_size):
         check()
         batch = batches.prompts(data, indices, tokenizer.pad_token_id)

@@ -7,7 +7,6 @@ asked of the methods' facts (configurations.py), so that nothing here imports to
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -17,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr, ValidationError, model_validator
 from pydantic.json_schema import WithJsonSchema
 
-from peftbench import strict_yaml
+from peftbench import findings, strict_yaml
 from peftbench.errors import UserError, unknown
 from peftbench.strict_yaml import Document, Place
 from peftbench.tasks import data, local
@@ -133,6 +132,7 @@ class Experiment(Part):
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory")
     compile: bool = Field(False, description="compile the training step with torch.compile")
     backbone_dropout: float | None = Field(None, ge=0, lt=1, description="replaces the base model's own; null: its own")
+    save_adapters: bool = Field(False, description="keep each run's trained adapter under the results directory")
     jobs: Count = Field(1, description="worker processes; several share the machine")
     reference: str = Field("full", description="the label that ratios are taken to")
     profile: Profile | None = Field(Profile(), description="false: measure no times")
@@ -145,11 +145,24 @@ class Experiment(Part):
     def file(self) -> Path:
         return self._document.path
 
+    def where(self, place: Place) -> str:
+        """A place in this experiment's file, to begin a message with."""
+        return self._document.where(place)
+
     def error(self, place: Place, said: str) -> UserError:
         """A mistake at a place in this experiment's file."""
         return self._document.error(place, said)
 
 
+WANTED = {
+    "name": "a name of letters, digits, dots, dashes and underscores, such as glue_small",
+    "device": "auto, cpu, cuda, cuda:N or mps",
+    "model": "a preset, a directory or a hub id, e.g. model: minilm-l6",
+    "task": "a name that `peftbench tasks` lists, e.g. task: glue/rte",
+    "backbone": "the base model, e.g. backbone: minilm-l6",
+    "tasks": "a list of tasks, e.g. tasks: [embedded/question_type]",
+    "methods": "a list of methods, e.g. methods: [full, lora]",
+}
 SECTIONS: dict[str, type[Part]] = {"backbone": Backbone, "budget": Budget, "train": Train, "profile": Profile}
 
 
@@ -164,7 +177,7 @@ def load(source: str | Path) -> Experiment:
     try:
         experiment = Experiment.model_validate(plain) if not mistakes else None
     except ValidationError as e:
-        mistakes += [_explained(document, error) for error in e.errors()]
+        mistakes += [_explained(document, error) for error in e.errors() if not _is_echo(error)]
     mistakes += _misspelt(document, plain)
     if mistakes or experiment is None:
         raise UserError("\n".join(dict.fromkeys(map(str, mistakes))))
@@ -235,31 +248,26 @@ def _entry(document: Document, item: Any, place: Place) -> MethodEntry:
     return MethodEntry(name, (*place, name), inner.get("label"), inner.get("lr"), hyper)
 
 
+def _is_echo(error: Any) -> bool:
+    """A list whose every item is wrong is reported as empty, too."""
+    return error["type"] == "too_short" and bool(error["input"])
+
+
 def _explained(document: Document, error: Any) -> UserError:
     """pydantic's finding in the words of the file."""
     place: Place = tuple(error["loc"])
-    given = error.get("input")
     if error["type"] == "missing":
-        return document.error(place[:-1], f"{place[-1]} is missing; {_wanted(place)}")
+        return document.error(place[:-1], f"{place[-1]} is missing; it must be {WANTED[str(place[-1])]}")
     if error["type"] == "extra_forbidden":
-        outer = place[:-1]
-        line = document.error(place, "").args[0].removesuffix(": ")
-        return unknown("key", place[-1], _keys(outer), where=line)
-    message = error["msg"].removeprefix("Value error, ").replace("Input should be ", "must be ")
+        return unknown("key", place[-1], _keys(place[:-1]), where=document.where(place))
+    message = findings.said(error)
     if error["type"] == "value_error":
         return document.error(place, message)
-    if error["type"] == "literal_error":
-        near = get_close_matches(str(given), re.findall(r"'([^']*)'", message), n=1)
-        message += f"; did you mean {near[0]!r}?" if near else ""
     if error["type"] == "string_pattern_mismatch":
-        message = f"must be {_wanted(place)}"
+        message = f"must be {WANTED[str(place[-1])]}"
     if error["type"] in ("model_type", "dict_type", "model_attributes_type"):
         message = "must be a mapping" + (f" with the keys {', '.join(_keys(place))}" if _keys(place) else "")
-    if error["type"] == "tuple_type":
-        message = "must be a list"
-    if error["type"] == "too_short":
-        message = "must have at least one entry"
-    return document.error(place, f"given {given!r}; {message}")
+    return document.error(place, f"given {error['input']!r}; {message}")
 
 
 def _misspelt(document: Document, plain: Mapping[str, Any]) -> list[UserError]:
@@ -269,22 +277,9 @@ def _misspelt(document: Document, plain: Mapping[str, Any]) -> list[UserError]:
     for i, task in enumerate(plain["tasks"] if isinstance(plain.get("tasks"), tuple) else ()):
         for key in task if isinstance(task, dict) else ():
             if key not in (*keys, *local.OPTIONS) and get_close_matches(key, keys, n=1, cutoff=0.7):
-                line = str(document.error(("tasks", i, key), "")).removesuffix(": ")
-                found.append(
-                    unknown("key", key, [*keys, *(local.OPTIONS if task.get("task") == "local" else ())], where=line)
-                )
+                valid = [*keys, *(local.OPTIONS if task.get("task") == "local" else ())]
+                found.append(unknown("key", key, valid, where=document.where(("tasks", i, key))))
     return found
-
-
-def _wanted(place: Place) -> str:
-    known = Experiment.model_fields.get(str(place[0])) if len(place) == 1 else None
-    texts = {
-        "name": "a name of letters, digits, dots, dashes and underscores, such as glue_small",
-        "backbone": "the base model, e.g. backbone: minilm-l6",
-        "tasks": "a list of tasks, e.g. tasks: [embedded/question_type]",
-        "methods": "a list of methods, e.g. methods: [full, lora]",
-    }
-    return texts.get(str(place[-1])) or (known.description if known and known.description else "it must be given")
 
 
 def _keys(place: Place) -> list[str]:

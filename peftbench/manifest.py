@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import peftbench
-from peftbench import cache
+from peftbench import cache, findings
 from peftbench.errors import UserError, unknown
 from peftbench.sites import Sites
 from peftbench.spec import digest
@@ -167,8 +167,6 @@ def read_methods(plugins: Iterable[Path] = ()) -> dict[str, MethodFacts]:
     """The facts from the method classes themselves; imports torch."""
     import inspect
 
-    from pydantic import TypeAdapter
-
     from peftbench import method
 
     found = {}
@@ -183,7 +181,7 @@ def read_methods(plugins: Iterable[Path] = ()) -> dict[str, MethodFacts]:
             size_knob=cls.size_knob,
             version=cls.version,
             defaults=method.defaults(cls),
-            schema=TypeAdapter(cls).json_schema().get("properties", {}),
+            schema=method.schema(cls).model_json_schema().get("properties", {}),
             source=str(method.source(cls)),
         )
     return found
@@ -205,7 +203,7 @@ def _make(name: str, hyper: Mapping[str, Any], plugins: Iterable[Path]) -> Any:
 
 
 def _checked(name: str, given: Mapping[str, Any], plugins: Iterable[Path]) -> dict[str, Any]:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     from peftbench import method
 
@@ -215,18 +213,15 @@ def _checked(name: str, given: Mapping[str, Any], plugins: Iterable[Path]) -> di
         if key not in known:
             raise unknown("hyperparameter", key, known, where=name)
     try:
-        instance = TypeAdapter(cls).validate_python(dict(given))
+        checked = dict(method.schema(cls).model_validate(dict(given)))
     except ValidationError as e:
-        mistakes = [
-            (str(m["loc"][0]) if m["loc"] else "", m["input"] if m["loc"] else dict(given), _said(m["msg"]))
-            for m in e.errors()
-        ]
+        mistakes = [(".".join(map(str, m["loc"])), m["input"], findings.said(m)) for m in e.errors()]
         raise BadHyper(name, mistakes) from e
+    try:
+        instance = cls(**checked)
+    except ValueError as e:  # a method may refuse a combination in __post_init__
+        raise BadHyper(name, [("", dict(given), str(e))]) from e
     return {key: getattr(instance, key) for key in known}
-
-
-def _said(message: str) -> str:
-    return message.removeprefix("Value error, ").replace("Input should be ", "must be ")
 
 
 def _sites_digest(sites: Sites) -> str:

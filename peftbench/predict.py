@@ -19,8 +19,13 @@ SETUP_SECONDS = 1.0  # of each run: attach, tokenise or read the cache, write th
 DECODING = 8.0  # generating a token alone moves all weights for one token's worth of arithmetic
 
 
-def seconds(planned: Sequence[Planned], records: Iterable[Record], flops_per_second: float) -> dict[str, float]:
-    """By spec id, the predicted seconds of each run when it has the machine for itself."""
+def seconds(
+    planned: Sequence[Planned], records: Iterable[Record], flops_per_second: float, jobs: int = 1
+) -> dict[str, float]:
+    """By spec id, the predicted seconds of each run when `jobs` of them share the machine.
+
+    Finished runs are taken to have shared it likewise.
+    """
     known: dict[tuple[str, str], list[float]] = {}
     for r in records:
         if r.kind == "run" and r.is_finished:
@@ -29,7 +34,7 @@ def seconds(planned: Sequence[Planned], records: Iterable[Record], flops_per_sec
     found = {}
     for p in planned:
         like = known.get((p.label, p.spec.task.name))
-        found[p.spec.id] = median(like) * p.spec.train.steps if like else _computed(p, flops_per_second)
+        found[p.spec.id] = median(like) * p.spec.train.steps if like else _computed(p, flops_per_second / jobs)
     return found
 
 

@@ -32,10 +32,10 @@ class Prepared:
         first = list(before)
         return lambda records: plan.asked(self.experiment, self.planned, records, retry_failed, first)
 
-    def seconds(self, records: Iterable[Record], device: str | None = None) -> dict[str, float]:
+    def seconds(self, records: Iterable[Record], device: str | None, jobs: int) -> dict[str, float]:
         """Predicted seconds by spec id; measures this machine's speed where that is not known yet."""
         rate = calibrate.rate(self.manifest, device or self.experiment.device, self.experiment.dtype)
-        return predict.seconds(self.planned, records, rate)
+        return predict.seconds(self.planned, records, rate, jobs)
 
 
 def prepare(

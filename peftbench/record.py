@@ -213,7 +213,7 @@ def _parse(raw: bytes, path: Path, skip: bytes | None = None) -> dict[str, Any]:
             "and run the experiment again: only this run is repeated."
         ) from e
     if not intact:
-        if not isinstance(body, Mapping) or body.get("schema") != SCHEMA:
+        if not isinstance(body, dict) or body.get("schema") != SCHEMA:
             raise UserError(f"{path}: {_problem(body)}. {_FOREIGN_FIX}")
         _refuse_edited(body, path)
         if skip:

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class Run:
         clock.lap("load")
         fitted = fit(
             trainer,
-            [lambda indices=indices: batches.collate(self.data["train"], indices, pad) for indices in order],
+            [partial(batches.collate, self.data["train"], indices, pad) for indices in order],
             lambda: clock.within("evaluate", self.validate),
             self.better,
             tracked=widest,
@@ -89,8 +90,7 @@ class Run:
         with tempfile.TemporaryDirectory(prefix="peftbench-") as scratch:
             stored = adapter_file.save(keep or Path(scratch) / "adapter.safetensors", edit.state(), header)
         if keep is not None:
-            head = {str(i): p for i, p in enumerate(self.backbone.head_parameters())}
-            adapter_file.save(keep.with_suffix(".head.safetensors"), head, header)
+            adapter_file.save_head(keep, self.backbone, header)
         steps = fitted.step_seconds[2:]  # the first two warm up
         return {
             "hyper": asdict(self.method),
@@ -102,17 +102,17 @@ class Run:
             "checkpoint_step": fitted.checkpoint_step,
         }
 
-    def test(self, clock: Clock) -> dict[str, Any]:
+    def test(self, fitted: Fitted, clock: Clock) -> dict[str, Any]:
         """The test split, read once, after every choice is made."""
         self.on_progress({"phase": "test"})
         scores, values = clock.within("evaluate", lambda: self._scores("test"))
         examples = self.dataset.test
         generated = self.dataset.kind == "generation"
-        validation, _ = clock.within("evaluate", lambda: self._scores("validation"))
+        chosen = next(v for v in fitted.validation if v["step"] == fitted.checkpoint_step)
         body: dict[str, Any] = {
             "metrics": {
                 "test": scores,
-                "validation": validation,
+                "validation": {name: value for name, value in chosen.items() if name != "step"},
                 "primary": self.dataset.metric,
                 "direction": metrics.direction(self.dataset.metric),
                 "majority": metrics.majority(self.dataset).get(self.dataset.metric),
@@ -143,6 +143,7 @@ class Run:
         if split != "test":
             return scores, []
         train = self.data["train"]
+        assert train.answer_start is not None  # a generation task
         longest = max(int(n - s) for n, s in zip(train.lengths, train.answer_start, strict=True))
         values = evaluate.generate(self.backbone, data, size, dtype, longest, self._check)
         references = [e.references for e in examples]

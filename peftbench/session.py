@@ -67,7 +67,7 @@ class Session:
         edit = Edit(backbone)
         try:
             fitted = run.train(edit, clock)
-            body = {**run.describe(edit, fitted, self._file(spec)), **run.test(clock)}
+            body = {**run.describe(edit, fitted, self._file(spec)), **run.test(fitted, clock)}
         finally:
             edit.undo()
             _compile(backbone, False)

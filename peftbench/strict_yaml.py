@@ -39,11 +39,14 @@ class Document:
     value: Any
     lines: dict[Place, int] = field(repr=False)
 
-    def error(self, place: Place, said: str) -> UserError:
-        """The error for the value at `place`: file, place and line, then what is wrong with it."""
+    def where(self, place: Place) -> str:
+        """The file, place and line of the value at `place`, to begin a message with."""
         line = next((self.lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in self.lines), None)
-        where = spell(place) or "the file"
-        return UserError(f"{self.path}: {where}{f' (line {line})' if line else ''}: {said}")
+        return f"{self.path}: {spell(place) or 'the file'}{f' (line {line})' if line else ''}"
+
+    def error(self, place: Place, said: str) -> UserError:
+        """The error for the value at `place`."""
+        return UserError(f"{self.where(place)}: {said}")
 
 
 def spell(place: Place) -> str:

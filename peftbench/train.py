@@ -24,11 +24,11 @@ Batch = Mapping[str, Tensor]
 
 
 class Diverged(Exception):
-    """The loss or a gradient is no longer a number."""
+    """The loss or a trained weight is no longer a number. `body` is what the failed run's record keeps."""
 
-    def __init__(self, step: int, loss: float) -> None:
-        super().__init__(f"the loss became {loss} at step {step}")
-        self.step, self.loss = step, loss
+    def __init__(self, step: int, what: str, fitted: Fitted) -> None:
+        super().__init__(f"{what} at step {step}")
+        self.body = {"curve": {"loss": fitted.losses, "validation": fitted.validation}, "stopped_at": step}
 
 
 class Abandoned(Exception):
@@ -99,7 +99,7 @@ class Trainer:
         return mean
 
     def tracked_step(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
-        """A step under the memory tracker, with the same numbers; uncompiled, since a compiled graph hides its tensors."""
+        """The same step under the memory tracker; uncompiled, since a compiled graph hides its tensors."""
         net, (group, *_) = self.backbone.net, self.optimizer.param_groups
         compiled, net._compiled_call_impl = net._compiled_call_impl, None
         try:
@@ -124,9 +124,10 @@ class Trainer:
 
     def groups(self) -> dict[str, list[Tensor]]:
         """The tensors that memory is split into before a step."""
-        net, head = self.backbone.net, self.backbone.head_parameters()
+        net = self.backbone.net
+        head: list[Tensor] = [*self.backbone.head_parameters()]
         base = {id(p) for p in self.backbone.parameters.values()}
-        adapter = [t for m in self.edit.adapters() for t in m.parameters() if id(t) not in base]
+        adapter: list[Tensor] = [t for m in self.edit.adapters() for t in m.parameters() if id(t) not in base]
         placed = {id(t) for t in [*adapter, *head]}
         rest = [t for t in [*net.parameters(), *net.buffers()] if id(t) not in placed]
         return {"weights": rest, "adapter": adapter, "head": head}
@@ -195,7 +196,7 @@ def fit(
             elif spec.patience is not None and _stale(out.validation, best[0]) >= spec.patience:
                 break
     if not all(bool(torch.isfinite(p).all()) for p in trainer.backbone.net.parameters() if p.requires_grad):
-        raise Diverged(out.stopped_at, math.nan)
+        raise Diverged(out.stopped_at, "a trained weight became infinite or NaN", out)
     out.checkpoint_step = out.stopped_at
     if spec.checkpoint == "best" and best is not None:
         _restore(trainer, best[1], best[2])
@@ -225,7 +226,7 @@ def _read(pending: list[Tensor], out: Fitted) -> None:
     for loss in torch.stack(pending).tolist():
         out.losses.append(loss)
         if not math.isfinite(loss):
-            raise Diverged(len(out.losses), loss)
+            raise Diverged(len(out.losses), f"the loss became {loss}", out)
     pending.clear()
 
 

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from peftbench.errors import UserError
 from peftbench.spec import BackboneSpec, MethodSpec, ProfileSpec, RunSpec, TaskSpec, TrainSpec
 
@@ -73,7 +75,8 @@ class Session:
         }
 
     def profile(self, spec: ProfileSpec, on_progress: Callable, stop: Callable[[], bool]) -> dict[str, Any]:
-        self.note(f"profile {spec.id}")
+        others = [p for p in psutil.Process().parent().children() if p.pid != os.getpid()]
+        self.note(f"profile {spec.id} {'with others' if others else 'alone'}")
         return {"rows": [{"label": m.label} for m in spec.methods]}
 
 

@@ -52,7 +52,15 @@ def test_every_linear_role_is_found_in_every_layer(zoo: Zoo, name: str) -> None:
 def test_no_linear_layer_of_a_block_is_without_a_role(zoo: Zoo, name: str) -> None:
     backbone = zoo[name].backbone
     layers = {s.path for s in backbone.sites.linear()}
-    aside = ("pos_key_proj", "pos_query_proj", "embeddings_project", "project_in", "project_out", "lm_head", "embed_out")
+    aside = (
+        "pos_key_proj",
+        "pos_query_proj",
+        "embeddings_project",
+        "project_in",
+        "project_out",
+        "lm_head",
+        "embed_out",
+    )
     head = tuple(backbone.head)
     for path, module in backbone.net.named_modules():
         if isinstance(module, nn.Linear) and not path.startswith(head or ("-",)) and not path.endswith(aside):

@@ -142,4 +142,3 @@ def test_a_stand_in_that_returns_zero_removes_the_sublayer(zoo: Zoo, name: str, 
                 p.copy_(value)
     assert not torch.equal(logits(backbone.net, inputs), without)
     torch.testing.assert_close(without, zeroed, rtol=0, atol=1e-5)
-

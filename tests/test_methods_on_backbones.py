@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -23,23 +26,24 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "adapter parallel": ("adapter", {"placement": "parallel"}),
     "prefix reparametrised": ("prefix", {"reparametrise": True, "hidden": 16}),
 }
+BITSANDBYTES = {"qlora bitsandbytes": ("qlora", {"backend": "bitsandbytes"})}
 FEW = ["bert", "deberta-v3", "gpt2", "opt-350m", "gpt-neox", "llama"]  # where each mode is tried with every method
-
-
-def _method(label: str) -> Method:
-    name, hyper = CONFIGURATIONS[label]
-    return make(discover()[name], hyper)
 
 
 def _refused(name: str, label: str) -> bool:
     return name.startswith("deberta") and label.startswith("prefix")
 
 
-def _attach(backbone: Backbone, label: str) -> tuple[Edit, Method]:
-    edit, method = Edit(backbone), _method(label)
+@contextmanager
+def _attached(backbone: Backbone, label: str) -> Iterator[tuple[Edit, Method]]:
+    edit, (name, hyper) = Edit(backbone), {**CONFIGURATIONS, **BITSANDBYTES}[label]
+    method = make(discover()[name], hyper)
     torch.manual_seed(5)
-    method.attach(edit)
-    return edit, method
+    try:
+        method.attach(edit)
+        yield edit, method
+    finally:
+        edit.undo()
 
 
 def _train(edit: Edit, method: Method, steps: int = 2, dtype: str = "float32") -> list[float]:
@@ -66,20 +70,19 @@ def _train(edit: Edit, method: Method, steps: int = 2, dtype: str = "float32") -
 def test_every_method_attaches_steps_and_is_undone_bit_for_bit(zoo: Zoo, name: str, label: str) -> None:
     backbone = zoo[name].backbone
     if _refused(name, label):
-        with pytest.raises(UserError, match="disentangled"):
-            _attach(backbone, label)
+        with pytest.raises(UserError, match="disentangled"), _attached(backbone, label):
+            pass
         return
     inputs = batch()
     before = logits(backbone.net.eval(), inputs)
     weights = {n: p.detach().clone() for n, p in backbone.net.named_parameters()}
-    edit, method = _attach(backbone, label)
-    assert edit.counts()["trainable"] == method.parameters(backbone.sites)
-    trained = edit.trained()
-    start = [p.detach().clone() for p in trained]
-    _train(edit, method)
-    assert all(not torch.equal(a, p) for a, p in zip(start, trained, strict=True) if p.numel() > 1)
-    assert not torch.equal(logits(backbone.net, inputs), before)
-    edit.undo()
+    with _attached(backbone, label) as (edit, method):
+        assert edit.counts()["trainable"] == method.parameters(backbone.sites)
+        trained = edit.trained()
+        start = [p.detach().clone() for p in trained]
+        _train(edit, method)
+        assert not any(torch.equal(a, p) for a, p in zip(start, trained, strict=True))
+        assert not torch.equal(logits(backbone.net, inputs), before)
     after = dict(backbone.net.named_parameters())
     assert list(after) == list(weights)
     assert all(torch.equal(after[n], w) and after[n].dtype == w.dtype for n, w in weights.items())
@@ -102,12 +105,10 @@ def modes(zoo: Zoo) -> Any:
 
 
 def _gradients(backbone: Backbone, label: str) -> list[Tensor]:
-    edit, _ = _attach(backbone, label)
-    torch.manual_seed(7)
-    loss(backbone.net.train(), batch()).backward()
-    found = [p.grad.clone() for p in edit.trained() if p.grad is not None]
-    edit.undo()
-    return found
+    with _attached(backbone, label) as (edit, _):
+        torch.manual_seed(7)
+        loss(backbone.net.train(), batch()).backward()
+        return [p.grad.clone() for p in edit.trained() if p.grad is not None]
 
 
 @pytest.mark.parametrize("label", CONFIGURATIONS)
@@ -125,48 +126,43 @@ def test_gradient_checkpointing_gives_the_same_gradients(zoo: Zoo, modes: Any, n
 @pytest.mark.parametrize("name", ALL)
 def test_gradient_checkpointing_computes_each_layer_twice(modes: Any, name: str) -> None:
     backbone = modes(name, gradient_checkpointing=True)
-    edit, _ = _attach(backbone, "lora")
     calls: list[int] = []
-    hook = backbone.net.get_submodule(backbone.sites.of("up")[0].path).register_forward_hook(
-        lambda module, args, out: calls.append(1)
-    )
-    loss(backbone.net.train(), batch()).backward()
+    layer = backbone.net.get_submodule(backbone.sites.of("up")[0].path)
+    hook = layer.register_forward_hook(lambda module, args, out: calls.append(1))
+    with _attached(backbone, "lora"):
+        loss(backbone.net.train(), batch()).backward()
     hook.remove()
-    edit.undo()
     assert len(calls) == 2
 
 
 @pytest.mark.parametrize("label", CONFIGURATIONS)
 @pytest.mark.parametrize("name", FEW)
-def test_every_method_trains_in_bfloat16_and_is_undone(zoo: Zoo, modes: Any, name: str, label: str) -> None:
+def test_every_method_trains_in_bfloat16_as_in_float32_and_is_undone(modes: Any, name: str, label: str) -> None:
     if _refused(name, label):
         pytest.skip("refused, see above")
-    backbone = modes(name, dtype="bfloat16")
-    weights = {n: p.detach().clone() for n, p in backbone.net.named_parameters()}
-    assert {w.dtype for w in weights.values()} == {torch.bfloat16}
-    edit, method = _attach(backbone, label)
-    assert {p.dtype for p in edit.trained()} == {torch.float32}
-    losses = _train(edit, method, steps=3, dtype="bfloat16")
-    with torch.inference_mode(), devices.autocast(backbone.device, "bfloat16"):
-        assert backbone.net(**batch()).logits.isfinite().all()
-    edit.undo()
-    assert all(torch.equal(p, weights[n]) and p.dtype == torch.bfloat16 for n, p in backbone.net.named_parameters())
-    reference = zoo[name].backbone
-    edit, method = _attach(reference, label)
-    expected = _train(edit, method, steps=1)
-    edit.undo()
-    assert losses[0] == pytest.approx(expected[0], rel=0.15)
-    assert losses[-1] < losses[0]
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        backbone = modes(name, dtype=dtype, dropout=0.0)
+        weights = {n: p.detach().clone() for n, p in backbone.net.named_parameters()}
+        assert {w.dtype for w in weights.values()} == {getattr(torch, dtype)}
+        with _attached(backbone, label) as (edit, method):
+            assert {p.dtype for p in edit.trained()} == {torch.float32}
+            found[dtype] = _train(edit, method, steps=3, dtype=dtype)
+        after = dict(backbone.net.named_parameters())
+        assert all(torch.equal(after[n], w) and after[n].dtype == w.dtype for n, w in weights.items())
+    assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.1)
 
 
 @pytest.mark.parametrize("label", CONFIGURATIONS)
 def test_every_method_generates_with_a_cache_in_bfloat16(modes: Any, label: str) -> None:
     backbone = modes("llama", dtype="bfloat16")
-    edit, _ = _attach(backbone, label)
-    inputs = batch((7, 4), left=True)
-    with torch.inference_mode(), devices.autocast(backbone.device, "bfloat16"):
-        out = backbone.net.eval().generate(**inputs, use_cache=True, do_sample=False, max_new_tokens=4, pad_token_id=0)
-    edit.undo()
+    inputs, same = batch((7, 4), left=True), {"do_sample": False, "max_new_tokens": 4, "pad_token_id": 0}
+    with (
+        _attached(backbone, label),
+        torch.inference_mode(),
+        devices.autocast(backbone.device, "bfloat16"),
+    ):
+        out = backbone.net.eval().generate(**inputs, use_cache=True, **same)
     assert out.shape[1] > 7
 
 
@@ -180,8 +176,7 @@ def test_the_dropout_override_reaches_every_dropout(modes: Any, name: str) -> No
     rates = {m.p for m in loud.net.modules() if isinstance(m, torch.nn.Dropout)}
     assert rates <= {0.3}
     assert not torch.equal(logits(loud.net.train(), batch()), logits(loud.net.eval(), batch()))
-    attention = loud.net.get_submodule(loud.sites.of("q")[0].path.rpartition(".")[0])
-    assert name.startswith("deberta") or _attention_dropout(loud) == {0.3}, attention
+    assert name.startswith("deberta") or _attention_dropout(loud) == {0.3}
 
 
 def _attention_dropout(backbone: Backbone) -> set[float]:
@@ -207,41 +202,39 @@ def test_the_bitsandbytes_backend_trains_a_tiny_bert(zoo: Zoo) -> None:
     pytest.importorskip("bitsandbytes")
     backbone, found = zoo["bert"].backbone, []
     before = logits(backbone.net.eval(), batch())
-    for backend in ("torch", "bitsandbytes"):
-        edit, method = Edit(backbone), make(discover()["qlora"], {"backend": backend})
-        torch.manual_seed(5)
-        method.attach(edit)
-        found.append((logits(backbone.net.eval(), batch()), _train(edit, method)))
-        edit.undo()
+    for label in ("qlora", "qlora bitsandbytes"):
+        with _attached(backbone, label) as (edit, method):
+            start = logits(backbone.net.eval(), batch())
+            found.append((start, _train(edit, method)))
     assert torch.equal(logits(backbone.net.eval(), batch()), before)
-    assert not torch.equal(found[0][0], before)
-    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-4)
-    assert found[1][1] == pytest.approx(found[0][1], abs=1e-3)
+    assert (found[0][0] - before).abs().max() > 1e-2  # what quantisation itself changes
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-3)
+    assert found[1][1] == pytest.approx(found[0][1], abs=1e-2)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("label", ["lora", "adapter", "prefix", "ia3", "dora", "qlora"])
-@pytest.mark.parametrize("name", ["bert", "llama"])
+@pytest.mark.parametrize(("name", "label"), [("bert", "adapter"), ("llama", "prefix")])
 def test_a_compiled_network_computes_and_trains_the_same(modes: Any, name: str, label: str) -> None:
-    import shutil
-
     if not (shutil.which("g++") or shutil.which("clang++")):
         pytest.skip("torch.compile needs a C++ compiler on the CPU")
-    backbone: Backbone = modes(name, dropout=0.0)
-    edit, _ = _attach(backbone, label)
-    backbone.net.train()
-    loss(backbone.net, batch()).backward()
-    plain = [p.grad.clone() for p in edit.trained()]
-    expected = logits(backbone.net, batch())
+    backbone = modes(name, dropout=0.0)
+    net = backbone.net.train()
+    with _attached(backbone, label) as (edit, _):
+        plain, expected = _step(edit), logits(net, batch())
+        torch._dynamo.reset()
+        net.compile()
+        try:
+            torch.testing.assert_close(_step(edit), plain, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(logits(net, batch()), expected, rtol=1e-4, atol=1e-5)
+            edit.check_used()
+        finally:
+            net._compiled_call_impl = None
+
+
+def _step(edit: Edit) -> list[Tensor]:
+    """The gradients of one training step."""
+    loss(edit.net, batch()).backward()
+    found = [p.grad.clone() for p in edit.trained() if p.grad is not None]
     for p in edit.trained():
         p.grad = None
-    torch._dynamo.reset()
-    backbone.net.compile()
-    try:
-        loss(backbone.net, batch()).backward()
-        torch.testing.assert_close([p.grad for p in edit.trained()], plain, rtol=1e-3, atol=1e-5)
-        torch.testing.assert_close(logits(backbone.net, batch()), expected, rtol=1e-4, atol=1e-5)
-        edit.check_used()
-    finally:
-        backbone.net._compiled_call_impl = None
-        edit.undo()
+    return found

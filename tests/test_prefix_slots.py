@@ -78,9 +78,7 @@ def test_cached_generation_equals_uncached(prefixed: Any, name: str, left: bool)
     inputs = batch((9, 5) if left else (7, 7), left=True)
     same = {"do_sample": False, "max_new_tokens": 6, "min_new_tokens": 6, "pad_token_id": 0, "eos_token_id": 4}
     found = [
-        backbone.net.generate(
-            **inputs, use_cache=cached, **same, output_logits=True, return_dict_in_generate=True
-        )
+        backbone.net.generate(**inputs, use_cache=cached, **same, output_logits=True, return_dict_in_generate=True)
         for cached in (True, False)
     ]
     assert torch.equal(found[0].sequences, found[1].sequences)
@@ -129,7 +127,15 @@ def test_prefix_attention_equals_softmax_over_concatenated_keys(
 
 
 def _reference(
-    q: Tensor, k: Tensor, v: Tensor, K: Tensor, V: Tensor, scaling: float, mask: Tensor, causal: bool, window: int | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    K: Tensor,
+    V: Tensor,
+    scaling: float,
+    mask: Tensor,
+    causal: bool,
+    window: int | None,
 ) -> Tensor:
     """softmax(q [K; k]^T) [V; v], one row and head at a time."""
     q, k, v, K, V = (t.detach().double() for t in (q, k, v, K, V))

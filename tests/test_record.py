@@ -72,7 +72,8 @@ def test_a_truncated_record_is_named_with_the_fix(tmp_path):
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(UserError, match="half-written") as e:
         record.read_all(tmp_path)
-    assert str(path) in str(e.value) and "delete it and run" in str(e.value)
+    assert str(path) in str(e.value)
+    assert "delete it and run" in str(e.value)
 
 
 @pytest.mark.parametrize("length", [0, 1, 40, -1, -40])
@@ -154,7 +155,7 @@ def test_a_full_disk_is_explained_and_leaves_nothing(tmp_path, monkeypatch, fail
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, fails, full)
-    with pytest.raises(UserError, match="No space left.*Free some space") as e:
+    with pytest.raises(UserError, match=r"No space left.*Free some space") as e:
         record.write(tmp_path, factories.run())
     assert str(tmp_path / "runs") in str(e.value)
     assert list((tmp_path / "runs").iterdir()) == []
@@ -232,7 +233,8 @@ def test_the_environment_id_follows_the_facts(tmp_path):
 def test_a_long_or_odd_label_still_makes_a_file_name(tmp_path):
     body = {**factories.run(), "slug": "ré/../" + "long" * 100}
     path = record.write(tmp_path, body)
-    assert path.parent == tmp_path / "runs" and len(path.name.encode()) < 256
+    assert path.parent == tmp_path / "runs"
+    assert len(path.name.encode()) < 256
     assert record.write(tmp_path, body).name.endswith("--2.json")
 
 

@@ -30,7 +30,7 @@ def job(tmp_path: Path, number: int = 0, task: str = "synthetic/words", **hyper:
     return Job("run", fake_session.spec(number, task, **hyper), "fake", str(tmp_path))
 
 
-def wait_for(pool: Pool, kind: str, seconds: float = 20) -> Event:
+def wait_for(pool: Pool, kind: str, seconds: float = 60) -> Event:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         for event in pool.poll(0.05):
@@ -100,7 +100,9 @@ def test_a_worker_goes_on_after_a_failed_run(pool: Pool, tmp_path: Path) -> None
 
 def test_a_worker_whose_device_is_broken_takes_no_further_run(pool: Pool, tmp_path: Path) -> None:
     carry_out(pool, job(tmp_path, 0, do="cuda"))
+    deadline = time.monotonic() + 60
     while pool.workers:
+        assert time.monotonic() < deadline, "it stayed"
         pool.poll(0.05)
     assert carry_out(pool, job(tmp_path, 1)).facts["status"] == "finished"
     assert len({line[0] for line in fake_session.journal(tmp_path / "journal")}) == 2
@@ -193,7 +195,7 @@ def test_a_parent_that_dies_leaves_no_worker_and_no_half_written_file(tmp_path: 
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     script = [sys.executable, fake_session.__file__, str(tmp_path / "r"), "--hyper", '{"do": "hang"}']
     parent = subprocess.Popen(script, env=env, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not any("run" in line for line in fake_session.journal(tmp_path / "journal")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -201,7 +203,7 @@ def test_a_parent_that_dies_leaves_no_worker_and_no_half_written_file(tmp_path: 
     assert children
     parent.kill()
     parent.wait()
-    _, alive = psutil.wait_procs(children, timeout=5)
+    _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
     assert not list((tmp_path / "r").glob("runs/.*"))
 

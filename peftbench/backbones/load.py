@@ -26,7 +26,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class Backbone:
     """A normalised network, its sites, head and tokenizer. One `Edit` at a time may change it."""
 
-    net: nn.Module
+    net: Any  # a transformers network; its attributes are no module's that mypy knows
     sites: Sites
     head: list[str]  # paths of the modules of the task head
     kind: str  # "classification" | "regression" | "generation"
@@ -134,7 +134,7 @@ def skeleton(model: str, kind: str, labels: int, revision: str | None, roles: Ma
     return normalise(net, head_of(net, kind), roles)
 
 
-def head_of(net: nn.Module, kind: str) -> list[str]:
+def head_of(net: Any, kind: str) -> list[str]:
     """The task head's modules: everything outside the base model, and its pooler; none for causal models."""
     if kind == "generation":
         return []

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 
 import torch
 
-from peftbench.contract.case import ROUNDING, Bench, Case, batch, distance, network, same, tensors
+from peftbench.contract.case import ROUNDING, Bench, Case, answer, batch, distance, network, same, tensors
 from peftbench.errors import UserError
 from peftbench.method import make, schema
 
@@ -14,16 +14,15 @@ from peftbench.method import make, schema
 def describes_itself(case: Case) -> None:
     """The class is a frozen dataclass with a card, facts in range, and a default and description for every field."""
     cls = case.method
-    assert is_dataclass(cls) and cls.__dataclass_params__.frozen, (  # type: ignore[attr-defined]
-        f"{cls.__name__} is not a frozen dataclass; write @dataclass(frozen=True) between @register and the class"
-    )
-    card = cls.__dict__.get("__doc__") or ""
-    assert card and not card.startswith(f"{cls.__name__}("), f"{cls.__name__} has no docstring; it is the method's card"
+    frozen = "__dataclass_params__" in vars(cls) and cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert frozen, f"{cls.__name__} is no frozen dataclass; write @dataclass(frozen=True) between @register and class"
+    card = vars(cls).get("__doc__") or f"{cls.__name__}("
+    assert not card.startswith(f"{cls.__name__}("), f"{cls.__name__} has no docstring; it is the method's card"
     assert cls.lr > 0, f"lr is {cls.lr}; it must be a positive learning rate"
     names = [f.name for f in fields(cls)]
     for name, info in schema(cls).model_fields.items():
         assert not info.is_required(), f"the hyperparameter {name!r} has no default"
-        assert info.description, f"the hyperparameter {name!r} has no description: Annotated[..., Field(description=...)]"
+        assert info.description, f"the hyperparameter {name!r} has no description: Field(description=...)"
     make(cls, {})
     assert cls.size_knob is None or cls.size_knob in names, (
         f"size_knob is {cls.size_knob!r}, which is no field; the fields are: {', '.join(names)}"
@@ -39,7 +38,7 @@ def describes_itself(case: Case) -> None:
 
 def starts_as_it_claims(case: Case) -> None:
     """With `starts_as_identity` the network computes the same before the first step; else it still computes numbers."""
-    before = Bench.logits(_Bare(case))  # type: ignore[arg-type]
+    before = answer(network(case).net, batch(case))
     bench = Bench(case)
     after = bench.logits()
     bench.edit.check_used()
@@ -48,8 +47,8 @@ def starts_as_it_claims(case: Case) -> None:
     if bench.method.starts_as_identity:
         off = distance(after, before)
         assert off <= ROUNDING, (
-            f"the method says that it starts as the identity, but attaching it changes the logits by {off:.1e} of their "
-            "size; start its last factor at zero, or set starts_as_identity = False"
+            f"the method says that it starts as the identity, but attaching it changes the logits by {off:.1e} of "
+            "their size; start its last factor at zero, or set starts_as_identity = False"
         )
 
 
@@ -74,10 +73,3 @@ def evaluation_is_deterministic(case: Case) -> None:
     mixed = bench.logits({k: v[order] for k, v in batch(case).items()})
     off = distance(mixed, first[order])
     assert off <= ROUNDING, f"an example's logits depend on the other examples of its batch, by {off:.1e} of their size"
-
-
-class _Bare:
-    """The case's network with nothing attached, to be asked like a bench."""
-
-    def __init__(self, case: Case) -> None:
-        self.case, self.net = case, network(case).net

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.load import Backbone, load
-from peftbench.backbones.modules import PrefixSlot
 from peftbench.edit import Edit
 from peftbench.errors import UserError
 from peftbench.losses import counted, loss_sum
@@ -93,10 +92,7 @@ class Bench:
 
     def logits(self, inputs: Batch | None = None) -> Tensor:
         """The network's answer in evaluation, without its loss; inputs default to one fixed padded batch."""
-        inputs = batch(self.case) if inputs is None else inputs
-        self.net.eval()
-        with torch.no_grad():
-            return self.net(**{k: v for k, v in inputs.items() if k != "labels"}).logits
+        return answer(self.net, batch(self.case) if inputs is None else inputs)
 
     def gradients(self, dtype: str = "float32") -> dict[str, Tensor]:
         """Gradients of one batch's loss by name, of all that trains, the head too; in the network's present mode."""
@@ -159,6 +155,13 @@ def _loaded(preset: str, kind: str, options: tuple[tuple[str, Any], ...]) -> Bac
     return backbone
 
 
+def answer(net: nn.Module, inputs: Batch) -> Tensor:
+    """The network's logits in evaluation mode, without a gradient."""
+    net.eval()
+    with torch.no_grad():
+        return net(**{k: v for k, v in inputs.items() if k != "labels"}).logits
+
+
 def batch(case: Case, seed: int = 0) -> Batch:
     """Random sentences of several lengths, padded on the right; labels as the case's kind of task has them."""
     draws = torch.Generator().manual_seed(1000 + seed)
@@ -193,12 +196,12 @@ def tensors(net: nn.Module) -> dict[str, Tensor]:
 
 def place(t: Tensor) -> tuple[int, int]:
     """Where a tensor's numbers lie in memory, the same for a parameter and its detached view."""
-    return t.untyped_storage().data_ptr(), t.storage_offset()
+    return t.untyped_storage().data_ptr(), int(t.storage_offset())
 
 
 def portrait(backbone: Backbone) -> dict[str, Any]:
     """Everything about a network that an edit must put back: modules, tensors, flags, hooks, attention."""
-    net = backbone.net
+    net: Any = backbone.net
     seen: dict[str, Any] = {"the attention implementation": net.config._attn_implementation}
     head = {id(p) for p in backbone.head_parameters()}
     for path, module in net.named_modules(remove_duplicate=False):
@@ -206,7 +209,7 @@ def portrait(backbone: Backbone) -> dict[str, Any]:
         hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
         seen[f"{where}: module"] = (type(module).__name__, id(module))
         seen[f"{where}: number of hooks"] = sum(len(getattr(module, h)) for h in hooks)
-        seen[f"{where}: attributes"] = sorted(set(vars(module)) - ({"was_called"} if _slot(module) else set()))
+        seen[f"{where}: attributes"] = sorted(vars(module))
         seen[f"{where}: training mode"] = module.training
     for name, t in tensors(net).items():
         if id(t) not in head:  # the runner's own to train and to reset
@@ -226,7 +229,3 @@ def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | Non
         if not (same(old, new) if isinstance(old, Tensor) else old == new):
             return f"{what} changed" if isinstance(old, Tensor) else f"{what} was {old} and is {new}"
     return None
-
-
-def _slot(module: nn.Module) -> bool:
-    return isinstance(module, PrefixSlot)

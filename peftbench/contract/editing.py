@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from peftbench.contract.case import ROUNDING, Bench, Case, Edit, difference, distance, network, portrait, same, tensors
-from peftbench.edit import Adapter, NotMergeable
+from peftbench.contract.case import ROUNDING, Bench, Case, difference, distance, network, portrait, same, tensors
+from peftbench.edit import Adapter, Edit, NotMergeable
 
 
 def undo_is_exact(case: Case) -> None:
@@ -28,6 +28,8 @@ def undo_is_exact(case: Case) -> None:
     _unchanged(before, used, "training and undoing")
     assert same(used.logits(), logits), "after undo the network computes something else than before"
     assert not used.edit.state(), "after undo the edit still has a state"
+    used.edit.undo()
+    _unchanged(before, used, "undoing twice")
 
 
 def merging_computes_the_same(case: Case) -> None:

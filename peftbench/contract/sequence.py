@@ -25,8 +25,8 @@ def padding_changes_nothing(case: Case) -> None:
                 among = among[:length] if side == "right" else among[-length:]
             off = distance(among, alone)
             assert off <= ROUNDING, (
-                f"a sentence of {length} tokens padded on the {side} to {max(LENGTHS)} gives other logits than alone, by "
-                f"{off:.1e} of their size; the mask must cover what the method puts in"
+                f"a sentence of {length} tokens padded on the {side} to {max(LENGTHS)} gives other logits than alone, "
+                f"by {off:.1e} of their size; the mask must cover what the method puts in"
             )
 
 
@@ -73,7 +73,7 @@ def _trained(case: Case) -> Bench:
 def _generated(bench: Bench, inputs: Batch, cached: bool) -> tuple[Tensor, Tensor]:
     """Greedy tokens (rows, length) and the logits of each new one (rows, new, vocabulary)."""
     with torch.no_grad():
-        out = bench.net.generate(  # type: ignore[operator]
+        out = bench.net.generate(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             max_new_tokens=NEW_TOKENS,

@@ -51,7 +51,8 @@ def state_is_what_training_changes(case: Case) -> None:
     names = {id(p): n for n, p in bench.net.named_parameters()}
     for p in bench.edit.trained():
         assert place(p) in owner, (
-            f"{names[id(p)]} trains, but is not in the state; make it a parameter of an Adapter (outside .base) or thaw it"
+            f"{names[id(p)]} trains, but is not in the state; make it a parameter of an Adapter, outside .base, or "
+            "thaw it"
         )
     before = {n: t.detach().clone() for n, t in tensors(bench.net).items()}
     bench.train()
@@ -98,7 +99,7 @@ def foreign_adapters_are_refused(case: Case) -> None:
         return
     name = next(iter(state))
     longer = torch.cat([state[name].flatten(), state[name].flatten()[:1]])
-    foreign = [
+    foreign: list[tuple[dict[str, Tensor], str | None, str]] = [
         ({k: v for k, v in state.items() if k != name}, name, "lacking one tensor"),
         ({**state, "elsewhere.C": torch.zeros(1)}, "elsewhere.C", "with a tensor too many"),
         ({**state, name: longer}, name, "with a tensor of another shape"),
@@ -157,4 +158,3 @@ def _reloads(bench: Bench, after: str, finished: bool) -> None:
         f"an adapter saved after {after} and loaded over a fresh network computes something else; is a tensor that "
         "forward needs no parameter or buffer of the adapter?"
     )
-

@@ -104,8 +104,8 @@ def bfloat16_stays_close(case: Case) -> None:
     rough = Bench(case, dtype="bfloat16")
     for p in rough.edit.trained():
         assert p.dtype == torch.float32, (
-            f"a trained tensor of shape {tuple(p.shape)} is {str(p.dtype).removeprefix('torch.')} on a bfloat16 network; "
-            "what trains is float32 whatever the base is"
+            f"a trained tensor of shape {tuple(p.shape)} is {str(p.dtype).removeprefix('torch.')} on a bfloat16 "
+            "network; what trains is float32 whatever the base is"
         )
     rough.edit.load(exact.edit.state())
     rough.set_head(exact.head())

@@ -124,7 +124,10 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     ),
     "block without output": ({**PHI, "attn": {"input": "model.layers.*.self_attn:0"}}, r"attn lacks output"),
     "block with an unknown key": ({**PHI, "attn": {**PHI["attn"], "ouput": "a"}}, r"unknown key 'ouput'; did you mean"),
-    "block as a path": ({**PHI, "attn": "model.layers.*.self_attn"}, r"attn = 'model.layers.\*.self_attn' must be a ma"),
+    "block as a path": (
+        {**PHI, "attn": "model.layers.*.self_attn"},
+        r"attn = 'model.layers.\*.self_attn' must be a ma",
+    ),
     "block argument is no number": (
         {**PHI, "attn": {**PHI["attn"], "input": "model.layers.*.self_attn:hidden_states"}},
         r"attn.input = 'model.layers.\*.self_attn:hidden_states' .* number",
@@ -169,6 +172,8 @@ def test_a_role_of_the_head_is_refused(zoo: Zoo) -> None:
 
 def test_a_role_that_the_network_lacks_lists_the_roles_there_are(zoo: Zoo) -> None:
     backbone = zoo["bert"].backbone
-    with pytest.raises(UserError, match="unknown role 'gate'.*Valid: attn, down, embed, ffn, k, norm, o, prefix, q, up"):
+    with pytest.raises(
+        UserError, match="unknown role 'gate'.*Valid: attn, down, embed, ffn, k, norm, o, prefix, q, up"
+    ):
         make(discover()["lora"], {"roles": "q gate"}).attach(Edit(backbone))
     assert LABELS == backbone.net.config.num_labels

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
@@ -18,7 +18,7 @@ NAME = "peftbench_prefix"
 
 
 def prefix_attention(
-    module: nn.Module,
+    module: Any,  # the architecture's attention layer, with a `prefix_slot`
     query: Tensor,  # (batch, heads, queries, head width), after rotary embedding
     key: Tensor,  # (batch, key-value heads, keys, head width), the cache's included
     value: Tensor,

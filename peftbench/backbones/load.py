@@ -6,10 +6,11 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -32,9 +33,7 @@ class Backbone:
     kind: str  # "classification" | "regression" | "generation"
     tokenizer: Any
     fingerprint: str
-    fresh: list[str] = field(
-        default_factory=list
-    )  # head modules that the checkpoint does not hold: seeded for each run
+    fresh: list[str] = field(default_factory=list)  # head modules that no checkpoint gave: seeded for each run
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)  # as loaded, by name; objects never change
     _snapshot: Any = None
 
@@ -104,31 +103,28 @@ def load(
     `dropout` replaces every dropout probability of the network. Weights that never train stay in `dtype`; a method's
     own are float32. Raises `UserError` when the model cannot be had or its roles are unknown.
     """
-    place = source.locate(model, revision)
-    config = _config(model, place, revision, labels, kind, dropout)
-    net, missing = _build(model, place, revision, kind, config, dtype)
+    origin = source.origin(model, revision)
+    config = _config(origin, labels, kind, dropout)
+    net, missing = _build(origin, kind, config, dtype)
     head = head_of(net, kind)
-    fresh = sorted({key.rpartition(".")[0] for key in missing if any(key.startswith(f"{h}.") for h in head)})
+    fresh = sorted({key.rpartition(".")[0] for key in missing if _within(key, head)})
     net.requires_grad_(False)
     sites = normalise(net, head, roles)
     net.to(device)
     if gradient_checkpointing:
-        net.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable = getattr(net, "activation_checkpointing_enable", None) or net.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     net.config.use_cache = False
-    backbone = Backbone(
-        net, sites, head, kind, load_tokenizer(model, place, revision), source.fingerprint(model, revision)
-    )
-    backbone.fresh = fresh
+    tokenizer = load_tokenizer(origin)
+    _agree_on_padding(net, tokenizer, model)
+    backbone = Backbone(net, sites, head, kind, tokenizer, source.fingerprint(model, revision), fresh)
     backbone.parameters = dict(net.named_parameters())
-    if net.config.pad_token_id is None:
-        net.config.pad_token_id = backbone.tokenizer.pad_token_id
     return backbone
 
 
 def skeleton(model: str, kind: str, labels: int, revision: str | None, roles: Mapping[str, Any] | None) -> Sites:
     """The sites alone, from the configuration, on the meta device: no weights are read."""
-    place = source.locate(model, revision)
-    config = _config(model, place, revision, labels, kind, None)
+    config = _config(source.origin(model, revision), labels, kind, None)
     with torch.device("meta"):
         net = _auto(kind).from_config(config)
     return normalise(net, head_of(net, kind), roles)
@@ -145,19 +141,35 @@ def head_of(net: Any, kind: str) -> list[str]:
     return names
 
 
-def load_tokenizer(model: str, place: str, revision: str | None = None) -> Any:
+def load_tokenizer(origin: source.Origin) -> Any:
     """The model's tokenizer, with a padding token."""
     from transformers import AutoTokenizer
 
-    if not place:
-        return tiny.tokenizer(model)
+    if not origin.place:
+        return tiny.tokenizer(origin.model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
-    except (OSError, ValueError) as error:
-        raise UserError(f"the tokenizer of {model!r} does not load: {str(error).splitlines()[0]}") from error
+        tokenizer = AutoTokenizer.from_pretrained(origin.place, **origin.options)
+    except Exception as error:  # tokenizers raises bare Exceptions, and ImportError where a package is missing
+        raise origin.failed("tokenizer", error) from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # without its files, transformers makes up an empty one
+        raise UserError(
+            f"the tokenizer of backbone {origin.model!r} has no vocabulary; save it beside the weights: "
+            f"tokenizer.save_pretrained({origin.place!r})"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
+
+
+def _agree_on_padding(net: Any, tokenizer: Any, model: str) -> None:
+    """A causal classifier finds each row's last token by the configuration's padding id: make it the tokenizer's."""
+    rows = net.get_input_embeddings().num_embeddings
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
+        raise UserError(
+            f"the tokenizer of backbone {model!r} pads with token {tokenizer.pad_token_id}, and the network has "
+            f"{rows} tokens; set a pad_token that the network knows in tokenizer_config.json"
+        )
+    net.config.pad_token_id = tokenizer.pad_token_id
 
 
 def _auto(kind: str) -> Any:
@@ -166,16 +178,17 @@ def _auto(kind: str) -> Any:
     return AutoModelForCausalLM if kind == "generation" else AutoModelForSequenceClassification
 
 
-def _config(model: str, place: str, revision: str | None, labels: int, kind: str, dropout: float | None) -> Any:
+def _config(origin: source.Origin, labels: int, kind: str, dropout: float | None) -> Any:
     from transformers import AutoConfig
 
-    if place:
+    if origin.place:
         try:
-            config = AutoConfig.from_pretrained(place, revision=revision)
-        except (OSError, ValueError) as error:
-            raise UserError(source.unreachable(model, error)) from error
+            config = AutoConfig.from_pretrained(origin.place, **origin.options)
+        except (OSError, ValueError, KeyError) as error:
+            raise origin.failed("config.json", error) from error
     else:
-        config = tiny.config(model)
+        config = tiny.config(origin.model)
+    _check_kind(origin, config, kind)
     if kind != "generation":
         config.num_labels = labels
     if dropout is not None:
@@ -185,28 +198,63 @@ def _config(model: str, place: str, revision: str | None, labels: int, kind: str
     return config
 
 
-def _build(
-    model: str, place: str, revision: str | None, kind: str, config: Any, dtype: str
-) -> tuple[nn.Module, list[str]]:
+def _check_kind(origin: source.Origin, config: Any, kind: str) -> None:
+    """Encoders are refused for generation, though some have a class for it: they see the answers they predict."""
+    from transformers.models.auto import modeling_auto as known
+
+    generates = config.model_type in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and (
+        config.is_decoder if hasattr(type(config), "is_decoder") else True
+    )
+    if kind == "generation" and not generates:
+        raise UserError(
+            f"a generation task needs a causal model, and backbone {origin.model!r} ({config.model_type}) is none; "
+            "use a decoder, like smollm2-135m"
+        )
+    if kind != "generation" and config.model_type not in known.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        raise UserError(
+            f"transformers has no sequence classifier for backbone {origin.model!r} ({config.model_type}); use another"
+        )
+
+
+def _build(origin: source.Origin, kind: str, config: Any, dtype: str) -> tuple[Any, list[str]]:
     """The network and the names of the parameters that no checkpoint gave."""
-    if not place:
+    if not origin.place:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(tiny.SEED)
             net = _auto(kind).from_config(config).to(DTYPES[dtype])
         return net, [name for name, _ in net.named_parameters() if not name.startswith(net.base_model_prefix)]
     try:
         net, info = _auto(kind).from_pretrained(
-            place, config=config, revision=revision, dtype=DTYPES[dtype], output_loading_info=True
+            origin.place,
+            config=config,
+            dtype=DTYPES[dtype],
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # a head for other labels; anything else is refused below
+            **origin.options,
         )
-    except (OSError, ValueError) as error:
-        raise UserError(source.unreachable(model, error)) from error
-    lost = sorted(
-        set(info["missing_keys"])
-        - {k for h in head_of(net, kind) for k in info["missing_keys"] if k.startswith(f"{h}.")}
-    )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise origin.failed(_broken(origin), error) from error
+    missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    head = head_of(net, kind)
+    lost = [key for key in missing if not _within(key, head)]
     if lost:
         raise UserError(
-            f"the checkpoint of {model!r} lacks {len(lost)} tensors of {type(net).__name__}, e.g. {lost[0]}; "
-            "it is not a checkpoint of this architecture"
+            f"the checkpoint of {origin.model!r} lacks {len(lost)} tensors of {type(net).__name__}, or has them in "
+            f"another shape, e.g. {lost[0]}; it is not a checkpoint of this architecture"
         )
-    return net, list(info["missing_keys"])
+    return net, missing
+
+
+def _broken(origin: source.Origin) -> str:
+    """The weight file that cannot be read, which the library's own message does not name."""
+    for file in sorted(Path(origin.place).glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError:
+            return file.name
+    return "weights"
+
+
+def _within(name: str, modules: list[str]) -> bool:
+    return any(name.startswith(f"{module}.") for module in modules)

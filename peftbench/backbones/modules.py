@@ -31,6 +31,10 @@ class SiteLinear(nn.Linear):
 class FusedQKV(nn.Module):
     """Three layers where the architecture has one: computes q, k and v and lays them out as the fused layer did."""
 
+    q: SiteLinear
+    k: SiteLinear
+    v: SiteLinear
+
     def __init__(self, weight: Tensor, bias: Tensor | None, layout: str, heads: int) -> None:
         """`weight`: (3 * width, width), rows in thirds (GPT-2) or, by head, as q, k, v of one head (GPT-NeoX)."""
         super().__init__()
@@ -59,6 +63,9 @@ class Block(nn.Module):
     A method may swap it for a module of the same call: ``forward(x, f, r) -> f'`` with x the sublayer's input, f its
     output and r the residual, all (..., width); the network goes on with f' in place of f.
     """
+
+    _post_norm: nn.Module | None
+    _taps: dict[str, tuple[nn.Module, int]]
 
     def __init__(self, width: int, norm: nn.Module | None, taps: dict[str, tuple[nn.Module, int]]) -> None:
         super().__init__()

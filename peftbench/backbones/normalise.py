@@ -15,7 +15,7 @@ from peftbench.errors import UserError
 from peftbench.sites import BLOCKS, LINEAR, Site, Sites
 
 
-def normalise(net: nn.Module, head: list[str], roles: Mapping[str, Any] | None = None) -> Sites:
+def normalise(net: Any, head: list[str], roles: Mapping[str, Any] | None = None) -> Sites:
     """Rewrite the network's linear layers in place, add block sites and prefix slots, and return the sites.
 
     `head` names the modules of the task head; `roles` stands in for the architecture's own table. Works on the meta
@@ -23,7 +23,7 @@ def normalise(net: nn.Module, head: list[str], roles: Mapping[str, Any] | None =
     """
     kind = net.config.model_type
     table = role_tables.table(kind, net.config, roles)
-    sites = _linear_sites(net, table)
+    sites = _linear_sites(net, table, head)
     sites += _block_sites(net, table)
     sites += _prefix_sites(net, table)
     for role in ("embed", "norm"):
@@ -40,18 +40,18 @@ def normalise(net: nn.Module, head: list[str], roles: Mapping[str, Any] | None =
     return Sites(kind, ordered, total - size, size, net.config.hidden_size, absent)
 
 
-def _linear_sites(net: nn.Module, table: Mapping[str, Any]) -> list[Site]:
+def _linear_sites(net: nn.Module, table: Mapping[str, Any], head: list[str]) -> list[Site]:
     sites = []
     for role in LINEAR:
         if role not in table:
             continue
         fused = sum(table.get(r) == table[role] for r in "qkv") == 3
         for path in _expand(net, table[role], role):
-            layer = net.get_submodule(path)
+            if any(f"{path}.".startswith(f"{h}.") for h in head):
+                raise UserError(f"roles: {role} = {path!r} belongs to the task head, which trains with every method")
+            layer: Any = net.get_submodule(path)
             if fused and not isinstance(layer, FusedQKV):
-                weight, bias = _dense(layer, path, role)
-                layout = table.get("fused", "thirds")
-                layer = FusedQKV(weight, bias, layout, net.config.num_attention_heads)
+                layer = _split(net, layer, path, table["fused"])
                 net.set_submodule(path, layer)
             if fused:
                 path = f"{path}.{role}"
@@ -64,38 +64,60 @@ def _linear_sites(net: nn.Module, table: Mapping[str, Any]) -> list[Site]:
     return sites
 
 
-def _block_sites(net: nn.Module, table: Mapping[str, Any]) -> list[Site]:
+def _split(net: Any, layer: nn.Module, path: str, layout: str) -> FusedQKV:
+    weight, bias = _dense(layer, path, "q")
+    heads, width = net.config.num_attention_heads, _head_width(net.config)
+    if len(weight) != 3 * heads * width:
+        raise UserError(
+            f"roles: q, k and v = {path!r} is a layer of {len(weight)} rows, not three times {heads} heads of {width}; "
+            "a fused layer with fewer key-value heads cannot be split"
+        )
+    return FusedQKV(weight, bias, layout, heads)
+
+
+def _block_sites(net: Any, table: Mapping[str, Any]) -> list[Site]:
     sites = []
     for role in BLOCKS:
         if role not in table:
             continue
         spec = {"norm": None, **table[role]}
-        outputs = _expand(net, spec["output"], role)
+        outputs = _expand(net, spec["output"], f"{role}.output")
+        taps = {name: _tapped(net, spec[name], f"{role}.{name}", len(outputs)) for name in ("input", "residual")}
+        norms = _tapped(net, spec["norm"], f"{role}.norm", len(outputs)) if spec["norm"] else [(None, 0)] * len(outputs)
         for i, output in enumerate(outputs):
-            taps = {"output": (net.get_submodule(output), 0)}
-            for name in ("input", "residual"):
-                pattern, _, argument = spec[name].partition(":")
-                taps[name] = (net.get_submodule(_expand(net, pattern, role)[i]), int(argument or 0))
-            norm = net.get_submodule(_expand(net, spec["norm"], role)[i]) if spec["norm"] else None
             layer = re.match(r".*?\.\d+(?=\.)", output)
             if layer is None:
                 raise UserError(f"roles: {role}.output = {spec['output']!r} names no layer; write its index as *")
+            here = {"output": (net.get_submodule(output), 0), **{name: places[i] for name, places in taps.items()}}
             width = net.config.hidden_size
-            net.get_submodule(layer[0]).add_module(f"{role}_site", Block(width, norm, taps))
+            net.get_submodule(layer[0]).add_module(f"{role}_site", Block(width, norms[i][0], here))
             sites.append(Site(role, f"{layer[0]}.{role}_site", (width,)))
     return sites
 
 
-def _prefix_sites(net: nn.Module, table: Mapping[str, Any]) -> list[Site]:
+def _tapped(net: nn.Module, place: str, what: str, count: int) -> list[tuple[Any, int]]:
+    """The modules of ``path:argument``, one for each of the `count` sublayers."""
+    pattern, _, argument = place.partition(":")
+    paths = _expand(net, pattern, what)
+    if len(paths) != count:
+        raise UserError(f"roles: {what} = {pattern!r} matches {len(paths)} modules where {count} sublayers are")
+    return [(net.get_submodule(path), int(argument or 0)) for path in paths]
+
+
+def _prefix_sites(net: Any, table: Mapping[str, Any]) -> list[Site]:
     if "prefix" not in table:
         return []
     config = net.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = _head_width(config)
     paths = _expand(net, table["prefix"], "prefix")
     for path in paths:
         net.get_submodule(path).add_module("prefix_slot", PrefixSlot(heads, width))
     return [Site("prefix", f"{path}.prefix_slot", (heads, width)) for path in paths]
+
+
+def _head_width(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def _expand(net: nn.Module, pattern: str, role: str) -> list[str]:

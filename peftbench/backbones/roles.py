@@ -13,13 +13,16 @@ Facts read from the model definitions of transformers 5.23.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from peftbench.errors import UserError, unknown
+from peftbench.sites import BLOCKS, LINEAR, ROLES
 
 FUSED = ("thirds", "by_head")
-KEYS = ("q", "k", "v", "o", "gate", "up", "down", "fused", "attn", "ffn", "prefix", "embed", "norm")
+BLOCK = ("output", "input", "residual", "norm")
+KEYS = (*ROLES, "fused")
 
 
 def _bert(base: str) -> dict[str, Any]:
@@ -177,14 +180,10 @@ ABSENT = {
 def table(kind: str, config: Any, roles: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The role table of architecture `kind`, or `roles` from the experiment in its place.
 
-    Raises `UserError` for an architecture that is not known when no `roles` are given.
+    Raises `UserError` for an architecture that is not known when no `roles` are given, and for malformed `roles`.
     """
     if roles is not None:
-        for key in roles:
-            if key not in KEYS:
-                raise unknown("role", key, KEYS, where="backbone.roles")
-        if "fused" in roles and roles["fused"] not in FUSED:
-            raise unknown("layout", roles["fused"], FUSED, where="backbone.roles.fused")
+        check(roles)
         return dict(roles)
     if kind not in TABLES:
         raise UserError(
@@ -192,3 +191,56 @@ def table(kind: str, config: Any, roles: Mapping[str, Any] | None = None) -> dic
             "are: backbone: {model: ..., roles: {q: 'model.layers.*.attention.q_proj', ...}}"
         )
     return TABLES[kind](config)
+
+
+def check(roles: Any) -> None:
+    """Raises `UserError` for the first mistake that shows without the network."""
+    if not isinstance(roles, Mapping):
+        raise UserError(f"backbone.roles = {roles!r} must be a mapping of roles to paths")
+    for key, value in roles.items():
+        if key not in KEYS:
+            raise unknown("role", key, KEYS, where="backbone.roles")
+        if key in BLOCKS:
+            _check_block(key, value)
+        elif key == "fused":
+            if value not in FUSED:
+                raise unknown("layout", value, FUSED, where="backbone.roles.fused")
+        else:
+            paths = value if key in ("embed", "norm") and isinstance(value, list) else [value]
+            if not all(isinstance(path, str) for path in paths):
+                raise UserError(f"roles: {key} = {value!r} must be a path, like 'model.layers.*.attention'")
+    _check_sharing({r: roles[r] for r in LINEAR if r in roles}, "fused" in roles)
+
+
+def _check_block(role: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise UserError(f"roles: {role} = {value!r} must be a mapping with {', '.join(BLOCK)} (norm only if post-norm)")
+    for key in value:
+        if key not in BLOCK:
+            raise unknown("key", key, BLOCK, where=f"backbone.roles.{role}")
+    for key in BLOCK[:3]:
+        if key not in value:
+            raise UserError(f"roles: {role} lacks {key}; it needs {', '.join(BLOCK[:3])}")
+    for key, path in value.items():
+        pattern = r"[^:]+(:\d+)?" if key in ("input", "residual") else r"[^:]+"
+        if not isinstance(path, str) or not re.fullmatch(pattern, path):
+            raise UserError(
+                f"roles: {role}.{key} = {path!r} must be a path"
+                + (", a colon and the number of the argument" if key in ("input", "residual") else "")
+            )
+
+
+def _check_sharing(linear: Mapping[str, str], laid_out: bool) -> None:
+    if not linear:
+        raise UserError("backbone.roles names no linear layer; it needs some of q k v o gate up down")
+    for path in linear.values():
+        same = [role for role, other in linear.items() if other == path]
+        if same == ["q", "k", "v"]:
+            if not laid_out:
+                raise UserError(
+                    f"roles: q, k and v share one layer, {path!r}; say how its rows lie: fused: thirds or by_head"
+                )
+        elif len(same) > 1:
+            raise UserError(
+                f"roles: {' and '.join(same)} name the same layer, {path!r}; only q, k and v together may share one"
+            )

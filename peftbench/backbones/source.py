@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from peftbench import spec
 from peftbench.backbones import embedded
@@ -16,7 +19,39 @@ from peftbench.errors import UserError
 
 EMBEDDED = ("minilm-l6", "smollm2-135m")
 PRESETS = (*EMBEDDED, *TINY)
-_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
+_FILES = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
+_SECONDS = 5  # how long the hub may take to answer
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where `from_pretrained` reads a model from, and with which options. The tiny presets have no place."""
+
+    model: str  # as the experiment names it
+    place: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def local(self) -> bool:
+        return not self.options
+
+    def failed(self, part: str, error: Exception) -> UserError:
+        """What to say when `part` of this model does not load."""
+        if not self.local:
+            return UserError(unreachable(self.model, error))
+        return UserError(
+            f"the {part} of backbone {self.model!r} does not load from {self.place}: {_reason(error)}; "
+            "save or copy the model there again"
+        )
+
+
+def origin(model: str, revision: str | None = None) -> Origin:
+    """Where to load `model` from; a hub's answer is waited for once, here, and not by every file's own retries."""
+    place = locate(model, revision)
+    if not place or Path(place).is_dir():
+        return Origin(model, place)
+    commit, cached = _hub(model, revision)
+    return Origin(model, place, {"revision": commit, "local_files_only": cached})
 
 
 def locate(model: str, revision: str | None = None) -> str:
@@ -45,29 +80,38 @@ def fingerprint(model: str, revision: str | None = None) -> str:
     if place != model or Path(place).is_dir():
         files = sorted({f for pattern in _FILES for f in Path(place).glob(pattern)})
         return _hashed(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
-    return f"hub:{model}@{hub_commit(model, revision)}"
+    return f"hub:{model}@{_hub(model, revision)[0]}"
 
 
 @lru_cache
-def hub_commit(model: str, revision: str | None) -> str:
-    """The commit that `revision` of a hub model names, from the network or from the hub's local cache."""
-    from huggingface_hub import hf_hub_download
+def _hub(model: str, revision: str | None) -> tuple[str, bool]:
+    """The commit that `revision` names, and whether only the hub's local cache could say so."""
+    from huggingface_hub import HfApi, hf_hub_download
 
     try:
-        path = hf_hub_download(model, "config.json", revision=revision, etag_timeout=5)
+        return str(HfApi().model_info(model, revision=revision, timeout=_SECONDS).sha), False
     except Exception as error:  # the client raises a different class for each way a hub can fail
-        raise UserError(unreachable(model, error)) from error
-    return Path(path).parent.name
+        try:
+            path = hf_hub_download(model, "config.json", revision=revision, local_files_only=True)
+        except Exception:  # not in the cache either: the first failure is the one to tell
+            raise UserError(unreachable(model, error)) from error
+        return Path(path).parent.name, True
 
 
 def unreachable(model: str, error: Exception) -> str:
-    """What to say when a model cannot be had."""
-    first = str(error).strip().splitlines()
-    reason = f"{type(error).__name__}: {first[0][:200] if first else ''}"
+    """What to say when a hub model cannot be had."""
+    near = get_close_matches(model, PRESETS, n=1)
     return (
-        f"backbone {model!r} cannot be loaded from the Hugging Face hub ({reason}). Check the name and the connection, "
-        f"give a local directory instead, or use an embedded model: {', '.join(EMBEDDED)}"
+        f"backbone {model!r} cannot be loaded from the Hugging Face hub ({_reason(error)})"
+        + (f"; did you mean {near[0]!r}? " if near else ". ")
+        + "Check the name and the connection, give a local directory instead, or use an embedded model: "
+        + ", ".join(EMBEDDED)
     )
+
+
+def _reason(error: Exception) -> str:
+    first = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {first[0][:200] if first else ''}"
 
 
 @lru_cache

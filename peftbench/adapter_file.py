@@ -59,7 +59,8 @@ def save_head(path: Path, backbone: Backbone, header: Mapping[str, Any]) -> None
 def apply(path: Path, backbone: Backbone, plugins: Iterable[Path | str] = ()) -> Edit:
     """The trained adapter at `path`, and its head if one is kept beside it, on a backbone as it was loaded.
 
-    `Edit.undo` takes the adapter off again, `Backbone.reset_head` the head. Raises `UserError` for another backbone, size or number of labels.
+    `Edit.undo` takes the adapter off again, `Backbone.reset_head` the head. Raises `UserError` for another backbone,
+    size or number of labels.
     """
     state, header = load(path)
     if header["backbone"] != backbone.fingerprint:

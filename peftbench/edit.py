@@ -174,8 +174,8 @@ class Edit:
                 module = self.net.get_submodule(site.path.removesuffix(".prefix_slot"))
                 if not module.prefix_slot.__dict__.get("was_called"):
                     raise UserError(
-                        f"the prefix at {site.path} was never used: {type(module).__name__} does not call transformers' "
-                        "attention interface; this backbone cannot take a prefix"
+                        f"the prefix at {site.path} was never used: {type(module).__name__} does not call the "
+                        "attention interface of transformers; this backbone cannot take a prefix"
                     )
 
     def _state(self) -> dict[str, Tensor]:

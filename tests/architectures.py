@@ -1,4 +1,4 @@
-"""Tiny random models of every known architecture, saved as a user would have them: a directory with weights and tokenizer.
+"""Tiny random models of every known architecture, saved each in a directory with its tokenizer.
 
 Every parameter gets noise, so that no bias is zero, no norm is one, and a mistake anywhere shows in the logits.
 """

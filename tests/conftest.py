@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from architectures import Zoo
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tensors this small wait for each other on more: twenty times slower on a busy machine."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What a method sees of a sublayer: its input x, its output f and the residual r, wherever the architecture keeps them."""
+"""What a method sees of a sublayer: its input x, output f and residual r, wherever the architecture keeps them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _of(spies: dict[str, Spy], role: str) -> list[Spy]:
 
 @pytest.mark.parametrize("name", ALL)
 def test_input_output_and_residual_compose_to_the_layers_own_output(zoo: Zoo, name: str) -> None:
-    """From the layer's input through both sublayers: y = norm(f + r) or y = f + r, the second's r being the first's y."""
+    """From a layer's input to its output: y = norm(f + r) or y = f + r, and the second r is the first y."""
     backbone = zoo[name].backbone
     spies, layers = _run(backbone, "attn ffn", 1.0, name)
     assert all(len(spy.calls) == 1 for spy in spies.values())

@@ -85,7 +85,7 @@ def test_a_checkpoint_of_another_width_is_refused(copy: Any) -> None:
 
 
 def test_a_head_for_another_number_of_labels_is_drawn_afresh(zoo: Zoo) -> None:
-    """A model fine-tuned on three classes is a fair start for a task with five: its pooler stays, its classifier goes."""
+    """A model fine-tuned on three classes is a fair start for a task with five: only its classifier goes."""
     backbone = load(str(zoo["bert"].folder), "classification", 5)
     assert backbone.fresh == ["classifier"]
     assert backbone.net(**batch()).logits.shape == (2, 5)
@@ -167,7 +167,7 @@ def test_undo_after_training_the_head_keeps_the_backbone(zoo: Zoo) -> None:
     assert {p.dtype for p in backbone.net.parameters() if id(p) not in own} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("endpoint", ["refuses", "never answers"])
+@pytest.mark.parametrize("endpoint", ["refuses", pytest.param("never answers", marks=pytest.mark.slow)])
 def test_an_unreachable_hub_is_told_within_twenty_seconds(tmp_path: Path, endpoint: str) -> None:
     """In a process of its own: the hub's address is read when its client is imported."""
     with socket.create_server(("127.0.0.1", 0)) as server:

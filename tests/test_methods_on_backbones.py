@@ -34,6 +34,9 @@ def _refused(name: str, label: str) -> bool:
     return name.startswith("deberta") and label.startswith("prefix")
 
 
+MODES = [(name, label) for name in FEW for label in CONFIGURATIONS if not _refused(name, label)]
+
+
 @contextmanager
 def _attached(backbone: Backbone, label: str) -> Iterator[tuple[Edit, Method]]:
     edit, (name, hyper) = Edit(backbone), {**CONFIGURATIONS, **BITSANDBYTES}[label]
@@ -111,12 +114,9 @@ def _gradients(backbone: Backbone, label: str) -> list[Tensor]:
         return [p.grad.clone() for p in edit.trained() if p.grad is not None]
 
 
-@pytest.mark.parametrize("label", CONFIGURATIONS)
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize(("name", "label"), MODES)
 def test_gradient_checkpointing_gives_the_same_gradients(zoo: Zoo, modes: Any, name: str, label: str) -> None:
     """With the model's own dropout: the recomputation draws the same masks."""
-    if _refused(name, label):
-        pytest.skip("refused, see above")
     plain = _gradients(zoo[name].backbone, label)
     again = _gradients(modes(name, gradient_checkpointing=True), label)
     assert len(plain) == len(again) > 0
@@ -135,11 +135,8 @@ def test_gradient_checkpointing_computes_each_layer_twice(modes: Any, name: str)
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("label", CONFIGURATIONS)
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize(("name", "label"), MODES)
 def test_every_method_trains_in_bfloat16_as_in_float32_and_is_undone(modes: Any, name: str, label: str) -> None:
-    if _refused(name, label):
-        pytest.skip("refused, see above")
     found = {}
     for dtype in ("float32", "bfloat16"):
         backbone = modes(name, dtype=dtype, dropout=0.0)
@@ -150,7 +147,7 @@ def test_every_method_trains_in_bfloat16_as_in_float32_and_is_undone(modes: Any,
             found[dtype] = _train(edit, method, steps=3, dtype=dtype)
         after = dict(backbone.net.named_parameters())
         assert all(torch.equal(after[n], w) and after[n].dtype == w.dtype for n, w in weights.items())
-    assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.1)
+    assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.1, abs=0.05)
 
 
 @pytest.mark.parametrize("label", CONFIGURATIONS)
@@ -213,22 +210,26 @@ def test_the_bitsandbytes_backend_trains_a_tiny_bert(zoo: Zoo) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "label"), [("bert", "adapter"), ("llama", "prefix")])
-def test_a_compiled_network_computes_and_trains_the_same(modes: Any, name: str, label: str) -> None:
+def test_a_compiled_network_computes_and_trains_the_same(modes: Any) -> None:
+    """With a prefix, adapters at the blocks and a LoRA at once: slots, hooks and linear sites in one compilation."""
     if not (shutil.which("g++") or shutil.which("clang++")):
         pytest.skip("torch.compile needs a C++ compiler on the CPU")
-    backbone = modes(name, dropout=0.0)
+    backbone = modes("llama", dropout=0.0)
     net = backbone.net.train()
-    with _attached(backbone, label) as (edit, _):
+    edit = Edit(backbone)
+    try:
+        for label in ("lora", "adapter parallel", "prefix"):
+            name, hyper = CONFIGURATIONS[label]
+            make(discover()[name], hyper).attach(edit)
         plain, expected = _step(edit), logits(net, batch())
         torch._dynamo.reset()
         net.compile()
-        try:
-            torch.testing.assert_close(_step(edit), plain, rtol=1e-3, atol=1e-5)
-            torch.testing.assert_close(logits(net, batch()), expected, rtol=1e-4, atol=1e-5)
-            edit.check_used()
-        finally:
-            net._compiled_call_impl = None
+        torch.testing.assert_close(_step(edit), plain, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(logits(net, batch()), expected, rtol=1e-4, atol=1e-5)
+        edit.check_used()
+    finally:
+        net._compiled_call_impl = None
+        edit.undo()
 
 
 def _step(edit: Edit) -> list[Tensor]:

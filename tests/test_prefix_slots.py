@@ -40,8 +40,8 @@ def test_a_prefix_is_used_and_undone(zoo: Zoo, name: str) -> None:
     backbone, inputs = zoo[name].backbone, batch()
     before = logits(backbone.net.eval(), inputs)
     edit = Edit(backbone)
+    PrefixTuning(length=4, std=1.0).attach(edit)
     with pytest.raises(UserError, match="never used"):  # nothing ran yet
-        PrefixTuning(length=4, std=1.0).attach(edit)
         edit.check_used()
     changed = logits(backbone.net, inputs)
     edit.check_used()

@@ -202,10 +202,8 @@ def _check_kind(origin: source.Origin, config: Any, kind: str) -> None:
     """Encoders are refused for generation, though some have a class for it: they see the answers they predict."""
     from transformers.models.auto import modeling_auto as known
 
-    generates = config.model_type in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and (
-        config.is_decoder if hasattr(type(config), "is_decoder") else True
-    )
-    if kind == "generation" and not generates:
+    encoder = config.model_type in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    if kind == "generation" and (encoder or config.model_type not in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
         raise UserError(
             f"a generation task needs a causal model, and backbone {origin.model!r} ({config.model_type}) is none; "
             "use a decoder, like smollm2-135m"

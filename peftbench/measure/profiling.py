@@ -118,7 +118,7 @@ def _merged(
     inputs: Mapping[int, Mapping[str, Tensor]],
     rounds: Callable[[str, Mapping[str, Callable[[], Any]]], Samples],
 ) -> tuple[dict[int, Samples], dict[str, float]]:
-    """Latency with the adapters folded in, of those that fold, and the largest change of a logit that folding causes."""
+    """Latency with the adapters folded in, where they fold, and the largest change of a logit that folding causes."""
     largest = max(inputs)
     before = {name: run() for name, run in _forward(spec, names, trainers, inputs[largest]).items()}
     with ExitStack() as stack:

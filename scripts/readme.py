@@ -1,0 +1,34 @@
+"""Put the reference quickstart's table and figure into README.md, from the records; run it after they change.
+
+python scripts/readme.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peftbench import report
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results" / "reference" / "quickstart"
+BEGIN, END = "<!-- quickstart: made by scripts/readme.py -->", "<!-- quickstart ends -->"
+FIGURE = "quickstart--embedded_question_type--quality-vs-memory.png"
+
+
+def section() -> str:
+    """What stands between the two markers."""
+    figure = (RESULTS / "report" / "figures" / FIGURE).relative_to(ROOT).as_posix()
+    return f"{BEGIN}\n```text\n{report.text_table(RESULTS)}\n```\n\n![Accuracy against peak memory]({figure})\n{END}"
+
+
+def replaced(text: str) -> str:
+    """README's text with the section as the records have it now."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + section() + after
+
+
+if __name__ == "__main__":
+    report.write(RESULTS)
+    readme = ROOT / "README.md"
+    readme.write_text(replaced(readme.read_text()))

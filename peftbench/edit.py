@@ -64,6 +64,8 @@ class Edit:
         """
         for site in self.backbone.sites.of(roles):
             old = self.net.get_submodule(site.path)
+            if isinstance(old, Adapter) and site.role not in LINEAR:
+                raise UserError(f"{site.path} is taken by a {type(old).__name__}; a sublayer or prefix slot holds one")
             new = make(old).train(old.training)
             self._drop_unused(old, new, site.path)
             self.net.set_submodule(site.path, new)

@@ -187,7 +187,7 @@ class NF4Linear(nn.Module):
             return nf4_bitsandbytes.linear(x.to(dtype), self, bias, STATISTICS_BLOCK).to(result)
         q = self.quantized
         tensors = (q.codes, q.absmax, q.scales, q.offset, self.pairs, self.dynamic)
-        return _Linear.apply(x.to(dtype), bias, (q.shape, q.block), *tensors).to(result)
+        return _linear(x.to(dtype), bias, (q.shape, q.block), *tensors).to(result)
 
     def extra_repr(self) -> str:
         sizes = f"in_features={self.in_features}, out_features={self.out_features}"
@@ -203,6 +203,11 @@ class NF4Linear(nn.Module):
                 self._buffers[name] = old.to(new.device)
         self.dtype = fn(torch.empty(0, dtype=self.dtype, device=before["codes"].device)).dtype  # type: ignore[union-attr]
         return self
+
+
+@torch.compiler.disable  # inductor fails on the table look-ups; the graph breaks here and goes on behind
+def _linear(x: Tensor, bias: Tensor | None, layout: tuple[tuple[int, int], int], *stored: Tensor) -> Tensor:
+    return _Linear.apply(x, bias, layout, *stored)
 
 
 class _Linear(torch.autograd.Function):

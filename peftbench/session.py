@@ -137,6 +137,21 @@ class Session:
 def _compile(backbone: Backbone, wanted: bool) -> None:
     """Compile the network in place (its parameters keep their names), or go back to the plain call."""
     backbone.net._compiled_call_impl = None
-    if wanted:
-        torch._dynamo.reset()
-        backbone.net.compile()
+    if not wanted:
+        return
+    if backbone.device.type == "cpu":
+        _need_compiler()
+    torch._dynamo.reset()
+    backbone.net.compile()
+
+
+def _need_compiler() -> None:
+    """Raises `UserError` before the first step where torch.compile would find no C++ compiler."""
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler as error:
+        raise UserError(
+            "compile: true needs a C++ compiler on the CPU, and none was found; install g++ or clang, or set CXX"
+        ) from error

@@ -9,8 +9,10 @@ import torch
 from architectures import ALL, LAYERS, Zoo, batch, logits
 from torch import Tensor, nn
 
-from peftbench.backbones.load import Backbone
+from peftbench.backbones.load import Backbone, load
 from peftbench.edit import Adapter, Edit
+from peftbench.errors import UserError
+from peftbench.method import discover, make
 
 POST_NORM = {"bert", "roberta", "electra", "distilbert", "deberta-v2", "deberta-v3", "opt-350m"}
 LAYER = {
@@ -142,3 +144,14 @@ def test_a_stand_in_that_returns_zero_removes_the_sublayer(zoo: Zoo, name: str, 
                 p.copy_(value)
     assert not torch.equal(logits(backbone.net, inputs), without)
     torch.testing.assert_close(without, zeroed, rtol=0, atol=1e-5)
+
+
+def test_a_second_adapter_at_the_same_sublayer_is_refused() -> None:
+    backbone = load("tiny-encoder", "classification", 2)
+    edit = Edit(backbone)
+    try:
+        make(discover()["adapter"], {"bottleneck": 2}).attach(edit)
+        with pytest.raises(UserError, match="ffn_site is taken"):
+            make(discover()["adapter"], {"bottleneck": 2, "placement": "parallel"}).attach(edit)
+    finally:
+        edit.undo()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -178,3 +179,29 @@ def test_a_profile_times_every_method_and_merges_only_what_merges(session: Sessi
     for label in ("full", "adapter"):
         assert rows[label]["latency"]["1"]["merged"] is None
         assert rows[label]["merge_max_change"] is None
+
+
+@pytest.mark.slow
+def test_a_compiled_run_has_the_losses_of_a_plain_one_also_over_a_quantised_base(session: Session) -> None:
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("torch.compile needs a C++ compiler on the CPU")
+    run = spec("qlora", steps=3)
+    run = replace(run, backbone=replace(run.backbone, dropout=0.0))  # a compiled graph draws its dropout otherwise
+    plain = session.execute(run)
+    compiled = session.execute(replace(run, backbone=replace(run.backbone, compile=True)))
+    assert compiled["curve"]["loss"] == pytest.approx(plain["curve"]["loss"], rel=1e-3)
+    assert session.execute(run)["curve"] == plain["curve"]  # the next run is a plain one again
+
+
+def test_compiling_without_a_compiler_is_refused_before_the_first_step(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import cpp_builder, exc
+
+    def none() -> str:
+        raise exc.InvalidCxxCompiler
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
+    run = spec("lora")
+    with pytest.raises(UserError, match="needs a C\\+\\+ compiler"):
+        session.execute(replace(run, backbone=replace(run.backbone, compile=True)))

@@ -227,6 +227,7 @@ def _build(origin: source.Origin, kind: str, config: Any, dtype: str) -> tuple[A
             config=config,
             dtype=DTYPES[dtype],
             output_loading_info=True,
+            use_safetensors=True,  # nothing is ever unpickled
             ignore_mismatched_sizes=True,  # a head for other labels; anything else is refused below
             **origin.options,
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..record import Record
+from ..spec import digest
 
 if TYPE_CHECKING:
     from .statistics import Entry
@@ -69,9 +70,18 @@ def _measured(runs: Sequence[Record], profiles: Sequence[Record], entries: Seque
         yield "Step time and latency are not measured: there is no finished profile pass of these configurations."
     elif len(used) > 1:
         yield f"The times come from {len(used)} profile passes: compare ratios rather than milliseconds."
-    foreign = sorted({p.env_id for p in used.values()} - set(environments))
+    here = {_machine(r) for r in runs}
+    foreign = sorted({p.env_id for p in used.values() if _machine(p) not in here})
     if foreign:
         yield f"The times were measured in another environment ({', '.join(e[:8] for e in foreign)}) than the runs."
+    threads = sorted({p.body["env"]["threads"] for p in used.values() if "threads" in p.body["env"]})
+    if threads:
+        yield f"Times: alone on the machine, with {' or '.join(_count(n, 'thread') for n in threads)}."
+
+
+def _machine(r: Record) -> str:
+    """What ran it, less the threads: parallel runs share the cores, a profile pass has them all."""
+    return digest({k: v for k, v in r.body["env"].items() if k != "threads"})
 
 
 def _count(number: int, what: str) -> str:

@@ -50,7 +50,8 @@ class Template(Method):
     size_knob = None  # the field that a parameter budget may solve, e.g. "rank"; None: the method has one size
     starts_as_identity = True  # does the network compute the same before the first step?
 
-    # Hyperparameters: typed, with a range and a description. Nothing else is a field.
+    # Hyperparameters: typed, with a range and a description. Nothing else is a field. A size that a budget may solve:
+    # rank: Annotated[int, Field(ge=1, description="r, the rank of the update")] = 8   (and size_knob = "rank" above)
     scale: Annotated[float, Field(gt=0, description="what it scales")] = 1.0
     roles: Annotated[str, Field(description="linear roles to change: q k v o gate up down")] = "q v"
 
@@ -60,4 +61,4 @@ class Template(Method):
 
     def parameters(self, sites: Sites) -> int:
         """How many numbers train, from the sites' sizes alone: (in, out) for a linear site."""
-        return sum(site.size[1] for site in sites.of(self.roles))
+        return sum(site.size[1] for site in sites.linear(self.roles))

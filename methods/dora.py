@@ -71,4 +71,4 @@ class DoRA(Method):
         edit.swap(self.roles, lambda base: DoRALinear(base, self.rank, self.alpha, self.dropout))
 
     def parameters(self, sites: Sites) -> int:  # r (in + out), and out magnitudes
-        return sum(self.rank * sum(site.size) + site.size[1] for site in sites.of(self.roles))
+        return sum(self.rank * sum(site.size) + site.size[1] for site in sites.linear(self.roles))

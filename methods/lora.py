@@ -68,4 +68,4 @@ class LoRA(Method):
         edit.swap(self.roles, lambda base: LoRALinear(base, self.rank, self.alpha, self.dropout))
 
     def parameters(self, sites: Sites) -> int:  # r (in + out) at each site
-        return sum(self.rank * sum(site.size) for site in sites.of(self.roles))
+        return sum(self.rank * sum(site.size) for site in sites.linear(self.roles))

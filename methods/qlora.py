@@ -55,5 +55,4 @@ class QLoRA(Method):
         edit.swap(roles, lambda base: LoRALinear(base, self.rank, self.alpha, self.dropout))
 
     def parameters(self, sites: Sites) -> int:  # r (in + out) at each site
-        adapted = sites.linear() if self.roles is None else sites.of(self.roles)
-        return sum(self.rank * sum(site.size) for site in adapted)
+        return sum(self.rank * sum(site.size) for site in sites.linear(self.roles))

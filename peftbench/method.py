@@ -99,9 +99,7 @@ _plugins: dict[Path, str] = {}  # plugin file -> module name, so that a file is 
 
 def register(cls: M) -> M:
     """Class decorator: make a method known by its ``name``. A second class of the same name is an error."""
-    for fact in ("name", "paper", "lr"):
-        if not hasattr(cls, fact):
-            raise TypeError(f"method class {cls.__name__} must set the class attribute `{fact}`")
+    _check(cls)
     source = getattr(sys.modules.get(cls.__module__), "__file__", None) or cls.__module__
     taken = _sources.get(cls.name)
     if taken is not None and taken != source:
@@ -115,7 +113,7 @@ def discover(plugins: Iterable[Path | str] = ()) -> dict[str, type[Method]]:
     package = importlib.import_module("peftbench.methods")
     for module in pkgutil.iter_modules(package.__path__):
         if not module.name.startswith("_"):
-            importlib.import_module(f"peftbench.methods.{module.name}")
+            _load_own(module.name)
     for point in entry_points(group="peftbench.methods"):
         try:
             point.load()
@@ -164,6 +162,38 @@ def defaults(cls: type[Method]) -> dict[str, Any]:
 def source(cls: type[Method]) -> Path:
     """The file that defines the method."""
     return Path(_sources[cls.name])
+
+
+def _check(cls: type[Method]) -> None:
+    """Raises `TypeError` for a class that cannot be a method, saying what it lacks."""
+    for fact in ("name", "paper", "lr"):
+        if not hasattr(cls, fact):
+            raise TypeError(f"method class {cls.__name__} must set the class attribute `{fact}`")
+    for needed in ("attach", "parameters"):
+        if getattr(cls, needed) is getattr(Method, needed):
+            raise TypeError(f"method class {cls.__name__} must define `{needed}`")
+    if "__dataclass_params__" not in cls.__dict__:
+        raise TypeError(f"method class {cls.__name__} must be decorated with @dataclass(frozen=True), under @register")
+    for f in fields(cls):
+        if f.name in ("label", "lr"):
+            raise TypeError(
+                f"method class {cls.__name__}: experiment files use {f.name!r} themselves; rename the field"
+            )
+        if f.default is MISSING:
+            raise TypeError(f"method class {cls.__name__}: the field {f.name!r} needs a default")
+    if cls.size_knob is not None and cls.size_knob not in {f.name for f in fields(cls)}:
+        raise TypeError(f"method class {cls.__name__}: size_knob {cls.size_knob!r} is none of its fields")
+
+
+def _load_own(name: str) -> None:
+    try:
+        module = importlib.import_module(f"peftbench.methods.{name}")
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"methods/{name}.py does not load: {type(error).__name__}: {error}") from error
+    if module.__file__ not in _sources.values():
+        raise UserError(f"{module.__file__} registers no method; decorate its class with @register, or move it away")
 
 
 def _load_file(path: Path) -> None:

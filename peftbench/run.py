@@ -13,6 +13,7 @@ from typing import Any
 from peftbench import adapter_file, devices, evaluate
 from peftbench.backbones.load import Backbone
 from peftbench.edit import Edit
+from peftbench.errors import UserError
 from peftbench.measure import timing
 from peftbench.method import Method
 from peftbench.spec import RunSpec
@@ -49,6 +50,12 @@ class Run:
         devices.seed("adapter", self.spec.method.name, *axes)
         self.method.attach(edit)
         self.counts = edit.counts()
+        told = self.method.parameters(self.backbone.sites)
+        if told != self.counts["trainable"]:
+            raise UserError(
+                f"{self.spec.method.name}: parameters() says {told:,} and {self.counts['trainable']:,} train; "
+                "sizes and budgets would be wrong. Mend the formula or what attach() adds"
+            )
         devices.seed("head", *axes)
         self.backbone.reset_head()
         trainer = Trainer.start(edit, self.method, self.spec.train, self.spec.backbone.dtype)

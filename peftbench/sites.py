@@ -61,6 +61,8 @@ class Sites(Sequence[Site]):
     def of(self, roles: str) -> list[Site]:
         """The sites with one of the space-separated ``roles``; a role that matches nothing is a `UserError`."""
         wanted = roles.split()
+        if not wanted:
+            raise UserError(f"no role is named; this {self.kind} network has: {', '.join(self.roles)}")
         for role in wanted:
             if role in self.absent:
                 raise UserError(f"this {self.kind} network has no {role!r} site: {self.absent[role]}")
@@ -68,9 +70,13 @@ class Sites(Sequence[Site]):
                 raise unknown("role", role, self.roles, where=f"this {self.kind} network")
         return [s for s in self.all if s.role in wanted]
 
-    def linear(self) -> list[Site]:
-        """Every linear site."""
-        return [s for s in self.all if s.role in LINEAR]
+    def linear(self, roles: str | None = None) -> list[Site]:
+        """The linear sites with one of the space-separated `roles`, or every one; another kind is a `UserError`."""
+        there = [role for role in self.roles if role in LINEAR]
+        for role in roles.split() if roles is not None else ():
+            if role in self.roles and role not in there:
+                raise UserError(f"role {role!r} is no linear layer. Valid here: {', '.join(there)}")
+        return self.of(" ".join(there) if roles is None else roles)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

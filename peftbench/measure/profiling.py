@@ -42,8 +42,18 @@ def profile(
 
     def rounds(phase: str, actions: Mapping[str, Callable[[], Any]]) -> Samples:
         on_progress({"phase": phase})
-        if stop():
-            raise Abandoned("asked to stop while profiling")
+
+        def guarded(action: Callable[[], Any]) -> Callable[[], None]:
+            def run() -> None:
+                if stop():
+                    raise Abandoned("asked to stop while profiling")
+                action()
+
+            return run
+
+        if not actions:
+            return {}
+        actions = {name: guarded(action) for name, action in actions.items()}
         return timing.interleaved(actions, spec.rounds, spec.warmup, lambda: timing.synchronise(networks[0].device))
 
     for t in trainers:

@@ -76,7 +76,7 @@ def _measured(runs: Sequence[Record], profiles: Sequence[Record], entries: Seque
         yield f"The times were measured in another environment ({', '.join(e[:8] for e in foreign)}) than the runs."
     threads = sorted({p.body["env"]["threads"] for p in used.values() if "threads" in p.body["env"]})
     if threads:
-        yield f"Times: alone on the machine, with {' or '.join(_count(n, 'thread') for n in threads)}."
+        yield f"Times: no other run beside them, with {' or '.join(_count(n, 'thread') for n in threads)}."
 
 
 def _machine(r: Record) -> str:

@@ -44,6 +44,16 @@ def test_a_method_with_only_failures_keeps_its_row_everywhere(tmp_path):
     assert "loss was NaN" in text
 
 
+def test_every_table_of_an_average_names_the_tasks_and_their_stand_ins(tmp_path):
+    tasks = {**STAND_IN, "embedded/movie_sentiment": None}
+    factories.write_all(tmp_path, factories.grid(["full", "lora"], tasks=tasks))
+    tables = [p for p in report.write(tmp_path) if "--average." in p.name]
+    assert {p.suffix for p in tables} == {".md", ".csv", ".tex"}
+    for path in tables:
+        said = path.read_text().replace(r"\_", "_")
+        assert "embedded/dialog_pairs (stand-in for glue/rte)" in said, path
+
+
 def test_a_task_that_was_not_learned_says_so_in_every_table_and_plot(tmp_path):
     bodies = [*factories.grid(["full", "lora"], score=0.505, majority=0.5), factories.profile(["full", "lora"])]
     factories.write_all(tmp_path, bodies)

@@ -91,7 +91,7 @@ def average_rows(a: Average) -> list[dict[str, Any]]:
     return [
         {
             "experiment": a.experiment,
-            "tasks": len(a.tasks),
+            "tasks": "; ".join(a.tasks),
             "method": s.label,
             "method_name": s.method,
             "reference": a.reference,

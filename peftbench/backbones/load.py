@@ -20,11 +20,6 @@ from peftbench.backbones.normalise import normalise
 from peftbench.errors import UserError
 from peftbench.sites import Sites
 
-
-class WrongKind(UserError):
-    """A task of a kind that the architecture cannot do."""
-
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -147,7 +142,7 @@ def natural_kind(origin: source.Origin) -> str:
     """What a model of this architecture is by nature: "generation" for decoders, "classification" for the others."""
     try:
         _config(origin, 1, "generation", None)
-    except WrongKind:
+    except UserError:  # told again, about classification, where this is no encoder either
         return "classification"
     return "generation"
 
@@ -226,12 +221,12 @@ def _check_kind(origin: source.Origin, config: Any, kind: str) -> None:
 
     encoder = config.model_type in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
     if kind == "generation" and (encoder or config.model_type not in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
-        raise WrongKind(
+        raise UserError(
             f"a generation task needs a causal model, and backbone {origin.model!r} ({config.model_type}) is none; "
             "use a decoder, like smollm2-135m"
         )
     if kind != "generation" and config.model_type not in known.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
-        raise WrongKind(
+        raise UserError(
             f"transformers has no sequence classifier for backbone {origin.model!r} ({config.model_type}); use another"
         )
 

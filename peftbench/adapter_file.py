@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,42 @@ from peftbench.errors import UserError
 from peftbench.method import find, make
 
 FORMAT = 1
+_DTYPES = {  # as a safetensors header spells them
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def save(path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any]) -> int:
     """Write tensors and header (method, hyperparameters, backbone fingerprint ...); returns the file's bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"format": FORMAT, **header}, sort_keys=True)
     try:
-        save_file({n: t.detach().cpu().contiguous() for n, t in state.items()}, path, metadata={"peftbench": text})
+        save_file({n: t.detach().cpu().contiguous() for n, t in state.items()}, path, metadata=_metadata(header))
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write the adapter {path}: {error}; free space or choose another --results") from error
     return path.stat().st_size
+
+
+def size(state: Mapping[str, Tensor], header: Mapping[str, Any]) -> int:
+    """The bytes of the file that `save` would write, from names and shapes alone: the tensors may be on "meta".
+
+    A safetensors file is eight bytes, a JSON header padded to a multiple of eight, and the numbers.
+    """
+    listed: dict[str, Any] = {"__metadata__": _metadata(header)}
+    end = 0
+    for name, t in sorted(state.items(), key=lambda item: (-item[1].element_size(), item[0])):
+        start, end = end, end + t.numel() * t.element_size()
+        listed[name] = {"dtype": _DTYPES[t.dtype], "shape": list(t.shape), "data_offsets": [start, end]}
+    text = json.dumps(listed, separators=(",", ":"), ensure_ascii=False).encode()
+    return 8 + 8 * math.ceil(len(text) / 8) + end
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -80,6 +106,10 @@ def apply(path: Path, backbone: Backbone, plugins: Iterable[Path | str] = ()) ->
         edit.undo()
         raise
     return edit
+
+
+def _metadata(header: Mapping[str, Any]) -> dict[str, str]:
+    return {"peftbench": json.dumps({"format": FORMAT, **header}, sort_keys=True)}
 
 
 def _head(backbone: Backbone) -> dict[str, Tensor]:

@@ -206,6 +206,30 @@ def fetch(
     embedded.fetch(names or None, progress=lambda line: print(line, flush=True), wheels=wheels)
 
 
+@app.command()
+def count(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name such as llama-2-7b, a directory or a hub id.")],
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="One of `peftbench methods`.")],
+    hyper: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Its hyperparameters.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="classification or generation. Default: by model.")] = None,
+    labels: Annotated[int, typer.Option("--labels", min=1, help="Outputs of a classifier's head.")] = 2,
+    roles: Annotated[str | None, typer.Option("--roles", help="As backbone.roles in a file: {q: PATH, ...}.")] = None,
+    plugin: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count what a method trains and stores on any model, to the number, without its weights."""
+    from dataclasses import asdict
+
+    from peftbench import count as counting
+
+    asked = counting.Question(model, task, labels, None if roles is None else counting.parsed_roles(roles))
+    counted = counting.count(asked, method, counting.parsed(hyper or ()), tuple(plugin or ()))
+    if as_json:
+        _print_json(asdict(counted))
+    else:
+        print(counting.as_text(counted))
+
+
 @app.command("new-method")
 def new_method(name: Annotated[str, typer.Argument(metavar="NAME", help="What experiments will call it.")]) -> None:
     """Begin a method of your own: a copy of the template with the names filled in."""

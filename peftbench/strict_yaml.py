@@ -80,6 +80,19 @@ def load(path: Path) -> Document:
     return Document(path, value, document.lines)
 
 
+def scalar(text: str) -> Any:
+    """The value that `text` has after a key of a file. Raises UserError where it is not YAML.
+
+    >>> scalar("1e-3"), scalar("q v"), scalar("null")
+    (0.001, 'q v', None)
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError) as e:
+        said = _malformed(e, text) if isinstance(e, yaml.YAMLError) else e
+        raise UserError(f"{text!r} cannot be read as a YAML value ({said}); put it in quotes") from e
+
+
 class _Reader:
     """Builds plain values from nodes, writing down the line of each."""
 

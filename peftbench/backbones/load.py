@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from peftbench import cache
-from peftbench.backbones import source, tiny
+from peftbench.backbones import architectures, source, tiny
 from peftbench.backbones.normalise import normalise
 from peftbench.errors import UserError
 from peftbench.sites import Sites
@@ -50,7 +50,7 @@ class Backbone:
         Call before the first change of a weight; `pristine` reads from it. The file has no name any more once it is
         open, so it goes with the process, however that ends.
         """
-        if self._snapshot is not None:
+        if self._snapshot is not None or self.device.type == "meta":
             return
         folder = cache.root() / "snapshots"
         folder.mkdir(parents=True, exist_ok=True)
@@ -124,10 +124,27 @@ def load(
 
 def skeleton(model: str, kind: str, labels: int, revision: str | None, roles: Mapping[str, Any] | None) -> Sites:
     """The sites alone, from the configuration, on the meta device: no weights are read."""
-    config = _config(source.origin(model, revision), labels, kind, None)
+    return blank(source.origin(model, revision), kind, labels, roles).sites
+
+
+def blank(origin: source.Origin, kind: str, labels: int, roles: Mapping[str, Any] | None = None) -> Backbone:
+    """The backbone as `load` makes it, on the meta device: sizes without numbers, without tokenizer or fingerprint."""
+    config = _config(origin, labels, kind, None)
     with torch.device("meta"):
-        net = _auto(kind).from_config(config)
-    return normalise(net, head_of(net, kind), roles)
+        net = _auto(kind).from_config(config).float().requires_grad_(False)
+    head = head_of(net, kind)
+    backbone = Backbone(net, normalise(net, head, roles), head, kind, None, "")
+    backbone.parameters = dict(net.named_parameters())
+    return backbone
+
+
+def natural_kind(origin: source.Origin) -> str:
+    """What a model of this architecture is by nature: "generation" for decoders, "classification" for the others."""
+    try:
+        _config(origin, 1, "generation", None)
+    except UserError:  # told again, about classification, where this is no encoder either
+        return "classification"
+    return "generation"
 
 
 def head_of(net: Any, kind: str) -> list[str]:
@@ -187,7 +204,7 @@ def _config(origin: source.Origin, labels: int, kind: str, dropout: float | None
         except (OSError, ValueError, KeyError) as error:
             raise origin.failed("config.json", error) from error
     else:
-        config = tiny.config(origin.model)
+        config = (tiny if origin.model in tiny.TINY else architectures).config(origin.model)
     _check_kind(origin, config, kind)
     if kind != "generation":
         config.num_labels = labels

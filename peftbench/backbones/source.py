@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench import spec
-from peftbench.backbones import embedded
+from peftbench.backbones import architectures, embedded
 from peftbench.backbones.tiny import SEED, TINY
 from peftbench.errors import UserError
 
@@ -101,9 +101,10 @@ def _hub(model: str, revision: str | None) -> tuple[str, bool]:
 def unreachable(model: str, error: Exception) -> str:
     """What to say when a hub model cannot be had."""
     near = get_close_matches(model, PRESETS, n=1)
+    hint = architectures.hint(model) or (f"did you mean {near[0]!r}?" if near else "")
     return (
         f"backbone {model!r} cannot be loaded from the Hugging Face hub ({_reason(error)})"
-        + (f"; did you mean {near[0]!r}? " if near else ". ")
+        + (f"; {hint} " if hint else ". ")
         + "Check the name and the connection, give a local directory instead, or use an embedded model: "
         + ", ".join(EMBEDDED)
     )

@@ -76,6 +76,7 @@ class Trainer:
     def step(self, batch: Batch, live: LiveTensors | None = None) -> Tensor:
         """One optimiser step on `batch`, in micro-batches; returns the mean loss, still on the device."""
         kind, device = self.backbone.kind, self.backbone.device
+        batch = self.backbone.inputs(batch)
         total = counted(kind, batch["labels"])
         parts = _parts(batch, self.spec.accumulation)
         mean = torch.zeros((), device=device)

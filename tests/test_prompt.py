@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +11,16 @@ import torch
 from architectures import ALL, DECODERS, ENCODERS, Zoo, batch
 from torch import Tensor, nn
 
-from peftbench.backbones import prompt
+from peftbench import evaluate, tasks
+from peftbench.backbones import prompt, source
 from peftbench.backbones.load import Backbone
 from peftbench.edit import Edit
 from peftbench.errors import UserError
 from peftbench.losses import counted
 from peftbench.methods.prompt import PromptTuning, common
+from peftbench.session import Session
+from peftbench.spec import BackboneSpec, MethodSpec, RunSpec, TaskSpec, TrainSpec
+from peftbench.tasks import tokens
 
 LENGTH = 4
 
@@ -270,3 +275,54 @@ def test_a_slot_takes_one_prompt_and_an_embedding_only(zoo: Zoo) -> None:
     named = zoo["bert"].load(roles={**roles, "prompt": "bert.embeddings.word_embeddings"})
     assert named.sites.of("prompt") == backbone.sites.of("prompt")
     assert isinstance(named.net.bert.embeddings.word_embeddings, nn.Embedding)
+
+
+def asked(task: str, **hyper: Any) -> RunSpec:
+    data = tasks.open_task(task)
+    model = "tiny-decoder" if data.kind == "generation" else "tiny-encoder"
+    where = TaskSpec(task, data.fingerprint, tasks.VERSION[task])
+    method = MethodSpec("prompt", "prompt", 1, hyper) if hyper else MethodSpec("lora", "lora", 1, {"rank": 2})
+    train = TrainSpec(lr=1e-2, steps=3, batch_size=8, max_length=32)
+    return RunSpec(BackboneSpec(model, source.fingerprint(model)), where, method, train, 0)
+
+
+@pytest.mark.parametrize("task", ["synthetic/classification", "synthetic/generation"])
+def test_a_run_with_a_prompt_is_charged_for_it_and_leaves_nothing_to_the_next(task: str) -> None:
+    session = Session("cpu", threads=1)
+    before = session.execute(asked(task))
+    short, long = (session.execute(asked(task, length=n)) for n in (2, 40))
+    assert long["memory"]["at_peak"]["activations"] > 1.5 * short["memory"]["at_peak"]["activations"]
+    assert long["parameters"]["trainable"] == 40 * 32
+    assert session.execute(asked(task))["predictions"] == before["predictions"]
+
+
+def test_a_run_whose_longest_text_leaves_no_room_ends_before_its_first_step() -> None:
+    told: list[dict[str, Any]] = []
+    with pytest.raises(UserError, match=r"prompt of 120 vectors and a text of \d+ tokens .* 128 positions"):
+        Session("cpu", threads=1).execute(asked("synthetic/classification", length=120), told.append)
+    assert not any(p["phase"] == "train" for p in told)
+
+
+def test_written_answers_hold_the_new_tokens_only_whatever_the_checkpoint_asks_for(
+    prompted: Any, tmp_path: Path
+) -> None:
+    """A repetition penalty would look the placeholders up among the logits."""
+    backbone = prompted("llama")
+    data = tokens.encode(tasks.open_task("synthetic/generation"), backbone.tokenizer, 32, tmp_path)["test"]
+    expected = evaluate.generate(backbone, data, 16, "float32", 5)
+    backbone.net.generation_config.repetition_penalty = 1.3
+    try:
+        assert evaluate.generate(backbone, data, 16, "float32", 5) == expected
+    finally:
+        backbone.net.generation_config.repetition_penalty = None
+    assert data.answer_start is not None
+    ids = torch.from_numpy(data.ids[0][: data.answer_start[0]]).long()[None]
+    inputs = backbone.inputs({"input_ids": ids, "attention_mask": torch.ones_like(ids)})["input_ids"]
+    for _ in range(5):  # one greedy token after another, without a cache
+        with torch.no_grad():
+            following = backbone.net(input_ids=inputs).logits[:, -1:].argmax(-1)
+        inputs = torch.cat([inputs, following], dim=1)
+        if int(following) == backbone.tokenizer.eos_token_id:
+            break
+    written = inputs[0, ids.shape[1] + LENGTH :]
+    assert backbone.tokenizer.decode(written, skip_special_tokens=True).strip() == expected[0]

@@ -128,10 +128,12 @@ def save(folder: Path, model_type: str, kind: str, facts: dict[str, Any]) -> Pat
     torch.manual_seed(0)
     net = auto(kind, config).from_config(config)
     if kind == "generation" and facts.get("tie_word_embeddings") is False:
-        net.lm_head.weight = nn.Parameter(net.lm_head.weight.detach().clone())  # transformers ties every new T5
+        net.lm_head.weight = nn.Parameter(net.lm_head.weight.detach() / WIDTH**0.5)  # transformers ties every new T5
     with torch.no_grad():
-        for p in net.parameters():
+        for name, p in net.named_parameters():
             p.add_(0.15 * torch.randn_like(p))
+            if model_type == "t5" and name.endswith(".q.weight"):
+                p.div_(facts["d_kv"] ** 0.5)  # its attention does not divide: its queries' weights do
     net.save_pretrained(folder)
     usual = "tiny-decoder" if kind == "generation" else "tiny-encoder"
     tokenizer = tiny.tokenizer("tiny-t5" if model_type == "t5" else usual)

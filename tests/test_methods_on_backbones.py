@@ -27,7 +27,7 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "prefix reparametrised": ("prefix", {"reparametrise": True, "hidden": 16}),
 }
 BITSANDBYTES = {"qlora bitsandbytes": ("qlora", {"backend": "bitsandbytes"})}
-FEW = ["bert", "deberta-v3", "gpt2", "opt-350m", "gpt-neox", "llama"]  # where each mode is tried with every method
+FEW = ["bert", "deberta-v3", "gpt2", "opt-350m", "gpt-neox", "llama", "t5-gated"]  # where each mode is tried with every method
 
 
 def _refused(name: str, label: str) -> bool:
@@ -151,8 +151,9 @@ def test_every_method_trains_in_bfloat16_as_in_float32_and_is_undone(modes: Any,
 
 
 @pytest.mark.parametrize("label", CONFIGURATIONS)
-def test_every_method_generates_with_a_cache_in_bfloat16(modes: Any, label: str) -> None:
-    backbone = modes("llama", dtype="bfloat16")
+@pytest.mark.parametrize(("name", "start"), [("llama", 7), ("t5-gated", 1)])
+def test_every_method_generates_with_a_cache_in_bfloat16(modes: Any, name: str, start: int, label: str) -> None:
+    backbone = modes(name, dtype="bfloat16")
     inputs, same = batch((7, 4), left=True), {"do_sample": False, "max_new_tokens": 4, "pad_token_id": 0}
     with (
         _attached(backbone, label),
@@ -160,7 +161,7 @@ def test_every_method_generates_with_a_cache_in_bfloat16(modes: Any, label: str)
         devices.autocast(backbone.device, "bfloat16"),
     ):
         out = backbone.net.eval().generate(**inputs, use_cache=True, **same)
-    assert out.shape[1] > 7
+    assert out.shape[1] > start
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -61,7 +61,9 @@ def generate(
     for indices in batches.evaluation(data.answer_start, batch_size):
         check()
         batch = batches.prompts(data, indices, tokenizer.pad_token_id)
-        apart = data.decoder_start is not None  # an encoder reads the prompt: the decoder's text has its own first token
+        apart = (
+            data.decoder_start is not None
+        )  # an encoder reads the prompt: the decoder's text has its own first token
         width = 1 if apart else batch["input_ids"].shape[1]
         with autocast(backbone.device, dtype):
             out = backbone.net.generate(

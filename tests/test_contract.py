@@ -1,4 +1,4 @@
-"""Every promise of the contract, for every method in all its modes, on an encoder, on a decoder, and on both in one network.
+"""Every promise of the contract, for every method in all its modes, on an encoder, a decoder, and both in one network.
 
 Nothing here names a method: a new file in `methods/` is covered as it stands.
 """

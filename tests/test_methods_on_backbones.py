@@ -27,7 +27,15 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "prefix reparametrised": ("prefix", {"reparametrise": True, "hidden": 16}),
 }
 BITSANDBYTES = {"qlora bitsandbytes": ("qlora", {"backend": "bitsandbytes"})}
-FEW = ["bert", "deberta-v3", "gpt2", "opt-350m", "gpt-neox", "llama", "t5-gated"]  # where each mode is tried with every method
+FEW = [
+    "bert",
+    "deberta-v3",
+    "gpt2",
+    "opt-350m",
+    "gpt-neox",
+    "llama",
+    "t5-gated",
+]  # where each mode is tried with every method
 
 
 def _refused(name: str, label: str) -> bool:

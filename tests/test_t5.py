@@ -150,7 +150,9 @@ def test_prefix_attention_equals_softmax_over_concatenated_keys(
     backbone = prefixed(name)
     calls: list[tuple[nn.Module, tuple[Tensor, ...], Tensor, Tensor]] = []
 
-    def spy(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, *args: Any, position_bias: Tensor, **kwargs: Any) -> Any:
+    def spy(
+        module: nn.Module, q: Tensor, k: Tensor, v: Tensor, *args: Any, position_bias: Tensor, **kwargs: Any
+    ) -> Any:
         out = attention.prefix_attention(module, q, k, v, *args, position_bias=position_bias, **kwargs)
         calls.append((module, (q, k, v), position_bias, out[0]))
         return out
@@ -182,7 +184,7 @@ def test_a_prefix_learns_in_the_encoder_in_the_decoder_and_between_them(prefixed
     for part in PARTS:
         (slot,) = [s.path for s in backbone.sites.of("prefix") if s.path.startswith(part)]
         module = backbone.net.get_submodule(slot)
-        assert module.K.grad.abs().max() > 1e-4 and module.V.grad.abs().max() > 1e-4
+        assert min(module.K.grad.abs().max(), module.V.grad.abs().max()) > 1e-4
         module.K.grad = module.V.grad = None
 
 
@@ -251,7 +253,8 @@ def test_the_cache_keeps_a_decoders_tokens_apart_from_an_encoder_decoders(
     whole = tokens.encode(data, network.tokenizer, 64, tmp_path)["train"]
     again = encoded(data, network, tmp_path)["train"]
     assert len(list(tmp_path.glob("*.npz"))) == 2
-    assert whole.decoder_start is None and apart.decoder_start == again.decoder_start == 0
+    assert whole.decoder_start is None
+    assert apart.decoder_start == again.decoder_start == 0
     assert all((a == b).all() for a, b in zip(apart.ids, again.ids, strict=True))
     assert "decoder_input_ids" not in batches.collate(whole, [0], 0)
 
@@ -275,7 +278,9 @@ def test_loss_and_perplexity_are_those_of_the_library(data: tasks.Dataset, netwo
     labels = made.pop("labels")
     with torch.no_grad():
         ours = loss_sum("generation", network.net(**made).logits, labels) / counted("generation", labels)
-        theirs = network.net(made["input_ids"], attention_mask=made["attention_mask"], labels=labels[:, 1:].contiguous()).loss
+        theirs = network.net(
+            made["input_ids"], attention_mask=made["attention_mask"], labels=labels[:, 1:].contiguous()
+        ).loss
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
     found = evaluate.perplexity(network, split, 7, "float32")
     assert found == pytest.approx(math.exp(float(theirs)), rel=1e-4)
@@ -330,14 +335,15 @@ def test_every_method_is_profiled_on_a_task_that_t5_generates() -> None:
     rows = Session("cpu", threads=1).profile(profile)["rows"]
     assert [row["label"] for row in rows] == names
     merged = {row["label"]: row["merge_max_change"] for row in rows}
-    assert merged["lora"] is not None and merged["lora"] < 1e-3 and merged["prefix"] is None
+    assert merged["lora"] < 1e-3
+    assert merged["prefix"] is None
 
 
 YAML = """\
 name: written
 backbone: tiny-t5
 tasks: [{task: local, name: fruit, train: fruit.csv, text: asked, answer: told, kind: generation, metric: bleu}]
-budget: {steps: 150, batch_size: 16, max_length: 64, seeds: 1}
+budget: {steps: 50, batch_size: 16, max_length: 64, seeds: 1}
 train: {warmup: 0.05}
 profile: {rounds: 1, warmup: 0}
 methods:
@@ -347,7 +353,7 @@ methods:
 
 
 def test_an_experiment_trains_t5_on_a_file_from_yaml_to_report(tmp_path: Path, data: tasks.Dataset) -> None:
-    rows = "".join(f"{e.text},{e.references[0]}\n" for e in data.train)
+    rows = "".join(f"{e.text},{e.references[0]} is in the bag\n" for e in data.train)
     (tmp_path / "fruit.csv").write_text(f"asked,told\n{rows}")
     (tmp_path / "written.yaml").write_text(YAML)
     command = [sys.executable, "-m", "peftbench", "run", "written.yaml", "--results", "out", "-q"]
@@ -360,9 +366,10 @@ def test_an_experiment_trains_t5_on_a_file_from_yaml_to_report(tmp_path: Path, d
         losses = run["curve"]["loss"]
         assert sum(losses[-10:]) < (0.2 if name == "full" else 0.7) * sum(losses[:10])
         assert 1 < run["metrics"]["test"]["perplexity"] < 40
-    assert runs["full"]["metrics"]["test"]["bleu"] > 10
-    sample = runs["full"]["samples"][0]
-    assert sample["prediction"].startswith("the ") and sample["reference"].startswith("the ")
+    assert runs["full"]["metrics"]["test"]["bleu"] > 30
+    for sample in runs["full"]["samples"]:
+        assert sample["prediction"].endswith("is in the bag")
+        assert ":" not in sample["prediction"]  # nothing of the prompt
     assert (tmp_path / "out" / "report").is_dir()
 
 
@@ -421,6 +428,7 @@ def test_lists_of_roles_make_another_encoder_decoder_work(bart: Model, name: str
 def test_the_tiny_preset_is_what_its_comment_says() -> None:
     config = tiny.config("tiny-t5")
     net = AutoModelForSeq2SeqLM.from_config(config)
-    assert config.is_gated_act and config.num_heads * config.d_kv != config.d_model
+    assert config.is_gated_act
+    assert config.num_heads * config.d_kv != config.d_model
     assert not config.scale_decoder_outputs
     assert len(net.encoder.block) == len(net.decoder.block) == 2

@@ -225,11 +225,10 @@ def _check_kind(origin: source.Origin, config: Any, kind: str) -> None:
             f"backbone {origin.model!r} ({config.model_type}) has an encoder and a decoder, and its config.json does "
             "not say which token the decoder begins with; set decoder_start_token_id there (T5: 0, its padding)"
         )
-    if kind == "generation" and config.is_encoder_decoder:
-        if config.model_type in known.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
-            return
+    both = config.is_encoder_decoder and config.model_type in known.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
     encoder = config.model_type in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
-    if kind == "generation" and (encoder or config.model_type not in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+    causal = config.model_type in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not encoder
+    if kind == "generation" and not (both or causal):
         raise UserError(
             f"a generation task needs a causal model or an encoder with a decoder, and backbone {origin.model!r} "
             f"({config.model_type}) is neither; use a decoder, like smollm2-135m"

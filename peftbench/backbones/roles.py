@@ -243,7 +243,9 @@ def check(roles: Any) -> None:
                 raise unknown("layout", value, FUSED, where="backbone.roles.fused")
         else:
             if not value or not all(isinstance(path, str) for path in listed(value)):
-                raise UserError(f"roles: {key} = {value!r} must be a path or a list of them, like 'model.layers.*.attn'")
+                raise UserError(
+                    f"roles: {key} = {value!r} must be a path or a list of them, like 'model.layers.*.attn'"
+                )
     _check_sharing({r: listed(roles[r]) for r in LINEAR if r in roles}, "fused" in roles)
 
 

@@ -101,9 +101,10 @@ def _answers(encoded: Encoded, indices: Sequence[int] | Array, pad_id: int) -> d
     """
     import torch
 
-    starts = encoded.answer_start
+    first, starts = encoded.decoder_start, encoded.answer_start
+    assert first is not None
     assert starts is not None  # a generation task
-    rows = [np.append(encoded.decoder_start, encoded.ids[i][starts[i] :]) for i in indices]
+    rows = [np.append(first, encoded.ids[i][starts[i] :]) for i in indices]
     told = [np.append(IGNORE, row[1:]) for row in rows]
     return {
         "decoder_input_ids": torch.from_numpy(_padded(rows, pad_id, "right")["input_ids"]),

@@ -35,7 +35,9 @@ class Encoded:
     labels: Array | None  # (n,) int64 classes or float32 values; None for generation
     answer_start: Array | None  # (n,) generation: index of the first token of the answer
     lengths: Array  # (n,) int64
-    decoder_start: int | None = None  # the decoder's first token, where prompts go to an encoder and answers to a decoder
+    decoder_start: int | None = (
+        None  # the decoder's first token, where prompts go to an encoder and answers to a decoder
+    )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -46,7 +48,8 @@ def encode(
 ) -> dict[str, Encoded]:
     """The three splits, by name; from `cache_dir` where they were encoded before.
 
-    tokenizer: any transformers tokenizer; decoder_start: `Backbone.decoder_start` of the network. Raises UserError for a length or a tokenizer that cannot serve.
+    tokenizer: any transformers tokenizer; decoder_start: the network's `Backbone.decoder_start`. Raises UserError for a
+    length or a tokenizer that cannot serve.
     """
     most = getattr(tokenizer, "model_max_length", None)
     if max_length < 8 or (most is not None and max_length > most):

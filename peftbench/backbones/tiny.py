@@ -64,7 +64,7 @@ def tokenizer(name: str) -> Any:
     core.decoder = decoders.ByteLevel()
     if name in FRAMES:
         single, pair = FRAMES[name]
-        marks = [(mark, vocabulary[mark]) for mark in ("[CLS]", "[SEP]", "[EOS]")]
+        marks = [(mark, vocabulary[mark]) for mark in SPECIAL if mark in pair]
         core.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=marks)
     inputs = ["input_ids", "attention_mask"] + (["token_type_ids"] if name == "tiny-encoder" else [])
     return PreTrainedTokenizerFast(

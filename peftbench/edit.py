@@ -52,6 +52,7 @@ class Edit:
         self._widened: dict[str, nn.Parameter] = {}  # frozen beside a thawed one, in float32 like it
         self._dropped: dict[str, nn.Parameter] = {}  # base weights that no module needs while this edit lasts
         self._hooks: list[Any] = []
+        self._attention: list[tuple[Any, str]] = []  # configurations and the attention they asked for
 
     @property
     def linear_roles(self) -> str:
@@ -104,17 +105,18 @@ class Edit:
         """Put everything back as it was loaded, bit for bit. Thawed and dropped weights come from the kept file."""
         for hook in self._hooks:
             hook.remove()
+        for config, usual in self._attention:
+            config._attn_implementation = usual
         for site, old, new in reversed(self._swaps):
-            if isinstance(old, PrefixSlot):
-                self.net.config._attn_implementation = self._attention
-            elif isinstance(old, PromptSlot):
+            if isinstance(old, PromptSlot):
                 self.backbone.virtual_tokens = 0
             self.net.set_submodule(site.path, old.train(new.training))
         for name, p in {**self._thawed, **self._widened, **self._dropped}.items():
             p.grad = None
             p.requires_grad_(False)
             p.data = self.backbone.pristine(name).to(self.backbone.device)
-        self._hooks, self._swaps, self._thawed, self._widened, self._dropped = [], [], {}, {}, {}
+        self._hooks, self._attention, self._swaps = [], [], []
+        self._thawed, self._widened, self._dropped = {}, {}, {}
 
     def state(self) -> dict[str, Tensor]:
         """Adapter tensors and thawed tensors, nothing else, by the paths of their sites. A shared tensor comes once."""
@@ -221,9 +223,10 @@ class Edit:
     def _connect(self, old: nn.Module, new: nn.Module) -> None:
         if isinstance(old, Block):
             self._hooks += old.connect(new)
-        elif isinstance(old, PrefixSlot) and self.net.config._attn_implementation != attention.NAME:
-            self._attention = self.net.config._attn_implementation
-            self.net.config._attn_implementation = attention.NAME
+        elif isinstance(old, PrefixSlot) and not self._attention:
+            self._attention = [(c, c._attn_implementation) for c in attention.configurations(self.net)]
+            for config, _ in self._attention:
+                config._attn_implementation = attention.NAME
         elif isinstance(old, PromptSlot):
             self._hooks += old.connect()
             with torch.no_grad():

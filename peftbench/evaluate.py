@@ -53,7 +53,7 @@ def perplexity(
 def generate(
     backbone: Backbone, data: Encoded, batch_size: int, dtype: str, longest: int, check: Stop = lambda: None
 ) -> list[str]:
-    """Greedy answers of at most `longest` tokens, with a key-value cache, prompts padded on the left."""
+    """Greedy answers of at most `longest` tokens, with a key-value cache."""
     backbone.net.eval()
     tokenizer = backbone.tokenizer
     texts = [""] * len(data.lengths)
@@ -61,7 +61,10 @@ def generate(
     for indices in batches.evaluation(data.answer_start, batch_size):
         check()
         batch = backbone.inputs(batches.prompts(data, indices, tokenizer.pad_token_id))
-        width = batch["input_ids"].shape[1]
+        apart = (
+            data.decoder_start is not None
+        )  # an encoder reads the prompt: the decoder's text has its own first token
+        width = 1 if apart else batch["input_ids"].shape[1]
         with autocast(backbone.device, dtype):
             out = backbone.net.generate(
                 **{k: v.to(backbone.device) for k, v in batch.items()},
@@ -73,6 +76,7 @@ def generate(
                 no_repeat_ngram_size=0,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
+                **({"decoder_start_token_id": data.decoder_start} if apart else {}),
             )
         for i, row in zip(indices, out[:, width:].cpu(), strict=True):
             texts[i] = tokenizer.decode(row, skip_special_tokens=True).strip()

@@ -128,7 +128,8 @@ class Session:
         return backbone
 
     def _encode(self, dataset: tasks.Dataset, backbone: Backbone, max_length: int) -> dict[str, tokens.Encoded]:
-        return tokens.encode(dataset, backbone.tokenizer, max_length, cache.root() / "tokens")
+        folder = cache.root() / "tokens"
+        return tokens.encode(dataset, backbone.tokenizer, max_length, folder, backbone.decoder_start)
 
     def _file(self, spec: RunSpec) -> Path | None:
         return None if self.adapters is None else self.adapters / f"{spec.slug}--{spec.id}.safetensors"

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 from peftbench.backbones import tiny
 from peftbench.backbones.load import Backbone, load
@@ -29,6 +29,7 @@ _ENCODER = {
 _DEBERTA = {**_ENCODER, "relative_attention": True, "pos_att_type": "p2c|c2p", "pooler_hidden_size": WIDTH}
 _LLAMA = {**_ENCODER, "num_key_value_heads": 2}
 _NEOX = {**_ENCODER, "rotary_pct": 0.5}
+_T5 = {"d_model": WIDTH, "d_ff": INNER, "num_layers": LAYERS, "num_heads": HEADS, "decoder_start_token_id": 0}
 _OPT = {**{k: v for k, v in _ENCODER.items() if k != "intermediate_size"}, "ffn_dim": INNER, "word_embed_proj_dim": 48}
 
 # name -> (model_type, kind, configuration)
@@ -68,9 +69,16 @@ ALL: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mistral": ("mistral", "generation", {**_LLAMA, "sliding_window": 6, "head_dim": 32}),
     "qwen2": ("qwen2", "generation", _LLAMA),
     "qwen3": ("qwen3", "generation", {**_LLAMA, "head_dim": 32}),
+    "t5": ("t5", "generation", {**_T5, "d_kv": 16}),
+    "t5-gated": (
+        "t5",
+        "generation",
+        {**_T5, "d_kv": 32, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    ),
 }
 ENCODERS = ["bert", "roberta", "electra", "distilbert", "deberta-v2", "deberta-v3"]
-DECODERS = [name for name, (_, kind, _) in ALL.items() if kind == "generation"]
+DECODERS = [name for name, (model_type, kind, _) in ALL.items() if kind == "generation" and model_type != "t5"]
+T5 = [name for name, (model_type, _, _) in ALL.items() if model_type == "t5"]
 WITH_PREFIX = [name for name in ALL if not name.startswith("deberta")]
 
 
@@ -85,7 +93,8 @@ class Model:
 
     @cached_property
     def untouched(self) -> nn.Module:
-        return auto(self.kind).from_pretrained(self.folder, num_labels=LABELS).eval()
+        config = AutoConfig.from_pretrained(self.folder, num_labels=LABELS)
+        return auto(self.kind, config).from_pretrained(self.folder, config=config).eval()
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -106,8 +115,10 @@ class Zoo:
         return self._models[name]
 
 
-def auto(kind: str) -> Any:
-    return AutoModelForCausalLM if kind == "generation" else AutoModelForSequenceClassification
+def auto(kind: str, config: Any) -> Any:
+    if kind != "generation":
+        return AutoModelForSequenceClassification
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def save(folder: Path, model_type: str, kind: str, facts: dict[str, Any]) -> Path:
@@ -115,12 +126,17 @@ def save(folder: Path, model_type: str, kind: str, facts: dict[str, Any]) -> Pat
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 4}
     config = AutoConfig.for_model(model_type, vocab_size=VOCABULARY, num_labels=LABELS, **ids, **facts)
     torch.manual_seed(0)
-    net = auto(kind).from_config(config)
+    net = auto(kind, config).from_config(config)
+    if kind == "generation" and facts.get("tie_word_embeddings") is False:
+        net.lm_head.weight = nn.Parameter(net.lm_head.weight.detach() / WIDTH**0.5)  # transformers ties every new T5
     with torch.no_grad():
-        for p in net.parameters():
+        for name, p in net.named_parameters():
             p.add_(0.15 * torch.randn_like(p))
+            if model_type == "t5" and name.endswith(".q.weight"):
+                p.div_(facts["d_kv"] ** 0.5)  # its attention does not divide: its queries' weights do
     net.save_pretrained(folder)
-    tokenizer = tiny.tokenizer("tiny-decoder" if kind == "generation" else "tiny-encoder")
+    usual = "tiny-decoder" if kind == "generation" else "tiny-encoder"
+    tokenizer = tiny.tokenizer("tiny-t5" if model_type == "t5" else usual)
     if model_type in ("roberta", "distilbert") or name_of_decoder(model_type):
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
     tokenizer.save_pretrained(folder)
@@ -143,15 +159,24 @@ def batch(lengths: tuple[int, ...] = (9, 5), seed: int = 1, left: bool = False) 
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def complete(net: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs, and for a network with a decoder of its own what that reads: as many tokens a row, from a start."""
+    if not (net.config.is_encoder_decoder and net.can_generate()):
+        return inputs
+    told = (inputs["input_ids"] + 7) % VOCABULARY
+    told[:, 0] = net.config.decoder_start_token_id
+    return {**inputs, "decoder_input_ids": told}
+
+
 def logits(net: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     """The network's logits where they mean something: padding's own outputs are dropped."""
     with torch.no_grad():
-        out = net(**inputs).logits
+        out = net(**complete(net, inputs)).logits
     return out[inputs["attention_mask"].bool()] if out.ndim == 3 else out
 
 
 def loss(net: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     """A scalar that depends on every logit that means something."""
-    out = net(**inputs).logits.float()
+    out = net(**complete(net, inputs)).logits.float()
     kept = out[inputs["attention_mask"].bool()] if out.ndim == 3 else out
     return kept.logsumexp(-1).mean() - kept[..., 0].mean()

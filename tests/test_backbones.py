@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from architectures import ALL, DECODERS, HEADS, INNER, LABELS, LAYERS, WIDTH, Zoo, batch, logits
+from architectures import ALL, DECODERS, HEADS, INNER, LABELS, LAYERS, T5, WIDTH, Zoo, batch, logits
 from torch import nn
 
 from peftbench import count
@@ -15,7 +15,8 @@ from peftbench.edit import Edit
 from peftbench.methods.lora import LoRALinear
 from peftbench.sites import LINEAR
 
-GATED = {"llama", "mistral", "qwen2", "qwen2-classifier", "qwen3"}
+NARROW = {"llama", "mistral", "qwen2", "qwen2-classifier", "qwen3"}  # fewer key-value heads
+GATED = {*NARROW, "t5-gated"}
 FUSED = ["gpt2", "gpt-neox", "gpt-neox-serial"]
 
 
@@ -38,11 +39,13 @@ def test_the_logits_equal_the_untouched_network(zoo: Zoo, name: str) -> None:
 def test_every_linear_role_is_found_in_every_layer(zoo: Zoo, name: str) -> None:
     sites = zoo[name].backbone.sites
     expected = set(LINEAR) - (set() if name in GATED else {"gate"})
-    assert Counter(s.role for s in sites.linear()) == dict.fromkeys(expected, LAYERS)
-    assert Counter(s.role for s in sites if s.role in ("attn", "ffn")) == {"attn": LAYERS, "ffn": LAYERS}
+    attention, ffn = (3 * LAYERS, 2 * LAYERS) if name in T5 else (LAYERS, LAYERS)  # T5: two stacks, and across
+    assert Counter(s.role for s in sites.linear()) == {r: attention if r in "qkvo" else ffn for r in expected}
+    assert Counter(s.role for s in sites if s.role in ("attn", "ffn")) == {"attn": attention, "ffn": ffn}
+    assert len(sites.of("prefix")) == attention if "prefix" in sites.roles else name.startswith("deberta")
     inner = 4 * WIDTH if name == "gpt2-classifier" else INNER
-    wide = HEADS * (32 if name in ("mistral", "qwen3") else WIDTH // HEADS)
-    narrow = wide // 2 if name in GATED else wide
+    wide = HEADS * (32 if name in ("mistral", "qwen3", "t5-gated") else WIDTH // HEADS)
+    narrow = wide // 2 if name in NARROW else wide
     sizes = {"q": (WIDTH, wide), "k": (WIDTH, narrow), "v": (WIDTH, narrow), "o": (wide, WIDTH)}
     sizes |= {"gate": (WIDTH, inner), "up": (WIDTH, inner), "down": (inner, WIDTH)}
     assert all(s.size == sizes[s.role] for s in sites.linear())
@@ -86,7 +89,7 @@ def test_base_and_head_parameters_add_up_to_the_untouched_network(zoo: Zoo, name
     head = {p for path in head_of(untouched, model.kind) for p in untouched.get_submodule(path).parameters()}
     assert sites.head == sum(p.numel() for p in head)
     assert sites.base + sites.head == sum(p.numel() for p in untouched.parameters())
-    assert (sites.head == 0) == (name in DECODERS)
+    assert (sites.head == 0) == (name in DECODERS + T5)
     at_sites = sum(s.parameters for s in sites.linear())
     assert 0 < at_sites < sites.base
 

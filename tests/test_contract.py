@@ -1,4 +1,4 @@
-"""Every promise of the contract, for every method in all its modes, on an encoder and on a decoder.
+"""Every promise of the contract, for every method in all its modes, on an encoder, a decoder, and both in one network.
 
 Nothing here names a method: a new file in `methods/` is covered as it stands.
 """
@@ -19,7 +19,7 @@ from peftbench.edit import Edit
 from peftbench.errors import UserError
 from peftbench.method import Method, discover
 
-NETWORKS = ("tiny-encoder", "tiny-decoder")
+NETWORKS = ("tiny-encoder", "tiny-decoder", "tiny-t5")
 CASES = [Case(cls, hyper, net) for cls in discover().values() for net in NETWORKS for hyper in variants(cls)]
 
 
@@ -111,7 +111,7 @@ def test_checking_leaves_the_random_generator_where_it_was() -> None:
 
 def test_a_method_that_trains_only_the_head_keeps_every_promise() -> None:
     for network in NETWORKS:
-        if network == "tiny-encoder":  # the decoder has no head: nothing would train
+        if network == "tiny-encoder":  # the others have no head: nothing would train
             assert [str(v) for v in check(Case(_Nothing, {}, network)) if not v.kept] == []
 
 

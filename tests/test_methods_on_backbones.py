@@ -27,14 +27,15 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "prefix reparametrised": ("prefix", {"reparametrise": True, "hidden": 16}),
 }
 BITSANDBYTES = {"qlora bitsandbytes": ("qlora", {"backend": "bitsandbytes"})}
-FEW = ["bert", "deberta-v3", "gpt2", "opt-350m", "gpt-neox", "llama"]  # where each mode is tried with every method
+# where each mode is tried with every method
+FEW = ["bert", "deberta-v3", "gpt2", "opt-350m", "gpt-neox", "llama", "t5-gated"]
 
 
 def _refused(name: str, label: str) -> str:
     """What the refusal says where an architecture is none for a method; empty where it is one."""
     if name.startswith("deberta") and label.startswith("prefix"):
         return "disentangled"
-    return "has none" if label == "bitfit" and name in ("llama", "mistral", "qwen3") else ""
+    return "has none" if label == "bitfit" and name in ("llama", "mistral", "qwen3", "t5", "t5-gated") else ""
 
 
 MODES = [(name, label) for name in FEW for label in CONFIGURATIONS if not _refused(name, label)]
@@ -154,12 +155,21 @@ def test_every_method_trains_in_bfloat16_as_in_float32_and_is_undone(modes: Any,
             found[dtype] = _train(edit, method, steps=3, dtype=dtype)
         after = dict(backbone.net.named_parameters())
         assert all(torch.equal(after[n], w) and after[n].dtype == w.dtype for n, w in weights.items())
-    assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.1, abs=0.05)
+    loose = max(0.05, 0.03 * found["float32"][0])  # steps this large amplify rounding where the loss falls steeply
+    assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.1, abs=loose)
 
 
-@pytest.mark.parametrize("label", [label for label in CONFIGURATIONS if not _refused("llama", label)])
-def test_every_method_generates_with_a_cache_in_bfloat16(modes: Any, label: str) -> None:
-    backbone = modes("llama", dtype="bfloat16")
+@pytest.mark.parametrize(
+    ("name", "start", "label"),
+    [
+        (name, start, label)
+        for name, start in (("llama", 7), ("t5-gated", 1))
+        for label in CONFIGURATIONS
+        if not _refused(name, label)
+    ],
+)
+def test_every_method_generates_with_a_cache_in_bfloat16(modes: Any, name: str, start: int, label: str) -> None:
+    backbone = modes(name, dtype="bfloat16")
     inputs, same = batch((7, 4), left=True), {"do_sample": False, "max_new_tokens": 4, "pad_token_id": 0}
     with (
         _attached(backbone, label),
@@ -167,7 +177,7 @@ def test_every_method_generates_with_a_cache_in_bfloat16(modes: Any, label: str)
         devices.autocast(backbone.device, "bfloat16"),
     ):
         out = backbone.net.eval().generate(**backbone.inputs(inputs), use_cache=True, **same)
-    assert out.shape[1] > 7
+    assert out.shape[1] > start
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import DECODERS, WITH_PREFIX, Zoo, batch, logits
+from architectures import DECODERS, WITH_PREFIX, Zoo, batch, complete, logits
 from torch import Tensor, nn
 
 from peftbench.backbones.load import Backbone
@@ -53,7 +53,7 @@ def test_a_prefix_is_used_and_undone(zoo: Zoo, name: str) -> None:
 @pytest.mark.parametrize("name", WITH_PREFIX)
 def test_a_padded_row_equals_the_row_alone(prefixed: Any, name: str) -> None:
     backbone = prefixed(name)
-    inputs = batch((9, 5))
+    inputs = complete(backbone.net, batch((9, 5)))
     alone = {k: v[1:, :5] for k, v in inputs.items()}
     together = backbone.net(**inputs).logits[1:]
     expected = backbone.net(**alone).logits

@@ -59,6 +59,11 @@ def prefix_mask(*args: Any, **kwargs: Any) -> Tensor | None:
     return sdpa_mask(*args, **kwargs)
 
 
+def configurations(net: Any) -> list[Any]:
+    """Every configuration that a part of the network reads: the network's, and T5's stacks have copies of their own."""
+    return list({id(m.config): m.config for m in net.modules() if hasattr(m, "config")}.values())
+
+
 def _causal(queries: int, keys: int, device: torch.device) -> Tensor:
     """True where a query may see a key; the last query sees the last key."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)

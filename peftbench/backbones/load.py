@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from peftbench import cache
-from peftbench.backbones import architectures, prompt, source, tiny
+from peftbench.backbones import architectures, prompt, source, t5, tiny
+from peftbench.backbones.attention import configurations
 from peftbench.backbones.normalise import normalise
 from peftbench.errors import UserError
 from peftbench.sites import Sites
@@ -41,6 +42,12 @@ class Backbone:
     @property
     def device(self) -> torch.device:
         return next(iter(self.parameters.values())).device
+
+    @property
+    def decoder_start(self) -> int | None:
+        """The token that a decoder behind an encoder begins with, where the network generates; else None."""
+        config = self.net.config
+        return config.decoder_start_token_id if self.kind == "generation" and config.is_encoder_decoder else None
 
     def head_parameters(self) -> list[nn.Parameter]:
         return list(dict.fromkeys(p for name in self.head for p in self.net.get_submodule(name).parameters()))
@@ -121,7 +128,8 @@ def load(
     if gradient_checkpointing:
         enable = getattr(net, "activation_checkpointing_enable", None) or net.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    net.config.use_cache = False
+    for own in configurations(net):
+        own.use_cache = False
     tokenizer = load_tokenizer(origin)
     _agree_on_padding(net, tokenizer, model)
     backbone = Backbone(net, sites, head, kind, tokenizer, source.fingerprint(model, revision), fresh)
@@ -138,7 +146,7 @@ def blank(origin: source.Origin, kind: str, labels: int, roles: Mapping[str, Any
     """The backbone as `load` makes it, on the meta device: sizes without numbers, without tokenizer or fingerprint."""
     config = _config(origin, labels, kind, None)
     with torch.device("meta"):
-        net = _auto(kind).from_config(config).float().requires_grad_(False)
+        net = _random(kind, config).float().requires_grad_(False)
     head = head_of(net, kind)
     backbone = Backbone(net, normalise(net, head, roles), head, kind, None, "")
     backbone.parameters = dict(net.named_parameters())
@@ -196,10 +204,20 @@ def _agree_on_padding(net: Any, tokenizer: Any, model: str) -> None:
     net.config.pad_token_id = tokenizer.pad_token_id
 
 
-def _auto(kind: str) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+def _auto(kind: str, config: Any) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
-    return AutoModelForCausalLM if kind == "generation" else AutoModelForSequenceClassification
+    if kind != "generation":
+        return AutoModelForSequenceClassification
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+
+def _random(kind: str, config: Any) -> Any:
+    """A network from its configuration alone."""
+    net = _auto(kind, config).from_config(config)
+    if config.model_type == "t5":
+        t5.untie(net)
+    return net
 
 
 def _config(origin: source.Origin, labels: int, kind: str, dropout: float | None) -> Any:
@@ -226,11 +244,18 @@ def _check_kind(origin: source.Origin, config: Any, kind: str) -> None:
     """Encoders are refused for generation, though some have a class for it: they see the answers they predict."""
     from transformers.models.auto import modeling_auto as known
 
-    encoder = config.model_type in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
-    if kind == "generation" and (encoder or config.model_type not in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
         raise UserError(
-            f"a generation task needs a causal model, and backbone {origin.model!r} ({config.model_type}) is none; "
-            "use a decoder, like smollm2-135m"
+            f"backbone {origin.model!r} ({config.model_type}) has an encoder and a decoder, and its config.json does "
+            "not say which token the decoder begins with; set decoder_start_token_id there (T5: 0, its padding)"
+        )
+    both = config.is_encoder_decoder and config.model_type in known.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    encoder = config.model_type in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    causal = config.model_type in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not encoder
+    if kind == "generation" and not (both or causal):
+        raise UserError(
+            f"a generation task needs a causal model or an encoder with a decoder, and backbone {origin.model!r} "
+            f"({config.model_type}) is neither; use a decoder, like smollm2-135m"
         )
     if kind != "generation" and config.model_type not in known.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
         raise UserError(
@@ -243,10 +268,10 @@ def _build(origin: source.Origin, kind: str, config: Any, dtype: str) -> tuple[A
     if not origin.place:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(tiny.SEED)
-            net = _auto(kind).from_config(config).to(DTYPES[dtype])
+            net = _random(kind, config).to(DTYPES[dtype])
         return net, [name for name, _ in net.named_parameters() if not name.startswith(net.base_model_prefix)]
     try:
-        net, info = _auto(kind).from_pretrained(
+        net, info = _auto(kind, config).from_pretrained(
             origin.place,
             config=config,
             dtype=DTYPES[dtype],

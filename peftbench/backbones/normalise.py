@@ -10,8 +10,10 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from peftbench.backbones import roles as role_tables
+from peftbench.backbones import t5
 from peftbench.backbones.modules import Block, FusedQKV, PrefixSlot, SiteLinear
 from peftbench.backbones.prompt import PromptSlot
+from peftbench.backbones.roles import listed
 from peftbench.errors import UserError
 from peftbench.sites import BLOCKS, LINEAR, Site, Sites
 
@@ -24,6 +26,8 @@ def normalise(net: Any, head: list[str], roles: Mapping[str, Any] | None = None)
     """
     kind = net.config.model_type
     table = role_tables.table(kind, net.config, roles)
+    if kind == "t5":
+        t5.settle(net)
     sites = _linear_sites(net, table, head)
     sites += _block_sites(net, table)
     sites += _prefix_sites(net, table)
@@ -31,8 +35,7 @@ def normalise(net: Any, head: list[str], roles: Mapping[str, Any] | None = None)
     for role in ("embed", "norm"):
         sites += [
             Site(role, path, (), _numel(net.get_submodule(path)), _numel(net.get_submodule(path), "bias"))
-            for pattern in _listed(table.get(role))
-            for path in _expand(net, pattern, role)
+            for path in _expand(net, table.get(role, []), role)
         ]
     in_head = {p for name in head for p in net.get_submodule(name).parameters()}
     total = sum(p.numel() for p in net.parameters())
@@ -81,20 +84,26 @@ def _split(net: Any, layer: nn.Module, path: str, layout: str) -> FusedQKV:
 def _block_sites(net: Any, table: Mapping[str, Any]) -> list[Site]:
     sites = []
     for role in BLOCKS:
-        if role not in table:
-            continue
-        spec = {"norm": None, **table[role]}
-        outputs = _expand(net, spec["output"], f"{role}.output")
-        taps = {name: _tapped(net, spec[name], f"{role}.{name}", len(outputs)) for name in ("input", "residual")}
-        norms = _tapped(net, spec["norm"], f"{role}.norm", len(outputs)) if spec["norm"] else [(None, 0)] * len(outputs)
-        for i, output in enumerate(outputs):
-            layer = re.match(r".*?\.\d+(?=\.)", output)
-            if layer is None:
-                raise UserError(f"roles: {role}.output = {spec['output']!r} names no layer; write its index as *")
-            here = {"output": (net.get_submodule(output), 0), **{name: places[i] for name, places in taps.items()}}
-            width = net.config.hidden_size
-            net.get_submodule(layer[0]).add_module(f"{role}_site", Block(width, norms[i][0], here))
-            sites.append(Site(role, f"{layer[0]}.{role}_site", (width,)))
+        for spec in listed(table.get(role, [])):
+            sites += _sublayers(net, role, {"norm": None, **spec})
+    return sites
+
+
+def _sublayers(net: Any, role: str, spec: Mapping[str, Any]) -> list[Site]:
+    sites = []
+    outputs = _expand(net, spec["output"], f"{role}.output")
+    taps = {name: _tapped(net, spec[name], f"{role}.{name}", len(outputs)) for name in ("input", "residual")}
+    norms = _tapped(net, spec["norm"], f"{role}.norm", len(outputs)) if spec["norm"] else [(None, 0)] * len(outputs)
+    for i, output in enumerate(outputs):
+        layer = re.match(r".*\.\d+(?=\.)", output)
+        if layer is None:
+            raise UserError(f"roles: {role}.output = {spec['output']!r} names no layer; write its index as *")
+        here = {"output": (net.get_submodule(output), 0), **{name: places[i] for name, places in taps.items()}}
+        width, owner = net.config.hidden_size, net.get_submodule(layer[0])
+        others = sum(name.startswith(f"{role}_site") for name, _ in owner.named_children())
+        name = f"{role}_site{others + 1 if others else ''}"
+        owner.add_module(name, Block(width, norms[i][0], here))
+        sites.append(Site(role, f"{layer[0]}.{name}", (width,)))
     return sites
 
 
@@ -140,12 +149,17 @@ def _head_width(config: Any) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def _expand(net: nn.Module, pattern: str, role: str) -> list[str]:
-    """The paths of the modules that match, in the network's order."""
-    regex = re.compile(re.escape(pattern).replace(r"\*", r"\d+"))
-    paths = [name for name, _ in net.named_modules(remove_duplicate=False) if regex.fullmatch(name)]
-    if not paths:
-        raise UserError(f"roles: {role} = {pattern!r} matches no module of {type(net).__name__}; see print(model)")
+def _expand(net: Any, patterns: str | list[str], role: str) -> list[str]:
+    """The paths of the modules that match a pattern or a list of them, each in the network's order."""
+    paths = []
+    for pattern in listed(patterns):
+        if not hasattr(net, net.base_model_prefix):  # T5 with a language head is its own base model
+            pattern = pattern.removeprefix(f"{net.base_model_prefix}.")
+        regex = re.compile(re.escape(pattern).replace(r"\*", r"\d+"))
+        found = [name for name, _ in net.named_modules(remove_duplicate=False) if regex.fullmatch(name)]
+        if not found:
+            raise UserError(f"roles: {role} = {pattern!r} matches no module of {type(net).__name__}; see print(model)")
+        paths += found
     return paths
 
 
@@ -159,10 +173,6 @@ def _dense(layer: nn.Module, path: str, role: str) -> tuple[Any, Any]:
 
 def _numel(module: nn.Module, ending: str = "") -> int:
     return sum(p.numel() for name, p in module.named_parameters() if name.endswith(ending))
-
-
-def _listed(value: Any) -> list[str]:
-    return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
 def _place(net: nn.Module) -> Any:

@@ -9,6 +9,8 @@
     prompt                 the token embedding; where none is named, the one that the network itself names
     embed, norm            modules that can be thawed
 
+Where a role stands at several paths of a layer or in several stacks, it takes a list of what is said above.
+
 Facts read from the model definitions of transformers 5.23.
 """
 
@@ -157,6 +159,38 @@ def _distilbert(config: Any) -> dict[str, Any]:
     }
 
 
+def _t5(config: Any) -> dict[str, Any]:
+    """T5: encoder and decoder, pre-norm; the FFN is gated in 1.1 and Flan-T5.
+
+    A decoder layer has three sublayers, and cross-attention is an attention like the others: its layers are q, k, v and
+    o sites, it has a prefix slot (Li and Liang 2021, section 4, give BART one in all three), and it is an `attn` block,
+    by the rule "an adapter after each sublayer" (Houlsby et al. 2019, section 2.1). Mahabadi et al. 2021
+    (arXiv:2106.04647) leave it out of that last one; so does a `roles:` without it.
+    """
+    encoder, decoder = "transformer.encoder.block.*.layer", "transformer.decoder.block.*.layer"
+    attention = {
+        f"{encoder}.0": f"{encoder}.0.SelfAttention",
+        f"{decoder}.0": f"{decoder}.0.SelfAttention",
+        f"{decoder}.1": f"{decoder}.1.EncDecAttention",
+    }
+    ffn = {layer: f"{layer}.DenseReluDense" for layer in (f"{encoder}.1", f"{decoder}.2")}
+    inner = {"gate": "wi_0", "up": "wi_1", "down": "wo"} if config.is_gated_act else {"up": "wi", "down": "wo"}
+
+    def blocks(sublayers: Mapping[str, str]) -> list[dict[str, str]]:
+        return [_pre_norm(path, f"{layer}.layer_norm", f"{layer}.dropout") for layer, path in sublayers.items()]
+
+    return {
+        **{role: [f"{path}.{role}" for path in attention.values()] for role in "qkvo"},
+        **{role: [f"{path}.{name}" for path in ffn.values()] for role, name in inner.items()},
+        "attn": blocks(attention),
+        "ffn": blocks(ffn),
+        "prefix": list(attention.values()),
+        "embed": ["transformer.shared", *(f"{s}.0.SelfAttention.relative_attention_bias" for s in (encoder, decoder))],
+        "norm": [f"{stack}.*.layer_norm" for stack in (encoder, decoder)]
+        + [f"transformer.{stack}.final_layer_norm" for stack in ("encoder", "decoder")],
+    }
+
+
 TABLES = {
     "bert": lambda config: _bert("bert"),
     "roberta": lambda config: _bert("roberta"),
@@ -168,6 +202,7 @@ TABLES = {
     "gpt_neox": _gpt_neox,
     **dict.fromkeys(("llama", "mistral", "qwen2"), _llama),
     "qwen3": _qwen3,
+    "t5": _t5,
 }
 
 ABSENT = {
@@ -202,15 +237,22 @@ def check(roles: Any) -> None:
         if key not in KEYS:
             raise unknown("role", key, KEYS, where="backbone.roles")
         if key in BLOCKS:
-            _check_block(key, value)
+            for block in listed(value) or [value]:
+                _check_block(key, block)
         elif key == "fused":
             if value not in FUSED:
                 raise unknown("layout", value, FUSED, where="backbone.roles.fused")
         else:
-            paths = value if key in ("embed", "norm") and isinstance(value, list) else [value]
-            if not all(isinstance(path, str) for path in paths):
-                raise UserError(f"roles: {key} = {value!r} must be a path, like 'model.layers.*.attention'")
-    _check_sharing({r: roles[r] for r in LINEAR if r in roles}, "fused" in roles)
+            if not value or not all(isinstance(path, str) for path in listed(value)):
+                raise UserError(
+                    f"roles: {key} = {value!r} must be a path or a list of them, like 'model.layers.*.attn'"
+                )
+    _check_sharing({r: listed(roles[r]) for r in LINEAR if r in roles}, "fused" in roles)
+
+
+def listed(value: Any) -> list[Any]:
+    """What a role's entry names: one thing, or a list of them."""
+    return value if isinstance(value, list) else [value]
 
 
 def _check_block(role: str, value: Any) -> None:
@@ -231,11 +273,11 @@ def _check_block(role: str, value: Any) -> None:
             )
 
 
-def _check_sharing(linear: Mapping[str, str], laid_out: bool) -> None:
+def _check_sharing(linear: Mapping[str, list[str]], laid_out: bool) -> None:
     if not linear:
         raise UserError("backbone.roles names no linear layer; it needs some of q k v o gate up down")
-    for path in linear.values():
-        same = [role for role, other in linear.items() if other == path]
+    for path in (path for paths in linear.values() for path in paths):
+        same = [role for role, others in linear.items() for other in others if other == path]
         if same == ["q", "k", "v"]:
             if not laid_out:
                 raise UserError(

@@ -1,4 +1,4 @@
-"""Two randomly initialised networks and a byte-level tokenizer, for tests and smoke runs: nothing is downloaded."""
+"""Three randomly initialised networks and a byte-level tokenizer, for tests and smoke runs: nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -23,6 +23,22 @@ TINY: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 256,
         "tie_word_embeddings": True,
     },
+    "tiny-t5": {  # as T5 1.1: gated, untied, heads together wider than the residual stream
+        "model_type": "t5",
+        "d_model": 32,
+        "d_kv": 16,
+        "d_ff": 64,
+        "num_heads": 4,
+        "num_layers": 2,
+        "num_decoder_layers": 2,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+        "decoder_start_token_id": 0,
+    },
+}
+FRAMES = {  # what the tokenizer puts around one text and around two
+    "tiny-encoder": ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1"),
+    "tiny-t5": ("$A [EOS]", "$A [EOS] $B [EOS]"),
 }
 SEED = 20240  # of the weights: they are part of the preset
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[EOS]"]
@@ -38,7 +54,7 @@ def config(name: str) -> Any:
 
 
 def tokenizer(name: str) -> Any:
-    """One token a byte; an encoder frames its texts with [CLS] and [SEP]."""
+    """One token a byte; an encoder frames its texts with [CLS] and [SEP], T5 ends them with [EOS]."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -46,12 +62,10 @@ def tokenizer(name: str) -> Any:
     core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    if name == "tiny-encoder":
-        core.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]",
-            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-            special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
-        )
+    if name in FRAMES:
+        single, pair = FRAMES[name]
+        marks = [(mark, vocabulary[mark]) for mark in SPECIAL if mark in pair]
+        core.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=marks)
     inputs = ["input_ids", "attention_mask"] + (["token_type_ids"] if name == "tiny-encoder" else [])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,

@@ -35,12 +35,17 @@ class Case:
 
     method: type[Method]
     hyper: Mapping[str, Any] = field(default_factory=dict)
-    backbone: str = "tiny-encoder"  # or "tiny-decoder"
+    backbone: str = "tiny-encoder"  # or "tiny-decoder", or "tiny-t5"
 
     @property
     def kind(self) -> str:
-        """The encoder classifies, the decoder is a causal model without a head."""
-        return "generation" if self.backbone == "tiny-decoder" else "classification"
+        """The encoder classifies; the decoder, and the two together, generate without a head."""
+        return "classification" if self.backbone == "tiny-encoder" else "generation"
+
+    @property
+    def causal_ids(self) -> str:
+        """The input whose every token sees only what is before it."""
+        return "decoder_input_ids" if self.backbone == "tiny-t5" else "input_ids"
 
     @cached_property
     def made(self) -> Method:
@@ -150,10 +155,14 @@ def _loaded(preset: str, kind: str, options: tuple[tuple[str, Any], ...]) -> Bac
     backbone = load(preset, kind, LABELS, **dict(options))
     draws = torch.Generator().manual_seed(7)
     norms = {id(m.weight) for m in backbone.net.modules() if "norm" in type(m).__name__.lower()}
+    queries = [backbone.net.get_submodule(s.path).weight for s in backbone.sites.of("q")]
+    unscaled = {id(w) for w in queries if backbone.sites.kind == "t5"}  # T5's weights hold the 1 / sqrt(head width)
     with torch.no_grad():
         for p in backbone.parameters.values():
             noise = torch.randn(p.shape, generator=draws)
             value = noise / p.shape[1] ** 0.5 if p.ndim > 1 else 0.2 * noise
+            if id(p) in unscaled:
+                value /= backbone.net.config.head_dim**0.5
             p.copy_((value + (id(p) in norms)).bfloat16())
         for p in backbone.head_parameters():
             p.data = p.data.float()  # what trains is float32, as the runner has it
@@ -173,12 +182,17 @@ def batch(case: Case, seed: int = 0) -> Batch:
     ids = torch.randint(5, 256, (len(LENGTHS), max(LENGTHS)), generator=draws)
     mask = (torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]).long()
     ids = ids * mask
+    inputs = {"input_ids": ids, "attention_mask": mask}
     if case.kind == "classification":
         labels = torch.randint(LABELS, (len(LENGTHS),), generator=draws)
     else:
-        labels = ids.masked_fill(mask == 0, -100)
+        if case.causal_ids != "input_ids":  # answers of their own, after the token that a decoder begins with
+            answers = torch.randint(5, 256, ids.shape, generator=draws)
+            answers[:, 0] = 0
+            inputs[case.causal_ids] = answers * mask
+        labels = inputs[case.causal_ids].masked_fill(mask == 0, -100)
         labels[:, :2] = -100  # the prompt
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return {**inputs, "labels": labels}
 
 
 def same(a: Tensor, b: Tensor) -> bool:

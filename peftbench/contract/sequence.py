@@ -16,13 +16,13 @@ def padding_changes_nothing(case: Case) -> None:
     inputs = batch(case)
     sides = ("right", "left") if case.kind == "generation" else ("right",)
     for side in sides:
-        padded = bench.logits(inputs if side == "right" else _left(inputs))
+        padded = bench.logits(inputs if side == "right" else _left(inputs, case))
         for row, length in enumerate(LENGTHS):
-            ids = inputs["input_ids"][row : row + 1, :length]
-            alone = bench.logits({"input_ids": ids, "attention_mask": torch.ones_like(ids)})[0]
+            alone = bench.logits({k: v[row : row + 1, :length] for k, v in inputs.items() if k != "labels"})[0]
             among = padded[row]
             if case.kind == "generation":
-                among = among[:length] if side == "right" else among[-length:]
+                left = side == "left" and case.causal_ids == "input_ids"
+                among = among[-length:] if left else among[:length]
             off = distance(among, alone)
             assert off <= ROUNDING, (
                 f"a sentence of {length} tokens padded on the {side} to {max(LENGTHS)} gives other logits than alone, "
@@ -34,14 +34,13 @@ def the_future_changes_nothing(case: Case) -> None:
     """In a causal model, a token changes no logit before it, and does change its own."""
     bench = _trained(case)
     for padded in (True, False):
-        inputs = batch(case)
-        ids = inputs["input_ids"][:, : max(LENGTHS) if padded else min(LENGTHS)]
-        mask = inputs["attention_mask"][:, : ids.shape[1]]
-        before = bench.logits({"input_ids": ids, "attention_mask": mask})
+        length = max(LENGTHS) if padded else min(LENGTHS)
+        inputs = {k: v[:, :length] for k, v in batch(case).items() if k != "labels"}
+        before = bench.logits(inputs)
         for at in (1, 3, min(LENGTHS) - 1):
-            other = ids.clone()
+            other = inputs[case.causal_ids].clone()
             other[:, at] = (other[:, at] + 17) % 200 + 5
-            after = bench.logits({"input_ids": other, "attention_mask": mask})
+            after = bench.logits({**inputs, case.causal_ids: other})
             off = distance(after[:, :at], before[:, :at])
             assert off <= ROUNDING, (
                 f"changing token {at} changes the logits of tokens before it by {off:.1e} of their size: the method "
@@ -53,7 +52,7 @@ def the_future_changes_nothing(case: Case) -> None:
 def cached_generation_is_the_same(case: Case) -> None:
     """Generation with a key-value cache gives the tokens and logits that it gives without."""
     bench = _trained(case)
-    inputs = _left(batch(case))
+    inputs = _left(batch(case), case)
     found = [_generated(bench, inputs, cached) for cached in (True, False)]
     off = distance(found[0][1], found[1][1])
     assert off <= ROUNDING, (
@@ -88,10 +87,15 @@ def _generated(bench: Bench, inputs: Batch, cached: bool) -> tuple[Tensor, Tenso
     return out.sequences, torch.stack(out.logits, dim=1)
 
 
-def _left(inputs: Batch) -> Batch:
-    """The same sentences padded on the left, with positions counted from each sentence's first token."""
+def _left(inputs: Batch, case: Case) -> Batch:
+    """The same sentences padded on the left, with positions counted from each sentence's first token.
+
+    With a decoder of its own only the encoder's are, whose positions are relative.
+    """
     ids, mask = torch.zeros_like(inputs["input_ids"]), torch.zeros_like(inputs["attention_mask"])
     for row, length in enumerate(LENGTHS):
         ids[row, -length:], mask[row, -length:] = inputs["input_ids"][row, :length], 1
+    if case.causal_ids != "input_ids":
+        return {**inputs, "input_ids": ids, "attention_mask": mask}
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     return {"input_ids": ids, "attention_mask": mask, "position_ids": positions}

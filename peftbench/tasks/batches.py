@@ -58,9 +58,12 @@ def collate(encoded: Encoded, indices: Sequence[int] | Array, pad_id: int, side:
     """The batch as tensors: input_ids, attention_mask (B, L) int64, token_type_ids where there are any, labels.
 
     labels: (B,) classes or values; for generation (B, L), the ids of the answer and IGNORE on prompt and padding.
+    With a decoder of its own, answers come apart from prompts; see `_answers`.
     """
     import torch
 
+    if encoded.decoder_start is not None:
+        return prompts(encoded, indices, pad_id) | _answers(encoded, indices, pad_id)
     rows = [encoded.ids[i] for i in indices]
     batch = _padded(rows, pad_id, side)
     if encoded.types is not None:
@@ -78,13 +81,35 @@ def collate(encoded: Encoded, indices: Sequence[int] | Array, pad_id: int, side:
 
 
 def prompts(encoded: Encoded, indices: Sequence[int] | Array, pad_id: int) -> dict[str, Tensor]:
-    """The prompts alone, padded on the left as generation needs them: input_ids, attention_mask (B, L) int64."""
+    """The prompts alone: input_ids, attention_mask (B, L) int64; padded on the left, as generation by a causal model
+    needs them, or on the right for an encoder.
+    """
     import torch
 
     if encoded.answer_start is None:
         raise ValueError("only generation tasks have prompts")
     rows = [encoded.ids[i][: encoded.answer_start[i]] for i in indices]
-    return {name: torch.from_numpy(value) for name, value in _padded(rows, pad_id, "left").items()}
+    side = "left" if encoded.decoder_start is None else "right"
+    return {name: torch.from_numpy(value) for name, value in _padded(rows, pad_id, side).items()}
+
+
+def _answers(encoded: Encoded, indices: Sequence[int] | Array, pad_id: int) -> dict[str, Tensor]:
+    """decoder_input_ids and labels (B, L) int64. A decoder is a causal model whose prompt is its first token.
+
+    So labels lie as a causal model's do, each beside its own token, and the loss need not know which network it is; the
+    price is one place more, at the end, from which nothing is predicted.
+    """
+    import torch
+
+    first, starts = encoded.decoder_start, encoded.answer_start
+    assert first is not None
+    assert starts is not None  # a generation task
+    rows = [np.append(first, encoded.ids[i][starts[i] :]) for i in indices]
+    told = [np.append(IGNORE, row[1:]) for row in rows]
+    return {
+        "decoder_input_ids": torch.from_numpy(_padded(rows, pad_id, "right")["input_ids"]),
+        "labels": torch.from_numpy(_padded(told, IGNORE, "right")["input_ids"]),
+    }
 
 
 def _padded(rows: Sequence[Array], fill: int, side: str) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Classification and regression: one or two texts with the tokenizer's own special tokens, cut by the tokenizer from the
 longer text. Generation: prompt + answer + end-of-text; the prompt loses its beginning before the answer loses
-anything, and the answer always keeps at least half of the room.
+anything, and the answer always keeps at least half of the room. Generation by an encoder and a decoder: the prompt as
+the tokenizer frames and cuts it, and answer + end-of-text, each with the whole length for itself.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,28 +35,40 @@ class Encoded:
     labels: Array | None  # (n,) int64 classes or float32 values; None for generation
     answer_start: Array | None  # (n,) generation: index of the first token of the answer
     lengths: Array  # (n,) int64
+    decoder_start: int | None = (
+        None  # the decoder's first token, where prompts go to an encoder and answers to a decoder
+    )
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def encode(dataset: Dataset, tokenizer: Any, max_length: int, cache_dir: Path) -> dict[str, Encoded]:
+def encode(
+    dataset: Dataset, tokenizer: Any, max_length: int, cache_dir: Path, decoder_start: int | None = None
+) -> dict[str, Encoded]:
     """The three splits, by name; from `cache_dir` where they were encoded before.
 
-    tokenizer: any transformers tokenizer. Raises UserError for a length or a tokenizer that cannot serve.
+    tokenizer: any transformers tokenizer; decoder_start: the network's `Backbone.decoder_start`. Raises UserError for a
+    length or a tokenizer that cannot serve.
     """
     most = getattr(tokenizer, "model_max_length", None)
     if max_length < 8 or (most is not None and max_length > most):
         raise UserError(f"max_length must be from 8 to {most or 'the longest input of the model'}, not {max_length}")
     asked = [VERSION, dataset.fingerprint, fingerprint(tokenizer), max_length]
+    if decoder_start is not None:
+        asked.append("encoder and decoder")
     path = cache_dir / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]}.npz"
 
     def write(part: Path) -> None:
         arrays: dict[str, Array] = {}
         for split in SPLITS:
             examples = dataset.split(split)
-            made = _prompted(examples, tokenizer, max_length) if dataset.kind == "generation" else None
-            encoded = made or _classified(dataset, examples, tokenizer, max_length)
+            if dataset.kind != "generation":
+                encoded = _classified(dataset, examples, tokenizer, max_length)
+            elif decoder_start is None:
+                encoded = _prompted(examples, tokenizer, max_length)
+            else:
+                encoded = _prompted_apart(dataset, examples, tokenizer, max_length)
             arrays |= {f"{split}.{key}": value for key, value in _packed(encoded).items()}
         with part.open("wb") as f:
             np.savez(f, allow_pickle=False, **arrays)
@@ -63,7 +76,7 @@ def encode(dataset: Dataset, tokenizer: Any, max_length: int, cache_dir: Path) -
     cache.file(path, write)
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return {split: _unpacked(stored, split) for split in SPLITS}
+            return {split: replace(_unpacked(stored, split), decoder_start=decoder_start) for split in SPLITS}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"the token cache {path} is damaged ({error}); delete it and run again") from error
 
@@ -104,10 +117,26 @@ def _classified(dataset: Dataset, examples: Sequence[Example], tokenizer: Any, m
     return Encoded(ids, types, labels, None, _lengths(ids))
 
 
-def _prompted(examples: Sequence[Example], tokenizer: Any, max_length: int) -> Encoded:
-    end = tokenizer.eos_token_id
-    if end is None:
+def _end(tokenizer: Any) -> int:
+    if tokenizer.eos_token_id is None:
         raise UserError(f"{type(tokenizer).__name__} has no end-of-text token, which generation needs; set eos_token")
+    return int(tokenizer.eos_token_id)
+
+
+def _prompted_apart(dataset: Dataset, examples: Sequence[Example], tokenizer: Any, max_length: int) -> Encoded:
+    """Prompts for an encoder, answers for a decoder; one after the other in `ids`."""
+    end = _end(tokenizer)
+    prompts = tokenizer([e.text for e in examples], truncation=True, max_length=max_length, padding=False)["input_ids"]
+    answers = tokenizer([e.references[0] for e in examples], add_special_tokens=False, padding=False)["input_ids"]
+    _nothing_empty([np.asarray(prompt) for prompt in prompts], examples, dataset.name)
+    told = [[*answer, end][:max_length] for answer in answers]
+    ids = [np.asarray([*prompt, *answer], dtype=np.int32) for prompt, answer in zip(prompts, told, strict=True)]
+    starts = np.asarray([len(prompt) for prompt in prompts], dtype=np.int64)
+    return Encoded(ids, None, None, starts, _lengths(ids))
+
+
+def _prompted(examples: Sequence[Example], tokenizer: Any, max_length: int) -> Encoded:
+    end = _end(tokenizer)
     begin = tokenizer.bos_token_id
     # the beginning-of-text token only where the tokenizer itself puts one
     opening = [begin] if begin is not None and tokenizer("")["input_ids"][:1] == [begin] else []

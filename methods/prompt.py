@@ -75,7 +75,7 @@ class PromptTuning(Method):
         )
 
     def _first(self, slot: PromptSlot, tokenizer: Any) -> Tensor:  # (length, embedding width)
-        if self.init == "random":
+        if self.init == "random" or slot.is_meta:  # without numbers there are no rows to copy, only their size
             return torch.rand(self.length, slot.width) - 0.5
         tokens = torch.tensor(common(tokenizer, slot.tokens))
         rounds = [torch.randperm(len(tokens)) for _ in range(-(-self.length // len(tokens)))]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import ALL, DECODERS, ENCODERS, Zoo, batch
+from architectures import ALL, DECODERS, ENCODERS, Zoo, batch, complete
 from torch import Tensor, nn
 
 from peftbench import evaluate, tasks
@@ -47,7 +47,8 @@ def run(backbone: Backbone, inputs: dict[str, Tensor]) -> Tensor:
     """The logits for the texts' own tokens, or of the classifier."""
     widened = backbone.inputs(inputs)
     out: Tensor = backbone.net(**widened).logits
-    return out if out.ndim == 2 else prompt.remove(out, widened["input_ids"], rows(backbone))
+    apart = "decoder_input_ids" in widened  # then the prompt is the encoder's, and the logits are the decoder's own
+    return out if out.ndim == 2 or apart else prompt.remove(out, widened["input_ids"], rows(backbone))
 
 
 def rows(backbone: Backbone) -> int:
@@ -111,7 +112,8 @@ def prompt_path(backbone: Backbone) -> str:
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_prompt_is_used_counted_and_undone(zoo: Zoo, name: str) -> None:
-    backbone, inputs = zoo[name].backbone, batch()
+    backbone = zoo[name].backbone
+    inputs = complete(backbone.net, batch())
     with torch.no_grad():
         before = backbone.net.eval()(**inputs).logits
         edit = Edit(backbone)
@@ -148,7 +150,7 @@ def test_tied_output_embeddings_do_not_grow(prompted: Any, name: str) -> None:
 def test_a_padded_row_equals_the_row_alone(prompted: Any, name: str) -> None:
     """So [CLS] and last-token pooling find their tokens, too."""
     backbone = prompted(name)
-    inputs = batch((9, 5))
+    inputs = complete(backbone.net, batch((9, 5)))
     together, expected = run(backbone, inputs)[1:], run(backbone, {k: v[1:, :5] for k, v in inputs.items()})
     together = together[:, :5] if together.ndim == 3 else together
     torch.testing.assert_close(together, expected, rtol=0, atol=1e-5)

@@ -132,7 +132,8 @@ def _prompt_sites(net: Any, table: Mapping[str, Any]) -> list[Site]:
     if "prompt" in table:
         paths = _expand(net, table["prompt"], "prompt")
     else:
-        own = net.get_input_embeddings()
+        reader = net.get_encoder() if net.config.is_encoder_decoder else net  # whose embedding reads the prompt
+        own = reader.get_input_embeddings()
         if not isinstance(own, nn.Embedding):
             return []
         paths = [name for name, module in net.named_modules() if module is own]

@@ -31,6 +31,11 @@ class PromptSlot(nn.Module):
     def forward(self) -> Tensor | None:
         return None
 
+    @property
+    def is_meta(self) -> bool:
+        """Whether the network has sizes only."""
+        return bool(self.__dict__["_table"].weight.is_meta)
+
     @torch.no_grad()
     def embed(self, ids: Tensor) -> Tensor:  # (length) -> (length, width)
         """What the network embeds these tokens as: rows of the table, scaled where the architecture scales them."""

@@ -79,9 +79,9 @@ class Bench:
         self.method.attach(self.edit)
         self.trainer: Trainer | None = None
 
-    def start(self) -> Trainer:
+    def start(self, rate: float = RATE) -> Trainer:
         """Make the optimiser; head and method train from here on."""
-        spec = TrainSpec(RATE, STEPS, len(LENGTHS), max(LENGTHS), warmup=0.0, decay="constant", clip=None)
+        spec = TrainSpec(rate, STEPS, len(LENGTHS), max(LENGTHS), warmup=0.0, decay="constant", clip=None)
         self.trainer = Trainer.start(self.edit, self.method, spec, "float32")
         return self.trainer
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from architectures import Zoo
+
+from peftbench import method
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,3 +21,15 @@ def _one_thread() -> None:
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     """Tiny models of every architecture, each built when first used."""
     return Zoo(tmp_path_factory.mktemp("zoo"))
+
+
+@pytest.fixture(autouse=True)
+def _plugins_of_one_test_are_not_the_next_ones() -> Iterator[None]:
+    """A method that a test registers is gone after it; the project's own stay."""
+    method.discover()
+    tables = (method._registry, method._sources, method._plugins)
+    before = [dict(table) for table in tables]
+    yield
+    for table, kept in zip(tables, before, strict=True):
+        table.clear()
+        table.update(kept)

@@ -164,9 +164,7 @@ def spec_labels(body: dict[str, Any]) -> int:
 
 
 def test_every_method_here_attaches_on_the_meta_device() -> None:
-    assert {name: count(Question("tiny-encoder"), name).attached for name in discover()} == dict.fromkeys(
-        discover(), True
-    )
+    assert {name for name in discover() if not count(Question("tiny-encoder"), name).attached} == set()
 
 
 PLUGIN = """

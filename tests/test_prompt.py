@@ -46,9 +46,7 @@ def prompted(zoo: Zoo) -> Iterator[Any]:
 def run(backbone: Backbone, inputs: dict[str, Tensor]) -> Tensor:
     """The logits for the texts' own tokens, or of the classifier."""
     widened = backbone.inputs(inputs)
-    out: Tensor = backbone.net(**widened).logits
-    apart = "decoder_input_ids" in widened  # then the prompt is the encoder's, and the logits are the decoder's own
-    return out if out.ndim == 2 or apart else prompt.remove(out, widened["input_ids"], rows(backbone))
+    return prompt.remove(backbone.net(**widened).logits, widened, rows(backbone))
 
 
 def rows(backbone: Backbone) -> int:
@@ -72,8 +70,8 @@ def test_placeholders_stand_after_the_first_token_of_an_encoder_and_in_front_of_
     assert encoder["input_ids"].tolist() == [[5, 261, 262, 6, 7, 0], [0, 0, 9, 261, 262, 8]]
     assert encoder["token_type_ids"].tolist() == [[1, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 1]]
     assert encoder["labels"].tolist() == [0, 1]
-    own = prompt.remove(causal["input_ids"], causal["input_ids"], 261)
-    assert torch.equal(own, given["input_ids"])
+    own = prompt.remove(causal["input_ids"].unsqueeze(-1), causal, 261)
+    assert torch.equal(own.squeeze(-1), given["input_ids"])
 
 
 @pytest.mark.parametrize("name", ["bert", "electra", "gpt2-classifier", "gpt2", "opt-350m", "llama"])

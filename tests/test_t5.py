@@ -328,7 +328,7 @@ def test_t5_classifies_and_regresses_with_a_head_on_its_last_answer_token(task: 
 
 
 def test_every_method_is_profiled_on_a_task_that_t5_generates() -> None:
-    names = sorted(name for name, cls in discover().items() if not cls.needs)  # T5 has no bias and, writing, no head
+    names = sorted(name for name, cls in discover().items() if not cls.needs)  # it has no bias, and writing no head
     asked = spec("lora", "synthetic/generation")
     methods = tuple(MethodSpec(name, name, 1, {}) for name in names)
     profile = ProfileSpec(asked.backbone, asked.task, methods, (1e-3,) * len(names), 4, 64, rounds=1, warmup=0)

@@ -91,9 +91,15 @@ def insert(batch: Mapping[str, Tensor], length: int, first: int, config: Any) ->
     return made
 
 
-def remove(values: Tensor, input_ids: Tensor, first: int) -> Tensor:
-    """What a network gave for each token, (B, L + length, ...), without the placeholders: (B, L, ...)."""
-    return values[input_ids < first].unflatten(0, (len(input_ids), -1))
+def remove(logits: Tensor, inputs: Mapping[str, Tensor], first: int) -> Tensor:
+    """A network's answer to `inputs`, made by `insert`, without the placeholders: (B, L + length, ...) -> (B, L, ...).
+
+    A classifier's answer (B, classes), and that of a decoder which reads texts of its own, have none.
+    """
+    if logits.ndim == 2 or "decoder_input_ids" in inputs:
+        return logits
+    ids = inputs["input_ids"]
+    return logits[ids < first].unflatten(0, (len(ids), -1))
 
 
 def is_encoder(config: Any) -> bool:

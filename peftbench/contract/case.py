@@ -100,8 +100,8 @@ class Bench:
         plain = batch(self.case) if inputs is None else inputs
         widened = self.backbone.inputs(plain)
         out = answer(self.net, widened)
-        if out.ndim == 3 and self.backbone.virtual_tokens:  # promises are about the text's own tokens
-            out = prompt.remove(out, widened["input_ids"], self.net.get_input_embeddings().num_embeddings)
+        if self.backbone.virtual_tokens:  # promises are about the text's own tokens
+            out = prompt.remove(out, widened, self.net.get_input_embeddings().num_embeddings)
         return out
 
     def gradients(self, dtype: str = "float32") -> dict[str, Tensor]:

@@ -32,9 +32,16 @@ class QLoRA(Method):
     formula = "h = dequant(W_NF4) x + (alpha/r) B A x"
     lr = 2e-4
     lr_source = "table 9: 7B and 13B models"
+    size_formula = "r (in + out) at each site"
+    caveats = (
+        "It saves memory, not time: dequantising makes a step slower than LoRA's, and on a small model the rounding "
+        "costs accuracy that LoRA keeps (results/reference/quickstart). Computing in fp16, one in five of its authors' "
+        "7B runs broke off (README of artidoro/qlora)"
+    )
     size_knob = "rank"
     search_space = {"lr": (2e-4, 5e-4, 1e-3, 2e-3, 5e-3), "alpha": (8.0, 16.0, 32.0)}
     starts_as_identity = False
+    layer = LoRALinear  # what trains over the quantised base
 
     rank: Annotated[int, Field(ge=1, description="r, the rank of the update; the paper uses 64")] = 8
     alpha: Annotated[float, Field(gt=0, description="alpha; the update is scaled by alpha / r")] = 16.0
@@ -52,7 +59,7 @@ class QLoRA(Method):
             edit.linear_roles, lambda base: NF4Linear.from_dense(base, backend=self.backend, double=self.double_quant)
         )
         roles = edit.linear_roles if self.roles is None else self.roles
-        edit.swap(roles, lambda base: LoRALinear(base, self.rank, self.alpha, self.dropout))
+        edit.swap(roles, lambda base: self.layer(base, self.rank, self.alpha, self.dropout))
 
     def parameters(self, sites: Sites) -> int:  # r (in + out) at each site
         return sum(self.rank * sum(site.size) for site in sites.linear(self.roles))

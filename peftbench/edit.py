@@ -48,6 +48,7 @@ class Edit:
         self.net.requires_grad_(False)
         self._swaps: list[tuple[Site, nn.Module, nn.Module]] = []  # (site, what stood there, what stands there)
         self._thawed: dict[str, nn.Parameter] = {}
+        self._widened: dict[str, nn.Parameter] = {}  # frozen beside a thawed one, in float32 like it
         self._dropped: dict[str, nn.Parameter] = {}  # base weights that no module needs while this edit lasts
         self._hooks: list[Any] = []
 
@@ -96,6 +97,7 @@ class Edit:
             p.data = p.data.float()
             p.requires_grad_(True)
             self._thawed[name] = p
+        self._widen()
 
     def undo(self) -> None:
         """Put everything back as it was loaded, bit for bit. Thawed and dropped weights come from the kept file."""
@@ -105,11 +107,11 @@ class Edit:
             if isinstance(old, PrefixSlot):
                 self.net.config._attn_implementation = self._attention
             self.net.set_submodule(site.path, old.train(new.training))
-        for name, p in {**self._thawed, **self._dropped}.items():
+        for name, p in {**self._thawed, **self._widened, **self._dropped}.items():
             p.grad = None
             p.requires_grad_(False)
             p.data = self.backbone.pristine(name).to(self.backbone.device)
-        self._hooks, self._swaps, self._thawed, self._dropped = [], [], {}, {}
+        self._hooks, self._swaps, self._thawed, self._widened, self._dropped = [], [], {}, {}, {}
 
     def state(self) -> dict[str, Tensor]:
         """Adapter tensors and thawed tensors, nothing else, by the paths of their sites. A shared tensor comes once."""
@@ -189,6 +191,15 @@ class Edit:
         for name, t in tensors.items():
             seen.setdefault(id(t), name)
         return {name: tensors[name] for name in seen.values()}
+
+    def _widen(self) -> None:
+        """A norm's kernel wants gain and bias of one type, also where only one of them trains."""
+        homes = {name.rpartition(".")[0] for name in self._thawed}
+        for name, p in self.backbone.parameters.items():
+            beside = name.rpartition(".")[0] in homes and name not in self._thawed
+            if beside and p.ndim == 1 and p.dtype != torch.float32:
+                p.data = p.data.float()
+                self._widened[name] = p
 
     def _drop_unused(self, old: nn.Module, new: nn.Module, path: str) -> None:
         kept = {id(p) for p in new.parameters()}

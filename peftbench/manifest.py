@@ -38,6 +38,9 @@ class MethodFacts:
     lr: float
     lr_source: str
     size_knob: str | None
+    size_formula: str
+    needs: str
+    caveats: str
     version: int
     defaults: Mapping[str, Any]
     schema: Mapping[str, Mapping[str, Any]]
@@ -179,6 +182,9 @@ def read_methods(plugins: Iterable[Path] = ()) -> dict[str, MethodFacts]:
             lr=cls.lr,
             lr_source=cls.lr_source,
             size_knob=cls.size_knob,
+            size_formula=cls.size_formula,
+            needs=cls.needs,
+            caveats=cls.caveats,
             version=cls.version,
             defaults=method.defaults(cls),
             schema=method.schema(cls).model_json_schema().get("properties", {}),

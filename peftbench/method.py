@@ -52,6 +52,9 @@ class Method:
     lr: ClassVar[float]  # learning rate where an experiment names none
     lr_source: ClassVar[str] = ""  # where that rate comes from
     formula: ClassVar[str] = ""  # one line for the card, e.g. "h = W x + (alpha/r) B A x"
+    size_formula: ClassVar[str] = ""  # what trains, as the card tells it, e.g. "r (in + out) at each site"
+    caveats: ClassVar[str] = ""  # what is known about when it fails, with its source: a paper, or a record
+    needs: ClassVar[str] = ""  # what a network must have for it, if some lack it: "a task head"; those are refused
     size_knob: ClassVar[str | None] = None  # the field that a parameter budget solves
     search_space: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # values that tuning may draw, by field or "lr"
     version: ClassVar[int] = 1  # raise it when a change alters results: older records then no longer count as done
@@ -70,14 +73,12 @@ class Method:
 
         AdamW; weight decay on matrices only, not on biases and scales, as is usual for transformers.
         """
-        import torch
-
         trained = [p for p in net.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=lr, fused=all(p.device.type in ("cpu", "cuda") for p in trained))
+        return adamw(net, groups, lr)
 
     def extra_loss(self, net: nn.Module) -> Tensor | None:
         """A term added to the task's loss at each step; None for none."""
@@ -88,6 +89,13 @@ class Method:
 
     def finish(self, edit: Edit) -> None:
         """Called once after training: drop a reparametrisation, prune."""
+
+
+def adamw(net: nn.Module, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+    """AdamW over parameter groups of `net`, in one kernel where its device has that; groups may be empty."""
+    import torch
+
+    return torch.optim.AdamW(groups, lr=lr, fused=all(p.device.type in ("cpu", "cuda") for p in net.parameters()))
 
 
 M = TypeVar("M", bound=type[Method])

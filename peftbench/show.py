@@ -132,18 +132,21 @@ def methods_table(methods: Mapping[str, MethodFacts]) -> str:
 
 
 def method_card(m: MethodFacts) -> str:
-    """Paper, formula, what it does, hyperparameters with ranges, size knob, learning rate and where that comes from."""
+    """Paper, formula, what it does, hyperparameters with ranges, size, learning rate, and when it is known to fail."""
     source = f" ({m.lr_source})" if m.lr_source else ""
     head = {
         "paper": m.paper + (f"  https://arxiv.org/abs/{m.paper[6:]}" if m.paper.startswith("arXiv:") else ""),
         "formula": m.formula or "see the file",
+        "trains": m.size_formula or "see the file",
         "size knob": m.size_knob or "none: it has one size, whatever the budget",
+        "needs": m.needs,
         "learning rate": f"{m.lr:g}{source}",
+        "when it fails": m.caveats or "nothing is recorded",
         "version": str(m.version),
         "file": m.source,
     }
     lines = [m.name, "=" * len(m.name), "", m.doc, ""]
-    lines += [textwrap.fill(f"{k + ':':15}{v}", WIDTH, subsequent_indent=" " * 15) for k, v in head.items()]
+    lines += [textwrap.fill(f"{k + ':':15}{v}", WIDTH, subsequent_indent=" " * 15) for k, v in head.items() if v]
     lines += ["", "hyperparameters" if m.defaults else "no hyperparameters"]
     for key, default in m.defaults.items():
         schema = m.schema.get(key, {})

@@ -43,6 +43,7 @@ class Sites(Sequence[Site]):
     head: int
     width: int  # of the residual stream
     absent: Mapping[str, str] = field(default_factory=dict)  # role -> why this architecture cannot offer it
+    biases: int = 0  # of the parameters outside the head, at sites or not
 
     def __len__(self) -> int:
         return len(self.all)
@@ -84,4 +85,4 @@ class Sites(Sequence[Site]):
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> Sites:
         sites = tuple(Site(**{**s, "size": tuple(s["size"])}) for s in d["all"])
-        return cls(d["kind"], sites, d["base"], d["head"], d["width"], d["absent"])
+        return cls(d["kind"], sites, d["base"], d["head"], d["width"], d["absent"], d["biases"])

@@ -14,7 +14,9 @@ from pydantic import Field
 
 from peftbench import method as registry
 from peftbench.contract import PROMISES, Case, Promise, check, promises, variants
+from peftbench.contract import case as benches
 from peftbench.edit import Edit
+from peftbench.errors import UserError
 from peftbench.method import Method, discover
 
 NETWORKS = ("tiny-encoder", "tiny-decoder")
@@ -35,14 +37,28 @@ def test_a_method_keeps_its_promise(case: Case, promise: Promise, refused: dict[
     if id(case) not in refused:
         refused[id(case)] = case.refusal()
     why = refused[id(case)]
-    if why is not None and len(case.hyper) == 1 and case.method.size_knob not in case.hyper:
-        pytest.skip(why)  # an optional backend, say; a method's defaults and its size knob are never let off
+    optional = len(case.hyper) == 1 and case.method.size_knob not in case.hyper  # a backend, say
+    if why is not None and (optional or case.method.needs):
+        pytest.skip(why)  # else a method's defaults and its size knob are never let off
     promise(case)
 
 
 @pytest.fixture(scope="module")
 def refused() -> dict[int, str | None]:
     return {}
+
+
+@pytest.mark.parametrize("cls", [cls for cls in discover().values() if cls.needs], ids=lambda cls: cls.name)
+def test_a_network_that_lacks_what_a_method_needs_is_refused_alike_in_the_plan_and_on_attaching(
+    cls: type[Method],
+) -> None:
+    cases = [Case(cls, {}, network) for network in NETWORKS]
+    refused = [case for case in cases if case.refusal() is not None]
+    assert len(refused) < len(cases), f"{cls.name} takes none of the networks, so that nothing of it is tested"
+    for case in refused:
+        with pytest.raises(UserError) as planned:
+            case.made.parameters(benches.network(case).sites)
+        assert str(planned.value) == case.refusal()
 
 
 @pytest.mark.parametrize("network", NETWORKS)

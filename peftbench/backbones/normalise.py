@@ -35,9 +35,10 @@ def normalise(net: Any, head: list[str], roles: Mapping[str, Any] | None = None)
     in_head = {p for name in head for p in net.get_submodule(name).parameters()}
     total = sum(p.numel() for p in net.parameters())
     size = sum(p.numel() for p in in_head)
+    biases = sum(p.numel() for name, p in net.named_parameters() if name.endswith("bias") and p not in in_head)
     absent = role_tables.ABSENT.get(kind, {}) if roles is None else {}
     ordered = tuple(sorted(sites, key=_place(net)))
-    return Sites(kind, ordered, total - size, size, net.config.hidden_size, absent)
+    return Sites(kind, ordered, total - size, size, net.config.hidden_size, absent, biases)
 
 
 def _linear_sites(net: nn.Module, table: Mapping[str, Any], head: list[str]) -> list[Site]:

@@ -8,14 +8,17 @@ gradients, which ours does not have, are masked, so that they stay zero.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
 import peft
+import peft.optimizers
+import torch
 from torch import nn
 
 from oracle.compare import Counterpart, Theirs
-from oracle.networks import Ours
+from oracle.networks import DECAY, RATE, Ours
 from oracle.pairs import Layer, Pair, layer, positions
 
 
@@ -79,18 +82,24 @@ def dora(ours: Ours) -> Theirs:
     return theirs
 
 
-def ia3(ours: Ours) -> Theirs:
-    """The published placement; the factors of rows that ours does not scale stay at one."""
-    layers = sites(ours, "l")
-    inner = [site.path for site in ours.backbone.sites.of("down")]
-    config = peft.IA3Config(target_modules=list({item.path for item in layers.values()}), feedforward_modules=inner)
-    twin = wrapped(ours, config)
-    pairs = {}
-    for path, item in layers.items():
-        factors = target(twin, item.path).ia3_l["default"]  # (1, in) at the inner activations, elsewhere (out, 1)
-        where = positions(factors).reshape(-1)
-        pairs[f"{path}.l"] = Pair(factors, where if path in inner else where[item.rows])
-    return Theirs(twin, pairs)
+class LoRAPlusTwin(Theirs):
+    """Stepped by the optimiser that `peft` makes for LoRA+."""
+
+    def optimizer(self, ours: Ours) -> torch.optim.Optimizer:
+        ratio: float = ours.method.ratio  # type: ignore[attr-defined]
+        return peft.optimizers.create_loraplus_optimizer(
+            self.net, torch.optim.AdamW, lr=RATE, loraplus_lr_ratio=ratio, loraplus_weight_decay=DECAY, foreach=False
+        )
+
+
+def lora_plus(ours: Ours) -> Theirs:
+    theirs = lora(ours)
+    return LoRAPlusTwin(theirs.net, theirs.pairs)
+
+
+def rslora(ours: Ours) -> Theirs:
+    """The scale is alpha / sqrt(r): with n times the rank, alpha grows by sqrt(n)."""
+    return lora(ours, math.sqrt, use_rslora=True)
 
 
 COUNTERPARTS = {
@@ -98,5 +107,6 @@ COUNTERPARTS = {
     "lora, every linear layer": Counterpart("lora", lora, {"rank": 3, "alpha": 12.0, "roles": "*"}),
     "dora": Counterpart("dora", dora, {"rank": 3, "alpha": 12.0}),
     "dora, every linear layer": Counterpart("dora", dora, {"rank": 3, "alpha": 12.0, "roles": "*"}),
-    "ia3": Counterpart("ia3", ia3),
+    "rslora": Counterpart("rslora", rslora, {"rank": 3, "alpha": 12.0}),
+    "lora_plus": Counterpart("lora_plus", lora_plus, {"rank": 3, "alpha": 12.0}),
 }

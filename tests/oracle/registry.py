@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oracle import lowrank, prompts
+from oracle import lowrank, prompts, quantised, vectors
 from oracle.compare import Counterpart
 
 ARCHITECTURES = {
@@ -14,4 +14,9 @@ ARCHITECTURES = {
     "qwen2": "Qwen2: as Llama, with biases on q, k and v",
 }  # names of tests/architectures.py -> what is particular
 
-COUNTERPARTS: dict[str, Counterpart] = {**lowrank.COUNTERPARTS, **prompts.COUNTERPARTS}
+COUNTERPARTS: dict[str, Counterpart] = {
+    **lowrank.COUNTERPARTS,
+    **quantised.COUNTERPARTS,
+    **vectors.COUNTERPARTS,
+    **prompts.COUNTERPARTS,
+}

@@ -85,7 +85,10 @@ class Method:
         return None
 
     def after_step(self, net: nn.Module, done: float) -> None:
-        """Called after each optimiser step; `done` is the share of training behind us, in (0, 1]."""
+        """Called after each optimiser step; `done` is the share of training behind us, in (0, 1].
+
+        The step's gradients are still there, in ``p.grad``, as the optimiser saw them (clipped); they go afterwards.
+        """
 
     def finish(self, edit: Edit) -> None:
         """Called once after training: drop a reparametrisation, prune."""

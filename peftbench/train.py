@@ -73,8 +73,11 @@ class Trainer:
             group["peak_lr"] = group["lr"]
         return cls(backbone, edit, method, spec, dtype, optimizer)
 
-    def step(self, batch: Batch, live: LiveTensors | None = None) -> Tensor:
-        """One optimiser step on `batch`, in micro-batches; returns the mean loss, still on the device."""
+    def step(self, batch: Batch, done: float, live: LiveTensors | None = None) -> Tensor:
+        """One optimiser step on `batch`, in micro-batches; returns the mean loss, still on the device.
+
+        `done` is the share of training behind us once this step is: what the method's `after_step` is told.
+        """
         kind, device = self.backbone.kind, self.backbone.device
         total = counted(kind, batch["labels"])
         parts = _parts(batch, self.spec.accumulation)
@@ -95,16 +98,17 @@ class Trainer:
             trained = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(trained, self.spec.clip)
         self.optimizer.step()
+        self.method.after_step(self.backbone.net, done)
         self.optimizer.zero_grad(set_to_none=True)
         return mean
 
-    def tracked_step(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
+    def tracked_step(self, batch: Batch, done: float) -> tuple[Tensor, dict[str, Any]]:
         """The same step under the memory tracker; uncompiled, since a compiled graph hides its tensors."""
         net, (group, *_) = self.backbone.net, self.optimizer.param_groups
         compiled, net._compiled_call_impl = net._compiled_call_impl, None
         try:
             with LiveTensors(self.groups(), self.optimizer) as live:
-                loss = self.step(batch, live)
+                loss = self.step(batch, done, live)
         finally:
             net._compiled_call_impl = compiled
         variant = next((v for v in ("fused", "foreach") if group.get(v)), "loop")
@@ -170,16 +174,16 @@ def fit(
             raise Abandoned(f"asked to stop after {i} of {spec.steps} steps")
         batch = {k: v.to(device) for k, v in make().items()}
         trainer.schedule(i)
+        done = (i + 1) / spec.steps
         started = _now(device, timed)
         if i == tracked:
-            loss, out.memory = trainer.tracked_step(batch)
+            loss, out.memory = trainer.tracked_step(batch, done)
             pending.append(loss)
         else:
-            pending.append(trainer.step(batch))
+            pending.append(trainer.step(batch, done))
         if timed and i != tracked:
             out.step_seconds.append(_now(device, timed) - started)
         out.stopped_at = i + 1
-        trainer.method.after_step(trainer.backbone.net, out.stopped_at / spec.steps)
         if i == 0:
             trainer.edit.check_used()
         last = out.stopped_at == len(batches)

@@ -86,8 +86,7 @@ class Bench:
         torch.manual_seed(seed)
         losses = []
         for step in range(steps):
-            losses.append(float(trainer.step(batch(self.case, 100 * seed + step))))
-            self.method.after_step(self.net, (step + 1) / steps)
+            losses.append(float(trainer.step(batch(self.case, 100 * seed + step), (step + 1) / steps)))
         return losses
 
     def logits(self, inputs: Batch | None = None) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,8 @@ def _start(spec: ProfileSpec, i: int, net: Backbone, method: Method) -> Trainer:
 
 
 def _step(trainer: Trainer, batch: Mapping[str, Tensor]) -> Callable[[], Any]:
-    return lambda: trainer.step(batch)
+    taken = count(1)
+    return lambda: trainer.step(batch, min(1.0, next(taken) / trainer.spec.steps))
 
 
 def _forward(

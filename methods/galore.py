@@ -1,0 +1,137 @@
+"""GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection (Zhao et al. 2024, arXiv:2403.03507).
+
+Algorithm 2, for each matrix W (m, n) of attention and FFN with gradient G:  every T steps P (m, r) becomes the r first
+left singular vectors of G;  R = P^T G is what Adam sees, so that its moments are (r, n);  W <- W - lr * alpha P N with
+Adam's normalised step N. That is for m <= n; a taller matrix is projected from the right, R = G Q with Q (n, r). All
+other parameters (embeddings, norms, biases, the head) are trained by plain AdamW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from peftbench.backbones.modules import SiteLinear
+from peftbench.edit import Edit
+from peftbench.method import Method, register
+from peftbench.sites import Sites
+
+
+class GaLoreAdamW(torch.optim.Optimizer):
+    """AdamW, in a subspace of the gradient for the groups that have a ``rank`` (with ``update_gap`` and ``scale``).
+
+    A group without a rank is stepped exactly as torch.optim.AdamW steps it. The moments stay when the subspace changes,
+    as in the paper.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        plain = {"rank": None, "update_gap": 1, "scale": 1.0}
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, **plain})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._step(p, p.grad, group)
+        return loss
+
+    def _step(self, W: Tensor, G: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[W]
+        t = state["step"] = state.get("step", 0) + 1
+        rank, wide = group["rank"], W.ndim == 2 and W.shape[0] <= W.shape[1]
+        if rank is not None:
+            if (t - 1) % group["update_gap"] == 0:
+                state["P"] = singular_vectors(G if wide else G.T, rank)
+            P = state["P"]
+            G = P.T @ G if wide else G @ P
+        if t == 1:
+            state["M"], state["V"] = torch.zeros_like(G), torch.zeros_like(G)
+        M, V = state["M"], state["V"]
+        beta1, beta2 = group["betas"]
+        M.lerp_(G, 1 - beta1)
+        V.mul_(beta2).addcmul_(G, G, value=1 - beta2)
+        N = (M / (1 - beta1**t)) / ((V / (1 - beta2**t)).sqrt() + group["eps"])
+        if rank is not None:
+            N = group["scale"] * (P @ N if wide else N @ P.T)
+        W.mul_(1 - group["lr"] * group["weight_decay"])  # decoupled: never projected
+        W.sub_(group["lr"] * N)
+
+
+def singular_vectors(G: Tensor, rank: int) -> Tensor:  # (m, n) -> (m, rank), orthonormal columns
+    """The first left singular vectors of G (all of them if there are fewer).
+
+    Their signs are arbitrary, and the moments of before depend on them: the largest entry of each is made positive.
+    """
+    if not bool(G.isfinite().all()):
+        return G.new_full((len(G), min(rank, *G.shape)), torch.nan)  # the loop reports that training diverged
+    U = torch.linalg.svd(G.float() if G.dtype.itemsize < 4 else G, full_matrices=False).U[:, :rank]
+    signs = U.gather(0, U.abs().argmax(0, keepdim=True)).sign()
+    return (U * signs).to(G.dtype)
+
+
+@register
+@dataclass(frozen=True)
+class GaLore(Method):
+    """All parameters train; Adam's moments for attention and FFN matrices live in a few directions of their gradients.
+
+    Nothing is added and nothing is merged; what it saves is optimiser state. The gradient of a matrix is still there in
+    full for a moment, and the directions are found anew every `update_gap` steps.
+    """
+
+    name = "galore"
+    paper = "arXiv:2403.03507"
+    formula = "W <- W - lr alpha P Adam(P^T grad), P the first r left singular vectors of an earlier grad"
+    size_formula = "every parameter of the base"
+    lr = 3e-5
+    lr_source = "the authors' GLUE example: RoBERTa base on MRPC"
+    caveats = (
+        "Every `update_gap` steps each matrix's gradient is decomposed: a slow step, and one that may fail to converge "
+        "(GaLore issue 58). The pretraining values of alpha and r converge slowly in fine-tuning (GaLore issue 15). "
+        "Memory is saved in the optimiser's state only: weights and gradients are those of full fine-tuning, and what is "
+        "to be stored is the whole model."
+    )
+    search_space = {"lr": (1e-5, 3e-5, 1e-4, 2e-4, 5e-4), "rank": (4, 8), "alpha": (1.0, 2.0, 4.0)}
+
+    rank: Annotated[int, Field(ge=1, description="r, directions a matrix; 4 and 8 are the paper's for GLUE")] = 4
+    alpha: Annotated[
+        float, Field(gt=0, description="alpha, scale of the projected step; 4 in the GLUE example, 0.25 in pretraining")
+    ] = 4.0
+    update_gap: Annotated[
+        int, Field(ge=1, description="T, steps between two decompositions; 200 in pretraining, 500 in the GLUE example")
+    ] = 200
+
+    def attach(self, edit: Edit) -> None:
+        edit.thaw("*")
+
+    def optimizer(self, net: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+        sites = [m.weight for m in net.modules() if isinstance(m, SiteLinear)]  # attention and FFN, and nothing else
+        projected = [p for p in dict.fromkeys(sites) if p.requires_grad]
+        taken = {id(p) for p in projected}
+        others = [p for p in net.parameters() if p.requires_grad and id(p) not in taken]
+        own = {"rank": self.rank, "update_gap": self.update_gap, "scale": self.alpha}
+        groups = [
+            {"params": projected, "weight_decay": weight_decay, **own},
+            {"params": [p for p in others if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return GaLoreAdamW([g for g in groups if g["params"]], lr=lr)
+
+    def parameters(self, sites: Sites) -> int:
+        return sites.base

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import adapters
@@ -24,33 +25,23 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
-WIDTH, INNER, LAYERS, HEADS, VOCABULARY, LABELS = 16, 24, 2, 2, 24, 3
-SIZES = {"bottleneck": 5, "length": 3, "hidden": 6}
-
-NETWORKS: dict[str, Any] = {
-    "bert": lambda: BertForSequenceClassification(
-        BertConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=WIDTH,
-            intermediate_size=INNER,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=HEADS,
-            max_position_embeddings=12,
-            num_labels=LABELS,
-            attn_implementation="eager",
-        )
-    ),
-    "gpt2": lambda: GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=VOCABULARY,
-            n_embd=WIDTH,
-            n_inner=INNER,
-            n_layer=LAYERS,
-            n_head=HEADS,
-            n_positions=12,
-            attn_implementation="eager",
-        )
-    ),
+WIDTH = 16
+SIZES = {"bottleneck": 4, "length": 3, "hidden": 6}
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "bert": {
+        "vocab_size": 24,
+        "hidden_size": WIDTH,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 12,
+        "num_labels": 3,
+    },
+    "gpt2": {"vocab_size": 24, "n_embd": WIDTH, "n_inner": 24, "n_layer": 2, "n_head": 2, "n_positions": 12},
+}
+NETWORKS: dict[str, Callable[..., Any]] = {
+    "bert": lambda **facts: BertForSequenceClassification(BertConfig(attn_implementation="eager", **facts)),
+    "gpt2": lambda **facts: GPT2LMHeadModel(GPT2Config(attn_implementation="eager", **facts)),
 }
 reduction = WIDTH / SIZES["bottleneck"]
 CONFIGS: dict[str, Any] = {
@@ -68,20 +59,22 @@ def draw(net: torch.nn.Module, seed: int, scale: float = 0.4) -> None:
     with torch.no_grad():
         for name, p in net.named_parameters():
             value = scale * torch.randn(p.shape, generator=draws)
-            p.copy_(value + (1.0 if "LayerNorm.weight" in name or ".ln_" in name and name.endswith("weight") else 0.0))
+            p.copy_(
+                value + (1.0 if "LayerNorm.weight" in name or (".ln_" in name and name.endswith("weight")) else 0.0)
+            )
 
 
 def inputs() -> tuple[Tensor, Tensor]:
     """Three rows of 7, 5 and 4 tokens, padded on the right: ids and mask, (3, 7)."""
     lengths = torch.tensor([7, 5, 4])
     mask = (torch.arange(7) < lengths[:, None]).long()
-    ids = torch.randint(1, VOCABULARY, (3, 7), generator=torch.Generator().manual_seed(5)) * mask
+    ids = torch.randint(1, 24, (3, 7), generator=torch.Generator().manual_seed(5)) * mask
     return ids, mask
 
 
 def golden(architecture: str, kind: str) -> dict[str, Tensor]:
     """Tensors of one case: ``adapter/NAME``, ``gradient/NAME``, ``logits``."""
-    net = NETWORKS[architecture]()
+    net = NETWORKS[architecture](**CONFIGURATIONS[architecture])
     draw(net, 1)
     base = {id(p) for p in net.parameters()}
     adapters.init(net)
@@ -89,6 +82,8 @@ def golden(architecture: str, kind: str) -> dict[str, Tensor]:
     net.train_adapter("golden")
     net.set_active_adapters("golden")
     net.double().eval()
+    frozen = [n for n, p in net.named_parameters() if id(p) in base and not n.startswith("classifier")]
+    assert not any(net.get_parameter(n).requires_grad for n in frozen), "adapters trains the base, norms included"
     trained = {n: p for n, p in net.named_parameters() if id(p) not in base and p.requires_grad}
     assert trained
     draws = torch.Generator().manual_seed(2)
@@ -109,14 +104,15 @@ def golden(architecture: str, kind: str) -> dict[str, Tensor]:
 def main(path: str) -> None:
     ids, mask = inputs()
     tensors = {"ids": ids, "mask": mask}
-    for architecture, make in NETWORKS.items():
-        net = make()
+    for architecture, facts in CONFIGURATIONS.items():
+        net = NETWORKS[architecture](**facts)
         draw(net, 1)
         tensors |= {f"{architecture}/base/{n}": p.detach().clone() for n, p in net.named_parameters()}
         for kind in CONFIGS:
             found = golden(architecture, kind)
             tensors |= {f"{architecture}/{kind}/{n}": t for n, t in found.items()}
     about = {"adapters": "1.3.0", "torch": torch.__version__, "sizes": json.dumps(SIZES)}
+    about["configurations"] = json.dumps(CONFIGURATIONS)
     save_file({n: t.contiguous() for n, t in tensors.items()}, path, about)
 
 

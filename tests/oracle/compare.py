@@ -24,6 +24,7 @@ class Theirs:
 
     net: Any
     pairs: dict[str, Pair]
+    length: int = STEPS  # of the training of which the steps are the first
 
     def take(self, ours: Ours) -> None:
         """Copy our weights in; what ours does not have stays as it is, and gets no gradient."""
@@ -71,20 +72,24 @@ class Counterpart:
     make: Callable[[Ours], Theirs]
     hyper: Mapping[str, Any] = field(default_factory=dict)
     merges: bool = True
-    without: Mapping[str, str] = field(default_factory=dict)  # architecture -> why it is not compared there
+    without: Mapping[str, str] = field(default_factory=dict)  # "architecture" or "architecture look" -> why not
 
-    @property
-    def looks(self) -> tuple[str, ...]:
+    def looks(self, architecture: str) -> tuple[str, ...]:
         """What there is to compare."""
-        return LOOKS if self.merges else tuple(look for look in LOOKS if look != "merge")
+        if architecture in self.without:
+            return ()
+        absent = {look for look in LOOKS if f"{architecture} {look}" in self.without}
+        return tuple(look for look in LOOKS if look not in absent and (self.merges or look != "merge"))
 
 
-def distance(a: Tensor, b: Tensor) -> float:
+def distance(a: Tensor, b: Tensor, may_be_zero: bool = False) -> float:
     """The largest difference over the largest value of `b`."""
     assert a.shape == b.shape
     assert bool(b.isfinite().all())
     scale = float(b.abs().max())
-    assert scale > 0, "nothing to compare: all zero"
+    if scale == 0:
+        assert may_be_zero, "nothing to compare: all zero"
+        return float(a.abs().max())
     return float((a - b).abs().max()) / scale
 
 
@@ -135,7 +140,7 @@ def steps(ours: Ours, theirs: Theirs) -> float:
     for step, inputs in enumerate(batches(), start=1):
         ours.loss(theirs.inputs_of_ours(inputs)).backward()
         mine.step()
-        ours.method.after_step(ours.net, step / STEPS)
+        ours.method.after_step(ours.net, step / theirs.length)
         mine.zero_grad()
         theirs.loss(inputs).backward()
         other.step()
@@ -145,5 +150,6 @@ def steps(ours: Ours, theirs: Theirs) -> float:
         assert float((p.detach() - before[name]).abs().max()) > RATE, f"{name} has not moved: nothing to compare"
     inputs = batches()[0]
     with torch.no_grad():
-        weights = [distance(p.detach(), theirs.pairs[name].read()) for name, p in ours.trained.items()]
+        pairs = [(p.detach(), theirs.pairs[name].read()) for name, p in ours.trained.items()]
+        weights = [distance(a, b, may_be_zero=True) for a, b in pairs]
         return max(distance(logits(ours.net, theirs.inputs_of_ours(inputs)), theirs.logits(inputs)), *weights)

@@ -54,13 +54,25 @@ def lora_config(ours: Ours, layers: dict[str, Layer], alpha_grows: Callable[[int
     )
 
 
+def block_of(layers: dict[str, Layer], path: str, rank: int) -> slice:
+    """Which of a fused layer's directions belong to our layer at `path`."""
+    order = [p for p, other in layers.items() if other.path == layers[path].path].index(path)
+    return slice(order * rank, (order + 1) * rank)
+
+
+def fusion(layers: dict[str, Layer]) -> int:
+    """How many of our layers one of theirs holds: the same number everywhere, where a library knows one rank only."""
+    paths = [item.path for item in layers.values()]
+    (count,) = {paths.count(path) for path in paths}
+    return count
+
+
 def lora_pairs(twin: Any, layers: dict[str, Layer], rank: int) -> dict[str, Pair]:
     pairs: dict[str, Pair] = {}
     for path, item in layers.items():
         module = target(twin, item.path)
         A, B = module.lora_A["default"].weight, module.lora_B["default"].weight
-        order = [p for p, other in layers.items() if other.path == item.path].index(path)
-        block = slice(order * rank, (order + 1) * rank)
+        block = block_of(layers, path, rank)
         pairs[f"{path}.A"] = Pair(A, positions(A)[block])
         pairs[f"{path}.B"] = Pair(B, positions(B)[item.rows][:, block])
         nn.init.zeros_(B)

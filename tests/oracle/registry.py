@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oracle import lowrank, prompts, quantised, vectors
+from oracle import lowrank, prompts, quantised, ranks, vectors
 from oracle.compare import Counterpart
 
 ARCHITECTURES = {
@@ -17,6 +17,7 @@ ARCHITECTURES = {
 COUNTERPARTS: dict[str, Counterpart] = {
     **lowrank.COUNTERPARTS,
     **quantised.COUNTERPARTS,
+    **ranks.COUNTERPARTS,
     **vectors.COUNTERPARTS,
     **prompts.COUNTERPARTS,
 }

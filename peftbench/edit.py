@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from peftbench.backbones import attention
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.modules import Block, PrefixSlot
+from peftbench.backbones.prompt import PromptSlot
 from peftbench.errors import UserError
 from peftbench.sites import LINEAR, Site
 
@@ -66,7 +67,7 @@ class Edit:
         for site in self.backbone.sites.of(roles):
             old = self.net.get_submodule(site.path)
             if isinstance(old, Adapter) and site.role not in LINEAR:
-                raise UserError(f"{site.path} is taken by a {type(old).__name__}; a sublayer or prefix slot holds one")
+                raise UserError(f"{site.path} is taken by a {type(old).__name__}; a sublayer or slot holds one")
             new = make(old).train(old.training)
             self._drop_unused(old, new, site.path)
             self.net.set_submodule(site.path, new)
@@ -106,6 +107,8 @@ class Edit:
         for site, old, new in reversed(self._swaps):
             if isinstance(old, PrefixSlot):
                 self.net.config._attn_implementation = self._attention
+            elif isinstance(old, PromptSlot):
+                self.backbone.virtual_tokens = 0
             self.net.set_submodule(site.path, old.train(new.training))
         for name, p in {**self._thawed, **self._widened, **self._dropped}.items():
             p.grad = None
@@ -172,7 +175,7 @@ class Edit:
         }
 
     def check_used(self) -> None:
-        """After a forward pass: raises `UserError` for a prefix slot that the network never called."""
+        """After a forward pass: raises `UserError` for a slot that the network never called."""
         for site, old, _ in self._swaps:
             if isinstance(old, PrefixSlot):
                 module = self.net.get_submodule(site.path.removesuffix(".prefix_slot"))
@@ -181,6 +184,11 @@ class Edit:
                         f"the prefix at {site.path} was never used: {type(module).__name__} does not call the "
                         "attention interface of transformers; this backbone cannot take a prefix"
                     )
+            elif isinstance(old, PromptSlot) and not self.net.get_submodule(site.path).__dict__.get("was_called"):
+                raise UserError(
+                    f"the prompt at {site.path} was never used: {type(self.net).__name__} does not call this "
+                    "embedding; name its token embedding in backbone.roles: prompt"
+                )
 
     def _state(self) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
@@ -216,6 +224,10 @@ class Edit:
         elif isinstance(old, PrefixSlot) and self.net.config._attn_implementation != attention.NAME:
             self._attention = self.net.config._attn_implementation
             self.net.config._attn_implementation = attention.NAME
+        elif isinstance(old, PromptSlot):
+            self._hooks += old.connect()
+            with torch.no_grad():
+                self.backbone.virtual_tokens = len(new())
 
 
 def _own(module: nn.Module, prefix: str) -> dict[str, Tensor]:

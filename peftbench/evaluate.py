@@ -60,7 +60,7 @@ def generate(
     assert data.answer_start is not None  # a generation task
     for indices in batches.evaluation(data.answer_start, batch_size):
         check()
-        batch = batches.prompts(data, indices, tokenizer.pad_token_id)
+        batch = backbone.inputs(batches.prompts(data, indices, tokenizer.pad_token_id))
         width = batch["input_ids"].shape[1]
         with autocast(backbone.device, dtype):
             out = backbone.net.generate(
@@ -69,6 +69,8 @@ def generate(
                 do_sample=False,
                 num_beams=1,
                 use_cache=True,
+                repetition_penalty=1.0,  # greedy whatever a checkpoint asks for; a penalty could not index placeholders
+                no_repeat_ngram_size=0,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
             )
@@ -81,4 +83,4 @@ def _batches(backbone: Backbone, data: Encoded, batch_size: int, check: Stop) ->
     for indices in batches.evaluation(data.lengths, batch_size):
         check()
         batch = batches.collate(data, indices, backbone.tokenizer.pad_token_id)
-        yield indices, {k: v.to(backbone.device) for k, v in batch.items()}
+        yield indices, backbone.inputs({k: v.to(backbone.device) for k, v in batch.items()})

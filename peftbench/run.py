@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench import adapter_file, devices, evaluate
+from peftbench.backbones import prompt
 from peftbench.backbones.load import Backbone
 from peftbench.edit import Edit
 from peftbench.errors import UserError
@@ -49,6 +50,8 @@ class Run:
         axes = (self.spec.backbone.model, self.spec.task.name, self.spec.seed)
         devices.seed("adapter", self.spec.method.name, *axes)
         self.method.attach(edit)
+        longest = max(int(split.lengths.max()) for split in self.data.values())
+        prompt.check_room(longest, self.backbone.virtual_tokens, self.backbone.net.config)
         self.counts = edit.counts()
         told = self.method.parameters(self.backbone.sites)
         if told != self.counts["trainable"]:

@@ -1,7 +1,8 @@
 """Where a method may act on a network: the places by role, as plain data (no torch), so that sizes are arithmetic.
 
 Linear sites ``q k v o gate up down`` are dense layers; block sites ``attn`` and ``ffn`` are whole sublayers with their
-residual; ``prefix`` is one slot per attention layer. ``embed`` and ``norm`` can be thawed but not swapped.
+residual; ``prefix`` is one slot per attention layer, ``prompt`` one slot in the token embedding. ``embed`` and ``norm``
+can be thawed but not swapped.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from peftbench.errors import UserError, unknown
 
 LINEAR = ("q", "k", "v", "o", "gate", "up", "down")
 BLOCKS = ("attn", "ffn")
-SWAPPABLE = (*LINEAR, *BLOCKS, "prefix")
+SWAPPABLE = (*LINEAR, *BLOCKS, "prefix", "prompt")
 ROLES = (*SWAPPABLE, "embed", "norm")
 
 
@@ -23,7 +24,8 @@ class Site:
     """One place: its role, its module's path in the network, and the sizes that a method's formula needs.
 
     ``size`` is (in_features, out_features) for a linear site, (width,) for a block, (key-value heads, head width) for a
-    prefix slot, and empty for ``embed`` and ``norm``. ``parameters`` and ``biases`` count the base's own numbers there.
+    prefix slot, (embedding width,) for a prompt slot, and empty for ``embed`` and ``norm``. ``parameters`` and
+    ``biases`` count the base's own numbers there.
     """
 
     role: str

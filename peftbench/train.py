@@ -79,6 +79,7 @@ class Trainer:
         `done` is the share of training behind us once this step is: what the method's `after_step` is told.
         """
         kind, device = self.backbone.kind, self.backbone.device
+        batch = self.backbone.inputs(batch)
         total = counted(kind, batch["labels"])
         parts = _parts(batch, self.spec.accumulation)
         mean = torch.zeros((), device=device)

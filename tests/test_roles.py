@@ -171,5 +171,7 @@ def test_a_role_of_the_head_is_refused(zoo: Zoo) -> None:
 
 def test_a_role_that_the_network_lacks_lists_the_roles_there_are(zoo: Zoo) -> None:
     backbone = zoo["bert"].backbone
-    with pytest.raises(UserError, match=r"unknown role 'gate'.*Valid: attn, down, embed, ffn, k, norm, o, prefix, q"):
+    with pytest.raises(
+        UserError, match=r"unknown role 'gate'.*Valid: attn, down, embed, ffn, k, norm, o, prefix, prompt, q"
+    ):
         make(discover()["lora"], {"roles": "q gate"}).attach(Edit(backbone))

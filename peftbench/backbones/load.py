@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from peftbench import cache
-from peftbench.backbones import source, tiny
+from peftbench.backbones import prompt, source, tiny
 from peftbench.backbones.normalise import normalise
 from peftbench.errors import UserError
 from peftbench.sites import Sites
@@ -35,6 +35,7 @@ class Backbone:
     fingerprint: str
     fresh: list[str] = field(default_factory=list)  # head modules that no checkpoint gave: seeded for each run
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)  # as loaded, by name; objects never change
+    virtual_tokens: int = 0  # vectors of the prompt that an edit has put in
     _snapshot: Any = None
 
     @property
@@ -43,6 +44,12 @@ class Backbone:
 
     def head_parameters(self) -> list[nn.Parameter]:
         return list(dict.fromkeys(p for name in self.head for p in self.net.get_submodule(name).parameters()))
+
+    def inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`batch` as the network is called with it: with placeholders where a method has put a prompt in."""
+        return prompt.insert(
+            batch, self.virtual_tokens, self.net.get_input_embeddings().num_embeddings, self.net.config
+        )
 
     def keep(self) -> None:
         """Write the pristine weights to a file, once, so that no second copy sits on the device.

@@ -11,12 +11,13 @@ from transformers.pytorch_utils import Conv1D
 
 from peftbench.backbones import roles as role_tables
 from peftbench.backbones.modules import Block, FusedQKV, PrefixSlot, SiteLinear
+from peftbench.backbones.prompt import PromptSlot
 from peftbench.errors import UserError
 from peftbench.sites import BLOCKS, LINEAR, Site, Sites
 
 
 def normalise(net: Any, head: list[str], roles: Mapping[str, Any] | None = None) -> Sites:
-    """Rewrite the network's linear layers in place, add block sites and prefix slots, and return the sites.
+    """Rewrite the network's linear layers in place, add block sites and slots, and return the sites.
 
     `head` names the modules of the task head; `roles` stands in for the architecture's own table. Works on the meta
     device too. Raises `UserError` where a pattern matches nothing or not a linear layer.
@@ -26,6 +27,7 @@ def normalise(net: Any, head: list[str], roles: Mapping[str, Any] | None = None)
     sites = _linear_sites(net, table, head)
     sites += _block_sites(net, table)
     sites += _prefix_sites(net, table)
+    sites += _prompt_sites(net, table)
     for role in ("embed", "norm"):
         sites += [
             Site(role, path, (), _numel(net.get_submodule(path)), _numel(net.get_submodule(path), "bias"))
@@ -115,6 +117,23 @@ def _prefix_sites(net: Any, table: Mapping[str, Any]) -> list[Site]:
     for path in paths:
         net.get_submodule(path).add_module("prefix_slot", PrefixSlot(heads, width))
     return [Site("prefix", f"{path}.prefix_slot", (heads, width)) for path in paths]
+
+
+def _prompt_sites(net: Any, table: Mapping[str, Any]) -> list[Site]:
+    if "prompt" in table:
+        paths = _expand(net, table["prompt"], "prompt")
+    else:
+        own = net.get_input_embeddings()
+        if not isinstance(own, nn.Embedding):
+            return []
+        paths = [name for name, module in net.named_modules() if module is own]
+    if len(paths) != 1:
+        raise UserError(f"roles: prompt = {table['prompt']!r} matches {len(paths)} modules; it is one token embedding")
+    embedding = net.get_submodule(paths[0])
+    if not isinstance(embedding, nn.Embedding):
+        raise UserError(f"roles: prompt = {paths[0]!r} is a {type(embedding).__name__}, not a token embedding")
+    embedding.add_module("prompt_slot", PromptSlot(embedding))
+    return [Site("prompt", f"{paths[0]}.prompt_slot", (embedding.embedding_dim,))]
 
 
 def _head_width(config: Any) -> int:

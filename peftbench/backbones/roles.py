@@ -6,6 +6,7 @@
                            residual is added, `input` and `residual` name module inputs as "path:argument",
                            `norm` the layer norm after the addition (post-norm networks only)
     prefix                 the attention module that calls transformers' attention interface
+    prompt                 the token embedding; where none is named, the one that the network itself names
     embed, norm            modules that can be thawed
 
 Facts read from the model definitions of transformers 5.23.

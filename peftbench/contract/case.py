@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peftbench.backbones import prompt
 from peftbench.backbones.load import Backbone, load
 from peftbench.edit import Edit
 from peftbench.errors import UserError
@@ -91,13 +92,18 @@ class Bench:
 
     def logits(self, inputs: Batch | None = None) -> Tensor:
         """The network's answer in evaluation, without its loss; inputs default to one fixed padded batch."""
-        return answer(self.net, batch(self.case) if inputs is None else inputs)
+        plain = batch(self.case) if inputs is None else inputs
+        widened = self.backbone.inputs(plain)
+        out = answer(self.net, widened)
+        if out.ndim == 3 and self.backbone.virtual_tokens:  # promises are about the text's own tokens
+            out = prompt.remove(out, widened["input_ids"], self.net.get_input_embeddings().num_embeddings)
+        return out
 
     def gradients(self, dtype: str = "float32") -> dict[str, Tensor]:
         """Gradients of one batch's loss by name, of all that trains, the head too; in the network's present mode."""
         self.head_trains()
         self.net.zero_grad(set_to_none=True)
-        inputs = batch(self.case)
+        inputs = self.backbone.inputs(batch(self.case))
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
             out = self.net(**{k: v for k, v in inputs.items() if k != "labels"}).logits
         kind = self.backbone.kind

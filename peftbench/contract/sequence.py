@@ -72,6 +72,7 @@ def _trained(case: Case) -> Bench:
 
 def _generated(bench: Bench, inputs: Batch, cached: bool) -> tuple[Tensor, Tensor]:
     """Greedy tokens (rows, length) and the logits of each new one (rows, new, vocabulary)."""
+    inputs = bench.backbone.inputs({k: inputs[k] for k in ("input_ids", "attention_mask")})
     with torch.no_grad():
         out = bench.net.generate(
             input_ids=inputs["input_ids"],

@@ -115,7 +115,7 @@ def _forward(
     def action(trainer: Trainer) -> Callable[[], Tensor]:
         def run() -> Tensor:
             with torch.inference_mode(), devices.autocast(trainer.backbone.device, spec.backbone.dtype):
-                logits: Tensor = trainer.backbone.net(**inputs).logits
+                logits: Tensor = trainer.backbone.net(**trainer.backbone.inputs(inputs)).logits
             return logits
 
         return run

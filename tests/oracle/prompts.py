@@ -1,8 +1,11 @@
-"""Prefix tuning against `peft`, with and without the reparametrisation.
+"""Prefix tuning, with and without the reparametrisation, and prompt tuning against `peft`.
 
 `peft` puts the prefix into the key-value cache, so that the network counts positions from the prefix's end on; the
 paper leaves the text's positions alone. Ours is given the shifted positions here, and then both compute the same: a
 prefix key has no position of its own, under rotary embedding neither.
+
+`peft` puts a prompt in front of everything, an encoder's first token included, which pooling then no longer reads. Ours
+stands behind it (peftbench/backbones/prompt.py); here its placeholders are put in front, as in `peft`.
 """
 
 from __future__ import annotations
@@ -72,8 +75,39 @@ def _mlp(ours: Ours, encoder: Any, slots: list[str]) -> dict[str, Pair]:
     return pairs
 
 
+class InFront(Theirs):
+    """Their batches are longer by the prompt; ours get its placeholders."""
+
+    placeholders: Tensor  # (length,)
+
+    def inputs_of_ours(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        front = self.placeholders.expand(len(ids), -1)
+        longer = torch.cat([torch.ones_like(front), mask], dim=1)
+        return {"input_ids": torch.cat([front, ids], dim=1), "attention_mask": longer}
+
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        out = self.net(**inputs).logits
+        return out[self.inputs_of_ours(inputs)["attention_mask"].bool()] if out.ndim == 3 else out
+
+
+def prompt(ours: Ours) -> Theirs:
+    (site,) = ours.backbone.sites.of("prompt")
+    (width,) = site.size
+    method: Any = ours.method
+    config = peft.PromptTuningConfig(
+        task_type=TASKS[ours.model.kind], num_virtual_tokens=method.length, token_dim=width
+    )
+    twin = peft.get_peft_model(copy.deepcopy(ours.plain), config, autocast_adapter_dtype=False).double().eval()
+    theirs = InFront(twin, {f"{site.path}.P": whole(twin.prompt_encoder["default"].embedding.weight)})
+    first = ours.backbone.net.config.vocab_size
+    theirs.placeholders = torch.arange(first, first + method.length)
+    return theirs
+
+
 MLP = {"length": 5, "reparametrise": True, "hidden": 7}
 COUNTERPARTS = {
     "prefix": Counterpart("prefix", prefix, {"length": 5}, merges=False),
     "prefix, reparametrised": Counterpart("prefix", prefix, MLP, merges=False),
+    "prompt": Counterpart("prompt", prompt, {"length": 4}, merges=False),
 }

@@ -39,6 +39,24 @@ networks. A number is the largest difference over the largest value, of
 A dash: the method never merges, or it is not comparable there (see below). Zero: equal to the last bit.
 """
 
+NOTES = """
+How weights are mapped:
+
+- A fused layer for q, k and v (GPT-2, GPT-NeoX) is one layer for `peft`: updates of rank r of n of the three are an
+  update of rank n r of the whole, with A's stacked and B's in blocks. Blocks that ours does not have are zero; their
+  gradient in `peft` is not, so it is masked, and AdamW, which works number by number, then steps the others alike.
+  Without the mask the two part ways at the first step.
+- What `peft` does otherwise than ours on purpose is set to the same here and listed in [fidelity.md](fidelity.md):
+  positions behind a prefix, the place of a prompt, AdaLoRA's 1e-5 and its orthogonality (left out), which layers are
+  adapted by default.
+- QLoRA and QDoRA: the weights are bitsandbytes' after quantisation and back, the updates are `peft`'s.
+
+Bottleneck adapters and prefixes are held to the library `adapters` as well, by stored values
+(`tests/test_golden_adapters.py`, `scripts/golden_adapters.py`), on BERT and GPT-2, to the same bound; NF4 to
+bitsandbytes, bit for bit (`tests/test_nf4.py`); GaLore to a computation in NumPy without a singular value
+decomposition (`tests/test_methods_rank.py`).
+"""
+
 
 def number(value: float | None) -> str:
     if value is None:
@@ -70,8 +88,7 @@ def page(found: list[list[str]]) -> str:
         for reason in dict.fromkeys(counterpart.without.values()):
             places = [place for place, why in counterpart.without.items() if why == reason]
             lines.append(f"- {name}, {' and '.join(places)}: {reason}")
-    text = (ROOT / "docs" / "oracles_notes.md").read_text(encoding="utf-8")
-    return "\n".join(lines) + "\n\n" + text
+    return "\n".join(lines) + "\n" + NOTES
 
 
 def main() -> None:

@@ -109,7 +109,7 @@ def test_a_mistake_shows_in_everything_that_is_compared(
 
 
 def test_positions_that_peft_does_not_shift_are_seen(zoo: Zoo) -> None:
-    """Without the shift ours follows the paper, and differs from `peft`."""
+    """Without the shift, as ours has it, the two differ."""
 
     def unshifted(ours: Ours) -> Theirs:
         theirs = COUNTERPARTS["prefix"].make(ours)

@@ -1,8 +1,8 @@
 """Prefix tuning, with and without the reparametrisation, and prompt tuning against `peft`.
 
-`peft` puts the prefix into the key-value cache, so that the network counts positions from the prefix's end on; the
-paper leaves the text's positions alone. Ours is given the shifted positions here, and then both compute the same: a
-prefix key has no position of its own, under rotary embedding neither.
+`peft` puts the prefix into the key-value cache, so that the network counts positions from the prefix's end on; ours
+leaves the text's positions alone. It is given the shifted ones here, and then both compute the same: a prefix key has
+no position of its own, under rotary embedding neither.
 
 `peft` puts a prompt in front of everything, an encoder's first token included, which pooling then no longer reads. Ours
 stands behind it (peftbench/backbones/prompt.py); here its placeholders are put in front, as in `peft`.

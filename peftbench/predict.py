@@ -1,8 +1,9 @@
 """How long a run will take, roughly: from finished runs like it, or else from arithmetic.
 
 The arithmetic counts the products of matrices: 2 operations a weight and token forward, and backward as many again for
-the gradient of the activations and, where the base trains, as many for the gradient of the weights. It leaves out
-attention, optimiser and Python: good for planning an afternoon, and always printed with a tilde.
+the gradient of the activations (none where only the head trains) and, where the base trains, as many for the gradient
+of the weights. It leaves out attention, optimiser and Python: good for planning an afternoon, and always printed with
+a tilde.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def _computed(p: Planned, flops_per_second: float) -> float:
     tokens = min(train.max_length, TOKENS_PER_WORD * p.task.mean_words + 2)
     linear = sum(s.size[0] * s.size[1] for s in sites.linear())
     weights = linear if linear and p.task.kind != "generation" else sites.base  # causal: the vocabulary multiplies too
-    per_token = 6 if p.trainable >= sites.base else 4
+    per_token = 6 if p.trainable >= sites.base else 4 if p.trainable else 2
     steps = train.steps * train.batch_size * tokens * per_token * weights
     evaluations = 1 + (train.steps // train.eval_every if train.eval_every else 0)
     looked_at = rows["validation"] * evaluations + rows["test"]

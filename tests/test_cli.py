@@ -255,8 +255,13 @@ def test_methods_lists_all_and_shows_one(call: Call) -> None:
     card = call("methods", "lora").out
     for part in ("arXiv:2106.09685", "h = W x + (alpha/r) B A x", "size knob:     rank", "rank = 8  [integer >= 1]"):
         assert part in card
+    for part in ("trains:        r (in + out) at each site", "when it fails: Given much new data", "arXiv:2405.09673"):
+        assert part in card
+    assert "needs:" not in card
+    assert "needs:         a task head" in call("methods", "linear_probe").out
     told = json.loads(call("methods", "lora", "--json").out)
     assert (told["size_knob"], told["defaults"]["rank"]) == ("rank", 8)
+    assert told["caveats"].startswith("Given much new data")
 
 
 def test_tasks_lists_all_and_shows_one(call: Call) -> None:

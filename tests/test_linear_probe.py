@@ -119,5 +119,15 @@ def test_a_point_without_parameters_stands_at_zero_in_tables_and_figures(tmp_pat
     assert "0 native" in report.text_table(tmp_path)
     (figure,) = (p for p in paths if p.name.endswith("quality-vs-trainable.svg"))
     drawn = figure.read_text()
-    assert "linear_probe" in drawn
-    assert ">0<" in drawn or "0 --" in drawn, "the axis reaches zero"
+    for text in (
+        "linear_probe",
+        "0",
+        "trainable parameters (count, linear up to 1,382, then log, task head not counted)",
+    ):
+        assert f"<!-- {text} -->" in drawn
+
+
+def test_a_figure_of_points_without_parameters_alone_is_drawn(tmp_path: Path) -> None:
+    factories.write_all(tmp_path, [probed(0, 0.6), probed(1, 0.7)])
+    (figure,) = (p for p in report.write(tmp_path) if p.name.endswith("quality-vs-trainable.svg"))
+    assert "<!-- linear_probe -->" in figure.read_text()

@@ -55,6 +55,12 @@ def test_a_plugin_that_is_no_method_is_refused_with_its_reason(
         discover([path])
 
 
+def test_every_method_says_what_trains_and_what_is_known_about_when_it_fails() -> None:
+    for name, cls in discover().items():
+        assert cls.size_formula, f"{name} has no size_formula"
+        assert cls.caveats, f"{name} has no caveats"
+
+
 def test_a_run_whose_count_differs_from_the_formula_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "miscounted.py"
     path.write_text(GOOD.replace("NAME", "miscounted").replace("s.biases", "1 + s.biases"))

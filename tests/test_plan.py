@@ -6,7 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +268,13 @@ def test_without_records_full_fine_tuning_is_predicted_to_take_longer(asked: exp
     told = predict.seconds(grid(asked), [], flops_per_second=1e6)
     by_label = {p.label: told[p.spec.id] for p in grid(asked) if p.spec.task.name == "one"}
     assert by_label["full"] > by_label["lora"] > predict.SETUP_SECONDS
+
+
+def test_where_only_the_head_trains_no_backward_pass_is_predicted(asked: experiment.Experiment) -> None:
+    some = [p for p in grid(asked) if p.label == "lora"]
+    none = [replace(p, trainable=0) for p in some]
+    before, after = (predict.seconds(planned, [], flops_per_second=1e6) for planned in (some, none))
+    assert all(after[i] < before[i] for i in before)
 
 
 def gathered(tmp_path: Path, text: str, **more: Any) -> Facts:

@@ -131,7 +131,9 @@ def _scale(panel: Axes, axis: Axis, shown: Sequence[Point]) -> None:
             panel.set_xscale("log")
             panel.set_xlim(min(values) / 3, max(values) * 3)
         else:  # nothing but the head trains somewhere
-            panel.set_xscale("symlog", linthresh=max(min(known, default=1.0) / 10, 1.0))
+            linear = max(min(known, default=1.0) / 10, 1.0)
+            panel.set_xscale("symlog", linthresh=linear)
+            panel.set_xlabel(axis.label.replace("log axis", f"linear up to {linear:,.0f}, then log"))
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.xaxis.set_minor_formatter(NullFormatter())
     panel.margins(0.16, 0.16)

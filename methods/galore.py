@@ -104,8 +104,8 @@ class GaLore(Method):
     caveats = (
         "Every `update_gap` steps each matrix's gradient is decomposed: a slow step, and one that may fail to converge "
         "(GaLore issue 58). The pretraining values of alpha and r converge slowly in fine-tuning (GaLore issue 15). "
-        "Memory is saved in the optimiser's state only: weights and gradients are those of full fine-tuning, and what is "
-        "to be stored is the whole model."
+        "Memory is saved in the optimiser's state only: weights and gradients are those of full fine-tuning, and the "
+        "whole model is stored."
     )
     search_space = {"lr": (1e-5, 3e-5, 1e-4, 2e-4, 5e-4), "rank": (4, 8), "alpha": (1.0, 2.0, 4.0)}
 

@@ -12,10 +12,17 @@ from reference_bert import bert
 from test_methods_papers import query_or_value, with_changes
 from torch import Tensor, nn
 
+from peftbench import tasks
+from peftbench.backbones import source
 from peftbench.contract import Case
-from peftbench.contract.case import Bench, network
+from peftbench.contract.case import Bench, batch, network
+from peftbench.edit import Edit
 from peftbench.errors import UserError
 from peftbench.method import find, make
+from peftbench.methods.adalora import AdaLoRA, SVDLinear, budget, final_ranks
+from peftbench.methods.galore import GaLoreAdamW
+from peftbench.session import Session
+from peftbench.spec import BackboneSpec, MethodSpec, RunSpec, TaskSpec, TrainSpec
 
 
 @pytest.fixture(autouse=True)
@@ -112,8 +119,6 @@ def test_pissa_adds_its_factors_and_no_second_weight() -> None:
 
 
 def test_pissa_refuses_a_rank_beyond_the_singular_values() -> None:
-    from peftbench.edit import Edit
-
     with pytest.raises(UserError, match="rank 33, but a layer at q has only 32 singular values"):
         make(find("pissa"), {"rank": 33, "roles": "q"}).attach(Edit(network(Case(find("pissa")))))
 
@@ -152,8 +157,6 @@ def test_adalora_penalises_what_is_not_orthonormal() -> None:
 
 
 def test_adaloras_budget_falls_by_a_cubic_between_warm_up_and_final_steps() -> None:
-    from peftbench.methods.adalora import budget
-
     # T = 20, t_i = 4, t_f = 6: ten steps of falling from 100 to 20; 80 (1 - k/10)^3 is left over after k of them
     over = {4: 80, 5: 58.32, 6: 40.96, 7: 27.44, 8: 17.28, 9: 10, 10: 5.12, 11: 2.16, 12: 0.64, 13: 0.08, 14: 0}
     for t in range(21):
@@ -165,8 +168,6 @@ def test_adaloras_budget_falls_by_a_cubic_between_warm_up_and_final_steps() -> N
 def test_adaloras_masks_are_those_of_the_paper_computed_anew(
     monkeypatch: pytest.MonkeyPatch, steps: int, interval: int
 ) -> None:
-    from peftbench.methods.adalora import AdaLoRA, SVDLinear, final_ranks
-
     seen: list[tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]] = []
     real = AdaLoRA.after_step
 
@@ -209,8 +210,6 @@ def test_adaloras_masks_are_those_of_the_paper_computed_anew(
 
 
 def test_adalora_refuses_schedules_that_do_not_fall() -> None:
-    from peftbench.edit import Edit
-
     for hyper, why in (
         ({"initial_rank": 2, "rank": 4}, "initial_rank 2 is below rank 4"),
         ({"warmup": 0.5, "final": 0.5}, "leave no step"),
@@ -223,7 +222,6 @@ def test_adaloras_averages_count_as_the_optimisers_memory() -> None:
     bench = bench_of("adalora", rank=2, roles="q v")
     trainer = bench.start()
     bench.train(1)
-    from peftbench.contract.case import batch
 
     _, memory = trainer.tracked_step(batch(bench.case, 5), 1.0)
     own, head = bench.edit.trained(), bench.backbone.head_parameters()
@@ -232,13 +230,35 @@ def test_adaloras_averages_count_as_the_optimisers_memory() -> None:
     assert memory["at_peak"]["optimizer"] == moments + averages
 
 
+def test_the_training_loop_tells_after_step_how_much_is_done_while_gradients_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[tuple[float, bool, int]] = []
+    real = AdaLoRA.after_step
+
+    def after_step(self: AdaLoRA, net: nn.Module, done: float) -> None:
+        layers = [m for m in net.modules() if isinstance(m, SVDLinear)]
+        there = all(p.grad is not None for m in layers for p in (m.P, m.Lambda, m.Q))
+        real(self, net, done)
+        told.append((done, there, sum(final_ranks(net).values())))
+
+    monkeypatch.setattr(AdaLoRA, "after_step", after_step)
+    data = tasks.open_task("synthetic/classification")
+    base = BackboneSpec("tiny-encoder", source.fingerprint("tiny-encoder"))
+    train = TrainSpec(lr=5e-3, steps=5, batch_size=8, max_length=32, accumulation=2)
+    method = MethodSpec("adalora", "adalora", 1, {"rank": 2, "roles": "q v"})
+    body = Session("cpu").execute(RunSpec(base, TaskSpec(data.name, data.fingerprint), method, train, 0))
+    assert [done for done, *_ in told] == [0.2, 0.4, 0.6, 0.8, 1.0]  # the tracked step among them, and each once
+    assert all(there for _, there, _ in told)
+    assert [kept for *_, kept in told] == [9, 8, 8, 8, 8]  # t_i = 0, T - t_f = 3: 8 + 4 (1 - t/3)^3, rounded down
+    assert len(body["curve"]["loss"]) == 5
+
+
 # GaLore
 
 
 @pytest.mark.parametrize("shape", [(7, 4), (4, 7), (5, 5)])
 def test_galore_is_adam_in_the_gradients_own_directions(shape: tuple[int, int]) -> None:
-    from peftbench.methods.galore import GaLoreAdamW
-
     lr, rank, alpha, decay, gap = 0.1, 2, 0.25, 0.3, 2
     draws = np.random.default_rng(5)
     W = draws.normal(size=shape)
@@ -265,8 +285,6 @@ def test_galore_is_adam_in_the_gradients_own_directions(shape: tuple[int, int]) 
 
 
 def test_galore_steps_what_it_does_not_project_as_adamw_does() -> None:
-    from peftbench.methods.galore import GaLoreAdamW
-
     ours, theirs = (nn.Parameter(torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4)) for _ in range(2))
     mine = GaLoreAdamW([ours], lr=0.1, weight_decay=0.2)
     adamw = torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.2)
@@ -278,8 +296,6 @@ def test_galore_steps_what_it_does_not_project_as_adamw_does() -> None:
 
 
 def test_galore_projects_the_linear_sites_and_trains_everything() -> None:
-    from peftbench.contract.case import batch
-
     bench = bench_of("galore", rank=2)
     trainer = bench.start()
     sites = {s.path: s.size for s in bench.backbone.sites.linear()}
@@ -306,8 +322,6 @@ def test_galore_has_the_gradients_of_full_fine_tuning() -> None:
 
 
 def test_galore_lets_a_gradient_that_is_no_number_reach_the_weights() -> None:
-    from peftbench.methods.galore import GaLoreAdamW
-
     p = nn.Parameter(torch.ones(3, 4))
     p.grad = torch.full((3, 4), torch.nan)
     GaLoreAdamW([{"params": [p], "rank": 2}], lr=0.1).step()

@@ -105,6 +105,23 @@ def test_codes_absmax_and_values_equal_bitsandbytes(oracle: Any, case: str, dtyp
     assert torch.equal(values, reference)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_random_tensors_of_any_size_scale_and_tail_equal_bitsandbytes(oracle: Any, seed: int) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    rows, columns = (int(n) for n in torch.randint(1, 200, (2,), generator=draws))
+    weight = torch.randn(rows, columns, generator=draws) * 10.0 ** float(torch.randint(-6, 5, (1,), generator=draws))
+    if seed % 3 == 1:  # heavy tails: most values share the codes around zero
+        weight = weight * torch.randn(rows, columns, generator=draws).abs() ** 4
+    if seed % 3 == 2:  # few distinct values: many ties
+        weight = (weight / weight.abs().max() * 8).round()
+    weight = weight.to((torch.float32, torch.bfloat16)[seed % 2])
+    packed, state = oracle.quantize_4bit(weight, blocksize=64, quant_type="nf4")
+    ours = nf4.quantize(weight, double=False)
+    assert torch.equal(ours.codes, packed.view(-1))
+    assert torch.equal(ours.absmax, torch.where(state.absmax == 1e-38, 0.0, state.absmax))
+    assert torch.equal(nf4.dequantize(ours), _values(oracle, packed, state, weight.shape))
+
+
 @pytest.mark.parametrize("block", [32, 128, 4096])
 def test_other_block_sizes_equal_bitsandbytes(oracle: Any, block: int) -> None:
     weight = _randn(100, 67)

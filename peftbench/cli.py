@@ -216,6 +216,25 @@ def new_method(name: Annotated[str, typer.Argument(metavar="NAME", help="What ex
     print(f"wrote {path}\nfill it in, then look at its card:  peftbench methods {name}{plugin}")
 
 
+@app.command("check-method")
+def check_method(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A method, or a file (.py) that registers some.")],
+    plugin: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold a method to the contract: every promise, kept or broken, with what to look at."""
+    from peftbench import check_method as checks
+
+    classes = checks.chosen(name, plugin or ())
+    with checks.progress(classes) as tell:
+        found = [checks.examine(cls, tell) for cls in classes]
+    if as_json:
+        _print_json([checks.as_dict(f) for f in found])
+    else:
+        print("\n\n".join(map(checks.text, found)))
+    raise typer.Exit(0 if all(f.sound for f in found) else 1)
+
+
 @app.command()
 def schema(plugin: Plugins = None) -> None:
     """Print the JSON Schema of experiment files, for editors."""

@@ -67,7 +67,7 @@ def main() -> int:
     )
     print("\n" + "\n".join([summary, *failures]))
     if options.write:
-        head = f"# Planted bugs\n\nMade by `{COMMAND}`, which plants each bug in turn and runs every promise of the contract.\n"
+        head = f"# Planted bugs\n\nMade by `{COMMAND}`: each bug is planted in turn, and every promise is tried.\n"
         options.write.parent.mkdir(parents=True, exist_ok=True)
         options.write.write_text("\n".join([head, summary, *failures, "", *lines]) + "\n", encoding="utf-8")
     return 1 if failures else 0

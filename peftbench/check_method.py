@@ -1,26 +1,28 @@
 """`check-method`: the whole contract on one method, told so that its author knows what to mend.
 
 Every promise is tried on a tiny encoder and a tiny decoder, with the method's defaults and with one other value of each
-hyperparameter. A setting or a network that the method itself refuses with a UserError is not held against it.
+hyperparameter. A setting or a network that the method itself refuses with a UserError is not held against it, unless
+it refuses both networks.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peftbench.contract import PROMISES, Case, Promise, Verdict, check, variants
+from peftbench.contract import PROMISES, Case, Promise, Verdict, behaviour, check, excuse, variants
 from peftbench.errors import unknown
-from peftbench.method import Method, discover, source
+from peftbench.method import Method, discover, schema, source
 
 NETWORKS = {"tiny-encoder": "an encoder", "tiny-decoder": "a decoder"}
 LOOK_AT = {
-    "describes_itself": "the class: its docstring, its facts, and the Field(...) of each hyperparameter",
+    "describes_itself": "the class: docstring, facts, each Field(...), and that __post_init__ raises UserErrors only",
     "starts_as_it_claims": "the initial values of the new tensors, and starts_as_identity",
     "evaluation_is_deterministic": "forward: self.training around dropout, random numbers, counters, mixing of rows",
     "only_declared_tensors_move": "attach and optimizer: requires_grad on tensors of the base; after_step",
@@ -97,7 +99,7 @@ def examine(cls: type[Method], tell: Tell = lambda case, said: None) -> Examinat
             continue
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".gradient_checkpointing_enable. is deprecated", FutureWarning)
-            found.tried.append((case, check(case)))
+            found.tried.append((case, check(case, None if _makes(case) else [behaviour.describes_itself])))
         tell(*found.tried[-1])
     return found
 
@@ -108,7 +110,7 @@ def cases(cls: type[Method]) -> Iterator[tuple[Case, str | None]]:
         for hyper in settings(cls):
             case = Case(cls, hyper, network)
             try:
-                why = case.refusal()
+                why = excuse(case) if _makes(case) else None
             except Exception:  # not a refusal but a fault: the promises will meet it again, and tell it
                 why = None
             yield case, why
@@ -117,11 +119,21 @@ def cases(cls: type[Method]) -> Iterator[tuple[Case, str | None]]:
 
 
 def settings(cls: type[Method]) -> list[dict[str, Any]]:
-    """`variants`, or the defaults alone where the hyperparameters themselves are at fault."""
+    """`variants`, or the defaults alone where the fields' types have no meaning: `describes_itself` tells of it."""
+    return variants(cls) if _works(lambda: schema(cls)) else [{}]
+
+
+def _makes(case: Case) -> bool:
+    """Whether there is an instance to try; if not, `describes_itself` fails and says all that the others would."""
+    return _works(lambda: case.made)
+
+
+def _works(act: Callable[[], object]) -> bool:
     try:
-        return variants(cls)
-    except Exception:  # `describes_itself` makes the same schema and tells what is wrong
-        return [{}]
+        act()
+    except Exception:  # the class under test is foreign code: it may raise anything; a promise tells what
+        return False
+    return True
 
 
 def as_dict(found: Examination) -> dict[str, Any]:
@@ -148,27 +160,39 @@ def as_dict(found: Examination) -> dict[str, Any]:
     }
 
 
-def text(found: Examination) -> str:
-    """One line a promise, under a broken one the reason and what to look at; the summary last."""
-    lines = [f"{found.method.name} ({source(found.method)})", ""]
+def text(found: Examination, width: int = 100) -> str:
+    """One sentence a promise, under a broken one the reason and what to look at; the summary last."""
+    lines = []
     for promise in PROMISES:
         outcome = _outcome(found, promise)
-        mark = {"kept": "kept    ", "broken": "BROKEN  ", "not applicable": "n/a     "}[outcome]
+        mark = {"kept": "kept    ", "broken": "BROKEN  "}.get(outcome, "n/a     ")
         lines.append(f"{mark}{promise.__name__.replace('_', ' ')}: {_says(promise)}")
         if outcome == "not applicable":
-            lines.append(f"          not applicable: {'; '.join(found.refusals.values())}")
+            lines.append(f"          not applicable: {'; '.join(dict.fromkeys(found.refusals.values()))}")
+        if outcome == "not tried":
+            lines.append("          not tried: there is no instance to try it on")
         lines += [f"          {line}" for line in _reasons(found, promise)]
     if found.refused:
         lines += ["", "Not tried, because the method refuses it:"]
         lines += [f"  {NETWORKS[c.backbone]}, {setting(c.hyper)}: {why}" for c, why in found.refused]
-    return "\n".join([*lines, "", summary(found)])
+    lines += ["", summary(found)]
+    title = f"{found.method.name} ({source(found.method)})"
+    return "\n".join([title, "", *(_wrapped(line, width) for line in lines)])
+
+
+def _wrapped(line: str, width: int) -> str:
+    """The line in lines of at most `width` characters (a longer word stays whole); those that follow are set in."""
+    indent = line[: len(line) - len(line.lstrip())]
+    after = indent + ("  " if indent else " " * 8 if line[:8] in ("kept    ", "BROKEN  ", "n/a     ") else "")
+    return textwrap.fill(line, width, subsequent_indent=after, break_long_words=False, break_on_hyphens=False)
 
 
 def summary(found: Examination) -> str:
     """One sentence."""
     name, where = found.method.name, " and ".join(NETWORKS[n] for n in found.networks)
     if not found.tried:
-        return f"{name} refuses both networks, so that no promise could be tried: {'; '.join(found.refusals.values())}"
+        why = "; ".join(dict.fromkeys(found.refusals.values()))
+        return f"{name} refuses both networks, so that no promise could be tried: {why}"
     broken = [p.__name__.replace("_", " ") for p in PROMISES if found.broken(p)]
     if broken:
         return f"{name} breaks {_count(len(broken), 'promise')}: {', '.join(broken)}"
@@ -210,7 +234,9 @@ def _says(promise: Promise) -> str:
 def _outcome(found: Examination, promise: Promise) -> str:
     if found.broken(promise):
         return "broken"
-    return "kept" if found.tries(promise) else "not applicable"
+    if found.tries(promise):
+        return "kept"
+    return "not applicable" if found.refusals else "not tried"
 
 
 def _reasons(found: Examination, promise: Promise) -> Iterator[str]:

@@ -6,6 +6,7 @@ Exit codes: 0 all well, 1 a run failed, 2 a mistake that the user can mend, 130 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -231,7 +232,8 @@ def check_method(
     if as_json:
         _print_json([checks.as_dict(f) for f in found])
     else:
-        print("\n\n".join(map(checks.text, found)))
+        width = max(60, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 100
+        print("\n\n".join(checks.text(f, width) for f in found))
     raise typer.Exit(0 if all(f.sound for f in found) else 1)
 
 

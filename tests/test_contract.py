@@ -13,8 +13,9 @@ import torch
 from pydantic import Field
 
 from peftbench import method as registry
-from peftbench.contract import PROMISES, Case, Promise, check, promises, variants
+from peftbench.contract import PROMISES, Case, Promise, check, excuse, promises, variants
 from peftbench.edit import Edit
+from peftbench.errors import UserError
 from peftbench.method import Method, discover
 
 NETWORKS = ("tiny-encoder", "tiny-decoder")
@@ -31,18 +32,47 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     ("case", "promise"),
     [pytest.param(c, p, id=f"{c}: {p.__name__.replace('_', ' ')}") for c in CASES for p in promises(c)],
 )
-def test_a_method_keeps_its_promise(case: Case, promise: Promise, refused: dict[int, str | None]) -> None:
-    if id(case) not in refused:
-        refused[id(case)] = case.refusal()
-    why = refused[id(case)]
-    if why is not None and len(case.hyper) == 1 and case.method.size_knob not in case.hyper:
-        pytest.skip(why)  # an optional backend, say; a method's defaults and its size knob are never let off
+def test_a_method_keeps_its_promise(case: Case, promise: Promise, excuses: dict[int, str | None]) -> None:
+    if id(case) not in excuses:
+        excuses[id(case)] = excuse(case)
+    why = excuses[id(case)]
+    if why is not None:
+        pytest.skip(f"not applicable: {why}")
     promise(case)
 
 
 @pytest.fixture(scope="module")
-def refused() -> dict[int, str | None]:
+def excuses() -> dict[int, str | None]:
     return {}
+
+
+@pytest.mark.parametrize("cls", discover().values(), ids=lambda cls: cls.name)
+def test_a_method_takes_a_network(cls: type[Method]) -> None:
+    assert takes_a_network(cls), f"{cls.name} refuses every network, so that nothing of it is tested"
+
+
+def takes_a_network(cls: type[Method]) -> bool:
+    return any(Case(cls, {}, network).refusal() is None for network in NETWORKS)
+
+
+def test_a_refusal_lets_a_method_off_a_network_or_an_optional_setting_and_no_more() -> None:
+    assert excuse(Case(_Refuses, {})) is None
+    assert excuse(Case(_Refuses, {"backend": "rare"})) == "the rare backend is not here"
+    assert excuse(Case(_Refuses, {"size": 2})) is None, "the size knob is let off"
+    broken = check(Case(_Refuses, {"size": 2}), [PROMISES[1]])[0]
+    assert broken.why == "it raised UserError: no size 2"
+    for hyper in ({}, {"size": 2}, {"backend": "rare"}):
+        assert excuse(Case(_Refuses, hyper, "tiny-decoder")) == "a decoder has no head"
+    assert takes_a_network(_Refuses)
+    assert not takes_a_network(_RefusesAll)
+
+
+def test_a_value_at_which_a_method_breaks_is_a_variant_so_that_its_promises_tell_of_it() -> None:
+    assert {"size": 2} in variants(_Breaks)
+    assert {"drop": 1.0} in variants(_Breaks)
+    broken = check(Case(_Breaks, {"size": 2}), [PROMISES[0]])[0]
+    assert broken.why == "it raised ValueError: size is even"
+    assert broken.at.endswith("in __post_init__")
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -118,6 +148,46 @@ class _Crash(_Nothing):
 
     def attach(self, edit: Edit) -> None:
         raise RuntimeError("no such layer")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Refuses(_Nothing):
+    """It takes no decoder, no size of 2 and not its other backend."""
+
+    size_knob = "size"
+    size: Annotated[int, Field(ge=1, description="its size")] = 8
+    backend: Annotated[Literal["usual", "rare"], Field(description="what computes")] = "usual"
+
+    def attach(self, edit: Edit) -> None:
+        if edit.backbone.kind == "generation":
+            raise UserError("a decoder has no head")
+        if self.size == 2:
+            raise UserError("no size 2")
+        if self.backend == "rare":
+            raise UserError("the rare backend is not here")
+
+
+@dataclasses.dataclass(frozen=True)
+class _RefusesAll(_Nothing):
+    """It takes nothing."""
+
+    def attach(self, edit: Edit) -> None:
+        raise UserError("neither this nor that")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Breaks(_Nothing):
+    """It says what is wrong by ValueErrors."""
+
+    size_knob = "size"
+    size: Annotated[int, Field(ge=1, description="its size")] = 7
+    drop: Annotated[float, Field(ge=0, description="a probability")] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.size % 2 == 0:
+            raise ValueError("size is even")
+        if self.drop >= 1:
+            raise ValueError("nothing is left")
 
 
 @dataclasses.dataclass(frozen=True)

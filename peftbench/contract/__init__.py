@@ -21,7 +21,7 @@ from peftbench.contract import behaviour, editing, sequence, storage, training
 from peftbench.contract.case import Case
 from peftbench.contract.variants import variants
 
-__all__ = ["PROMISES", "Case", "Promise", "Verdict", "check", "promises", "variants"]
+__all__ = ["PROMISES", "Case", "Promise", "Verdict", "check", "excuse", "promises", "variants"]
 
 Promise = Callable[[Case], None]
 
@@ -69,6 +69,17 @@ class Verdict:
 def promises(case: Case) -> list[Promise]:
     """The promises that have a meaning on the case's network."""
     return [p for p in PROMISES if case.kind == "generation" or p not in CAUSAL_ONLY]
+
+
+def excuse(case: Case) -> str | None:
+    """The method's own reason why a case is not held against it; None where every promise is.
+
+    A UserError at the defaults lets a method off that network (it has to take another one); one at a hyperparameter
+    lets it off that setting, an optional backend, say. The size knob is not optional.
+    """
+    refused = Case(case.method, {}, case.backbone).refusal()
+    optional = bool(case.hyper) and case.method.size_knob not in case.hyper
+    return case.refusal() if refused is None and optional else refused
 
 
 def check(case: Case, only: Iterable[Promise] | None = None) -> list[Verdict]:

@@ -47,9 +47,10 @@ TYPES = {
 }
 SOURCES = {
     "normal": f"{NORMAL:,} draws from N(0, 1), NumPy's default generator, seed {SEED}",
-    "minilm-l6": "all-MiniLM-L6-v2, every linear layer but the head; published in float32",
-    "smollm2-135m": "SmolLM2-135M-Instruct, every linear layer; published in 4 bits (Q4_1: 16 even steps in each block "
-    "of 32), so these weights lie on an even grid already, and the error is that of rounding them a second time",
+    "minilm-l6": "all-MiniLM-L6-v2, the linear layers of its blocks; published in float32",
+    "smollm2-135m": "SmolLM2-135M-Instruct, the linear layers of its blocks; from a file in 4 bits (Q4_1: 16 even "
+    "steps in a block of 32), so these weights lie on an even grid already, and the error is that of rounding them a "
+    "second time",
 }
 
 
@@ -68,7 +69,8 @@ def rounded(weight: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     blocks = weight.reshape(-1, nf4.BLOCK)
     absmax = blocks.abs().amax(1, keepdim=True)
     scaled = blocks * (1.0 / absmax.clamp(min=1e-38))
-    return blocks, table[torch.bucketize(scaled, (table[:-1] + table[1:]) / 2)], absmax
+    codes = torch.bucketize(scaled, (table[:-1] + table[1:]) / 2, out_int32=True)
+    return blocks, table.index_select(0, codes.view(-1)).view_as(blocks), absmax
 
 
 def doubly_quantised(absmax: Tensor) -> Tensor:
@@ -86,11 +88,12 @@ def doubly_quantised(absmax: Tensor) -> Tensor:
 def errors(weight: Tensor, table: Tensor) -> tuple[float, float]:
     """The sum of squared errors with float32 absmax, and with doubly quantised absmax."""
     blocks, values, absmax = rounded(weight, table)
-    return _squares(values * absmax - blocks), _squares(values * doubly_quantised(absmax) - blocks)
+    plain, double = (_squares((values * by).sub_(blocks)) for by in (absmax, doubly_quantised(absmax)))
+    return plain, double
 
 
 def _squares(t: Tensor) -> float:
-    return float(t.double().square().sum())
+    return float(torch.linalg.vector_norm(t, dtype=torch.float64)) ** 2
 
 
 def measure(source: str, tensors: Iterable[Tensor]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """How far 4-bit data types move weights: NF4 against Int4 and FP4, the types of QLoRA's table 2, without a perplexity.
 
-python scripts/nf4_error.py            # measure, then write table and figure (minutes: 117 million weights)
+python scripts/nf4_error.py            # measure, then write table and figure (minutes: 121 million weights)
 python scripts/nf4_error.py --draw     # table and figure again, from the JSON alone
 
 Every weight is divided by the largest magnitude of its block of 64 (absmax), rounded to the nearest value of the type's
@@ -154,7 +154,7 @@ HEAD = (
     "type",
     "error, float32 absmax",
     "error, double quantisation",
-    "smallest error in",
+    "smallest in",
     "paper's perplexity",
 )
 
@@ -165,7 +165,7 @@ def cells(found: dict[str, Any]) -> list[list[str]]:
     for row in found["rows"]:
         for name, kind in found["types"].items():
             error = row["error"][name]
-            wins = f"{row['smallest_in_tensors'][name]} of {row['tensors']}"
+            wins = f"{row['smallest_in_tensors'][name]} of {row['tensors']} tensors"
             percents = [f"{100 * error[way]:.3f} %" for way in ("float32", "double")]
             lines.append([row["source"], kind["label"], *percents, wins, f"{kind['paper_perplexity']:.2f}"])
     return lines
@@ -199,10 +199,14 @@ def as_markdown(found: dict[str, Any]) -> str:
         "## The paper's order, and ours",
         "",
     ]
+    sources: dict[str, list[str]] = {}
     for row in found["rows"]:
-        pairs = [f"{labels[a]} before {labels[b]}" for a, b in row["ordered_otherwise_than_in_the_paper"]]
-        said = "the same order" if not pairs else f"the paper has, and the error has not, {'; '.join(pairs)}"
-        lines.append(f"- {row['source']}: {said}.")
+        pairs = [f"{labels[a]} better than {labels[b]}" for a, b in row["ordered_otherwise_than_in_the_paper"]]
+        said = (
+            f"not the same order. In the paper, and not by our error: {'; '.join(pairs)}" if pairs else "the same order"
+        )
+        sources.setdefault(said, []).append(row["source"])
+    lines += [f"- {', '.join(names)}: {said}." for said, names in sources.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -214,6 +218,7 @@ def drawing(found: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     from peftbench.report import style
 
     names = list(found["types"])
+    largest = max(max(both.values()) for row in found["rows"] for both in row["error"].values())
     with style.drawing():
         figure = Figure(figsize=(11.0, 3.9), layout="constrained")
         FigureCanvasAgg(figure)
@@ -226,7 +231,7 @@ def drawing(found: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
                     face, marker, size = (colour, "o", 6) if filled else ("none", "s", 10)
                     panel.plot(x[y], y, marker, ms=size, mec=colour, mfc=face, mew=1.4)
             panel.set_title(row["source"], loc="left", fontsize=10, color=style.MUTED)
-            panel.set_xlim(left=0)
+            panel.set_xlim(0, 110 * largest)
             panel.grid(axis="y", visible=False)
         panels[0].set_yticks(
             range(len(names)), [f"{t['label']}\n({t['paper_perplexity']:.2f})" for t in found["types"].values()]

@@ -47,11 +47,7 @@ def _randn(count: int) -> Tensor:
 
 @pytest.mark.parametrize(
     ("kind", "ours"),
-    [
-        ("nf4", nf4_tables.code_table()),
-        ("fp4", nf4_tables.float_table(2, 1, 1 / 16)),
-        ("int4", nf4_tables.integer_table()),
-    ],
+    [("nf4", nf4_tables.code_table()), ("fp4", nf4_tables.float_table(2, 1, 1 / 16))],
 )
 def test_a_table_is_that_of_bitsandbytes_to_the_last_bit(oracle: Any, kind: str, ours: Tensor) -> None:
     assert torch.equal(ours, oracle.get_4bit_type(kind, device="cpu").unique())  # sorted, zero once
@@ -79,7 +75,7 @@ def test_values_and_error_are_those_of_bitsandbytes(script: ModuleType, oracle: 
     table = script.TYPES[name].table
     blocks, values, absmax = script.rounded(weight, table)
     packed, state = oracle.quantize_4bit(weight, blocksize=64, quant_type=kind)
-    theirs = oracle.dequantize_4bit(packed, state)
+    theirs = oracle.dequantize_4bit(packed, state).flatten()
     assert torch.equal((values * absmax).flatten(), theirs)
     assert torch.equal(blocks.flatten(), weight)
     expected = float((theirs.double() - weight.double()).square().sum())

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m peftbench
 
-.PHONY: quickstart test lint smoke gpu lock clean
+.PHONY: quickstart test planted-bugs lint smoke gpu lock clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) fetch
@@ -13,6 +13,10 @@ quickstart: $(VENV)/.installed
 # Two processes of one thread each: the tests' tensors are too small to share.
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Every bug planted in tests/planted_bugs.py, and the promises of the contract that catch it.
+planted-bugs: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/planted_bugs.py --write docs/planted-bugs.md
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ Exit codes: 0 all well, 1 a run failed, 2 a mistake that the user can mend, 130 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -238,6 +239,26 @@ def new_method(name: Annotated[str, typer.Argument(metavar="NAME", help="What ex
     path = scaffold.new_method(name, _methods(None), Path.cwd())
     plugin = "" if path.parent.name == "methods" else f" --plugin {path.name}"
     print(f"wrote {path}\nfill it in, then look at its card:  peftbench methods {name}{plugin}")
+
+
+@app.command("check-method")
+def check_method(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A method, or a file (.py) that registers some.")],
+    plugin: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold a method to the contract: every promise, kept or broken, with what to look at."""
+    from peftbench import check_method as checks
+
+    classes = checks.chosen(name, plugin or ())
+    with checks.progress(classes) as tell:
+        found = [checks.examine(cls, tell) for cls in classes]
+    if as_json:
+        _print_json([checks.as_dict(f) for f in found])
+    else:
+        width = max(60, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 100
+        print("\n\n".join(checks.text(f, width) for f in found))
+    raise typer.Exit(0 if all(f.sound for f in found) else 1)
 
 
 @app.command()

@@ -1,4 +1,7 @@
-"""The lookup tables of 4-bit NormalFloat and of the 8-bit type of its statistics, computed, not copied."""
+"""The lookup tables of 4-bit NormalFloat, of the types it is held against, and of the 8-bit type of its statistics.
+
+All are computed from their definitions, not copied.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,27 @@ def code_table(device: torch.device | str | None = None) -> Tensor:
 def dynamic_table(device: torch.device | str | None = None) -> Tensor:
     """The 256 values of the signed 8-bit dynamic type (https://arxiv.org/abs/1511.04561), ascending, float32."""
     return torch.tensor(_dynamic_values(), dtype=torch.float32, device=device)
+
+
+def integer_table(device: torch.device | str | None = None) -> Tensor:
+    """Int4: k / 7 for k from -7 to 7, float32 (15,); equation 1 of QLoRA with 7 in the place of Int8's 127."""
+    return torch.arange(-7, 8, dtype=torch.float32, device=device) / 7
+
+
+def float_table(
+    exponent_bits: int, mantissa_bits: int, subnormal: float = 1.0, device: torch.device | str | None = None
+) -> Tensor:
+    """Sign, exponent e and mantissa m over their largest value, ascending, float32; zero once.
+
+    In units of the smallest step, with M mantissa bits: (2^M + m) 2^(e - 1), and m itself where e is 0. E2M1 is
+    (0 1 2 3 4 6 8 12) / 12 (as in OCP's Microscaling Formats 1.0), E3M0 is (0 1 2 4 8 16 32 64) / 64.
+    `subnormal` moves the values of e = 0: bitsandbytes' FP4 is E2M1 with 1 / 16.
+    """
+    implicit = 2**mantissa_bits
+    above = [m * subnormal for m in range(implicit)]
+    above += [(implicit + m) * 2.0 ** (e - 1) for e in range(1, 2**exponent_bits) for m in range(implicit)]
+    values = torch.tensor([-v for v in above[:0:-1]] + above, dtype=torch.float32, device=device)
+    return values / values[-1]
 
 
 def pair_table(device: torch.device | str | None = None) -> Tensor:

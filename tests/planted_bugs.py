@@ -52,6 +52,7 @@ BUGS = [
         layers.with_layer(layers.UpdateTransposedInFold),
         ("merging_computes_the_same",),
     ),
+    Bug("the fold reads A transposed", layers.with_layer(layers.ATransposedInFold), ("merging_computes_the_same",)),
     Bug("the fold loses the bias", layers.with_layer(layers.BiasLostInFold), ("merging_computes_the_same",)),
     Bug("the fold writes into the base", layers.with_layer(layers.FoldsIntoTheBase), ("merging_computes_the_same",)),
     Bug(

@@ -41,6 +41,14 @@ class UpdateTransposedInFold(LoRALinear):
         return SiteLinear.of(self.base.dense_weight() + self.scale * (self.B @ self.A).T, self.base.bias)
 
 
+class ATransposedInFold(LoRALinear):
+    """A's numbers read as if they were stored (in, r)."""
+
+    def folded(self) -> SiteLinear:
+        A = self.A.reshape(self.A.shape[::-1]).T
+        return SiteLinear.of(self.base.dense_weight() + self.scale * (self.B @ A), self.base.bias)
+
+
 class BiasLostInFold(LoRALinear):
     def folded(self) -> SiteLinear:
         return SiteLinear.of(super().folded().weight, None)

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from peftbench import method as registry
-from peftbench.contract import PROMISES, Case, Promise, check, promises, variants
+from peftbench.contract import PROMISES, Case, Promise, check, excuse, promises, variants
 from peftbench.contract import case as benches
 from peftbench.edit import Edit
 from peftbench.errors import UserError
@@ -33,18 +33,17 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     ("case", "promise"),
     [pytest.param(c, p, id=f"{c}: {p.__name__.replace('_', ' ')}") for c in CASES for p in promises(c)],
 )
-def test_a_method_keeps_its_promise(case: Case, promise: Promise, refused: dict[int, str | None]) -> None:
-    if id(case) not in refused:
-        refused[id(case)] = case.refusal()
-    why = refused[id(case)]
-    optional = len(case.hyper) == 1 and case.method.size_knob not in case.hyper  # a backend, say
-    if why is not None and (optional or case.method.needs):
-        pytest.skip(why)  # else a method's defaults and its size knob are never let off
+def test_a_method_keeps_its_promise(case: Case, promise: Promise, excuses: dict[int, str | None]) -> None:
+    if id(case) not in excuses:
+        excuses[id(case)] = excuse(case)
+    why = excuses[id(case)]
+    if why is not None:
+        pytest.skip(f"not applicable: {why}")
     promise(case)
 
 
 @pytest.fixture(scope="module")
-def refused() -> dict[int, str | None]:
+def excuses() -> dict[int, str | None]:
     return {}
 
 
@@ -59,6 +58,37 @@ def test_a_network_that_lacks_what_a_method_needs_is_refused_alike_in_the_plan_a
         with pytest.raises(UserError) as planned:
             case.made.parameters(benches.network(case).sites)
         assert str(planned.value) == case.refusal()
+
+
+@pytest.mark.parametrize("cls", discover().values(), ids=lambda cls: cls.name)
+def test_a_method_takes_a_network_and_says_what_it_needs_of_the_others(cls: type[Method]) -> None:
+    assert takes_a_network(cls), f"{cls.name} refuses every network, so that nothing of it is tested"
+    refused = [network for network in NETWORKS if Case(cls, {}, network).refusal() is not None]
+    assert not refused or cls.needs, f"{cls.name} refuses {refused}; its class fact `needs` must say what is missing"
+
+
+def takes_a_network(cls: type[Method]) -> bool:
+    return any(Case(cls, {}, network).refusal() is None for network in NETWORKS)
+
+
+def test_a_refusal_lets_a_method_off_a_network_or_an_optional_setting_and_no_more() -> None:
+    assert excuse(Case(_Refuses, {})) is None
+    assert excuse(Case(_Refuses, {"backend": "rare"})) == "the rare backend is not here"
+    assert excuse(Case(_Refuses, {"size": 2})) is None, "the size knob is let off"
+    broken = check(Case(_Refuses, {"size": 2}), [PROMISES[1]])[0]
+    assert broken.why == "it raised UserError: no size 2"
+    for hyper in ({}, {"size": 2}, {"backend": "rare"}):
+        assert excuse(Case(_Refuses, hyper, "tiny-decoder")) == "a decoder has no head"
+    assert takes_a_network(_Refuses)
+    assert not takes_a_network(_RefusesAll)
+
+
+def test_a_value_at_which_a_method_breaks_is_a_variant_so_that_its_promises_tell_of_it() -> None:
+    assert {"size": 2} in variants(_Breaks)
+    assert {"drop": 1.0} in variants(_Breaks)
+    broken = check(Case(_Breaks, {"size": 2}), [PROMISES[0]])[0]
+    assert broken.why == "it raised ValueError: size is even"
+    assert broken.at.endswith("in __post_init__")
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -134,6 +164,46 @@ class _Crash(_Nothing):
 
     def attach(self, edit: Edit) -> None:
         raise RuntimeError("no such layer")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Refuses(_Nothing):
+    """It takes no decoder, no size of 2 and not its other backend."""
+
+    size_knob = "size"
+    size: Annotated[int, Field(ge=1, description="its size")] = 8
+    backend: Annotated[Literal["usual", "rare"], Field(description="what computes")] = "usual"
+
+    def attach(self, edit: Edit) -> None:
+        if edit.backbone.kind == "generation":
+            raise UserError("a decoder has no head")
+        if self.size == 2:
+            raise UserError("no size 2")
+        if self.backend == "rare":
+            raise UserError("the rare backend is not here")
+
+
+@dataclasses.dataclass(frozen=True)
+class _RefusesAll(_Nothing):
+    """It takes nothing."""
+
+    def attach(self, edit: Edit) -> None:
+        raise UserError("neither this nor that")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Breaks(_Nothing):
+    """It says what is wrong by ValueErrors."""
+
+    size_knob = "size"
+    size: Annotated[int, Field(ge=1, description="its size")] = 7
+    drop: Annotated[float, Field(ge=0, description="a probability")] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.size % 2 == 0:
+            raise ValueError("size is even")
+        if self.drop >= 1:
+            raise ValueError("nothing is left")
 
 
 @dataclasses.dataclass(frozen=True)

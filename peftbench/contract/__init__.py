@@ -9,8 +9,11 @@ need neither pytest nor a download.
 
 from __future__ import annotations
 
+import sys
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -18,7 +21,7 @@ from peftbench.contract import behaviour, editing, sequence, storage, training
 from peftbench.contract.case import Case
 from peftbench.contract.variants import variants
 
-__all__ = ["PROMISES", "Case", "Promise", "Verdict", "check", "promises", "variants"]
+__all__ = ["PROMISES", "Case", "Promise", "Verdict", "check", "excuse", "promises", "variants"]
 
 Promise = Callable[[Case], None]
 
@@ -48,10 +51,11 @@ CAUSAL_ONLY = frozenset({sequence.the_future_changes_nothing, sequence.cached_ge
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one promise: `why` is empty where it was kept."""
+    """What came of one promise: `why` is empty where it was kept; `at` is the method's own line that raised, if any."""
 
     promise: str
     why: str = ""
+    at: str = ""
 
     @property
     def kept(self) -> bool:
@@ -67,6 +71,17 @@ def promises(case: Case) -> list[Promise]:
     return [p for p in PROMISES if case.kind == "generation" or p not in CAUSAL_ONLY]
 
 
+def excuse(case: Case) -> str | None:
+    """The method's own reason why a case is not held against it; None where every promise is.
+
+    A UserError at the defaults lets a method off that network (it has to take another one); one at a hyperparameter
+    lets it off that setting, an optional backend, say. The size knob is not optional.
+    """
+    refused = Case(case.method, {}, case.backbone).refusal()
+    optional = bool(case.hyper) and case.method.size_knob not in case.hyper
+    return case.refusal() if refused is None and optional else refused
+
+
 def check(case: Case, only: Iterable[Promise] | None = None) -> list[Verdict]:
     """Try every promise on `case`; whatever a method raises on the way breaks that promise and is told."""
     verdicts = []
@@ -75,9 +90,18 @@ def check(case: Case, only: Iterable[Promise] | None = None) -> list[Verdict]:
             try:
                 promise(case)
             except AssertionError as error:
-                verdicts.append(Verdict(promise.__name__, str(error)))
+                why = str(error) or "an assertion without a message failed"
+                verdicts.append(Verdict(promise.__name__, why, _place(error, case)))
             except Exception as error:  # the method under test is foreign code: it may raise anything
-                verdicts.append(Verdict(promise.__name__, f"it raised {type(error).__name__}: {error}"))
+                why = f"it raised {type(error).__name__}: {error}"
+                verdicts.append(Verdict(promise.__name__, why, _place(error, case)))
             else:
                 verdicts.append(Verdict(promise.__name__))
     return verdicts
+
+
+def _place(error: Exception, case: Case) -> str:
+    """`file:line in function` of the last frame in the file that defines the method; empty if none is there."""
+    own = getattr(sys.modules.get(case.method.__module__), "__file__", None)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == own]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""

@@ -23,7 +23,7 @@ def describes_itself(case: Case) -> None:
     for name, info in schema(cls).model_fields.items():
         assert not info.is_required(), f"the hyperparameter {name!r} has no default"
         assert info.description, f"the hyperparameter {name!r} has no description: Field(description=...)"
-    make(cls, {})
+    make(cls, case.hyper)
     assert cls.size_knob is None or cls.size_knob in names, (
         f"size_knob is {cls.size_knob!r}, which is no field; the fields are: {', '.join(names)}"
     )

@@ -21,7 +21,8 @@ def variants(cls: type[Method]) -> list[dict[str, Any]]:
     """Hyperparameters to try: {} for the defaults first, then dictionaries with one value changed.
 
     The size knob is set small; a switch, a choice or a value that may be null gets each of its others; a probability
-    (a number from 0, below 1) gets a half. Values that the method itself refuses are left out.
+    (a number from 0, below 1) gets a half. Values that the method refuses with a UserError are left out; one that makes
+    it fail otherwise stays, so that the promises meet the fault.
     """
     found: list[dict[str, Any]] = [{}]
     hints = get_type_hints(cls, include_extras=True)
@@ -30,7 +31,7 @@ def variants(cls: type[Method]) -> list[dict[str, Any]]:
         name, default = field.name, standard[field.name]
         values = iter(SMALL[:1]) if name == cls.size_knob else _others(cls, name, hints[name], default)
         for value in values:
-            if value != default and {name: value} not in found and _accepted(cls, name, value):
+            if value != default and {name: value} not in found and not isinstance(_error(cls, name, value), UserError):
                 found.append({name: value})
     return found
 
@@ -51,13 +52,16 @@ def _others(cls: type[Method], name: str, hint: Any, default: Any) -> Iterator[A
                 yield option(2)
             else:
                 yield from _others(cls, name, option, default)
-    elif hint is float and default == 0 and _accepted(cls, name, 0.5) and not _accepted(cls, name, 1.0):
+    elif hint is float and default == 0 and (error := _error(cls, name, 1.0)) is not None:
         yield 0.5
+        if not isinstance(error, UserError):
+            yield 1.0
 
 
-def _accepted(cls: type[Method], name: str, value: Any) -> bool:
+def _error(cls: type[Method], name: str, value: Any) -> Exception | None:
+    """What making the method with this value raises."""
     try:
         make(cls, {name: value})
-    except UserError:
-        return False
-    return True
+    except Exception as error:  # a method's __post_init__ is foreign code
+        return error
+    return None

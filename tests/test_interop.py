@@ -37,14 +37,14 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-def moved(model: Model, method: str, hyper: dict[str, Any], path: Path) -> tuple[Backbone, Edit]:
+def moved(model: Model, method: str, hyper: dict[str, Any], path: Path, seed: int = 3) -> tuple[Backbone, Edit]:
     """An adapter whose every number, and its head's, was moved off its start, saved at `path` as a run saves it."""
     backbone = model.load()
     backbone.net.eval()
     edit, made = Edit(backbone), make(find(method), hyper)
     made.attach(edit)
     made.finish(edit)
-    draw = torch.Generator().manual_seed(3)
+    draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for t in [*edit.state().values(), *backbone.head_parameters()]:
             t.add_(0.1 * torch.randn(t.shape, generator=draw))
@@ -93,10 +93,10 @@ def test_a_prefix_travels_where_positions_are_rotary(zoo: Zoo, tmp_path: Path, n
     backbone, _ = moved(zoo[name], "prefix", {"length": 4}, tmp_path / "a.safetensors")
     to_peft.write(open_trained(tmp_path / "a.safetensors"), tmp_path / "out")
     twin = peft.PeftModel.from_pretrained(plain(zoo[name]), tmp_path / "out").eval()
-    inputs = batch()
     agree(backbone.net, twin)
     from_peft.read(tmp_path / "out", str(zoo[name].folder), tmp_path / "back.safetensors")
-    same_to_the_bit(tmp_path / "a.safetensors", tmp_path / "back.safetensors")
+    there, back = (adapter_file.load(tmp_path / f"{n}.safetensors")[0] for n in ("a", "back"))
+    torch.testing.assert_close(back, there, rtol=1e-6, atol=1e-7)  # keys were turned there and back
 
 
 @pytest.mark.parametrize(("name", "reason"), [("bert", "positions"), ("gpt2", "positions"), ("mistral", "window")])
@@ -151,7 +151,6 @@ def test_an_adapter_that_peft_made_computes_the_same_here(
 ) -> None:
     twin = theirs(zoo, name, tmp_path / "theirs", target_modules=targets, **more)
     from_peft.read(tmp_path / "theirs", str(zoo[name].folder), tmp_path / "a.safetensors")
-    inputs = batch()
     agree(twin, open_trained(tmp_path / "a.safetensors").backbone.net)
 
 

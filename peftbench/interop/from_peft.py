@@ -21,8 +21,9 @@ from peftbench.backbones.load import Backbone, load
 from peftbench.backbones.modules import FusedQKV
 from peftbench.edit import Edit
 from peftbench.errors import UserError, unknown
+from peftbench.interop import rotary
 from peftbench.interop.lowrank import LowRank, roles_of, split
-from peftbench.interop.to_peft import IN, refuse_shifted
+from peftbench.interop.to_peft import IN
 from peftbench.method import discover, find, make
 from peftbench.sites import LINEAR, Site
 
@@ -238,7 +239,7 @@ def _ia3(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Bac
 
 
 def _prefix(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> Read:
-    refuse_shifted(backbone.net.config, "importing")
+    rotary.check(backbone.net.config, "importing")
     if set(tensors) != {"prompt_embeddings"}:
         raise UserError(f"a prefix is one tensor, prompt_embeddings; this adapter has {', '.join(sorted(tensors))}")
     prompt = tensors["prompt_embeddings"].float()  # (length, layers * 2 * width)
@@ -249,10 +250,13 @@ def _prefix(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: 
             f"prompt_embeddings has the shape {tuple(prompt.shape)}; a prefix for this backbone has "
             f"{2 * len(slots) * heads * width} columns"
         )
-    parts = prompt.chunk(2 * len(slots), dim=1)
-    names = [f"{site.path}.{part}" for site in slots for part in "KV"]
-    shaped = [p.unflatten(1, (heads, width)).transpose(0, 1).contiguous() for p in parts]
-    return "prefix", {"length": len(prompt)}, dict(zip(names, shaped, strict=True))
+    parts = prompt.unflatten(1, (2 * len(slots), heads, width)).permute(
+        1, 2, 0, 3
+    )  # (layers * 2, heads, length, width)
+    state: dict[str, Tensor] = {}
+    for site, K, V in zip(slots, parts[::2], parts[1::2], strict=True):
+        state |= {f"{site.path}.K": rotary.turned(backbone.net, K, -len(prompt)), f"{site.path}.V": V}
+    return "prefix", {"length": len(prompt)}, state
 
 
 METHODS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], Backbone], Read]] = {

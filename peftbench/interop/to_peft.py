@@ -19,13 +19,13 @@ from transformers.pytorch_utils import Conv1D
 from peftbench.backbones.denormalise import skeleton
 from peftbench.backbones.modules import FusedQKV
 from peftbench.errors import UserError
+from peftbench.interop import rotary
 from peftbench.interop.lowrank import LowRank, updates
 from peftbench.interop.trained import Trained
 from peftbench.method import find, make
 
 Exported = tuple[dict[str, Any], dict[str, Tensor]]  # configuration, tensors by peft's names
 IN = "base_model.model."
-ROTARY = ("llama", "mistral", "qwen2", "qwen3", "gpt_neox")  # positions count by their differences only
 TASKS = {"generation": "CAUSAL_LM", "classification": "SEQ_CLS", "regression": "SEQ_CLS"}
 
 
@@ -167,8 +167,10 @@ def _ia3(trained: Trained) -> Exported:
 
 
 def _prefix(trained: Trained) -> Exported:
-    refuse_shifted(trained.backbone.net.config, "exporting")
-    rows = [getattr(m, part).transpose(0, 1).flatten(1) for _, m in trained.edit.placed() for part in "KV"]
+    net = trained.backbone.net
+    rotary.check(net.config, "exporting")
+    parts = [t for _, m in trained.edit.placed() for t in (rotary.turned(net, m.K, m.K.shape[1]), m.V)]
+    rows = [t.transpose(0, 1).flatten(1) for t in parts]  # (length, key-value heads * head width)
     prompt = torch.cat(rows, dim=1)  # (length, layers * 2 * key-value heads * head width)
     _, module = trained.edit.placed()[0]
     heads, length, width = module.K.shape
@@ -183,21 +185,6 @@ def _prefix(trained: Trained) -> Exported:
         "prefix_projection": False,
     }
     return config, {"prompt_embeddings": prompt}
-
-
-def refuse_shifted(config: Any, doing: str) -> None:
-    """Raises `UserError` where peft's prefix is another function than the paper's."""
-    if config.model_type not in ROTARY:
-        raise UserError(
-            f"{doing} a prefix for {config.model_type}: peft puts the prefix into the cache, so that the text's "
-            "absolute positions start after it, and the paper (and peftbench) leave them alone; the logits would "
-            f"differ. It is exact for rotary positions only: {', '.join(ROTARY)}"
-        )
-    if getattr(config, "sliding_window", None):
-        raise UserError(
-            f"{doing} a prefix for a sliding window of {config.sliding_window}: in peft's cache the prefix slides out "
-            "of it, in peftbench every token sees the prefix; the logits would differ"
-        )
 
 
 METHODS: dict[str, Callable[[Trained], Exported]] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +22,9 @@ from torch.func import functional_call, vmap
 from peftbench import adapter_file
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.modules import PrefixSlot
-from peftbench.edit import Edit
+from peftbench.edit import Adapter, Edit
 from peftbench.errors import UserError, unknown
+from peftbench.measure.timing import synchronise
 
 
 class AdapterSet:
@@ -67,12 +69,12 @@ class AdapterSet:
     def switch(self, name: str) -> float:
         """Put the adapter `name` in place, with its head; returns the seconds that it took, the device done."""
         state = self._state(name)
-        _wait(self.backbone.device)
+        synchronise(self.backbone.device)
         started = time.perf_counter()
         with torch.no_grad():
             for key, t in self._targets.items():
                 t.copy_(state[key])
-        _wait(self.backbone.device)
+        synchronise(self.backbone.device)
         return time.perf_counter() - started
 
     @torch.no_grad()
@@ -105,11 +107,13 @@ class AdapterSet:
                 module.__dict__.pop("forward", None)
 
     def _modules(self) -> dict[str, Any]:
-        placed = {site.path: module for site, module in self.edit.placed()}
+        placed: dict[str, Any] = {site.path: module for site, module in self.edit.placed()}
+        thawed = self._targets
         for path, module in placed.items():
             if isinstance(module.base, PrefixSlot):
                 raise UserError(f"{path} is a prefix, the same for every row; use switch and run rows by adapter")
-        return placed | {path: self.backbone.net.get_submodule(path) for path in self.backbone.head}
+        norms = [site.path for site in self.backbone.sites if site.role == "norm" and f"{site.path}.weight" in thawed]
+        return placed | {path: self.backbone.net.get_submodule(path) for path in [*norms, *self.backbone.head]}
 
     def _state(self, name: str) -> dict[str, Tensor]:
         if name not in self._states:
@@ -125,9 +129,16 @@ def _targets(edit: Edit) -> dict[str, Tensor]:
 
 def _row_by_row(module: nn.Module, stacked: Mapping[str, Tensor]) -> Callable[..., Any]:
     """`module` with the tensors ``stacked[name][i]`` for row i of its arguments."""
-    plain = copy.copy(module)  # shares its tensors and children, and keeps the class's own forward
+    plain = copy.copy(module)  # shares its tensors, and keeps the class's own forward
+    if isinstance(module, Adapter) and not isinstance(module.base, Adapter):
+        plain._modules = {**module._modules, "base": _Whole(module.base)}
+    plain._forward_hooks, plain._forward_pre_hooks = OrderedDict(), OrderedDict()  # they run once, around this
+    rows = len(next(iter(stacked.values())))
 
     def forward(*args: Tensor) -> Any:
+        if any(len(x) != rows for x in args) or (args[0].ndim < 3 and not isinstance(module, nn.Linear)):
+            raise UserError(f"a {type(module).__name__} is not called with one row for each input; use switch instead")
+
         def one(state: dict[str, Tensor], *row: Tensor) -> Any:
             return functional_call(plain, state, tuple(x.unsqueeze(0) for x in row)).squeeze(0)
 
@@ -136,8 +147,30 @@ def _row_by_row(module: nn.Module, stacked: Mapping[str, Tensor]) -> Callable[..
     return forward
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+class _Whole(nn.Module):
+    """A base layer that leaves the vectorised rows and sees the whole batch; its own kernels need not be vmap's."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["_base"] = base
+
+    def forward(self, x: Tensor) -> Any:
+        return _Leave.apply(x, self._base)
+
+    def __getattr__(self, name: str) -> Any:  # its weight, bias, sizes
+        return getattr(self.__dict__["_base"], name)
+
+
+class _Leave(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, base: nn.Module) -> Any:
+        return base(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is kept: serving has no gradient."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, base: nn.Module) -> tuple[Any, int]:
+        rows = x.movedim(in_dims[0], 0)  # (rows, 1, ...)
+        return base(rows.flatten(0, 1)).unflatten(0, rows.shape[:2]), 0

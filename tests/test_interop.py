@@ -18,12 +18,11 @@ from peftbench.cli import main
 from peftbench.edit import Edit
 from peftbench.errors import UserError
 from peftbench.interop import from_peft, to_peft
-from peftbench.interop.trained import Trained, open_trained
+from peftbench.interop.trained import open_trained
 from peftbench.method import find, make
 
 peft = pytest.importorskip("peft")
 NAMES = ["bert", "roberta", "distilbert", "gpt2-classifier", "qwen2-classifier", "gpt2", "llama", "gpt-neox"]
-FUSED = ["gpt2", "gpt2-classifier", "gpt-neox"]
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("lora", {"rank": 3, "alpha": 7.0}),
     ("lora", {"rank": 3, "alpha": 7.0, "roles": "q v o down"}),
@@ -186,7 +185,7 @@ def test_an_older_file_asks_for_its_backbone_and_takes_it(zoo: Zoo, tmp_path: Pa
     without_base(path)
     with pytest.raises(UserError, match="--backbone MODEL, and --labels N"):
         open_trained(path)
-    opened: Trained = open_trained(path, str(zoo["bert"].folder), LABELS)
+    opened = open_trained(path, str(zoo["bert"].folder), LABELS)
     inputs = batch()
     assert torch.equal(logits(opened.backbone.net, inputs), logits(backbone.net, inputs))
 
@@ -196,6 +195,31 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     with pytest.raises(SystemExit) as stopped:
         main()
     return int(stopped.value.code or 0)
+
+
+def test_a_run_s_record_leads_to_the_adapter_that_it_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "e.yaml"
+    text = (
+        "name: e\nbackbone: tiny-encoder\nmethods: [{method: lora, rank: 2}]\n"
+        "tasks: [{task: synthetic/majority}]\nseeds: [1]\ntrain: {steps: 2}\nsave_adapters: "
+    )
+    for kept in (True, False):
+        results = tmp_path / f"kept {kept}"
+        file.write_text(text + str(kept).lower() + "\n")
+        assert command(monkeypatch, "run", file, "--results", results, "-q") == 0
+        (found,) = (results / "runs").glob("*.json")
+        code = command(monkeypatch, "export", found, "--to", "merged", results / "out")
+        if kept:
+            (adapter,) = [p for p in (results / "adapters").iterdir() if ".head." not in p.name]
+            expected = open_trained(adapter)
+            assert code == 0
+            net = auto("classification").from_pretrained(results / "out").eval()
+            agree(expected.backbone.net, net)
+        else:
+            assert code == 2
+            assert "kept no adapter" in capsys.readouterr().err
 
 
 def test_the_commands_go_there_and_back(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

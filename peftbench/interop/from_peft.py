@@ -168,15 +168,15 @@ def _layers(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[st
     if not found:
         raise UserError("the adapter has no lora_A and lora_B")
     layers = {}
-    for path, t in found.items():
-        if not {"A", "B"} <= t.keys() or bool(config.get("use_dora")) != ("m" in t):
-            raise UserError(f"{path} has only {', '.join(sorted(t))} of what its adapter consists of")
+    for path, parts in found.items():
+        if not {"A", "B"} <= parts.keys() or bool(config.get("use_dora")) != ("m" in parts):
+            raise UserError(f"{path} has only {', '.join(sorted(parts))} of what its adapter consists of")
         rank = _pattern(config.get("rank_pattern"), path, config["r"])
         alpha = _pattern(config.get("alpha_pattern"), path, config["lora_alpha"])
-        if len(t["A"]) != rank:
-            raise UserError(f"{path} has rank {len(t['A'])} where adapter_config.json says {rank}")
+        if len(parts["A"]) != rank:
+            raise UserError(f"{path} has rank {len(parts['A'])} where adapter_config.json says {rank}")
         scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-        layers[path] = LowRank(t["A"], t["B"], scale, t.get("m"))
+        layers[path] = LowRank(parts["A"], parts["B"], scale, parts.get("m"))
     return layers
 
 

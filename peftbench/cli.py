@@ -231,6 +231,46 @@ def count(
         print(counting.as_text(counted))
 
 
+@app.command()
+def export(
+    trained: Annotated[Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="A kept adapter, or a run's record.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where it goes; new or empty.")],
+    to: Annotated[str, typer.Option("--to", help="peft (an adapter) or merged (a plain model).")] = "peft",
+    backbone: Annotated[str | None, typer.Option("--backbone", help="The base model, if the file has none.")] = None,
+    labels: Annotated[int | None, typer.Option("--labels", min=1, help="Outputs of the head; 1: regression.")] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Write a trained adapter as Hugging Face peft saves one, or merged into a plain transformers model."""
+    if to not in ("peft", "merged"):
+        raise unknown("format", to, ["merged", "peft"], where="--to")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not an empty directory; name another")
+    from peftbench.interop import merged, to_peft
+    from peftbench.interop.trained import open_trained
+
+    opened = open_trained(trained, backbone, labels, plugin or ())
+    if to == "merged":
+        merged.write(opened, folder)
+    else:
+        for remark in to_peft.write(opened, folder):
+            print(f"note: {remark}", file=sys.stderr)
+    print(f"wrote {folder}")
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What peft's save_pretrained wrote.")],
+    backbone: Annotated[str, typer.Option("--backbone", help="The base model: a name, a directory or a hub id.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The adapter file. Default: DIR.safetensors.")] = None,
+    labels: Annotated[int | None, typer.Option("--labels", min=1, help="Outputs of the head; 1: regression.")] = None,
+) -> None:
+    """Read an adapter that Hugging Face peft saved into an adapter file of peftbench."""
+    from peftbench.interop import from_peft
+
+    path = out or folder.with_name(f"{folder.name}.safetensors")
+    print(f"wrote {path}: {from_peft.read(folder, backbone, path, labels)}")
+
+
 @app.command("new-method")
 def new_method(name: Annotated[str, typer.Argument(metavar="NAME", help="What experiments will call it.")]) -> None:
     """Begin a method of your own: a copy of the template with the names filled in."""

@@ -157,7 +157,12 @@ class Edit:
 
     def adapters(self) -> list[Adapter]:
         """The adapters in place, in the order of their sites."""
-        return [m for m in {site.path: new for site, _, new in self._swaps}.values() if isinstance(m, Adapter)]
+        return [module for _, module in self.placed()]
+
+    def placed(self) -> list[tuple[Site, Any]]:
+        """Each adapter with its site, the uppermost where one stands on another."""
+        top = {site.path: (site, new) for site, _, new in self._swaps}
+        return [(site, module) for site, module in top.values() if isinstance(module, Adapter)]
 
     def trained(self) -> list[nn.Parameter]:
         """What the method trains, without the head: by identity, never by name."""

@@ -98,8 +98,10 @@ class Run:
         """Sizes, costs and curves of the trained run."""
         header = {"method": self.spec.method.name, "hyper": asdict(self.method), "backbone": self.backbone.fingerprint}
         with tempfile.TemporaryDirectory(prefix="peftbench-") as scratch:
-            stored = adapter_file.save(keep or Path(scratch) / "adapter.safetensors", edit.state(), header)
+            stored = adapter_file.save(Path(scratch) / "adapter.safetensors", edit.state(), header)
         if keep is not None:
+            header["base"] = self._base()  # not in what is measured: the size of names is no method's doing
+            adapter_file.save(keep, edit.state(), header)
             adapter_file.save_head(keep, self.backbone, header)
         steps = fitted.step_seconds[2:]  # the first two warm up
         return {
@@ -111,6 +113,13 @@ class Run:
             "stopped_at": fitted.stopped_at,
             "checkpoint_step": fitted.checkpoint_step,
         }
+
+    def _base(self) -> dict[str, Any]:
+        """What loads this backbone again, beside the weights' fingerprint."""
+        b = self.spec.backbone
+        labels = [str(name) for name in self.dataset.labels]
+        told = {"model": b.model, "revision": b.revision, "roles": b.roles, "dtype": b.dtype}
+        return {**told, "kind": self.dataset.kind, "labels": labels}
 
     def test(self, fitted: Fitted, clock: Clock) -> dict[str, Any]:
         """The test split, read once, after every choice is made."""

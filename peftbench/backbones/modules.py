@@ -49,6 +49,16 @@ class FusedQKV(nn.Module):
             return t.chunk(3, dim=0)[i]
         return t.reshape(self.heads, 3, -1, *t.shape[1:])[:, i].reshape(-1, *t.shape[1:])
 
+    def join(self, parts: list[Tensor]) -> Tensor:
+        """Rows of q, k and v, each (width, ...), as the fused layer lays them out: (3 * width, ...)."""
+        if self.layout == "thirds":
+            return torch.cat(parts)
+        return torch.stack([p.unflatten(0, (self.heads, -1)) for p in parts], dim=1).flatten(0, 2)
+
+    def split(self, rows: Tensor) -> list[Tensor]:
+        """The way back from `join`."""
+        return [self._rows(rows, i) for i in range(3)]
+
     def forward(self, x: Tensor) -> Tensor:  # (..., width) -> (..., 3 * width)
         parts = [self.q(x), self.k(x), self.v(x)]
         if self.layout == "by_head":

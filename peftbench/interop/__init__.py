@@ -1,0 +1,1 @@
+"""Trained adapters for other programs, and theirs for this one."""

@@ -2,7 +2,7 @@
 
 Every promise is tried on a tiny encoder and a tiny decoder, with the method's defaults and with one other value of each
 hyperparameter. A setting or a network that the method itself refuses with a UserError is not held against it, unless
-it refuses both networks.
+it refuses every network.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from peftbench.contract import PROMISES, Case, Promise, Verdict, behaviour, chec
 from peftbench.errors import unknown
 from peftbench.method import Method, discover, schema, source
 
-NETWORKS = {"tiny-encoder": "an encoder", "tiny-decoder": "a decoder"}
+NETWORKS = {"tiny-encoder": "an encoder", "tiny-decoder": "a decoder", "tiny-t5": "an encoder-decoder"}
 LOOK_AT = {
     "describes_itself": "the class: docstring, facts, each Field(...), and that __post_init__ raises UserErrors only",
     "starts_as_it_claims": "the initial values of the new tensors, and starts_as_identity",
@@ -187,12 +187,17 @@ def _wrapped(line: str, width: int) -> str:
     return textwrap.fill(line, width, subsequent_indent=after, break_long_words=False, break_on_hyphens=False)
 
 
+def _listed(words: list[str]) -> str:
+    """ "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
 def summary(found: Examination) -> str:
     """One sentence."""
-    name, where = found.method.name, " and ".join(NETWORKS[n] for n in found.networks)
+    name, where = found.method.name, _listed([NETWORKS[n] for n in found.networks])
     if not found.tried:
         why = "; ".join(dict.fromkeys(found.refusals.values()))
-        return f"{name} refuses both networks, so that no promise could be tried: {why}"
+        return f"{name} refuses every network, so that no promise could be tried: {why}"
     broken = [p.__name__.replace("_", " ") for p in PROMISES if found.broken(p)]
     if broken:
         return f"{name} breaks {_count(len(broken), 'promise')}: {', '.join(broken)}"

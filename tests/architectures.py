@@ -115,10 +115,11 @@ class Zoo:
         return self._models[name]
 
 
-def auto(kind: str, config: Any) -> Any:
+def auto(kind: str, config: Any = None) -> Any:
+    """The class that loads a network of this kind; an encoder-decoder is told by its configuration."""
     if kind != "generation":
         return AutoModelForSequenceClassification
-    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    return AutoModelForSeq2SeqLM if config is not None and config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def save(folder: Path, model_type: str, kind: str, facts: dict[str, Any]) -> Path:

@@ -124,7 +124,10 @@ def test_the_template_as_a_plugin_file_keeps_all_promises(tmp_path: Path) -> Non
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "BROKEN" not in done.stdout
-    assert f"mine keeps all {len(PROMISES)} promises on an encoder and a decoder in 2 settings" in done.stdout
+    assert (
+        f"mine keeps all {len(PROMISES)} promises on an encoder, a decoder and an encoder-decoder in 2 settings"
+        in done.stdout
+    )
     assert "mine on tiny-encoder: 17 of 17 kept" in done.stderr  # progress, beside the verdict
     assert max(map(len, done.stdout.splitlines()[1:])) <= 100
 
@@ -160,10 +163,10 @@ def test_a_refused_network_is_not_held_against_a_method(check: Check) -> None:
     assert "a decoder, defaults: it needs a task head, which this network has not" in done.said
 
 
-def test_a_method_that_refuses_both_networks_fails(check: Check) -> None:
+def test_a_method_that_refuses_every_network_fails(check: Check) -> None:
     done = check("bad.py", HEAD + METHOD.replace("(self, edit):", f"(self, edit):{REFUSES_BOTH}"))
     assert done.code == 1
-    assert done.said.endswith("bad refuses both networks, so that no promise could be tried: it needs convolutions")
+    assert done.said.endswith("bad refuses every network, so that no promise could be tried: it needs convolutions")
 
 
 @pytest.mark.parametrize(

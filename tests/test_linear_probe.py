@@ -68,7 +68,7 @@ def test_a_run_records_no_parameters_but_the_heads(tmp_path: Path, task: str) ->
     assert (at_peak["adapter"], at_peak["optimizer"]) == (0, pytest.approx(8 * sizes["head"], abs=64))
     (path,) = (p for p in tmp_path.iterdir() if not p.name.endswith(".head.safetensors"))
     assert adapter_file.load(path)[0] == {}
-    assert path.stat().st_size == sizes["stored_bytes"]
+    assert sizes["stored_bytes"] < path.stat().st_size < 1024  # headers alone; the kept one names its base, too
 
 
 def test_a_causal_model_is_refused_before_anything_runs() -> None:

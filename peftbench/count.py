@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UserError, unknown
-from peftbench.sites import Sites
 
 if TYPE_CHECKING:
     from peftbench.backbones.load import Backbone
@@ -51,19 +50,6 @@ class Count:
     percent_of_base: float
     stored_bytes: int | None  # of the safetensors file with the adapter alone, header included
     attached: bool  # counted on the network itself, not by the formula alone
-
-
-def sites(
-    model: str,
-    revision: str | None = None,
-    roles: Mapping[str, Any] | None = None,
-    labels: int = 2,
-    causal: bool = False,
-) -> Sites:
-    """The sites of `model` with a head of `labels` outputs, or as a causal model."""
-    from peftbench.backbones.load import skeleton
-
-    return skeleton(model, "generation" if causal else "classification", labels, revision, roles)
 
 
 def count(

@@ -84,15 +84,16 @@ class Manifest:
         self, model: str, labels: int, causal: bool, revision: str | None = None, roles: Mapping[str, Any] | None = None
     ) -> Sites:
         """The sites of a base model with a head of `labels` outputs, or as a causal model."""
-        files = [*(ENGINE / "backbones").glob("*.py"), ENGINE / "count.py", ENGINE / "sites.py"]
+        files = [*(ENGINE / "backbones").glob("*.py"), ENGINE / "sites.py"]
         key = {"code": _sha_of(files), "packages": versions("torch", "transformers")}
         store = self._store("sites", digest(key))
         asked = {"model": self.fingerprint(model, revision), "roles": roles, "labels": labels, "causal": causal}
 
         def build() -> dict[str, Any]:
-            from peftbench import count
+            from peftbench.backbones.load import skeleton
 
-            return json.loads(json.dumps(count.sites(model, revision, roles, labels, causal).as_dict()))
+            kind = "generation" if causal else "classification"
+            return json.loads(json.dumps(skeleton(model, kind, labels, revision, roles).as_dict()))
 
         return Sites.from_dict(store.get(digest(asked), build))
 

@@ -9,8 +9,7 @@ import torch
 from architectures import ALL, DECODERS, HEADS, INNER, LABELS, LAYERS, T5, WIDTH, Zoo, batch, logits
 from torch import nn
 
-from peftbench import count
-from peftbench.backbones.load import head_of
+from peftbench.backbones.load import head_of, skeleton
 from peftbench.edit import Edit
 from peftbench.methods.lora import LoRALinear
 from peftbench.sites import LINEAR
@@ -110,7 +109,7 @@ def test_the_head_is_everything_outside_the_encoder_and_its_pooler(zoo: Zoo, nam
 @pytest.mark.parametrize("name", ALL)
 def test_the_skeleton_on_the_meta_device_has_the_same_sites(zoo: Zoo, name: str) -> None:
     model = zoo[name]
-    found = count.sites(str(model.folder), labels=LABELS, causal=model.kind == "generation")
+    found = skeleton(str(model.folder), model.kind, LABELS)
     assert found == model.backbone.sites
 
 

@@ -17,9 +17,9 @@ from architectures import HEADS, LAYERS, T5, WIDTH, Model, Zoo, batch, complete,
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-from peftbench import count, evaluate, tasks
+from peftbench import evaluate, tasks
 from peftbench.backbones import attention, source, tiny
-from peftbench.backbones.load import Backbone, load
+from peftbench.backbones.load import Backbone, load, skeleton
 from peftbench.edit import Adapter, Edit
 from peftbench.errors import UserError
 from peftbench.losses import counted, loss_sum
@@ -193,7 +193,7 @@ def test_a_configuration_alone_gives_the_sites_and_the_published_size(tmp_path: 
     facts, parameters = SIZES[size]
     config = {"model_type": "t5", "vocab_size": 32128, "d_kv": 64, "decoder_start_token_id": 0, **facts}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    sites = count.sites(str(tmp_path), causal=True)
+    sites = skeleton(str(tmp_path), "generation")
     inner = config["num_heads"] * config["d_kv"]
     assert sites.base == parameters
     assert {s.size for s in sites.of("q k v")} == {(config["d_model"], inner)}
@@ -320,7 +320,7 @@ def test_t5_classifies_and_regresses_with_a_head_on_its_last_answer_token(task: 
     assert backbone.head == ["classification_head"]
     labels = 2 if task != "regression" else 1
     kind = "regression" if task == "regression" else "classification"
-    assert count.sites("tiny-t5", labels=labels) == backbone.sites
+    assert skeleton("tiny-t5", "classification", labels) == backbone.sites
     assert [s.path.removeprefix("transformer.") for s in backbone.sites.of("q")] == [
         s.path for s in load("tiny-t5", "generation").sites.of("q")
     ]

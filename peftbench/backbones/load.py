@@ -137,7 +137,9 @@ def load(
     return backbone
 
 
-def skeleton(model: str, kind: str, labels: int, revision: str | None, roles: Mapping[str, Any] | None) -> Sites:
+def skeleton(
+    model: str, kind: str, labels: int = 2, revision: str | None = None, roles: Mapping[str, Any] | None = None
+) -> Sites:
     """The sites alone, from the configuration, on the meta device: no weights are read."""
     return blank(source.origin(model, revision), kind, labels, roles).sites
 

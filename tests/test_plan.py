@@ -403,14 +403,15 @@ class Mine(Method):
 
 
 def forbid_asking(monkeypatch: pytest.MonkeyPatch) -> None:
-    from peftbench import count, manifest, method
+    from peftbench import manifest, method
+    from peftbench.backbones import load
 
     def asked(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("the cache should have known")
 
     monkeypatch.setattr(manifest, "read_methods", asked)
     monkeypatch.setattr(method, "find", asked)
-    monkeypatch.setattr(count, "sites", asked)
+    monkeypatch.setattr(load, "skeleton", asked)
 
 
 # Who imports what. The graph is read from the source, so that an import counts although nobody runs it.

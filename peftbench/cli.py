@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from peftbench import __version__
-from peftbench.errors import UserError, unknown
+from peftbench.errors import UserError, unknown, unknown_method
 
 app = typer.Typer(
     name="peftbench",
@@ -167,7 +167,7 @@ def methods(
 
     known = _methods(plugin)
     if name is not None and name not in known:
-        raise unknown("method", name, known)
+        raise unknown_method(name, known)
     if as_json:
         _print_json(asdict(known[name]) if name else [asdict(m) for m in known.values()])
     else:

@@ -120,7 +120,10 @@ def test_wrong_usage_exits_with_2(call: Call, args: Sequence[str]) -> None:
         (("plan", "TINY", "--only", "method=lroa"), "did you mean 'lora'?"),
         (("run", "TINY", "--device", "gpu"), "--device: unknown device 'gpu'"),
         (("plan", "TINY", "--plugin", "nowhere.py"), "no plugin file"),
+        (("plan", "TINY", "--data-dir", "nowhere"), "--data-dir nowhere: there is no such directory"),
+        (("run", "TINY", "--data-dir", "TINY"), "is a file, not a directory"),
         (("methods", "lroa"), "unknown method 'lroa'; did you mean 'lora'?"),
+        (("methods", "mine"), "--plugin FILE"),
         (("tasks", "glue/rtee"), "unknown task 'glue/rtee'; did you mean 'glue/rte'?"),
         (("fetch", "minilm"), "did you mean 'minilm-l6'?"),
         (("report", "nowhere"), "no records of runs here"),
@@ -185,6 +188,26 @@ def test_plan_says_that_a_stand_in_runs(call: Call, tmp_path: Path, monkeypatch:
     assert "--data-dir" in out
 
 
+def test_a_data_directory_without_a_tasks_files_still_means_a_stand_in(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peftbench.tasks import hub
+
+    def unreachable(*args: Any, **kwargs: Any) -> Any:
+        raise hub.Unreachable("switched off for the test")
+
+    monkeypatch.setattr(hub, "glue", unreachable)
+    path = tmp_path / "e.yaml"
+    glue = "task: glue/rte, stand_in: synthetic/pair"
+    path.write_text(TINY.replace("task: synthetic/classification, rows: 60", glue))
+    (tmp_path / "empty").mkdir()
+    done = call("plan", str(path), "--data-dir", "empty")
+    assert done.code == 0
+    assert "synthetic/pair STANDS IN for glue/rte" in done.out
+    refused = call("plan", str(path), "--data-dir", "nowhere")
+    assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
+
+
 @dataclass
 class Ran:
     specs_for: Any
@@ -202,6 +225,7 @@ def test_run_hands_its_options_to_the_runner_and_exits_with_its_code(
         return runner.Outcome(1, {"error": 1}, ("full",))
 
     monkeypatch.setattr(runner, "run", run)
+    Path("d").mkdir()
     done = call(
         "run", tiny, "--jobs", "3", "--device", "cpu", "--retry-failed", "--only", "method=lora", "--data-dir", "d"
     )

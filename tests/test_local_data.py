@@ -10,6 +10,7 @@ import pytest
 
 from peftbench import tasks
 from peftbench.errors import UserError
+from peftbench.tasks import local
 
 
 def _csv(path: Path, rows: list[str], header: str = "body,stars") -> str:
@@ -192,3 +193,15 @@ def test_numbers_taken_for_classes_are_pointed_at_regression(tmp_path: Path) -> 
 def test_a_set_too_small_to_split_says_which_split_is_empty(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the (train|validation) split is empty"):
         _open(_csv(tmp_path / "a.csv", ["same,1", "same,2"]))
+
+
+def test_what_the_card_calls_required_is_refused_by_name_where_it_is_missing(tmp_path: Path) -> None:
+    given = {"train": str(_good(tmp_path / "a.csv")), "text": "body", "label": "stars"}
+    required = [o.name for o in local.CARD.options if o.required == "yes"]
+    assert required == ["train", "text"]
+    for name in required:
+        with pytest.raises(UserError, match=f"option {name} is missing"):
+            local.open_local(local.CARD, {k: v for k, v in given.items() if k != name}, None)
+    for kind, name in (("classification", "label"), ("regression", "label"), ("generation", "answer")):
+        with pytest.raises(UserError, match=f"option {name} is missing"):
+            local.open_local(local.CARD, {"kind": kind, "train": given["train"], "text": "body"}, None)

@@ -1,8 +1,8 @@
 """Step time and latency of a configuration, from the profile pass that measured it.
 
-A run's own clock is not used: several workers may have shared the machine then. Beside a profile pass there was no other
-run, and it says what other programs used of the machine, where that could be had. Its rows are joined to runs by task,
-label and hyperparameters, on the same backbone and batch shape.
+A run's own clock is not used: several workers may have shared the machine then. Beside a profile pass there was no
+other run, and it says what other programs used of the machine, where that could be had. Its rows are joined to runs by
+task, label and hyperparameters, on the same backbone and batch shape.
 """
 
 from __future__ import annotations

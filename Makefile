@@ -4,11 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m peftbench
 
-.PHONY: quickstart test lint smoke gpu lock clean
+.PHONY: quickstart env test lint smoke gpu lock clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) fetch
 	$(RUN) run experiments/quickstart.yaml
+
+env: $(VENV)/.installed
 
 # Two processes of one thread each: the tests' tensors are too small to share.
 test: $(VENV)/.installed

@@ -6,11 +6,13 @@ RUN := $(BIN)/python -m peftbench
 
 EIGHT := full lora qlora adapter adapter-parallel prefix ia3 dora
 
-.PHONY: quickstart test planted-bugs lint smoke gpu lock clean
+.PHONY: quickstart env test planted-bugs lint smoke gpu lock clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) fetch
 	$(RUN) run experiments/quickstart.yaml $(EIGHT:%=--only method=%)
+
+env: $(VENV)/.installed
 
 # Two processes of one thread each: the tests' tensors are too small to share.
 test: $(VENV)/.installed

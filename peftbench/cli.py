@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from peftbench import __version__
-from peftbench.errors import UserError, unknown
+from peftbench.errors import UserError, unknown, unknown_method
 
 app = typer.Typer(
     name="peftbench",
@@ -79,6 +79,7 @@ def run(
     from peftbench.workers import WorkerError
 
     _check_device(device)
+    threads = _threads()
     prepared = prepare(experiment, only or (), data_dir, plugin or ())
     chosen, workers = prepared.results_dir(results), jobs or prepared.experiment.jobs
     before = record.read_all(chosen)
@@ -98,6 +99,8 @@ def run(
             experiment=prepared.experiment.name,
             session_kwargs=session,
             jobs=workers,
+            threads=threads if workers == 1 else None,
+            profile_threads=threads,
             retry_failed=retry_failed,
             quiet=quiet,
         )
@@ -168,7 +171,7 @@ def methods(
 
     known = _methods(plugin)
     if name is not None and name not in known:
-        raise unknown("method", name, known)
+        raise unknown_method(name, known)
     if as_json:
         _print_json(asdict(known[name]) if name else [asdict(m) for m in known.values()])
     else:
@@ -277,8 +280,9 @@ def new_method(name: Annotated[str, typer.Argument(metavar="NAME", help="What ex
     from peftbench import scaffold
 
     path = scaffold.new_method(name, _methods(None), Path.cwd())
-    plugin = "" if path.parent.name == "methods" else f" --plugin {path.name}"
-    print(f"wrote {path}\nfill it in, then look at its card:  peftbench methods {name}{plugin}")
+    plugin, checked = ("", name) if path.parent.name == "methods" else (f" --plugin {path.name}", path.name)
+    print(f"wrote {path}\nfill it in, then look at its card:  python -m peftbench methods {name}{plugin}")
+    print(f"and hold it to the contract, which decides:  python -m peftbench check-method {checked}")
 
 
 @app.command("check-method")
@@ -323,6 +327,17 @@ def _check_device(device: str | None) -> None:
 
     if device is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise unknown("device", device, ["auto", "cpu", "cuda", "cuda:0", "mps"], where="--device")
+
+
+def _threads() -> int | None:
+    """What OMP_NUM_THREADS asks of all programs; None where it is not set. Of a list, the outermost level counts."""
+    import os
+
+    given = os.environ.get("OMP_NUM_THREADS", "").strip()
+    first = given.partition(",")[0].strip()
+    if given and not (first.isdecimal() and int(first) > 0):
+        raise UserError(f"OMP_NUM_THREADS={given} in the environment: give a whole number from 1, or unset it")
+    return int(first) if given else None
 
 
 def _print_json(value: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peftbench.errors import UserError, unknown
+from peftbench.errors import UserError, unknown, unknown_method
 from peftbench.experiment import RESERVED, Experiment, MethodEntry
 from peftbench.manifest import BadHyper, MethodFacts
 from peftbench.strict_yaml import Place, spell
@@ -62,7 +62,7 @@ def _expanded(
     experiment: Experiment, entry: MethodEntry, methods: Mapping[str, MethodFacts], check: Check
 ) -> list[Configuration]:
     if entry.name not in methods:
-        raise unknown("method", entry.name, methods, where=experiment.where(entry.place))
+        raise unknown_method(entry.name, methods, where=experiment.where(entry.place))
     facts = methods[entry.name]
     for key in entry.hyper:
         if key not in facts.defaults:

@@ -21,3 +21,8 @@ def unknown(what: str, given: object, valid: Iterable[str], where: str = "") -> 
     hint = f"; did you mean {near[0]!r}?" if near else "."
     place = f"{where}: " if where else ""
     return UserError(f"{place}unknown {what} {str(given)!r}{hint} Valid: {', '.join(names)}")
+
+
+def unknown_method(given: object, valid: Iterable[str], where: str = "") -> UserError:
+    """The error for a method that is not there: it may stand in a file that was not given."""
+    return UserError(f"{unknown('method', given, valid, where)}. A method of your own is given with --plugin FILE")

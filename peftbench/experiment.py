@@ -101,7 +101,7 @@ class Train(Part):
 
 
 class Profile(Part):
-    """The pass that measures times, alone on the machine, after the runs."""
+    """The pass that measures times, after the runs and with none beside it."""
 
     rounds: Count = Field(5, description="timed rounds through all methods")
     warmup: int = Field(2, ge=0, description="rounds before them that are not timed")

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from peftbench.errors import UserError, unknown
+from peftbench.errors import UserError, unknown, unknown_method
 from peftbench.sites import Sites
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def find(name: str, plugins: Iterable[Path | str] = ()) -> type[Method]:
     """The method called `name`, or a `UserError` with the nearest name."""
     known = discover(plugins)
     if name not in known:
-        raise unknown("method", name, known)
+        raise unknown_method(name, known)
     return known[name]
 
 

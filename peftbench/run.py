@@ -108,7 +108,7 @@ class Run:
             "hyper": asdict(self.method),
             "parameters": {**self.counts, "stored_bytes": stored},
             "memory": fitted.memory,
-            "time": {"step_seconds": timing.summary(steps), "source": "this run, alone"} if steps else None,
+            "time": {"step_seconds": timing.summary(steps), "source": "this run"} if steps else None,
             "curve": {"loss": fitted.losses, "validation": fitted.validation},
             "stopped_at": fitted.stopped_at,
             "checkpoint_step": fitted.checkpoint_step,

@@ -55,8 +55,8 @@ def _task(names: list[str]) -> dict[str, Any]:
     for limit in data.LIMITS:
         properties[limit] = {**whole, "description": f"examples kept of the {limit.removeprefix('limit_')} split"}
     properties["rows"] = {**whole, "description": "examples of a synthetic task"}
-    for option in local.OPTIONS:
-        properties[option] = {"description": f"of your own files (task: local): {option}"}
+    for option in local.OWN:
+        properties[option.name] = {"description": f"of your own files (task: local): {option.what}"}
     properties["kind"] |= {"enum": list(data.KINDS)}
     return schema | {"additionalProperties": False}
 

@@ -77,7 +77,7 @@ class Session:
     def profile(
         self, spec: ProfileSpec, on_progress: Progress = lambda _: None, stop: Stop = lambda: False
     ) -> dict[str, Any]:
-        """Step time and latency of every configuration on one task, interleaved; alone on the machine."""
+        """Step time and latency of every configuration on one task, interleaved, with no other run meanwhile."""
         dataset = self.dataset(spec.task)
         self._backbones.clear()
         networks = [self._load(spec.backbone, dataset) for _ in spec.methods]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from peftbench.manifest import MethodFacts
     from peftbench.prepare import Prepared
     from peftbench.tasks import TaskCard
+    from peftbench.tasks.data import TaskOption
 
 WIDTH = 110
 SIZES = {
@@ -183,14 +184,28 @@ def tasks_table(cards: Iterable[TaskCard]) -> str:
 
 
 def task_card(c: TaskCard) -> str:
+    """What a task is, and the keys that it takes in an experiment file."""
+    from peftbench.experiment import Task
+
+    several = bool(c.metrics_by_kind)
     head = {
         "what": c.what,
-        "kind": c.kind,
-        "labels": ", ".join(c.labels) or "none",
-        "metrics": ", ".join(c.metrics) + " (the first one decides)",
+        "kind": "as the options say" if several else c.kind,
+        "labels": "as the options say" if several else ", ".join(c.labels) or "none",
+        "metrics": "by kind, see below" if several else ", ".join(c.metrics) + " (the first one decides)",
         "data": c.source,
         "licence": c.licence,
         "version": str(c.version),
     }
     lines = [textwrap.fill(f"{k + ':':10}{v}", WIDTH, subsequent_indent=" " * 10) for k, v in head.items()]
-    return "\n".join([c.name, "=" * len(c.name), "", *lines])
+    lines += ["", "options", *(_task_option(o) for o in c.options)]
+    if several:
+        lines += ["", "metrics (the first one decides unless metric names another)"]
+        lines += [f"  {kind + ':':16}{', '.join(names)}" for kind, names in c.metrics_by_kind.items()]
+    shared = ", ".join(key for key in Task.model_fields if key != "task")
+    return "\n".join([c.name, "=" * len(c.name), "", *lines, "", f"keys of every task: {shared}"])
+
+
+def _task_option(o: TaskOption) -> str:
+    need = {"yes": "required", "no": f"default: {o.default}"}.get(o.required, f"required {o.required}")
+    return textwrap.fill(f"  {o.name:18}{o.what}  [{need}]", WIDTH, subsequent_indent=" " * 20)

@@ -62,11 +62,13 @@ class Sites(Sequence[Site]):
         return list(dict.fromkeys(s.role for s in self.all))
 
     def of(self, roles: str) -> list[Site]:
-        """The sites with one of the space-separated ``roles``; a role that matches nothing is a `UserError`."""
+        """The sites with one of the space-separated ``roles``; one without sites, or named twice, is a `UserError`."""
         wanted = roles.split()
         if not wanted:
             raise UserError(f"no role is named; this {self.kind} network has: {', '.join(self.roles)}")
         for role in wanted:
+            if wanted.count(role) > 1:
+                raise UserError(f"role {role!r} stands twice in {roles!r}; name each role once")
             if role in self.absent:
                 raise UserError(f"this {self.kind} network has no {role!r} site: {self.absent[role]}")
             if role not in self.roles:
@@ -76,9 +78,14 @@ class Sites(Sequence[Site]):
     def linear(self, roles: str | None = None) -> list[Site]:
         """The linear sites with one of the space-separated `roles`, or every one; another kind is a `UserError`."""
         there = [role for role in self.roles if role in LINEAR]
-        for role in roles.split() if roles is not None else ():
+        wanted = there if roles is None else roles.split()
+        if not wanted:
+            raise UserError(f"no role is named. Valid here: {', '.join(there)}")
+        for role in wanted:
             if role in self.roles and role not in there:
                 raise UserError(f"role {role!r} is no linear layer. Valid here: {', '.join(there)}")
+            if role not in self.roles and role not in self.absent:
+                raise unknown("linear role", role, there, where=f"this {self.kind} network")
         return self.of(" ".join(there) if roles is None else roles)
 
     def as_dict(self) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class ProfileSpec:
-    """One profile pass: every configuration of a grid on one task, interleaved, alone on the machine."""
+    """One profile pass: every configuration of a grid on one task, interleaved, when all runs are done."""
 
     backbone: BackboneSpec
     task: TaskSpec

@@ -127,8 +127,9 @@ def profile(
     status: str = "finished",
     reason: str | None = None,
     step_ms: Mapping[str, float] | None = None,
+    others: float | str | None = "not recorded",
 ) -> dict[str, Any]:
-    """The body of one profile pass over `labels`."""
+    """The body of one profile pass over `labels`; `others` is the share of the cores that other programs used."""
     methods = tuple(method_spec(label) for label in labels)
     asked = spec.ProfileSpec(BACKBONE, task_spec(task, stand_in_for), methods, (5e-3,) * len(labels), 16, 96)
     rows = [
@@ -149,6 +150,7 @@ def profile(
         "spec": spec.as_dict(asked),
         "env": dict(env),
         "rows": rows if status == "finished" else None,
+        **({} if others == "not recorded" else {"time": {"others_cpu_share": others}}),
     }
 
 

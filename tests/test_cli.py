@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -120,7 +121,10 @@ def test_wrong_usage_exits_with_2(call: Call, args: Sequence[str]) -> None:
         (("plan", "TINY", "--only", "method=lroa"), "did you mean 'lora'?"),
         (("run", "TINY", "--device", "gpu"), "--device: unknown device 'gpu'"),
         (("plan", "TINY", "--plugin", "nowhere.py"), "no plugin file"),
+        (("plan", "TINY", "--data-dir", "nowhere"), "--data-dir nowhere: there is no such directory"),
+        (("run", "TINY", "--data-dir", "TINY"), "is a file, not a directory"),
         (("methods", "lroa"), "unknown method 'lroa'; did you mean 'lora'?"),
+        (("methods", "mine"), "--plugin FILE"),
         (("tasks", "glue/rtee"), "unknown task 'glue/rtee'; did you mean 'glue/rte'?"),
         (("fetch", "minilm"), "did you mean 'minilm-l6'?"),
         (("report", "nowhere"), "no records of runs here"),
@@ -185,6 +189,26 @@ def test_plan_says_that_a_stand_in_runs(call: Call, tmp_path: Path, monkeypatch:
     assert "--data-dir" in out
 
 
+def test_a_data_directory_without_a_tasks_files_still_means_a_stand_in(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peftbench.tasks import hub
+
+    def unreachable(*args: Any, **kwargs: Any) -> Any:
+        raise hub.Unreachable("switched off for the test")
+
+    monkeypatch.setattr(hub, "glue", unreachable)
+    path = tmp_path / "e.yaml"
+    glue = "task: glue/rte, stand_in: synthetic/pair"
+    path.write_text(TINY.replace("task: synthetic/classification, rows: 60", glue))
+    (tmp_path / "empty").mkdir()
+    done = call("plan", str(path), "--data-dir", "empty")
+    assert done.code == 0
+    assert "synthetic/pair STANDS IN for glue/rte" in done.out
+    refused = call("plan", str(path), "--data-dir", "nowhere")
+    assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
+
+
 @dataclass
 class Ran:
     specs_for: Any
@@ -202,6 +226,7 @@ def test_run_hands_its_options_to_the_runner_and_exits_with_its_code(
         return runner.Outcome(1, {"error": 1}, ("full",))
 
     monkeypatch.setattr(runner, "run", run)
+    Path("d").mkdir()
     done = call(
         "run", tiny, "--jobs", "3", "--device", "cpu", "--retry-failed", "--only", "method=lora", "--data-dir", "d"
     )
@@ -212,6 +237,30 @@ def test_run_hands_its_options_to_the_runner_and_exits_with_its_code(
     assert one.more["session_kwargs"] == {"device": "cpu", "data_dir": "d", "plugins": [], "adapters": None}
     assert (one.more["jobs"], one.more["retry_failed"], one.more["quiet"]) == (3, True, False)
     assert "tiny: 2 runs, 0 finished, 2 to run" in done.out
+
+
+@pytest.mark.parametrize(
+    ("given", "jobs", "threads", "profile_threads"),
+    [("", "1", None, None), ("3", "1", 3, 3), ("3", "2", None, 3), ("4,2", "1", 4, 4)],
+)
+def test_omp_num_threads_is_respected_where_one_run_has_the_machine(
+    call: Call, tiny: str, monkeypatch: pytest.MonkeyPatch, given: str, jobs: str, threads: Any, profile_threads: Any
+) -> None:
+    told: dict[str, Any] = {}
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(runner, "run", lambda *args, **more: (told.update(more), runner.Outcome(0, {}, ()))[1])
+    assert call("run", tiny, "--jobs", jobs, "-q").code == 0
+    assert (told["threads"], told["profile_threads"]) == (threads, profile_threads)
+
+
+@pytest.mark.parametrize("given", ["0", "two", "-1", "1.5"])
+def test_an_omp_num_threads_that_is_no_number_is_refused(
+    call: Call, tiny: str, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    done = call("run", tiny)
+    assert (done.code, done.out) == (2, "")
+    assert f"OMP_NUM_THREADS={given}" in done.err
 
 
 def test_adapters_are_kept_beside_the_records_when_asked_for(
@@ -271,6 +320,35 @@ def test_tasks_lists_all_and_shows_one(call: Call) -> None:
     assert json.loads(call("tasks", "glue/cola", "--json").out)["kind"] == "classification"
 
 
+def test_the_card_of_local_data_lists_every_option_and_the_metrics_of_each_kind(call: Call) -> None:
+    from peftbench.tasks import data, local, metrics
+
+    card = call("tasks", "local").out
+    items = re.split(r"\n(?:  )?(?=\S)", card)
+    lines = {item.split()[0]: " ".join(item.split()) for item in items if item.strip()}
+    assert set(lines) >= {*local.OPTIONS, *data.LIMITS}
+    for name, said in {
+        "train": "[required]",
+        "text": "[required]",
+        "label": "[required for classification and regression]",
+        "answer": "[required for generation]",
+        "test": "[default: carved from train",
+        "kind": "[default: classification, or generation where answer is given]",
+    }.items():
+        assert said in lines[name]
+    for kind in data.KINDS:
+        assert lines[f"{kind}:"].endswith(", ".join(metrics.for_kind(kind)))
+    told = json.loads(call("tasks", "local", "--json").out)
+    assert [o["name"] for o in told["options"]] == [*local.OPTIONS, *data.LIMITS]
+    assert told["metrics_by_kind"]["regression"] == metrics.for_kind("regression")
+
+
+def test_the_card_of_any_task_lists_the_row_limits_and_the_keys_of_all_tasks(call: Call) -> None:
+    card = call("tasks", "glue/rte").out
+    for part in ("limit_train", "limit_test", "max_length", "stand_in"):
+        assert part in card
+
+
 def test_schema_knows_the_methods_and_takes_what_the_suite_takes(call: Call) -> None:
     schema = json.loads(call("schema").out)
     assert {"name", "backbone", "tasks", "methods"} <= set(schema["required"])
@@ -288,6 +366,7 @@ def test_new_method_writes_a_plugin_that_loads(call: Call, tmp_path: Path) -> No
     path = tmp_path / "my_vectors.py"
     assert done.code == 0
     assert str(path) in done.out
+    assert done.out.splitlines()[-1].endswith("python -m peftbench check-method my_vectors.py")
     text = path.read_text()
     assert "class MyVectors(Method):" in text
     assert 'name = "my_vectors"' in text

@@ -286,7 +286,7 @@ def test_a_directory_with_a_configuration_is_enough_and_roles_stand_in_for_unkno
         (("gpt2", "lora", "rank"), "'rank' is no hyperparameter; write key=value"),
         (("gpt2", "lora", "rank=1", "rank=2"), "rank is given twice"),
         (("gpt2", "lora", "rank=["), "'[' cannot be read as a YAML value"),
-        (("gpt2", "lora", "roles=q up_proj"), "unknown role 'up_proj'. Valid: attn, down"),
+        (("gpt2", "lora", "roles=q up_proj"), "unknown linear role 'up_proj'. Valid: down, k"),
         (("gpt2", "lora", "--task", "clasification"), "did you mean 'classification'?"),
         (("gpt2", "lora", "--roles", "{queries: a}"), "backbone.roles: unknown role 'queries'"),
         (("bert-base", "lora", "--task", "generation"), "a generation task needs a causal model"),

@@ -214,7 +214,7 @@ def test_a_label_names_a_configuration_and_a_list_of_labels_a_grid(tmp_path: Pat
 @pytest.mark.parametrize(
     ("methods", "said"),
     [
-        ("[lroa]", ["methods[0] (line 4)", "unknown method 'lroa'", "did you mean 'lora'?"]),
+        ("[lroa]", ["methods[0] (line 4)", "unknown method 'lroa'", "did you mean 'lora'?", "--plugin FILE"]),
         ("[{lroa: {}}]", ["methods[0].lroa", "did you mean 'lora'?"]),
         ("[{lora: {rnak: 3}}]", ["methods[0].lora.rnak", "did you mean 'rank'?", "Valid: alpha"]),
         ("[full, {lora: {rank: 0}}]", ["methods[1].lora.rank", "given 0", "greater than or equal to 1"]),

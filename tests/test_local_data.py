@@ -10,6 +10,7 @@ import pytest
 
 from peftbench import tasks
 from peftbench.errors import UserError
+from peftbench.tasks import local
 
 
 def _csv(path: Path, rows: list[str], header: str = "body,stars") -> str:
@@ -115,8 +116,12 @@ def test_a_relative_path_is_found_in_the_data_directory(tmp_path: Path) -> None:
         ("a.csv", "body,stars\na,1\nb,\n", "line 3: column 'stars' is empty"),
         ("a.csv", "body,stars\na,1\nb,1\n", "every row of train has the label '1'"),
         ("a.tsv", "body\tstars\na\t1\nb 2\n", "line 3: 1 fields where the header has 2"),
-        ("a.jsonl", '{"body": "a", "stars": 1}\n{"body": "b", "sta', "line 2: not JSON"),
-        ("a.jsonl", '{"body": "a", "stars": 1}\n[1]\n', "line 2: list where an object"),
+        (
+            "a.jsonl",
+            '{"body": "a", "stars": 1}\n{"body": "b", "sta',
+            "line 2: not JSON.*each line must be one JSON object",
+        ),
+        ("a.jsonl", '{"body": "a", "stars": 1}\n[1]\n', "line 2: a list; each line must be one JSON object"),
         ("a.jsonl", '{"body": "a", "stars": 1}\n\n{"body": "b"}\n', "line 3: no value in column 'stars'"),
         ("a.jsonl", '{"body": "a", "stars": 1}\n{"body": ["b"], "stars": 2}\n', "line 2: a list in column 'body'"),
         ("a.jsonl", "\n", "is empty"),
@@ -188,3 +193,15 @@ def test_numbers_taken_for_classes_are_pointed_at_regression(tmp_path: Path) -> 
 def test_a_set_too_small_to_split_says_which_split_is_empty(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the (train|validation) split is empty"):
         _open(_csv(tmp_path / "a.csv", ["same,1", "same,2"]))
+
+
+def test_what_the_card_calls_required_is_refused_by_name_where_it_is_missing(tmp_path: Path) -> None:
+    given = {"train": str(_good(tmp_path / "a.csv")), "text": "body", "label": "stars"}
+    required = [o.name for o in local.CARD.options if o.required == "yes"]
+    assert required == ["train", "text"]
+    for name in required:
+        with pytest.raises(UserError, match=f"option {name} is missing"):
+            local.open_local(local.CARD, {k: v for k, v in given.items() if k != name}, None)
+    for kind, name in (("classification", "label"), ("regression", "label"), ("generation", "answer")):
+        with pytest.raises(UserError, match=f"option {name} is missing"):
+            local.open_local(local.CARD, {"kind": kind, "train": given["train"], "text": "body"}, None)

@@ -9,6 +9,7 @@ import pytest
 from test_session import spec
 
 from peftbench.backbones.load import load
+from peftbench.edit import Edit
 from peftbench.errors import UserError
 from peftbench.method import discover, find, make
 from peftbench.session import Session
@@ -70,9 +71,33 @@ def test_a_run_whose_count_differs_from_the_formula_is_refused(tmp_path: Path) -
         Session("cpu", threads=1, plugins=[path]).execute(run)
 
 
+LINEAR_HERE = "q, k, v, o, up, down"
+
+
 @pytest.mark.parametrize("method", ["lora", "dora", "qlora"])
-@pytest.mark.parametrize(("roles", "said"), [("attn", "no linear layer"), ("", "no role is named"), ("q z", "'z'")])
+@pytest.mark.parametrize(
+    ("roles", "said"),
+    [
+        ("attn", rf"'attn' is no linear layer\. Valid here: {LINEAR_HERE}$"),
+        ("", rf"no role is named\. Valid here: {LINEAR_HERE}$"),
+        ("q z", r"unknown linear role 'z'\. Valid: down, k, o, q, up, v$"),
+        ("q v q", r"role 'q' stands twice in 'q v q'; name each role once"),
+    ],
+)
 def test_roles_that_are_no_linear_layers_are_refused_before_anything_runs(method: str, roles: str, said: str) -> None:
     sites = load("tiny-encoder", "classification", 2).sites
     with pytest.raises(UserError, match=said):
         make(find(method), {"roles": roles}).parameters(sites)
+
+
+def test_a_role_named_twice_is_refused_wherever_roles_are_named() -> None:
+    backbone = load("tiny-encoder", "classification", 2)
+    with pytest.raises(UserError, match="'ffn' stands twice"):
+        backbone.sites.of("ffn attn ffn")
+    with pytest.raises(UserError, match="'q' stands twice"):
+        Edit(backbone).thaw("q q")
+
+
+def test_an_unknown_method_says_how_to_give_ones_own() -> None:
+    with pytest.raises(UserError, match=r"unknown method 'lroa'; did you mean 'lora'\?.*--plugin FILE"):
+        find("lroa")

@@ -165,6 +165,20 @@ def test_rows_are_json_with_every_promised_field(tmp_path):
                                            "unmerged_iqr": pytest.approx(0.000304), "merged_iqr": None}  # fmt: skip
 
 
+def test_rows_and_csv_say_what_other_programs_used_meanwhile(tmp_path, no_figures):
+    factories.write_all(tmp_path, [*factories.grid(seeds=1), factories.profile(others=0.25)])
+    assert {r["others_cpu_share"] for r in report.rows(tmp_path)} == {0.25}
+    (csv,) = [p for p in report.write(tmp_path) if p.suffix == ".csv" and "--average" not in p.name]
+    assert "others_cpu_share" in csv.read_text().partition("\n")[0]
+
+
+def test_no_text_of_a_report_claims_that_a_pass_had_the_machine_to_itself(tmp_path, no_figures):
+    factories.write_all(tmp_path, [*factories.grid(seeds=1), factories.profile()])
+    page = " ".join(report.write(tmp_path)[0].read_text().split())
+    assert "to itself" not in page
+    assert "in which the methods take turns" in page
+
+
 def test_text_from_records_cannot_break_a_table(tmp_path, no_figures):
     method = factories.method_spec("a|b_c&d%", hyper={"rank": 3})
     factories.write_all(tmp_path, [factories.run("a|b_c&d%", 0, 0.5, method=method)])

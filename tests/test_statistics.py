@@ -242,6 +242,53 @@ def test_several_environments_are_noted(tmp_path):
     assert any("2 environments" in note for note in c.notes)
 
 
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        (0.034, "Times: with 1 thread; other programs used 3 % of the machine meanwhile."),
+        (0.0, "Times: with 1 thread; other programs used 0 % of the machine meanwhile."),
+        (0.10, "Times: with 1 thread; other programs used 10 % of the machine meanwhile."),
+        (0.31, "Times: disturbed, with 1 thread; other programs used 31 % of the machine meanwhile. "
+               "The ratios suffer less, as they are taken within rounds."),
+        (None, "Times: no other run of this command beside them, with 1 thread."),
+        ("not recorded", "Times: no other run of this command beside them, with 1 thread."),
+    ],
+)  # fmt: skip
+def test_the_note_says_how_busy_other_programs_kept_the_machine(tmp_path, others, said):
+    (c,) = compared(tmp_path, [*factories.grid(seeds=1), factories.profile(others=others)])
+    assert [note for note in c.notes if note.startswith("Times:")] == [said]
+
+
+def test_two_passes_with_different_neighbours_are_both_described(tmp_path):
+    first = factories.profile(["full", "lora"], others=0.02)
+    second = factories.profile(["adapter"], others=0.4, started="2026-01-01T02:00:00Z")
+    (c,) = compared(tmp_path, [*factories.grid(seeds=1), first, second])
+    notes = " ".join(c.notes)
+    assert "used 2 %" in notes
+    assert "disturbed, with 1 thread; other programs used 40 %" in notes
+
+
+def test_times_that_spread_over_half_of_their_median_are_called_too_noisy_by_name(tmp_path):
+    passed = factories.profile()
+    by_label = {row["label"]: row for row in passed["rows"]}
+    step, unmerged = by_label["full"]["step_seconds"], by_label["prefix"]["latency"]["1"]["unmerged"]
+    merged, quiet = by_label["lora"]["latency"]["32"]["merged"], by_label["adapter"]["step_seconds"]
+    for noisy in (step, unmerged, merged):
+        noisy["iqr"] = 0.51 * noisy["median"]
+    quiet["iqr"] = 0.5 * quiet["median"]
+    (c,) = compared(tmp_path, [*factories.grid(seeds=1), passed])
+    (note,) = [n for n in c.notes if "too noisy" in n]
+    assert note == (
+        "Times too noisy to compare, their quartiles further apart than half of the median: full (step), "
+        "lora (latency, batch 32, merged), prefix (latency, batch 1)."
+    )
+
+
+def test_quiet_times_have_no_such_note(tmp_path):
+    (c,) = compared(tmp_path, [*factories.grid(seeds=1), factories.profile()])
+    assert not [n for n in c.notes if "too noisy" in n]
+
+
 def test_the_reference_comes_first_then_the_order_of_the_experiment(tmp_path):
     (c,) = compared(tmp_path, [*factories.grid(seeds=1), factories.profile(list(factories.EIGHT))])
     assert [e.label for e in c.entries] == list(factories.EIGHT)

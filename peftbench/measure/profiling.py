@@ -1,4 +1,7 @@
-"""The profile pass: step time and inference latency of every configuration, interleaved, alone on the machine."""
+"""The profile pass: step time and inference latency of every configuration, interleaved.
+
+No other run of the command goes on meanwhile; what other programs use of the machine is measured and recorded.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from torch import Tensor
 from peftbench import devices
 from peftbench.backbones.load import Backbone
 from peftbench.edit import Edit, NotMergeable
-from peftbench.measure import timing
+from peftbench.measure import neighbours, timing
 from peftbench.method import Method
 from peftbench.spec import ProfileSpec, TrainSpec
 from peftbench.tasks import batches
@@ -57,6 +60,7 @@ def profile(
         actions = {name: guarded(action) for name, action in actions.items()}
         return timing.interleaved(actions, spec.rounds, spec.warmup, lambda: timing.synchronise(networks[0].device))
 
+    watch = neighbours.Watch()
     for t in trainers:
         t.backbone.net.train()
     steps = rounds("step time", {n: _step(t, batch) for n, t in zip(names, trainers, strict=True)})
@@ -66,6 +70,7 @@ def profile(
     inputs = {size: _typical(data["test"], size, networks[0]) for size in LATENCY_BATCHES}
     plain = {s: rounds(f"latency, batch {s}", _forward(spec, names, trainers, x)) for s, x in inputs.items()}
     merged, change = _merged(spec, names, trainers, inputs, rounds)
+    others = watch.share()
     rows = []
     for i, name in enumerate(names):
         reference = steps.get(spec.reference)
@@ -88,7 +93,7 @@ def profile(
                 "merge_max_change": change.get(name),
             }
         )
-    return {"rows": rows}
+    return {"rows": rows, "time": {"others_cpu_share": others}}
 
 
 def _start(spec: ProfileSpec, i: int, net: Backbone, method: Method) -> Trainer:

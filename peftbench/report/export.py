@@ -7,7 +7,7 @@ from typing import Any
 
 from .average import Average
 from .statistics import Comparison, Entry, mean, spread
-from .times import BATCHES, Latency
+from .times import BATCHES, Latency, others_cpu_share
 
 
 def listed(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
@@ -63,6 +63,7 @@ def _times(e: Entry) -> dict[str, Any]:
         "step_ratio_iqr": ratio.iqr if ratio else None,
         "latency_seconds": {b: _latency(latency.get(b)) for b in BATCHES},
         "merge_max_change": e.times.merge_max_change if e.times else None,
+        "others_cpu_share": others_cpu_share(e.times.profile) if e.times else None,
     }
 
 

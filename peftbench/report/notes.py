@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from ..record import Record
 from ..spec import digest
+from . import times
 
 if TYPE_CHECKING:
     from .statistics import Entry
 
+DISTURBED = 0.1  # share of the cores in other programs' hands, above which times are called so
 NOT_LEARNED = "not learned at this budget"
 
 
@@ -74,9 +76,24 @@ def _measured(runs: Sequence[Record], profiles: Sequence[Record], entries: Seque
     foreign = sorted({p.env_id for p in used.values() if _machine(p) not in here})
     if foreign:
         yield f"The times were measured in another environment ({', '.join(e[:8] for e in foreign)}) than the runs."
-    threads = sorted({p.body["env"]["threads"] for p in used.values() if "threads" in p.body["env"]})
-    if threads:
-        yield f"Times: no other run beside them, with {' or '.join(_count(n, 'thread') for n in threads)}."
+    yield from dict.fromkeys(_conditions(p) for p in used.values())
+    if noisy := [f"{e.label} ({'; '.join(e.times.noisy)})" for e in entries if e.times and e.times.noisy]:
+        apart = "their quartiles further apart than half of the median"
+        yield f"Times too noisy to compare, {apart}: {', '.join(noisy)}."
+
+
+def _conditions(profile: Record) -> str:
+    """What the times of a pass were measured under."""
+    number = profile.body["env"].get("threads")
+    threads = f"with {_count(number, 'thread')}" if number is not None else ""
+    others = times.others_cpu_share(profile)
+    if others is None:
+        return f"Times: {', '.join(t for t in ('no other run of this command beside them', threads) if t)}."
+    used = f"other programs used {others * 100:.0f} % of the machine meanwhile."
+    if others <= DISTURBED:
+        return f"Times: {'; '.join(t for t in (threads, used) if t)}"
+    said = "; ".join((", ".join(t for t in ("disturbed", threads) if t), used))
+    return f"Times: {said} The ratios suffer less, as they are taken within rounds."
 
 
 def _machine(r: Record) -> str:

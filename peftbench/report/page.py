@@ -22,8 +22,9 @@ How to read the tables. Scores are on the test split: mean ± standard deviation
 ↑ higher is better, ↓ lower is better. Trainable parameters do not count the task head, which every method trains alike.
 Size: *matched* to the budget within its tolerance, *nearest* where no setting is, *native* for a method without a size
 knob, *explicit* where the experiment sets the size; in brackets the distance from the budget. Stored: the adapter file.
-Times come from a profile pass that had the machine to itself: median ± half the distance between the quartiles; ratios
-are taken within the same round. A dash (—) means not measured, never zero.
+Times come from a separate pass in which the methods take turns: median ± half the distance between the quartiles;
+ratios are taken within the same round. What else used the machine stands under the table, where it is known. A dash (—)
+means not measured, never zero.
 """
 
 

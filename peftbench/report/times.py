@@ -1,7 +1,8 @@
 """Step time and latency of a configuration, from the profile pass that measured it.
 
-A run's own clock is not used: several workers may have shared the machine then. A profile pass ran alone, and its rows
-are joined to runs by task, label and hyperparameters, on the same backbone and batch shape.
+A run's own clock is not used: several workers may have shared the machine then. Beside a profile pass there was no
+other run, and it says what other programs used of the machine, where that could be had. Its rows are joined to runs by
+task, label and hyperparameters, on the same backbone and batch shape.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from ..record import Record
 
 BATCHES = ("1", "32")  # batch sizes of the latencies, as records key them
+NOISY = 0.5  # distance between the quartiles over the median, above which times are not to be compared
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class Spread:
     @classmethod
     def of(cls, value: Mapping[str, Any] | None) -> Spread | None:
         return cls(value["median"], value.get("iqr")) if value and value.get("median") is not None else None
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the quartiles lie further apart than half of the median."""
+        return self.iqr is not None and self.iqr > NOISY * self.median
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,19 @@ class Times:
     latency: Mapping[str, Latency]  # batch size -> Latency
     merge_max_change: float | None  # largest absolute change of a logit by merging
     profile: Record
+
+    @property
+    def noisy(self) -> list[str]:
+        """The times that spread too far to be compared, in words."""
+        named = {"step": self.step}
+        for batch, at in self.latency.items():
+            named |= {f"latency, batch {batch}": at.unmerged, f"latency, batch {batch}, merged": at.merged}
+        return [name for name, time in named.items() if time is not None and time.is_noisy]
+
+
+def others_cpu_share(profile: Record) -> float | None:
+    """What other programs used of the machine's cores during a pass, 0 to 1; None where it is not known."""
+    return (profile.body.get("time") or {}).get("others_cpu_share")
 
 
 def matching(profiles: Iterable[Record], run: Record) -> list[Record]:

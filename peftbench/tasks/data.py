@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from peftbench.errors import UserError, unknown
 
 SPLITS = ("train", "validation", "test")
 KINDS = ("classification", "regression", "generation")
-LIMITS = ("limit_train", "limit_validation", "limit_test")  # options that every task takes
 
 Options = Mapping[str, Any]
 
@@ -59,6 +58,23 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class TaskOption:
+    """A key of a task in an experiment file: what it means, what holds where it is left out, and whether it may be."""
+
+    name: str
+    what: str
+    default: str = ""  # in words; empty where the option is required or nothing takes its place
+    required: str = "no"  # "yes", "no", or for what: "for generation"
+
+
+ROW_LIMITS = tuple(
+    TaskOption(f"limit_{split}", f"rows of the {split} split that are used, chosen by hash", "all rows")
+    for split in SPLITS
+)
+LIMITS = tuple(o.name for o in ROW_LIMITS)  # options that every task takes
+
+
+@dataclass(frozen=True)
 class TaskCard:
     """What is known about a task before its data is opened."""
 
@@ -70,6 +86,8 @@ class TaskCard:
     what: str
     labels: tuple[str, ...] = ()
     version: int = 1  # raised when the preparation changes, so that old records are not taken for the new task's
+    options: tuple[TaskOption, ...] = ROW_LIMITS
+    metrics_by_kind: Mapping[str, Sequence[str]] = field(default_factory=dict)  # where the options choose the kind
 
     @property
     def metric(self) -> str:

@@ -16,9 +16,35 @@ from typing import Any
 
 from peftbench.errors import UserError, unknown
 from peftbench.tasks import metrics, splits, tables
-from peftbench.tasks.data import KINDS, SPLITS, Dataset, Example, Options, TaskCard, check_options, dataset, example
+from peftbench.tasks.data import (
+    KINDS,
+    ROW_LIMITS,
+    SPLITS,
+    Dataset,
+    Example,
+    Options,
+    TaskCard,
+    TaskOption,
+    check_options,
+    dataset,
+    example,
+)
 
-OPTIONS = ("name", "train", "validation", "test", "text", "pair", "label", "answer", "kind", "metric", "labels")
+CARVED = "carved from train by content, about a tenth"
+OWN = (
+    TaskOption("name", "what tables call the task: local/NAME", "the name of the train file"),
+    TaskOption("train", "CSV, TSV or JSONL file; paths are relative to the experiment's file", required="yes"),
+    TaskOption("validation", "such a file, to choose checkpoints and rates on", CARVED),
+    TaskOption("test", "such a file, read once at the end", CARVED),
+    TaskOption("text", "column with the text; for generation, the whole prompt", required="yes"),
+    TaskOption("pair", "column with a second text; not for generation", "none"),
+    TaskOption("label", "column with the class or the number", required="for classification and regression"),
+    TaskOption("answer", "column with the text to write", required="for generation"),
+    TaskOption("kind", ", ".join(KINDS), "classification, or generation where answer is given"),
+    TaskOption("metric", "the one that decides, of those of the kind", "the first of the kind"),
+    TaskOption("labels", "list of the classes' names; classification only", "those in train, numbers by size"),
+)
+OPTIONS = tuple(o.name for o in OWN)
 MOST_LABELS = 500  # more classes than this in a file without `labels` are taken for a mistake
 CARD = TaskCard(
     "local",
@@ -26,7 +52,9 @@ CARD = TaskCard(
     ("accuracy",),
     "the user's own",
     "local CSV, TSV or JSONL files",
-    "your own data: " + ", ".join(OPTIONS),
+    "your own data, e.g. {task: local, train: tickets.csv, text: body, label: queue}",
+    options=(*OWN, *ROW_LIMITS),
+    metrics_by_kind={kind: metrics.for_kind(kind) for kind in KINDS},
 )
 
 

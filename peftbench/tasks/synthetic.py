@@ -10,7 +10,17 @@ from pathlib import Path
 
 from peftbench.errors import UserError
 from peftbench.tasks import splits
-from peftbench.tasks.data import Dataset, Example, Options, TaskCard, check_options, dataset, example
+from peftbench.tasks.data import (
+    ROW_LIMITS,
+    Dataset,
+    Example,
+    Options,
+    TaskCard,
+    TaskOption,
+    check_options,
+    dataset,
+    example,
+)
 
 ROWS = {"train": 256, "validation": 48, "test": 64}
 FILLERS = [
@@ -42,7 +52,9 @@ _SOURCE = "made by peftbench"
 
 
 def _card(name: str, kind: str, metrics: tuple[str, ...], what: str, labels: tuple[str, ...] = ()) -> TaskCard:
-    return TaskCard(f"synthetic/{name}", kind, metrics, "Apache-2.0", _SOURCE, what, labels)
+    rows = TaskOption("rows", "training rows, at most 20,000", str(ROWS["train"]))
+    options = (rows, *ROW_LIMITS)
+    return TaskCard(f"synthetic/{name}", kind, metrics, "Apache-2.0", _SOURCE, what, labels, options=options)
 
 
 CARDS = [

@@ -16,6 +16,8 @@ from typing import Any
 from peftbench.errors import UserError, unknown
 
 FORMATS = (".csv", ".tsv", ".jsonl")
+_WANTED = 'each line must be one JSON object, e.g. {"text": "...", "label": "..."}'
+_KINDS = {"list": "a list", "str": "a text", "int": "a number", "float": "a number", "bool": "true or false"}
 Row = tuple[int, dict[str, Any]]  # line in the file (1-based), column -> value
 
 
@@ -96,9 +98,11 @@ def _jsonl(path: Path) -> Iterator[Row]:
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error.msg} at character {error.pos + 1})") from error
+            raise UserError(
+                f"{path}, line {number}: not JSON ({error.msg} at character {error.pos + 1}); {_WANTED}"
+            ) from error
         if not isinstance(value, dict):
-            raise UserError(f"{path}, line {number}: {type(value).__name__} where an object {{...}} is needed")
+            raise UserError(f"{path}, line {number}: {_KINDS.get(type(value).__name__, 'null')}; {_WANTED}")
         first = first if first is not None else value
         yield number, value
     if first is None:

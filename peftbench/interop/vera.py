@@ -124,9 +124,9 @@ def _same_pair(
 
 def _pair(edit: Edit, blocks: Sequence[str]) -> tuple[Tensor, Tensor]:
     """A' (r * blocks, in) and B' (out, r * blocks) of peft's layers, from the pair of the method in place."""
-    pair = edit.adapters()[0].projection
+    pair: Any = edit.adapters()[0].projection
     rank, outside = len(pair.A), len(pair.B)
-    parts = []
+    parts: list[Tensor] = []
     layer = next((m for m in edit.net.modules() if isinstance(m, FusedQKV)), None)
     for block in blocks:
         if layer is None or not block:

@@ -266,12 +266,13 @@ def import_(
     backbone: Annotated[str, typer.Option("--backbone", help="The base model: a name, a directory or a hub id.")],
     out: Annotated[Path | None, typer.Option("--out", help="The adapter file. Default: DIR.safetensors.")] = None,
     labels: Annotated[int | None, typer.Option("--labels", min=1, help="Outputs of the head; 1: regression.")] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="A hub model's commit, branch or tag.")] = None,
 ) -> None:
     """Read an adapter that Hugging Face peft saved into an adapter file of peftbench."""
     from peftbench.interop import from_peft
 
     path = out or folder.with_name(f"{folder.name}.safetensors")
-    print(f"wrote {path}: {from_peft.read(folder, backbone, path, labels)}")
+    print(f"wrote {path}: {from_peft.read(folder, backbone, path, labels, revision)}")
 
 
 @app.command("new-method")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from architectures import LABELS, Model, Zoo, auto, batch, logits
 from torch import nn
+from transformers import AutoConfig
 
 from peftbench import adapter_file
 from peftbench.backbones.load import Backbone
@@ -30,6 +31,9 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("lora", {"rank": 3, "alpha": 7.0, "roles": "q v o down"}),
     ("dora", {"rank": 2}),
     ("ia3", {}),
+    ("vera", {"rank": 5, "projection_seed": 7}),
+    ("vera", {"rank": 5, "d_initial": 0.5, "roles": "q v o up"}),
+    ("layernorm", {}),
 ]
 
 
@@ -63,7 +67,8 @@ def moved(model: Model, method: str, hyper: dict[str, Any], path: Path, seed: in
 
 
 def plain(model: Model) -> nn.Module:
-    net: nn.Module = auto(model.kind).from_pretrained(model.folder, num_labels=LABELS).eval()
+    config = AutoConfig.from_pretrained(model.folder, num_labels=LABELS)
+    net: nn.Module = auto(model.kind, config).from_pretrained(model.folder, config=config).eval()
     net.config.pad_token_id = 0
     return net
 

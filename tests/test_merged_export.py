@@ -35,6 +35,8 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("dora", {"rank": 2}),
     ("ia3", {}),
     ("qlora", {"roles": "q v"}),
+    ("vera", {"rank": 5}),
+    ("layernorm", {}),
     ("full", {}),
 ]
 

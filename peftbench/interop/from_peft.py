@@ -21,14 +21,12 @@ from peftbench.backbones.load import Backbone, load
 from peftbench.backbones.modules import FusedQKV
 from peftbench.edit import Edit
 from peftbench.errors import UserError, unknown
-from peftbench.interop import rotary
+from peftbench.interop import prompts, vera
 from peftbench.interop.lowrank import LowRank, roles_of, split
-from peftbench.interop.to_peft import IN
+from peftbench.interop.names import IN, Read, whole_roles
 from peftbench.method import discover, find, make
-from peftbench.sites import LINEAR, Site
 
-Read = tuple[str, dict[str, Any], dict[str, Tensor]]  # method, hyperparameters, state
-KINDS = {"CAUSAL_LM": "generation", "SEQ_CLS": "classification"}
+KINDS = {"CAUSAL_LM": "generation", "SEQ_2_SEQ_LM": "generation", "SEQ_CLS": "classification"}
 # settings of LoraConfig that change what is computed, and that no method here has
 REFUSED = (
     "layer_replication",
@@ -46,9 +44,10 @@ REFUSED = (
 )
 
 
-def read(folder: Path, model: str, out: Path, labels: int | None = None) -> str:
+def read(folder: Path, model: str, out: Path, labels: int | None = None, revision: str | None = None) -> str:
     """Write the adapter in `folder`, made for the base `model`, to `out`; returns a line that says what it is.
 
+    `labels` is how many outputs a head has that was not saved, `revision` a hub model's commit, branch or tag.
     Raises `UserError` naming what cannot be represented exactly.
     """
     config, tensors = _files(folder)
@@ -61,7 +60,7 @@ def read(folder: Path, model: str, out: Path, labels: int | None = None) -> str:
     if kind == "classification":
         labels = labels or _labels(tensors)
         kind = "regression" if labels == 1 else kind
-    backbone = load(model, kind, labels or 1)
+    backbone = load(model, kind, labels or 1, revision=revision)
     heads = _take_head(tensors, config, backbone)
     method, hyper, state = method_of(config, tensors, backbone)
     edit = Edit(backbone)
@@ -69,7 +68,7 @@ def read(folder: Path, model: str, out: Path, labels: int | None = None) -> str:
     made.attach(edit)
     made.finish(edit)
     edit.load(state)  # what does not fit is refused here, by name
-    base = {"model": model, "revision": None, "roles": None, "dtype": "float32", "kind": kind}
+    base = {"model": model, "revision": revision, "roles": None, "dtype": "float32", "kind": kind}
     names = [str(i) for i in range(labels or 0)] if kind == "classification" else []
     header = {"method": method, "hyper": hyper, "backbone": backbone.fingerprint, "base": {**base, "labels": names}}
     adapter_file.save(out, edit.state(), header)
@@ -121,7 +120,7 @@ def _lora(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Ba
     _refuse_settings(config)
     layers = _layers(config, tensors)
     parts = _by_site(layers, backbone)
-    roles = _roles(parts, backbone)
+    roles = whole_roles(parts, backbone)
     first = next(iter(parts.values()))
     for path, u in parts.items():
         if len(u.A) != len(first.A) or not math.isclose(u.scale, first.scale, rel_tol=1e-12):
@@ -201,22 +200,6 @@ def _by_site(layers: Mapping[str, LowRank], backbone: Backbone) -> dict[str, Low
     return parts
 
 
-def _roles(paths: Mapping[str, Any], backbone: Backbone) -> str:
-    """The roles that these paths make up, whole. Raises `UserError` for part of one, or a layer that has none."""
-    sites: dict[str, Site] = {site.path: site for site in backbone.sites if site.role in LINEAR}
-    for path in paths:
-        if path not in sites:
-            raise UserError(f"the adapter is for {path}, which has no role here ({', '.join(backbone.sites.roles)})")
-    roles = [role for role in LINEAR if any(sites[path].role == role for path in paths)]
-    missing = [site.path for site in sites.values() if site.role in roles and site.path not in paths]
-    if missing:
-        raise UserError(
-            f"the adapter leaves out {len(missing)} layers, e.g. {missing[0]} (layers_to_transform or target_modules); "
-            "a method here adapts a role in every layer"
-        )
-    return " ".join(roles)
-
-
 def _ia3(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> Read:
     net = backbone.net
     state: dict[str, Tensor] = {}
@@ -238,29 +221,25 @@ def _ia3(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Bac
     return "ia3", {}, state
 
 
-def _prefix(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> Read:
-    rotary.check(backbone.net.config, "importing")
-    if set(tensors) != {"prompt_embeddings"}:
-        raise UserError(f"a prefix is one tensor, prompt_embeddings; this adapter has {', '.join(sorted(tensors))}")
-    prompt = tensors["prompt_embeddings"].float()  # (length, layers * 2 * width)
-    slots = backbone.sites.of("prefix")
-    heads, width = slots[0].size
-    if prompt.ndim != 2 or prompt.shape[1] != 2 * len(slots) * heads * width:
-        raise UserError(
-            f"prompt_embeddings has the shape {tuple(prompt.shape)}; a prefix for this backbone has "
-            f"{2 * len(slots) * heads * width} columns"
-        )
-    parts = prompt.unflatten(1, (2 * len(slots), heads, width)).permute(
-        1, 2, 0, 3
-    )  # (layers * 2, heads, length, width)
-    state: dict[str, Tensor] = {}
-    for site, K, V in zip(slots, parts[::2], parts[1::2], strict=True):
-        state |= {f"{site.path}.K": rotary.turned(backbone.net, K, -len(prompt)), f"{site.path}.V": V}
-    return "prefix", {"length": len(prompt)}, state
+def _norms(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> Read:
+    """Norms that peft did not tune are the base's own."""
+    inside = tuple(f"{site.path}." for site in backbone.sites.of("norm"))
+    state = {n: p.detach().float().clone() for n, p in backbone.parameters.items() if n.startswith(inside)}
+    for name, t in tensors.items():
+        path, _, end = name.removeprefix(IN).partition(".ln_tuning_layers.")
+        if not name.startswith(IN) or f"{path}.{end}" not in state:
+            raise UserError(
+                f"the adapter has a tensor {name} that is no norm of this backbone or part of the task head"
+            )
+        state[f"{path}.{end}"] = t.float()
+    return "layernorm", {}, state
 
 
 METHODS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], Backbone], Read]] = {
     "LORA": _lora,
     "IA3": _ia3,
-    "PREFIX_TUNING": _prefix,
+    "VERA": vera.read,
+    "LN_TUNING": _norms,
+    "PREFIX_TUNING": prompts.read_prefix,
+    "PROMPT_TUNING": prompts.read_prompt,
 }

@@ -14,34 +14,38 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
-from peftbench.backbones.denormalise import skeleton
 from peftbench.backbones.modules import FusedQKV
 from peftbench.errors import UserError
-from peftbench.interop import rotary
+from peftbench.interop import prompts, vera
 from peftbench.interop.lowrank import LowRank, updates
+from peftbench.interop.names import IN, Exported, layout
 from peftbench.interop.trained import Trained
 from peftbench.method import find, make
 
-Exported = tuple[dict[str, Any], dict[str, Tensor]]  # configuration, tensors by peft's names
-IN = "base_model.model."
-TASKS = {"generation": "CAUSAL_LM", "classification": "SEQ_CLS", "regression": "SEQ_CLS"}
+MERGED = "write a plain model: --to merged"
+REASONS = {  # why a method of this project does not travel to peft, and what does
+    "bitfit": f"peft has no adapter that trains biases alone; {MERGED}",
+    "full": f"it trains all weights of the base; {MERGED}",
+    "galore": f"it trains weights of the base; {MERGED}",
+    "linear_probe": f"it trains the task head only; {MERGED}",
+    "adapter": "peft has no bottleneck adapters, and what is no linear map cannot be merged; keep the adapter file",
+}
 
 
 def write(trained: Trained, folder: Path) -> list[str]:
     """Write the adapter into `folder`; returns remarks for the user. Raises `UserError` where it cannot be exact."""
     if trained.method not in METHODS:
+        why = REASONS.get(trained.method, f"none is known here; {MERGED}, if it merges")
         raise UserError(
-            f"{trained.method!r} has no counterpart in peft that is known here; these have: "
-            f"{', '.join(sorted(METHODS))}. Or write a plain model: --to merged"
+            f"{trained.method!r} has no counterpart in peft: {why} (these have: {', '.join(sorted(METHODS))})"
         )
     config, tensors = METHODS[trained.method](trained)
     backbone = trained.backbone
     if backbone.head:
         tensors |= _head(trained, config)
     config |= {
-        "task_type": TASKS[backbone.kind],
+        "task_type": _task(trained),
         "base_model_name_or_path": trained.model,
         "revision": trained.revision,
         "inference_mode": True,
@@ -51,6 +55,12 @@ def write(trained: Trained, folder: Path) -> list[str]:
     kept = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
     save_file(kept, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     return _remarks(trained)
+
+
+def _task(trained: Trained) -> str:
+    if trained.backbone.kind != "generation":
+        return "SEQ_CLS"
+    return "SEQ_2_SEQ_LM" if trained.backbone.net.config.is_encoder_decoder else "CAUSAL_LM"
 
 
 def _head(trained: Trained, config: dict[str, Any]) -> dict[str, Tensor]:
@@ -82,7 +92,11 @@ def _low_rank(taken: Callable[[Any], LowRank], **more: Any) -> Callable[[Trained
             tensors |= {f"{IN}{path}.lora_A.weight": u.A, f"{IN}{path}.lora_B.weight": u.B}
             if u.m is not None:
                 tensors[f"{IN}{path}.lora_magnitude_vector"] = u.m
-        return {**_config(layers, bool(more.get("use_rslora"))), **more, **_layout(trained, layers)}, tensors
+        return {
+            **_config(layers, bool(more.get("use_rslora"))),
+            **more,
+            **layout(trained.backbone.net, layers),
+        }, tensors
 
     return export
 
@@ -110,11 +124,6 @@ def _alpha(u: LowRank, rslora: bool) -> float:
     alpha = u.scale * (math.sqrt(rank) if rslora else rank)
     near = round(alpha, 9)
     return near if near / (math.sqrt(rank) if rslora else rank) == u.scale else alpha
-
-
-def _layout(trained: Trained, paths: Any) -> dict[str, Any]:
-    plain = skeleton(trained.backbone.net)
-    return {"fan_in_fan_out": any(isinstance(plain.get_submodule(path), Conv1D) for path in paths)}
 
 
 def _lora(module: Any) -> LowRank:
@@ -163,28 +172,19 @@ def _ia3(trained: Trained) -> Exported:
         one = torch.ones_like(next(iter(parts.values())))
         vectors[path] = net.get_submodule(path).join([parts.get(r, one) for r in "qkv"]).unsqueeze(1)
     config = {"peft_type": "IA3", "target_modules": sorted(vectors), "feedforward_modules": sorted(inner)}
-    return {**config, **_layout(trained, vectors)}, {f"{IN}{path}.ia3_l": vector for path, vector in vectors.items()}
-
-
-def _prefix(trained: Trained) -> Exported:
-    net = trained.backbone.net
-    rotary.check(net.config, "exporting")
-    parts = [t for _, m in trained.edit.placed() for t in (rotary.turned(net, m.K, m.K.shape[1]), m.V)]
-    rows = [t.transpose(0, 1).flatten(1) for t in parts]  # (length, key-value heads * head width)
-    prompt = torch.cat(rows, dim=1)  # (length, layers * 2 * key-value heads * head width)
-    _, module = trained.edit.placed()[0]
-    heads, length, width = module.K.shape
-    config = {
-        "peft_type": "PREFIX_TUNING",
-        "num_virtual_tokens": length,
-        "token_dim": heads * width,
-        "num_attention_heads": heads,
-        "num_layers": len(rows) // 2,
-        "encoder_hidden_size": heads * width,
-        "num_transformer_submodules": 1,
-        "prefix_projection": False,
+    return {**config, **layout(trained.backbone.net, vectors)}, {
+        f"{IN}{path}.ia3_l": vector for path, vector in vectors.items()
     }
-    return config, {"prompt_embeddings": prompt}
+
+
+def _norms(trained: Trained) -> Exported:
+    """peft keeps a copy of each norm, gain and bias."""
+    state = trained.edit.state()
+    paths = sorted({name.rpartition(".")[0] for name in state})
+    tensors = {
+        f"{IN}{path}.ln_tuning_layers.{end}": t for name, t in state.items() for path, _, end in [name.rpartition(".")]
+    }
+    return {"peft_type": "LN_TUNING", "target_modules": paths}, tensors
 
 
 METHODS: dict[str, Callable[[Trained], Exported]] = {
@@ -197,5 +197,8 @@ METHODS: dict[str, Callable[[Trained], Exported]] = {
     "pissa": _pissa,
     "adalora": _low_rank(_adalora),
     "ia3": _ia3,
-    "prefix": _prefix,
+    "vera": vera.write,
+    "layernorm": _norms,
+    "prefix": prompts.write_prefix,
+    "prompt": prompts.write_prompt,
 }

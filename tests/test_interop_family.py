@@ -199,9 +199,9 @@ def test_what_peft_has_not_is_refused_with_the_reason(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt2", "opt"])
-def test_trained_biases_merge_exactly(zoo: Zoo, tmp_path: Path, name: str) -> None:
-    backbone, _ = moved(zoo[name], "bitfit", {}, tmp_path / "a.safetensors")
+@pytest.mark.parametrize(("name", "method"), [("bert", "bitfit"), ("gpt2", "bitfit"), ("bert", "linear_probe")])
+def test_trained_biases_and_heads_merge_exactly(zoo: Zoo, tmp_path: Path, name: str, method: str) -> None:
+    backbone, _ = moved(zoo[name], method, {}, tmp_path / "a.safetensors")
     merged.write(open_trained(tmp_path / "a.safetensors"), tmp_path / "out")
     net = type(plain(zoo[name])).from_pretrained(tmp_path / "out").eval()
     assert not torch.allclose(logits(net, batch()), logits(zoo[name].untouched, batch()), rtol=1e-3)

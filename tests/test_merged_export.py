@@ -38,6 +38,7 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("vera", {"rank": 5}),
     ("layernorm", {}),
     ("full", {}),
+    ("galore", {}),
 ]
 
 

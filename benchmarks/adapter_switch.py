@@ -50,7 +50,7 @@ def main() -> None:
     switches = [adapters.switch(names[i % len(names)]) for i in range(args.repeats + 2)][2:]  # the first two warm up
     told = {
         "backbone": args.backbone,
-        "adapters": names,
+        "adapters": [Path(name).name for name in names],
         "shape": list(tokens.shape),
         "repeats": args.repeats,
         "seconds": {

@@ -4,9 +4,9 @@
 is committed as `tests/golden/adapters.safetensors`: weights, adapters, inputs, logits and gradients, all in float64.
 `tests/test_golden_adapters.py` gives the same weights to our methods. To make the file again:
 
-    python -m venv /tmp/golden
-    /tmp/golden/bin/pip install adapters==1.3.0 torch==2.13.0 numpy safetensors
-    /tmp/golden/bin/python scripts/golden_adapters.py tests/golden/adapters.safetensors
+    python -m venv golden-env
+    golden-env/bin/pip install adapters==1.3.0 torch==2.13.0 numpy safetensors
+    golden-env/bin/python scripts/golden_adapters.py tests/golden/adapters.safetensors
 
 The settings are the library's own presets for each paper, but for Houlsby's nonlinearity, which is swish there and GELU
 in the authors' code.

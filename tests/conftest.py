@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from architectures import Zoo
 
 from peftbench import method
+from peftbench.backbones.load import Backbone
+from peftbench.edit import Edit
+from peftbench.method import Method
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,3 +36,21 @@ def _plugins_of_one_test_are_not_the_next_ones() -> Iterator[None]:
     for table, kept in zip(tables, before, strict=True):
         table.clear()
         table.update(kept)
+
+
+@pytest.fixture
+def attached(zoo: Zoo) -> Iterator[Callable[[str, Method], Backbone]]:
+    """A function that attaches a method to a tiny model, from a fixed seed, and undoes it after the test."""
+    edits: list[Edit] = []
+
+    def attach(name: str, made: Method) -> Backbone:
+        backbone = zoo[name].backbone
+        backbone.net.eval()
+        edits.append(Edit(backbone))
+        torch.manual_seed(3)
+        made.attach(edits[-1])
+        return backbone
+
+    yield attach
+    for edit in edits:
+        edit.undo()

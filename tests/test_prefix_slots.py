@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,28 +10,15 @@ import torch
 from architectures import DECODERS, WITH_PREFIX, Zoo, batch, complete, logits
 from torch import Tensor, nn
 
-from peftbench.backbones.load import Backbone
 from peftbench.edit import Edit
 from peftbench.errors import UserError
 from peftbench.methods.prefix import PrefixTuning
 
 
 @pytest.fixture
-def prefixed(zoo: Zoo) -> Iterator[Any]:
+def prefixed(attached: Any) -> Any:
     """A function that attaches a prefix far from zero, and undoes it after the test."""
-    edits: list[Edit] = []
-
-    def attach(name: str) -> Backbone:
-        backbone = zoo[name].backbone
-        backbone.net.eval()
-        edits.append(Edit(backbone))
-        torch.manual_seed(3)
-        PrefixTuning(length=4, std=1.0).attach(edits[-1])
-        return backbone
-
-    yield attach
-    for edit in edits:
-        edit.undo()
+    return lambda name: attached(name, PrefixTuning(length=4, std=1.0))
 
 
 @pytest.mark.parametrize("name", WITH_PREFIX)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +25,9 @@ LENGTH = 4
 
 
 @pytest.fixture
-def prompted(zoo: Zoo) -> Iterator[Any]:
+def prompted(attached: Any) -> Any:
     """A function that attaches a prompt far from zero, and undoes it after the test."""
-    edits: list[Edit] = []
-
-    def attach(name: str) -> Backbone:
-        backbone = zoo[name].backbone
-        backbone.net.eval()
-        edits.append(Edit(backbone))
-        torch.manual_seed(3)
-        PromptTuning(length=LENGTH, init="random").attach(edits[-1])
-        return backbone
-
-    yield attach
-    for edit in edits:
-        edit.undo()
+    return lambda name: attached(name, PromptTuning(length=LENGTH, init="random"))
 
 
 def run(backbone: Backbone, inputs: dict[str, Tensor]) -> Tensor:

@@ -138,10 +138,10 @@ def test_what_peft_loaded_and_saved_again_comes_back_to_the_bit(
     same_to_the_bit(tmp_path / "a.safetensors", tmp_path / "back.safetensors")
 
 
-def theirs(zoo: Zoo, name: str, folder: Path, **settings: Any) -> nn.Module:
+def theirs(zoo: Zoo, name: str, folder: Path, config: Any) -> nn.Module:
     """An adapter that peft made, moved off its start and saved."""
-    kind = "CAUSAL_LM" if zoo[name].kind == "generation" else "SEQ_CLS"
-    twin = peft.get_peft_model(plain(zoo[name]), peft.LoraConfig(task_type=kind, r=4, lora_alpha=6, **settings)).eval()
+    config.task_type = "CAUSAL_LM" if zoo[name].kind == "generation" else "SEQ_CLS"
+    twin: nn.Module = peft.get_peft_model(plain(zoo[name]), config).eval()
     with torch.no_grad():
         for p in twin.parameters():
             if p.requires_grad:
@@ -155,7 +155,7 @@ def theirs(zoo: Zoo, name: str, folder: Path, **settings: Any) -> nn.Module:
 def test_an_adapter_that_peft_made_computes_the_same_here(
     zoo: Zoo, tmp_path: Path, name: str, targets: Any, more: dict[str, Any]
 ) -> None:
-    twin = theirs(zoo, name, tmp_path / "theirs", target_modules=targets, **more)
+    twin = theirs(zoo, name, tmp_path / "theirs", peft.LoraConfig(r=4, lora_alpha=6, target_modules=targets, **more))
     from_peft.read(tmp_path / "theirs", str(zoo[name].folder), tmp_path / "a.safetensors")
     agree(twin, open_trained(tmp_path / "a.safetensors").backbone.net)
 
@@ -175,7 +175,7 @@ def test_an_adapter_that_peft_made_computes_the_same_here(
 def test_what_cannot_be_represented_exactly_is_refused_by_name(
     zoo: Zoo, tmp_path: Path, name: str, settings: dict[str, Any], reason: str
 ) -> None:
-    theirs(zoo, name, tmp_path / "theirs", **settings)
+    theirs(zoo, name, tmp_path / "theirs", peft.LoraConfig(**{"r": 4, "lora_alpha": 6, **settings}))
     with pytest.raises(UserError, match=reason):
         from_peft.read(tmp_path / "theirs", str(zoo[name].folder), tmp_path / "a.safetensors")
     assert not (tmp_path / "a.safetensors").exists()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from architectures import LABELS, Model, Zoo, batch, complete, logits
 from safetensors.torch import load_file, save_file
-from test_interop import _own_cache, agree, command, moved, plain, same_to_the_bit
+from test_interop import _own_cache, agree, command, moved, plain, same_to_the_bit, theirs
 from torch import Tensor, nn
 
 from peftbench import adapter_file
@@ -84,18 +84,6 @@ def test_a_random_pair_is_loaded_and_not_drawn_again(zoo: Zoo, tmp_path: Path) -
     assert config["projection_prng_key"] == 3
     file.write_text(json.dumps({**config, "projection_prng_key": 8}))
     agree(backbone.net, peft.PeftModel.from_pretrained(plain(zoo["gpt2"]), tmp_path / "out").eval())
-
-
-def theirs(zoo: Zoo, name: str, folder: Path, config: Any) -> nn.Module:
-    """An adapter that peft made, moved off its start and saved."""
-    config.task_type = "CAUSAL_LM" if zoo[name].kind == "generation" else "SEQ_CLS"
-    twin: nn.Module = peft.get_peft_model(plain(zoo[name]), config).eval()
-    with torch.no_grad():
-        for p in twin.parameters():
-            if p.requires_grad:
-                p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(5)))
-    twin.save_pretrained(folder)
-    return twin
 
 
 @pytest.mark.parametrize(

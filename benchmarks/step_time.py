@@ -36,7 +36,7 @@ CASES: dict[str, tuple[str, dict[str, Any], Any]] = {
         {},
         IA3Config(
             target_modules=["key", "value", "layer.*.output.dense"],
-            feedforward_modules=["output.dense"],
+            feedforward_modules=["layer.*.output.dense"],
         ),
     ),
     "prefix, 10": ("prefix", {}, PrefixTuningConfig(task_type=TaskType.SEQ_CLS, num_virtual_tokens=10)),

@@ -7,12 +7,13 @@ the gradient. The paper writes the norm per column of W (in, out); here W is (ou
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from peftbench import lowrank
 from peftbench.backbones.modules import SiteLinear
 from peftbench.edit import Edit
 from peftbench.method import Method, register
@@ -25,20 +26,30 @@ class DoRALinear(LoRALinear):
 
     def __init__(self, base: SiteLinear, rank: int, alpha: float, dropout: float = 0.0) -> None:
         super().__init__(base, rank, alpha, dropout)
-        with torch.no_grad():
-            self.m = nn.Parameter(self.norm())  # (out,): B = 0, so this is ||W||
+        self.m = nn.Parameter(lowrank.norms(base, self.A.dtype))  # (out,): B = 0, so this is ||W + s B A||
+        self.squares: Tensor
+        self.register_buffer("squares", self.m.detach().square(), persistent=False)  # ||W||^2, whatever m becomes
 
     def norm(self) -> Tensor:  # (out,), without gradient
         with torch.no_grad():
             W = self.base.dense_weight().to(self.A.dtype)
-            return torch.linalg.vector_norm(torch.addmm(W, self.B, self.A, alpha=self.scale), dim=1)
+            norm = torch.linalg.vector_norm(torch.addmm(W, self.B, self.A, alpha=self.scale), dim=1)
+            return norm.clamp_(min=torch.finfo(norm.dtype).tiny)  # a row of zeros stays one, and no 0 / 0
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
+        if self.in_one():  # the same, without W + s B A
+            return lowrank.linear(x, self.base, self.A, self.B, self.scale, self.m, self.squares)
         g = self.m / self.norm()  # exactly 1 at the start
         Wx, bias = self.base(x), self.base.bias
         # g (W x + s B A x) + b, written as a change of the base's output, so that the start is the identity to the bit
         out = Wx + (g - 1) * (Wx if bias is None else Wx - bias) + g * self.scale * self.update(x)
         return out.to(Wx.dtype)  # under autocast the base answers in bfloat16, and what follows expects that
+
+    def _apply(self, fn: Any, recurse: bool = True) -> DoRALinear:
+        """Cast to more digits, ||W||^2 is to have them too."""
+        super()._apply(fn, recurse)
+        self.squares = lowrank.norms(self.base, self.A.dtype).square()
+        return self
 
     def folded(self) -> SiteLinear:
         W = self.base.dense_weight()
@@ -56,6 +67,7 @@ class DoRA(Method):
 
     name = "dora"
     paper = "arXiv:2402.09353"
+    version = 2  # base and update in one product: other last digits
     formula = "h = m (W + (alpha/r) B A) x / ||W + (alpha/r) B A||, rowwise, norm detached"
     lr = 2e-4
     lr_source = "table 8: LLaMA-7B, commonsense reasoning"

@@ -31,6 +31,7 @@ class LoRAPlus(LoRA):
 
     name = "lora_plus"
     paper = "arXiv:2402.12354"
+    version = 2  # base and update in one product: other last digits
     formula = "h = W x + (alpha/r) B A x,  eta_B = lambda eta_A"
     lr = 1e-4
     lr_source = "the authors' script for RoBERTa base on MNLI, there with a ratio of 20"

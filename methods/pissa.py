@@ -39,8 +39,10 @@ class ResidualLinear(nn.Module):
         self.register_buffer("weight", weight)
         self.register_parameter("bias", bias)
 
-    def dense_weight(self) -> Tensor:  # (out, in)
-        return self.weight
+    is_dense = True
+
+    def dense_weight(self, dtype: torch.dtype | None = None) -> Tensor:  # (out, in)
+        return self.weight if dtype is None else self.weight.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
         return F.linear(x, self.weight, self.bias)
@@ -73,6 +75,7 @@ class PiSSA(Method):
 
     name = "pissa"
     paper = "arXiv:2404.02948"
+    version = 2  # base and update in one product: other last digits
     formula = "h = (W - s B0 A0) x + s B A x, B0 A0 from the r largest singular triplets, s = alpha/r"
     size_formula = "r (in + out) at each site"
     lr = 2e-5

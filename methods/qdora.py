@@ -25,6 +25,7 @@ class QDoRA(QLoRA):
 
     name = "qdora"
     paper = "arXiv:2402.09353"
+    version = 2  # base and update in one product: other last digits
     formula = "h = m (V + (alpha/r) B A) x / ||V + (alpha/r) B A||,  V = dequant(W_NF4)"
     lr = 2e-4
     lr_source = "what QLoRA (table 9 of its paper) and DoRA (table 8) have in common"

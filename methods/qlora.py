@@ -29,6 +29,7 @@ class QLoRA(Method):
 
     name = "qlora"
     paper = "arXiv:2305.14314"
+    version = 2  # base and update in one product: other last digits
     formula = "h = dequant(W_NF4) x + (alpha/r) B A x"
     lr = 2e-4
     lr_source = "table 9: 7B and 13B models"

@@ -27,6 +27,7 @@ class RSLoRA(LoRA):
 
     name = "rslora"
     paper = "arXiv:2312.03732"
+    version = 2  # base and update in one product: other last digits
     formula = "h = W x + (alpha/sqrt(r)) B A x"
     lr = 2e-4
     lr_source = (

@@ -171,6 +171,11 @@ class NF4Linear(nn.Module):
         """Bytes of the saved state: codes, statistics, bias."""
         return self.quantized.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether the product is that of `dense_weight` in the input's dtype, and no other kernel's."""
+        return self.backend == "torch" and self.compute_dtype is None
+
     @torch.no_grad()
     def dense_weight(self, dtype: torch.dtype | None = None) -> Tensor:  # (out, in)
         """The dequantised weight, in the layer's dtype unless told."""

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 class SiteLinear(nn.Linear):
     """A dense layer y = W x + b at a linear site. W: (out, in)."""
 
-    def dense_weight(self) -> Tensor:  # (out, in)
-        return self.weight
+    is_dense = True  # the layer's product is that of `dense_weight` and `bias`: whoever has them need not call it
+
+    def dense_weight(self, dtype: torch.dtype | None = None) -> Tensor:  # (out, in), itself unless cast
+        return self.weight if dtype is None else self.weight.to(dtype)
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None) -> SiteLinear:

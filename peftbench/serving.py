@@ -150,6 +150,8 @@ def _row_by_row(module: nn.Module, stacked: Mapping[str, Tensor]) -> Callable[..
 class _Whole(nn.Module):
     """A base layer that leaves the vectorised rows and sees the whole batch; its own kernels need not be vmap's."""
 
+    is_dense = False  # it is to be called, even where its product is its weight's
+
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.__dict__["_base"] = base

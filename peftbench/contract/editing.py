@@ -5,7 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from peftbench.contract.case import ROUNDING, Bench, Case, difference, distance, network, portrait, same, tensors
+from peftbench.contract.case import (
+    FOLDING,
+    ROUNDING,
+    Bench,
+    Case,
+    difference,
+    distance,
+    network,
+    portrait,
+    same,
+    tensors,
+)
 from peftbench.edit import Adapter, Edit, NotMergeable
 
 
@@ -46,7 +57,7 @@ def merging_computes_the_same(case: Case) -> None:
         _restored(bench, before, kept, "a refused merge")
         return
     off = distance(merged, before)
-    assert off <= ROUNDING, f"merging changes the logits by {off:.1e} of their size (allowed: {ROUNDING:.0e})"
+    assert off <= FOLDING, f"merging changes the logits by {off:.1e} of their size (allowed: {FOLDING:.0e})"
     _restored(bench, before, kept, "merging and unmerging")
     with bench.edit.merged():
         assert same(bench.logits(), merged), "merging a second time gives other logits than the first time"

@@ -50,7 +50,7 @@ def test_each_row_of_a_batch_is_what_its_adapter_computes_alone(
     for i, label in enumerate(ROWS):
         kept = real[i] if together.ndim == 3 else ...
         expected = alone[label][i][kept]
-        torch.testing.assert_close(together[i][kept], expected, rtol=1e-6, atol=3e-6 * float(expected.abs().max()))
+        torch.testing.assert_close(together[i][kept], expected, rtol=1e-6, atol=1e-5 * float(expected.abs().max()))
     assert not torch.allclose(alone["a"], alone["b"], rtol=1e-3)
 
 

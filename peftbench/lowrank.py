@@ -9,8 +9,8 @@ frozen, so that of a 4-bit layer no dense copy lives from one pass to the other.
 
     dx = h W + s h B A    dA = s (h B)^T x    dB = h^T (s A x)    dm = sum over the rows of dy (y - b), over m
 
-The norm needs no W + s B A either: its square is ||W||^2 + 2 s <B, W A^T> + s^2 <B, B A A^T>, row by row, and the
-first term never changes.
+g scales what is smaller, weight or output. The norm needs no W + s B A: row by row its square is ||W||^2, which never
+changes, + 2 s <B, W A^T> + s^2 <B, B A A^T>.
 """
 
 from __future__ import annotations
@@ -52,14 +52,17 @@ class _LowRank(torch.autograd.Function):
         rows = x.to(dtype).reshape(-1, x.shape[-1])  # (n, in)
         W, b = _dense(base, dtype)
         down = F.linear(rows, A.to(dtype)).mul_(scale)  # (n, r)
-        y = F.linear(rows, W, b if m is None else None)
-        y.addmm_(down, B.to(dtype).t())
-        kept = [rows, down, A, B]
-        if m is not None and squares is not None:
+        if m is None or squares is None:
+            y = F.linear(rows, W, b).addmm_(down, B.to(dtype).t())
+            ctx.save_for_backward(rows, down, A, B)
+        else:
             g = (m / _norm(W, A, B, scale, squares)).to(dtype)
-            y = y.mul_(g) if b is None else torch.addcmul(b, y, g, out=y)
-            kept += [m, g, y]
-        ctx.save_for_backward(*kept)
+            if _weight_is_smaller(W, rows):
+                y = F.linear(rows, g[:, None] * W, b).addmm_(down, (g[:, None] * B).to(dtype).t())
+            else:
+                y = F.linear(rows, W).addmm_(down, B.to(dtype).t())
+                y = y.mul_(g) if b is None else torch.addcmul(b, y, g, out=y)
+            ctx.save_for_backward(rows, down, A, B, m, g, y)
         ctx.scale, ctx.base, ctx.shape, ctx.dtype = scale, base, x.shape, x.dtype
         return y.view(*x.shape[:-1], y.shape[-1])
 
@@ -70,11 +73,15 @@ class _LowRank(torch.autograd.Function):
         needs_x, needs_A, needs_B, needs_m, *_ = ctx.needs_input_grad
         dy = dy.reshape(-1, dy.shape[-1])  # (n, out)
         W, b = _dense(ctx.base, dy.dtype)
-        dx = dA = dB = dm = None
+        dx = dA = dB = dm = after = None
         if more:
             m, g, y = more
             dm = _magnitude_gradient(dy, y, b, m) if needs_m else None
-            dy = dy * g
+            if _weight_is_smaller(W, rows):
+                after = g[:, None].to(B.dtype)
+                W, B = g[:, None] * W, after * B
+            else:
+                dy = dy * g
         up = F.linear(dy, B.to(dy.dtype).t().contiguous()).mul_(ctx.scale)  # s h B, (n, r)
         if needs_x:
             dx = (dy @ W).addmm_(up, A.to(dy.dtype)).view(ctx.shape).to(ctx.dtype)
@@ -82,6 +89,7 @@ class _LowRank(torch.autograd.Function):
             dA = (up.t() @ rows).to(A.dtype)
         if needs_B:  # (r, n) (n, out): several times as fast on the CPU as its transpose, for the same numbers
             dB = (down.t() @ dy).t().to(B.dtype)
+            dB = dB if after is None else dB.mul_(after)
         return dx, dA, dB, dm, None, None, None
 
 
@@ -99,6 +107,11 @@ def _norm(W: Tensor, A: Tensor, B: Tensor, scale: float, squares: Tensor) -> Ten
     crossed = torch.addmm(crossed, B, A @ A.t(), beta=2, alpha=scale)
     squared = torch.add(squares, torch.linalg.vecdot(B, crossed), alpha=scale)
     return squared.clamp_(min=torch.finfo(A.dtype).tiny).sqrt_()  # a row of zeros has none, and rounding may lose it
+
+
+def _weight_is_smaller(W: Tensor, rows: Tensor) -> bool:
+    """Than its output: out * in numbers against n * out."""
+    return W.shape[1] < len(rows)
 
 
 def _step(W: Tensor, dtype: torch.dtype) -> int:

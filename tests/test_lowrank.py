@@ -50,9 +50,12 @@ def _both(layer: Any, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
 
 @pytest.mark.parametrize("quantised", [False, True], ids=["dense", "nf4"])
 @pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
+@pytest.mark.parametrize("rows", [5, IN], ids=["few rows", "many rows"])  # fewer, or more, than the weight has columns
 @pytest.mark.parametrize("kind", LAYERS)
-def test_output_and_gradients_are_the_formulas_in_float64(kind: type[LoRALinear], bias: bool, quantised: bool) -> None:
-    x = torch.randn(3, 5, IN, dtype=torch.float64, requires_grad=True)
+def test_output_and_gradients_are_the_formulas_in_float64(
+    kind: type[LoRALinear], rows: int, bias: bool, quantised: bool
+) -> None:
+    x = torch.randn(3, rows, IN, dtype=torch.float64, requires_grad=True)
     fused, plain = _both(_layer(kind, bias=bias, quantised=quantised), x)
     for a, b in zip(fused, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
@@ -66,14 +69,15 @@ def test_an_input_that_needs_no_gradient_and_one_that_is_a_view_are_served(kind:
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("rows", [5, 2 * IN], ids=["few rows", "many rows"])
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_under_autocast_types_are_the_formulas_and_numbers_as_near_as_bfloat16_allows(
-    kind: type[LoRALinear], weights: torch.dtype
+    kind: type[LoRALinear], weights: torch.dtype, rows: int
 ) -> None:
     layer = _layer(kind, dtype=torch.float32)
     layer.base.to(weights)
-    x = torch.randn(7, IN, requires_grad=True)
+    x = torch.randn(rows, IN, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         fused, plain = _both(layer, x)
     assert fused[0].dtype == torch.bfloat16

@@ -55,7 +55,7 @@ class Bottleneck(Adapter):
         if seen is None:  # pfeiffer
             seen = self.base.norm(f + r)
         change = self.U(NONLINEARITY[self.placement](self.D(seen)))
-        return f + self.scale * change
+        return torch.add(f, change, alpha=self.scale)
 
 
 @register

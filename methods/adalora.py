@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peftbench import lowrank
 from peftbench.backbones.modules import SiteLinear
 from peftbench.edit import Adapter, Edit
 from peftbench.errors import UserError
@@ -45,6 +46,8 @@ class SVDLinear(Adapter):
         self.averages: dict[str, tuple[Tensor, Tensor]] = {}
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
+        if lowrank.fits(self.base) and not (self.training and self.dropout):  # the same, in fewer passes
+            return lowrank.linear(x, self.base, self.Lambda.unsqueeze(1) * self.Q, self.P, self.scale)
         y = self.base(x)
         x = F.dropout(x, self.dropout, self.training)
         update = F.linear(self.Lambda * F.linear(x, self.Q), self.P)
@@ -54,25 +57,33 @@ class SVDLinear(Adapter):
         W = self.base.dense_weight()
         return SiteLinear.of((W + self.scale * (self.P * self.Lambda) @ self.Q).to(W.dtype), self.base.bias)
 
-    def orthogonality(self) -> Tensor:  # R(P, Q), section 3.1
-        eye = torch.eye(len(self.Lambda), device=self.P.device, dtype=self.P.dtype)
-        return (self.P.T @ self.P - eye).square().sum() + (self.Q @ self.Q.T - eye).square().sum()
-
-    @torch.no_grad()
-    def weigh(self, beta1: float, beta2: float) -> None:
-        """Take this step's gradients into the averages of sensitivity and uncertainty."""
-        for name, w in self.named_parameters(recurse=False):
-            if name not in self.averages:
-                self.averages[name] = (torch.zeros_like(w), torch.zeros_like(w))
-            sensitivity, uncertainty = self.averages[name]
-            assert w.grad is not None
-            importance = (w * w.grad).abs()
-            sensitivity.lerp_(importance, 1 - beta1)
-            uncertainty.lerp_((importance - sensitivity).abs(), 1 - beta2)
-
     def scores(self) -> Tensor:  # S, (r_0,)
         s = {name: sensitivity * uncertainty for name, (sensitivity, uncertainty) in self.averages.items()}
         return s["Lambda"] + s["P"].mean(0) + s["Q"].mean(1)
+
+
+def orthogonality(layers: list[SVDLinear]) -> Tensor:
+    """R(P, Q) of section 3.1, the sum over `layers`."""
+    products = torch.stack([G for layer in layers for G in (layer.P.T @ layer.P, layer.Q @ layer.Q.T)])
+    eye = torch.eye(products.shape[-1], device=products.device, dtype=products.dtype)
+    return (products - eye).square().sum()
+
+
+@torch.no_grad()
+def weigh(layers: list[SVDLinear], beta1: float, beta2: float) -> None:
+    """Take this step's gradients into the averages of sensitivity and uncertainty."""
+    for layer in layers:
+        for name, w in layer.named_parameters(recurse=False):
+            if name not in layer.averages:
+                layer.averages[name] = (torch.zeros_like(w), torch.zeros_like(w))
+    trained = [(w, *layer.averages[name]) for layer in layers for name, w in layer.named_parameters(recurse=False)]
+    weights, sensitivity, uncertainty = (list(column) for column in zip(*trained, strict=True))
+    importance = torch._foreach_mul(weights, [w.grad for w in weights])
+    torch._foreach_abs_(importance)
+    torch._foreach_lerp_(sensitivity, importance, 1 - beta1)
+    torch._foreach_sub_(importance, sensitivity)
+    torch._foreach_abs_(importance)
+    torch._foreach_lerp_(uncertainty, importance, 1 - beta2)
 
 
 def budget(t: int, steps: int, warmup: int, final: int, start: int, end: int) -> int:
@@ -124,6 +135,7 @@ class AdaLoRA(Method):
         "paper names (AdaLoRA issue 11). All initial triplets cost memory and storage to the end. Stopping early, or "
         "taking the best checkpoint, may leave more than the target rank."
     )
+    version = 2  # base and update in one product: other last digits
     size_knob = "rank"
     search_space = {"lr": (5e-4, 1.2e-3, 2.5e-3, 5e-3), "gamma": (0.1, 0.3, 0.5), "alpha": (8.0, 16.0, 32.0)}
 
@@ -169,7 +181,7 @@ class AdaLoRA(Method):
         return optimizer
 
     def extra_loss(self, net: nn.Module) -> Tensor | None:
-        return self.gamma * torch.stack([layer.orthogonality() for layer in _layers(net)]).sum()
+        return self.gamma * orthogonality(_layers(net))
 
     def after_step(self, net: nn.Module, done: float) -> None:
         layers = _layers(net)
@@ -179,8 +191,7 @@ class AdaLoRA(Method):
         steps = max(t, round(t / done))  # T: `done` is t / T
         warmup, final = int(self.warmup * steps), int(self.final * steps)
         if t <= steps - final:  # later the scores, and so the ranks, stay
-            for layer in layers:
-                layer.weigh(self.beta1, self.beta2)
+            weigh(layers, self.beta1, self.beta2)
         if t >= steps - final or (t >= warmup and t % self.interval == 0):
             start, end = self.first_rank * len(layers), self.rank * len(layers)
             allocate(layers, budget(t, steps, warmup, final, start, end))

@@ -55,7 +55,7 @@ class Bottleneck(Adapter):
         if seen is None:  # pfeiffer
             seen = self.base.norm(f + r)
         change = self.U(NONLINEARITY[self.placement](self.D(seen)))
-        return f + self.scale * change
+        return f + (change if self.scale == 1 else self.scale * change)
 
 
 @register

@@ -67,11 +67,14 @@ class GaLoreAdamW(torch.optim.Optimizer):
         beta1, beta2 = group["betas"]
         M.lerp_(G, 1 - beta1)
         V.mul_(beta2).addcmul_(G, G, value=1 - beta2)
-        N = (M / (1 - beta1**t)) / ((V / (1 - beta2**t)).sqrt() + group["eps"])
-        if rank is not None:
-            N = group["scale"] * (P @ N if wide else N @ P.T)
         W.mul_(1 - group["lr"] * group["weight_decay"])  # decoupled: never projected
-        W.sub_(group["lr"] * N)
+        lr = group["lr"] / (1 - beta1**t)
+        sd = (V / (1 - beta2**t)).sqrt_().add_(group["eps"])  # the one temporary: an embedding's is large
+        if rank is None:
+            W.addcdiv_(M, sd, value=-lr)
+        else:
+            N = torch.div(M, sd, out=sd)
+            W.addmm_(*((P, N) if wide else (N, P.T)), alpha=-lr * group["scale"])
 
 
 def singular_vectors(G: Tensor, rank: int) -> Tensor:  # (m, n) -> (m, rank), orthonormal columns
@@ -107,6 +110,7 @@ class GaLore(Method):
         "Memory is saved in the optimiser's state only: weights and gradients are those of full fine-tuning, and the "
         "whole model is stored."
     )
+    version = 2  # the step without copies of a matrix: other last digits
     search_space = {"lr": (1e-5, 3e-5, 1e-4, 2e-4, 5e-4), "rank": (4, 8), "alpha": (1.0, 2.0, 4.0)}
 
     rank: Annotated[int, Field(ge=1, description="r, directions a matrix; 4 and 8 are the paper's for GLUE")] = 4

@@ -79,6 +79,7 @@ class PrefixTuning(Method):
         "Hugging Face peft), and a longer one is not always better (arXiv:2106.09685, figure 2). It makes attention "
         "longer and never merges"
     )
+    version = 2  # attention on the CPU without copies of grouped heads: other last digits
     size_knob = "length"
     search_space = {"lr": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)}
     starts_as_identity = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -110,6 +111,46 @@ def test_prefix_attention_equals_softmax_over_concatenated_keys(
         expected = _reference(q, k, v, slot.K, slot.V, scaling, inputs["attention_mask"], name != "bert", window)
         kept = inputs["attention_mask"].bool()
         torch.testing.assert_close(out[kept].double(), expected.transpose(1, 2)[kept], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shown", ["all", "mask", "bias"])
+@pytest.mark.parametrize("heads", [4, 2], ids=["each head its own", "grouped"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_prefix_attention_equals_torchs_own_with_the_same_draws(shown: str, heads: int, dropout: float) -> None:
+    """Output and gradients in float64, with and without dropout: torch's, over the keys and values put together."""
+    from peftbench.backbones.attention import prefix_attention
+
+    torch.manual_seed(0)
+    q, k, v, K, V = (
+        torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+        for shape in [(2, 4, 7, 6), (2, heads, 7, 6), (2, heads, 7, 6), (heads, 3, 6), (heads, 3, 6)]
+    )
+    mask = {"all": None, "mask": torch.ones(2, 1, 7, 7).tril().bool(), "bias": torch.randn(2, 1, 7, 7).double()}[shown]
+    module = SimpleNamespace(prefix_slot=_Given((K, V)), is_causal=False)
+    torch.manual_seed(1)
+    mine, _ = prefix_attention(module, q, k, v, mask, dropout)
+    keys, values = (
+        torch.cat([P.expand(2, -1, -1, -1), t], dim=2).repeat_interleave(4 // heads, dim=1) for P, t in ((K, k), (V, v))
+    )
+    longer = None if mask is None else nn.functional.pad(mask, (3, 0), value=float(mask.dtype == torch.bool))
+    torch.manual_seed(1)
+    other = nn.functional.scaled_dot_product_attention(q, keys, values, longer, dropout).transpose(1, 2)
+    torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
+    probe = torch.randn_like(other)
+    found, wanted = (torch.autograd.grad(t, (q, k, v, K, V), probe, retain_graph=True) for t in (mine, other))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+class _Given(nn.Module):
+    """A slot with these very tensors."""
+
+    def __init__(self, prefix: tuple[Tensor, Tensor]) -> None:
+        super().__init__()
+        self.prefix = prefix
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        return self.prefix
 
 
 def _reference(

@@ -47,9 +47,10 @@ def prefix_attention(
     if position_bias is not None:
         attention_mask = _added(position_bias, attention_mask)
     groups = query.shape[1] // key.shape[1]
-    if groups > 1:
+    grouped = groups > 1 and query.device.type == "cpu"  # CUDA's kernels take groups or a mask, not both
+    if groups > 1 and not grouped:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    out = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
+    out = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling, enable_gqa=grouped)
     return out.transpose(1, 2).contiguous(), None
 
 

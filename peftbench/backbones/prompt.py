@@ -54,7 +54,7 @@ class PromptSlot(nn.Module):
         def show(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
             ids, stand_in = asked.pop(), table.prompt_slot
             stand_in.__dict__["was_called"] = True
-            vectors = stand_in()[(ids - self.tokens).clamp(min=0)]  # (..., width)
+            vectors = nn.functional.embedding((ids - self.tokens).clamp(min=0), stand_in())  # (..., width)
             return torch.where((ids >= self.tokens).unsqueeze(-1), vectors.to(out.dtype), out)
 
         return [table.register_forward_pre_hook(hide), table.register_forward_hook(show)]

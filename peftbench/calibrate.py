@@ -1,7 +1,7 @@
 """How long the parts of runs take on this machine: measured once, on real steps, and remembered. Imports no torch.
 
-As many processes as runs will share the machine measure at the same time, each with the threads that a run will have, so
-that what neighbours cost each other is in the figures. The answers are kept by machine, device, threads, package
+As many processes as runs will share the machine measure at the same time, each with the threads that a run will have,
+so that what neighbours cost each other is in the figures. The answers are kept by machine, device, threads, package
 versions and the code that trains; what is known is not measured again.
 """
 
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from peftbench.plan import Planned
 from peftbench.spec import RunSpec, as_dict, digest
 from peftbench.workers import environment_of
 
-SECONDS = 12.0  # after which a process begins no further configuration; starting and loading come before
+SECONDS = 18.0  # after which a process begins no further configuration; starting and loading come before
 CODE = ("train.py", "run.py", "evaluate.py", "edit.py", "losses.py", "measure/calibration.py")
 
 
@@ -88,8 +88,8 @@ def measure(tasks: Mapping[str, RunSpec], runs: Mapping[str, RunSpec], manifest:
                 for key, value in told.get(part, {}).items():
                     store.get(f"{kind} {key}", lambda value=value: value)  # type: ignore[misc]
         for kind, asked in (("load", tasks), ("shape", tasks), ("cost", runs)):
-            for key in asked:
-                store.get(f"{kind} {key}", lambda: None)  # asked once: another plan does not wait for it again
+            for key in _settled(asked, {k for k in asked if f"{kind} {k}" in store.answers}):
+                store.get(f"{kind} {key}", lambda: None)  # asked in vain: another plan does not wait for it again
     store.save()
 
 
@@ -102,17 +102,8 @@ def task_key(spec: RunSpec) -> str:
 def run_key(p: Planned) -> str:
     """What decides how long a run's steps take: neither the task's texts nor the rate or the seed."""
     backbone, method, t = as_dict(p.spec.backbone), p.spec.method, p.spec.train
-    return digest(
-        [
-            backbone,
-            p.task.kind == "generation",
-            method.name,
-            dict(method.hyper),
-            t.batch_size,
-            t.max_length,
-            t.accumulation,
-        ]
-    )[:24]
+    shape = [p.task.kind == "generation", t.batch_size, t.max_length, t.accumulation]
+    return digest([backbone, shape, method.name, dict(method.hyper)])[:24]
 
 
 def _store(manifest: Manifest, place: Place) -> Store:
@@ -156,7 +147,12 @@ def _start(
     }
     question.write_text(json.dumps(asked))
     command = [sys.executable, "-P", "-m", "peftbench.measure.calibration", str(question), str(answer)]
-    quiet: Callable[..., Any] = subprocess.Popen
-    return quiet(
-        command, env=environment_of(place.threads), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ), answer
+    nowhere = subprocess.DEVNULL
+    return subprocess.Popen(command, env=environment_of(place.threads), stdout=nowhere, stderr=nowhere), answer
+
+
+def _settled(asked: Mapping[str, RunSpec], answered: Collection[str]) -> list[str]:
+    """What needs no further question: other sizes of methods that were timed. Those for which the time was too short
+    to try a single size are asked again."""
+    methods = {asked[key].method.name for key in answered}
+    return [key for key, spec in asked.items() if key not in answered and spec.method.name in methods]

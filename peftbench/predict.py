@@ -1,4 +1,4 @@
-"""How long a run will take: from finished runs like it, else from what was measured on this machine, else by arithmetic.
+"""How long a run will take: from finished runs like it, else from what was measured here, else by arithmetic.
 
 What was measured (calibrate.py) are a configuration's steps and evaluated batches at three lengths. A run's time is
 their sum over the lengths of the batches that it will see, each length's time on the line between its neighbours, and
@@ -30,7 +30,7 @@ DECODING = 8.0  # generating a token alone moves all weights for one token's wor
 
 @dataclass(frozen=True)
 class Predicted:
-    """Seconds of one run among those that share the machine. `measured`: from the calibration alone, if there is one."""
+    """Seconds of one run among those that share the machine. `measured`: by the calibration alone, if there is one."""
 
     seconds: float
     source: str  # "finished runs" | "calibration" | "arithmetic"
@@ -38,7 +38,7 @@ class Predicted:
 
 
 def predict(planned: Sequence[Planned], records: Iterable[Record], costs: Costs) -> dict[str, Predicted]:
-    """The prediction for each run by spec id. Finished runs are taken to have shared the machine as the next ones do."""
+    """The prediction for each run by spec id. Finished runs are taken to have shared the machine likewise."""
     finished: dict[tuple[str, str], list[float]] = {}
     for r in records:
         if r.kind == "run" and r.is_finished:
@@ -128,7 +128,7 @@ def _similar(planned: Sequence[Planned], costs: Costs) -> dict[str, Mapping[str,
             (abs(math.log1p(q.trainable) - math.log1p(p.trainable)), i)
             for i, (q, _) in enumerate(timed)
             if q.spec.backbone == p.spec.backbone
-            and q.task.kind == p.task.kind
+            and (q.task.kind == "generation") == (p.task.kind == "generation")
             and (q.spec.train.batch_size, q.spec.train.max_length) == (t.batch_size, t.max_length)
         ]
         if alike:

@@ -46,6 +46,7 @@ def main(question: Path, answer: Path) -> None:
     until = time.monotonic() + asked["seconds"]
     for key, spec in asked["runs"].items():
         if time.monotonic() < until:
+            told["costs"][key] = None
             with suppress(Exception):  # what cannot run has no time; why it cannot, its run's record will say
                 told["costs"][key] = cost(session, RunSpec.from_dict(spec))
     answer.write_text(json.dumps(told))
@@ -95,6 +96,7 @@ def cost(session: Session, spec: RunSpec) -> dict[str, Any]:
         run.method.finish(edit)
         dtype = spec.backbone.dtype
         look = evaluate.perplexity if dataset.kind == "generation" else evaluate.predict
+        look(backbone, _rows(texts[lengths[0]], size), size, dtype)  # warms up
         for n in lengths:
             data = _rows(texts[n], size)
             found["evaluated"][n] = _typical(lambda d=data: look(backbone, d, size, dtype), backbone)  # type: ignore[misc]
@@ -150,10 +152,8 @@ def _batch(data: Encoded, size: int, backbone: Backbone) -> dict[str, Any]:
 
 
 def _typical(action: Callable[[], Any], backbone: Backbone) -> float:
-    """The median of some repetitions, after one that warms up."""
+    """The median of some repetitions."""
     spent = [_seconds(action, backbone)]
-    if sum(spent) < SAMPLE_SECONDS:
-        spent = []  # that one made buffers and chose kernels
     while len(spent) < SAMPLES and sum(spent) < SAMPLE_SECONDS:
         spent.append(_seconds(action, backbone))
     return median(spent)

@@ -98,7 +98,8 @@ def _error(rows: Sequence[Mapping[str, Any]], jobs: int) -> str:
     apart = sorted(abs(r["calibrated_seconds"] / r["took_seconds"] - 1) for r in done)
     return (
         f"calibration against {len(done)} finished runs: {duration(said / jobs)} predicted, "
-        f"{duration(took / jobs)} taken ({said / took - 1:+.0%}; a single run, median {apart[len(apart) // 2]:.0%}, at most {apart[-1]:.0%})"
+        f"{duration(took / jobs)} taken ({said / took - 1:+.0%}; "
+        f"a single run: median {apart[len(apart) // 2]:.0%}, at most {apart[-1]:.0%})"
     )
 
 

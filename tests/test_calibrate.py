@@ -14,7 +14,7 @@ TEXT = """\
 name: e
 backbone: tiny-encoder
 tasks: [{task: synthetic/classification, limit_train: 64, limit_validation: 40, limit_test: 40}]
-budget: {trainable_params: 1000, tolerance: 0.9, steps: 3, batch_size: 4, max_length: 24, seeds: 2}
+budget: {trainable_params: 1000, tolerance: 0.9, steps: 3, batch_size: 4, max_length: 48, seeds: 2}
 methods: [full, lora]
 """
 HERE = Place("cpu", jobs=2, threads=1)

@@ -6,8 +6,9 @@ Exit codes: 0 all well, 1 a run failed, 2 a mistake that the user can mend, 130 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +16,11 @@ from peftbench import __version__
 from peftbench.cli_method import COMMANDS
 from peftbench.cli_options import AsJson, Plugins, known_methods, print_json
 from peftbench.errors import UserError, unknown, unknown_method
+
+if TYPE_CHECKING:
+    from peftbench.calibrate import Place
+    from peftbench.prepare import Prepared
+    from peftbench.record import Record
 
 app = typer.Typer(
     name="peftbench",
@@ -72,7 +78,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run what is missing of an experiment, then write the report and print its table."""
-    from peftbench import record, report, runner, show
+    from peftbench import record, report, runner
     from peftbench.prepare import prepare
     from peftbench.workers import WorkerError
 
@@ -82,8 +88,7 @@ def run(
     chosen, workers = prepared.results_dir(results), jobs or prepared.experiment.jobs
     before = record.read_all(chosen)
     if not quiet:
-        rows = show.plan_rows(prepared, before, prepared.seconds(before, device, workers))
-        print(show.plan_summary(prepared, rows, workers), flush=True)
+        print(_summary(prepared, before, _place(prepared, device, workers, data_dir), None)[1], flush=True)
     session = {
         "device": device or prepared.experiment.device,
         "data_dir": None if data_dir is None else str(data_dir),
@@ -130,12 +135,13 @@ def plan(
     _check_device(device)
     prepared = prepare(experiment, only or (), data_dir, plugin or ())
     records, workers = record.read_all(prepared.results_dir(results)), jobs or prepared.experiment.jobs
-    rows = show.plan_rows(prepared, records, prepared.seconds(records, device, workers))
+    place = _place(prepared, device, workers, data_dir)
+    rows, summary = _summary(prepared, records, place, lambda said: print(said, file=sys.stderr, flush=True))
     if as_json:
         print_json(rows)
         return
     print(show.plan_table(rows, prepared.experiment.reference))
-    print(f"\n{show.plan_summary(prepared, rows, workers)}")
+    print(f"\n{summary}")
 
 
 @app.command()
@@ -218,6 +224,28 @@ def schema(plugin: Plugins = None) -> None:
     from peftbench.schema import json_schema
 
     print_json(json_schema(known_methods(plugin)))
+
+
+def _summary(
+    prepared: Prepared, records: list[Record], place: Place, say: Callable[[str], None] | None
+) -> tuple[list[dict[str, Any]], str]:
+    """The rows of a plan, and what is said of them before anything starts; with `say`, this machine is measured."""
+    from peftbench import predict, show
+
+    costs = prepared.costs(place, say)
+    rows = show.plan_rows(prepared, records, predict.predict(prepared.planned, records, costs))
+    left = {r["spec_id"] for r in rows if r["status"] != "finished"}
+    loading = predict.loading([p for p in prepared.planned if p.spec.id in left], costs)
+    return rows, show.plan_summary(prepared, rows, place.jobs, loading)
+
+
+def _place(prepared: Prepared, device: str | None, jobs: int, data_dir: Path | None) -> Place:
+    """Where a run of this command line would compute."""
+    from peftbench import runner
+    from peftbench.calibrate import Place
+
+    threads = (_threads() if jobs == 1 else None) or max(1, runner.cores() // jobs)
+    return Place(device or prepared.experiment.device, jobs, threads, data_dir)
 
 
 def _check_device(device: str | None) -> None:

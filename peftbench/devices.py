@@ -1,12 +1,14 @@
-"""Choose the device, set threads, seed: the only places that do so."""
+"""Choose the device, set threads, seed, move batches: the only places that do so."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor
 
 from peftbench.errors import UserError
 
@@ -39,3 +41,16 @@ def seed(*axes: object) -> None:
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[None]:
     """The forward pass's precision: bfloat16 by autocast (what trains stays float32), or as the weights are."""
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def on_device(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """`batch`, which is on the CPU, moved without waiting for the device, and without the mask if that hides nothing.
+
+    Whether there is padding is asked here, where the answer is at hand: see `attention.sdpa_mask_unread`.
+    """
+    if device.type == "cpu":
+        return dict(batch)
+    mask = batch.get("attention_mask")
+    full = mask is not None and bool(mask.all())
+    queued = device.type == "cuda"  # a copy from ordinary memory is staged before it returns, so nothing can change it
+    return {k: v.to(device, non_blocking=queued) for k, v in batch.items() if not (full and k == "attention_mask")}

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from peftbench.backbones.load import Backbone
-from peftbench.devices import autocast
+from peftbench.devices import autocast, on_device
 from peftbench.losses import counted, loss_sum
 from peftbench.tasks import batches
 from peftbench.tasks.tokens import Encoded
@@ -38,14 +39,14 @@ def perplexity(
 ) -> float | None:
     """exp of the mean negative log-likelihood of the answers' tokens; None where that is not a finite number."""
     backbone.net.eval()
-    loss, count = 0.0, 0
+    losses, counts = list[Tensor](), list[Tensor]()  # read at the end: until then the device need not wait
     for _, batch in _batches(backbone, data, batch_size, check):
         labels = batch.pop("labels")
         with autocast(backbone.device, dtype):
             logits = backbone.net(**batch).logits
-        loss += float(loss_sum("generation", logits, labels))
-        count += counted("generation", labels)
-    mean = loss / max(1, count)
+        losses.append(loss_sum("generation", logits, labels))
+        counts.append(torch.as_tensor(counted("generation", labels)))
+    mean = sum(torch.stack(losses).tolist()) / max(1, sum(torch.stack(counts).tolist()))
     return math.exp(mean) if math.isfinite(mean) and mean < 700 else None
 
 
@@ -87,4 +88,4 @@ def _batches(backbone: Backbone, data: Encoded, batch_size: int, check: Stop) ->
     for indices in batches.evaluation(data.lengths, batch_size):
         check()
         batch = batches.collate(data, indices, backbone.tokenizer.pad_token_id)
-        yield indices, backbone.inputs({k: v.to(backbone.device) for k, v in batch.items()})
+        yield indices, backbone.inputs(on_device(batch, backbone.device))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftbench import calibrate, configurations, experiment, facts, plan, predict
+from peftbench.calibrate import Costs, Place
 from peftbench.errors import UserError
 from peftbench.experiment import Experiment
 from peftbench.facts import Facts
@@ -14,6 +15,8 @@ from peftbench.manifest import Manifest
 from peftbench.only import Only
 from peftbench.plan import Planned, Spec
 from peftbench.record import Record
+
+WORTH_SECONDS = 60  # of a grid, by arithmetic: shorter ones are not calibrated
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,18 @@ class Prepared:
         first = list(before)
         return lambda records: plan.asked(self.experiment, self.planned, records, retry_failed, first)
 
-    def seconds(self, records: Iterable[Record], device: str | None, jobs: int) -> dict[str, float]:
-        """Predicted seconds by spec id; measures this machine's speed where that is not known yet."""
-        rate = calibrate.rate(self.manifest, device or self.experiment.device, self.experiment.dtype)
-        return predict.seconds(self.planned, records, rate, jobs)
+    def costs(self, place: Place, say: Callable[[str], None] | None = None) -> Costs:
+        """What is known of how long the runs take here. With `say`, what is not known is measured first, and said so.
+
+        A grid that by arithmetic takes no longer than the calibration would is not calibrated.
+        """
+        found = calibrate.known(self.planned, self.manifest, place)
+        tasks, runs = calibrate.missing(self.planned, found)
+        if say is None or not (tasks or runs) or sum(map(predict.computed, self.planned)) < WORTH_SECONDS:
+            return found
+        say(f"measuring how long {len(runs)} configurations take on this machine, once (up to half a minute) ...")
+        calibrate.measure(tasks, runs, self.manifest, place)
+        return calibrate.known(self.planned, self.manifest, place)
 
 
 def prepare(

@@ -43,11 +43,15 @@ class Run:
     ) -> None:
         self.spec, self.dataset, self.backbone, self.data, self.method = spec, dataset, backbone, data, method
         self.on_progress, self.stop, self.timed = on_progress, stop, timed
-        self.eval_batch = max(32, spec.train.batch_size)
 
-    def train(self, edit: Edit, clock: Clock) -> Fitted:
-        """Attach and train; the streams of head, dropout and order do not know the method, the adapter's does."""
-        axes = (self.spec.backbone.model, self.spec.task.name, self.spec.seed)
+    @property
+    def axes(self) -> tuple[str, str, int]:
+        """What the streams of a run's random numbers depend on, beside their own names."""
+        return self.spec.backbone.model, self.spec.task.name, self.spec.seed
+
+    def start(self, edit: Edit) -> Trainer:
+        """Attach, and make the optimiser; the head's stream does not know the method, the adapter's does."""
+        axes = self.axes
         devices.seed("adapter", self.spec.method.name, *axes)
         self.method.attach(edit)
         longest = max(int(split.lengths.max()) for split in self.data.values())
@@ -61,7 +65,11 @@ class Run:
             )
         devices.seed("head", *axes)
         self.backbone.reset_head()
-        trainer = Trainer.start(edit, self.method, self.spec.train, self.spec.backbone.dtype)
+        return Trainer.start(edit, self.method, self.spec.train, self.spec.backbone.dtype)
+
+    def train(self, edit: Edit, clock: Clock) -> Fitted:
+        """Attach and train; the streams of dropout and order do not know the method."""
+        trainer, axes = self.start(edit), self.axes
         lengths = self.data["train"].lengths
         t = self.spec.train
         order = batches.order(lengths, t.batch_size, t.steps, devices.stream("order", *axes))
@@ -152,7 +160,7 @@ class Run:
     def _scores(self, split: str) -> tuple[dict[str, float | None], list[Any]]:
         """The metrics on a split and the predictions; answers are generated for the test split only."""
         data, examples = self.data[split], getattr(self.dataset, split)
-        size, dtype = self.eval_batch, self.spec.backbone.dtype
+        size, dtype = eval_batch(self.spec), self.spec.backbone.dtype
         if self.dataset.kind != "generation":
             values = evaluate.predict(self.backbone, data, size, dtype, self._check)
             labels = [e.label for e in examples]
@@ -174,6 +182,11 @@ class Run:
     def _check(self) -> None:
         if self.stop():
             raise Abandoned("asked to stop while evaluating")
+
+
+def eval_batch(spec: RunSpec) -> int:
+    """Examples that are evaluated together."""
+    return max(32, spec.train.batch_size)
 
 
 class Clock:

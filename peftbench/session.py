@@ -60,7 +60,7 @@ class Session:
         on_progress({"phase": "load"})
         dataset = self.dataset(spec.task)
         backbone = self.backbone(spec.backbone, dataset)
-        data = self._encode(dataset, backbone, spec.train.max_length)
+        data = self.encode(dataset, backbone, spec.train.max_length)
         method = self.method(spec.method)
         clock.lap("load")
         run = Run(spec, dataset, backbone, data, method, on_progress, stop, not self.shared)
@@ -81,7 +81,7 @@ class Session:
         dataset = self.dataset(spec.task)
         self._backbones.clear()
         networks = [self._load(spec.backbone, dataset) for _ in spec.methods]
-        data = self._encode(dataset, networks[0], spec.max_length)
+        data = self.encode(dataset, networks[0], spec.max_length)
         methods = [self.method(m) for m in spec.methods]
         return profile(spec, networks, methods, data, on_progress, stop)
 
@@ -127,7 +127,8 @@ class Session:
             raise UserError(f"the weights of {spec.model} changed since the plan was made; run again")
         return backbone
 
-    def _encode(self, dataset: tasks.Dataset, backbone: Backbone, max_length: int) -> dict[str, tokens.Encoded]:
+    def encode(self, dataset: tasks.Dataset, backbone: Backbone, max_length: int) -> dict[str, tokens.Encoded]:
+        """The task's splits as token ids, by name; from the cache where they were tokenised before."""
         folder = cache.root() / "tokens"
         return tokens.encode(dataset, backbone.tokenizer, max_length, folder, backbone.decoder_start)
 

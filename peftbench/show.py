@@ -12,6 +12,7 @@ from peftbench.record import Record
 
 if TYPE_CHECKING:
     from peftbench.manifest import MethodFacts
+    from peftbench.predict import Predicted
     from peftbench.prepare import Prepared
     from peftbench.tasks import TaskCard
     from peftbench.tasks.data import TaskOption
@@ -25,7 +26,9 @@ SIZES = {
 }
 
 
-def plan_rows(prepared: Prepared, records: Iterable[Record], seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+def plan_rows(
+    prepared: Prepared, records: Iterable[Record], predicted: Mapping[str, Predicted]
+) -> list[dict[str, Any]]:
     """One JSON-ready row a run of the grid, in the order in which they run."""
     latest = record.latest(records)
     rows = []
@@ -45,15 +48,22 @@ def plan_rows(prepared: Prepared, records: Iterable[Record], seconds: Mapping[st
                 "trainable": p.trainable,
                 "size": s.method.size,
                 "deviation": s.method.deviation,
-                "predicted_seconds": round(seconds[s.id], 1),
+                "predicted_seconds": round(predicted[s.id].seconds, 1),
+                "predicted_from": predicted[s.id].source,
+                "calibrated_seconds": _rounded(predicted[s.id].measured),
+                "took_seconds": _rounded(latest[s.id].body["seconds"]["total"]) if s.id in latest else None,
                 "status": latest[s.id].status if s.id in latest else None,
             }
         )
     return rows
 
 
-def plan_summary(prepared: Prepared, rows: Sequence[Mapping[str, Any]], jobs: int) -> str:
-    """Stand-ins, sizes off the budget, and how much there is to run: what is said before anything starts."""
+def plan_summary(prepared: Prepared, rows: Sequence[Mapping[str, Any]], jobs: int, loading: float = 0.0) -> str:
+    """Stand-ins, sizes off the budget, and how much there is to run: what is said before anything starts.
+
+    `loading` seconds pass in each worker before and between its runs. Where runs are finished, what the calibration
+    says of them stands beside what they took.
+    """
     e, lines = prepared.experiment, []
     for task in prepared.facts.tasks:
         if task.unavailable is not None:
@@ -70,11 +80,31 @@ def plan_summary(prepared: Prepared, rows: Sequence[Mapping[str, Any]], jobs: in
             said = f"off the budget of {target:,} trainable parameters by more than {e.budget.tolerance:.0%}: "
             lines.append(textwrap.fill(said + ", ".join(off), WIDTH, subsequent_indent="    "))
     left = [r for r in rows if r["status"] != "finished"]
-    spent = sum(r["predicted_seconds"] for r in left) / jobs
+    spent = sum(r["predicted_seconds"] for r in left) / jobs + (loading if left else 0.0)
+    by = ", by arithmetic alone: plan measures" if any(r["predicted_from"] == "arithmetic" for r in left) else ""
     passes = f", then one profile pass a task ({len(prepared.facts.tasks)})" if e.profile is not None else ""
     done = len(rows) - len(left)
-    lines.append(f"{e.name}: {len(rows)} runs, {done} finished, {len(left)} to run (~{duration(spent)}){passes}")
+    lines.append(f"{e.name}: {len(rows)} runs, {done} finished, {len(left)} to run (~{duration(spent)}{by}){passes}")
+    lines += [said] if (said := _error(rows, jobs)) else []
     return "\n".join(lines)
+
+
+def _error(rows: Sequence[Mapping[str, Any]], jobs: int) -> str:
+    """How far the calibration was from the finished runs that it speaks of; nothing where there are none."""
+    done = [r for r in rows if r["status"] == "finished" and r["calibrated_seconds"] is not None]
+    if not done:
+        return ""
+    said, took = (sum(r[key] for r in done) for key in ("calibrated_seconds", "took_seconds"))
+    apart = sorted(abs(r["calibrated_seconds"] / r["took_seconds"] - 1) for r in done)
+    return (
+        f"calibration against {len(done)} finished runs: {duration(said / jobs)} predicted, "
+        f"{duration(took / jobs)} taken ({said / took - 1:+.0%}; "
+        f"a single run: median {apart[len(apart) // 2]:.0%}, at most {apart[-1]:.0%})"
+    )
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
 
 
 def plan_table(rows: Sequence[Mapping[str, Any]], reference: str) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from peftbench.backbones.load import Backbone
-from peftbench.devices import autocast
+from peftbench.devices import autocast, on_device
 from peftbench.edit import Edit
 from peftbench.losses import counted, loss_sum
 from peftbench.measure.memory import LiveTensors
@@ -173,7 +173,7 @@ def fit(
     for i, make in enumerate(batches):
         if stop():
             raise Abandoned(f"asked to stop after {i} of {spec.steps} steps")
-        batch = {k: v.to(device) for k, v in make().items()}
+        batch = on_device(make(), device)
         trainer.schedule(i)
         done = (i + 1) / spec.steps
         started = _now(device, timed)

@@ -159,8 +159,7 @@ class Pool:
 
     def _start(self, number: int) -> None:
         threads = self.kwargs.get("threads")
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
-        env |= {"TOKENIZERS_PARALLELISM": "false"} | ({v: str(threads) for v in THREAD_VARIABLES} if threads else {})
+        env = environment_of(threads)
         log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         command = [sys.executable, "-P", "-X", "faulthandler", "-m", "peftbench.worker"]
         # Ctrl-C goes to the whole process group: it stays blocked in the child until the child ignores it.
@@ -238,6 +237,12 @@ class Pool:
         _output_of(worker).close()
         if not keep_log:
             worker.log.close()
+
+
+def environment_of(threads: int | None) -> dict[str, str]:
+    """The environment of a process that computes on so many threads: libraries read it when they are imported."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
+    return env | {"TOKENIZERS_PARALLELISM": "false"} | ({v: str(threads) for v in THREAD_VARIABLES} if threads else {})
 
 
 def affinity(job: Job, worker: Worker, others: Iterable[Worker]) -> tuple[int, int]:

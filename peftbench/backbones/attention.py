@@ -57,7 +57,25 @@ def prefix_attention(
 def prefix_mask(*args: Any, **kwargs: Any) -> Tensor | None:
     """The mask of `sdpa`, never skipped where a skip would lean on `is_causal`."""
     kwargs["allow_is_causal_skip"] = False
+    return sdpa_mask_unread(*args, **kwargs)
+
+
+def sdpa_mask_unread(*args: Any, **kwargs: Any) -> Tensor | None:
+    """The mask of `sdpa`, without reading from the device whether it hides anything: that would wait for its work.
+
+    transformers leaves out a mask that hides nothing, and to know that it reads the padding. Here a padding mask on a
+    device with a queue is applied unread; a batch without padding comes without one (`devices.on_device`). On the CPU
+    nothing waits, and nothing changes.
+    """
+    padding = kwargs.get("attention_mask")
+    if padding is not None and is_queued(padding.device):
+        kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
     return sdpa_mask(*args, **kwargs)
+
+
+def is_queued(device: torch.device) -> bool:
+    """Whether work on `device` goes on while Python does, until something is read."""
+    return device.type != "cpu"
 
 
 def configurations(net: Any) -> list[Any]:
@@ -78,3 +96,4 @@ def _added(bias: Tensor, mask: Tensor | None) -> Tensor:
 
 AttentionInterface.register(NAME, prefix_attention)
 AttentionMaskInterface.register(NAME, prefix_mask)
+AttentionMaskInterface.register("sdpa", sdpa_mask_unread)

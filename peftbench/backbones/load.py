@@ -128,6 +128,9 @@ def load(
     if gradient_checkpointing:
         enable = getattr(net, "activation_checkpointing_enable", None) or net.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+        # transformers makes the embeddings' output require a gradient, as only the reentrant kind needs: every frozen
+        # layer below the first adapter would be computed again in backward for nothing
+        net.disable_input_require_grads()
     for own in configurations(net):
         own.use_cache = False
     tokenizer = load_tokenizer(origin)

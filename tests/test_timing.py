@@ -45,6 +45,14 @@ def test_rounds_run_forwards_and_backwards_in_turn() -> None:
     assert [entry for entry in bench.log if entry in "abc"] == [*"cba", *"abc", *"cba"]
 
 
+def test_the_last_action_ends_every_round_whatever_its_direction() -> None:
+    bench = Bench(a=1.0, z=5.0, b=1.0)
+    samples = interleaved(bench.actions(), 2, 1, bench.synchronize, bench.clock, last="z")
+    assert [entry for entry in bench.log if entry in "abz"] == [*"baz", *"abz", *"baz"]
+    assert list(samples) == ["a", "z", "b"]
+    assert samples["z"] == [5.0, 5.0]
+
+
 def test_the_device_is_synchronised_before_each_reading_of_the_clock() -> None:
     bench = Bench(a=1.0)
     interleaved(bench.actions(), 1, 0, bench.synchronize, bench.clock)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def profile(
     trainers = [_start(spec, i, net, method) for i, (net, method) in enumerate(zip(networks, methods, strict=True))]
     batch = _typical(data["train"], spec.batch_size, networks[0])
 
-    def rounds(phase: str, actions: Mapping[str, Callable[[], Any]]) -> Samples:
+    def rounds(phase: str, actions: Mapping[str, Callable[[], Any]], *, last: str | None = None) -> Samples:
         on_progress({"phase": phase})
 
         def guarded(action: Callable[[], Any]) -> Callable[[], None]:
@@ -57,7 +58,8 @@ def profile(
         if not actions:
             return {}
         actions = {name: guarded(action) for name, action in actions.items()}
-        return timing.interleaved(actions, spec.rounds, spec.warmup, lambda: timing.synchronise(networks[0].device))
+        synchronise = partial(timing.synchronise, networks[0].device)
+        return timing.interleaved(actions, spec.rounds, spec.warmup, synchronise, last=last)
 
     watch = neighbours.Watch()
     for t in trainers:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,9 +18,7 @@ from peftbench.measure import timing
 from peftbench.measure.flops import Flops
 from peftbench.train import Trainer
 
-Rounds = Callable[
-    [str, Mapping[str, Callable[[], Any]]], dict[str, list[float]]
-]  # what it is called, actions -> samples
+Samples = dict[str, list[float]]
 PRODUCT = ""  # the action's name; no label is empty
 PRODUCTS = 4  # in a row, so that starting the first one does not count
 WIDTHS = {"cpu": 1024, "mps": 4096, "cuda": 8192}  # of the square matrices: large enough to keep all cores at work
@@ -35,12 +33,18 @@ SOURCES = {
 }
 
 
+class Rounds(Protocol):
+    """Times actions in turns, after warm-up; samples by action, one a round."""
+
+    def __call__(self, phase: str, actions: Mapping[str, Callable[[], Any]], *, last: str | None = None) -> Samples: ...
+
+
 def measure(
     trainers: Mapping[str, Trainer], batch: Mapping[str, Tensor], reference: str, rounds: Rounds
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """By label what a row says of the step (SOURCES names the figures), and the record of the matrix product.
 
-    `rounds` times actions in turns, after warm-up. Every trainer takes real steps on `batch`.
+    Every trainer takes real steps on `batch`.
     """
     first = next(iter(trainers.values()))
     device, dtype = first.backbone.device, first.dtype
@@ -57,7 +61,7 @@ def measure(
 
     width = WIDTHS.get(device.type, WIDTHS["cpu"])
     product = {PRODUCT: _product(width, device, dtype)}
-    samples = rounds("step time", {**actions(clocked=not queued), **product})
+    samples = rounds("step time", {**actions(clocked=not queued), **product}, last=PRODUCT)
     number = len(samples[PRODUCT])
     if queued:
         rounds("step, split", actions(clocked=True))

@@ -81,10 +81,12 @@ def interleaved(
     warmup: int,
     synchronize: Callable[[], None],
     clock: Callable[[], float] = time.perf_counter,
+    last: str | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of every action in every round, in the actions' order; sample i of all actions is of the same round.
 
-    `warmup` rounds run first and are not timed. Raises ValueError without actions or rounds.
+    `warmup` rounds run first and are not timed. The action `last` ends every round, so that what it leaves in the
+    caches meets the next round's first action, which changes. Raises ValueError without actions or rounds.
     """
     if not actions or rounds < 1 or warmup < 0:
         raise ValueError(
@@ -96,8 +98,9 @@ def interleaved(
         for number in range(-warmup, rounds):
             gc.collect()
             gc.disable()
-            order = list(actions) if number % 2 == 0 else list(actions)[::-1]
-            for name in order:
+            order = [name for name in actions if name != last]
+            ends = [] if last is None else [last]
+            for name in [*(order if number % 2 == 0 else order[::-1]), *ends]:
                 seconds = _timed(actions[name], synchronize, clock)
                 if number >= 0:
                     samples[name].append(seconds)

@@ -12,9 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peftbench import __version__
-from peftbench.cli_method import COMMANDS
-from peftbench.cli_options import AsJson, Plugins, known_methods, print_json
+from peftbench import __version__, cli_cost, cli_method
+from peftbench.cli_options import (
+    AsJson,
+    DataDir,
+    Device,
+    OnlyPart,
+    Plugins,
+    Quiet,
+    Results,
+    Source,
+    check_device,
+    known_methods,
+    print_json,
+    threads_asked,
+)
 from peftbench.errors import UserError, unknown, unknown_method
 
 if TYPE_CHECKING:
@@ -32,17 +44,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
-Source = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A YAML file, or the name of a packaged experiment.")]
-Results = Annotated[Path | None, typer.Option("--results", help="Where records go. Default: results/NAME.")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder with data sets, e.g. GLUE's official files.")]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps, in place of the file's.")]
-OnlyPart = Annotated[
-    list[str] | None,
-    typer.Option("--only", metavar="KEY=VALUE", help="A part of the grid: method, task, seed. May be repeated."),
-]
 Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="Worker processes, in place of the file's.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Repeat diverged, oom and error too.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
 
 
 def main() -> None:
@@ -82,8 +85,8 @@ def run(
     from peftbench.prepare import prepare
     from peftbench.workers import WorkerError
 
-    _check_device(device)
-    threads = _threads()
+    check_device(device)
+    threads = threads_asked()
     prepared = prepare(experiment, only or (), data_dir, plugin or ())
     chosen, workers = prepared.results_dir(results), jobs or prepared.experiment.jobs
     before = record.read_all(chosen)
@@ -132,7 +135,7 @@ def plan(
     from peftbench import record, show
     from peftbench.prepare import prepare
 
-    _check_device(device)
+    check_device(device)
     prepared = prepare(experiment, only or (), data_dir, plugin or ())
     records, workers = record.read_all(prepared.results_dir(results)), jobs or prepared.experiment.jobs
     place = _place(prepared, device, workers, data_dir)
@@ -214,7 +217,7 @@ def fetch(
     embedded.fetch(names or None, progress=lambda line: print(line, flush=True), wheels=wheels)
 
 
-for name, command in COMMANDS.items():
+for name, command in {**cli_method.COMMANDS, **cli_cost.COMMANDS}.items():
     app.command(name)(command)
 
 
@@ -224,6 +227,7 @@ def schema(plugin: Plugins = None) -> None:
     from peftbench.schema import json_schema
 
     print_json(json_schema(known_methods(plugin)))
+
 
 
 def _summary(
@@ -244,23 +248,5 @@ def _place(prepared: Prepared, device: str | None, jobs: int, data_dir: Path | N
     from peftbench import runner
     from peftbench.calibrate import Place
 
-    threads = (_threads() if jobs == 1 else None) or max(1, runner.cores() // jobs)
+    threads = (threads_asked() if jobs == 1 else None) or max(1, runner.cores() // jobs)
     return Place(device or prepared.experiment.device, jobs, threads, data_dir)
-
-
-def _check_device(device: str | None) -> None:
-    import re
-
-    if device is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
-        raise unknown("device", device, ["auto", "cpu", "cuda", "cuda:0", "mps"], where="--device")
-
-
-def _threads() -> int | None:
-    """What OMP_NUM_THREADS asks of all programs; None where it is not set. Of a list, the outermost level counts."""
-    import os
-
-    given = os.environ.get("OMP_NUM_THREADS", "").strip()
-    first = given.partition(",")[0].strip()
-    if given and not (first.isdecimal() and int(first) > 0):
-        raise UserError(f"OMP_NUM_THREADS={given} in the environment: give a whole number from 1, or unset it")
-    return int(first) if given else None

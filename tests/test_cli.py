@@ -280,6 +280,71 @@ def test_quiet_prints_nothing(call: Call, tiny: str, monkeypatch: pytest.MonkeyP
     assert (done.code, done.out, done.err) == (0, "", "")
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--rounds", "0"], "0 is not in the range"),
+        (["--only", "method=dora"], "unknown method 'dora'"),
+        (["--only", "lora"], "write key=value"),
+        (["--device", "gpu"], "unknown device 'gpu'"),
+        (["--data-dir", "nowhere"], "there is no such directory"),
+        (["--plugin", "nowhere.py"], "nowhere.py"),
+    ],
+)
+def test_a_mistake_in_what_profile_is_given_is_told_and_nothing_is_measured(
+    call: Call, tiny: str, monkeypatch: pytest.MonkeyPatch, given: list[str], said: str
+) -> None:
+    monkeypatch.setattr(runner, "run", lambda *args, **more: pytest.fail("it began"))
+    done = call("profile", tiny, *given)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err.replace("\n", " ")
+
+
+def test_profile_asks_for_one_pass_a_task_without_any_run(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def run(specs_for: Any, results_dir: Path, **more: Any) -> runner.Outcome:
+        asked.append((specs_for([]), results_dir, more))
+        return runner.Outcome(0, {}, ())
+
+    monkeypatch.setattr(runner, "run", run)
+    path = tmp_path / "e.yaml"
+    path.write_text(TINY.replace("profile: {rounds: 1, warmup: 0}", "profile: false"))
+    assert call("profile", str(path), "--only", "method=lora", "--rounds", "3", "-q").code == 0
+    ((spec,), where, more) = asked[0]
+    assert (spec.slug, spec.rounds, [m.label for m in spec.methods]) == (
+        "profile--synthetic_classification",
+        3,
+        ["lora"],
+    )
+    assert where == Path("results/tiny")
+    assert more["again"] is True
+
+
+@pytest.mark.slow
+def test_profile_measures_again_and_the_first_pass_counts_for_run_and_report(tiny: str, tmp_path: Path) -> None:
+    results = tmp_path / "r"
+    given = (tiny, "--results", str(results), "--device", "cpu")
+    env = {"PEFTBENCH_CACHE": str(cache_of_this_session(tmp_path)), "OMP_NUM_THREADS": "1"}
+    first = python("profile", *given, **env)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "The machine's rate" in first.stdout
+    assert "attempt" not in first.stdout
+    (only,) = (results / "runs").iterdir()
+    second = python("profile", *given, "--json", **env)
+    rows = json.loads(second.stdout)
+    assert [(r["method"], r["attempt"], r["counts"]) for r in rows] == [("full", 2, False), ("lora", 2, False)]
+    assert all(r["flops"]["total"] > 0 and r["record"] != only.name for r in rows)
+    assert python("run", *given, **env).returncode == 0
+    assert len(list((results / "runs").glob("profile--*"))) == 2, "its pass is there already"
+    full, lora = json.loads(python("report", str(results), "--json", **env).stdout)
+    counted = {r["label"]: r for r in json.loads(only.read_text())["rows"]}
+    assert full["step_seconds"] == counted["full"]["step_seconds"]["median"]
+    assert lora["split_seconds"]["backward"] == counted["lora"]["split_seconds"]["backward"]["median"]
+
+
 @pytest.mark.slow
 def test_run_trains_reports_and_resumes(tiny: str, tmp_path: Path) -> None:
     results = tmp_path / "r"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import count
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 from peftbench import devices
 from peftbench.backbones.load import Backbone
 from peftbench.edit import Edit, NotMergeable
-from peftbench.measure import neighbours, timing
+from peftbench.measure import neighbours, steps, timing
 from peftbench.method import Method
 from peftbench.spec import ProfileSpec, TrainSpec
 from peftbench.tasks import batches
@@ -44,7 +44,7 @@ def profile(
     trainers = [_start(spec, i, net, method) for i, (net, method) in enumerate(zip(networks, methods, strict=True))]
     batch = _typical(data["train"], spec.batch_size, networks[0])
 
-    def rounds(phase: str, actions: Mapping[str, Callable[[], Any]]) -> Samples:
+    def rounds(phase: str, actions: Mapping[str, Callable[[], Any]], *, last: str | None = None) -> Samples:
         on_progress({"phase": phase})
 
         def guarded(action: Callable[[], Any]) -> Callable[[], None]:
@@ -58,12 +58,13 @@ def profile(
         if not actions:
             return {}
         actions = {name: guarded(action) for name, action in actions.items()}
-        return timing.interleaved(actions, spec.rounds, spec.warmup, lambda: timing.synchronise(networks[0].device))
+        synchronise = partial(timing.synchronise, networks[0].device)
+        return timing.interleaved(actions, spec.rounds, spec.warmup, synchronise, last=last)
 
     watch = neighbours.Watch()
     for t in trainers:
         t.backbone.net.train()
-    steps = rounds("step time", {n: _step(t, batch) for n, t in zip(names, trainers, strict=True)})
+    stepped, product = steps.measure(dict(zip(names, trainers, strict=True)), batch, spec.reference, rounds)
     for t, method in zip(trainers, methods, strict=True):
         method.finish(t.edit)
         t.backbone.net.eval()
@@ -73,15 +74,12 @@ def profile(
     others = watch.share()
     rows = []
     for i, name in enumerate(names):
-        reference = steps.get(spec.reference)
         rows.append(
             {
                 "label": name,
                 "method": spec.methods[i].name,
                 "task": spec.task.name,
-                "shape": list(batch["input_ids"].shape),
-                "step_seconds": timing.summary(steps[name]),
-                "ratio": None if reference is None else timing.ratio(steps[name], reference),
+                **stepped[name],
                 "latency": {
                     str(s): {
                         "unmerged": timing.summary(plain[s][name]),
@@ -93,7 +91,7 @@ def profile(
                 "merge_max_change": change.get(name),
             }
         )
-    return {"rows": rows, "time": {"others_cpu_share": others}}
+    return {"rows": rows, "time": {"others_cpu_share": others, "product": product}, "sources": steps.SOURCES}
 
 
 def _start(spec: ProfileSpec, i: int, net: Backbone, method: Method) -> Trainer:
@@ -105,11 +103,6 @@ def _start(spec: ProfileSpec, i: int, net: Backbone, method: Method) -> Trainer:
     net.reset_head()
     train = TrainSpec(spec.lrs[i], spec.rounds + spec.warmup, spec.batch_size, spec.max_length, spec.accumulation)
     return Trainer.start(edit, method, train, spec.backbone.dtype)
-
-
-def _step(trainer: Trainer, batch: Mapping[str, Tensor]) -> Callable[[], Any]:
-    taken = count(1)
-    return lambda: trainer.step(batch, min(1.0, next(taken) / trainer.spec.steps))
 
 
 def _forward(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import format
-from .average import Average, Standing
+from .average import Average
 from .statistics import Comparison, Entry, mean, spread
 from .times import BATCHES, Latency, Spread, Times
 
@@ -47,8 +47,7 @@ def _relative(e: Entry) -> str:
 
 
 def _ratio(e: Entry) -> str:
-    r = _step_ratio(e)
-    return format.ratio(r.median, r.iqr / 2 if r.iqr is not None else None) if r else format.DASH
+    return format.interval(_step_ratio(e))
 
 
 def _sized(e: Entry) -> str:
@@ -69,14 +68,18 @@ def _metric(name: str) -> Callable[[Entry], str]:
     return lambda e: format.score(mean(v := e.others.get(name, ())), spread(v))
 
 
+def latency_columns() -> list[Column]:
+    """The latencies of a row's times."""
+    return [
+        Column(f"latency, batch {b}, ms (unmerged / merged)", _latencies(b), 9 + (b != "1"), f"latency {b}, ms")
+        for b in BATCHES
+    ]
+
+
 def columns(c: Comparison) -> list[Column]:
     """The columns of a comparison's readable tables."""
     arrow = "↓" if c.direction == "min" else "↑"
     others = [Column(name, _metric(name), 3) for name in c.other_metrics]
-    latency = [
-        Column(f"latency, batch {b}, ms (unmerged / merged)", _latencies(b), 9 + (b != "1"), f"latency {b}, ms")
-        for b in BATCHES
-    ]
     return [
         Column("method", lambda e: e.label),
         Column(
@@ -97,7 +100,7 @@ def columns(c: Comparison) -> list[Column]:
             "step ×",
             lambda e: format.ratio(r.median if (r := _step_ratio(e)) else None),
         ),
-        *latency,
+        *latency_columns(),
         Column("failed runs", lambda e: format.failures(e.failures), 0, "failed"),
     ]
 
@@ -117,12 +120,12 @@ def average_columns(a: Average) -> list[Column]:
     ]
 
 
-def grid(columns: Sequence[Column], rows: Sequence[Entry | Standing]) -> list[list[str]]:
+def grid(columns: Sequence[Column], rows: Sequence[Any]) -> list[list[str]]:
     """The cells, row by row."""
     return [[column.cell(row) for column in columns] for row in rows]
 
 
-def markdown(columns: Sequence[Column], rows: Sequence[Entry | Standing]) -> str:
+def markdown(columns: Sequence[Column], rows: Sequence[Any]) -> str:
     """A GitHub table; text in the cells cannot break it."""
     from tabulate import tabulate
 
@@ -131,7 +134,7 @@ def markdown(columns: Sequence[Column], rows: Sequence[Entry | Standing]) -> str
     return tabulate(cells, [c.heading for c in columns], "pipe", disable_numparse=True, colalign=align) + "\n"
 
 
-def latex(columns: Sequence[Column], rows: Sequence[Entry | Standing], caption: str, label: str) -> str:
+def latex(columns: Sequence[Column], rows: Sequence[Any], caption: str, label: str) -> str:
     """A booktabs table environment, scaled to the text's width (needs the packages booktabs and graphicx)."""
     import pandas as pd
 
@@ -169,7 +172,7 @@ def csv(rows: Sequence[dict[str, Any]]) -> str:
     return pd.DataFrame(rows, columns=list(rows[0]), dtype=object).to_csv(index=False, lineterminator="\n")
 
 
-def text(columns: Sequence[Column], rows: Sequence[Entry | Standing], width: int = WIDTH) -> str:
+def text(columns: Sequence[Column], rows: Sequence[Any], width: int = WIDTH) -> str:
     """A plain table of at most `width` columns: the least needed columns go first, then long names wrap."""
     from tabulate import tabulate
 

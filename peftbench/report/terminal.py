@@ -20,15 +20,16 @@ def text(comparisons: Sequence[Comparison], averages: Sequence[Average]) -> str:
 def _comparison(c: Comparison) -> str:
     majority = f", majority class {c.majority:.3f}" if c.majority is not None else ""
     title = f"{c.experiment}: {c.title} ({c.backbone}, {c.budget['steps']} steps{majority})"
-    return _block(title, tables.text(tables.columns(c), c.entries), [*c.notes, *_sample(c)])
+    return block(title, tables.text(tables.columns(c), c.entries), [*c.notes, *_sample(c)])
 
 
 def _average(a: Average) -> str:
     table = tables.text(tables.average_columns(a), a.standings)
-    return _block(f"{a.experiment}: average over tasks, relative to {a.reference}", table, a.notes)
+    return block(f"{a.experiment}: average over tasks, relative to {a.reference}", table, a.notes)
 
 
-def _block(title: str, table: str, notes: Sequence[str]) -> str:
+def block(title: str, table: str, notes: Sequence[str]) -> str:
+    """A title, a table and its notes, wrapped."""
     lines = [*textwrap.wrap(title, WIDTH), table]
     for note in notes:
         lines += textwrap.wrap(note, WIDTH, initial_indent="* ", subsequent_indent="  ")

@@ -18,7 +18,7 @@ from peftbench.facts import Facts, TaskFacts
 from peftbench.only import Only
 from peftbench.record import Record
 from peftbench.sites import Sites
-from peftbench.spec import MethodSpec, ProfileSpec, RunSpec, TrainSpec
+from peftbench.spec import LatencySpec, MethodSpec, ProfileSpec, RunSpec, TrainSpec
 
 Parameters = Callable[[str, Mapping[str, Any], Sites], int]  # Manifest.parameters
 Spec = RunSpec | ProfileSpec
@@ -113,6 +113,7 @@ def profiles(experiment: Experiment, planned: Sequence[Planned], records: Iterab
                 rounds=experiment.profile.rounds,
                 warmup=experiment.profile.warmup,
                 reference=experiment.reference,
+                latency=LatencySpec(**experiment.profile.latency.model_dump()),
             )
         )
     return passes

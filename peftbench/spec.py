@@ -111,7 +111,8 @@ class LatencySpec:
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> LatencySpec:
-        return cls(**{k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in d.items()})
+        shapes = {k: tuple(d[k]) for k in ("batches", "lengths") if k in d}
+        return cls(**{**d, **shapes})
 
 
 @dataclass(frozen=True)

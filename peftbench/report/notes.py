@@ -76,13 +76,13 @@ def _measured(runs: Sequence[Record], profiles: Sequence[Record], entries: Seque
     foreign = sorted({p.env_id for p in used.values() if _machine(p) not in here})
     if foreign:
         yield f"The times were measured in another environment ({', '.join(e[:8] for e in foreign)}) than the runs."
-    yield from dict.fromkeys(_conditions(p) for p in used.values())
+    yield from dict.fromkeys(conditions(p) for p in used.values())
     if noisy := [f"{e.label} ({'; '.join(e.times.noisy)})" for e in entries if e.times and e.times.noisy]:
         apart = "their quartiles further apart than half of the median"
         yield f"Times too noisy to compare, {apart}: {', '.join(noisy)}."
 
 
-def _conditions(profile: Record) -> str:
+def conditions(profile: Record) -> str:
     """What the times of a pass were measured under."""
     number = profile.body["env"].get("threads")
     threads = f"with {_count(number, 'thread')}" if number is not None else ""

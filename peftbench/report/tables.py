@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import format
-from .average import Average, Standing
+from .average import Average
 from .statistics import Comparison, Entry, mean, spread
 from .times import BATCHES, Latency, Spread, Times
 
@@ -117,12 +117,12 @@ def average_columns(a: Average) -> list[Column]:
     ]
 
 
-def grid(columns: Sequence[Column], rows: Sequence[Entry | Standing]) -> list[list[str]]:
+def grid(columns: Sequence[Column], rows: Sequence[Any]) -> list[list[str]]:
     """The cells, row by row."""
     return [[column.cell(row) for column in columns] for row in rows]
 
 
-def markdown(columns: Sequence[Column], rows: Sequence[Entry | Standing]) -> str:
+def markdown(columns: Sequence[Column], rows: Sequence[Any]) -> str:
     """A GitHub table; text in the cells cannot break it."""
     from tabulate import tabulate
 
@@ -131,7 +131,7 @@ def markdown(columns: Sequence[Column], rows: Sequence[Entry | Standing]) -> str
     return tabulate(cells, [c.heading for c in columns], "pipe", disable_numparse=True, colalign=align) + "\n"
 
 
-def latex(columns: Sequence[Column], rows: Sequence[Entry | Standing], caption: str, label: str) -> str:
+def latex(columns: Sequence[Column], rows: Sequence[Any], caption: str, label: str) -> str:
     """A booktabs table environment, scaled to the text's width (needs the packages booktabs and graphicx)."""
     import pandas as pd
 
@@ -169,7 +169,7 @@ def csv(rows: Sequence[dict[str, Any]]) -> str:
     return pd.DataFrame(rows, columns=list(rows[0]), dtype=object).to_csv(index=False, lineterminator="\n")
 
 
-def text(columns: Sequence[Column], rows: Sequence[Entry | Standing], width: int = WIDTH) -> str:
+def text(columns: Sequence[Column], rows: Sequence[Any], width: int = WIDTH) -> str:
     """A plain table of at most `width` columns: the least needed columns go first, then long names wrap."""
     from tabulate import tabulate
 

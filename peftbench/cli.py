@@ -11,9 +11,21 @@ from typing import Annotated
 
 import typer
 
-from peftbench import __version__
-from peftbench.cli_method import COMMANDS
-from peftbench.cli_options import AsJson, Plugins, known_methods, print_json
+from peftbench import __version__, cli_cost, cli_method
+from peftbench.cli_options import (
+    AsJson,
+    DataDir,
+    Device,
+    OnlyPart,
+    Plugins,
+    Quiet,
+    Results,
+    Source,
+    check_device,
+    known_methods,
+    print_json,
+    threads_asked,
+)
 from peftbench.errors import UserError, unknown, unknown_method
 
 app = typer.Typer(
@@ -26,17 +38,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
-Source = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A YAML file, or the name of a packaged experiment.")]
-Results = Annotated[Path | None, typer.Option("--results", help="Where records go. Default: results/NAME.")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder with data sets, e.g. GLUE's official files.")]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps, in place of the file's.")]
-OnlyPart = Annotated[
-    list[str] | None,
-    typer.Option("--only", metavar="KEY=VALUE", help="A part of the grid: method, task, seed. May be repeated."),
-]
 Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="Worker processes, in place of the file's.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Repeat diverged, oom and error too.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
 
 
 def main() -> None:
@@ -76,8 +79,8 @@ def run(
     from peftbench.prepare import prepare
     from peftbench.workers import WorkerError
 
-    _check_device(device)
-    threads = _threads()
+    check_device(device)
+    threads = threads_asked()
     prepared = prepare(experiment, only or (), data_dir, plugin or ())
     chosen, workers = prepared.results_dir(results), jobs or prepared.experiment.jobs
     before = record.read_all(chosen)
@@ -127,7 +130,7 @@ def plan(
     from peftbench import record, show
     from peftbench.prepare import prepare
 
-    _check_device(device)
+    check_device(device)
     prepared = prepare(experiment, only or (), data_dir, plugin or ())
     records, workers = record.read_all(prepared.results_dir(results)), jobs or prepared.experiment.jobs
     rows = show.plan_rows(prepared, records, prepared.seconds(records, device, workers))
@@ -208,7 +211,7 @@ def fetch(
     embedded.fetch(names or None, progress=lambda line: print(line, flush=True), wheels=wheels)
 
 
-for name, command in COMMANDS.items():
+for name, command in {**cli_method.COMMANDS, **cli_cost.COMMANDS}.items():
     app.command(name)(command)
 
 
@@ -218,21 +221,3 @@ def schema(plugin: Plugins = None) -> None:
     from peftbench.schema import json_schema
 
     print_json(json_schema(known_methods(plugin)))
-
-
-def _check_device(device: str | None) -> None:
-    import re
-
-    if device is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
-        raise unknown("device", device, ["auto", "cpu", "cuda", "cuda:0", "mps"], where="--device")
-
-
-def _threads() -> int | None:
-    """What OMP_NUM_THREADS asks of all programs; None where it is not set. Of a list, the outermost level counts."""
-    import os
-
-    given = os.environ.get("OMP_NUM_THREADS", "").strip()
-    first = given.partition(",")[0].strip()
-    if given and not (first.isdecimal() and int(first) > 0):
-        raise UserError(f"OMP_NUM_THREADS={given} in the environment: give a whole number from 1, or unset it")
-    return int(first) if given else None

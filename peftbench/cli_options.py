@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
+from peftbench.errors import UserError, unknown
+
 Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A file with a method of yours. May be repeated.")]
+Source = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A YAML file, or the name of a packaged experiment.")]
+Results = Annotated[Path | None, typer.Option("--results", help="Where records go. Default: results/NAME.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder with data sets, e.g. GLUE's official files.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps, in place of the file's.")]
+OnlyPart = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="KEY=VALUE", help="A part of the grid: method, task, seed. May be repeated."),
+]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, for other programs.")]
 
 
@@ -24,3 +35,22 @@ def known_methods(plugins: list[Path] | None) -> Any:
 
 def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def check_device(device: str | None) -> None:
+    """Raises UserError for a `--device` that is none."""
+    import re
+
+    if device is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise unknown("device", device, ["auto", "cpu", "cuda", "cuda:0", "mps"], where="--device")
+
+
+def threads_asked() -> int | None:
+    """What OMP_NUM_THREADS asks of all programs; None where it is not set. Of a list, the outermost level counts."""
+    import os
+
+    given = os.environ.get("OMP_NUM_THREADS", "").strip()
+    first = given.partition(",")[0].strip()
+    if given and not (first.isdecimal() and int(first) > 0):
+        raise UserError(f"OMP_NUM_THREADS={given} in the environment: give a whole number from 1, or unset it")
+    return int(first) if given else None

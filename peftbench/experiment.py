@@ -113,7 +113,7 @@ class Latency(Part):
 class Profile(Part):
     """The pass that measures times, after the runs and with none beside it."""
 
-    rounds: Count = Field(5, description="timed rounds through all methods")
+    rounds: Count = Field(11, description="timed rounds through all methods; few make wide intervals")
     warmup: int = Field(2, ge=0, description="rounds before them that are not timed")
     latency: Latency = Latency()
 
@@ -159,6 +159,12 @@ class Experiment(Part):
     def where(self, place: Place) -> str:
         """A place in this experiment's file, to begin a message with."""
         return self._document.where(place)
+
+    def profile_of(self, rounds: int | None = None) -> Profile:
+        """The profile pass as the file has it, the defaults where it has none, with `rounds` in place of its own."""
+        asked = self.profile or Profile()
+        latency = asked.latency.model_copy(update={"rounds": None})  # as many as asked
+        return asked if rounds is None else asked.model_copy(update={"rounds": rounds, "latency": latency})
 
     def error(self, place: Place, said: str) -> UserError:
         """A mistake at a place in this experiment's file."""

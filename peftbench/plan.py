@@ -13,7 +13,7 @@ from typing import Any
 from peftbench import budget, record
 from peftbench.configurations import Configuration
 from peftbench.errors import UserError
-from peftbench.experiment import Experiment
+from peftbench.experiment import Experiment, Profile
 from peftbench.facts import Facts, TaskFacts
 from peftbench.only import Only
 from peftbench.record import Record
@@ -95,13 +95,18 @@ def profiles(experiment: Experiment, planned: Sequence[Planned], records: Iterab
     if experiment.profile is None:
         return []
     finished = record.finished(records)
-    passes = []
-    for task in dict.fromkeys(p.spec.task.name for p in planned):
-        runs = {p.label: p.spec for p in planned if p.spec.task.name == task and p.spec.id in finished}
-        first = next(iter(runs.values()), None)
-        if first is None:
-            continue
-        passes.append(
+    return passes(experiment, experiment.profile, [p for p in planned if p.spec.id in finished])
+
+
+def passes(experiment: Experiment, asked: Profile, planned: Iterable[Planned]) -> list[ProfileSpec]:
+    """One profile pass a task over all that is planned there, whether it has run or not."""
+    by_task: dict[str, dict[str, RunSpec]] = {}
+    for p in planned:
+        by_task.setdefault(p.spec.task.name, {})[p.label] = p.spec
+    specs = []
+    for runs in by_task.values():
+        first = next(iter(runs.values()))
+        specs.append(
             ProfileSpec(
                 backbone=first.backbone,
                 task=first.task,
@@ -110,13 +115,13 @@ def profiles(experiment: Experiment, planned: Sequence[Planned], records: Iterab
                 batch_size=first.train.batch_size,
                 max_length=first.train.max_length,
                 accumulation=first.train.accumulation,
-                rounds=experiment.profile.rounds,
-                warmup=experiment.profile.warmup,
+                rounds=asked.rounds,
+                warmup=asked.warmup,
                 reference=experiment.reference,
-                latency=LatencySpec(**experiment.profile.latency.model_dump()),
+                latency=LatencySpec(**asked.latency.model_dump()),
             )
         )
-    return passes
+    return specs
 
 
 def _asked(

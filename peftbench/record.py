@@ -162,6 +162,11 @@ def latest(records: Iterable[Record]) -> dict[str, Record]:
     return counts
 
 
+def newest(records: Iterable[Record]) -> dict[str, Record]:
+    """By spec_id, the attempt that began last, however it ended."""
+    return {r.spec_id: r for r in sorted(records, key=lambda r: r.order)}
+
+
 def _problem(body: Any) -> str | None:
     """What keeps `body` from being a record of this schema; None where nothing does."""
     if not isinstance(body, Mapping) or "schema" not in body:

@@ -56,6 +56,7 @@ def run(
     threads: int | None = None,
     profile_threads: int | None = None,
     retry_failed: bool = False,
+    again: bool = False,
     quiet: bool = False,
     out: IO[str] | None = None,
 ) -> Outcome:
@@ -71,6 +72,7 @@ def run(
         threads: of each training worker; by default the cores are divided among the jobs.
         profile_threads: of the profile pass; by default all cores.
         retry_failed: repeat diverged, oom and error too; killed and abandoned are always repeated.
+        again: attempt once more what is finished too; the outcome is then that of the newest attempts.
         out: where progress goes, by default standard output.
 
     Raises UserError where the directory is in use or cannot be written, or the session refuses what it was given.
@@ -83,7 +85,7 @@ def run(
         stack.callback(view.close)
         sweep(Path(results_dir))
         asked = {spec.id: spec for spec in grid}
-        state = _Grid(specs_for, Path(results_dir), experiment, retry_failed, view, asked)
+        state = _Grid(specs_for, Path(results_dir), experiment, retry_failed, again, view, asked)
         crew = stack.enter_context(_Crew(session, fd))
         try:
             while not state.interrupted and (next_up := state.next_up()):
@@ -141,6 +143,7 @@ class _Grid:
     results_dir: Path
     experiment: str
     retry_failed: bool
+    again: bool
     view: progress.View
     asked: dict[str, Spec]
     tried: set[str] = field(default_factory=set)
@@ -171,7 +174,8 @@ class _Grid:
                 self._stop(pool, pressed)
 
     def outcome(self) -> Outcome:
-        latest = record.latest(record.read_all(self.results_dir))
+        records = record.read_all(self.results_dir)
+        latest = record.newest(records) if self.again else record.latest(records)
         stands = {key: latest[key].status if key in latest else "not run" for key in self.asked}
         failed = tuple(
             f"{progress.title(self.asked[key])} ({status})"
@@ -188,7 +192,7 @@ class _Grid:
         return Outcome(1 if failed else 0, counts, failed)
 
     def _is_open(self, last: record.Record | None) -> bool:
-        if last is None or last.status in record.RETRIED:
+        if self.again or last is None or last.status in record.RETRIED:
             return True
         return self.retry_failed and not last.is_finished
 

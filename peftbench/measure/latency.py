@@ -27,6 +27,13 @@ from peftbench.tasks.tokens import Encoded
 
 BASE = "the base network, without adapters"
 TAIL = 20  # samples from which on one of them lies beyond the 95th percentile
+SOURCES = {
+    "latency": "wall clock around whole passes in inference mode, the device synchronised; ratio to the base's own "
+    "pass in the same round",
+    "merge_max_change": "largest absolute difference of a logit, of the largest batch",
+    "merge_seconds": "wall clock: folding every adapter, putting the layers in place and out again",
+    "switch_seconds": "wall clock: copying another adapter's tensors and head, held on the device, into place",
+}
 Samples = dict[str, list[float]]
 Rounds = Callable[[str, Mapping[str, Callable[[], Any]]], Samples]
 Clock = Callable[[], float]

@@ -6,15 +6,12 @@ No other run of the command goes on meanwhile; what other programs use of the ma
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
 from typing import Any
-
-from torch import Tensor
 
 from peftbench import devices
 from peftbench.backbones.load import Backbone
 from peftbench.edit import Edit
-from peftbench.measure import inputs, latency, neighbours, timing
+from peftbench.measure import inputs, latency, neighbours, steps, timing
 from peftbench.method import Method
 from peftbench.spec import ProfileSpec, TrainSpec
 from peftbench.tasks.tokens import Encoded
@@ -60,34 +57,35 @@ def profile(
     watch = neighbours.Watch()
     for t in trainers:
         t.backbone.net.train()
-    steps = rounds("step time", {n: _step(t, batch) for n, t in zip(names, trainers, strict=True)})
+    stepped, product = steps.measure(dict(zip(names, trainers, strict=True)), batch, spec.reference, rounds)
     for t, method in zip(trainers, methods, strict=True):
         method.finish(t.edit)
         t.backbone.net.eval()
     base.net.eval()
     edits = {n: t.edit for n, t in zip(names, trainers, strict=True)}
-    latencies, base_latency = latency.measure(
-        latency.Pass(
-            spec, base, edits, lambda phase, actions: rounds(phase, actions, spec.latency.rounds or spec.rounds)
-        ),
-        data["test"],
-    )
+
+    def passes(phase: str, actions: Mapping[str, Callable[[], Any]]) -> Samples:
+        return rounds(phase, actions, spec.latency.rounds or spec.rounds)
+
+    latencies, base_latency = latency.measure(latency.Pass(spec, base, edits, passes), data["test"])
     others = watch.share()
     rows = []
     for i, name in enumerate(names):
-        reference = steps.get(spec.reference)
         rows.append(
             {
                 "label": name,
                 "method": spec.methods[i].name,
                 "task": spec.task.name,
-                "shape": list(batch["input_ids"].shape),
-                "step_seconds": timing.summary(steps[name]),
-                "ratio": None if reference is None else timing.ratio(steps[name], reference),
+                **stepped[name],
                 **latencies[name],
             }
         )
-    return {"rows": rows, "base": {"latency": base_latency}, "time": {"others_cpu_share": others}}
+    return {
+        "rows": rows,
+        "base": {"latency": base_latency},
+        "time": {"others_cpu_share": others, "product": product},
+        "sources": {**steps.SOURCES, **latency.SOURCES},
+    }
 
 
 def _start(spec: ProfileSpec, i: int, net: Backbone, method: Method) -> Trainer:
@@ -98,11 +96,6 @@ def _start(spec: ProfileSpec, i: int, net: Backbone, method: Method) -> Trainer:
     _reset_head(spec, net)
     train = TrainSpec(spec.lrs[i], spec.rounds + spec.warmup, spec.batch_size, spec.max_length, spec.accumulation)
     return Trainer.start(edit, method, train, spec.backbone.dtype)
-
-
-def _step(trainer: Trainer, batch: Mapping[str, Tensor]) -> Callable[[], Any]:
-    taken = count(1)
-    return lambda: trainer.step(batch, min(1.0, next(taken) / trainer.spec.steps))
 
 
 def _reset_head(spec: ProfileSpec, net: Backbone) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from .average import Average
 from .statistics import Comparison, Entry, mean, spread
-from .times import BATCHES, Latency, others_cpu_share
+from .times import BATCHES, PHASES, Latency, Times, others_cpu_share
 
 
 def listed(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
@@ -49,21 +49,43 @@ def row(c: Comparison, e: Entry) -> dict[str, Any]:
         "size": e.size,
         "deviation": e.deviation,
         "peak_memory_bytes": e.peak_bytes,
-        **_times(e),
+        **measured(e.times),
     }
 
 
-def _times(e: Entry) -> dict[str, Any]:
-    step, ratio = (e.times.step, e.times.ratio) if e.times else (None, None)
-    latency = e.times.latency if e.times else {}
+def measured(times: Times | None) -> dict[str, Any]:
+    """What a profile pass measured of one configuration; every figure None without one."""
+    step, ratio = (times.step, times.ratio) if times else (None, None)
+    latency = times.latency if times else {}
     return {
         "step_seconds": step.median if step else None,
         "step_seconds_iqr": step.iqr if step else None,
         "step_ratio": ratio.median if ratio else None,
         "step_ratio_iqr": ratio.iqr if ratio else None,
+        "step_ratio_low": ratio.low if ratio else None,
+        "step_ratio_high": ratio.high if ratio else None,
+        "step_rounds": step.n if step else None,
+        **_work(times),
         "latency_seconds": {b: _latency(latency.get(b)) for b in BATCHES},
-        "merge_max_change": e.times.merge_max_change if e.times else None,
-        "others_cpu_share": others_cpu_share(e.times.profile) if e.times else None,
+        "merge_max_change": times.merge_max_change if times else None,
+        "others_cpu_share": others_cpu_share(times.profile) if times else None,
+    }
+
+
+def _work(times: Times | None) -> dict[str, Any]:
+    """What a step is made of: its phases, its tokens, its operations."""
+    split, flops = (times.split, times.flops or {}) if times else ({}, {})
+    rates = (times.tokens_per_second, times.flops_per_second, times.share) if times else (None, None, None)
+    tokens, achieved, share = rates
+    return {
+        "split_seconds": {p: split[p].median if p in split else None for p in PHASES},
+        "tokens": times.tokens if times else None,
+        "tokens_per_second": tokens.median if tokens else None,
+        "flops": {p: flops.get(p) for p in (*PHASES, "total")},
+        "flops_per_second": achieved.median if achieved else None,
+        "product_share": share.median if share else None,
+        "product_share_low": share.low if share else None,
+        "product_share_high": share.high if share else None,
     }
 
 

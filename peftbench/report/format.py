@@ -56,6 +56,27 @@ def ratio(value: float | None, around: float | None = None) -> str:
     return f"{value:.2f}" + (f" ± {around:.2f}" if around is not None else "") + "×"
 
 
+def interval(taken: Spread | None) -> str:
+    """The median ratio and its interval, or, in records without one, half the distance between the quartiles.
+
+    >>> interval(Spread(0.8431, 0.02, 0.83, 0.861)), interval(Spread(0.8431, 0.02)), interval(None)
+    ('0.84× [0.83, 0.86]', '0.84 ± 0.01×', '—')
+    """
+    if taken is None:
+        return DASH
+    if taken.low is None or taken.high is None:
+        return ratio(taken.median, None if taken.iqr is None else taken.iqr / 2)
+    return f"{taken.median:.2f}× [{taken.low:.2f}, {taken.high:.2f}]"
+
+
+def percent(share: Spread | None) -> str:
+    """A share of one with its interval, in percent: `61 % [58, 63]`."""
+    if share is None:
+        return DASH
+    around = f" [{share.low * 100:.0f}, {share.high * 100:.0f}]" if share.low is not None and share.high else ""
+    return f"{share.median * 100:.0f} %{around}"
+
+
 def size(mark: str, deviation: float | None) -> str:
     """How the size met the budget, with its deviation where there was a budget.
 

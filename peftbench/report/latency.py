@@ -122,10 +122,12 @@ def of(records: Iterable[Record]) -> list[Latencies]:
     counting = [r for r in record.latest(records).values() if r.kind == "profile" and r.is_finished]
     passes = sorted((r for r in counting if _cells(r)), key=lambda r: (*_place(r), r.spec_id))
     several = Counter(map(_place, passes))
-    return [
-        Latencies(r, tuple(_cells(r)), tuple(_handling(r)), r.spec_id[:6] if several[_place(r)] > 1 else "")
-        for r in passes
-    ]
+    return [of_pass(r, r.spec_id[:6] if several[_place(r)] > 1 else "") for r in passes]
+
+
+def of_pass(r: Record, variant: str = "") -> Latencies:
+    """The latencies of one finished profile pass; no cells where it has none by shape."""
+    return Latencies(r, tuple(_cells(r)), tuple(_handling(r)), variant)
 
 
 def _place(r: Record) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from . import export, latency_page, plots, tables
+from . import costs, export, latency_page, plots, tables
 from .average import Average
 from .latency import Latencies
 from .samples import first_sample
@@ -24,8 +24,8 @@ How to read the tables. Scores are on the test split: mean ± standard deviation
 Size: *matched* to the budget within its tolerance, *nearest* where no setting is, *native* for a method without a size
 knob, *explicit* where the experiment sets the size; in brackets the distance from the budget. Stored: the adapter file.
 Times come from a separate pass in which the methods take turns: median ± half the distance between the quartiles;
-ratios are taken within the same round. What else used the machine stands under the table, where it is known. A dash (—)
-means not measured, never zero.
+ratios are taken within the same round, and in brackets stands the 95 % bootstrap interval of their median. What else
+used the machine stands under the table, where it is known. A dash (—) means not measured, never zero.
 """
 
 
@@ -70,6 +70,12 @@ def _tables(c: Comparison) -> Iterator[tuple[str, str]]:
         f"{c.title}: {c.backbone}, {c.budget['steps']} steps of {c.budget['batch_size']} examples. {' '.join(c.notes)}"
     )
     yield f"{c.slug}.tex", tables.latex(columns, c.entries, caption.strip(), c.slug)
+    if costs.known(c.entries):
+        name = f"{c.slug}--step"
+        yield f"{name}.md", f"# {c.title}: the training step\n\n{_step(c)}"
+        yield f"{name}.csv", tables.csv([costs.row(e) for e in c.entries])
+        caption = f"{c.title}: what a training step is made of. {costs.LEGEND}"
+        yield f"{name}.tex", tables.latex(costs.columns(c.reference), c.entries, caption, name)
 
 
 def _average_slug(a: Average) -> str:
@@ -96,7 +102,10 @@ def _page(
         for a in (a for a in averages if a.experiment == name):
             parts += ["### Average over tasks\n", _average(a), _links(_average_slug(a))]
         for c in group:
-            parts += [f"### {c.title}\n", _comparison(c), _links(c.slug), *_samples(c), *_figures(c, figures[c.slug])]
+            parts += [f"### {c.title}\n", _comparison(c), _links(c.slug)]
+            if costs.known(c.entries):
+                parts += ["The training step:\n", _step(c), _links(f"{c.slug}--step")]
+            parts += [*_samples(c), *_figures(c, figures[c.slug])]
         for p in (p for p in passes if p.experiment == name):
             shown = (_figure(f, "What adapters add to inference", p.title) for f in figures[p.slug])
             parts += [f"### Latency, {p.title}\n", latency_page.text(p), _links(p.slug), *shown]
@@ -112,6 +121,10 @@ def _comparison(c: Comparison) -> str:
     if c.majority is not None:
         facts.append(f"Always answering the majority class gives {c.metric} {c.majority:.3f}.")
     return f"{' '.join(facts)}\n\n{tables.markdown(tables.columns(c), c.entries)}{_list(c.notes)}"
+
+
+def _step(c: Comparison) -> str:
+    return f"{tables.markdown(costs.columns(c.reference), c.entries)}\n{costs.LEGEND}\n"
 
 
 def _average(a: Average) -> str:

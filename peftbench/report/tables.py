@@ -47,8 +47,7 @@ def _relative(e: Entry) -> str:
 
 
 def _ratio(e: Entry) -> str:
-    r = _step_ratio(e)
-    return format.ratio(r.median, r.iqr / 2 if r.iqr is not None else None) if r else format.DASH
+    return format.interval(_step_ratio(e))
 
 
 def _sized(e: Entry) -> str:
@@ -69,14 +68,18 @@ def _metric(name: str) -> Callable[[Entry], str]:
     return lambda e: format.score(mean(v := e.others.get(name, ())), spread(v))
 
 
+def latency_columns() -> list[Column]:
+    """The latencies of a row's times."""
+    return [
+        Column(f"latency, batch {b}, ms (unmerged / merged)", _latencies(b), 9 + (b != "1"), f"latency {b}, ms")
+        for b in BATCHES
+    ]
+
+
 def columns(c: Comparison) -> list[Column]:
     """The columns of a comparison's readable tables."""
     arrow = "↓" if c.direction == "min" else "↑"
     others = [Column(name, _metric(name), 3) for name in c.other_metrics]
-    latency = [
-        Column(f"latency, batch {b}, ms (unmerged / merged)", _latencies(b), 9 + (b != "1"), f"latency {b}, ms")
-        for b in BATCHES
-    ]
     return [
         Column("method", lambda e: e.label),
         Column(
@@ -97,7 +100,7 @@ def columns(c: Comparison) -> list[Column]:
             "step ×",
             lambda e: format.ratio(r.median if (r := _step_ratio(e)) else None),
         ),
-        *latency,
+        *latency_columns(),
         Column("failed runs", lambda e: format.failures(e.failures), 0, "failed"),
     ]
 

@@ -22,21 +22,22 @@ def text(comparisons: Sequence[Comparison], averages: Sequence[Average], passes:
 def _comparison(c: Comparison) -> str:
     majority = f", majority class {c.majority:.3f}" if c.majority is not None else ""
     title = f"{c.experiment}: {c.title} ({c.backbone}, {c.budget['steps']} steps{majority})"
-    return _block(title, tables.text(tables.columns(c), c.entries), [*c.notes, *_sample(c)])
+    return block(title, tables.text(tables.columns(c), c.entries), [*c.notes, *_sample(c)])
 
 
 def _average(a: Average) -> str:
     table = tables.text(tables.average_columns(a), a.standings)
-    return _block(f"{a.experiment}: average over tasks, relative to {a.reference}", table, a.notes)
+    return block(f"{a.experiment}: average over tasks, relative to {a.reference}", table, a.notes)
 
 
 def _latency(p: Latencies) -> str:
     handling = f"\n{tables.text(latency.handling_columns(), p.handling)}" if p.handling else ""
     table = tables.text(latency.columns(), p.cells)
-    return _block(f"{p.experiment}: latency, {p.title}", table + "\n" + handling, p.facts)
+    return block(f"{p.experiment}: latency, {p.title}", table + "\n" + handling, p.facts)
 
 
-def _block(title: str, table: str, notes: Sequence[str]) -> str:
+def block(title: str, table: str, notes: Sequence[str]) -> str:
+    """A title, a table and its notes, wrapped."""
     lines = [*textwrap.wrap(title, WIDTH), table]
     for note in notes:
         lines += textwrap.wrap(note, WIDTH, initial_indent="* ", subsequent_indent="  ")

@@ -14,19 +14,28 @@ from typing import Any
 from ..record import Record
 
 BATCHES = ("1", "32")  # batch sizes of the latencies, as records key them
+PHASES = ("forward", "backward", "optimizer")
 NOISY = 0.5  # distance between the quartiles over the median, above which times are not to be compared
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A median and the distance between its quartiles, in the unit of the field that holds it."""
+    """A median and the distance between its quartiles, in the unit of the field that holds it.
+
+    A ratio has the bounds of its interval too, but for records from before there were any.
+    """
 
     median: float
     iqr: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
 
     @classmethod
     def of(cls, value: Mapping[str, Any] | None) -> Spread | None:
-        return cls(value["median"], value.get("iqr")) if value and value.get("median") is not None else None
+        if not value or value.get("median") is None:
+            return None
+        return cls(*(value.get(k) for k in ("median", "iqr", "low", "high", "n")))  # type: ignore[arg-type]
 
     @property
     def is_noisy(self) -> bool:
@@ -51,6 +60,12 @@ class Times:
     latency: Mapping[str, Latency]  # batch size -> Latency
     merge_max_change: float | None  # largest absolute change of a logit by merging
     profile: Record
+    split: Mapping[str, Spread]  # phase -> seconds; empty where the step was not split
+    tokens: int | None  # of the batch, without padding
+    tokens_per_second: Spread | None
+    flops: Mapping[str, int] | None  # phase -> floating-point operations of one step, and their "total"
+    flops_per_second: Spread | None
+    share: Spread | None  # of flops_per_second in the rate of a large matrix product in the same round
 
     @property
     def noisy(self) -> list[str]:
@@ -64,6 +79,11 @@ class Times:
 def others_cpu_share(profile: Record) -> float | None:
     """What other programs used of the machine's cores during a pass, 0 to 1; None where it is not known."""
     return (profile.body.get("time") or {}).get("others_cpu_share")
+
+
+def product(profile: Record) -> Mapping[str, Any] | None:
+    """The large matrix product timed in the rounds of a pass; None where none was."""
+    return (profile.body.get("time") or {}).get("product")
 
 
 def matching(profiles: Iterable[Record], run: Record) -> list[Record]:
@@ -90,11 +110,12 @@ def of(profiles: Sequence[Record], run: Record) -> Times | None:
             continue
         for row in profile.body.get("rows") or ():
             if row["label"] == method["label"] and row["task"] == run.spec["task"]["name"]:
-                return _times(row, profile)
+                return of_row(row, profile)
     return None
 
 
-def _times(row: Mapping[str, Any], profile: Record) -> Times:
+def of_row(row: Mapping[str, Any], profile: Record) -> Times:
+    """The times in one row of a profile pass; what older records lack is None."""
     return Times(
         step=Spread.of(row.get("step_seconds")),
         ratio=Spread.of(row.get("ratio")),
@@ -103,6 +124,12 @@ def _times(row: Mapping[str, Any], profile: Record) -> Times:
         },
         merge_max_change=row.get("merge_max_change"),
         profile=profile,
+        split={p: s for p in PHASES if (s := Spread.of((row.get("split_seconds") or {}).get(p)))},
+        tokens=row.get("tokens"),
+        tokens_per_second=Spread.of(row.get("tokens_per_second")),
+        flops=row.get("flops"),
+        flops_per_second=Spread.of(row.get("flops_per_second")),
+        share=Spread.of(row.get("product_share")),
     )
 
 

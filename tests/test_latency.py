@@ -101,6 +101,18 @@ def test_a_causal_network_has_the_prompt_and_each_token_after_it_apart_without_t
     assert (decode["unmerged"]["ratio"]["median"], decode["merged"]["ratio"]["median"]) == (ADAPTED / PLAIN, 1.0)
 
 
+def test_no_configuration_begins_a_round_and_each_is_still_timed_once_in_it() -> None:
+    log: list[str] = []
+    actions = {name: lambda name=name: log.append(name) for name in "ab"}
+
+    def rounds(phase: str, actions: Mapping[str, Callable[[], Any]]) -> dict[str, list[float]]:
+        return timing.interleaved(actions, 2, 1, lambda: None, lambda: float(len(log)))
+
+    samples = latency._settled(rounds, "phase", actions, settle=lambda: log.append("first"))
+    assert log == ["first", "b", "a", "first", "a", "b", "first", "b", "a"]
+    assert samples == {"a": [1.0, 1.0], "b": [1.0, 1.0]}
+
+
 def test_a_tail_is_given_only_where_enough_samples_reach_it() -> None:
     few, enough = [1.0] * (latency.TAIL - 1), [float(i) for i in range(latency.TAIL)]
     assert latency._figures({"a": few, latency.BASE: few}, "a")["p95"] is None
@@ -111,16 +123,15 @@ def test_switching_leaves_the_network_as_it_was_and_moves_the_head_too() -> None
     edit = Edit(load("tiny-encoder", "classification", 2))
     make(find("lora"), {}).attach(edit)
     before = {n: p.clone() for n, p in edit.net.named_parameters()}
-    world, seen = World(), []
+    world = World()
     spec = ProfileSpec(BackboneSpec("m", "f"), TaskSpec("t", "f"), (), (), 4, 32)
 
     def rounds(phase: str, actions: Mapping[str, Callable[[], Any]]) -> dict[str, list[float]]:
         with torch.no_grad():
             for p in edit.net.parameters():
                 p.add_(1.0)  # another adapter is in place now, and the base is changed
-        seen.extend(actions)
-        actions["lora"]()
-        return {"lora": [0.5]}
+        actions["=lora"]()
+        return {key: [0.5] for key in actions}
 
     assert latency._switching(latency.Pass(spec, edit.backbone, {"lora": edit}, rounds, world.clock)) == {"lora": [0.5]}
     put_back = {n for n, p in edit.net.named_parameters() if torch.equal(p, before[n])}

@@ -8,6 +8,7 @@ takes to fold them, and to put another adapter's tensors in their place.
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -116,14 +117,37 @@ def _timed(shared: Pass, networks: Mapping[str, Backbone], given: Given, what: s
     title = f"{what}, {rows} x {length}"
     everyone = {BASE: shared.base, **networks}
     if shared.base.kind != "generation":
-        return {"forward": shared.rounds(title, {n: _forward(shared, b, given.tensors) for n, b in everyone.items()})}
+        passes = {name: _forward(shared, b, given.tensors) for name, b in everyone.items()}
+        return {"forward": _settled(shared.rounds, title, passes)}
     laps: dict[str, list[tuple[float, float]]] = {name: [] for name in everyone}
-    done = shared.rounds(title, {n: _generation(shared, b, given.tensors, laps[n]) for n, b in everyone.items()})
+    writing = {name: _generation(shared, b, given.tensors, laps[name]) for name, b in everyone.items()}
+    done = _settled(shared.rounds, title, writing, settle=_generation(shared, shared.base, given.tensors, []))
     timed = {name: laps[name][-len(done[name]) :] for name in everyone}  # warm-up rounds come first
     return {
         "prefill": {name: [first for first, _ in pairs] for name, pairs in timed.items()},
         "decode": {name: [each for _, each in pairs] for name, pairs in timed.items()},
     }
+
+
+def _settled(
+    rounds: Rounds, title: str, actions: Mapping[str, Callable[[], Any]], settle: Callable[[], Any] | None = None
+) -> Samples:
+    """The samples of `actions`, none of which is the first of its round: that one finds the caches cold.
+
+    `settle` (by default the first action) goes before them, at whichever end a round begins: rounds run forwards and
+    backwards in turn, so every other call of it is the last of a round and does nothing.
+    """
+    if not actions:
+        return {}
+    work = settle or next(iter(actions.values()))
+    turns = itertools.count()
+
+    def first() -> None:
+        if next(turns) % 2 == 0:
+            work()
+
+    samples = rounds(title, {"before": first, **{f"={name}": run for name, run in actions.items()}, "after": first})
+    return {name: samples[f"={name}"] for name in actions}
 
 
 def _forward(shared: Pass, backbone: Backbone, batch: Mapping[str, Tensor]) -> Callable[[], Tensor]:
@@ -190,7 +214,7 @@ def _folding(shared: Pass, names: Mapping[str, float]) -> Samples:
 
         return run
 
-    return shared.rounds("merging", {name: action(shared.edits[name]) for name in names})
+    return _settled(shared.rounds, "merging", {name: action(shared.edits[name]) for name in names})
 
 
 def _switching(shared: Pass) -> Samples:
@@ -202,7 +226,7 @@ def _switching(shared: Pass) -> Samples:
         return lambda: serving.place(targets, other)
 
     with torch.no_grad():
-        return shared.rounds("switching adapters", {name: action(edit) for name, edit in shared.edits.items()})
+        return _settled(shared.rounds, "switching adapters", {n: action(edit) for n, edit in shared.edits.items()})
 
 
 def _cells(

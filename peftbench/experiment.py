@@ -24,6 +24,7 @@ from peftbench.tasks import data, local
 RESERVED = ("label", "lr")  # keys of a method's mapping that are no hyperparameters
 
 Count = Annotated[int, Field(ge=1)]
+Length = Annotated[int, Field(ge=2)]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -100,11 +101,21 @@ class Train(Part):
         return self
 
 
+class Latency(Part):
+    """At which shapes inference is timed, with adapters and without."""
+
+    batches: tuple[Count, ...] = Field((1, 8, 32), strict=False, min_length=1, description="examples in a batch")
+    lengths: tuple[Length, ...] = Field((), strict=False, description="tokens, beside the task's median length")
+    rounds: Count | None = Field(None, description="timed rounds; 20 and more have a p95; null: as for the steps")
+    tokens: Count = Field(8, description="tokens written after each prompt, where the network generates")
+
+
 class Profile(Part):
     """The pass that measures times, after the runs and with none beside it."""
 
     rounds: Count = Field(11, description="timed rounds through all methods; few make wide intervals")
     warmup: int = Field(2, ge=0, description="rounds before them that are not timed")
+    latency: Latency = Latency()
 
 
 @dataclass(frozen=True)
@@ -152,7 +163,8 @@ class Experiment(Part):
     def profile_of(self, rounds: int | None = None) -> Profile:
         """The profile pass as the file has it, the defaults where it has none, with `rounds` in place of its own."""
         asked = self.profile or Profile()
-        return asked if rounds is None else asked.model_copy(update={"rounds": rounds})
+        latency = asked.latency.model_copy(update={"rounds": None})  # as many as asked
+        return asked if rounds is None else asked.model_copy(update={"rounds": rounds, "latency": latency})
 
     def error(self, place: Place, said: str) -> UserError:
         """A mistake at a place in this experiment's file."""
@@ -168,7 +180,13 @@ WANTED = {
     "tasks": "a list of tasks, e.g. tasks: [embedded/question_type]",
     "methods": "a list of methods, e.g. methods: [full, lora]",
 }
-SECTIONS: dict[str, type[Part]] = {"backbone": Backbone, "budget": Budget, "train": Train, "profile": Profile}
+SECTIONS: dict[Place, type[Part]] = {
+    ("backbone",): Backbone,
+    ("budget",): Budget,
+    ("train",): Train,
+    ("profile",): Profile,
+    ("profile", "latency"): Latency,
+}
 
 
 def load(source: str | Path) -> Experiment:
@@ -293,5 +311,5 @@ def _keys(place: Place) -> list[str]:
         return list(Experiment.model_fields)
     if place[0] == "tasks":
         return list(Task.model_fields)
-    part = SECTIONS.get(str(place[0])) if len(place) == 1 else None
+    part = SECTIONS.get(place)
     return list(part.model_fields) if part else []

@@ -18,7 +18,7 @@ from peftbench.facts import Facts, TaskFacts
 from peftbench.only import Only
 from peftbench.record import Record
 from peftbench.sites import Sites
-from peftbench.spec import MethodSpec, ProfileSpec, RunSpec, TrainSpec
+from peftbench.spec import LatencySpec, MethodSpec, ProfileSpec, RunSpec, TrainSpec
 
 Parameters = Callable[[str, Mapping[str, Any], Sites], int]  # Manifest.parameters
 Spec = RunSpec | ProfileSpec
@@ -118,6 +118,7 @@ def passes(experiment: Experiment, asked: Profile, planned: Iterable[Planned]) -
                 rounds=asked.rounds,
                 warmup=asked.warmup,
                 reference=experiment.reference,
+                latency=LatencySpec(**asked.latency.model_dump()),
             )
         )
     return specs

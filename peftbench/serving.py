@@ -56,7 +56,7 @@ class AdapterSet:
             state |= adapter_file.load(head)[0] if head.exists() else {}
             self._states[name] = {n: t.to(backbone.device) for n, t in state.items()}
         self.edit: Edit = adapter_file.apply(first, backbone, plugins)
-        self._targets = _targets(self.edit)
+        self._targets = targets(self.edit)
         for name, state in self._states.items():
             if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in self._targets.items()}:
                 self.edit.undo()
@@ -71,9 +71,7 @@ class AdapterSet:
         state = self._state(name)
         synchronise(self.backbone.device)
         started = time.perf_counter()
-        with torch.no_grad():
-            for key, t in self._targets.items():
-                t.copy_(state[key])
+        place(self._targets, state)
         synchronise(self.backbone.device)
         return time.perf_counter() - started
 
@@ -121,7 +119,14 @@ class AdapterSet:
         return self._states[name]
 
 
-def _targets(edit: Edit) -> dict[str, Tensor]:
+@torch.no_grad()
+def place(targets: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Put the tensors of `state` in place of those that are there, by name."""
+    for name, t in targets.items():
+        t.copy_(state[name])
+
+
+def targets(edit: Edit) -> dict[str, Tensor]:
     """The tensors in place that an adapter and its head fill, by the names that their files have."""
     head = {id(p) for p in edit.backbone.head_parameters()}
     return edit.state() | {n: p for n, p in edit.backbone.parameters.items() if id(p) in head}

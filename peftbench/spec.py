@@ -101,6 +101,21 @@ class RunSpec:
 
 
 @dataclass(frozen=True)
+class LatencySpec:
+    """At which shapes inference is timed."""
+
+    batches: tuple[int, ...] = (1, 8, 32)
+    lengths: tuple[int, ...] = ()  # tokens; beside the task's median length
+    rounds: int | None = None  # None: as many as for the step time
+    tokens: int = 8  # written after each prompt, where the network generates
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any]) -> LatencySpec:
+        shapes = {k: tuple(d[k]) for k in ("batches", "lengths") if k in d}
+        return cls(**{**d, **shapes})
+
+
+@dataclass(frozen=True)
 class ProfileSpec:
     """One profile pass: every configuration of a grid on one task, interleaved, when all runs are done."""
 
@@ -114,6 +129,7 @@ class ProfileSpec:
     rounds: int = 5
     warmup: int = 2
     reference: str = "full"  # the label that ratios are taken to
+    latency: LatencySpec = LatencySpec()
 
     @property
     def id(self) -> str:
@@ -125,13 +141,14 @@ class ProfileSpec:
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> ProfileSpec:
-        rest = {k: v for k, v in d.items() if k not in ("backbone", "task", "methods", "lrs")}
+        rest = {k: v for k, v in d.items() if k not in ("backbone", "task", "methods", "lrs", "latency")}
         return cls(
             BackboneSpec(**d["backbone"]),
             TaskSpec(**d["task"]),
             tuple(MethodSpec(**m) for m in d["methods"]),
             tuple(d["lrs"]),
             **rest,
+            latency=LatencySpec.from_dict(d.get("latency", {})),
         )
 
 

@@ -180,10 +180,13 @@ def test_a_profile_times_every_method_and_merges_only_what_merges(session: Sessi
     assert list(rows) == ["full", "lora", "adapter"]
     assert rows["full"]["ratio"]["median"] == 1.0
     assert all(r["step_seconds"]["n"] == 2 for r in rows.values())
-    assert rows["lora"]["latency"]["32"]["merged"]["n"] == 2
+    shapes = [(c["batch"], c["phase"], c["typical"]) for c in rows["lora"]["latency"]]
+    assert shapes == [(batch, "forward", True) for batch in (1, 8, 32)]
+    assert all(c["merged"]["n"] == c["unmerged"]["n"] == 2 for c in rows["lora"]["latency"])
+    assert [c["batch"] for c in body["base"]["latency"]] == [1, 8, 32]
     assert rows["lora"]["merge_max_change"] < 1e-5
     for label in ("full", "adapter"):
-        assert rows[label]["latency"]["1"]["merged"] is None
+        assert all(c["merged"] is None for c in rows[label]["latency"])
         assert rows[label]["merge_max_change"] is None
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from .. import record
 from ..errors import UserError
-from . import files
+from . import files, latency
 from .average import averages
 from .export import listed
+from .latency import Latencies
 from .statistics import Comparison, compare
 
 FOLDER = "report"  # under the results directory
@@ -27,27 +28,34 @@ def write(results_dir: Path | str, out_dir: Path | str | None = None) -> list[Pa
     """
     from . import page
 
-    comparisons = _load(results_dir)
+    comparisons, passes = _load(results_dir)
     folder = Path(out_dir) if out_dir is not None else Path(results_dir) / FOLDER
-    return files.write(folder, page.build(comparisons, averages(comparisons)))
+    return files.write(folder, page.build(comparisons, averages(comparisons), passes))
 
 
 def rows(results_dir: Path | str) -> list[dict[str, Any]]:
-    """One JSON-ready row for each configuration of each task, failed ones too; `export.row` has the fields."""
-    return listed(_load(results_dir))
+    """One JSON-ready row for each configuration of each task, failed ones too; `export.row` has the fields.
+
+    Where nothing but profile passes ran: one row for each configuration at each shape, from `latency.rows`.
+    """
+    comparisons, passes = _load(results_dir)
+    return listed(comparisons) or latency.rows(passes)
 
 
 def text_table(results_dir: Path | str) -> str:
     """The comparison for a terminal of 120 columns: a table for each task, one over the tasks, and their notes."""
     from . import terminal
 
-    comparisons = _load(results_dir)
-    return terminal.text(comparisons, averages(comparisons))
+    comparisons, passes = _load(results_dir)
+    trained = {c.experiment for c in comparisons}
+    alone = [p for p in passes if p.experiment not in trained]
+    return terminal.text(comparisons, averages(comparisons), alone)
 
 
-def _load(results_dir: Path | str) -> list[Comparison]:
-    comparisons = compare(record.read_all(results_dir))
-    if not comparisons:
+def _load(results_dir: Path | str) -> tuple[list[Comparison], list[Latencies]]:
+    records = record.read_all(results_dir)
+    comparisons, passes = compare(records), latency.of(records)
+    if not comparisons and not passes:
         folder = Path(results_dir) / record.FOLDER
         raise UserError(f"{folder}: no records of runs here. Run an experiment first, or name its results directory.")
-    return comparisons
+    return comparisons, passes

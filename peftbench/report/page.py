@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from . import costs, export, plots, tables
+from . import costs, export, latency_page, plots, tables
 from .average import Average
+from .latency import Latencies
 from .samples import first_sample
 from .statistics import Comparison, safe
 
@@ -28,12 +29,16 @@ used the machine stands under the table, where it is known. A dash (—) means n
 """
 
 
-def build(comparisons: Sequence[Comparison], averages: Sequence[Average]) -> Iterator[tuple[str, bytes]]:
+def build(
+    comparisons: Sequence[Comparison], averages: Sequence[Average], passes: Sequence[Latencies] = ()
+) -> Iterator[tuple[str, bytes]]:
     """(path, content) of every file, `report.md` first."""
     files: dict[str, bytes] = {}
     figures: dict[str, list[str]] = defaultdict(list)
-    by_experiment = {name: [c for c in comparisons if c.experiment == name] for name in _experiments(comparisons)}
-    for group in by_experiment.values():
+    by_experiment = {
+        name: [c for c in comparisons if c.experiment == name] for name in _experiments([*comparisons, *passes])
+    }
+    for experiment, group in by_experiment.items():
         looks = plots.looks(group)
         for c in group:
             files |= {f"tables/{name}": text.encode() for name, text in _tables(c)}
@@ -41,14 +46,20 @@ def build(comparisons: Sequence[Comparison], averages: Sequence[Average]) -> Ite
                 files[f"figures/{name}"] = content
                 if name.endswith(".png"):
                     figures[c.slug].append(name)
+        for p in (p for p in passes if p.experiment == experiment):
+            files |= {f"tables/{name}": text.encode() for name, text in latency_page.tables_of(p)}
+            for name, content in plots.latency_figure(p, looks):
+                files[f"figures/{name}"] = content
+                if name.endswith(".png"):
+                    figures[p.slug].append(name)
     for a in averages:
         files |= {f"tables/{name}": text.encode() for name, text in _average_tables(a)}
-    yield "report.md", _page(by_experiment, averages, figures).encode()
+    yield "report.md", _page(by_experiment, averages, passes, figures).encode()
     yield from files.items()
 
 
-def _experiments(comparisons: Sequence[Comparison]) -> list[str]:
-    return sorted({c.experiment for c in comparisons})
+def _experiments(found: Sequence[Comparison | Latencies]) -> list[str]:
+    return sorted({c.experiment for c in found})
 
 
 def _tables(c: Comparison) -> Iterator[tuple[str, str]]:
@@ -80,7 +91,10 @@ def _average_tables(a: Average) -> Iterator[tuple[str, str]]:
 
 
 def _page(
-    by_experiment: Mapping[str, Sequence[Comparison]], averages: Sequence[Average], figures: Mapping[str, Sequence[str]]
+    by_experiment: Mapping[str, Sequence[Comparison]],
+    averages: Sequence[Average],
+    passes: Sequence[Latencies],
+    figures: Mapping[str, Sequence[str]],
 ) -> str:
     parts = ["# Results\n", LEGEND]
     for name, group in by_experiment.items():
@@ -92,6 +106,9 @@ def _page(
             if costs.known(c.entries):
                 parts += ["The training step:\n", _step(c), _links(f"{c.slug}--step")]
             parts += [*_samples(c), *_figures(c, figures[c.slug])]
+        for p in (p for p in passes if p.experiment == name):
+            shown = (_figure(f, "What adapters add to inference", p.title) for f in figures[p.slug])
+            parts += [f"### Latency, {p.title}\n", latency_page.text(p), _links(p.slug), *shown]
     return "\n".join(parts)
 
 
@@ -130,8 +147,12 @@ def _links(slug: str) -> str:
 def _figures(c: Comparison, names: Sequence[str]) -> Iterator[str]:
     for name in names:
         heading = HEADINGS[name.removeprefix(f"{c.slug}--").removesuffix(".png")]
-        svg = f"figures/{name.removesuffix('.png')}.svg"
-        yield f"[![{heading}, {c.title}](figures/{name})]({svg})\n"
+        yield _figure(name, heading, c.title)
+
+
+def _figure(name: str, heading: str, title: str) -> str:
+    svg = f"figures/{name.removesuffix('.png')}.svg"
+    return f"[![{heading}, {title}](figures/{name})]({svg})\n"
 
 
 def _samples(c: Comparison) -> Iterator[str]:

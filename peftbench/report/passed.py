@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..record import Record, latest
-from . import costs, export, format, notes, tables, times
+from . import costs, export, format, latency, notes, tables, times
 from .terminal import block
 from .times import Spread, Times
 
@@ -57,9 +57,18 @@ def text(profile: Record, records: Sequence[Record]) -> str:
         f"{profile.experiment}: {spec['task']['name']} ({spec['backbone']['model']}, batch {shape}, "
         f"{spec['rounds']} rounds)"
     )
-    latencies = [tables.Column("method", lambda m: m.label), *tables.latency_columns()]
-    shown = [tables.text(costs.columns(spec["reference"]), found), tables.text(latencies, found)]
+    shown = [tables.text(costs.columns(spec["reference"]), found), *_latencies(profile, found)]
     return block(title, "\n\n".join(shown), list(_notes(profile, records, found)))
+
+
+def _latencies(profile: Record, found: Sequence[Measured]) -> list[str]:
+    by_shape = latency.of_pass(profile)
+    if not by_shape.cells:  # an older record
+        return [tables.text([tables.Column("method", lambda m: m.label), *tables.latency_columns()], found)]
+    return [
+        tables.text(latency.columns(), by_shape.cells),
+        tables.text(latency.handling_columns(), by_shape.handling),
+    ]
 
 
 def _notes(profile: Record, records: Sequence[Record], found: Sequence[Measured]) -> Iterator[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from . import curves, quality, style
+from . import latency_figure as by_shape
+from .latency import Latencies
 from .statistics import Comparison
 from .style import Look, looks
 
-__all__ = ["figures", "looks"]
+__all__ = ["figures", "latency_figure", "looks"]
 
 
 def figures(c: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
@@ -19,3 +21,10 @@ def figures(c: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, byt
                 yield from style.files(f"{c.slug}--{name}", drawn)
         if (drawn := curves.draw(c, looks)) is not None:
             yield from style.files(f"{c.slug}--loss", drawn)
+
+
+def latency_figure(p: Latencies, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
+    """(file name, content) of the figure of a pass's latencies, if it has shapes of its own."""
+    known = style.of_labels([*looks, *p.labels])  # labels of tables keep their look
+    with style.drawing():
+        yield from by_shape.drawn(p, known)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -44,7 +44,12 @@ Look = tuple[str, str]  # colour, marker
 
 def looks(comparisons: Sequence[Comparison]) -> dict[str, Look]:
     """A colour and a marker for every label of an experiment's comparisons, in the order of its tables."""
-    labels = dict.fromkeys(e.label for c in comparisons for e in c.entries)
+    return of_labels(e.label for c in comparisons for e in c.entries)
+
+
+def of_labels(labels: Iterable[str]) -> dict[str, Look]:
+    """A colour and a marker for each label, by its place."""
+    labels = dict.fromkeys(labels)
     return {label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(labels)}
 
 

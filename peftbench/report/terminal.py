@@ -5,16 +5,18 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from . import tables
+from . import latency, tables
 from .average import Average
+from .latency import Latencies
 from .samples import first_sample
 from .statistics import Comparison, Entry
 from .tables import WIDTH
 
 
-def text(comparisons: Sequence[Comparison], averages: Sequence[Average]) -> str:
-    """A table for each task, then one over the tasks, each with its notes."""
-    return "\n".join([*(_comparison(c) for c in comparisons), *(_average(a) for a in averages)])
+def text(comparisons: Sequence[Comparison], averages: Sequence[Average], passes: Sequence[Latencies] = ()) -> str:
+    """A table for each task, then one over the tasks, then latencies by shape, each with its notes."""
+    latencies = (_latency(p) for p in passes)
+    return "\n".join([*(_comparison(c) for c in comparisons), *(_average(a) for a in averages), *latencies])
 
 
 def _comparison(c: Comparison) -> str:
@@ -26,6 +28,12 @@ def _comparison(c: Comparison) -> str:
 def _average(a: Average) -> str:
     table = tables.text(tables.average_columns(a), a.standings)
     return block(f"{a.experiment}: average over tasks, relative to {a.reference}", table, a.notes)
+
+
+def _latency(p: Latencies) -> str:
+    handling = f"\n{tables.text(latency.handling_columns(), p.handling)}" if p.handling else ""
+    table = tables.text(latency.columns(), p.cells)
+    return block(f"{p.experiment}: latency, {p.title}", table + "\n" + handling, p.facts)
 
 
 def block(title: str, table: str, notes: Sequence[str]) -> str:

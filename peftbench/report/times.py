@@ -45,7 +45,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds of one forward pass at one batch size; merged is None where the method cannot merge."""
+    """Seconds of one pass (of a causal network: over the prompt); merged is None where the method cannot merge."""
 
     unmerged: Spread | None
     merged: Spread | None
@@ -116,11 +116,12 @@ def of(profiles: Sequence[Record], run: Record) -> Times | None:
 
 def of_row(row: Mapping[str, Any], profile: Record) -> Times:
     """The times in one row of a profile pass; what older records lack is None."""
-    latency = row.get("latency") or {}
     return Times(
         step=Spread.of(row.get("step_seconds")),
         ratio=Spread.of(row.get("ratio")),
-        latency={b: Latency(Spread.of(v.get("unmerged")), Spread.of(v.get("merged"))) for b, v in latency.items() if v},
+        latency={
+            b: Latency(Spread.of(v.get("unmerged")), Spread.of(v.get("merged"))) for b, v in _usual(row).items() if v
+        },
         merge_max_change=row.get("merge_max_change"),
         profile=profile,
         split={p: s for p in PHASES if (s := Spread.of((row.get("split_seconds") or {}).get(p)))},
@@ -130,3 +131,11 @@ def of_row(row: Mapping[str, Any], profile: Record) -> Times:
         flops_per_second=Spread.of(row.get("flops_per_second")),
         share=Spread.of(row.get("product_share")),
     )
+
+
+def _usual(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One pass at the task's median length by batch size: of a list of shapes, or as older records key it."""
+    latency = row.get("latency") or {}
+    if not isinstance(latency, list):
+        return dict(latency)
+    return {str(c["batch"]): c for c in latency if c["typical"] and c["phase"] != "decode"}

@@ -4,9 +4,9 @@
 
 RTE and STS-B by four methods with two seeds: `python -m peftbench run` with two workers, and sixteen times
 `benchmarks/trainer_script.py`. Both include all that a user waits for: interpreters, imports, loading, tokenising,
-training, evaluation of GLUE's dev split, saving; the suite its report as well. Steps, batch size, rates, schedule, length
-and sizes are the same. Neither may use a network, and both begin without tokenised data. Prints a table and writes JSON.
-Run it when nothing else runs on the machine.
+training, evaluation of GLUE's dev split, saving; the suite its report as well. Steps, batch size, rates, schedule,
+length and sizes are the same. Neither may use a network, and both begin without tokenised data. Prints a table and
+writes JSON. Run it when nothing else runs on the machine.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def timed(command: Sequence[str], log: Path, own: Mapping[str, str], threads: in
 
 
 def warm_up() -> None:
-    """Read both sides' libraries once, so that neither pays for the disk; and what the suite keeps about its methods."""
+    """Read both sides' libraries once, so that neither pays for the disk, and the facts that the suite keeps."""
     modules = "torch, transformers, datasets, peft, scipy.stats, peftbench.session, peftbench.report"
     for command in (["-c", f"import {modules}"], ["-m", "peftbench", "methods"]):
         subprocess.run([sys.executable, *command], check=True, capture_output=True)

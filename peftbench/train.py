@@ -16,7 +16,7 @@ from peftbench.devices import autocast
 from peftbench.edit import Edit
 from peftbench.losses import counted, loss_sum
 from peftbench.measure.memory import LiveTensors
-from peftbench.measure.timing import synchronise
+from peftbench.measure.timing import Phased, synchronise
 from peftbench.method import Method
 from peftbench.spec import TrainSpec
 
@@ -73,10 +73,11 @@ class Trainer:
             group["peak_lr"] = group["lr"]
         return cls(backbone, edit, method, spec, dtype, optimizer)
 
-    def step(self, batch: Batch, done: float, live: LiveTensors | None = None) -> Tensor:
+    def step(self, batch: Batch, done: float, live: Phased | None = None) -> Tensor:
         """One optimiser step on `batch`, in micro-batches; returns the mean loss, still on the device.
 
-        `done` is the share of training behind us once this step is: what the method's `after_step` is told.
+        `done` is the share of training behind us once this step is: what the method's `after_step` is told. `live` is
+        told the phases.
         """
         kind, device = self.backbone.kind, self.backbone.device
         batch = self.backbone.inputs(batch)
@@ -216,7 +217,7 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
     return [{k: v[i] for k, v in chunks.items()} for i in range(len(chunks["labels"]))]
 
 
-def _phase(live: LiveTensors | None, name: str) -> None:
+def _phase(live: Phased | None, name: str) -> None:
     if live is not None:
         live.phase(name)
 

@@ -158,9 +158,9 @@ def test_trained_adapters_are_kept_where_asked(tmp_path: Path) -> None:
     assert names == [f"{run.slug}--{run.id}.head.safetensors", f"{run.slug}--{run.id}.safetensors"]
 
 
-def test_a_profile_times_every_method_and_merges_only_what_merges(session: Session) -> None:
-    runs = [spec(m) for m in ("full", "lora", "adapter")]
-    passed = ProfileSpec(
+def passes(*methods: str, **changes: Any) -> ProfileSpec:
+    runs = [spec(m) for m in methods]
+    asked = ProfileSpec(
         runs[0].backbone,
         runs[0].task,
         tuple(r.method for r in runs),
@@ -170,7 +170,11 @@ def test_a_profile_times_every_method_and_merges_only_what_merges(session: Sessi
         rounds=2,
         warmup=1,
     )
-    body = session.profile(passed)
+    return replace(asked, **changes)
+
+
+def test_a_profile_times_every_method_and_merges_only_what_merges(session: Session) -> None:
+    body = session.profile(passes("full", "lora", "adapter"))
     assert 0 <= body["time"]["others_cpu_share"] <= 1
     rows = {r["label"]: r for r in body["rows"]}
     assert list(rows) == ["full", "lora", "adapter"]
@@ -181,6 +185,40 @@ def test_a_profile_times_every_method_and_merges_only_what_merges(session: Sessi
     for label in ("full", "adapter"):
         assert rows[label]["latency"]["1"]["merged"] is None
         assert rows[label]["merge_max_change"] is None
+
+
+def test_a_profile_splits_the_step_and_holds_it_against_the_machine(session: Session) -> None:
+    body = session.profile(passes("full", "lora", rounds=3))
+    product = body["time"]["product"]
+    assert product["flops"] == product["products"] * 2 * product["width"] ** 3
+    for row in body["rows"]:
+        steps, split, flops = row["step_seconds"]["samples"], row["split_seconds"], row["flops"]
+        assert split["rounds"] == "the step's", "the CPU has no queue to wait for"
+        parts = zip(*(split[phase]["samples"] for phase in ("forward", "backward", "optimizer")), strict=True)
+        for whole, one in zip(steps, parts, strict=True):
+            assert 0.5 * whole < sum(one) <= whole
+        assert row["tokens"] <= math.prod(row["shape"])
+        assert row["tokens_per_second"]["median"] == pytest.approx(row["tokens"] / sorted(steps)[1])
+        assert row["flops_per_second"]["median"] == pytest.approx(flops["total"] / sorted(steps)[1])
+        assert flops["total"] == flops["forward"] + flops["backward"] + flops["optimizer"]
+        shares = [
+            flops["total"] / s / (product["flops"] / p)
+            for s, p in zip(steps, product["seconds"]["samples"], strict=True)
+        ]
+        assert row["product_share"]["median"] == pytest.approx(sorted(shares)[1])
+        assert row["product_share"]["low"] <= row["product_share"]["median"] <= row["product_share"]["high"]
+        assert set(body["sources"]) <= {*row}
+    full, lora = body["rows"]
+    assert full["ratio"] == {"median": 1.0, "iqr": 0.0, "low": 1.0, "high": 1.0, "n": 3}
+    assert full["flops"]["backward"] > lora["flops"]["backward"], "a frozen weight takes no gradient"
+    assert lora["flops"]["forward"] > full["flops"]["forward"]
+    assert all(row["flops"]["optimizer"] == 0 for row in body["rows"]), "AdamW multiplies no matrices"
+
+
+def test_a_profile_without_the_reference_has_no_ratio(session: Session) -> None:
+    (row,) = session.profile(passes("lora", rounds=1, warmup=0))["rows"]
+    assert row["ratio"] is None
+    assert row["product_share"]["low"] is None, "one round has no interval"
 
 
 @pytest.mark.slow

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 
+import numpy as np
 import pytest
 
-from peftbench.measure.timing import interleaved, ratio, summary, synchronise
+from peftbench.measure.timing import PhaseClock, interleaved, interval, ratio, spread, summary, synchronise
 
 
 class Bench:
@@ -98,7 +99,28 @@ def test_one_sample_has_no_spread_and_none_is_an_error() -> None:
 
 def test_a_ratio_is_taken_within_rounds_so_that_a_slow_machine_cancels_out() -> None:
     reference = [1.0, 10.0, 3.0]
-    assert ratio([2.0, 20.0, 6.0], reference) == {"median": 2.0, "iqr": 0.0}
+    assert ratio([2.0, 20.0, 6.0], reference) == {"median": 2.0, "iqr": 0.0, "low": 2.0, "high": 2.0, "n": 3}
+
+
+def test_a_ratios_interval_is_of_the_paired_rounds_and_the_same_each_time() -> None:
+    """A machine that slows to a tenth for some rounds widens the times, not the ratio's interval."""
+    slow = [1.0, 10.0, 3.0, 1.0, 7.0, 1.0, 2.0, 10.0, 1.0, 5.0, 1.0]
+    paired = [0.80, 0.81, 0.79, 0.80, 0.82, 0.80, 0.78, 0.80, 0.81, 0.79, 0.80]
+    found = ratio([a * b for a, b in zip(slow, paired, strict=True)], slow)
+    assert found == ratio([a * b for a, b in zip(slow, paired, strict=True)], slow)
+    assert found["median"] == pytest.approx(0.80)
+    assert 0.785 <= found["low"] <= 0.80 <= found["high"] <= 0.815
+
+
+def test_an_interval_covers_a_known_median_about_as_often_as_it_says() -> None:
+    draw = np.random.default_rng(1)
+    found = [interval(list(draw.lognormal(0.0, 0.2, 11))) for _ in range(60)]  # the median of these is 1
+    covered = sum(low <= 1.0 <= high for low, high in found if low is not None and high is not None)
+    assert 50 <= covered <= 60
+
+
+def test_one_round_has_a_ratio_without_an_interval() -> None:
+    assert ratio([1.0], [2.0]) == {"median": 0.5, "iqr": None, "low": None, "high": None, "n": 1}
 
 
 def test_a_ratio_over_different_rounds_is_an_error() -> None:
@@ -108,3 +130,39 @@ def test_a_ratio_over_different_rounds_is_an_error() -> None:
 
 def test_the_cpu_needs_no_synchronisation() -> None:
     synchronise("cpu")
+
+
+def test_what_follows_from_samples_has_their_number_and_does_not_repeat_them() -> None:
+    assert spread([4.0, 1.0, 2.0, 3.0]) == {"median": 2.5, "iqr": 1.5, "n": 4}
+
+
+class Step:
+    """A step that tells its phases and moves a counted clock; a phase's queued work ends when somebody waits for it."""
+
+    def __init__(self) -> None:
+        self.now, self.queued = 0.0, 0.0
+
+    def synchronize(self) -> None:
+        self.now += self.queued
+        self.queued = 0.0
+
+    def run(self, clock: PhaseClock, *phases: tuple[str, float]) -> None:
+        with clock:
+            for name, seconds in phases:
+                clock.phase(name)
+                self.queued += seconds
+
+
+def test_a_phase_takes_what_was_queued_in_it_and_its_parts_add_up() -> None:
+    step = Step()
+    clock = PhaseClock(step.synchronize, lambda: step.now)
+    step.run(clock, ("forward", 1.0), ("backward", 2.0), ("optimizer", 4.0))
+    step.queued = 100.0  # between two steps: nobody's
+    step.synchronize()
+    step.run(clock, ("forward", 1.0), ("backward", 2.0), ("forward", 10.0), ("backward", 20.0), ("optimizer", 4.0))
+    assert clock.samples == {"forward": [1.0, 11.0], "backward": [2.0, 22.0], "optimizer": [4.0, 4.0]}
+
+
+def test_a_clock_refuses_an_unknown_phase() -> None:
+    with pytest.raises(ValueError, match="unknown phase 'later'"):
+        PhaseClock(lambda: None).phase("later")

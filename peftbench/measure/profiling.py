@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor
 from peftbench import devices
 from peftbench.backbones.load import Backbone
 from peftbench.edit import Edit, NotMergeable
-from peftbench.measure import neighbours, timing
+from peftbench.measure import neighbours, steps, timing
 from peftbench.method import Method
 from peftbench.spec import ProfileSpec, TrainSpec
 from peftbench.tasks import batches
@@ -63,7 +62,7 @@ def profile(
     watch = neighbours.Watch()
     for t in trainers:
         t.backbone.net.train()
-    steps = rounds("step time", {n: _step(t, batch) for n, t in zip(names, trainers, strict=True)})
+    stepped, product = steps.measure(dict(zip(names, trainers, strict=True)), batch, spec.reference, rounds)
     for t, method in zip(trainers, methods, strict=True):
         method.finish(t.edit)
         t.backbone.net.eval()
@@ -73,15 +72,12 @@ def profile(
     others = watch.share()
     rows = []
     for i, name in enumerate(names):
-        reference = steps.get(spec.reference)
         rows.append(
             {
                 "label": name,
                 "method": spec.methods[i].name,
                 "task": spec.task.name,
-                "shape": list(batch["input_ids"].shape),
-                "step_seconds": timing.summary(steps[name]),
-                "ratio": None if reference is None else timing.ratio(steps[name], reference),
+                **stepped[name],
                 "latency": {
                     str(s): {
                         "unmerged": timing.summary(plain[s][name]),
@@ -93,7 +89,7 @@ def profile(
                 "merge_max_change": change.get(name),
             }
         )
-    return {"rows": rows, "time": {"others_cpu_share": others}}
+    return {"rows": rows, "time": {"others_cpu_share": others, "product": product}, "sources": steps.SOURCES}
 
 
 def _start(spec: ProfileSpec, i: int, net: Backbone, method: Method) -> Trainer:
@@ -105,11 +101,6 @@ def _start(spec: ProfileSpec, i: int, net: Backbone, method: Method) -> Trainer:
     net.reset_head()
     train = TrainSpec(spec.lrs[i], spec.rounds + spec.warmup, spec.batch_size, spec.max_length, spec.accumulation)
     return Trainer.start(edit, method, train, spec.backbone.dtype)
-
-
-def _step(trainer: Trainer, batch: Mapping[str, Tensor]) -> Callable[[], Any]:
-    taken = count(1)
-    return lambda: trainer.step(batch, min(1.0, next(taken) / trainer.spec.steps))
 
 
 def _forward(

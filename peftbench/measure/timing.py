@@ -3,7 +3,7 @@
 Whatever slows a machine for a second slows all actions of that round alike, so the ratio of two of them holds still
 while both wander. Rounds run forwards and backwards in turn, so that a steady drift cancels out and no action always
 follows the same neighbour. The device is synchronised before each reading of the clock; the garbage collector runs
-between rounds, never inside a timed action.
+between rounds, never inside a timed action. A ratio bears a bootstrap interval over its rounds.
 """
 
 from __future__ import annotations
@@ -12,10 +12,23 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+
+from peftbench.measure.memory import PHASES
+
+CONFIDENCE = 0.95  # of the intervals
+RESAMPLES = 9999  # of the rounds, drawn with replacement
+SEED = 0  # of that drawing: the same samples give the same interval
+
+
+class Phased(Protocol):
+    """What a training step tells where it is: the memory tracker, the counter of operations, a clock."""
+
+    def phase(self, name: str) -> None:
+        """Say what comes next: "forward", "backward" or "optimizer"."""
 
 
 def synchronise(device: torch.device | str) -> None:
@@ -25,6 +38,41 @@ def synchronise(device: torch.device | str) -> None:
         torch.cuda.synchronize(device)
     elif kind == "mps":
         torch.mps.synchronize()
+
+
+class PhaseClock:
+    """Seconds of each phase of the steps taken `with` it, one sample a step; the device is synchronised at the borders.
+
+    On a device with a queue this makes a step slower: its whole time is then to be taken without a clock.
+    """
+
+    def __init__(self, synchronize: Callable[[], None], clock: Callable[[], float] = time.perf_counter) -> None:
+        self.samples: dict[str, list[float]] = {name: [] for name in PHASES}
+        self._synchronize, self._clock = synchronize, clock
+        self._phase: str | None = None
+        self._since = 0.0
+
+    def __enter__(self) -> PhaseClock:
+        for samples in self.samples.values():
+            samples.append(0.0)
+        self.phase("forward")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lap(None)
+
+    def phase(self, name: str) -> None:
+        """Say what comes next, as often as the phases alternate; their parts add up."""
+        if name not in PHASES:
+            raise ValueError(f"PhaseClock: unknown phase {name!r}; the phases are {', '.join(PHASES)}")
+        self._lap(name)
+
+    def _lap(self, name: str | None) -> None:
+        self._synchronize()
+        now = self._clock()
+        if self._phase is not None:
+            self.samples[self._phase][-1] += now - self._since
+        self._phase, self._since = name, now
 
 
 def interleaved(
@@ -63,19 +111,51 @@ def interleaved(
 
 def summary(samples: Sequence[float]) -> dict[str, Any]:
     """{"median", "iqr", "n", "samples"}, seconds; "iqr" (third quartile less the first) is None for a single sample."""
-    return {**_spread(samples), "n": len(samples), "samples": list(samples)}
+    return {**spread(samples), "samples": list(samples)}
 
 
-def ratio(samples: Sequence[float], reference_samples: Sequence[float]) -> dict[str, float | None]:
-    """{"median", "iqr"} of the ratios taken round by round, not the ratio of the medians.
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """{"median", "iqr", "n"} of figures that follow from samples kept elsewhere. Raises ValueError without any."""
+    if not values:
+        raise ValueError("no samples: nothing was timed")
+    low, high = np.quantile(values, [0.25, 0.75])
+    iqr = float(high - low) if len(values) > 1 else None
+    return {"median": statistics.median(values), "iqr": iqr, "n": len(values)}
 
-    Raises ValueError where the two do not have one sample for each of the same rounds.
+
+def ratio(samples: Sequence[float], reference_samples: Sequence[float]) -> dict[str, Any]:
+    """{"median", "iqr", "low", "high", "n"} of the ratios taken round by round, not the ratio of the medians.
+
+    "low" and "high" bound the median's interval. Raises ValueError where the two do not have one sample for each of
+    the same rounds.
     """
     if len(samples) != len(reference_samples):
         raise ValueError(
             f"ratio: {len(samples)} rounds against {len(reference_samples)}; both must be of the same rounds"
         )
-    return _spread([a / b for a, b in zip(samples, reference_samples, strict=True)])
+    ratios = [a / b for a, b in zip(samples, reference_samples, strict=True)]
+    low, high = interval(ratios)
+    return {**spread(ratios), "low": low, "high": high}
+
+
+def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """The median's 95 % percentile bootstrap interval, the same for the same values; None, None for fewer than two.
+
+    The rounds are resampled, each with its pair: what slowed a whole round is in both times of that pair.
+    """
+    if len(values) < 2:
+        return None, None
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        (np.asarray(values),),
+        np.median,
+        confidence_level=CONFIDENCE,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        rng=np.random.default_rng(SEED),
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def _timed(action: Callable[[], None], synchronize: Callable[[], None], clock: Callable[[], float]) -> float:
@@ -84,10 +164,3 @@ def _timed(action: Callable[[], None], synchronize: Callable[[], None], clock: C
     action()
     synchronize()
     return clock() - start
-
-
-def _spread(values: Sequence[float]) -> dict[str, float | None]:
-    if not values:
-        raise ValueError("no samples: nothing was timed")
-    low, high = np.quantile(values, [0.25, 0.75])
-    return {"median": statistics.median(values), "iqr": float(high - low) if len(values) > 1 else None}

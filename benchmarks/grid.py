@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,11 @@ def arguments() -> argparse.Namespace:
 
 def about(args: argparse.Namespace) -> dict[str, Any]:
     kept = ("steps", "batch", "length", "seeds", "methods", "tasks", "jobs", "threads", "repeats", "device")
-    named = {"model": Path(args.model).name, "suite_threads": max(1, runner.cores() // args.jobs)}
+    named = {
+        "model": Path(args.model).name,
+        "peft": version("peft"),
+        "suite_threads": max(1, runner.cores() // args.jobs),
+    }
     return {**named, **{key: getattr(args, key) for key in kept}}
 
 
@@ -226,7 +231,8 @@ def table(told: Mapping[str, Any]) -> str:
             shown = f"{row['difference']:+.3f}" + ("" if half is None else f" ± {half:.3f}") + verdict
             rows.append([row["task"], "all", f"{row['ours']:.3f}", f"{row['peft']:.3f}", shown])
         else:
-            cells = [f"{s['mean']:.3f}" + ("" if s["sd"] is None else f" ± {s['sd']:.3f}") for s in both(row)]
+            sides = [row["ours"], row["peft"]]
+            cells = [f"{s['mean']:.3f}" + ("" if s["sd"] is None else f" ± {s['sd']:.3f}") for s in sides]
             rows.append([row["task"], row["method"], *cells, ""])
     ours, peft = (told["seconds"][side]["median"] for side in ("ours", "peft"))
     lines = tabulate(rows, ["task", "method", "ours", "Trainer + peft", "difference"], disable_numparse=True)
@@ -234,10 +240,6 @@ def table(told: Mapping[str, Any]) -> str:
     others = told["others_cpu_share"]
     beside = "" if others is None else f"; other programs used {others:.0%} of the machine meanwhile"
     return f"{lines}\n{times}{beside}"
-
-
-def both(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [row["ours"], row["peft"]]
 
 
 if __name__ == "__main__":

@@ -25,6 +25,10 @@ BEGIN, END = "<!-- measured: made by benchmarks/figure.py -->", "<!-- measured e
 HEADER = ["what", "must", "reach for", "measured", "verdict"]
 COLOURS = {"reached": style.COLOURS[3], "met": style.COLOURS[1], "met within the interval": style.COLOURS[6]}
 MISSED = style.COLOURS[2]
+LEGEND = (
+    "solid line: must not exceed; dotted: reached for\n"
+    "green: reached; blue: met (pale: within the interval); orange: missed"
+)
 TITLES = {
     "step_time": "Training step, ours / peft",
     "step_memory": "Peak memory of a training step, ours / peft",
@@ -40,7 +44,7 @@ def main() -> None:
     args = parser.parse_args()
     found = read(args.results)
     for name, told in found.items():
-        for file, content in style.files(name, draw(title(told), setting(told), measured(told))):
+        for file, content in files(name, told).items():
             (args.results / file).write_bytes(content)
     args.docs.write_text(replaced(args.docs.read_text(), section(found, "../results/benchmarks")))
     print(f"{len(found)} benchmarks in {args.docs}")
@@ -55,6 +59,12 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     return dict(sorted(known.items(), key=lambda item: list(READERS).index(item[1]["benchmark"])))
 
 
+def files(name: str, told: Mapping[str, Any]) -> dict[str, bytes]:
+    """The figure as PNG and SVG, by the files' names."""
+    with style.drawing():
+        return dict(style.files(name, draw(title(told), setting(told), measured(told))))
+
+
 def title(told: Mapping[str, Any]) -> str:
     about = told["about"]
     where = ", ".join(str(about[key]) for key in ("model", "dtype") if about.get(key))
@@ -63,26 +73,25 @@ def title(told: Mapping[str, Any]) -> str:
 
 def draw(heading: str, subtitle: str, values: Sequence[Measured]) -> Figure:
     """Bars with intervals; a black line is what a value must not exceed, a dotted one what is reached for."""
-    with style.drawing():
-        figure = Figure(figsize=(8.0, 1.6 + 0.34 * len(values)), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots()
-        names = [m.what for m in values]
-        colours = [COLOURS.get(verdict(m), MISSED) for m in values]
-        sns.barplot(x=[m.value for m in values], y=names, hue=names, palette=colours, legend=False, ax=axes, width=0.66)
-        for i, m in enumerate(values):
-            if m.low is not None and m.high is not None:
-                axes.plot([m.low, m.high], [i, i], color="#222222", linewidth=1.6, solid_capstyle="butt")
-            axes.plot([m.target.must] * 2, [i - 0.42, i + 0.42], color="#000000", linewidth=1.8)
-            if m.target.reach is not None:
-                axes.plot([m.target.reach] * 2, [i - 0.42, i + 0.42], color="#000000", linewidth=1.4, linestyle=":")
-            end = max(m.value, m.high or 0.0, m.target.must)
-            axes.annotate(f"{m.value:.2f}", (end, i), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
-        axes.set_xlim(0, 1.12 * max(max(m.value, m.high or 0.0, m.target.must) for m in values))
-        axes.set_title(heading, loc="left", fontsize=12, fontweight="bold")
-        axes.set_xlabel("solid line: must not exceed; dotted: reached for", color=style.MUTED, fontsize=8.5)
-        axes.set_ylabel("")
-        figure.supxlabel(textwrap.fill(subtitle, 110), fontsize=6.5, color=style.MUTED, x=0.01, ha="left")
+    figure = Figure(figsize=(8.0, 1.6 + 0.34 * len(values)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    names = [m.what for m in values]
+    colours = [COLOURS.get(verdict(m), MISSED) for m in values]
+    sns.barplot(x=[m.value for m in values], y=names, hue=names, palette=colours, legend=False, ax=axes, width=0.66)
+    for i, m in enumerate(values):
+        if m.low is not None and m.high is not None:
+            axes.plot([m.low, m.high], [i, i], color="#222222", linewidth=1.6, solid_capstyle="butt")
+        axes.plot([m.target.must] * 2, [i - 0.42, i + 0.42], color="#000000", linewidth=1.8)
+        if m.target.reach is not None:
+            axes.plot([m.target.reach] * 2, [i - 0.42, i + 0.42], color="#000000", linewidth=1.4, linestyle=":")
+        end = max(m.value, m.high or 0.0, m.target.must)
+        axes.annotate(f"{m.value:.2f}", (end, i), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
+    axes.set_xlim(0, 1.12 * max(max(m.value, m.high or 0.0, m.target.must) for m in values))
+    axes.set_title(heading, loc="left", fontsize=12, fontweight="bold")
+    axes.set_xlabel(LEGEND, color=style.MUTED, fontsize=8.5)
+    axes.set_ylabel("")
+    figure.supxlabel(textwrap.fill(subtitle, 110), fontsize=6.5, color=style.MUTED, x=0.01, ha="left")
     return figure
 
 

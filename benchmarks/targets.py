@@ -142,7 +142,7 @@ def setting(told: Mapping[str, Any]) -> str:
     packages = {**env["packages"], **({"peft": about["peft"]} if "peft" in about else {})}
     versions = [f"{name} {packages[name]}" for name in ("torch", "transformers", "peft") if packages.get(name)]
     machine = [env["cpu"]["model"], env["cpu"]["capability"], (env.get("gpu") or {}).get("name")]
-    threads = [f"{env['threads']} threads"] if env["threads"] else []
+    threads = [f"{env['threads']} thread" + "s" * (env["threads"] > 1)] if env["threads"] else []
     others = told.get("others_cpu_share")
     beside = [] if others is None else [f"other programs used {others:.0%} of the machine meanwhile"]
     commit = (env["code"].get("commit") or "")[:10]

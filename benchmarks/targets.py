@@ -1,0 +1,150 @@
+"""What the benchmarks are held to: targets, measured values beside them, and verdicts. Free of torch and of drawing.
+
+A `Measured` is one bar of a figure and one row of a table: a ratio to what others take (below 1 is less), or a time as
+a share of the time that it may take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Target:
+    """`must` is held where the value is at most that, `within` where its interval reaches down to it."""
+
+    must: float
+    reach: float | None
+    within: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    what: str
+    value: float
+    target: Target
+    low: float | None = None  # of the 95 % interval
+    high: float | None = None
+    shown: str = ""  # the raw figures
+
+
+LORA_ALL = Target(0.88, 0.82)
+DORA = Target(0.65, 0.60)
+OTHERS = Target(1.0, 0.9, within=True)
+FLOOR = Target(1.15, 1.08)
+GRID = Target(0.33, 0.25)
+MEMORY_LORA = {"float32": Target(1.0, None), "bfloat16": Target(0.80, None)}
+MEMORY_DORA = Target(0.82, None)
+MEMORY_OTHERS = Target(1.0, None)
+START = {"--help": 0.5, "plan of 500 runs": 2.0, "resume of 500 complete runs": 5.0, "report of 5,000 records": 20.0}
+
+
+def verdict(m: Measured) -> str:
+    """In words: reached, met, or missed."""
+    if m.target.reach is not None and m.value <= m.target.reach:
+        return "reached"
+    if m.value <= m.target.must:
+        return "met"
+    if m.target.within and m.low is not None and m.low <= m.target.must:
+        return "met within the interval"
+    return "missed"
+
+
+def measured(told: Mapping[str, Any]) -> list[Measured]:
+    """The values of one benchmark's JSON, in its order. Raises ValueError for one that is not known."""
+    reader = READERS.get(told.get("benchmark", ""))
+    if reader is None:
+        raise ValueError(f"unknown benchmark {told.get('benchmark')!r}; known: {', '.join(READERS)}")
+    return reader(told)
+
+
+def _step_time(told: Mapping[str, Any]) -> list[Measured]:
+    found = []
+    for name, row in told["rows"].items():
+        target = {"lora, all linear": LORA_ALL, "dora, q v": DORA, "dora, all linear": DORA}.get(name, OTHERS)
+        ours, peft = (1e3 * row[side]["median"] for side in ("ours", "peft"))
+        found.append(_ratio(name, row["ratio"], target, f"{ours:.1f} ms against {peft:.1f} ms"))
+    for name, row in told["rows"].items():
+        if "above_floor" in row:
+            ours, floor = (1e3 * row[side]["median"] for side in ("ours", "floor"))
+            shown = f"{ours:.1f} ms against {floor:.1f} ms"
+            found.append(_ratio(f"{name}, to the floor", row["above_floor"], FLOOR, shown))
+    return found
+
+
+def _ratio(what: str, ratio: Mapping[str, Any], target: Target, shown: str) -> Measured:
+    return Measured(what, ratio["median"], target, ratio["low"], ratio["high"], shown)
+
+
+def _step_memory(told: Mapping[str, Any]) -> list[Measured]:
+    found = []
+    for name, row in told["rows"].items():
+        target = MEMORY_OTHERS
+        if name.startswith("lora,"):
+            target = MEMORY_LORA[told["about"]["dtype"]]
+        if name.startswith("dora,"):
+            target = MEMORY_DORA
+        ours, peft = (row[side]["peak_bytes"] for side in ("ours", "peft"))
+        found.append(
+            Measured(name, ours / peft, target, shown=f"{ours / 2**20:.1f} MiB against {peft / 2**20:.1f} MiB")
+        )
+    return found
+
+
+def _grid(told: Mapping[str, Any]) -> list[Measured]:
+    ours, peft = (told["seconds"][side]["median"] for side in ("ours", "peft"))
+    return [_ratio("wall time of the grid", told["ratio"], GRID, f"{ours:.0f} s against {peft:.0f} s")]
+
+
+def _start(told: Mapping[str, Any]) -> list[Measured]:
+    """Seconds over the seconds allowed."""
+    found = []
+    for name, row in told["rows"].items():
+        if name in START:
+            seconds = row["wall_seconds"]["median"]
+            shown = f"{seconds:.2f} s of {START[name]:g} s"
+            found.append(Measured(name, seconds / START[name], Target(1.0, 0.5), shown=shown))
+    return found
+
+
+READERS = {"step_time": _step_time, "step_memory": _step_memory, "grid": _grid, "start": _start}
+
+
+def rows(values: Sequence[Measured]) -> list[list[str]]:
+    """The values as a Markdown table's rows: what, must, reach, measured, verdict."""
+    return [
+        [
+            m.what,
+            f"{m.target.must:g}",
+            "lower" if m.target.reach is None else f"{m.target.reach:g}",
+            shown(m),
+            verdict(m),
+        ]
+        for m in values
+    ]
+
+
+def shown(m: Measured) -> str:
+    interval = "" if m.low is None or m.high is None else f" [{m.low:.3f}, {m.high:.3f}]"
+    raw = f" ({m.shown})" if m.shown else ""
+    return f"{m.value:.3f}{interval}{raw}"
+
+
+def setting(told: Mapping[str, Any]) -> str:
+    """What ran, in one line, without a path or a name of a machine."""
+    about, env = told["about"], told.get("env") or told["about"]["env"]
+    skipped = ("env", "peft", "methods", "tasks", "runs")
+    kept = [
+        f"{key.replace('_', ' ')} {value}" for key, value in about.items() if key not in skipped and value is not None
+    ]
+    packages = {**env["packages"], **({"peft": about["peft"]} if "peft" in about else {})}
+    versions = [f"{name} {packages[name]}" for name in ("torch", "transformers", "peft") if packages.get(name)]
+    machine = [env["cpu"]["model"], env["cpu"]["capability"], (env.get("gpu") or {}).get("name")]
+    threads = [f"{env['threads']} thread" + "s" * (env["threads"] > 1)] if env["threads"] else []
+    others = told.get("others_cpu_share")
+    beside = [] if others is None else [f"other programs used {others:.0%} of the machine meanwhile"]
+    commit = (env["code"].get("commit") or "")[:10]
+    code = [f"code {commit}{', changed' if env['code'].get('dirty') else ''}"] if commit else []
+    return "; ".join([", ".join(kept), *[str(m) for m in machine if m], *threads, ", ".join(versions), *beside, *code])

@@ -98,7 +98,7 @@ class RoleWatch:
         """The role whose forward is running (again, with gradient checkpointing), else that of the running node."""
         if self._running:
             return self._running[-1]
-        node = torch._C._current_autograd_node()
+        node: Any = torch._C._current_autograd_node()
         return OTHER if node is None else node.metadata.get(_KEY, OTHER)
 
     def _within(self, module: nn.Module) -> Iterator[nn.Module]:
@@ -119,7 +119,7 @@ class RoleWatch:
     def _claim(self, tensors: Any) -> None:
         """Give the nodes behind `tensors` that have no role the one that is running."""
         role = self._running[-1] if self._running else OTHER
-        nodes = [t.grad_fn for t in tree_leaves(tensors) if isinstance(t, Tensor)]
+        nodes: list[Any] = [t.grad_fn for t in tree_leaves(tensors) if isinstance(t, Tensor)]
         while nodes:
             node = nodes.pop()
             if node is not None and _KEY not in node.metadata:

@@ -1,131 +1,133 @@
 """Our training step against Hugging Face peft's: same weights, same batch, same work, interleaved in one run.
 
-    python benchmarks/step_time.py [--backbone minilm-l6] [--device auto] [--batch 32] [--length 64] [--rounds 15]
-                                   [--out results/benchmarks/step_time.json]
+    python benchmarks/step_time.py [--model minilm-l6] [--only "lora, q v"] [--dtype float32] [--batch 32] [--length 64]
+                                   [--rounds 40] [--threads N] [--device auto] [--out results/benchmarks/FILE.json]
 
-Prints a table of ratios (ours / peft's, taken within rounds: below 1 is faster) and writes the samples as JSON. Run it
-when nothing else runs on the machine.
+Every method that peft has too. Before a case is timed both networks get the same weights, and their outputs must agree.
+A step is forward, loss, backward and fused AdamW over adapter and head; both sides, and for LoRA the frozen network
+with the same backward pass as well, take turns. Prints ratios (ours / theirs, taken within rounds: below 1 is faster)
+with a 95 % bootstrap interval, and writes the samples as JSON. Run it when nothing else runs on the machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
-from peft import IA3Config, LoraConfig, PrefixTuningConfig, TaskType, get_peft_model
+import transformers
+from cases import CASES, Case
 from tabulate import tabulate
-from torch import Tensor, nn
+from twins import batch_for, build, difference, floor
 
-from peftbench import devices, environment, method
-from peftbench.backbones import source
-from peftbench.backbones.load import load
-from peftbench.edit import Edit
-from peftbench.measure import timing
+from peftbench import devices, environment
+from peftbench.measure import neighbours, timing
 
-LINEAR = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
-CASES: dict[str, tuple[str, dict[str, Any], Any]] = {
-    "lora, q v": ("lora", {}, LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"])),
-    "lora, all linear": ("lora", {"roles": "q k v o up down"}, LoraConfig(r=8, lora_alpha=16, target_modules=LINEAR)),
-    "dora, q v": ("dora", {}, LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"], use_dora=True)),
-    "ia3": (
-        "ia3",
-        {},
-        IA3Config(
-            target_modules=["key", "value", "layer.*.output.dense"],
-            feedforward_modules=["output.dense"],
-        ),
-    ),
-    "prefix, 10": ("prefix", {}, PrefixTuningConfig(task_type=TaskType.SEQ_CLS, num_virtual_tokens=10)),
-}
+USUAL = {"smollm2-135m": (8, 128, 7)}  # rows, tokens, rounds; a step takes seconds there
+OTHERWISE = (32, 64, 40)
+WARMUP = 3  # rounds
+AGREE = {"float32": 1e-4, "bfloat16": 0.1}  # largest difference of two logits over the largest logit
+AGREE_DOUBLY = 1e-2  # doubly quantised: bitsandbytes rounds some absmax to another byte (tests/test_nf4.py)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="minilm-l6")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--length", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/step_time.json"))
-    args = parser.parse_args()
+    args = arguments()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     device = devices.pick(args.device)
-    batch = _batch(args.batch, args.length, device)
+    watch = neighbours.Watch()
     rows = {}
-    for name, (ours, hyper, theirs) in CASES.items():
-        actions = {
-            "ours": _ours(args.backbone, ours, hyper, batch, device),
-            "peft": _peft(args.backbone, theirs, batch, device),
-        }
-        samples = timing.interleaved(actions, args.rounds, 3, lambda: timing.synchronise(device))
-        rows[name] = {
-            "ours": timing.summary(samples["ours"]),
-            "peft": timing.summary(samples["peft"]),
-            "ratio": timing.ratio(samples["ours"], samples["peft"]),
-        }
-    table = [
-        [n, 1e3 * r["ours"]["median"], 1e3 * r["peft"]["median"], r["ratio"]["median"], r["ratio"]["iqr"]]
-        for n, r in rows.items()
-    ]
-    print(
-        tabulate(
-            table, ["method", "ours, ms", "peft, ms", "ours / peft", "iqr"], floatfmt=("", ".1f", ".1f", ".3f", ".3f")
-        )
-    )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    about = {"backbone": args.backbone, "batch": args.batch, "length": args.length, "rounds": args.rounds}
-    about["env"] = environment.facts(str(device), torch.get_num_threads())
-    args.out.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-    print(f"written: {args.out}")
+    for name in args.only or CASES:
+        rows[name] = measured(name, CASES[name], args, device)
+        print(line(name, rows[name]), flush=True)
+        gc.collect()
+    kept = ("model", "batch", "length", "rounds", "dtype")
+    told = {
+        "benchmark": "step_time",
+        "about": {key: getattr(args, key) for key in kept} | {"model": Path(args.model).name, "peft": peft.__version__},
+        "env": environment.facts(str(device), torch.get_num_threads()),
+        "others_cpu_share": watch.share(),
+        "rows": rows,
+    }
+    print(f"\n{table(told)}")
+    out = args.out or Path(f"results/benchmarks/step_time-{Path(args.model).name}-{args.dtype}.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(told, indent=1) + "\n")
+    print(f"written: {out}")
 
 
-def _batch(size: int, length: int, device: torch.device) -> dict[str, Tensor]:
-    """Random tokens, every second row padded by a quarter."""
-    g = torch.Generator().manual_seed(0)
-    ids = torch.randint(5, 250, (size, length), generator=g)
-    mask = torch.ones_like(ids)
-    mask[::2, length - length // 4 :] = 0
-    labels = torch.randint(0, 2, (size,), generator=g)
-    return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "labels": labels.to(device)}
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="minilm-l6", help="an embedded model, or a directory")
+    parser.add_argument("--only", action="append", choices=list(CASES), metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--dtype", choices=list(AGREE), default="float32", help="of the weights that do not train")
+    parser.add_argument("--batch", type=int, help="rows; 32, or 8 for smollm2-135m")
+    parser.add_argument("--length", type=int, help="tokens in a row; 64, or 128 for smollm2-135m")
+    parser.add_argument("--rounds", type=int, help="timed; 40, or 7 for smollm2-135m")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    usual = USUAL.get(args.model, OTHERWISE)
+    for name, value in zip(("batch", "length", "rounds"), usual, strict=True):
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    return args
 
 
-def _ours(
-    model: str, name: str, hyper: dict[str, Any], batch: dict[str, Tensor], device: torch.device
-) -> Callable[[], None]:
-    backbone = load(model, "classification", 2, device=device)
-    edit = Edit(backbone)
-    method.make(method.find(name), hyper).attach(edit)
-    for p in backbone.head_parameters():
-        p.requires_grad_(True)
-    return _step(backbone.net, batch)
+def measured(name: str, case: Case, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """One case's row: that both sides agree, then their times."""
+    twins = build(case, args.model, args.dtype, device)
+    batch = batch_for(twins.backbone, args.batch, args.length)
+    apart = difference(twins, batch, case)
+    if not apart <= max(AGREE[args.dtype], AGREE_DOUBLY if case.quantised else 0):
+        raise SystemExit(f"{name}: the outputs of ours and of peft differ by {apart:.1e}; this is not the same work")
+    actions = {"ours": twins.ours.stepper(batch), "peft": twins.theirs.stepper(batch)}
+    if case.floor:
+        actions["floor"] = floor(case, args.model, args.dtype, device).stepper(batch)
+    warmup = min(WARMUP, args.rounds)
+    samples = timing.interleaved(actions, args.rounds, warmup, lambda: timing.synchronise(device))
+    row: dict[str, Any] = {side: timing.summary(taken) for side, taken in samples.items()}
+    row["difference"] = apart
+    row["ratio"] = timing.ratio(samples["ours"], samples["peft"])
+    if case.floor:
+        row["above_floor"] = timing.ratio(samples["ours"], samples["floor"])
+        row["peft_above_floor"] = timing.ratio(samples["peft"], samples["floor"])
+    return row
 
 
-def _peft(model: str, config: Any, batch: dict[str, Tensor], device: torch.device) -> Callable[[], None]:
-    from transformers import AutoModelForSequenceClassification
-
-    net = AutoModelForSequenceClassification.from_pretrained(source.locate(model), num_labels=2).to(device)
-    head = [net.bert.pooler, net.classifier]
-    net = get_peft_model(net, config)
-    for module in head:
-        module.requires_grad_(True)
-    return _step(net, batch)
+def cells(name: str, row: Mapping[str, Any]) -> list[str]:
+    """The row of the printed table."""
+    above = row.get("above_floor")
+    floors = ["", ""] if above is None else [f"{1e3 * row['floor']['median']:.1f}", f"{above['median'] - 1:+.1%}"]
+    times = [f"{1e3 * row[side]['median']:.1f}" for side in ("ours", "peft")]
+    return [name, *times, with_interval(row["ratio"]), *floors, f"{row['difference']:.0e}"]
 
 
-def _step(net: nn.Module, batch: dict[str, Tensor]) -> Callable[[], None]:
-    """The same step for both: forward, cross-entropy, backward, fused AdamW over what trains."""
-    net.train()
-    optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=1e-4, fused=True)
-    inputs = {k: v for k, v in batch.items() if k != "labels"}
+def with_interval(ratio: Mapping[str, Any]) -> str:
+    low, high = ratio["low"], ratio["high"]
+    return f"{ratio['median']:.3f}" + ("" if low is None or high is None else f" [{low:.3f}, {high:.3f}]")
 
-    def step() -> None:
-        nn.functional.cross_entropy(net(**inputs).logits, batch["labels"]).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
 
-    return step
+def line(name: str, row: Mapping[str, Any]) -> str:
+    _, ours, theirs, ratio, _, above, apart = cells(name, row)
+    beside = f", {above} above the floor" if above else ""
+    return f"{name}: {ours} ms against {theirs} ms, {ratio}{beside}; outputs differ by {apart}"
+
+
+def table(told: Mapping[str, Any]) -> str:
+    header = ["method", "ours, ms", "peft, ms", "ours / peft", "floor, ms", "above it", "outputs differ by"]
+    rows = [cells(name, row) for name, row in told["rows"].items()]
+    others = told["others_cpu_share"]
+    beside = "" if others is None else f"\nother programs used {others:.0%} of the machine meanwhile"
+    return tabulate(rows, header, disable_numparse=True, colalign=("left", *["right"] * 6)) + beside
 
 
 if __name__ == "__main__":

@@ -202,6 +202,21 @@ def test_a_method_that_never_finished_is_not_profiled(asked: experiment.Experime
     assert [m.label for m in plan.plan(asked, everything, records)[0].methods] == ["lora", "lora rank=2"]
 
 
+def test_passes_without_runs_are_those_that_come_when_all_runs_have_finished(asked: experiment.Experiment) -> None:
+    everything = grid(asked)
+    later = plan.plan(asked, everything, [recorded(p.spec) for p in everything])
+    assert plan.passes(asked, asked.profile_of(), everything) == later
+    more = plan.passes(asked, asked.profile_of(rounds=50), everything)
+    assert [p.rounds for p in more] == [50, 50]
+    assert not {p.id for p in more} & {p.id for p in later}
+
+
+def test_a_files_rounds_hold_where_it_has_some_and_the_default_is_enough_for_an_interval(tmp_path: Path) -> None:
+    given = load(tmp_path, TEXT + "profile: {rounds: 3}\n")
+    assert given.profile_of().rounds == 3
+    assert load(tmp_path, TEXT + "profile: false\n").profile_of().rounds == experiment.Profile().rounds >= 10
+
+
 def test_profile_false_measures_no_times(tmp_path: Path) -> None:
     asked = load(tmp_path, TEXT + "profile: false\n")
     everything = grid(asked)

@@ -284,6 +284,26 @@ def test_profiles_come_last_alone_and_with_all_cores(go: Callable, tmp_path: Pat
     assert all(line[1:3] == ["1", "True"] for line in lines if line[3] == "run")
 
 
+def test_again_attempts_what_is_finished_once_more_and_the_first_still_counts(go: Callable, tmp_path: Path) -> None:
+    passed = fake_session.profile(fake_session.spec(0))
+    assert go([passed]).code == go([passed], again=True).code == 0
+    records = record.read_all(tmp_path / "r")
+    assert [r.attempt for r in sorted(records, key=lambda r: r.order)] == [1, 2]
+    assert record.latest(records)[passed.id].attempt == 1
+    assert go([passed]).code == 0
+    assert len(record.read_all(tmp_path / "r")) == 2, "without it, what is finished is not repeated"
+
+
+def test_again_tells_how_the_new_attempt_ended_though_an_earlier_one_finished(go: Callable, tmp_path: Path) -> None:
+    good, bad = fake_session.spec(0), fake_session.spec(1, do="raise")
+    go([good])
+    (earlier,) = record.read_all(tmp_path / "r")
+    record.write(tmp_path / "r", {**earlier.body, "predictions": earlier.predictions, "spec_id": bad.id})
+    assert go([bad]).code == 0, "it has a finished record"
+    outcome = go([bad], again=True)
+    assert (outcome.code, outcome.counts) == (1, {"error": 1})
+
+
 def test_one_job_with_the_same_threads_keeps_its_worker_for_the_profile(go: Callable, tmp_path: Path) -> None:
     run = fake_session.spec(0)
     go([run, fake_session.profile(run)], threads=3, profile_threads=3)

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+ROWS = 128  # multiplied at once where a sum over rows follows
 CHUNK = 1 << 20  # weights widened at once, where the norm's products want more digits than W has
 
 
@@ -48,9 +49,9 @@ class _LowRank(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, A: Tensor, B: Tensor, m: Tensor | None, scale: float, base: Any, squares: Tensor | None
     ) -> Tensor:
-        dtype = _dtype(x)
+        dtype = product_dtype(x)
         rows = x.to(dtype).reshape(-1, x.shape[-1])  # (n, in)
-        W, b = _dense(base, dtype)
+        W, b = dense(base, dtype)
         down = F.linear(rows, A.to(dtype)).mul_(scale)  # (n, r)
         if m is None or squares is None:
             y = F.linear(rows, W, b).addmm_(down, B.to(dtype).t())
@@ -72,7 +73,7 @@ class _LowRank(torch.autograd.Function):
         rows, down, A, B, *more = ctx.saved_tensors
         needs_x, needs_A, needs_B, needs_m, *_ = ctx.needs_input_grad
         dy = dy.reshape(-1, dy.shape[-1])  # (n, out)
-        W, b = _dense(ctx.base, dy.dtype)
+        W, b = dense(ctx.base, dy.dtype)
         dx = dA = dB = dm = after = None
         if more:
             m, g, y = more
@@ -124,19 +125,31 @@ def _magnitude_gradient(dy: Tensor, y: Tensor, b: Tensor | None, m: Tensor) -> T
 
     Nothing can be read off where a magnitude is exactly zero, as for a row of zeros; the gradient is zero there.
     """
-    total = torch.linalg.vecdot(dy, y, dim=0).to(m.dtype)
+    total = dot_rows(dy, y, m.dtype)
     if b is not None:
         total.addcmul_(b.to(m.dtype), dy.sum(0).to(m.dtype), value=-1)
     return torch.where(m == 0, 0.0, total / m)
 
 
-def _dense(base: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+def dense(base: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """W and b of a base that `fits`, in `dtype`."""
     return base.dense_weight(dtype), None if base.bias is None else base.bias.to(dtype)
 
 
-def _dtype(x: Tensor) -> torch.dtype:
+def product_dtype(x: Tensor) -> torch.dtype:
     """What nn.Linear would compute in."""
     device = x.device.type
     if device != "meta" and x.dtype != torch.float64 and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return x.dtype
+
+def dot_rows(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum over the rows of a b: (..., width) twice -> (width,), in `dtype`; no product of full size is made."""
+    a, b = a.flatten(0, -2), b.flatten(0, -2)
+    if a.dtype != dtype or b.dtype != dtype or len(a) <= ROWS:
+        return (a * b).sum(0, dtype=dtype)
+    whole = len(a) // ROWS * ROWS
+    total = a[:ROWS] * b[:ROWS]
+    for start in range(ROWS, whole, ROWS):
+        total.addcmul_(a[start : start + ROWS], b[start : start + ROWS])
+    return total.sum(0).add_((a[whole:] * b[whole:]).sum(0))

@@ -23,9 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from peftbench.lowrank import _dense, _dtype
-
-ROWS = 128  # multiplied at once where a sum over rows follows
+from peftbench.lowrank import dense, dot_rows, product_dtype
 
 
 def scaled_output(x: Tensor, base: Any, l: Tensor) -> Tensor:  # noqa: E741
@@ -52,14 +50,14 @@ def pays(x: Tensor, A: Tensor, B: Tensor) -> bool:
     (r, inside), outside = A.shape, len(B)
     n = x.numel() // inside
     through_weight, through_rank = (n + 4 * r) * inside * outside, 2 * n * r * (inside + outside)
-    return _dtype(x) == x.dtype == A.dtype and through_weight < through_rank
+    return product_dtype(x) == x.dtype == A.dtype and through_weight < through_rank
 
 
 class _ScaledOutput(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, l: Tensor, base: Any) -> Tensor:  # noqa: E741
-        dtype = _dtype(x)
-        y = F.linear(x.to(dtype), *_dense(base, dtype))
+        dtype = product_dtype(x)
+        y = F.linear(x.to(dtype), *dense(base, dtype))
         ctx.save_for_backward(y, l)
         ctx.base, ctx.dtype = base, x.dtype
         return y * l.to(dtype)
@@ -70,7 +68,7 @@ class _ScaledOutput(torch.autograd.Function):
         y, l = ctx.saved_tensors  # noqa: E741
         dx = dl = None
         if ctx.needs_input_grad[0]:
-            W, _ = _dense(ctx.base, dy.dtype)
+            W, _ = dense(ctx.base, dy.dtype)
             dx = (dy @ (W * l.to(dy.dtype).unsqueeze(1))).to(ctx.dtype)
         if ctx.needs_input_grad[1]:
             dl = dot_rows(dy, y, l.dtype)
@@ -80,8 +78,8 @@ class _ScaledOutput(torch.autograd.Function):
 class _ScaledInput(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, l: Tensor, base: Any) -> Tensor:  # noqa: E741
-        dtype = _dtype(x)
-        W, b = _dense(base, dtype)
+        dtype = product_dtype(x)
+        W, b = dense(base, dtype)
         ctx.save_for_backward(x, l)
         ctx.base = base
         if x.numel() > W.numel():
@@ -92,7 +90,7 @@ class _ScaledInput(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, l = ctx.saved_tensors  # noqa: E741
-        W, _ = _dense(ctx.base, dy.dtype)
+        W, _ = dense(ctx.base, dy.dtype)
         h = dy @ W  # (..., in)
         dl = dot_rows(h, x, l.dtype) if ctx.needs_input_grad[1] else None
         dx = h.mul_(l.to(h.dtype)).to(x.dtype) if ctx.needs_input_grad[0] else None
@@ -102,7 +100,7 @@ class _ScaledInput(torch.autograd.Function):
 class _VeRA(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, d: Tensor, c: Tensor, A: Tensor, B: Tensor, base: Any) -> Tensor:
-        W, b = _dense(base, x.dtype)
+        W, b = dense(base, x.dtype)
         ctx.save_for_backward(x, d, c, A, B)
         ctx.base = base
         return F.linear(x, _updated(W, d, c, A, B), b)
@@ -114,7 +112,7 @@ class _VeRA(torch.autograd.Function):
         needs_x, needs_d, needs_c, *_ = ctx.needs_input_grad
         dx = dd = dc = None
         if needs_x:
-            dx = dy @ _updated(_dense(ctx.base, dy.dtype)[0], d, c, A, B)
+            dx = dy @ _updated(dense(ctx.base, dy.dtype)[0], d, c, A, B)
         G = dy.flatten(0, -2).t() @ x.flatten(0, -2)  # (out, in)
         left = (B * c.unsqueeze(1)).t() @ G if needs_d else None  # (r, in)
         if left is not None:
@@ -127,15 +125,3 @@ class _VeRA(torch.autograd.Function):
 def _updated(W: Tensor, d: Tensor, c: Tensor, A: Tensor, B: Tensor) -> Tensor:
     """W + c B d A, (out, in)."""
     return torch.addmm(W, B * d * c.unsqueeze(1), A)
-
-
-def dot_rows(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """The sum over the rows of a b: (..., width) twice -> (width,), in `dtype`; no product of full size is made."""
-    a, b = a.flatten(0, -2), b.flatten(0, -2)
-    if a.dtype != dtype or b.dtype != dtype or len(a) <= ROWS:
-        return (a * b).sum(0, dtype=dtype)
-    whole = len(a) // ROWS * ROWS
-    total = a[:ROWS] * b[:ROWS]
-    for start in range(ROWS, whole, ROWS):
-        total.addcmul_(a[start : start + ROWS], b[start : start + ROWS])
-    return total.sum(0).add_((a[whole:] * b[whole:]).sum(0))

@@ -132,10 +132,10 @@ def test_vera_goes_through_the_weight_only_where_that_is_shorter_and_exact() -> 
     assert not vectors.pays(torch.empty(*MANY, IN, dtype=torch.bfloat16), A, B)
 
 
-@pytest.mark.parametrize("rows", [1, vectors.ROWS, 2 * vectors.ROWS + 7])
+@pytest.mark.parametrize("rows", [1, lowrank.ROWS, 2 * lowrank.ROWS + 7])
 def test_the_sum_over_rows_takes_every_row_once(rows: int) -> None:
     a, b = torch.randn(2, rows, 5, dtype=torch.float64).unbind(0)
-    torch.testing.assert_close(vectors.dot_rows(a, b, torch.float64), (a * b).sum(0), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(lowrank.dot_rows(a, b, torch.float64), (a * b).sum(0), rtol=1e-12, atol=1e-12)
 
 
 def test_the_orthogonality_of_all_layers_is_the_sum_of_each_ones() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from peftbench import vectors
+from peftbench import lowrank, vectors
 from peftbench.backbones.modules import SiteLinear
 from peftbench.methods import adalora, ia3, vera
 from peftbench.nf4 import NF4Linear

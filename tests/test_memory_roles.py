@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from peftbench.contract.case import Bench, Case, batch
@@ -148,6 +149,17 @@ def test_what_is_computed_again_belongs_to_the_module_that_computes_it_again() -
     again = _made_in_backward(lambda: checkpoint(net, x, use_reentrant=False).sum(), net, named)
     assert again - plain == {("up", H): 1, ("ffn", H): 1}  # and not down's result, which backward has no use for
     assert plain - again == {}
+
+
+def test_a_fake_step_is_split_as_the_real_one() -> None:
+    def step() -> dict[str, Any]:
+        net, named, optimizer, x = _pair()
+        return track_step(_groups(net), optimizer, lambda: net(x).sum(), roles=named)
+
+    real = step()
+    with FakeTensorMode():
+        fake = step()
+    assert fake["by_role"] == real["by_role"]
 
 
 def test_a_forward_that_breaks_off_leaves_no_module_running() -> None:

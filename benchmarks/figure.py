@@ -17,7 +17,7 @@ from typing import Any
 import seaborn as sns
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from targets import READERS, Measured, measured, rows, setting, verdict
+from targets import READERS, Measured, measured, parts, rows, setting, verdict
 
 from peftbench.report import style
 
@@ -50,13 +50,14 @@ def main() -> None:
     print(f"{len(found)} benchmarks in {args.docs}")
 
 
-def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every benchmark's JSON by its file's name, in the order of the targets; other JSON is left alone."""
+def read(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """Every benchmark by its file's name, model and dtype, in the order of the targets; other JSON is left alone."""
     files = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     for name, told in files.items():  # the kind may stand in the file's name alone
         told.setdefault("benchmark", name.partition("-")[0])
-    known = {name: told for name, told in files.items() if told["benchmark"] in READERS}
-    return dict(sorted(known.items(), key=lambda item: list(READERS).index(item[1]["benchmark"])))
+    known = [parts(name, told) for name, told in files.items() if told["benchmark"] in READERS]
+    found = {name: told for several in known for name, told in several.items()}
+    return dict(sorted(found.items(), key=lambda item: list(READERS).index(item[1]["benchmark"])))
 
 
 def files(name: str, told: Mapping[str, Any]) -> dict[str, bytes]:
@@ -99,14 +100,14 @@ def section(found: Mapping[str, Mapping[str, Any]], folder: str) -> str:
     """What stands between the markers: one heading, table and figure for each JSON."""
     if not found:
         return "Not measured yet.\n"
-    parts = []
+    written = []
     for name, told in found.items():
         lines = [f"### {title(told)}", "", setting(told) + ".", "", line(HEADER), "|---" * len(HEADER) + "|"]
         lines += [line(row) for row in rows(measured(told))]
         if told["benchmark"] == "grid":
             lines += ["", *quality(told["quality"])]
-        parts.append("\n".join([*lines, "", f"![{title(told)}]({folder}/{name}.png)", ""]))
-    return "\n".join(parts)
+        written.append("\n".join([*lines, "", f"![{title(told)}]({folder}/{name}.png)", ""]))
+    return "\n".join(written)
 
 
 def quality(found: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -43,24 +43,27 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     device = devices.pick(args.device)
     watch = neighbours.Watch()
-    rows = {}
+    out = args.out or Path(f"results/benchmarks/step_time-{Path(args.model).name}-{args.dtype}.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, Any] = {}
     for name in args.only or CASES:
         rows[name] = measured(name, CASES[name], args, device)
         print(line(name, rows[name]), flush=True)
+        told = {
+            "benchmark": "step_time",
+            "about": about(args),
+            "env": environment.facts(str(device), torch.get_num_threads()),
+            "others_cpu_share": watch.share(),
+            "rows": rows,
+        }
+        out.write_text(json.dumps(told, indent=1) + "\n")  # after each case: a long run that breaks off is not lost
         gc.collect()
-    kept = ("model", "batch", "length", "rounds", "dtype")
-    told = {
-        "benchmark": "step_time",
-        "about": {key: getattr(args, key) for key in kept} | {"model": Path(args.model).name, "peft": peft.__version__},
-        "env": environment.facts(str(device), torch.get_num_threads()),
-        "others_cpu_share": watch.share(),
-        "rows": rows,
-    }
-    print(f"\n{table(told)}")
-    out = args.out or Path(f"results/benchmarks/step_time-{Path(args.model).name}-{args.dtype}.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(told, indent=1) + "\n")
-    print(f"written: {out}")
+    print(f"\n{table(told)}\nwritten: {out}")
+
+
+def about(args: argparse.Namespace) -> dict[str, Any]:
+    kept = {key: getattr(args, key) for key in ("batch", "length", "rounds", "dtype")}
+    return {"model": Path(args.model).name, **kept, "peft": peft.__version__}
 
 
 def arguments() -> argparse.Namespace:

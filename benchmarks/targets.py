@@ -80,8 +80,8 @@ def _ratio(what: str, ratio: Mapping[str, Any], target: Target, shown: str) -> M
 
 def _step_memory(told: Mapping[str, Any]) -> list[Measured]:
     found = []
-    for name, row in told["rows"].items():
-        target = MEMORY_OTHERS
+    for row in told["rows"]:
+        name, target = row["case"], MEMORY_OTHERS
         if name.startswith("lora,"):
             target = MEMORY_LORA[told["about"]["dtype"]]
         if name.startswith("dora,"):
@@ -91,6 +91,18 @@ def _step_memory(told: Mapping[str, Any]) -> list[Measured]:
             Measured(name, ours / peft, target, shown=f"{ours / 2**20:.1f} MiB against {peft / 2**20:.1f} MiB")
         )
     return found
+
+
+def parts(name: str, told: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """One benchmark for each model and dtype, by name, where one file holds several."""
+    if not isinstance(told["rows"], list):
+        return {name: told}
+    found: dict[str, dict[str, Any]] = {}
+    for row in told["rows"]:
+        about = {"model": row["model"], "dtype": row["dtype"], "shape": "x".join(map(str, row["shape"]))}
+        key = f"{name}-{row['model']}-{row['dtype']}"
+        found.setdefault(key, {**told, "about": {**about, **told["about"]}, "rows": []})["rows"].append(row)
+    return dict(found)
 
 
 def _grid(told: Mapping[str, Any]) -> list[Measured]:

@@ -183,6 +183,9 @@ def _theirs(case: Case, backbone: Backbone, edit: Edit, made: Any, model: str, d
     for path in backbone.head:
         for name, p in plain.get_submodule(path).named_parameters():
             p.requires_grad_("original_module" not in name)  # which peft sets aside where it trains a copy
+    for name, p in twin.named_parameters():
+        if ".ranknum." in name:  # AdaLoRA's rank, a constant, which peft lets train where it casts it from bfloat16
+            p.requires_grad_(False)
     case.copy(edit, twin)
     if case.method == "lora_plus":
         settings = {"lr": RATE, "loraplus_lr_ratio": made.ratio, "fused": _fuses(backbone.device)}

@@ -128,6 +128,27 @@ def test_the_page_shows_each_value_beside_its_target_and_keeps_the_rest(tmp_path
         figure.replaced("no markers", inside)
 
 
+def test_memory_of_several_models_and_dtypes_is_shown_apart_each_beside_its_own_target(tmp_path: Path) -> None:
+    rows = [
+        {
+            "case": case,
+            "model": "m",
+            "dtype": dtype,
+            "shape": [2, 8],
+            "ours": {"peak_bytes": 9},
+            "peft": {"peak_bytes": 10},
+        }
+        for dtype in ("float32", "bfloat16")
+        for case in ("lora, q v", "dora, q v", "ia3")
+    ]
+    memory = {**told(1.0), "benchmark": "step_memory", "about": {"peft": "2"}, "rows": rows}
+    (tmp_path / "step_memory.json").write_text(json.dumps(memory))
+    found = figure.read(tmp_path)
+    assert list(found) == ["step_memory-m-float32", "step_memory-m-bfloat16"]
+    said = [[targets.verdict(m) for m in targets.measured(part)] for part in found.values()]
+    assert said == [["met", "missed", "met"], ["missed", "missed", "met"]]
+
+
 def test_the_same_json_gives_the_same_figure_to_the_byte() -> None:
     first, second = (figure.files("f", told(0.85)) for _ in range(2))
     assert first == second

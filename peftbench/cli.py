@@ -11,8 +11,7 @@ from typing import Annotated
 
 import typer
 
-from peftbench import __version__
-from peftbench.cli_method import COMMANDS
+from peftbench import __version__, cli_cost, cli_method
 from peftbench.cli_options import AsJson, Plugins, known_methods, print_json
 from peftbench.errors import UserError, unknown, unknown_method
 
@@ -208,7 +207,7 @@ def fetch(
     embedded.fetch(names or None, progress=lambda line: print(line, flush=True), wheels=wheels)
 
 
-for name, command in COMMANDS.items():
+for name, command in {**cli_method.COMMANDS, **cli_cost.COMMANDS}.items():
     app.command(name)(command)
 
 

@@ -1,0 +1,115 @@
+"""Floating-point operations of what runs inside it, counted from the shapes of every matrix product.
+
+A multiplication and an addition are two operations. Counted are matrix and vector products, attention and
+convolutions, in forward, backward and optimizer alike, inside custom autograd functions too; what works element by
+element (norms, activations, AdamW), sorts or factorises (SVD) counts nothing. The formulas are those of
+torch.utils.flop_counter, with what it lacks: in-place products, products with a vector, linear layers that a backend
+keeps whole, attention on CPU and MPS. A fused attention counts the full square whatever its mask skips, and its
+backward recomputes the scores: five products where the forward has two. What gradient checkpointing computes again is
+counted again. A compiled module runs eagerly inside the mode.
+
+    with Flops() as flops:
+        loss = net(batch)
+        flops.phase("backward")
+        loss.backward()
+    flops.total, flops.by_phase  # int, {"forward": int, "backward": int, "optimizer": int}
+
+It may stand inside or around LiveTensors, and inside FakeTensorMode (not around it: fake tensors may take an operation
+apart, and its parts would be counted once more).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from peftbench.measure.memory import PHASES
+
+aten = torch.ops.aten
+Shape = Sequence[int]
+Formula = Callable[..., int]
+
+
+class Flops(TorchDispatchMode):
+    """Counts the floating-point operations of what runs inside it, without changing a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_phase: dict[str, int] = dict.fromkeys(PHASES, 0)
+        self._phase = PHASES[0]
+
+    @property
+    def total(self) -> int:
+        """Operations of all phases."""
+        return sum(self.by_phase.values())
+
+    def phase(self, name: str) -> None:
+        """Say what comes next: "forward" (as at entry), "backward" or "optimizer", as often as they alternate."""
+        if name not in PHASES:
+            raise ValueError(f"Flops: unknown phase {name!r}; the phases are {', '.join(PHASES)}")
+        self._phase = name
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        formula = _FORMULAS.get(func._overloadpacket)
+        if formula is None and func.namespace == "aten":
+            with self:  # what is composed of other operations arrives whole in inference mode
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **kwargs)
+        if formula is not None:
+            self.by_phase[self._phase] += formula(*args, **kwargs, out_val=out)
+        return out
+
+
+def _of_shapes(formula: Callable[..., int], start: int, count: int) -> Formula:
+    """The formula over the shapes of `count` tensors, the first of which is argument number `start`."""
+    return lambda *args, **_: formula(*(tuple(t.shape) for t in args[start : start + count]))
+
+
+def _product(a: Shape, b: Shape) -> int:  # (m, k) @ (k, n) or (k,); batched; grouped: either of the two may be batched
+    return 2 * prod(a if len(b) > 2 else a[-2:]) * (b[-1] if len(b) > 1 else 1)
+
+
+def _linear(x: Shape, weight: Shape) -> int:  # (..., in), (out, in) or (in,)
+    return 2 * prod(x) * (weight[0] if len(weight) > 1 else 1)
+
+
+def _linear_backward(x: Any, _: Any, weight: Any, wanted: Sequence[bool], **__: Any) -> int:
+    """One product for the gradient of the input and one for the weight's, as far as they are wanted."""
+    return sum(map(bool, wanted[:2])) * _linear(x.shape, weight.shape)
+
+
+_FORMULAS: dict[Any, Formula] = {
+    **flop_registry,
+    **dict.fromkeys((aten.mm, aten.bmm, aten._int_mm, aten._grouped_mm, aten.mv), _of_shapes(_product, 0, 2)),
+    **dict.fromkeys((aten.addmm, aten.addmm_, aten._addmm_activation), _of_shapes(_product, 1, 2)),
+    **dict.fromkeys((aten.baddbmm, aten.baddbmm_, aten.addbmm, aten.addbmm_), _of_shapes(_product, 1, 2)),
+    **dict.fromkeys((aten.addmv, aten.addmv_), _of_shapes(_product, 1, 2)),
+    **dict.fromkeys((aten.dot, aten.vdot), _of_shapes(_product, 0, 2)),
+    **dict.fromkeys((aten.linear, aten.mkldnn_linear), _of_shapes(_linear, 0, 2)),
+    aten.linear_backward: _linear_backward,
+    **dict.fromkeys(
+        (
+            aten._scaled_dot_product_flash_attention_for_cpu,
+            aten._scaled_dot_product_attention_math_for_mps,
+            aten._scaled_dot_product_fused_attention_overrideable,
+        ),
+        _of_shapes(sdpa_flop_count, 0, 3),
+    ),
+    **dict.fromkeys(
+        (
+            aten._scaled_dot_product_flash_attention_for_cpu_backward,
+            aten._scaled_dot_product_fused_attention_overrideable_backward,
+        ),
+        _of_shapes(sdpa_backward_flop_count, 0, 4),
+    ),
+}

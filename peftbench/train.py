@@ -15,6 +15,7 @@ from peftbench.backbones.load import Backbone
 from peftbench.devices import autocast
 from peftbench.edit import Edit
 from peftbench.losses import counted, loss_sum
+from peftbench.measure import roles
 from peftbench.measure.memory import LiveTensors
 from peftbench.measure.timing import synchronise
 from peftbench.method import Method
@@ -103,12 +104,16 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return mean
 
-    def tracked_step(self, batch: Batch, done: float) -> tuple[Tensor, dict[str, Any]]:
-        """The same step under the memory tracker; uncompiled, since a compiled graph hides its tensors."""
+    def tracked_step(self, batch: Batch, done: float, by_role: bool = False) -> tuple[Tensor, dict[str, Any]]:
+        """The same step under the memory tracker; uncompiled, since a compiled graph hides its tensors.
+
+        With `by_role` the record splits its parts by module role too (measure/roles.py).
+        """
         net, (group, *_) = self.backbone.net, self.optimizer.param_groups
         compiled, net._compiled_call_impl = net._compiled_call_impl, None
         try:
-            with LiveTensors(self.groups(), self.optimizer) as live:
+            where = roles.of(self.backbone) if by_role else None
+            with LiveTensors(self.groups(), self.optimizer, roles=where) as live:
                 loss = self.step(batch, done, live)
         finally:
             net._compiled_call_impl = compiled

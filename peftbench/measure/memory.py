@@ -14,6 +14,10 @@ same tracker predicts a step that does not fit.
         live.phase("optimizer")
         optimizer.step()
     live.record()["at_peak"]  # {"weights": ..., "activations": ..., ...}, bytes at the moment of the peak
+
+With ``roles=roles.of(backbone)`` (measure/roles.py) the record also says where in the network these bytes are:
+
+    live.record()["by_role"]  # {"q": {"weights": ..., "activations": ..., ...}, "ffn": ..., ...}
 """
 
 from __future__ import annotations
@@ -26,12 +30,13 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from peftbench.measure.resident import DevicePeak
+from peftbench.measure.roles import OTHER, RoleWatch
 
 PHASES = ("forward", "backward", "optimizer")
 
@@ -43,6 +48,7 @@ class _Life:
     bytes: int
     kind: str  # a group's name, "gradients", "optimizer", "activations", "temporaries"
     born: int  # index of the event; 0 for what was there at entry
+    role: str  # whose it is; "other" throughout where nobody asked
     died: int | None = None
 
 
@@ -57,10 +63,18 @@ class LiveTensors(TorchDispatchMode):
 
     Only dense tensors on `device` count (default: where the first tensor of the groups is). Raises ValueError when the
     optimizer updates a parameter that is in no group.
+
+    With `roles` the record splits every part by module. Weights, gradients and optimizer state are where their
+    parameter is; what is computed belongs to the innermost module with a role whose forward runs, and in backward to
+    the one whose forward made the running node of the graph.
     """
 
     def __init__(
-        self, groups: Mapping[str, Iterable[Tensor]], optimizer: Optimizer, device: torch.device | None = None
+        self,
+        groups: Mapping[str, Iterable[Tensor]],
+        optimizer: Optimizer,
+        device: torch.device | None = None,
+        roles: Mapping[nn.Module, str] | None = None,
     ) -> None:
         super().__init__()
         self._groups = {name: list(tensors) for name, tensors in groups.items()}
@@ -75,22 +89,25 @@ class LiveTensors(TorchDispatchMode):
         self._phases: list[tuple[int, str]] = []
         self._watches: list[weakref.finalize] = []
         self._hooks: list[Any] = []
+        self._watch = None if roles is None else RoleWatch(roles)
         self._peak = DevicePeak(self._device)
         self._record: dict[str, Any] | None = None
 
     def __enter__(self) -> LiveTensors:
         for name, tensors in self._groups.items():
             for tensor in tensors:
-                self._see(tensor, name, before=True)
+                self._see(tensor, name, before=True, owner=tensor)
         self._check_optimizer()
         for parameter in self._parameters():
             if not parameter.is_leaf or not parameter.requires_grad:
                 continue
             if parameter.grad is not None:
-                self._see(parameter.grad, "gradients", before=True)
+                self._see(parameter.grad, "gradients", before=True, owner=parameter)
             self._hooks.append(parameter.register_post_accumulate_grad_hook(self._mark_gradient))
         self._mark_optimizer(before=True)
         self.phase("forward")
+        if self._watch is not None:
+            self._watch.start()
         self._peak.start()
         super().__enter__()
         return self
@@ -102,6 +119,8 @@ class LiveTensors(TorchDispatchMode):
         self._mark_optimizer(before=False)
         for hook in self._hooks:
             hook.remove()
+        if self._watch is not None:
+            self._watch.stop()
         for watch in self._watches:
             watch.detach()
         self._record = self._summary() | self._peak.read()
@@ -125,7 +144,8 @@ class LiveTensors(TorchDispatchMode):
         "peak_bytes": the largest sum of live tensors. "at_peak": its parts at that moment (the first, if it is reached
         twice): every group, gradients, optimizer, activations, temporaries. "peak_phase": the phase it fell in.
         "resident_bytes", "allocated_bytes", "reserved_bytes": the process's resident set and the CUDA allocator's
-        figures, None where there are none.
+        figures, None where there are none. "by_role": "at_peak" of every role that has anything, only if roles were
+        given; their sum is "at_peak".
         """
         if self._record is None:
             raise RuntimeError("LiveTensors.record() is there after the `with` block has ended")
@@ -145,8 +165,11 @@ class LiveTensors(TorchDispatchMode):
                 self._see(leaf, "temporaries", before=False)
         return out
 
-    def _see(self, tensor: Tensor, kind: str, before: bool) -> None:
-        """Count the tensor's storage if it is new, and follow its size if it was resized in place."""
+    def _see(self, tensor: Tensor, kind: str, before: bool, owner: Any = None) -> None:
+        """Count the tensor's storage if it is new, and follow its size if it was resized in place.
+
+        `owner` is the parameter (or module) that it belongs to, where there is one.
+        """
         if not self._counts(tensor):
             return
         storage = tensor.untyped_storage()
@@ -155,15 +178,23 @@ class LiveTensors(TorchDispatchMode):
         if life is not None and life.bytes == size:
             return
         if life is not None:
-            kind, before = life.kind, False
+            kind, before, role = life.kind, False, life.role
             self._end(life)
         else:
+            role = self._role(owner, before)
             self._watches.append(weakref.finalize(storage, self._forget, key))
-        self._lives[key] = _Life(size, kind, 0 if before else len(self._changes))
+        self._lives[key] = _Life(size, kind, 0 if before else len(self._changes), role)
         if before:
             self._changes[0] += size
         else:
             self._changes.append(size)
+
+    def _role(self, owner: Any, before: bool = False) -> str:
+        if self._watch is None:
+            return OTHER
+        if owner is not None:
+            return self._watch.place(owner)
+        return OTHER if before else self._watch.now()
 
     def _counts(self, tensor: Tensor) -> bool:
         here, there = self._device, tensor.device
@@ -197,42 +228,49 @@ class LiveTensors(TorchDispatchMode):
 
     def _mark_gradient(self, parameter: Tensor) -> None:
         if parameter.grad is not None:
-            self._mark(parameter.grad, "gradients")
+            self._mark(parameter.grad, "gradients", parameter)
 
     def _mark_optimizer(self, before: bool) -> None:
-        for tensor in tree_leaves(dict(self._optimizer.state)):
-            if isinstance(tensor, Tensor):
-                if before:
-                    self._see(tensor, "optimizer", before=True)
-                else:
-                    self._mark(tensor, "optimizer")
+        for owner, state in self._optimizer.state.items():
+            for tensor in tree_leaves(state):
+                if isinstance(tensor, Tensor):
+                    if before:
+                        self._see(tensor, "optimizer", before=True, owner=owner)
+                    else:
+                        self._mark(tensor, "optimizer", owner)
 
-    def _mark(self, tensor: Tensor, kind: str) -> None:
+    def _mark(self, tensor: Tensor, kind: str, owner: Any) -> None:
         if not self._counts(tensor):
             return
         life = self._lives.get(tensor.untyped_storage()._cdata)
         if life is not None and life.kind in ("temporaries", "activations"):
-            life.kind = kind
+            life.kind, life.role = kind, self._role(owner)
 
     def _summary(self) -> dict[str, Any]:
         levels = list(accumulate(self._changes))
         moment = max(range(len(levels)), key=levels.__getitem__)  # the first of equals
-        parts = dict.fromkeys([*self._groups, "gradients", "optimizer", "activations", "temporaries"], 0)
+        names = [*self._groups, "gradients", "optimizer", "activations", "temporaries"]
+        parts, by_role = dict.fromkeys(names, 0), dict[str, dict[str, int]]()
         for life in [*self._dead, *self._lives.values()]:
-            if life.born <= moment and (life.died is None or life.died > moment):
+            if life.bytes and life.born <= moment and (life.died is None or life.died > moment):
                 parts[life.kind] += life.bytes
+                by_role.setdefault(life.role, dict.fromkeys(names, 0))[life.kind] += life.bytes
         phase = next(name for start, name in reversed(self._phases) if start <= max(moment, 1))
-        return {"peak_bytes": levels[moment], "at_peak": parts, "peak_phase": phase}
+        summary = {"peak_bytes": levels[moment], "at_peak": parts, "peak_phase": phase}
+        return summary if self._watch is None else {**summary, "by_role": dict(sorted(by_role.items()))}
 
 
 def track_step(
-    groups: Mapping[str, Iterable[Tensor]], optimizer: Optimizer, forward: Callable[[], Tensor]
+    groups: Mapping[str, Iterable[Tensor]],
+    optimizer: Optimizer,
+    forward: Callable[[], Tensor],
+    roles: Mapping[nn.Module, str] | None = None,
 ) -> dict[str, Any]:
     """Run one step (forward, backward, optimizer, gradients freed) and give its `LiveTensors.record()`.
 
     `forward` returns the loss. Parameters and optimizer state change as in any step.
     """
-    with LiveTensors(groups, optimizer) as live:
+    with LiveTensors(groups, optimizer, roles=roles) as live:
         loss = forward()
         live.phase("backward")
         loss.backward()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 IGNORED = -100  # label of a position that is not trained on: prompt and padding
@@ -11,7 +12,10 @@ IGNORED = -100  # label of a position that is not trained on: prompt and padding
 
 def counted(kind: str, labels: Tensor) -> int:
     """How many terms the loss of a batch has: examples, or for generation the answer tokens that are predicted."""
-    return int((labels[:, 1:] != IGNORED).sum()) if kind == "generation" else len(labels)
+    if kind != "generation":
+        return len(labels)
+    told = (labels[:, 1:] != IGNORED).sum()
+    return labels[:, 1:].numel() if isinstance(told, FakeTensor) else int(told)  # without numbers, all are answers
 
 
 def loss_sum(kind: str, logits: Tensor, labels: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def deeper(courses: Sequence[Course], more: int) -> Peak | None:
     for part in zip(*map(_spans, courses), strict=True):
         here = list(_aligned(courses, part))
         moments += here
-        if not here:
+        if not here and any(stop > start for start, stop in part):
             bounds.append(affine([_bound(c.levels, *span) for c, span in zip(courses, part, strict=True)], more))
     first, second, _ = courses
 

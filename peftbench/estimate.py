@@ -16,7 +16,7 @@ import torch
 
 from peftbench import depth, simulate
 from peftbench.backbones.load import DTYPES, Backbone, blank, natural_kind
-from peftbench.count import KINDS, Question, count, origin
+from peftbench.count import Question, count, network, origin
 from peftbench.errors import UserError, unknown
 from peftbench.manifest import Manifest
 from peftbench.method import Method, find, make
@@ -124,6 +124,11 @@ def estimate(
     )
 
 
+def count_network(question: Question) -> None:
+    """Raises `UserError` for a model that does not exist."""
+    network(question)
+
+
 def course(
     question: Question, method: Method, setting: Setting, by_role: bool = False, layers: int | None = None
 ) -> simulate.Course:
@@ -215,6 +220,3 @@ def _assumed(setting: Setting, course: simulate.Course) -> dict[str, str]:
         "step": f"the second of {simulate.STEPS}, gradients clipped to norm 1, every token a label",
         "device": UNVERIFIED,
     }
-
-
-__all__ = ["KINDS", "Estimate", "Setting", "course", "estimate"]

@@ -229,7 +229,6 @@ def schema(plugin: Plugins = None) -> None:
     print_json(json_schema(known_methods(plugin)))
 
 
-
 def _summary(
     prepared: Prepared, records: list[Record], place: Place, say: Callable[[str], None] | None
 ) -> tuple[list[dict[str, Any]], str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -18,9 +19,11 @@ from peftbench.cli_options import (
     Results,
     Source,
     check_device,
+    known_methods,
     print_json,
     threads_asked,
 )
+from peftbench.errors import UserError, unknown
 
 
 def profile(
@@ -76,4 +79,105 @@ def profile(
     raise typer.Exit(outcome.code)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"profile": profile}
+def estimate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name such as llama-2-70b, a directory or hub id.")],
+    method: Annotated[str | None, typer.Argument(metavar="METHOD", help="One of `peftbench methods`.")] = None,
+    hyper: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Its hyperparameters.")] = None,
+    batch: Annotated[int, typer.Option("--batch", help="Texts in a step.")] = 1,
+    seq: Annotated[int, typer.Option("--seq", help="Tokens of each text.")] = 512,
+    dtype: Annotated[str, typer.Option("--dtype", help="float32 (fp32) or bfloat16 (bf16).")] = "float32",
+    optimizer: Annotated[str, typer.Option("--optimizer", help="adamw (the method's own), sgd, adamw8bit.")] = "adamw",
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Gradient checkpointing.")] = False,
+    attention: Annotated[str | None, typer.Option("--attention", help="math or flash. Default: as torch here.")] = None,
+    padding: Annotated[
+        bool | None, typer.Option("--padding/--no-padding", help="Texts differ in length. Default: unless batch is 1.")
+    ] = None,
+    by_role: Annotated[bool, typer.Option("--by-role", help="Split the peak by module role.")] = False,
+    every_layer: Annotated[bool, typer.Option("--every-layer", help="Simulate all layers of a deep network.")] = False,
+    fit: Annotated[str | None, typer.Option("--fit", help="Largest --fit-axis within 24GB (10^9) or 24GiB.")] = None,
+    fit_axis: Annotated[str, typer.Option("--fit-axis", help="What --fit enlarges: batch or seq.")] = "batch",
+    every: Annotated[bool, typer.Option("--all", help="Every method at its defaults.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="With --all: table and figure go here.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="classification or generation. Default: by model.")] = None,
+    labels: Annotated[int, typer.Option("--labels", min=1, help="Outputs of a classifier's head.")] = 2,
+    roles: Annotated[str | None, typer.Option("--roles", help="As backbone.roles in a file: {q: PATH, ...}.")] = None,
+    plugin: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict the memory of a training step, its parts and its operations, for any model, without its weights."""
+    from peftbench import count as counting
+    from peftbench import estimate as estimating
+
+    if every == (method is not None):
+        raise UserError("give a METHOD, or --all for every method at its defaults" + ("; not both" if every else ""))
+    if out is not None and not every:
+        raise UserError("--out goes with --all: it takes the table and the figure of every method")
+    if every and (fit is not None or by_role):
+        raise UserError("--all goes with neither --fit nor --by-role; name a METHOD for these")
+    asked = counting.Question(model, task, labels, None if roles is None else counting.parsed_roles(roles))
+    setting = estimating.Setting(batch, seq, dtype, optimizer, checkpointing, attention, padding, every_layer)
+    if every:
+        _every(asked, setting, plugin, out, as_json)
+        return
+    values = counting.parsed(hyper or ())
+
+    def ask(where: Any) -> Any:
+        return estimating.estimate(asked, str(method), values, where, tuple(plugin or ()), by_role)
+
+    if fit is not None:
+        _fit(fit, fit_axis, setting, ask, as_json)
+        return
+    _show(ask(setting), as_json)
+
+
+def _show(found: Any, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from peftbench import estimate_text
+
+    if as_json:
+        print_json(asdict(found))
+    else:
+        print(estimate_text.as_text(found))
+
+
+def _fit(text: str, axis: str, setting: Any, ask: Callable[[Any], Any], as_json: bool) -> None:
+    """Exit code 1 where nothing fits."""
+    from dataclasses import asdict
+
+    from peftbench import estimate_text, fit_memory
+
+    if axis not in fit_memory.AXES:
+        raise unknown("axis", axis, fit_memory.AXES, where="--fit-axis")
+    found = fit_memory.fit(fit_memory.parsed_size(text), axis, setting, ask)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        print(estimate_text.fit_text(found))
+    if not found.largest:
+        raise typer.Exit(1)
+
+
+def _every(asked: Any, setting: Any, plugin: list[Path] | None, out: Path | None, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from peftbench import estimate, estimate_text
+
+    found, refused = [], {}
+    estimate.count_network(asked)  # a mistake in the model is everyone's
+    for name in known_methods(plugin):
+        try:
+            found.append(estimate.estimate(asked, name, {}, setting, tuple(plugin or ())))
+        except UserError as error:  # a method that this network cannot take, with its reason
+            refused[name] = str(error)
+    if not found:
+        raise UserError("; ".join(dict.fromkeys(refused.values())))
+    found.sort(key=lambda e: e.method != "full")
+    written = [] if out is None else estimate_text.write(out, found, refused)
+    if as_json:
+        print_json({"estimates": [asdict(e) for e in found], "refused": refused})
+    else:
+        print("\n".join([estimate_text.table(found, refused), *(f"wrote {path}" for path in written)]))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"estimate": estimate, "profile": profile}

@@ -143,6 +143,7 @@ def product_dtype(x: Tensor) -> torch.dtype:
         return torch.get_autocast_dtype(device)
     return x.dtype
 
+
 def dot_rows(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     """The sum over the rows of a b: (..., width) twice -> (width,), in `dtype`; no product of full size is made."""
     a, b = a.flatten(0, -2), b.flatten(0, -2)

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from peftbench import cache
 from peftbench.backbones import architectures, prompt, source, t5, tiny
@@ -64,7 +65,7 @@ class Backbone:
         Call before the first change of a weight; `pristine` reads from it. The file has no name any more once it is
         open, so it goes with the process, however that ends.
         """
-        if self._snapshot is not None or self.device.type == "meta":
+        if self._snapshot is not None or numberless(next(iter(self.parameters.values()))):
             return
         folder = cache.root() / "snapshots"
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,6 +83,8 @@ class Backbone:
 
     def pristine(self, name: str) -> Tensor:
         """The tensor `name` as it was loaded, on the CPU; a copy, since the file's own tensors alias its memory map."""
+        if self._snapshot is None:  # sizes without numbers
+            return self.parameters[name].detach().clone()
         return self._snapshot.get_tensor(name).clone()
 
     def reset_head(self) -> None:
@@ -125,14 +128,7 @@ def load(
     net.requires_grad_(False)
     sites = normalise(net, head, roles)
     net.to(device)
-    if gradient_checkpointing:
-        enable = getattr(net, "activation_checkpointing_enable", None) or net.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
-        # transformers makes the embeddings' output require a gradient, as only the reentrant kind needs: every frozen
-        # layer below the first adapter would be computed again in backward for nothing
-        net.disable_input_require_grads()
-    for own in configurations(net):
-        own.use_cache = False
+    _prepare(net, gradient_checkpointing)
     tokenizer = load_tokenizer(origin)
     _agree_on_padding(net, tokenizer, model)
     backbone = Backbone(net, sites, head, kind, tokenizer, source.fingerprint(model, revision), fresh)
@@ -147,15 +143,39 @@ def skeleton(
     return blank(source.origin(model, revision), kind, labels, roles).sites
 
 
-def blank(origin: source.Origin, kind: str, labels: int, roles: Mapping[str, Any] | None = None) -> Backbone:
-    """The backbone as `load` makes it, on the meta device: sizes without numbers, without tokenizer or fingerprint."""
+def blank(
+    origin: source.Origin,
+    kind: str,
+    labels: int,
+    roles: Mapping[str, Any] | None = None,
+    *,
+    dtype: str = "float32",
+    gradient_checkpointing: bool = False,
+    layers: int | None = None,
+) -> Backbone:
+    """The backbone as `load` makes it, on the meta device: sizes without numbers, without tokenizer or fingerprint.
+
+    `layers` stands in for the configuration's number of layers.
+    """
     config = _config(origin, labels, kind, None)
+    if layers is not None:
+        config.num_hidden_layers = layers
+        if getattr(config, "layer_types", None) is not None:
+            config.layer_types = config.layer_types[:layers]
     with torch.device("meta"):
-        net = _random(kind, config).float().requires_grad_(False)
+        net = _random(kind, config, DTYPES[dtype]).requires_grad_(False)
+    if origin.model in tiny.TINY:
+        net.to(DTYPES[dtype])  # buffers too, as `_build` does
     head = head_of(net, kind)
     backbone = Backbone(net, normalise(net, head, roles), head, kind, None, "")
+    _prepare(net, gradient_checkpointing)
     backbone.parameters = dict(net.named_parameters())
     return backbone
+
+
+def numberless(tensor: Tensor) -> bool:
+    """Whether it has a size but no numbers."""
+    return tensor.is_meta or isinstance(tensor, FakeTensor)
 
 
 def natural_kind(origin: source.Origin) -> str:
@@ -209,6 +229,17 @@ def _agree_on_padding(net: Any, tokenizer: Any, model: str) -> None:
     net.config.pad_token_id = tokenizer.pad_token_id
 
 
+def _prepare(net: Any, gradient_checkpointing: bool) -> None:
+    if gradient_checkpointing:
+        enable = getattr(net, "activation_checkpointing_enable", None) or net.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+        # transformers makes the embeddings' output require a gradient, as only the reentrant kind needs: every frozen
+        # layer below the first adapter would be computed again in backward for nothing
+        net.disable_input_require_grads()
+    for own in configurations(net):
+        own.use_cache = False
+
+
 def _auto(kind: str, config: Any) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
@@ -217,9 +248,9 @@ def _auto(kind: str, config: Any) -> Any:
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
-def _random(kind: str, config: Any) -> Any:
+def _random(kind: str, config: Any, dtype: torch.dtype = torch.float32) -> Any:
     """A network from its configuration alone."""
-    net = _auto(kind, config).from_config(config)
+    net = _auto(kind, config).from_config(config, dtype=dtype)
     if config.model_type == "t5":
         t5.untie(net)
     return net

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from peftbench.errors import UserError
 from peftbench.losses import IGNORED
@@ -34,7 +35,8 @@ class PromptSlot(nn.Module):
     @property
     def is_meta(self) -> bool:
         """Whether the network has sizes only."""
-        return bool(self.__dict__["_table"].weight.is_meta)
+        weight = self.__dict__["_table"].weight
+        return weight.is_meta or isinstance(weight, FakeTensor)
 
     @torch.no_grad()
     def embed(self, ids: Tensor) -> Tensor:  # (length) -> (length, width)

@@ -1,0 +1,44 @@
+"""AdamW with 8-bit state as bitsandbytes stores it: the allocations, for predictions. It updates nothing.
+
+Dettmers et al. 2021, "8-bit Optimizers via Block-wise Quantization" (arXiv:2110.02861); facts read from bitsandbytes
+0.50, `Optimizer2State.init_state`: two moments of one byte a number, a float32 absmax of each for every block of 256,
+two lookup tables of 256 float32 that all tensors share; tensors of fewer than 4096 numbers keep float32 moments. Its
+kernels work in place, so that a step has no temporaries of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import ceil
+from typing import Any
+
+import torch
+
+BLOCK, SMALLEST, TABLE = 256, 4096, 256
+
+
+class AdamW8bit(torch.optim.Optimizer):
+    """Holds what bitsandbytes.optim.AdamW8bit holds after its first step. For fake tensors alone: nothing trains."""
+
+    def __init__(self, params: Iterable[Any], lr: float) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": 0.0})
+        self._tables: dict[str, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None and not self.state[p]:
+                    self.state[p].update(self._made(p))
+        return None if closure is None else closure()
+
+    def _made(self, p: torch.Tensor) -> dict[str, Any]:
+        if p.numel() < SMALLEST:
+            return {name: torch.zeros_like(p, dtype=torch.float32) for name in ("state1", "state2")}
+        state: dict[str, Any] = {}
+        for i in (1, 2):
+            table = self._tables.setdefault(f"qmap{i}", torch.zeros(TABLE, device=p.device))
+            state[f"state{i}"] = torch.zeros_like(p, dtype=torch.uint8)
+            state[f"absmax{i}"] = torch.zeros(ceil(p.numel() / BLOCK), device=p.device)
+            state[f"qmap{i}"] = table
+        return state

@@ -98,6 +98,7 @@ def estimate(
     fit_axis: Annotated[str, typer.Option("--fit-axis", help="What --fit enlarges: batch or seq.")] = "batch",
     every: Annotated[bool, typer.Option("--all", help="Every method at its defaults.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="With --all: table and figure go here.")] = None,
+    reference: Annotated[str, typer.Option("--reference", help="With --all: the method of the ratios.")] = "full",
     task: Annotated[str | None, typer.Option("--task", help="classification or generation. Default: by model.")] = None,
     labels: Annotated[int, typer.Option("--labels", min=1, help="Outputs of a classifier's head.")] = 2,
     roles: Annotated[str | None, typer.Option("--roles", help="As backbone.roles in a file: {q: PATH, ...}.")] = None,
@@ -117,7 +118,7 @@ def estimate(
     asked = counting.Question(model, task, labels, None if roles is None else counting.parsed_roles(roles))
     setting = estimating.Setting(batch, seq, dtype, optimizer, checkpointing, attention, padding, every_layer)
     if every:
-        _every(asked, setting, plugin, out, as_json)
+        _every(asked, setting, plugin, (out, reference), as_json)
         return
     values = counting.parsed(hyper or ())
 
@@ -158,26 +159,29 @@ def _fit(text: str, axis: str, setting: Any, ask: Callable[[Any], Any], as_json:
         raise typer.Exit(1)
 
 
-def _every(asked: Any, setting: Any, plugin: list[Path] | None, out: Path | None, as_json: bool) -> None:
+def _every(asked: Any, setting: Any, plugin: list[Path] | None, told: tuple[Path | None, str], as_json: bool) -> None:
     from dataclasses import asdict
 
     from peftbench import estimate, estimate_text
 
-    found, refused = [], {}
+    (out, reference), found, refused = told, [], {}
+    known = known_methods(plugin)
+    if reference not in known:
+        raise unknown("method", reference, known, where="--reference")
     estimate.count_network(asked)  # a mistake in the model is everyone's
-    for name in known_methods(plugin):
+    for name in known:
         try:
             found.append(estimate.estimate(asked, name, {}, setting, tuple(plugin or ())))
         except UserError as error:  # a method that this network cannot take, with its reason
             refused[name] = str(error)
     if not found:
         raise UserError("; ".join(dict.fromkeys(refused.values())))
-    found.sort(key=lambda e: e.method != "full")
-    written = [] if out is None else estimate_text.write(out, found, refused)
+    found.sort(key=lambda e: e.method != reference)
+    written = [] if out is None else estimate_text.write(out, found, refused, reference)
     if as_json:
         print_json({"estimates": [asdict(e) for e in found], "refused": refused})
     else:
-        print("\n".join([estimate_text.table(found, refused), *(f"wrote {path}" for path in written)]))
+        print("\n".join([estimate_text.table(found, refused, reference), *(f"wrote {path}" for path in written)]))
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"estimate": estimate, "profile": profile}

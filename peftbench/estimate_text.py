@@ -70,9 +70,9 @@ def fit_text(found: Fit) -> str:
     return "\n".join([*lines, "", as_text(found.fits)])
 
 
-def rows(estimates: Sequence[Estimate]) -> list[dict[str, Any]]:
-    """One row a method, in bytes; of_full is the peak over full fine-tuning's."""
-    full = next((e.peak_bytes for e in estimates if e.method == "full"), None)
+def rows(estimates: Sequence[Estimate], reference: str) -> list[dict[str, Any]]:
+    """One row a method, in bytes; of_reference is the peak over that of the method `reference`."""
+    full = next((e.peak_bytes for e in estimates if e.method == reference), None)
     return [
         {
             "method": e.method,
@@ -80,39 +80,42 @@ def rows(estimates: Sequence[Estimate]) -> list[dict[str, Any]]:
             "stored": e.stored_bytes,
             **{kind: e.at_peak[kind] for kind in KINDS},
             "peak": e.peak_bytes,
-            "of_full": None if full is None else e.peak_bytes / full,
+            "of_reference": None if full is None else e.peak_bytes / full,
             "flops": e.flops,
         }
         for e in estimates
     ]
 
 
-def table(estimates: Sequence[Estimate], refused: Mapping[str, str]) -> str:
+def table(estimates: Sequence[Estimate], refused: Mapping[str, str], reference: str) -> str:
     """Markdown: every method at its defaults, GiB; those that cannot be estimated with the reason."""
     told = []
-    for row in rows(estimates):
+    for row in rows(estimates, reference):
         sizes = [f"{row[kind] / 2**30:,.3f}" for kind in (*KINDS, "peak")]
         stored = "—" if row["stored"] is None else f"{row['stored'] / 2**20:,.2f}"
-        share = "—" if row["of_full"] is None else f"{row['of_full']:.3f}"
+        share = "—" if row["of_reference"] is None else f"{row['of_reference']:.3f}"
         told.append([row["method"], f"{row['trainable']:,}", stored, *sizes, share, f"{row['flops'] / 1e12:,.3f}"])
-    heads = ["method", "trainable", "stored, MiB", *KINDS, "peak, GiB", "of full's peak", "TFLOP a step"]
+    heads = ["method", "trainable", "stored, MiB", *KINDS, "peak, GiB", f"of {reference}'s peak", "TFLOP a step"]
     align = ("left", *("right",) * (len(heads) - 1))
     text = tabulate(told, headers=heads, tablefmt="pipe", disable_numparse=True, colalign=align) if told else ""
     notes = [f"- {name}: {why}" for name, why in refused.items()]
     return "\n".join([text, "", f"Parts at the peak in GiB; {UNVERIFIED}.", *notes])
 
 
-def write(folder: Path, estimates: Sequence[Estimate], refused: Mapping[str, str]) -> list[Path]:
+def write(folder: Path, estimates: Sequence[Estimate], refused: Mapping[str, str], reference: str) -> list[Path]:
     """The table as Markdown and CSV, and the figure as SVG and PNG, in `folder`."""
     from peftbench.report import memory_bars
 
     folder.mkdir(parents=True, exist_ok=True)
-    told = rows(estimates)
+    told = rows(estimates, reference)
     sheet = io.StringIO()
     writer = csv.DictWriter(sheet, fieldnames=list(told[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(told)
-    files = {"estimate.md": f"{table(estimates, refused)}\n".encode(), "estimate.csv": sheet.getvalue().encode()}
+    files = {
+        "estimate.md": f"{table(estimates, refused, reference)}\n".encode(),
+        "estimate.csv": sheet.getvalue().encode(),
+    }
     e = estimates[0]
     title = f"{e.model}: predicted memory of a training step"
     below = f"batch {e.setting.batch}, {e.setting.seq} tokens, {e.setting.dtype}; {UNVERIFIED}"

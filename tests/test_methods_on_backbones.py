@@ -135,7 +135,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(zoo: Zoo, modes: Any, n
 def test_gradient_checkpointing_computes_each_layer_twice(modes: Any, name: str) -> None:
     backbone = modes(name, gradient_checkpointing=True)
     calls: list[int] = []
-    layer = backbone.net.get_submodule(backbone.sites.of("up")[-1].path)  # the first one of a parallel sublayer keeps nothing
+    layer = backbone.net.get_submodule(backbone.sites.of("up")[-1].path)  # GPT-NeoX: the first keeps no graph
     hook = layer.register_forward_hook(lambda module, args, out: calls.append(1))
     with _attached(backbone, "lora"):
         loss(backbone.net.train(), batch()).backward()

@@ -2,9 +2,9 @@
 
 `build` makes both sides of a `Case`: peft's gets the head and the adapter of ours, whose every number is moved away
 from where it starts, and `difference` says how far the two networks' outputs then lie apart: that they do the same work
-is shown, not supposed. Nothing is dropped on either side: drawing for dropout is a fifth of BERT's step on a CPU, the
-same for both, and would hide a fifth of what they differ in. `floor` is the same network without an adapter whose backward pass goes as far. For networks
-whose layers nothing fuses (BERT, Llama).
+is shown, not supposed. Nothing is dropped on either side: drawing for dropout takes a fifth of BERT's step on a CPU,
+the same for both, and would hide as much of what they differ in. `floor` is the same network without an adapter whose
+backward pass goes as far. For networks whose layers nothing fuses (BERT, Llama).
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def measured(told: Mapping[str, Any]) -> list[Measured]:
 def _step_time(told: Mapping[str, Any]) -> list[Measured]:
     found = []
     for name, row in told["rows"].items():
-        target = {"lora, all linear": LORA_ALL, "dora, q v": DORA, "dora, all linear": DORA}.get(name, OTHERS)
+        target = {"lora, all linear": LORA_ALL, "dora, all linear": DORA}.get(name, OTHERS)
         ours, peft = (1e3 * row[side]["median"] for side in ("ours", "peft"))
         found.append(_ratio(name, row["ratio"], target, f"{ours:.1f} ms against {peft:.1f} ms"))
     for name, row in told["rows"].items():

@@ -45,7 +45,7 @@ def fit(limit: int, axis: str, setting: Setting, ask: Callable[[Setting], Estima
     def at(value: int) -> Estimate | None:
         if value not in known:
             try:
-                known[value] = ask(replace(setting, **{axis: value}))
+                known[value] = ask(replace(setting, batch=value) if axis == "batch" else replace(setting, seq=value))
             except UserError:
                 if value == 1:
                     raise

@@ -94,10 +94,14 @@ class Timeline(LiveTensors):
         return super()._summary()
 
 
-class Answers(TorchDispatchMode):
-    """Answers where code asks a fake tensor for its number: a check holds, a factor is one.
+_SEARCHED = "_peftbench_searched"  # on the answer of a search
 
-    An integer could be a size, and no size is made up: that raises, as fake tensors do.
+
+class Answers(TorchDispatchMode):
+    """Answers where code asks a fake tensor for its number: a check holds, a search finds nothing, a factor is one.
+
+    A search is what ends in `any`: torch draws again while any number lies outside of its bounds. An integer could be
+    a size, and no size is made up: that raises, as fake tensors do.
     """
 
     def __torch_dispatch__(
@@ -105,10 +109,13 @@ class Answers(TorchDispatchMode):
     ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and not args[0].is_complex():
             if args[0].dtype == torch.bool:
-                return True
+                return not hasattr(args[0], _SEARCHED)
             if args[0].is_floating_point():
                 return 1.0
-        return func(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.any.default:
+            setattr(out, _SEARCHED, True)
+        return out
 
 
 class Fused(TorchFunctionMode):
@@ -234,7 +241,7 @@ def numberless(padded: bool) -> Iterator[None]:
         stack.enter_context(Answers())
         try:
             if not padded:  # it then asks whether all of the mask is set, and is answered
-                import_utils.is_fake_tensor = lambda _: False
+                import_utils.is_fake_tensor = lambda x: False
             yield
         finally:
             import_utils.is_fake_tensor = usual

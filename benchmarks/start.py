@@ -17,6 +17,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from tabulate import tabulate
@@ -36,8 +37,19 @@ from peftbench.spec import ProfileSpec, as_dict
 
 REFERENCE = Path(__file__).parent.parent / "results/reference/quickstart"
 METHODS = ("full", "lora", "qlora", "adapter", "prefix", "ia3", "dora", "bitfit", "pissa", "vera")
-SEEDS, STEPS, EXAMPLES, ROWS = 5, 200, 400, 1000  # EXAMPLES: with a stored prediction; ROWS: of a task's train file
-GRIDS = {"small": (1, 10), "large": (5, 20)}  # learning rates a method, tasks: 500 and 5,000 runs
+STEPS, EXAMPLES, ROWS = 200, 400, 1000  # EXAMPLES: with a stored prediction; ROWS: of a task's train file
+
+
+class Shape(NamedTuple):
+    """A grid: `methods` x `rates` configurations."""
+
+    methods: int
+    rates: int
+    seeds: int
+    tasks: int
+
+
+GRIDS = {"small": Shape(10, 1, 5, 10), "large": Shape(5, 5, 25, 8)}  # 500 and 5,000 runs; as many tasks as GLUE has
 
 # name: (arguments of peftbench, target in seconds; None: only to tell what part of another command it is)
 COMMANDS: dict[str, tuple[list[str], float | None]] = {
@@ -51,13 +63,13 @@ COMMANDS: dict[str, tuple[list[str], float | None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=counted, default=5)
     parser.add_argument("--keep", type=Path, metavar="DIR")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/start.json"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.keep or Path(temporary)).resolve()
-        runs = {name: make(folder, name, *size) for name, size in GRIDS.items()}
+        runs = {name: make(folder, name, shape) for name, shape in GRIDS.items()}
         rounds = [
             {name: measured(folder, command) for name, (command, _) in COMMANDS.items()}
             for _ in range(args.repeats + 1)
@@ -71,10 +83,17 @@ def main() -> None:
         )
     )
     about = {"repeats": args.repeats, "runs": runs, "examples": EXAMPLES, "steps": STEPS}
+    about["grids"] = {name: shape._asdict() for name, shape in GRIDS.items()}
     about["env"] = environment.facts("cpu", None)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
     print(f"written: {args.out}")
+
+
+def counted(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number}: at least 1 repeat is needed")
+    return number
 
 
 def measured(folder: Path, command: Sequence[str]) -> tuple[float, float]:
@@ -96,58 +115,45 @@ def summary(samples: Sequence[tuple[float, float]], target: float | None) -> dic
     return {**told, "target_seconds": target}
 
 
-def make(folder: Path, name: str, rates: int, tasks: int) -> int:
+def make(folder: Path, name: str, shape: Shape) -> int:
     """An experiment file with its data, and finished records of all its runs and profile passes; returns the runs."""
-    file, results = folder / f"{name}.yaml", folder / name
+    file, results, made = folder / f"{name}.yaml", folder / name, folder / f"{name}.made"
     here = Path.cwd()
     folder.mkdir(parents=True, exist_ok=True)
-    for i in range(tasks):
+    facts = json.dumps([experiment(name, shape), STEPS, EXAMPLES, ROWS])
+    if not made.is_file() or made.read_text() != facts:  # of another shape, or interrupted
+        shutil.rmtree(results, ignore_errors=True)
+    for i in range(shape.tasks):
         write_task(folder / f"task{i:02}.csv", random.Random(i))
-    file.write_text(yaml.safe_dump(experiment(name, rates, tasks)))
+    file.write_text(yaml.safe_dump(experiment(name, shape)))
     os.chdir(folder)  # a local task's files are named from there, as in the commands that are measured
     try:
         prepared = prepare(file)
         if not results.is_dir():
             write_records(prepared, results)
+            made.write_text(facts)
     finally:
         os.chdir(here)
     return len(prepared.planned)
 
 
-def experiment(name: str, rates: int, tasks: int) -> dict[str, Any]:
-    lrs = [1e-3 * 2**i for i in range(rates)]
+def experiment(name: str, shape: Shape) -> dict[str, Any]:
+    lrs = [1e-3 * 2**i for i in range(shape.rates)]
     return {
         "name": name,
         "backbone": "tiny-encoder",
         "tasks": [
             {"task": "local", "name": f"task{i:02}", "train": f"task{i:02}.csv", "text": "text", "label": "label"}
-            for i in range(tasks)
+            for i in range(shape.tasks)
         ],
-        "budget": {"trainable_params": 2_000, "tolerance": 0.25, "steps": STEPS, "seeds": SEEDS},
-        "methods": [{m: {"lr": lrs if rates > 1 else lrs[0]}} for m in METHODS],
-        "reference": "full lr=0.001" if rates > 1 else "full",
+        "budget": {"trainable_params": 2_000, "tolerance": 0.25, "steps": STEPS, "seeds": shape.seeds},
+        "methods": [{m: {"lr": lrs if shape.rates > 1 else lrs[0]}} for m in METHODS[: shape.methods]],
+        "reference": "full lr=0.001" if shape.rates > 1 else "full",
     }
 
 
 def write_task(path: Path, rng: random.Random) -> None:
-    words = [
-        "the",
-        "a",
-        "man",
-        "dog",
-        "house",
-        "car",
-        "old",
-        "day",
-        "time",
-        "this",
-        "one",
-        "new",
-        "big",
-        "small",
-        "long",
-        "river",
-    ]
+    words = ["the", "a", "man", "dog", "house", "car", "old", "day", "time", "this", "one", "new", "big", "small", "long", "river"]
     lines = [f"{' '.join(rng.choices(words, k=rng.randint(6, 20)))},{rng.choice(['yes', 'no'])}\n" for _ in range(ROWS)]
     path.write_text("text,label\n" + "".join(lines))
 
@@ -157,6 +163,7 @@ def write_records(prepared: Prepared, results: Path) -> None:
     run = next(r for r in real if r.kind == "run" and r.spec["method"]["name"] == "lora")
     profile = next(r for r in real if r.kind == "profile")
     partial = results.with_name(f"{results.name}.part")  # whole or not there
+    shutil.rmtree(partial, ignore_errors=True)  # of a call that was interrupted
     made = [record.write(partial, run_body(p, prepared.experiment.name, run.body)) for p in prepared.planned]
     for spec in profiles(prepared.experiment, prepared.planned, [record.read(path) for path in made]):
         record.write(partial, profile_body(spec, prepared.experiment.name, profile.body))

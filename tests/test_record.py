@@ -62,7 +62,7 @@ def test_writers_racing_for_a_number_all_get_their_own(tmp_path):
 def test_a_taken_number_is_never_overwritten(tmp_path, monkeypatch):
     first = record.write(tmp_path, factories.run(score=0.5))
     before = first.read_bytes()
-    monkeypatch.setattr(record, "_attempt", lambda path, stem: 0)  # as if the directory had been listed before `first`
+    monkeypatch.setattr(record, "_attempt", lambda name, stem: 0)  # as if the directory had been listed before `first`
     assert record.write(tmp_path, factories.run(score=0.9)).name.endswith("--2.json")
     assert first.read_bytes() == before
 

@@ -153,7 +153,7 @@ def experiment(name: str, shape: Shape) -> dict[str, Any]:
 
 
 def write_task(path: Path, rng: random.Random) -> None:
-    words = ["the", "a", "man", "dog", "house", "car", "old", "day", "time", "this", "one", "new", "big", "small", "long", "river"]
+    words = ["the", "a", "man", "dog", "house", "car", "old", "day", "time", "this", "one", "new", "big", "small"]
     lines = [f"{' '.join(rng.choices(words, k=rng.randint(6, 20)))},{rng.choice(['yes', 'no'])}\n" for _ in range(ROWS)]
     path.write_text("text,label\n" + "".join(lines))
 

@@ -255,7 +255,7 @@ def _stem(body: Mapping[str, Any]) -> str:
 
 
 def _attempt(name: str, stem: str) -> int:
-    """The attempt that a file of this name holds; 0 for other files. Plain strings: every write asks it of all names."""
+    """The attempt that a file of this name holds; 0 for other files. Every write asks it of all names."""
     if not (name.startswith(stem) and name.endswith(".json")):
         return 0
     number = name[len(stem) : -len(".json")]

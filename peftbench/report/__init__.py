@@ -6,12 +6,13 @@ and matplotlib are imported only when something is drawn or written.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import record
 from ..errors import UserError
-from . import files
+from . import files, fresh
 from .average import averages
 from .export import listed
 from .statistics import Comparison, compare
@@ -19,35 +20,65 @@ from .statistics import Comparison, compare
 FOLDER = "report"  # under the results directory
 
 
-def write(results_dir: Path | str, out_dir: Path | str | None = None) -> list[Path]:
+@dataclass(frozen=True)
+class Loaded:
+    """The records of a results directory, read and compared once for all that is made of them."""
+
+    comparisons: list[Comparison]
+    sources: str  # digest of what a report of them is made from
+
+
+def load(results_dir: Path | str) -> Loaded:
+    """Read and compare the records under `results_dir`; none is no error here."""
+    sources = fresh.sources(results_dir)
+    return Loaded(compare(record.read_all(results_dir)), sources)
+
+
+def write(
+    results_dir: Path | str,
+    out_dir: Path | str | None = None,
+    loaded: Loaded | None = None,
+    processes: int | None = None,
+) -> list[Path]:
     """Write every table and figure and `report.md`, which shows them all; returns the paths, `report.md` first.
 
     Under `results_dir`/report, or in `out_dir`. Each file appears whole or not at all; what an earlier report left and
-    this one lacks is removed, and nothing else. Raises UserError without any run or for a directory it cannot write to.
+    this one lacks is removed, and nothing else. Several `processes` draw the figures of many tables: as many as there
+    are cores, unless told. Raises UserError without any run or for a directory it cannot write to.
     """
     from . import page
 
-    comparisons = _load(results_dir)
+    loaded = loaded or load(results_dir)
+    comparisons = _some(loaded, results_dir)
     folder = Path(out_dir) if out_dir is not None else Path(results_dir) / FOLDER
-    return files.write(folder, page.build(comparisons, averages(comparisons)))
+    written = files.write(folder, page.build(comparisons, averages(comparisons), processes))
+    fresh.seal(folder, loaded.sources)
+    return written
 
 
-def rows(results_dir: Path | str) -> list[dict[str, Any]]:
+def refresh(results_dir: Path | str, loaded: Loaded) -> Path:
+    """`write` under `results_dir`/report unless it would change nothing; returns the path of `report.md`."""
+    folder = Path(results_dir) / FOLDER
+    if not fresh.is_current(folder, loaded.sources):
+        write(results_dir, loaded=loaded)
+    return folder / "report.md"
+
+
+def rows(results_dir: Path | str, loaded: Loaded | None = None) -> list[dict[str, Any]]:
     """One JSON-ready row for each configuration of each task, failed ones too; `export.row` has the fields."""
-    return listed(_load(results_dir))
+    return listed(_some(loaded or load(results_dir), results_dir))
 
 
-def text_table(results_dir: Path | str) -> str:
+def text_table(results_dir: Path | str, loaded: Loaded | None = None) -> str:
     """The comparison for a terminal of 120 columns: a table for each task, one over the tasks, and their notes."""
     from . import terminal
 
-    comparisons = _load(results_dir)
+    comparisons = _some(loaded or load(results_dir), results_dir)
     return terminal.text(comparisons, averages(comparisons))
 
 
-def _load(results_dir: Path | str) -> list[Comparison]:
-    comparisons = compare(record.read_all(results_dir))
-    if not comparisons:
+def _some(loaded: Loaded, results_dir: Path | str) -> list[Comparison]:
+    if not loaded.comparisons:
         folder = Path(results_dir) / record.FOLDER
         raise UserError(f"{folder}: no records of runs here. Run an experiment first, or name its results directory.")
-    return comparisons
+    return loaded.comparisons

@@ -6,14 +6,12 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..record import Record
 from .statistics import Comparison, Entry
-from .style import MUTED, Look, figure
+from .style import MUTED, Look, figure, settle
 
 
 def draw(c: Comparison, looks: Mapping[str, Look]) -> Figure | None:
@@ -37,6 +35,7 @@ def draw(c: Comparison, looks: Mapping[str, Look]) -> Figure | None:
     _legend(panel, ends)
     if failed:
         drawn.supxlabel("dashed, ending in ×: a run that failed", fontsize=8.5, color=MUTED)
+    settle(drawn)
     return drawn
 
 
@@ -54,18 +53,17 @@ def _loss(r: Record) -> list[float]:
 
 def _line(panel: Axes, e: Entry, window: int, look: Look) -> float | None:
     """Draw the mean over the finished seeds; returns where the line ends, None without one."""
-    losses = [smooth(loss, window) for r in e.runs if r.is_finished and (loss := _loss(r))]
+    losses = [loss for r in e.runs if r.is_finished and (loss := _loss(r))]
     if not losses:
         return None
     length = min(map(len, losses))  # seeds may have stopped early: the mean is over all of them or not drawn
-    mean = [statistics.fmean(loss[i] for loss in losses) for i in range(length)]
+    mean = smooth([statistics.fmean(at) for at in zip(*(loss[:length] for loss in losses), strict=True)], window)
     colour, marker = look
-    frame = pd.DataFrame({"step": range(1, length + 1), "loss": mean})
     every = max(1, length // 8)
     start = min(sum(map(ord, e.label)) % every, length - 1)  # markers of different lines do not pile up
-    sns.lineplot(
-        frame, x="step", y="loss", ax=panel, color=colour, lw=1.7, marker=marker, ms=6, markevery=(start, every),
-        label=e.label, errorbar=None, legend=False,
+    panel.plot(
+        range(1, length + 1), mean, color=colour, lw=1.7, marker=marker, ms=6, mew=0.75, mec="w",
+        markevery=(start, every), label=e.label,
     )  # fmt: skip
     return mean[-1]
 

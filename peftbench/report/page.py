@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from . import export, plots, tables
+from . import export, parallel, plots, tables
 from .average import Average
 from .samples import first_sample
 from .statistics import Comparison, safe
@@ -28,19 +27,20 @@ means not measured, never zero.
 """
 
 
-def build(comparisons: Sequence[Comparison], averages: Sequence[Average]) -> Iterator[tuple[str, bytes]]:
-    """(path, content) of every file, `report.md` first."""
+def build(
+    comparisons: Sequence[Comparison], averages: Sequence[Average], processes: int | None = None
+) -> Iterator[tuple[str, bytes]]:
+    """(path, content) of every file, `report.md` first; `processes` draw the figures."""
     files: dict[str, bytes] = {}
-    figures: dict[str, list[str]] = defaultdict(list)
+    figures: dict[str, list[str]] = {}
     by_experiment = {name: [c for c in comparisons if c.experiment == name] for name in _experiments(comparisons)}
-    for group in by_experiment.values():
-        looks = plots.looks(group)
-        for c in group:
-            files |= {f"tables/{name}": text.encode() for name, text in _tables(c)}
-            for name, content in plots.figures(c, looks):
-                files[f"figures/{name}"] = content
-                if name.endswith(".png"):
-                    figures[c.slug].append(name)
+    looks = {name: plots.looks(group) for name, group in by_experiment.items()}
+    ordered = [c for group in by_experiment.values() for c in group]
+    drawn = parallel.figures([(c, looks[c.experiment]) for c in ordered], processes)
+    for c, images in zip(ordered, drawn, strict=True):
+        files |= {f"tables/{name}": text.encode() for name, text in _tables(c)}
+        files |= {f"figures/{name}": content for name, content in images}
+        figures[c.slug] = [name for name, _ in images if name.endswith(".png")]
     for a in averages:
         files |= {f"tables/{name}": text.encode() for name, text in _average_tables(a)}
     yield "report.md", _page(by_experiment, averages, figures).encode()

@@ -73,37 +73,42 @@ class _Options:
     """The places that a label may take, nearest first, and what each costs by itself."""
 
     def __init__(self, point: tuple[float, float], size: tuple[float, float], frame: Box) -> None:
-        self.point = point
-        self.labels = sorted(_options(point, size), key=lambda o: math.hypot(o.dx, o.dy))
-        self.boxes = _array([o.box for o in self.labels])
-        self.far = [math.hypot(o.dx, o.dy) for o in self.labels]
-        self.alone = [d + 10 * (o.box.area - o.box.overlap(frame)) for d, o in zip(self.far, self.labels, strict=True)]
+        self.point, (width, height) = point, size
+        places = [
+            (math.cos(angle) * (radius + width / 2), math.sin(angle) * (radius + height / 2), radius)
+            for radius in RADII
+            for angle in ANGLES
+        ]
+        places.sort(key=lambda place: math.hypot(place[0], place[1]))
+        self.places = places
+        self.far = [math.hypot(dx, dy) for dx, dy, _ in places]
+        centres = np.array(point) + np.array([place[:2] for place in places])
+        half = np.array([width / 2, height / 2])
+        self.boxes: Boxes = np.concatenate([centres - half, centres + half], axis=1)
+        sides = self.boxes[:, 2:] - self.boxes[:, :2]
+        outside = sides[:, 0] * sides[:, 1] - _common(self.boxes, _array([frame]))
+        self.alone = np.array(self.far) + 10 * outside
 
     def cheapest(self, others: Boxes, obstacles: Boxes) -> Label:
         """The nearest place, unless what it covers or its line crosses costs more than going farther."""
         costs = (self.alone + 36 * _common(self.boxes, others) + 12 * _common(self.boxes, obstacles)).tolist()
-        best, least = self.labels[0], math.inf
-        for option, far, cost in zip(self.labels, self.far, costs, strict=True):
+        best, least = self._label(0), math.inf
+        for i, (far, cost) in enumerate(zip(self.far, costs, strict=True)):
             if far >= least:  # what follows is farther still
                 break
-            if option.leader and cost < least:
+            if cost >= least:
+                continue
+            option = self._label(i)
+            if option.leader:
                 pieces = _array(_line(self.point, option))
                 cost += sum((8 * _common(pieces, others) + _common(pieces, obstacles)).tolist())
             if cost < least:
                 best, least = option, cost
         return best
 
-
-def _options(point: tuple[float, float], size: tuple[float, float]) -> list[Label]:
-    options = []
-    for radius in RADII:
-        for angle in ANGLES:
-            dx = math.cos(angle) * (radius + size[0] / 2)
-            dy = math.sin(angle) * (radius + size[1] / 2)
-            x, y = point[0] + dx, point[1] + dy
-            box = Box(x - size[0] / 2, y - size[1] / 2, x + size[0] / 2, y + size[1] / 2)
-            options.append(Label(dx, dy, box, radius >= LEADER))
-    return options
+    def _label(self, i: int) -> Label:
+        dx, dy, radius = self.places[i]
+        return Label(dx, dy, Box(*self.boxes[i].tolist()), radius >= LEADER)
 
 
 def _common(boxes: Boxes, others: Boxes) -> NDArray[np.float64]:

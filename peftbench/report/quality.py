@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
@@ -216,14 +218,27 @@ def _name(drawn: Figure, panel: Axes, shown: Sequence[Point]) -> None:
         extent = probe.get_window_extent(drawn.canvas.get_renderer())  # type: ignore[attr-defined]
         sizes.append((extent.width * unit + 3, extent.height * unit + 1))
     probe.remove()
-    for p, label in zip(shown, place(centres, sizes, obstacles, frame), strict=True):
+    labels = place(centres, sizes, obstacles, frame)
+    for p, label in zip(shown, labels, strict=True):
         _write(panel, _short(p.label), (p.x, p.y), label)
+    far = [(centre, label) for centre, label in zip(centres, labels, strict=True) if label.leader]
+    inches = [[(x / 72, y / 72) for x, y in _leader(*each)] for each in far]
+    style: dict[str, Any] = {"transform": drawn.dpi_scale_trans, "clip_on": False, "zorder": 5}
+    panel.add_collection(LineCollection(inches, linewidths=0.6, colors="#888888", **style), autolim=False)
 
 
 def _write(panel: Axes, text: str, point: tuple[float, float], label: Label) -> None:
-    line = {"arrowstyle": "-", "lw": 0.6, "color": "#888888", "shrinkA": 1, "shrinkB": 4} if label.leader else None
     kinds: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 9, "zorder": 5}
-    panel.annotate(text, point, (label.dx, label.dy), arrowprops=line, **kinds).set_in_layout(False)
+    panel.annotate(text, point, (label.dx, label.dy), **kinds).set_in_layout(False)
+
+
+def _leader(point: tuple[float, float], label: Label) -> list[tuple[float, float]]:
+    """From where the line to the label's centre leaves its point to where it meets the label, in points."""
+    width, height = label.box.right - label.box.left, label.box.top - label.box.bottom
+    across = (width / 2 + 1) / abs(label.dx) if label.dx else math.inf
+    upright = (height / 2 + 1) / abs(label.dy) if label.dy else math.inf
+    ends = (4 / math.hypot(label.dx, label.dy), 1 - min(across, upright))  # shares of the way to the centre
+    return [(point[0] + end * label.dx, point[1] + end * label.dy) for end in ends]
 
 
 def _occupied(panel: Axes, p: Point, unit: float) -> list[Box]:

@@ -238,6 +238,18 @@ def test_a_long_or_odd_label_still_makes_a_file_name(tmp_path):
     assert record.write(tmp_path, body).name.endswith("--2.json")
 
 
+def test_reading_parses_no_predictions_until_somebody_asks(tmp_path, monkeypatch):
+    factories.write_all(tmp_path, factories.grid(["full", "lora"]))
+    parsed = []
+    loads = json.loads
+    monkeypatch.setattr(json, "loads", lambda text: parsed.append(text) or loads(text))
+    records = record.read_all(tmp_path)
+    assert len(parsed) == len(records) == 4
+    assert not any(b'"predictions"' in text for text in parsed)
+    assert records[0].predictions["labels"]
+    assert b'"predictions"' in parsed[-1]
+
+
 @pytest.mark.slow
 def test_five_thousand_records_are_read_in_seconds(tmp_path):
     source = record.write(tmp_path, factories.run(examples=1000, steps=200))

@@ -3,10 +3,11 @@
     python benchmarks/start.py [--repeats 5] [--keep DIR] [--out results/benchmarks/start.json]
 
 Each is measured as the whole process that a user starts, in the user's environment, after one uncounted round that
-fills the file cache and the program's own caches. The grids are made for the purpose (tiny-encoder, files of made-up
-texts); the records are written by `record.write` after the pattern of real ones in results/reference, with values that
-vary as real ones do. Prints the minimum and the median beside the targets, and writes the samples as JSON. `--keep`
-leaves grids and records in DIR, and uses them again when they are there.
+fills the file cache and the program's own caches, and writes the report that a resumed run then finds current. The
+grids are made for the purpose (tiny-encoder, files of made-up texts); the records are written by `record.write` after
+the pattern of real ones in results/reference, with values that vary as real ones do. Prints the minimum and the median
+beside the targets, and writes the samples as JSON. `--keep` leaves grids and records in DIR, and uses them again while
+they are of the same shape.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def run(
     retry_failed: RetryFailed = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run what is missing of an experiment, then write the report and print its table."""
+    """Run what is missing of an experiment, then write the report, unless it is current, and print its table."""
     from peftbench import record, report, runner, show
     from peftbench.prepare import prepare
     from peftbench.workers import WorkerError

@@ -15,7 +15,7 @@ import pytest
 
 from peftbench import record, report
 from peftbench.errors import UserError
-from peftbench.report import format, fresh, parallel, placement, plots, quality, style
+from peftbench.report import curves, format, fresh, parallel, placement, plots, quality, style
 
 ROOT = Path(__file__).resolve().parent.parent
 STAND_IN = {"embedded/dialog_pairs": "glue/rte"}
@@ -277,6 +277,20 @@ def test_a_report_that_is_asked_for_is_always_written(tmp_path, drawn):
     before = _times(tmp_path)
     report.write(tmp_path)
     assert all(after != before[path] for path, after in _times(tmp_path).items())
+
+
+@pytest.mark.parametrize("count", [5, 60])
+def test_the_legend_of_many_curves_stands_whole_beside_them(tmp_path, count):
+    factories.write_all(tmp_path, [factories.run(f"lora-{i}", 0) for i in range(count)])
+    (c,) = report.load(tmp_path).comparisons
+    with style.drawing():
+        figure = curves.draw(c, style.looks([c]))
+    (panel,) = figure.axes
+    legend = panel.get_legend().get_window_extent(figure.canvas.get_renderer())
+    axes = panel.get_window_extent()
+    assert axes.width > 400, "pixels"
+    assert axes.x1 < legend.x0 < legend.x1 <= figure.bbox.x1
+    assert figure.bbox.y0 <= legend.y0 < legend.y1 <= figure.bbox.y1
 
 
 def test_a_line_ties_a_label_to_the_edge_of_its_marker():

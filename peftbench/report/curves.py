@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,6 +13,8 @@ from matplotlib.figure import Figure
 from ..record import Record
 from .statistics import Comparison, Entry
 from .style import MUTED, Look, figure, settle
+
+ROWS = 20  # of the legend, beside a figure of this height; more of them would squeeze the axes away
 
 
 def draw(c: Comparison, looks: Mapping[str, Look]) -> Figure | None:
@@ -32,7 +35,7 @@ def draw(c: Comparison, looks: Mapping[str, Look]) -> Figure | None:
     panel.set_xlabel("optimiser steps (count)")
     panel.set_ylabel("training loss (mean of a batch)")
     panel.margins(x=0.02)
-    _legend(panel, ends)
+    _legend(drawn, panel, ends)
     if failed:
         drawn.supxlabel("dashed, ending in ×: a run that failed", fontsize=8.5, color=MUTED)
     settle(drawn)
@@ -73,11 +76,14 @@ def _failure(panel: Axes, losses: Sequence[float], look: Look, label: str | None
     panel.plot(len(losses), losses[-1], "x", ms=8, mew=2, color=look[0])
 
 
-def _legend(panel: Axes, ends: Mapping[str, float | None]) -> None:
+def _legend(drawn: Figure, panel: Axes, ends: Mapping[str, float | None]) -> None:
     """Beside the axes, in the order in which the lines end; those without a finished run last."""
     lines = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
     known = {label: end for label, end in ends.items() if end is not None}
     names = sorted(lines, key=lambda label: -known.get(label, -math.inf))
     if names:
         handles = [lines[name] for name in names]
-        panel.legend(handles, names, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+        columns = math.ceil(len(names) / ROWS)
+        drawn.set_size_inches(drawn.get_figwidth() + 2.4 * (columns - 1), drawn.get_figheight())
+        place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "ncols": columns}
+        panel.legend(handles, names, frameon=False, fontsize=9, **place)

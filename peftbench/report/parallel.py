@@ -47,9 +47,10 @@ def _elsewhere(share: Sequence[Page]) -> list[Files]:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
     command = [sys.executable, "-P", "-m", __name__]
     done = subprocess.run(command, input=pickle.dumps(share), capture_output=True, env=env, check=False)
+    said = done.stderr.decode(errors="replace")
     if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip()
-        raise RuntimeError(f"a process that draws figures ended with {done.returncode}:\n{said}")
+        raise RuntimeError(f"a process that draws figures ended with {done.returncode}:\n{said.strip()}")
+    sys.stderr.write(said)  # warnings
     drawn: list[Files] = pickle.loads(done.stdout)  # noqa: S301 - of our own process
     return drawn
 

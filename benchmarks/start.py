@@ -104,6 +104,8 @@ def measured(folder: Path, command: Sequence[str]) -> tuple[float, float]:
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != 0:
         raise SystemExit(f"peftbench {' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+    if command[0] == "run" and " 0 to run" not in done.stdout:
+        raise SystemExit(f"peftbench {' '.join(command)} had something to run\n{done.stdout}")
     return wall, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
@@ -121,16 +123,17 @@ def make(folder: Path, name: str, shape: Shape) -> int:
     file, results, made = folder / f"{name}.yaml", folder / name, folder / f"{name}.made"
     here = Path.cwd()
     folder.mkdir(parents=True, exist_ok=True)
-    facts = json.dumps([experiment(name, shape), STEPS, EXAMPLES, ROWS])
-    if not made.is_file() or made.read_text() != facts:  # of another shape, or interrupted
-        shutil.rmtree(results, ignore_errors=True)
     for i in range(shape.tasks):
         write_task(folder / f"task{i:02}.csv", random.Random(i))
     file.write_text(yaml.safe_dump(experiment(name, shape)))
     os.chdir(folder)  # a local task's files are named from there, as in the commands that are measured
     try:
         prepared = prepare(file)
-        if not results.is_dir():
+        facts = json.dumps([STEPS, EXAMPLES, *(p.spec.id for p in prepared.planned)])
+        if not (
+            results.is_dir() and made.is_file() and made.read_text() == facts
+        ):  # of another shape or other data, or interrupted
+            shutil.rmtree(results, ignore_errors=True)
             write_records(prepared, results)
             made.write_text(facts)
     finally:

@@ -130,9 +130,8 @@ def make(folder: Path, name: str, shape: Shape) -> int:
     try:
         prepared = prepare(file)
         facts = json.dumps([STEPS, EXAMPLES, *(p.spec.id for p in prepared.planned)])
-        if not (
-            results.is_dir() and made.is_file() and made.read_text() == facts
-        ):  # of another shape or other data, or interrupted
+        kept = results.is_dir() and made.is_file() and made.read_text() == facts
+        if not kept:  # not there, of another shape or other data, or interrupted
             shutil.rmtree(results, ignore_errors=True)
             write_records(prepared, results)
             made.write_text(facts)

@@ -256,9 +256,7 @@ def _stem(body: Mapping[str, Any]) -> str:
 
 def _attempt(name: str, stem: str) -> int:
     """The attempt that a file of this name holds; 0 for other files. Every write asks it of all names."""
-    if not (name.startswith(stem) and name.endswith(".json")):
-        return 0
-    number = name[len(stem) : -len(".json")]
+    number = name[len(stem) : -len(".json")] if name.startswith(stem) and name.endswith(".json") else ""
     return int(number) if number.isdigit() else 0
 
 

@@ -93,6 +93,7 @@ def draw(heading: str, subtitle: str, values: Sequence[Measured]) -> Figure:
     axes.set_xlabel(LEGEND, color=style.MUTED, fontsize=8.5)
     axes.set_ylabel("")
     figure.supxlabel(textwrap.fill(subtitle, 110), fontsize=6.5, color=style.MUTED, x=0.01, ha="left")
+    style.settle(figure)
     return figure
 
 

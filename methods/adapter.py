@@ -33,11 +33,11 @@ NONLINEARITY: dict[str, Callable[[Tensor], Tensor]] = {
 class Bottleneck(Adapter):
     """D: width -> bottleneck, a nonlinearity, U: bottleneck -> width, both with biases."""
 
-    def __init__(self, base: Block, bottleneck: int, placement: str, scale: float) -> None:
+    def __init__(self, base: Block, bottleneck: int, placement: str, scale: float, device: torch.device) -> None:
         super().__init__(base)
         self.placement, self.scale = placement, scale
-        self.D = nn.Linear(base.width, bottleneck)
-        self.U = nn.Linear(bottleneck, base.width)
+        self.D = nn.Linear(base.width, bottleneck, device=device)
+        self.U = nn.Linear(bottleneck, base.width, device=device)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -107,7 +107,7 @@ class BottleneckAdapter(Method):
         place = edit.backbone.device
 
         def make(base: Block) -> nn.Module:
-            return Bottleneck(base, self.bottleneck, self.placement, scale).to(place, torch.float32)
+            return Bottleneck(base, self.bottleneck, self.placement, scale, place)
 
         edit.swap(self._blocks, make)
         if self._norms:

@@ -33,10 +33,10 @@ class Prefix(Adapter):
 class Reparametrisation(nn.Module):
     """P' (length, width), and the MLP that all layers share but for its last rows."""
 
-    def __init__(self, length: int, width: int, hidden: int) -> None:
+    def __init__(self, length: int, width: int, hidden: int, device: torch.device) -> None:
         super().__init__()
-        self.P = nn.Parameter(torch.randn(length, width))
-        self.first = nn.Linear(width, hidden)
+        self.P = nn.Parameter(torch.randn(length, width, device=device))
+        self.first = nn.Linear(width, hidden, device=device)
 
     def forward(self) -> Tensor:  # (length, hidden)
         return torch.tanh(self.first(self.P))
@@ -48,7 +48,7 @@ class ReparametrisedPrefix(Adapter):
     def __init__(self, base: PrefixSlot, shared: Reparametrisation) -> None:
         super().__init__(base)
         self.shared = shared
-        self.last = nn.Linear(shared.first.out_features, 2 * base.heads * base.head_width)
+        self.last = nn.Linear(shared.first.out_features, 2 * base.heads * base.head_width, device=shared.P.device)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         rows = self.last(self.shared())  # (length, 2 * heads * head width)
@@ -97,8 +97,8 @@ class PrefixTuning(Method):
             edit.swap("prefix", lambda slot: Prefix(slot, *(self._draw(slot).to(place) for _ in range(2))))
             return
         width = edit.net.config.hidden_size
-        shared = Reparametrisation(self.length, width, self.hidden)
-        edit.swap("prefix", lambda slot: ReparametrisedPrefix(slot, shared).to(place))
+        shared = Reparametrisation(self.length, width, self.hidden, place)
+        edit.swap("prefix", lambda slot: ReparametrisedPrefix(slot, shared))
 
     def _draw(self, slot: PrefixSlot) -> Tensor:
         return self.std * torch.randn(slot.heads, self.length, slot.head_width)

@@ -80,7 +80,7 @@ def run(
     retry_failed: RetryFailed = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run what is missing of an experiment, then write the report and print its table."""
+    """Run what is missing of an experiment, then write the report, unless it is current, and print its table."""
     from peftbench import record, report, runner
     from peftbench.prepare import prepare
     from peftbench.workers import WorkerError
@@ -113,10 +113,11 @@ def run(
     except WorkerError as e:
         print(f"error: {e}", file=sys.stderr)
         raise typer.Exit(1) from e
-    if any(r.kind == "run" for r in record.read_all(chosen)):
-        written = report.write(chosen)
+    loaded = report.load(chosen)
+    if loaded.comparisons:
+        page = report.refresh(chosen, loaded)
         if not quiet:
-            print(f"\n{report.text_table(chosen)}\nreport: {written[0]}")
+            print(f"\n{report.text_table(chosen, loaded)}\nreport: {page}")
     raise typer.Exit(outcome.code)
 
 
@@ -156,13 +157,14 @@ def report(
     """Write tables and plots from the records under RESULTS and print the comparison."""
     from peftbench import report as reports
 
+    loaded = reports.load(results)
     if as_json:
-        print_json(reports.rows(results))
+        print_json(reports.rows(results, loaded))
         if out is None:
             return
-    written = reports.write(results, out)
+    written = reports.write(results, out, loaded)
     if not as_json:
-        print(f"{reports.text_table(results)}\nreport: {written[0]}")
+        print(f"{reports.text_table(results, loaded)}\nreport: {written[0]}")
 
 
 @app.command()

@@ -105,7 +105,7 @@ def write(results_dir: Path | str, body: Mapping[str, Any]) -> Path:
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         stem = _stem(body)
-        attempt = 1 + max((_attempt(p, stem) for p in folder.iterdir()), default=0)
+        attempt = 1 + max((_attempt(name, stem) for name in os.listdir(folder)), default=0)
         while True:
             path = folder / f"{stem}{attempt}.json"
             try:
@@ -259,9 +259,10 @@ def _stem(body: Mapping[str, Any]) -> str:
     return f"{readable}--{body['spec_id']}--{body['env_id'][:8]}--"
 
 
-def _attempt(path: Path, stem: str) -> int:
-    number = path.stem[len(stem) :]
-    return int(number) if path.name.startswith(stem) and path.suffix == ".json" and number.isdigit() else 0
+def _attempt(name: str, stem: str) -> int:
+    """The attempt that a file of this name holds; 0 for other files. Every write asks it of all names."""
+    number = name[len(stem) : -len(".json")] if name.startswith(stem) and name.endswith(".json") else ""
+    return int(number) if number.isdigit() else 0
 
 
 def _link(content: bytes, path: Path) -> None:

@@ -355,8 +355,9 @@ def test_run_trains_reports_and_resumes(tiny: str, tmp_path: Path) -> None:
     assert "lora" in first.stdout
     records = sorted(p.name for p in (results / "runs").iterdir())
     assert len(records) == 5, "four runs and a profile pass"
-    assert (results / "report" / "report.md").is_file()
+    written = (results / "report" / "report.md").stat().st_mtime_ns
     second = python(*args, **env)
+    assert (results / "report" / "report.md").stat().st_mtime_ns == written, "nothing changed: not drawn again"
     assert "4 runs, 4 finished, 0 to run" in second.stdout
     assert sorted(p.name for p in (results / "runs").iterdir()) == records
     rows = json.loads(python("report", str(results), "--json", **env).stdout)

@@ -62,7 +62,7 @@ def test_writers_racing_for_a_number_all_get_their_own(tmp_path):
 def test_a_taken_number_is_never_overwritten(tmp_path, monkeypatch):
     first = record.write(tmp_path, factories.run(score=0.5))
     before = first.read_bytes()
-    monkeypatch.setattr(record, "_attempt", lambda path, stem: 0)  # as if the directory had been listed before `first`
+    monkeypatch.setattr(record, "_attempt", lambda name, stem: 0)  # as if the directory had been listed before `first`
     assert record.write(tmp_path, factories.run(score=0.9)).name.endswith("--2.json")
     assert first.read_bytes() == before
 
@@ -236,6 +236,18 @@ def test_a_long_or_odd_label_still_makes_a_file_name(tmp_path):
     assert path.parent == tmp_path / "runs"
     assert len(path.name.encode()) < 256
     assert record.write(tmp_path, body).name.endswith("--2.json")
+
+
+def test_reading_parses_no_predictions_until_somebody_asks(tmp_path, monkeypatch):
+    factories.write_all(tmp_path, factories.grid(["full", "lora"]))
+    parsed = []
+    loads = json.loads
+    monkeypatch.setattr(json, "loads", lambda text: parsed.append(text) or loads(text))
+    records = record.read_all(tmp_path)
+    assert len(parsed) == len(records) == 4
+    assert not any(b'"predictions"' in text for text in parsed)
+    assert records[0].predictions["labels"]
+    assert b'"predictions"' in parsed[-1]
 
 
 @pytest.mark.slow

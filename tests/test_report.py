@@ -15,7 +15,7 @@ import pytest
 
 from peftbench import record, report
 from peftbench.errors import UserError
-from peftbench.report import format, placement
+from peftbench.report import curves, format, fresh, parallel, placement, plots, quality, style
 
 ROOT = Path(__file__).resolve().parent.parent
 STAND_IN = {"embedded/dialog_pairs": "glue/rte"}
@@ -24,8 +24,6 @@ STAND_IN = {"embedded/dialog_pairs": "glue/rte"}
 @pytest.fixture
 def no_figures(monkeypatch):
     """For tests of what else is written: figures take most of a report's time."""
-    from peftbench.report import plots
-
     monkeypatch.setattr(plots, "figures", lambda comparison, looks: iter(()))
 
 
@@ -193,6 +191,114 @@ def test_a_failed_run_and_an_empty_curve_do_not_stop_the_report(tmp_path):
     exploded["curve"]["loss"] = [1.0, 2.0, float("nan"), 3.0]
     paths = _report_of(tmp_path, [nothing, exploded])
     assert [p.name for p in paths if p.suffix == ".png"] == ["quickstart--embedded_question_type--loss.png"]
+
+
+def test_figures_are_the_same_bytes_wherever_they_are_drawn(tmp_path, monkeypatch):
+    import matplotlib
+
+    tasks = {"embedded/a": None, "embedded/b": None, **STAND_IN}
+    bodies = factories.grid(["full", "lora"], tasks=tasks)
+    bodies += [factories.profile(["full", "lora"], task=task, stand_in_for=asked) for task, asked in tasks.items()]
+    factories.write_all(tmp_path, bodies)
+    alone = report.write(tmp_path, tmp_path / "alone", processes=1)
+    monkeypatch.setitem(matplotlib.rcParams, "axes.titlepad", 40.0)  # another process would not know of it
+    together = report.write(tmp_path, tmp_path / "together", processes=2)
+    assert len([p for p in alone if p.suffix == ".png"]) == 15
+    assert [p.read_bytes() for p in alone] == [p.read_bytes() for p in together]
+    assert [p.name for p in alone] == [p.name for p in together]
+
+
+def test_what_stops_another_process_from_drawing_is_said(tmp_path):
+    factories.write_all(tmp_path, factories.grid(["full", "lora"], tasks={"embedded/a": None, "embedded/b": None}))
+    good, bad = report.load(tmp_path).comparisons
+    with pytest.raises(RuntimeError, match=r"process that draws figures ended with 1(?s:.*)KeyError: 'full'"):
+        parallel.figures([(good, style.looks([good])), (bad, {})], processes=2)
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """A written report with one figure, and a function that says whether refreshing draws it again."""
+    monkeypatch.setattr(plots, "figures", lambda c, looks: iter([(f"{c.slug}--loss.png", b"a picture")]))
+    factories.write_all(tmp_path, factories.grid(["full", "lora"]))
+    report.write(tmp_path)
+
+    def again():
+        before = _times(tmp_path)
+        report.refresh(tmp_path, report.load(tmp_path))
+        after = _times(tmp_path)
+        assert all(after.values()), "what was gone is there again"
+        return after != before
+
+    assert not again()
+    return again
+
+
+def _times(directory):
+    paths = [*(directory / "report").rglob("*--loss.png"), directory / "report/report.md"]
+    return {p: p.stat().st_mtime_ns if p.exists() else None for p in paths}
+
+
+def _figure(directory):
+    return next((directory / "report/figures").iterdir())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: record.write(d, factories.run("dora", 0)),
+        lambda d: next((d / "runs").iterdir()).unlink(),
+        lambda d: _figure(d).write_bytes(b"a pictura"),
+        lambda d: _figure(d).unlink(),
+        lambda d: (d / "report/report.md").write_text(""),
+        lambda d: (d / "report/files.txt").unlink(),
+        lambda d: (d / "report/.digest").write_bytes(b"\xff"),
+        lambda d: shutil.rmtree(d / "report"),
+    ],
+)
+def test_a_report_is_drawn_again_when_its_records_or_its_files_changed(tmp_path, drawn, change):
+    change(tmp_path)
+    assert drawn()
+    assert not drawn()
+
+
+def test_a_report_is_drawn_again_when_what_draws_it_changed(tmp_path, drawn, monkeypatch):
+    shutil.copytree(ROOT / "peftbench/report", tmp_path / "code/report")
+    shutil.copy(ROOT / "peftbench/record.py", tmp_path / "code")
+    monkeypatch.setattr(fresh, "__file__", str(tmp_path / "code/report/fresh.py"))
+    assert not drawn()
+    with open(tmp_path / "code/report/style.py", "a") as f:
+        f.write("# another blue\n")
+    assert drawn()
+    monkeypatch.setattr(fresh, "version", lambda name: "99")
+    assert drawn()
+
+
+def test_a_report_that_is_asked_for_is_always_written(tmp_path, drawn):
+    before = _times(tmp_path)
+    report.write(tmp_path)
+    assert all(after != before[path] for path, after in _times(tmp_path).items())
+
+
+@pytest.mark.parametrize("count", [5, 60])
+def test_the_legend_of_many_curves_stands_whole_beside_them(tmp_path, count):
+    factories.write_all(tmp_path, [factories.run(f"lora-{i}", 0) for i in range(count)])
+    (c,) = report.load(tmp_path).comparisons
+    with style.drawing():
+        figure = curves.draw(c, style.looks([c]))
+    (panel,) = figure.axes
+    legend = panel.get_legend().get_window_extent(figure.canvas.get_renderer())
+    axes = panel.get_window_extent()
+    assert axes.width > 400, "pixels"
+    assert axes.x1 < legend.x0 < legend.x1 <= figure.bbox.x1
+    assert figure.bbox.y0 <= legend.y0 < legend.y1 <= figure.bbox.y1
+
+
+def test_a_line_ties_a_label_to_the_edge_of_its_marker():
+    label = placement.Label(40.0, 0.0, placement.Box(125, 95, 155, 105), leader=True)
+    (x0, y0), (x1, y1) = quality._leader((100.0, 100.0), label)
+    assert (x0, y0, x1, y1) == pytest.approx((104, 100, 124, 100))
+    above = placement.Label(0.0, 30.0, placement.Box(85, 125, 115, 135), leader=True)
+    assert quality._leader((100.0, 100.0), above) == [pytest.approx((100, 104)), pytest.approx((100, 124))]
 
 
 def test_no_label_of_eight_close_configurations_covers_another():

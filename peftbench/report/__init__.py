@@ -6,12 +6,13 @@ and matplotlib are imported only when something is drawn or written.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import record
 from ..errors import UserError
-from . import files, latency
+from . import files, fresh, latency
 from .average import averages
 from .export import listed
 from .latency import Latencies
@@ -20,42 +21,73 @@ from .statistics import Comparison, compare
 FOLDER = "report"  # under the results directory
 
 
-def write(results_dir: Path | str, out_dir: Path | str | None = None) -> list[Path]:
+@dataclass(frozen=True)
+class Loaded:
+    """The records of a results directory, read and compared once for all that is made of them."""
+
+    comparisons: list[Comparison]
+    passes: list[Latencies]  # profile passes
+    sources: str  # digest of what a report of them is made from
+
+
+def load(results_dir: Path | str) -> Loaded:
+    """Read and compare the records under `results_dir`; none is no error here."""
+    sources = fresh.sources(results_dir)
+    records = record.read_all(results_dir)
+    return Loaded(compare(records), latency.of(records), sources)
+
+
+def write(
+    results_dir: Path | str,
+    out_dir: Path | str | None = None,
+    loaded: Loaded | None = None,
+    processes: int | None = None,
+) -> list[Path]:
     """Write every table and figure and `report.md`, which shows them all; returns the paths, `report.md` first.
 
     Under `results_dir`/report, or in `out_dir`. Each file appears whole or not at all; what an earlier report left and
-    this one lacks is removed, and nothing else. Raises UserError without any run or for a directory it cannot write to.
+    this one lacks is removed, and nothing else. Several `processes` draw the figures of many tables: as many as there
+    are cores, unless told. Raises UserError without any run or for a directory it cannot write to.
     """
     from . import page
 
-    comparisons, passes = _load(results_dir)
+    loaded = loaded or load(results_dir)
+    comparisons = _some(loaded, results_dir).comparisons
     folder = Path(out_dir) if out_dir is not None else Path(results_dir) / FOLDER
-    return files.write(folder, page.build(comparisons, averages(comparisons), passes))
+    written = files.write(folder, page.build(comparisons, averages(comparisons), loaded.passes, processes))
+    fresh.seal(folder, loaded.sources)
+    return written
 
 
-def rows(results_dir: Path | str) -> list[dict[str, Any]]:
+def refresh(results_dir: Path | str, loaded: Loaded) -> Path:
+    """`write` under `results_dir`/report unless it would change nothing; returns the path of `report.md`."""
+    folder = Path(results_dir) / FOLDER
+    if not fresh.is_current(folder, loaded.sources):
+        write(results_dir, loaded=loaded)
+    return folder / "report.md"
+
+
+def rows(results_dir: Path | str, loaded: Loaded | None = None) -> list[dict[str, Any]]:
     """One JSON-ready row for each configuration of each task, failed ones too; `export.row` has the fields.
 
     Where nothing but profile passes ran: one row for each configuration at each shape, from `latency.rows`.
     """
-    comparisons, passes = _load(results_dir)
-    return listed(comparisons) or latency.rows(passes)
+    loaded = _some(loaded or load(results_dir), results_dir)
+    return listed(loaded.comparisons) or latency.rows(loaded.passes)
 
 
-def text_table(results_dir: Path | str) -> str:
+def text_table(results_dir: Path | str, loaded: Loaded | None = None) -> str:
     """The comparison for a terminal of 120 columns: a table for each task, one over the tasks, and their notes."""
     from . import terminal
 
-    comparisons, passes = _load(results_dir)
-    trained = {c.experiment for c in comparisons}
-    alone = [p for p in passes if p.experiment not in trained]
-    return terminal.text(comparisons, averages(comparisons), alone)
+    loaded = _some(loaded or load(results_dir), results_dir)
+    trained = {c.experiment for c in loaded.comparisons}
+    alone = [p for p in loaded.passes if p.experiment not in trained]
+    return terminal.text(loaded.comparisons, averages(loaded.comparisons), alone)
 
 
-def _load(results_dir: Path | str) -> tuple[list[Comparison], list[Latencies]]:
-    records = record.read_all(results_dir)
-    comparisons, passes = compare(records), latency.of(records)
-    if not comparisons and not passes:
+def _some(loaded: Loaded, results_dir: Path | str) -> Loaded:
+    if not loaded.comparisons and not loaded.passes:
         folder = Path(results_dir) / record.FOLDER
         raise UserError(f"{folder}: no records of runs here. Run an experiment first, or name its results directory.")
-    return comparisons, passes
+    return loaded

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..record import Record
 from .statistics import Comparison, Entry
-from .style import MUTED, Look, figure
+from .style import MUTED, Look, figure, settle
+
+ROWS = 20  # of the legend, beside a figure of this height; more of them would squeeze the axes away
 
 
 def draw(c: Comparison, looks: Mapping[str, Look]) -> Figure | None:
@@ -34,9 +35,10 @@ def draw(c: Comparison, looks: Mapping[str, Look]) -> Figure | None:
     panel.set_xlabel("optimiser steps (count)")
     panel.set_ylabel("training loss (mean of a batch)")
     panel.margins(x=0.02)
-    _legend(panel, ends)
+    _legend(drawn, panel, ends)
     if failed:
         drawn.supxlabel("dashed, ending in ×: a run that failed", fontsize=8.5, color=MUTED)
+    settle(drawn)
     return drawn
 
 
@@ -54,18 +56,17 @@ def _loss(r: Record) -> list[float]:
 
 def _line(panel: Axes, e: Entry, window: int, look: Look) -> float | None:
     """Draw the mean over the finished seeds; returns where the line ends, None without one."""
-    losses = [smooth(loss, window) for r in e.runs if r.is_finished and (loss := _loss(r))]
+    losses = [loss for r in e.runs if r.is_finished and (loss := _loss(r))]
     if not losses:
         return None
     length = min(map(len, losses))  # seeds may have stopped early: the mean is over all of them or not drawn
-    mean = [statistics.fmean(loss[i] for loss in losses) for i in range(length)]
+    mean = smooth([statistics.fmean(at) for at in zip(*(loss[:length] for loss in losses), strict=True)], window)
     colour, marker = look
-    frame = pd.DataFrame({"step": range(1, length + 1), "loss": mean})
     every = max(1, length // 8)
     start = min(sum(map(ord, e.label)) % every, length - 1)  # markers of different lines do not pile up
-    sns.lineplot(
-        frame, x="step", y="loss", ax=panel, color=colour, lw=1.7, marker=marker, ms=6, markevery=(start, every),
-        label=e.label, errorbar=None, legend=False,
+    panel.plot(
+        range(1, length + 1), mean, color=colour, lw=1.7, marker=marker, ms=6, mew=0.75, mec="w",
+        markevery=(start, every), label=e.label,
     )  # fmt: skip
     return mean[-1]
 
@@ -75,11 +76,14 @@ def _failure(panel: Axes, losses: Sequence[float], look: Look, label: str | None
     panel.plot(len(losses), losses[-1], "x", ms=8, mew=2, color=look[0])
 
 
-def _legend(panel: Axes, ends: Mapping[str, float | None]) -> None:
+def _legend(drawn: Figure, panel: Axes, ends: Mapping[str, float | None]) -> None:
     """Beside the axes, in the order in which the lines end; those without a finished run last."""
     lines = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
     known = {label: end for label, end in ends.items() if end is not None}
     names = sorted(lines, key=lambda label: -known.get(label, -math.inf))
     if names:
         handles = [lines[name] for name in names]
-        panel.legend(handles, names, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+        columns = math.ceil(len(names) / ROWS)
+        drawn.set_size_inches(drawn.get_figwidth() + 2.4 * (columns - 1), drawn.get_figheight())
+        place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "ncols": columns}
+        panel.legend(handles, names, frameon=False, fontsize=9, **place)

@@ -16,12 +16,12 @@ def write(folder: Path, contents: Iterable[tuple[str, bytes]]) -> list[Path]:
     """Write (path under `folder`, content) pairs; returns the paths. Raises UserError where that is impossible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        before = _listed(folder)
+        before = listed(folder)
         names = []
         for name, content in contents:
-            _replace(folder / name, content)
+            replace(folder / name, content)
             names.append(name)
-        _replace(folder / LIST, "".join(f"{n}\n" for n in sorted(names)).encode())
+        replace(folder / LIST, "".join(f"{n}\n" for n in sorted(names)).encode())
         for name in before - set(names):
             (folder / name).unlink(missing_ok=True)
     except OSError as e:
@@ -32,7 +32,7 @@ def write(folder: Path, contents: Iterable[tuple[str, bytes]]) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _listed(folder: Path) -> set[str]:
+def listed(folder: Path) -> set[str]:
     """The files of the earlier report; only names that a report can have."""
     try:
         lines = (folder / LIST).read_text(encoding="utf-8").splitlines()
@@ -41,7 +41,8 @@ def _listed(folder: Path) -> set[str]:
     return {n for n in lines if n and not Path(n).is_absolute() and ".." not in Path(n).parts}
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes) -> None:
+    """Put `content` at `path` in one step."""
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:

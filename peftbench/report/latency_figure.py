@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .latency import BASE, PHASES, Cell, Latencies, Timed
-from .style import MUTED, Look, files
+from .style import MUTED, Look, files, settle
 
 PUBLISHED = (
     "The LoRA paper's table 1 (arXiv:2106.09685; one forward pass of GPT-2 medium on a Quadro RTX 8000, at batch × "
@@ -56,6 +56,7 @@ def _figure(p: Latencies, phases: Sequence[str], looks: Mapping[str, Look]) -> F
     )
     text = f"{said} {PUBLISHED.format(setting=p.setting)}"
     figure.supxlabel("\n".join(textwrap.wrap(text, 118 if len(phases) == 1 else 178)), fontsize=8, color=MUTED)
+    settle(figure)
     return figure
 
 

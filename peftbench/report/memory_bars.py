@@ -30,4 +30,5 @@ def draw(
         panel.set_xlabel(f"GiB at the peak\n{below}", fontsize=8.5)
         panel.set_title(title, loc="left", fontsize=12, fontweight="bold")
         panel.legend(frameon=False, fontsize=8.5, loc="lower right")
+        style.settle(figure)
         yield from style.files(name, figure)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from . import costs, export, latency_page, plots, tables
+from . import costs, export, latency_page, parallel, plots, tables
 from .average import Average
 from .latency import Latencies
 from .samples import first_sample
@@ -30,28 +29,29 @@ used the machine stands under the table, where it is known. A dash (—) means n
 
 
 def build(
-    comparisons: Sequence[Comparison], averages: Sequence[Average], passes: Sequence[Latencies] = ()
+    comparisons: Sequence[Comparison],
+    averages: Sequence[Average],
+    passes: Sequence[Latencies] = (),
+    processes: int | None = None,
 ) -> Iterator[tuple[str, bytes]]:
-    """(path, content) of every file, `report.md` first."""
+    """(path, content) of every file, `report.md` first; `processes` draw the figures of the comparisons."""
     files: dict[str, bytes] = {}
-    figures: dict[str, list[str]] = defaultdict(list)
+    figures: dict[str, list[str]] = {}
     by_experiment = {
         name: [c for c in comparisons if c.experiment == name] for name in _experiments([*comparisons, *passes])
     }
-    for experiment, group in by_experiment.items():
-        looks = plots.looks(group)
-        for c in group:
-            files |= {f"tables/{name}": text.encode() for name, text in _tables(c)}
-            for name, content in plots.figures(c, looks):
-                files[f"figures/{name}"] = content
-                if name.endswith(".png"):
-                    figures[c.slug].append(name)
-        for p in (p for p in passes if p.experiment == experiment):
-            files |= {f"tables/{name}": text.encode() for name, text in latency_page.tables_of(p)}
-            for name, content in plots.latency_figure(p, looks):
-                files[f"figures/{name}"] = content
-                if name.endswith(".png"):
-                    figures[p.slug].append(name)
+    looks = {name: plots.looks(group) for name, group in by_experiment.items()}
+    ordered = [c for group in by_experiment.values() for c in group]
+    drawn = parallel.figures([(c, looks[c.experiment]) for c in ordered], processes)
+    for c, images in zip(ordered, drawn, strict=True):
+        files |= {f"tables/{name}": text.encode() for name, text in _tables(c)}
+        files |= {f"figures/{name}": content for name, content in images}
+        figures[c.slug] = [name for name, _ in images if name.endswith(".png")]
+    for p in passes:
+        images = list(plots.latency_figure(p, looks[p.experiment]))
+        files |= {f"tables/{name}": text.encode() for name, text in latency_page.tables_of(p)}
+        files |= {f"figures/{name}": content for name, content in images}
+        figures.setdefault(p.slug, []).extend(name for name, _ in images if name.endswith(".png"))
     for a in averages:
         files |= {f"tables/{name}": text.encode() for name, text in _average_tables(a)}
     yield "report.md", _page(by_experiment, averages, passes, figures).encode()

@@ -6,6 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+Boxes = NDArray[np.float64]  # (boxes, 4): left, bottom, right, top
 RADII = (4, 9, 16, 25, 36, 50, 66, 84, 104)  # points between a point and the near edge of its label
 ANGLES = tuple(math.radians(a) for a in (0, 180, 90, 270, 45, 135, 315, 225, 20, 340, 160, 200, 65, 115, 245, 295))
 LEADER = 15.0  # from this distance on a label is tied to its point by a line
@@ -49,53 +53,75 @@ def place(
     Greedy, the most crowded point first, then improved until nothing moves. Deterministic.
     """
     order = sorted(range(len(points)), key=lambda i: (sum(math.dist(points[i], p) for p in points), i))
+    options = [_Options(point, size, frame) for point, size in zip(points, sizes, strict=True)]
+    fixed = _array(obstacles)
     placed: dict[int, Label] = {}
+    lines: dict[int, list[Box]] = {}  # of the labels that have one
     for _ in range(6):
         before = dict(placed)
         for i in order:
-            others = [placed[j].box for j in placed if j != i]
-            lines = [_line(points[j], placed[j]) for j in placed if j != i and placed[j].leader]
-            blocks = [box for line in lines for box in line]
-            placed[i] = _cheapest(points[i], sizes[i], others, [*obstacles, *blocks], frame)
+            others = _array([placed[j].box for j in placed if j != i])
+            blocks = _array([box for j in placed if j != i for box in lines[j]])
+            placed[i] = options[i].cheapest(others, np.concatenate([fixed, blocks]))
+            lines[i] = _line(points[i], placed[i]) if placed[i].leader else []
         if placed == before:
             break
     return [placed[i] for i in range(len(points))]
 
 
-def _options(point: tuple[float, float], size: tuple[float, float]) -> list[Label]:
-    options = []
-    for radius in RADII:
-        for angle in ANGLES:
-            dx = math.cos(angle) * (radius + size[0] / 2)
-            dy = math.sin(angle) * (radius + size[1] / 2)
-            x, y = point[0] + dx, point[1] + dy
-            box = Box(x - size[0] / 2, y - size[1] / 2, x + size[0] / 2, y + size[1] / 2)
-            options.append(Label(dx, dy, box, radius >= LEADER))
-    return options
+class _Options:
+    """The places that a label may take, nearest first, and what each costs by itself."""
+
+    def __init__(self, point: tuple[float, float], size: tuple[float, float], frame: Box) -> None:
+        self.point, (width, height) = point, size
+        places = [
+            (math.cos(angle) * (radius + width / 2), math.sin(angle) * (radius + height / 2), radius)
+            for radius in RADII
+            for angle in ANGLES
+        ]
+        places.sort(key=lambda place: math.hypot(place[0], place[1]))
+        self.places = places
+        self.far = [math.hypot(dx, dy) for dx, dy, _ in places]
+        centres = np.array(point) + np.array([place[:2] for place in places])
+        half = np.array([width / 2, height / 2])
+        self.boxes: Boxes = np.concatenate([centres - half, centres + half], axis=1)
+        sides = self.boxes[:, 2:] - self.boxes[:, :2]
+        outside = sides[:, 0] * sides[:, 1] - _common(self.boxes, _array([frame]))
+        self.alone = np.array(self.far) + 10 * outside
+
+    def cheapest(self, others: Boxes, obstacles: Boxes) -> Label:
+        """The nearest place, unless what it covers or its line crosses costs more than going farther."""
+        costs = (self.alone + 36 * _common(self.boxes, others) + 12 * _common(self.boxes, obstacles)).tolist()
+        best, least = self._label(0), math.inf
+        for i, (far, cost) in enumerate(zip(self.far, costs, strict=True)):
+            if far >= least:  # what follows is farther still
+                break
+            if cost >= least:
+                continue
+            option = self._label(i)
+            if option.leader:
+                pieces = _array(_line(self.point, option))
+                cost += sum((8 * _common(pieces, others) + _common(pieces, obstacles)).tolist())
+            if cost < least:
+                best, least = option, cost
+        return best
+
+    def _label(self, i: int) -> Label:
+        dx, dy, radius = self.places[i]
+        return Label(dx, dy, Box(*self.boxes[i].tolist()), radius >= LEADER)
 
 
-def _cheapest(
-    point: tuple[float, float], size: tuple[float, float], others: Sequence[Box], obstacles: Sequence[Box], frame: Box
-) -> Label:
-    """The nearest place, unless what it covers or its line crosses costs more than going farther."""
-    options = sorted(_options(point, size), key=lambda o: math.hypot(o.dx, o.dy))
-    best, least = options[0], math.inf
-    for option in options:
-        cost = math.hypot(option.dx, option.dy)
-        if cost >= least:  # what follows is farther still
-            break
-        cost += 10 * (option.box.area - option.box.overlap(frame))
-        cost += 36 * _common(option.box, others) if cost < least else 0.0
-        cost += 12 * _common(option.box, obstacles) if cost < least else 0.0
-        if option.leader and cost < least:
-            cost += sum(8 * _common(piece, others) + _common(piece, obstacles) for piece in _line(point, option))
-        if cost < least:
-            best, least = option, cost
-    return best
+def _common(boxes: Boxes, others: Boxes) -> NDArray[np.float64]:
+    """The area that each of `boxes` has in common with `others`, added up in their order."""
+    if not len(others):
+        return np.zeros(len(boxes))
+    low = np.maximum(boxes[:, None, :2], others[:, :2])
+    sides = np.maximum(np.minimum(boxes[:, None, 2:], others[:, 2:]) - low, 0.0)
+    return np.add.accumulate(sides[..., 0] * sides[..., 1], axis=1)[:, -1]
 
 
-def _common(box: Box, others: Sequence[Box]) -> float:
-    return sum(box.overlap(o) for o in others)
+def _array(boxes: Sequence[Box]) -> Boxes:
+    return np.array([(b.left, b.bottom, b.right, b.top) for b in boxes], dtype=np.float64).reshape(-1, 4)
 
 
 def _line(point: tuple[float, float], label: Label, pieces: int = 8) -> list[Box]:

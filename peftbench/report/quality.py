@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
@@ -18,6 +20,7 @@ from .style import MUTED, Look, figure, remark, settle
 from .times import BATCHES, Spread
 
 MIB = 2**20
+CAP = 5.0  # points across an error bar's end
 STEP = 8.5  # points between the centres of markers that would hide each other
 
 
@@ -163,10 +166,9 @@ def _hides(a: tuple[float, float], b: tuple[float, float]) -> bool:
 
 def _mark(panel: Axes, shown: Sequence[Point], looks: Mapping[str, Look]) -> None:
     panel.autoscale(False)
+    _bars(panel, shown, looks)
     for p in shown:
         colour, marker = looks[p.label]
-        bars: dict[str, Any] = {"ecolor": colour, "elinewidth": 1.1, "capsize": 2.5, "alpha": 0.75, "zorder": 2}
-        panel.errorbar(p.x, p.y, p.sd or None, p.half or None, fmt="none", **bars)
         if p.merged is not None:
             panel.plot([p.x, p.merged], [p.y, p.y], "-", lw=0.9, color=colour, alpha=0.6, zorder=1)
             panel.plot(p.merged, p.y, marker, ms=7, mfc="white", mec=colour, mew=1.4, zorder=3)
@@ -178,6 +180,21 @@ def _mark(panel: Axes, shown: Sequence[Point], looks: Mapping[str, Look]) -> Non
     sns.scatterplot(frame, x="x", y="y", ax=panel, s=62, zorder=4, **hue)
     panel.set_xlabel(across)
     panel.set_ylabel(upright)
+
+
+def _bars(panel: Axes, shown: Sequence[Point], looks: Mapping[str, Look]) -> None:
+    """Error bars with their caps, all upright ones as one object and all level ones as another."""
+    style: dict[str, Any] = {"alpha": 0.75, "zorder": 2}
+    if upright := [p for p in shown if p.sd]:
+        x, low, high = [p.x for p in upright], [p.y - p.sd for p in upright], [p.y + p.sd for p in upright]
+        colours = [looks[p.label][0] for p in upright]
+        panel.vlines(x, low, high, colors=colours, lw=1.1, **style)
+        panel.scatter(x * 2, low + high, s=CAP**2, c=colours * 2, marker="_", linewidths=1.0, **style)
+    if level := [p for p in shown if p.half]:
+        y, left, right = [p.y for p in level], [p.x - p.half for p in level], [p.x + p.half for p in level]
+        colours = [looks[p.label][0] for p in level]
+        panel.hlines(y, left, right, colors=colours, lw=1.1, **style)
+        panel.scatter(left + right, y * 2, s=CAP**2, c=colours * 2, marker="|", linewidths=1.0, **style)
 
 
 def _baseline(panel: Axes, c: Comparison) -> None:
@@ -195,19 +212,33 @@ def _name(drawn: Figure, panel: Axes, shown: Sequence[Point]) -> None:
     window = panel.get_window_extent()
     frame = Box(window.x0 * unit, window.y0 * unit, window.x1 * unit, window.y1 * unit)
     sizes = []
+    probe = panel.text(0, 0, "", fontsize=9)
     for p in shown:
-        probe = panel.annotate(_short(p.label), (p.x, p.y), fontsize=9)
+        probe.set_text(_short(p.label))
         extent = probe.get_window_extent(drawn.canvas.get_renderer())  # type: ignore[attr-defined]
         sizes.append((extent.width * unit + 3, extent.height * unit + 1))
-        probe.remove()
-    for p, label in zip(shown, place(centres, sizes, obstacles, frame), strict=True):
+    probe.remove()
+    labels = place(centres, sizes, obstacles, frame)
+    for p, label in zip(shown, labels, strict=True):
         _write(panel, _short(p.label), (p.x, p.y), label)
+    far = [(centre, label) for centre, label in zip(centres, labels, strict=True) if label.leader]
+    inches = [[(x / 72, y / 72) for x, y in _leader(*each)] for each in far]
+    style: dict[str, Any] = {"transform": drawn.dpi_scale_trans, "clip_on": False, "zorder": 5}
+    panel.add_collection(LineCollection(inches, linewidths=0.6, colors="#888888", **style), autolim=False)
 
 
 def _write(panel: Axes, text: str, point: tuple[float, float], label: Label) -> None:
-    line = {"arrowstyle": "-", "lw": 0.6, "color": "#888888", "shrinkA": 1, "shrinkB": 4} if label.leader else None
     kinds: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 9, "zorder": 5}
-    panel.annotate(text, point, (label.dx, label.dy), arrowprops=line, **kinds).set_in_layout(False)
+    panel.annotate(text, point, (label.dx, label.dy), **kinds).set_in_layout(False)
+
+
+def _leader(point: tuple[float, float], label: Label) -> list[tuple[float, float]]:
+    """From where the line to the label's centre leaves its point to where it meets the label, in points."""
+    width, height = label.box.right - label.box.left, label.box.top - label.box.bottom
+    across = (width / 2 + 1) / abs(label.dx) if label.dx else math.inf
+    upright = (height / 2 + 1) / abs(label.dy) if label.dy else math.inf
+    ends = (4 / math.hypot(label.dx, label.dy), 1 - min(across, upright))  # shares of the way to the centre
+    return [(point[0] + end * label.dx, point[1] + end * label.dy) for end in ends]
 
 
 def _occupied(panel: Axes, p: Point, unit: float) -> list[Box]:

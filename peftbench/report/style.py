@@ -12,9 +12,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.style
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from .notes import NOT_LEARNED
@@ -24,6 +26,7 @@ from .statistics import Comparison
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")  # 11 and 8 are coprime: 88 looks before one repeats
 MUTED = "#666666"
+DPI = 160  # of the PNG
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "peftbench",
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure on every machine
@@ -55,20 +58,26 @@ def of_labels(labels: Iterable[str]) -> dict[str, Look]:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """The style, for as long as the block lasts."""
+    """The style, for as long as the block lasts, whatever the user's own is."""
     with ExitStack() as stack:
+        stack.enter_context(mpl.style.context("default"))
         stack.enter_context(sns.axes_style("whitegrid"))
         stack.enter_context(sns.plotting_context("notebook", font_scale=0.85))
         stack.enter_context(mpl.rc_context(STYLE))
         yield
 
 
-def files(name: str, figure: Figure) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of the figure as PNG and as SVG."""
-    for kind, metadata in (("png", {"Software": "peftbench"}), ("svg", {"Date": None, "Creator": "peftbench"})):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
-        yield f"{name}.{kind}", buffer.getvalue()
+def files(name: str, drawn: Figure) -> Iterator[tuple[str, bytes]]:
+    """(file name, content) of the settled figure as PNG and as SVG, each drawn once.
+
+    `savefig` would draw twice: even a figure that has a layout is laid out anew by it.
+    """
+    png, svg = io.BytesIO(), io.BytesIO()
+    drawn.dpi = DPI
+    FigureCanvasAgg(drawn).print_png(png, metadata={"Software": "peftbench"})
+    FigureCanvasSVG(drawn).print_svg(svg, metadata={"Date": None, "Creator": "peftbench"})
+    yield f"{name}.png", png.getvalue()
+    yield f"{name}.svg", svg.getvalue()
 
 
 def figure(c: Comparison, panels: int, subtitle: str) -> tuple[Figure, list[Axes]]:
@@ -77,7 +86,9 @@ def figure(c: Comparison, panels: int, subtitle: str) -> tuple[Figure, list[Axes
     FigureCanvasAgg(drawn)
     axes = list(drawn.subplots(1, panels, sharey=True, squeeze=False)[0])
     title = c.title + (f", {NOT_LEARNED}" if c.learned is False else "")
-    axes[0].set_title("\n".join(textwrap.wrap(title, 70)), loc="left", fontsize=12, fontweight="bold", pad=22)
+    for panel in axes:  # a given height: without one, every drawing measures all tick labels to find it
+        panel.set_title("", y=1.0)
+    axes[0].set_title("\n".join(textwrap.wrap(title, 70)), loc="left", fontsize=12, fontweight="bold", pad=22, y=1.0)
     setting = f"{c.experiment}: {c.backbone}, {c.budget['steps']} steps of {c.budget['batch_size']} examples"
     _beside(axes[0], f"{setting}; {subtitle}" if subtitle else setting, 0.0, "left")
     return drawn, axes
@@ -85,7 +96,8 @@ def figure(c: Comparison, panels: int, subtitle: str) -> tuple[Figure, list[Axes
 
 def settle(drawn: Figure) -> None:
     """Lay the figure out once and for all: from here on data coordinates have a fixed place."""
-    drawn.draw_without_rendering()
+    if (engine := drawn.get_layout_engine()) is not None:
+        engine.execute(drawn)
     drawn.set_layout_engine("none")
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from peftbench import calibrate, peaks, prepare, show
+from peftbench import calibrate, peaks, prepare
 from peftbench.calibrate import Costs
 from peftbench.measure import calibration
 from peftbench.measure.peaks import peak
@@ -47,9 +45,9 @@ CASES = {
     "two-texts": ("tiny-encoder", "synthetic/pair", "[lora]", "backbone_dropout: 0.0"),
     "regression": ("tiny-encoder", "synthetic/regression", "[lora, full]", "backbone_dropout: 0.0"),
     "causal-classifier": ("tiny-decoder", "synthetic/classification", "[lora, prefix]", "dtype: bfloat16"),
-    "generation": ("tiny-decoder", "synthetic/copy", "[full, lora, qlora, prefix]", "backbone_dropout: 0.0"),
-    "checkpointing": ("tiny-decoder", "synthetic/copy", "[lora]", "gradient_checkpointing: true"),
-    "decoder-behind-encoder": ("tiny-t5", "synthetic/copy", "[lora, full]", "dtype: bfloat16"),
+    "generation": ("tiny-decoder", "synthetic/generation", "[full, lora, qlora, prefix]", "backbone_dropout: 0.0"),
+    "checkpointing": ("tiny-decoder", "synthetic/generation", "[lora]", "gradient_checkpointing: true"),
+    "decoder-behind-encoder": ("tiny-t5", "synthetic/generation", "[lora, full]", "dtype: bfloat16"),
 }
 
 

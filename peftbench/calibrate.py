@@ -15,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class Costs:
     loads: Mapping[str, float | None]  # of a task's data and network, by `task_key`
     shapes: Mapping[str, Mapping[str, Any] | None]  # {split: {padded length: batches}}, by `task_key`
     steps: Mapping[str, Mapping[str, Any] | None]  # what measure.calibration.cost found, by `run_key`
+    batches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # the one to be tracked, by `batch_key`
+    device: str | None = None  # "cpu" | "cuda" | ...
 
 
 def known(planned: Sequence[Planned], manifest: Manifest, place: Place) -> Costs:
@@ -57,46 +59,64 @@ def known(planned: Sequence[Planned], manifest: Manifest, place: Place) -> Costs
         return {k: answers[f"{kind} {k}"] for k in dict.fromkeys(keys) if f"{kind} {k}" in answers}  # null: in vain
 
     tasks, runs = [task_key(p.spec) for p in planned], [run_key(p) for p in planned]
-    return Costs(answers.get("start"), find("load", tasks), find("shape", tasks), find("cost", runs))
+    batches = find("batch", [batch_key(p.spec) for p in planned])
+    loads, shapes, steps = find("load", tasks), find("shape", tasks), find("cost", runs)
+    return Costs(answers.get("start"), loads, shapes, steps, batches, answers.get("device"))
 
 
 def missing(planned: Sequence[Planned], costs: Costs) -> tuple[dict[str, RunSpec], dict[str, RunSpec]]:
     """(tasks whose texts are to be counted, configurations to be timed), each by its key with one run of it."""
     tasks = {task_key(p.spec): p.spec for p in reversed(planned)}
     runs = {run_key(p): p.spec for p in reversed(planned)}
+    read = {k for k, shape in costs.shapes.items() if shape is not None}
+    unread = {task_key(p.spec) for p in planned if batch_key(p.spec) not in costs.batches} & read
     return (
-        {k: s for k, s in reversed(tasks.items()) if k not in costs.shapes},
+        {k: s for k, s in reversed(tasks.items()) if k not in costs.shapes or k in unread},
         {k: s for k, s in reversed(runs.items()) if k not in costs.steps},
     )
 
 
-def measure(tasks: Mapping[str, RunSpec], runs: Mapping[str, RunSpec], manifest: Manifest, place: Place) -> None:
+def measure(
+    tasks: Mapping[str, RunSpec],
+    runs: Mapping[str, RunSpec],
+    manifest: Manifest,
+    place: Place,
+    seeds: Iterable[int] = (),
+) -> None:
     """Time what is `missing`, in as many processes as runs will share the machine, and remember it.
 
-    What does not fit into the time, or cannot run, is left out: the runs themselves will say what is wrong.
+    What does not fit into the time, or cannot run, is left out: the runs themselves will say what is wrong. Of each
+    task, the batch that a run of each of `seeds` will track is remembered too.
     """
     store = _store(manifest, place)
-    with tempfile.TemporaryDirectory(prefix="peftbench-") as scratch:
-        processes = range(min(place.jobs, max(len(tasks), len(runs))))
-        started = [_start(Path(scratch), i, tasks, runs, manifest, place) for i in processes]
-        for process, path in started:
-            process.wait()
-            told = json.loads(path.read_text()) if path.is_file() else {}
-            if "start" in told:
-                store.get("start", lambda told=told: told["start"])  # type: ignore[misc]
-            for kind, part in (("load", "loads"), ("shape", "shapes"), ("cost", "costs")):
-                for key, value in told.get(part, {}).items():
-                    store.get(f"{kind} {key}", lambda value=value: value)  # type: ignore[misc]
-        for kind, asked in (("load", tasks), ("shape", tasks), ("cost", runs)):
-            for key in _settled(asked, {k for k in asked if f"{kind} {k}" in store.answers}):
-                store.get(f"{kind} {key}", lambda: None)  # asked in vain: another plan does not wait for it again
+    asked = {"tasks": _plain(tasks), "runs": _plain(runs)}
+    for told in _asked(asked, manifest, place, {"seconds": SECONDS, "seeds": sorted(set(seeds))}):
+        for name in ("start", "device"):
+            store.get(name, lambda told=told, name=name: told[name])  # type: ignore[misc]
+        for kind, part in (("load", "loads"), ("shape", "shapes"), ("batch", "batches"), ("cost", "costs")):
+            for key, value in told[part].items():
+                store.get(f"{kind} {key}", lambda value=value: value)  # type: ignore[misc]
+    for kind, specs in (("load", tasks), ("shape", tasks), ("cost", runs)):
+        for key in _settled(specs, {k for k in specs if f"{kind} {k}" in store.answers}):
+            store.get(f"{kind} {key}", lambda: None)  # asked in vain: another plan does not wait for it again
     store.save()
+
+
+def simulate(asked: Mapping[str, Mapping[str, Any]], manifest: Manifest, place: Place) -> dict[str, Any]:
+    """The answers to questions about peak memory (peaks.py), by key; in as many processes as runs will share."""
+    told = _asked({"peaks": asked}, manifest, place, {})
+    return {key: answer for part in told for key, answer in part["peaks"].items()}
 
 
 def task_key(spec: RunSpec) -> str:
     """What decides the lengths of a run's batches, but for the seed: one seed's stand for all."""
     t = spec.train
     return digest([spec.backbone.fingerprint, spec.task.fingerprint, t.max_length, t.batch_size, t.steps])[:24]
+
+
+def batch_key(spec: RunSpec) -> str:
+    """What decides which batch a run tracks."""
+    return f"{task_key(spec)} {spec.train.accumulation} {spec.seed}"
 
 
 def run_key(p: Planned) -> str:
@@ -119,36 +139,44 @@ def _store(manifest: Manifest, place: Place) -> Store:
     return Store(manifest.folder, "steps", digest(machine))
 
 
+def _asked(
+    asked: Mapping[str, Mapping[str, Any]], manifest: Manifest, place: Place, more: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """What the processes told that answered, each its share of the questions; `more` goes to all of them."""
+    with tempfile.TemporaryDirectory(prefix="peftbench-") as scratch:
+        processes = range(min(place.jobs, max(map(len, asked.values()))))
+        shares = [
+            {
+                part: {k: v for j, (k, v) in enumerate(all_.items()) if j % place.jobs == i}
+                for part, all_ in asked.items()
+            }
+            for i in processes
+        ]
+        started = [_start(Path(scratch), i, {**more, **share}, manifest, place) for i, share in enumerate(shares)]
+        for process, _ in started:
+            process.wait()
+        return [json.loads(path.read_text()) for _, path in started if path.is_file()]
+
+
 def _start(
-    folder: Path,
-    number: int,
-    tasks: Mapping[str, RunSpec],
-    runs: Mapping[str, RunSpec],
-    manifest: Manifest,
-    place: Place,
+    folder: Path, number: int, asked: Mapping[str, Any], manifest: Manifest, place: Place
 ) -> tuple[subprocess.Popen[bytes], Path]:
-    """A process that measures its share of the questions; ours begins with the others', so that all are busy."""
-
-    def share(asked: Mapping[str, RunSpec]) -> dict[str, Any]:
-        return {k: as_dict(s) for i, (k, s) in enumerate(asked.items()) if i % place.jobs == number}
-
+    """A process that answers its questions; ours begins with the others', so that all are busy."""
     question, answer = folder / f"question-{number}.json", folder / f"answer-{number}.json"
-    asked = {
-        "session": {
-            "device": place.device,
-            "threads": place.threads,
-            "data_dir": None if place.data_dir is None else str(place.data_dir),
-            "plugins": [str(p) for p in manifest.plugins],
-        },
-        "spawned": time.time(),
-        "seconds": SECONDS,
-        "tasks": share(tasks),
-        "runs": share(runs),
+    session = {
+        "device": place.device,
+        "threads": place.threads,
+        "data_dir": None if place.data_dir is None else str(place.data_dir),
+        "plugins": [str(p) for p in manifest.plugins],
     }
-    question.write_text(json.dumps(asked))
+    question.write_text(json.dumps({"session": session, "spawned": time.time(), **asked}))
     command = [sys.executable, "-P", "-m", "peftbench.measure.calibration", str(question), str(answer)]
     nowhere = subprocess.DEVNULL
     return subprocess.Popen(command, env=environment_of(place.threads), stdout=nowhere, stderr=nowhere), answer
+
+
+def _plain(specs: Mapping[str, RunSpec]) -> dict[str, Any]:
+    return {key: as_dict(spec) for key, spec in specs.items()}
 
 
 def _settled(asked: Mapping[str, RunSpec], answered: Collection[str]) -> list[str]:

@@ -132,7 +132,7 @@ def plan(
     plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the grid: each run's trainable parameters, deviation from the budget and predicted time."""
+    """Show the grid: each run's trainable parameters, deviation from the budget, predicted memory and time."""
     from peftbench import record, show
     from peftbench.prepare import prepare
 
@@ -238,7 +238,8 @@ def _summary(
     from peftbench import predict, show
 
     costs = prepared.costs(place, say)
-    rows = show.plan_rows(prepared, records, predict.predict(prepared.planned, records, costs))
+    times = predict.predict(prepared.planned, records, costs)
+    rows = show.plan_rows(prepared, records, times, prepared.peaks(costs))
     left = {r["spec_id"] for r in rows if r["status"] != "finished"}
     loading = predict.loading([p for p in prepared.planned if p.spec.id in left], costs)
     return rows, show.plan_summary(prepared, rows, place.jobs, loading)

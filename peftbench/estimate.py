@@ -7,7 +7,7 @@ simulated at three small depths (depth.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,11 @@ SHORT = {"fp32": "float32", "bf16": "bfloat16"}
 OPTIMIZERS = ("adamw", "sgd", "adamw8bit")
 ATTENTION = ("math", "flash")
 DEEP = 8  # layers from which on three small depths are simulated instead
+NUMBERS_NEEDED = (
+    torch._subclasses.fake_tensor.UnsupportedFakeTensorException,
+    torch._subclasses.fake_tensor.DynamicOutputShapeException,
+    torch._subclasses.fake_tensor.DataDependentOutputException,
+)
 UNVERIFIED = "predicted with the CPU's kernels; not verified on a GPU"
 
 
@@ -95,7 +100,8 @@ def estimate(
     files = tuple(Path(p).expanduser().resolve() for p in plugins)
     counted = count(question, name, hyper, files)
     method = make(find(name, files), Manifest(files).hyper(name, hyper or {}))
-    peak, courses, how, more = _simulated(question, method, setting, by_role)
+    layers = None if setting.every_layer else _equal_layers(question)
+    peak, courses, how, more = simulated(lambda n: course(question, method, setting, by_role, n), layers)
     held = {key: _told(c.held[key] for c in courses)(more) for key in courses[0].held}
     flops = _told(c.flops for c in courses)(more)
     parts: dict[str, int] = {}
@@ -152,28 +158,26 @@ def course(
             )
             batch = simulate.batch_of(network, setting.batch, setting.seq, setting.with_mask)
             return simulate.tracked(trainer, batch, by_role)
-        except torch._subclasses.fake_tensor.UnsupportedFakeTensorException as error:
-            raise _not_estimable(method, error) from error
-        except torch._subclasses.fake_tensor.DynamicOutputShapeException as error:
-            raise _not_estimable(method, error) from error
-        except torch._subclasses.fake_tensor.DataDependentOutputException as error:
-            raise _not_estimable(method, error) from error
+        except NUMBERS_NEEDED as error:
+            raise not_estimable(method, error) from error
 
 
-def _simulated(
-    question: Question, method: Method, setting: Setting, by_role: bool
+def simulated(
+    course: Callable[[int | None], simulate.Course], layers: int | None
 ) -> tuple[depth.Peak, list[simulate.Course], str, int]:
-    """The peak, the courses it comes from, how many layers they have, and how many more the network has."""
-    layers = None if setting.every_layer else _equal_layers(question)
+    """The peak, the courses it comes from, how many layers they have, and how many more the network has.
+
+    `course` simulates a network of as many layers (None: its own); the network has `layers` equal ones (None: unknown).
+    """
     if layers is not None and layers >= DEEP:
         depths = [depth.SHALLOW + i for i in range(3)]
-        courses = [course(question, method, setting, by_role, n) for n in depths]
+        courses = [course(n) for n in depths]
         more = layers - depth.SHALLOW
         found = depth.deeper(courses, more)
         sizes = [[c.flops for c in courses], *([c.held[key] for c in courses] for key in courses[0].held)]
         if found is not None and all(depth.affine(values, more) is not None for values in sizes):
             return found, courses, f"{', '.join(map(str, depths))} of {layers}, and told from them exactly", more
-    whole = course(question, method, setting, by_role)
+    whole = course(None)
     return depth.peak(whole), [whole], "all", 0
 
 
@@ -182,7 +186,11 @@ def _equal_layers(question: Question) -> int | None:
     from peftbench.backbones.load import _config
 
     place = origin(question.model)
-    config = _config(place, question.labels, question.task or natural_kind(place), None)
+    return equal_layers(_config(place, question.labels, question.task or natural_kind(place), None))
+
+
+def equal_layers(config: Any) -> int | None:
+    """How many layers a network of this configuration has; None where they are not known to be alike."""
     kinds = set(getattr(config, "layer_types", None) or ["one"])
     alike = len(kinds) == 1 and not config.is_encoder_decoder and getattr(config, "num_hidden_layers", None)
     return int(config.num_hidden_layers) if alike else None
@@ -202,7 +210,7 @@ def _check_length(network: Backbone, setting: Setting) -> None:
         raise UserError(f"--seq {setting.seq}: this {network.net.config.model_type} network has {room} positions")
 
 
-def _not_estimable(method: Method, error: Exception) -> UserError:
+def not_estimable(method: Method, error: Exception) -> UserError:
     return UserError(
         f"{method.name} cannot be estimated: the size of one of its tensors depends on numbers that only weights and "
         f"data have ({type(error).__name__}: {error})"

@@ -33,6 +33,7 @@ class TaskFacts:
     rows: Mapping[str, int]  # by split
     sites: Sites
     unavailable: str | None = None  # why the task asked for is not what runs
+    labels: int = 1  # outputs of the head; 1 where a value is predicted or a text is written
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def gather(experiment: Experiment, only: Only, manifest: Manifest, data_dir: Pat
             sites = manifest.sites(backbone.model, labels, causal, backbone.revision, backbone.roles)
         except UserError as e:
             raise experiment.error(("backbone",), f"{e} (for task {spec.name}, tasks[{i}])") from e
-        facts.append(TaskFacts(task, spec, told["kind"], told["mean_words"], told["rows"], sites, unavailable))
+        facts.append(TaskFacts(task, spec, told["kind"], told["mean_words"], told["rows"], sites, unavailable, labels))
     return Facts(backbone, tuple(facts))
 
 

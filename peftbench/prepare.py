@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peftbench import calibrate, configurations, experiment, facts, plan, predict
+from peftbench import calibrate, configurations, experiment, facts, peaks, plan, predict
 from peftbench.calibrate import Costs, Place
 from peftbench.errors import UserError
 from peftbench.experiment import Experiment
 from peftbench.facts import Facts
 from peftbench.manifest import Manifest
 from peftbench.only import Only
+from peftbench.peaks import Peak
 from peftbench.plan import Planned, Spec
 from peftbench.record import Record
 
@@ -37,17 +38,27 @@ class Prepared:
         return lambda records: plan.asked(self.experiment, self.planned, records, retry_failed, first)
 
     def costs(self, place: Place, say: Callable[[str], None] | None = None) -> Costs:
-        """What is known of how long the runs take here. With `say`, what is not known is measured first, and said so.
+        """What is known of what the runs take here. With `say`, what is not known is measured first, and said so.
 
         A grid that by arithmetic takes no longer than the calibration would is not calibrated.
         """
         found = calibrate.known(self.planned, self.manifest, place)
         tasks, runs = calibrate.missing(self.planned, found)
-        if say is None or not (tasks or runs) or sum(map(predict.computed, self.planned)) < WORTH_SECONDS:
+        if say is None or sum(map(predict.computed, self.planned)) < WORTH_SECONDS:
             return found
-        say(f"measuring how long {len(runs)} configurations take on this machine, once (up to half a minute) ...")
-        calibrate.measure(tasks, runs, self.manifest, place)
-        return calibrate.known(self.planned, self.manifest, place)
+        if tasks or runs:
+            what = f"how long {len(runs)} configurations take" if runs else "the lengths of texts"
+            say(f"measuring {what} on this machine, once (up to half a minute) ...")
+            calibrate.measure(tasks, runs, self.manifest, place, {p.spec.seed for p in self.planned})
+            found = calibrate.known(self.planned, self.manifest, place)
+        if asked := peaks.missing(self.planned, found, self.manifest):
+            say(f"simulating a step of {len(asked)} configurations for its peak memory, once (some seconds each) ...")
+            peaks.remember(calibrate.simulate(asked, self.manifest, place), self.manifest)
+        return found
+
+    def peaks(self, costs: Costs) -> dict[str, Peak]:
+        """The peak memory of each run's step by spec id, as far as plans have asked."""
+        return peaks.known(self.planned, costs, self.manifest)
 
 
 def prepare(

@@ -73,8 +73,7 @@ class Run:
         lengths = self.data["train"].lengths
         t = self.spec.train
         order = batches.order(lengths, t.batch_size, t.steps, devices.stream("order", *axes))
-        sizes = [len(indices) * int(lengths[indices].max()) for indices in order]
-        widest = max(range(len(sizes)), key=lambda i: (i > 0, sizes[i]))  # the first step still makes optimiser state
+        widest = batches.widest(lengths, order)
         pad = self.backbone.tokenizer.pad_token_id
         devices.seed("dropout", *axes)
         clock.lap("load")

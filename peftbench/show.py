@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peftbench import record
+from peftbench.peaks import UNVERIFIED, Peak
 from peftbench.progress import duration
 from peftbench.record import Record
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from peftbench.tasks.data import TaskOption
 
 WIDTH = 110
+UNASKED = Peak(None, note="not simulated: `plan` does that for grids that take a minute or longer")
 SIZES = {
     "matched": "",
     "nearest": "nearest size",
@@ -27,13 +29,16 @@ SIZES = {
 
 
 def plan_rows(
-    prepared: Prepared, records: Iterable[Record], predicted: Mapping[str, Predicted]
+    prepared: Prepared,
+    records: Iterable[Record],
+    predicted: Mapping[str, Predicted],
+    peaks: Mapping[str, Peak],
 ) -> list[dict[str, Any]]:
     """One JSON-ready row a run of the grid, in the order in which they run."""
     latest = record.latest(records)
     rows = []
     for p in prepared.planned:
-        s = p.spec
+        s, peak = p.spec, peaks.get(p.spec.id, UNASKED)
         rows.append(
             {
                 "spec_id": s.id,
@@ -51,6 +56,10 @@ def plan_rows(
                 "predicted_seconds": round(predicted[s.id].seconds, 1),
                 "predicted_from": predicted[s.id].source,
                 "calibrated_seconds": _rounded(predicted[s.id].measured),
+                "predicted_peak_bytes": peak.bytes,
+                "predicted_peak_batch": peak.batch,
+                "predicted_peak_is_bound": peak.at_most,
+                "predicted_peak_note": peak.note,
                 "took_seconds": _rounded(latest[s.id].body["seconds"]["total"]) if s.id in latest else None,
                 "status": latest[s.id].status if s.id in latest else None,
             }
@@ -85,7 +94,7 @@ def plan_summary(prepared: Prepared, rows: Sequence[Mapping[str, Any]], jobs: in
     passes = f", then one profile pass a task ({len(prepared.facts.tasks)})" if e.profile is not None else ""
     done = len(rows) - len(left)
     lines.append(f"{e.name}: {len(rows)} runs, {done} finished, {len(left)} to run (~{duration(spent)}{by}){passes}")
-    lines += [said] if (said := _error(rows, jobs)) else []
+    lines += [said for said in (_memory(rows), _error(rows, jobs)) if said]
     return "\n".join(lines)
 
 
@@ -100,6 +109,31 @@ def _error(rows: Sequence[Mapping[str, Any]], jobs: int) -> str:
         f"calibration against {len(done)} finished runs: {duration(said / jobs)} predicted, "
         f"{duration(took / jobs)} taken ({said / took - 1:+.0%}; "
         f"a single run: median {apart[len(apart) // 2]:.0%}, at most {apart[-1]:.0%})"
+    )
+
+
+def _memory(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Between which peaks the runs lie; nothing where none was predicted."""
+    told = sorted((r for r in rows if r["predicted_peak_bytes"] is not None), key=lambda r: r["predicted_peak_bytes"])
+    if not told:
+        return ""
+    low, high = told[0], told[-1]
+    where = f", {UNVERIFIED}" if any(UNVERIFIED in (r["predicted_peak_note"] or "") for r in told) else ""
+    return (
+        f"predicted peak memory of a training step: {_peak(low)} ({low['label']}) to {_peak(high)} ({high['label']})"
+        f"{where}"
+    )
+
+
+def _peak(row: Mapping[str, Any]) -> str:
+    """`145 MiB`; "≤" before what is an upper bound, a dash for what was not predicted."""
+    if row["predicted_peak_bytes"] is None:
+        return "—"
+    size, unit = (row["predicted_peak_bytes"] / 2**20, "MiB")
+    if size >= 1024:
+        size, unit = size / 1024, "GiB"
+    return (
+        f"{'≤ ' if row['predicted_peak_is_bound'] else ''}{size:,.{2 if size < 10 else 1 if size < 100 else 0}f} {unit}"
     )
 
 
@@ -130,11 +164,15 @@ def plan_table(rows: Sequence[Mapping[str, Any]], reference: str) -> str:
                 "lr": f"{r['lr']:g}",
                 "steps": r["steps"],
                 "seeds": len(runs),
+                "peak": _peak(r),
                 "each": f"~{duration(r['predicted_seconds'])}",
                 "done": f"{finished}/{len(runs)}" + (f", {failed} failed" if failed else ""),
             }
         )
-    right = ("right" if k in ("trainable", "off budget", "lr", "steps", "seeds", "each") else "left" for k in lines[0])
+    right = (
+        "right" if k in ("trainable", "off budget", "lr", "steps", "seeds", "peak", "each") else "left"
+        for k in lines[0]
+    )
     return str(tabulate(lines, headers="keys", tablefmt="simple", colalign=tuple(right), disable_numparse=True))
 
 

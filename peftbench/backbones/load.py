@@ -150,6 +150,7 @@ def blank(
     roles: Mapping[str, Any] | None = None,
     *,
     dtype: str = "float32",
+    dropout: float | None = None,
     gradient_checkpointing: bool = False,
     layers: int | None = None,
 ) -> Backbone:
@@ -157,7 +158,7 @@ def blank(
 
     `layers` stands in for the configuration's number of layers.
     """
-    config = _config(origin, labels, kind, None)
+    config = _config(origin, labels, kind, dropout)
     if layers is not None:
         config.num_hidden_layers = layers
         if getattr(config, "layer_types", None) is not None:

@@ -48,6 +48,15 @@ def evaluation(lengths: Sequence[int] | Array, batch_size: int) -> list[Array]:
     return [by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)]
 
 
+def widest(lengths: Sequence[int] | Array, batches: Sequence[Array]) -> int:
+    """The index of the batch with the most tokens, padding included; not the first one, unless it is alone.
+
+    Its step is the one whose memory is tracked, and the first step still makes the optimiser's state.
+    """
+    sizes = np.asarray(lengths)
+    return max(range(len(batches)), key=lambda i: (i > 0, len(batches[i]) * int(sizes[batches[i]].max())))
+
+
 def padded(lengths: Sequence[int] | Array, batches: Sequence[Array]) -> tuple[int, int]:
     """(real tokens, tokens with padding) of the batches."""
     sizes = np.asarray(lengths)

@@ -1,0 +1,107 @@
+"""The peak memory of every run of a grid: what to ask, and what earlier plans were told. Imports no torch.
+
+Each configuration is simulated once for each task, on the largest batch that any of its seeds will see (calibrate.py
+has read the texts). Where the texts could not be read it is the largest batch that there can be: "at most". The answers
+depend on no machine and are kept by package versions and the code that trains.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from peftbench.calibrate import Costs, batch_key, task_key
+from peftbench.manifest import ENGINE, Manifest, Store, method_files, versions
+from peftbench.plan import Planned
+from peftbench.spec import as_dict, digest
+
+UNVERIFIED = "simulated with the CPU's kernels; not verified on a GPU"
+PARTLY = "at most: only some of the micro-batches are padded, or there is one step only"
+UNREAD = "at most: the lengths of the task's texts are not known"
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Bytes of the step that a run's record tracks, and the (texts, tokens) of its batch; None: not predicted."""
+
+    bytes: int | None
+    batch: tuple[int, int] | None = None
+    at_most: bool = False
+    note: str | None = None  # what the figure leaves open, or why there is none
+
+
+def known(planned: Sequence[Planned], costs: Costs, manifest: Manifest) -> dict[str, Peak]:
+    """The peak of each run by spec id, as far as plans have asked."""
+    answers = _store(manifest).answers
+    found = {}
+    for spec_id, (key, asked) in _questions(planned, costs).items():
+        if key in answers:
+            a = answers[key]
+            at_most = None if a["bytes"] is None else _at_most(asked["batch"])
+            remarks = [a.get("refused"), at_most, UNVERIFIED if costs.device not in (None, "cpu") else None]
+            note = "; ".join(r for r in remarks if r) or None
+            found[spec_id] = Peak(a["bytes"], tuple(a["batch"]) if a["bytes"] else None, at_most is not None, note)
+    return found
+
+
+def missing(planned: Sequence[Planned], costs: Costs, manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """The questions that no plan has asked yet, by key."""
+    answers = _store(manifest).answers
+    return {key: asked for key, asked in _questions(planned, costs).values() if key not in answers}
+
+
+def remember(told: Mapping[str, Mapping[str, Any]], manifest: Manifest) -> None:
+    store = _store(manifest)
+    for key, answer in told.items():
+        store.get(key, lambda answer=answer: answer)  # type: ignore[misc]
+    store.save()
+
+
+def _questions(planned: Sequence[Planned], costs: Costs) -> dict[str, tuple[str, dict[str, Any]]]:
+    """What is asked about each run, by spec id, and its key: what decides the bytes, and neither rate nor seed."""
+    largest: dict[str, Mapping[str, Any]] = {}
+    for p in planned:
+        key, now = task_key(p.spec), costs.batches.get(batch_key(p.spec)) or _at_worst(p)
+        if key not in largest or _tokens(now) > _tokens(largest[key]):
+            largest[key] = now
+    found = {}
+    for p in planned:
+        s, t, batch = p.spec, p.spec.train, largest[task_key(p.spec)]
+        backbone = as_dict(s.backbone)
+        told = [backbone, p.task.kind, p.task.labels, batch, t.accumulation, t.clip is None, t.weight_decay > 0]
+        key = digest([*told, s.method.name, s.method.version, dict(s.method.hyper)])[:24]
+        found[s.id] = key, {"spec": as_dict(s), "kind": p.task.kind, "labels": p.task.labels, "batch": batch}
+    return found
+
+
+def _at_worst(p: Planned) -> dict[str, Any]:
+    """The largest batch that the limits allow; padded, since a mask costs memory."""
+    t = p.spec.train
+    return {"rows": t.batch_size, "length": t.max_length, "padded": True, "exact": False}
+
+
+def _at_most(batch: Mapping[str, Any]) -> str | None:
+    """Why the figure is an upper bound; None where it is exact."""
+    return None if batch["exact"] else PARTLY if "tensors" in batch else UNREAD
+
+
+def _tokens(batch: Mapping[str, Any]) -> tuple[int, bool]:
+    """By what one batch is larger than another: its tokens, those of an answer apart too, and padding."""
+    if "tensors" not in batch:
+        return batch["rows"] * batch["length"], True
+    shapes = batch["tensors"]
+    names = ("input_ids", "decoder_input_ids")
+    return sum(prod(shapes[n][1:]) for n in names if n in shapes), batch["padded"]
+
+
+def _store(manifest: Manifest) -> Store:
+    engine = [*ENGINE.glob("*.py"), *ENGINE.glob("backbones/*"), *ENGINE.glob("measure/*.py")]
+    files = sorted({*(p for p in engine if p.is_file()), *method_files(), *manifest.plugins})
+    kept = {
+        "packages": versions("torch", "transformers", "bitsandbytes"),
+        "code": [hashlib.sha256(p.read_bytes()).hexdigest() for p in files],
+    }
+    return Store(manifest.folder, "peaks", digest(kept))

@@ -280,7 +280,8 @@ SHAPE = {"train": {"10": 3, "15": 2}, "validation": {"10": 1.0}, "test": {"20": 
 
 def measured(planned: list[Any], **cost: Any) -> Costs:
     keys = [calibrate.task_key(p.spec) for p in planned]
-    return Costs(3.0, dict.fromkeys(keys, 1.0), dict.fromkeys(keys, SHAPE), cost)
+    batches = {calibrate.batch_key(p.spec): {} for p in planned}
+    return Costs(3.0, dict.fromkeys(keys, 1.0), dict.fromkeys(keys, SHAPE), cost, batches)
 
 
 def test_times_come_from_finished_runs_of_the_same_label_scaled_by_their_steps(asked: experiment.Experiment) -> None:

@@ -95,7 +95,7 @@ def _step_memory(told: Mapping[str, Any]) -> list[Measured]:
 
 def parts(name: str, told: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """One benchmark for each model and dtype, by name, where one file holds several."""
-    if not isinstance(told["rows"], list):
+    if not isinstance(told.get("rows"), list):
         return {name: told}
     found: dict[str, dict[str, Any]] = {}
     for row in told["rows"]:

@@ -15,7 +15,7 @@ import pytest
 
 from peftbench import record, report
 from peftbench.errors import UserError
-from peftbench.report import curves, format, fresh, parallel, placement, plots, quality, style
+from peftbench.report import curves, format, fresh, placement, plots, quality, style
 
 ROOT = Path(__file__).resolve().parent.parent
 STAND_IN = {"embedded/dialog_pairs": "glue/rte"}
@@ -193,26 +193,19 @@ def test_a_failed_run_and_an_empty_curve_do_not_stop_the_report(tmp_path):
     assert [p.name for p in paths if p.suffix == ".png"] == ["quickstart--embedded_question_type--loss.png"]
 
 
-def test_figures_are_the_same_bytes_wherever_they_are_drawn(tmp_path, monkeypatch):
+def test_figures_are_the_same_bytes_whatever_style_the_user_has_set(tmp_path, monkeypatch):
     import matplotlib
 
     tasks = {"embedded/a": None, "embedded/b": None, **STAND_IN}
     bodies = factories.grid(["full", "lora"], tasks=tasks)
     bodies += [factories.profile(["full", "lora"], task=task, stand_in_for=asked) for task, asked in tasks.items()]
     factories.write_all(tmp_path, bodies)
-    alone = report.write(tmp_path, tmp_path / "alone", processes=1)
-    monkeypatch.setitem(matplotlib.rcParams, "axes.titlepad", 40.0)  # another process would not know of it
-    together = report.write(tmp_path, tmp_path / "together", processes=2)
+    alone = report.write(tmp_path, tmp_path / "alone")
+    monkeypatch.setitem(matplotlib.rcParams, "axes.titlepad", 40.0)
+    together = report.write(tmp_path, tmp_path / "together")
     assert len([p for p in alone if p.suffix == ".png"]) == 15
     assert [p.read_bytes() for p in alone] == [p.read_bytes() for p in together]
     assert [p.name for p in alone] == [p.name for p in together]
-
-
-def test_what_stops_another_process_from_drawing_is_said(tmp_path):
-    factories.write_all(tmp_path, factories.grid(["full", "lora"], tasks={"embedded/a": None, "embedded/b": None}))
-    good, bad = report.load(tmp_path).comparisons
-    with pytest.raises(RuntimeError, match=r"process that draws figures ended with 1(?s:.*)KeyError: 'full'"):
-        parallel.figures([(good, style.looks([good])), (bad, {})], processes=2)
 
 
 @pytest.fixture

@@ -41,20 +41,18 @@ def write(
     results_dir: Path | str,
     out_dir: Path | str | None = None,
     loaded: Loaded | None = None,
-    processes: int | None = None,
 ) -> list[Path]:
     """Write every table and figure and `report.md`, which shows them all; returns the paths, `report.md` first.
 
     Under `results_dir`/report, or in `out_dir`. Each file appears whole or not at all; what an earlier report left and
-    this one lacks is removed, and nothing else. Several `processes` draw the figures of many tables: as many as there
-    are cores, unless told. Raises UserError without any run or for a directory it cannot write to.
+    this one lacks is removed, and nothing else. Raises UserError without any run or for a directory it cannot write to.
     """
     from . import page
 
     loaded = loaded or load(results_dir)
     comparisons = _some(loaded, results_dir).comparisons
     folder = Path(out_dir) if out_dir is not None else Path(results_dir) / FOLDER
-    written = files.write(folder, page.build(comparisons, averages(comparisons), loaded.passes, processes))
+    written = files.write(folder, page.build(comparisons, averages(comparisons), loaded.passes))
     fresh.seal(folder, loaded.sources)
     return written
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from . import costs, export, latency_page, parallel, plots, tables
+from . import costs, export, latency_page, plots, tables
 from .average import Average
 from .latency import Latencies
 from .samples import first_sample
@@ -32,18 +32,16 @@ def build(
     comparisons: Sequence[Comparison],
     averages: Sequence[Average],
     passes: Sequence[Latencies] = (),
-    processes: int | None = None,
 ) -> Iterator[tuple[str, bytes]]:
-    """(path, content) of every file, `report.md` first; `processes` draw the figures of the comparisons."""
+    """(path, content) of every file, `report.md` first."""
     files: dict[str, bytes] = {}
     figures: dict[str, list[str]] = {}
     by_experiment = {
         name: [c for c in comparisons if c.experiment == name] for name in _experiments([*comparisons, *passes])
     }
     looks = {name: plots.looks(group) for name, group in by_experiment.items()}
-    ordered = [c for group in by_experiment.values() for c in group]
-    drawn = parallel.figures([(c, looks[c.experiment]) for c in ordered], processes)
-    for c, images in zip(ordered, drawn, strict=True):
+    for c in (c for group in by_experiment.values() for c in group):
+        images = list(plots.figures(c, looks[c.experiment]))
         files |= {f"tables/{name}": text.encode() for name, text in _tables(c)}
         files |= {f"figures/{name}": content for name, content in images}
         figures[c.slug] = [name for name, _ in images if name.endswith(".png")]

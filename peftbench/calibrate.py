@@ -92,13 +92,13 @@ def measure(
     asked = {"tasks": _plain(tasks), "runs": _plain(runs)}
     for told in _asked(asked, manifest, place, {"seconds": SECONDS, "seeds": sorted(set(seeds))}):
         for name in ("start", "device"):
-            store.get(name, lambda told=told, name=name: told[name])  # type: ignore[misc]
+            store.put(name, told[name])
         for kind, part in (("load", "loads"), ("shape", "shapes"), ("batch", "batches"), ("cost", "costs")):
             for key, value in told[part].items():
-                store.get(f"{kind} {key}", lambda value=value: value)  # type: ignore[misc]
+                store.put(f"{kind} {key}", value)
     for kind, specs in (("load", tasks), ("shape", tasks), ("cost", runs)):
         for key in _settled(specs, {k for k in specs if f"{kind} {k}" in store.answers}):
-            store.get(f"{kind} {key}", lambda: None)  # asked in vain: another plan does not wait for it again
+            store.put(f"{kind} {key}", None)  # asked in vain: another plan does not wait for it again
     store.save()
 
 

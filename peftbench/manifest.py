@@ -137,6 +137,10 @@ class Store:
             self.changed = True
         return self.answers[question]
 
+    def put(self, question: str, answer: Any) -> None:
+        """Keep an answer that is there already, unless one is kept."""
+        self.get(question, lambda: answer)
+
     def save(self) -> None:
         if not self.changed:
             return

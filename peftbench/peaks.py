@@ -56,7 +56,7 @@ def missing(planned: Sequence[Planned], costs: Costs, manifest: Manifest) -> dic
 def remember(told: Mapping[str, Mapping[str, Any]], manifest: Manifest) -> None:
     store = _store(manifest)
     for key, answer in told.items():
-        store.get(key, lambda answer=answer: answer)  # type: ignore[misc]
+        store.put(key, answer)
     store.save()
 
 

@@ -32,7 +32,10 @@ def profile(
     data_dir: DataDir = None,
     device: Device = None,
     only: OnlyPart = None,
-    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Timed rounds, in place of the file's.")] = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Timed rounds in each process.")] = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", min=1, help="One after another, in place of the file's.")
+    ] = None,
     plugin: Plugins = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -41,14 +44,14 @@ def profile(
     from peftbench import record, runner
     from peftbench.plan import passes
     from peftbench.prepare import prepare
-    from peftbench.report import passed
+    from peftbench.report import passed, pooled
     from peftbench.workers import WorkerError
 
     check_device(device)
     threads = threads_asked()
     prepared = prepare(experiment, only or (), data_dir, plugin or ())
     read, chosen = prepared.experiment, prepared.results_dir(results)
-    asked = read.profile_of(rounds)
+    asked = read.profile_of(rounds, processes)
     specs = passes(read, asked, prepared.planned)
     before = {r.path for r in record.read_all(chosen)}
     session = {
@@ -71,7 +74,7 @@ def profile(
         print(f"error: {e}", file=sys.stderr)
         raise typer.Exit(1) from e
     records = record.read_all(chosen)
-    done = [r for r in records if r.path not in before and r.is_finished]
+    done = pooled.passes(r for r in records if r.path not in before and r.is_finished)
     if as_json:
         print_json(passed.rows(done, records))
     elif not quiet:

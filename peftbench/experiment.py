@@ -113,8 +113,9 @@ class Latency(Part):
 class Profile(Part):
     """The pass that measures times, after the runs and with none beside it."""
 
-    rounds: Count = Field(11, description="timed rounds through all methods; few make wide intervals")
-    warmup: int = Field(2, ge=0, description="rounds before them that are not timed")
+    processes: Count = Field(5, description="that take it one after another; the ratios' intervals are over them")
+    rounds: Count = Field(5, description="timed rounds through all methods, in each process")
+    warmup: int = Field(2, ge=0, description="rounds before them that are not timed, in each process")
     latency: Latency = Latency()
 
 
@@ -160,11 +161,17 @@ class Experiment(Part):
         """A place in this experiment's file, to begin a message with."""
         return self._document.where(place)
 
-    def profile_of(self, rounds: int | None = None) -> Profile:
-        """The profile pass as the file has it, the defaults where it has none, with `rounds` in place of its own."""
+    def profile_of(self, rounds: int | None = None, processes: int | None = None) -> Profile:
+        """The profile pass as the file has it, or the defaults; what is given stands in place of its own.
+
+        Given `rounds`, latencies are timed in as many.
+        """
         asked = self.profile or Profile()
-        latency = asked.latency.model_copy(update={"rounds": None})  # as many as asked
-        return asked if rounds is None else asked.model_copy(update={"rounds": rounds, "latency": latency})
+        if processes is not None:
+            asked = asked.model_copy(update={"processes": processes})
+        if rounds is None:
+            return asked
+        return asked.model_copy(update={"rounds": rounds, "latency": asked.latency.model_copy(update={"rounds": None})})
 
     def error(self, place: Place, said: str) -> UserError:
         """A mistake at a place in this experiment's file."""
@@ -243,7 +250,7 @@ def _normalised(document: Document, mistakes: list[UserError]) -> dict[str, Any]
         plain["profile"] = {} if plain["profile"] else None
     elif "profile" in plain and plain["profile"] is None:
         mistakes.append(
-            document.error(("profile",), "given nothing; valid: false, or a mapping with rounds and warmup")
+            document.error(("profile",), "given nothing; valid: false, or a mapping with processes, rounds and warmup")
         )
     if isinstance(plain.get("methods"), list):
         entries = []

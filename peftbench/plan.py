@@ -6,6 +6,7 @@ settled one profile pass a task.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +92,7 @@ def asked(
 
 
 def profiles(experiment: Experiment, planned: Sequence[Planned], records: Iterable[Record]) -> list[ProfileSpec]:
-    """One profile pass a task, over the configurations that finished there; none where it is switched off."""
+    """A profile pass a task, over the configurations that finished there; none where it is switched off."""
     if experiment.profile is None:
         return []
     finished = record.finished(records)
@@ -99,12 +100,15 @@ def profiles(experiment: Experiment, planned: Sequence[Planned], records: Iterab
 
 
 def passes(experiment: Experiment, asked: Profile, planned: Iterable[Planned]) -> list[ProfileSpec]:
-    """One profile pass a task over all that is planned there, whether it has run or not."""
+    """A profile pass a task over all that is planned there, whether it has run or not.
+
+    Its processes take turns with those of other tasks, so that each task's are spread over the time.
+    """
     by_task: dict[str, dict[str, RunSpec]] = {}
     for p in planned:
         by_task.setdefault(p.spec.task.name, {})[p.label] = p.spec
     specs = []
-    for runs in by_task.values():
+    for process, runs in itertools.product(range(asked.processes), by_task.values()):
         first = next(iter(runs.values()))
         specs.append(
             ProfileSpec(
@@ -119,6 +123,7 @@ def passes(experiment: Experiment, asked: Profile, planned: Iterable[Planned]) -
                 warmup=asked.warmup,
                 reference=experiment.reference,
                 latency=LatencySpec(**asked.latency.model_dump()),
+                process=process,
             )
         )
     return specs

@@ -171,9 +171,12 @@ class Terminal:
         if not self.heading_is_shown:
             self._print(_columns(*(name for name, _ in COLUMNS)), style="bold")
             self.heading_is_shown = True
-        method, seed = (spec.method.label, str(spec.seed)) if isinstance(spec, RunSpec) else ("profile", "")
+        if isinstance(spec, RunSpec):
+            method, number = spec.method.label, spec.seed
+        else:
+            method, number = "profile", spec.process
         score = outcome(facts) if facts["status"] == "finished" else ""
-        row = _columns(facts["status"], method, spec.task.name, seed, score, f"{facts['seconds']:.1f}")
+        row = _columns(facts["status"], method, spec.task.name, str(number), score, f"{facts['seconds']:.1f}")
         self._print(row, style="" if facts["status"] == "finished" else "red")
         if facts["reason"]:
             self._print(f"{'':9} {facts['reason']}", style="red")
@@ -212,7 +215,11 @@ class Terminal:
 def title(spec: Spec) -> str:
     """A run in words; a stand-in goes by its own name, with the task that it stands in for behind it."""
     task = spec.task.name + (f" (in place of {spec.task.stand_in_for})" if spec.task.stand_in_for else "")
-    return f"{spec.method.label} on {task}, seed {spec.seed}" if isinstance(spec, RunSpec) else f"profile on {task}"
+    return (
+        f"{spec.method.label} on {task}, seed {spec.seed}"
+        if isinstance(spec, RunSpec)
+        else f"profile on {task}, process {spec.process}"
+    )
 
 
 def outcome(facts: Mapping[str, Any]) -> str:

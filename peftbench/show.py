@@ -91,7 +91,9 @@ def plan_summary(prepared: Prepared, rows: Sequence[Mapping[str, Any]], jobs: in
     left = [r for r in rows if r["status"] != "finished"]
     spent = sum(r["predicted_seconds"] for r in left) / jobs + (loading if left else 0.0)
     by = ", by arithmetic alone: plan measures" if any(r["predicted_from"] == "arithmetic" for r in left) else ""
-    passes = f", then one profile pass a task ({len(prepared.facts.tasks)})" if e.profile is not None else ""
+    passes = ""
+    if e.profile is not None:
+        passes = f", then a profile pass a task ({len(prepared.facts.tasks)}), each in {e.profile.processes} processes"
     done = len(rows) - len(left)
     lines.append(f"{e.name}: {len(rows)} runs, {done} finished, {len(left)} to run (~{duration(spent)}{by}){passes}")
     lines += [said for said in (_memory(rows), _error(rows, jobs)) if said]

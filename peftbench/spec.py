@@ -100,13 +100,16 @@ class RunSpec:
         )
 
 
+TAIL = 20  # samples from which on one of them lies beyond the 95th percentile
+
+
 @dataclass(frozen=True)
 class LatencySpec:
     """At which shapes inference is timed."""
 
     batches: tuple[int, ...] = (1, 8, 32)
     lengths: tuple[int, ...] = ()  # tokens; beside the task's median length
-    rounds: int | None = None  # None: as many as for the step time
+    rounds: int | None = None  # in each process; None: as many as for the step time
     tokens: int = 8  # written after each prompt, where the network generates
 
     @classmethod
@@ -117,7 +120,7 @@ class LatencySpec:
 
 @dataclass(frozen=True)
 class ProfileSpec:
-    """One profile pass: every configuration of a grid on one task, interleaved, when all runs are done."""
+    """One process's part of a profile pass: every configuration on one task, interleaved, when all runs are done."""
 
     backbone: BackboneSpec
     task: TaskSpec
@@ -130,6 +133,7 @@ class ProfileSpec:
     warmup: int = 2
     reference: str = "full"  # the label that ratios are taken to
     latency: LatencySpec = LatencySpec()
+    process: int = 0  # which of those that take the pass, one after another; reports read them as one
 
     @property
     def id(self) -> str:
@@ -137,7 +141,7 @@ class ProfileSpec:
 
     @property
     def slug(self) -> str:
-        return slug("profile", self.task.name)
+        return slug("profile", self.task.name, *([f"p{self.process}"] if self.process else []))
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> ProfileSpec:

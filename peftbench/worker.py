@@ -167,15 +167,16 @@ class Worker:
             self.channel.send("unwritable", **_told(error))
             return False
         broken = ending.status != "finished" and _device_is_broken(ending.reason)
+        last = broken or job.kind == "profile"  # each of these is to be timed in a process of its own
         self.channel.send(
             "ended",
             status=ending.status,
             reason=ending.reason,
             seconds=(datetime.now(UTC) - started).total_seconds(),
             metrics=ending.body.get("metrics"),
-            retire=broken,
+            retire=last,
         )
-        return not broken
+        return not last
 
     def _carry_out(self, job: Job) -> Ending:
         work: Callable[..., Mapping[str, Any]] = self.session.execute if job.kind == "run" else self.session.profile

@@ -26,6 +26,9 @@ from peftbench.errors import UserError
 from peftbench.spec import spec_id
 from peftbench.worker import Ending, Job, record_of
 
+# Otherwise glibc gives a large tensor's memory back when it is freed, and the system clears each page anew for the next
+# one, in every step; most of all for the logits of a large vocabulary.
+KEEP_MEMORY = f"glibc.malloc.mmap_threshold={2**34}:glibc.malloc.trim_threshold={2**34}"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 STARTS = 3  # workers that may die one after another before any of them was ready
 LAST_WORDS = 4000  # characters kept of what a dead worker printed
@@ -241,7 +244,8 @@ class Pool:
 
 def environment_of(threads: int | None) -> dict[str, str]:
     """The environment of a process that computes on so many threads: libraries read it when they are imported."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
+    env = {"GLIBC_TUNABLES": KEEP_MEMORY, **os.environ}
+    env["PYTHONPATH"] = os.pathsep.join(p or os.getcwd() for p in sys.path)
     return env | {"TOKENIZERS_PARALLELISM": "false"} | ({v: str(threads) for v in THREAD_VARIABLES} if threads else {})
 
 

@@ -129,13 +129,16 @@ def profile(
     step_ms: Mapping[str, float] | None = None,
     others: float | str | None = "not recorded",
     work: bool = False,
+    process: int = 0,
 ) -> dict[str, Any]:
     """The body of one profile pass over `labels`; `others` is the share of the cores that other programs used.
 
     With `work` it has what steps are made of and the ratios' intervals, which older records lack.
     """
     methods = tuple(method_spec(label) for label in labels)
-    asked = spec.ProfileSpec(BACKBONE, task_spec(task, stand_in_for), methods, (5e-3,) * len(labels), 16, 96)
+    asked = spec.ProfileSpec(
+        BACKBONE, task_spec(task, stand_in_for), methods, (5e-3,) * len(labels), 16, 96, process=process
+    )
     rows = [
         _profile_row(label, task, (step_ms or {}).get(label, EIGHT.get(label, EIGHT["lora"])[7])) for label in labels
     ]

@@ -24,7 +24,7 @@ name: tiny
 backbone: tiny-encoder
 tasks: [{task: synthetic/classification, rows: 60}]
 budget: {trainable_params: 2000, tolerance: 0.2, steps: 3, seeds: 2, max_length: 16, batch_size: 4}
-profile: {rounds: 1, warmup: 0}
+profile: {processes: 1, rounds: 1, warmup: 0}
 methods: [full, lora]
 """
 
@@ -312,7 +312,7 @@ def test_profile_asks_for_one_pass_a_task_without_any_run(
     monkeypatch.setattr(runner, "run", run)
     path = tmp_path / "e.yaml"
     path.write_text(TINY.replace("profile: {rounds: 1, warmup: 0}", "profile: false"))
-    assert call("profile", str(path), "--only", "method=lora", "--rounds", "3", "-q").code == 0
+    assert call("profile", str(path), "--only", "method=lora", "--rounds", "3", "--processes", "1", "-q").code == 0
     ((spec,), where, more) = asked[0]
     assert (spec.slug, spec.rounds, [m.label for m in spec.methods]) == (
         "profile--synthetic_classification",

@@ -99,7 +99,7 @@ def test_a_merged_mapping_gives_way_to_what_is_written(tmp_path: Path) -> None:
         ("train: {patience: 3}", ["train (line 5)", "patience needs evaluations", "eval_every"]),
         ("train: {checkpoint: best}", ["checkpoint: best needs evaluations"]),
         ("profile: {round: 3}", ["profile.round", "did you mean 'rounds'?"]),
-        ("profile: 3", ["profile (line 5)", "given 3", "rounds, warmup"]),
+        ("profile: 3", ["profile (line 5)", "given 3", "processes, rounds, warmup"]),
         ("profile:", ["profile", "given nothing", "false"]),
         ("jobs: '2'", ["jobs", "given '2'", "whole number"]),
         ("device: gpu", ["device", "given 'gpu'", "auto, cpu, cuda"]),

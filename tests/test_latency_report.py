@@ -8,7 +8,7 @@ from typing import Any
 
 import factories
 
-from peftbench import report
+from peftbench import record, report
 from peftbench.report import latency
 
 
@@ -89,12 +89,7 @@ def test_a_record_by_shape_fills_the_comparisons_columns_as_an_older_one_does(tm
 
 
 def test_an_older_record_has_no_table_by_shape():
-    class Old:
-        kind, is_finished, experiment, spec_id, order = "profile", True, "e", "s", ("", 1, "")
-        spec = {"task": {"name": "t"}}
-        body = factories.profile()
-
-    assert latency.of([Old()]) == []
+    assert latency.of([record.Record(Path("old.json"), {**factories.profile(), "attempt": 1})]) == []
 
 
 def test_rows_of_a_pass_alone_are_numbers_with_null_for_what_was_not_measured(tmp_path):

@@ -191,7 +191,7 @@ def test_profile_passes_come_when_all_runs_are_settled(asked: experiment.Experim
     records = [recorded(p.spec) for p in everything]
     assert not any(isinstance(s, ProfileSpec) for s in plan.plan(asked, everything, records[1:]))
     passes = plan.plan(asked, everything, records)
-    assert [p.task.name for p in passes] == ["one", "two"]
+    assert [p.task.name for p in passes] == ["one", "two"] * asked.profile_of().processes
     assert [m.label for m in passes[0].methods] == [c.label for c in CONFIGURATIONS]
     assert plan.plan(asked, everything, [*records, *map(recorded, passes)]) == []
 
@@ -207,14 +207,23 @@ def test_passes_without_runs_are_those_that_come_when_all_runs_have_finished(ask
     later = plan.plan(asked, everything, [recorded(p.spec) for p in everything])
     assert plan.passes(asked, asked.profile_of(), everything) == later
     more = plan.passes(asked, asked.profile_of(rounds=50), everything)
-    assert [p.rounds for p in more] == [50, 50]
+    assert {p.rounds for p in more} == {50}
     assert not {p.id for p in more} & {p.id for p in later}
 
 
 def test_a_files_rounds_hold_where_it_has_some_and_the_default_is_enough_for_an_interval(tmp_path: Path) -> None:
     given = load(tmp_path, TEXT + "profile: {rounds: 3}\n")
     assert given.profile_of().rounds == 3
-    assert load(tmp_path, TEXT + "profile: false\n").profile_of().rounds == experiment.Profile().rounds >= 10
+    assert load(tmp_path, TEXT + "profile: false\n").profile_of().rounds == experiment.Profile().rounds
+
+
+def test_the_processes_of_a_pass_take_turns_over_the_tasks(tmp_path: Path) -> None:
+    several = load(tmp_path, TEXT + "profile: {processes: 3}\n")
+    passes = plan.passes(several, several.profile_of(), grid(several))
+    tasks = len({p.task.name for p in passes})
+    assert [p.process for p in passes] == [n for n in range(3) for _ in range(tasks)]
+    assert len({p.id for p in passes}) == len(passes)
+    assert {p.process for p in plan.passes(several, several.profile_of(processes=2), grid(several))} == {0, 1}
 
 
 def test_profile_false_measures_no_times(tmp_path: Path) -> None:
@@ -227,7 +236,7 @@ def test_asked_has_what_is_done_too_so_that_progress_can_be_counted(asked: exper
     everything = grid(asked)
     records = [recorded(p.spec) for p in everything]
     assert len(plan.asked(asked, everything, records[:3])) == len(everything)
-    assert len(plan.asked(asked, everything, records)) == len(everything) + 2
+    assert len(plan.asked(asked, everything, records)) == len(everything) + 2 * asked.profile_of().processes
 
 
 def parse(asked: experiment.Experiment, *given: str) -> Only:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -304,10 +305,13 @@ def test_again_tells_how_the_new_attempt_ended_though_an_earlier_one_finished(go
     assert (outcome.code, outcome.counts) == (1, {"error": 1})
 
 
-def test_one_job_with_the_same_threads_keeps_its_worker_for_the_profile(go: Callable, tmp_path: Path) -> None:
+def test_each_profile_pass_has_a_process_that_ends_with_it(go: Callable, tmp_path: Path) -> None:
     run = fake_session.spec(0)
-    go([run, fake_session.profile(run)], threads=3, profile_threads=3)
-    assert len({line[0] for line in fake_session.journal(tmp_path / "journal")}) == 1
+    passes = [replace(fake_session.profile(run), process=n) for n in range(3)]
+    outcome = go([run, *passes], threads=3, profile_threads=3)
+    assert (outcome.code, outcome.counts) == (0, {"finished": 4})
+    by = [line[0] for line in fake_session.journal(tmp_path / "journal") if line[3] == "profile"]
+    assert len(set(by)) == len(by) == 3
 
 
 def test_a_pipe_gets_one_line_for_each_start_and_end(go: Callable) -> None:

@@ -14,7 +14,7 @@ import fake_session
 import psutil
 import pytest
 
-from peftbench import record
+from peftbench import record, workers
 from peftbench.errors import UserError
 from peftbench.worker import Job
 from peftbench.workers import Event, Pool, WorkerError, affinity
@@ -215,3 +215,10 @@ def test_work_goes_to_the_worker_that_has_it_loaded(pool: Pool, tmp_path: Path) 
     waiting = [job(tmp_path, 1, task="b"), job(tmp_path, 2, task="c"), job(tmp_path, 3, task="a")]
     ranked = sorted(waiting, key=lambda j: affinity(j, one, [two]))
     assert [j.spec.task.name for j in ranked] == ["a", "c", "b"]
+
+
+def test_a_worker_keeps_the_memory_it_frees_unless_the_user_tuned_malloc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert "mmap_threshold" in workers.environment_of(1)["GLIBC_TUNABLES"]
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=3")
+    assert workers.environment_of(1)["GLIBC_TUNABLES"] == "glibc.malloc.check=3"

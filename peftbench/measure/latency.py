@@ -23,11 +23,10 @@ from peftbench import devices, serving
 from peftbench.backbones.load import Backbone
 from peftbench.edit import Edit, NotMergeable
 from peftbench.measure import decoding, inputs, timing
-from peftbench.spec import ProfileSpec
+from peftbench.spec import TAIL, ProfileSpec
 from peftbench.tasks.tokens import Encoded
 
 BASE = "the base network, without adapters"
-TAIL = 20  # samples from which on one of them lies beyond the 95th percentile
 SOURCES = {
     "latency": "wall clock around whole passes in inference mode, the device synchronised; ratio to the base's own "
     "pass in the same round",

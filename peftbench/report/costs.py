@@ -14,7 +14,8 @@ GIGA, TERA = 10**9, 10**12
 LEGEND = (
     "Step: median ± half the distance between the quartiles. Forward, backward and optimizer: medians. Tokens: of the "
     "batch, without padding. FLOPs: counted operations of matrix products, attention and convolutions. Share: of the "
-    "rate that a large matrix product reached in the same rounds. In brackets: 95 % bootstrap interval of the median."
+    "rate that a large matrix product reached in the same rounds. In brackets: 95 % interval over the processes that "
+    "took the pass, or over the rounds of a single one."
 )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import record
 from ..record import Record
-from . import format, notes
+from . import format, notes, pooled
 from .statistics import safe
 from .tables import Column
 from .times import Spread
@@ -120,7 +120,7 @@ class Latencies:
 def of(records: Iterable[Record]) -> list[Latencies]:
     """The latencies of every finished profile pass that has them by shape, sorted by experiment and task."""
     counting = [r for r in record.latest(records).values() if r.kind == "profile" and r.is_finished]
-    passes = sorted((r for r in counting if _cells(r)), key=lambda r: (*_place(r), r.spec_id))
+    passes = sorted((r for r in pooled.passes(counting) if _cells(r)), key=lambda r: (*_place(r), r.spec_id))
     several = Counter(map(_place, passes))
     return [of_pass(r, r.spec_id[:6] if several[_place(r)] > 1 else "") for r in passes]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..record import Record
 from ..spec import digest
-from . import times
+from . import pooled, times
 
 if TYPE_CHECKING:
     from .statistics import Entry
@@ -86,6 +86,8 @@ def conditions(profile: Record) -> str:
     """What the times of a pass were measured under."""
     number = profile.body["env"].get("threads")
     threads = f"with {_count(number, 'thread')}" if number is not None else ""
+    if (several := pooled.processes(profile)) > 1:
+        threads += f"{', ' if threads else ''}in {several} processes"
     others = times.others_cpu_share(profile)
     if others is None:
         return f"Times: {', '.join(t for t in ('no other run of this command beside them', threads) if t)}."

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..record import Record, latest
-from . import costs, export, format, latency, notes, tables, times
+from . import costs, export, format, latency, notes, pooled, tables, times
 from .terminal import block
 from .times import Spread, Times
 
@@ -30,7 +31,7 @@ def rows(profiles: Iterable[Record], records: Sequence[Record]) -> list[dict[str
 
     "counts" tells whether the report's tables show this attempt: they show the first finished one.
     """
-    counting = latest(records)
+    counting = _counting(records)
     return [
         {
             "experiment": p.experiment,
@@ -39,8 +40,9 @@ def rows(profiles: Iterable[Record], records: Sequence[Record]) -> list[dict[str
             "method": m.label,
             "reference": p.spec["reference"],
             "attempt": _number(p, records),
-            "counts": counting[p.spec_id].path == p.path,
+            "counts": p.path in counting,
             "record": p.path.name,
+            "processes": pooled.processes(p),
             **export.measured(m.times),
             "product_flops_per_second": ((times.product(p) or {}).get("flops_per_second") or {}).get("median"),
         }
@@ -54,8 +56,7 @@ def text(profile: Record, records: Sequence[Record]) -> str:
     spec, found = profile.spec, measured(profile)
     shape = " × ".join(map(str, profile.body["rows"][0]["shape"]))
     title = (
-        f"{profile.experiment}: {spec['task']['name']} ({spec['backbone']['model']}, batch {shape}, "
-        f"{spec['rounds']} rounds)"
+        f"{profile.experiment}: {spec['task']['name']} ({spec['backbone']['model']}, batch {shape}, {_rounds(profile)})"
     )
     shown = [tables.text(costs.columns(spec["reference"]), found), *_latencies(profile, found)]
     return block(title, "\n\n".join(shown), list(_notes(profile, records, found)))
@@ -79,13 +80,25 @@ def _notes(profile: Record, records: Sequence[Record], found: Sequence[Measured]
             f"The machine's rate: products of two {size} matrices in {product['dtype']} reached "
             f"{format.scaled(rate.median, costs.GIGA)} GFLOP/s in the same rounds."
         )
-    counts = latest(records)[profile.spec_id]
+    counting = _counting(records)
+    counts = next((c for c in counting.values() if c.spec_id == profile.spec_id), profile)
     if counts.path != profile.path:
         yield (
             f"This is attempt {_number(profile, records)} of the same pass. The report's tables show the first "
             f"finished one, {counts.path.name}."
         )
         yield _agreement(found, measured(counts), profile.spec["reference"])
+
+
+def _counting(records: Sequence[Record]) -> dict[Path, Record]:
+    """The passes that the report's tables show, by the path of their first process's record."""
+    return {p.path: p for p in pooled.passes(r for r in latest(records).values() if r.kind == "profile")}
+
+
+def _rounds(profile: Record) -> str:
+    """Rounds, and processes where there are several."""
+    number, rounds = pooled.processes(profile), profile.spec["rounds"]
+    return f"{rounds} rounds" if number == 1 else f"{number} processes of {rounds} rounds"
 
 
 def _number(profile: Record, records: Sequence[Record]) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 from .. import record
 from ..record import Record
 from ..spec import digest
-from . import notes, times
+from . import notes, pooled, times
 
 LEVEL = 0.95  # of the interval by which the reference must beat the majority class
 PROPORTIONS = ("accuracy", "f1")  # shares of examples: their sampling error is at most about the binomial one
@@ -129,7 +129,7 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     """
     records = list(records)
     counting = record.latest(records)
-    profiles = [r for r in counting.values() if r.kind == "profile"]
+    profiles = pooled.passes(r for r in counting.values() if r.kind == "profile")
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for r in counting.values():
         if r.kind == "run":

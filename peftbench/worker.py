@@ -138,6 +138,8 @@ def main() -> None:
     except BaseException as error:
         channel.send("failed", by_user=isinstance(error, UserError), **_told(error))
         return
+    gc.collect()
+    gc.freeze()  # libraries and the session stay: they need not be looked through after every run
     channel.send("ready", env=worker.env)
     while (message := channel.messages.get())["do"] == "job":
         if not worker.serve(Job.from_json(message["job"])):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -43,6 +44,23 @@ def test_rounds_run_forwards_and_backwards_in_turn() -> None:
     bench = Bench(a=1.0, b=1.0, c=1.0)
     interleaved(bench.actions(), 2, 1, bench.synchronize, bench.clock)
     assert [entry for entry in bench.log if entry in "abc"] == [*"cba", *"abc", *"cba"]
+
+
+def test_what_a_round_leaves_behind_is_collected_before_the_next_and_nothing_stays_frozen() -> None:
+    left: list[weakref.ref[Circle]] = []
+    alive: list[int] = []
+
+    class Circle:
+        def __init__(self) -> None:
+            self.me = self
+
+    def action() -> None:
+        alive.append(sum(ref() is not None for ref in left))
+        left.append(weakref.ref(Circle()))
+
+    interleaved({"a": action}, 4, 0, lambda: None)
+    assert alive == [0, 0, 0, 0]
+    assert gc.get_freeze_count() == 0
 
 
 def test_the_last_action_ends_every_round_whatever_its_direction() -> None:

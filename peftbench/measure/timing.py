@@ -94,6 +94,8 @@ def interleaved(
         )
     samples: dict[str, list[float]] = {name: [] for name in actions}
     collecting = gc.isenabled()
+    gc.collect()
+    gc.freeze()  # the libraries' many objects need not be looked through again between rounds
     try:
         for number in range(-warmup, rounds):
             gc.collect()
@@ -107,6 +109,7 @@ def interleaved(
             if collecting:
                 gc.enable()
     finally:
+        gc.unfreeze()
         if collecting:
             gc.enable()
     return samples

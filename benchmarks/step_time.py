@@ -6,7 +6,8 @@
 Every method that peft has too. Before a case is timed both networks get the same weights, and their outputs must agree.
 A step is forward, loss, backward and fused AdamW over adapter and head; both sides, and for LoRA the frozen network
 with the same backward pass as well, take turns. Prints ratios (ours / theirs, taken within rounds: below 1 is faster)
-with a 95 % bootstrap interval, and writes the samples as JSON. Run it when nothing else runs on the machine.
+with a 95 % bootstrap interval, and writes the samples as JSON. Both sides keep the memory they free, as this suite's workers
+do (workers.KEEP_MEMORY), unless GLIBC_TUNABLES is set already. Run it when nothing else runs on the machine.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from cases import CASES, Case
 from tabulate import tabulate
 from twins import batch_for, build, difference, floor
 
-from peftbench import devices, environment
+from peftbench import devices, environment, workers
 from peftbench.measure import neighbours, timing
 
 USUAL = {"smollm2-135m": (8, 128, 7)}  # rows, tokens, rounds; a step takes seconds there
@@ -37,6 +40,7 @@ AGREE_DOUBLY = 1e-2  # doubly quantised: bitsandbytes rounds some absmax to anot
 
 def main() -> None:
     args = arguments()
+    keep_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     transformers.logging.set_verbosity_error()
@@ -59,6 +63,12 @@ def main() -> None:
         out.write_text(json.dumps(told, indent=1) + "\n")  # after each case: a long run that breaks off is not lost
         gc.collect()
     print(f"\n{table(told)}\nwritten: {out}")
+
+
+def keep_memory() -> None:
+    """Begin again with the setting, which the C library reads when a process starts."""
+    if "GLIBC_TUNABLES" not in os.environ:
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "GLIBC_TUNABLES": workers.KEEP_MEMORY})
 
 
 def about(args: argparse.Namespace) -> dict[str, Any]:

@@ -6,8 +6,8 @@
 Every method that peft has too. Before a case is timed both networks get the same weights, and their outputs must agree.
 A step is forward, loss, backward and fused AdamW over adapter and head; both sides, and for LoRA the frozen network
 with the same backward pass as well, take turns. Prints ratios (ours / theirs, taken within rounds: below 1 is faster)
-with a 95 % bootstrap interval, and writes the samples as JSON. Both sides keep the memory they free, as this suite's workers
-do (workers.KEEP_MEMORY), unless GLIBC_TUNABLES is set already. Run it when nothing else runs on the machine.
+with a 95 % bootstrap interval, and writes the samples as JSON. Both sides keep the memory they free, as this suite's
+workers do (workers.KEEP_MEMORY), unless GLIBC_TUNABLES is set already. Run it when nothing else runs on the machine.
 """
 
 from __future__ import annotations

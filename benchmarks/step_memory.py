@@ -82,6 +82,7 @@ def second_step(side: Side, batch: Batch) -> dict[str, Any]:
     optimizer = side.optimizer
     if optimizer is None:
         raise ValueError("nothing trains here, so there is no training step to measure")
+    optimizer.state.update(averages(side.net))
     trained = [p for p in side.net.parameters() if p.requires_grad]
     with LiveTensors({"trained": trained, "weights": frozen(side.net)}, optimizer) as live:
         loss = side.loss(batch)
@@ -93,6 +94,12 @@ def second_step(side: Side, batch: Batch) -> dict[str, Any]:
         side.after_step(2)
         optimizer.zero_grad(set_to_none=True)
     return live.record()
+
+
+def averages(net: nn.Module) -> dict[Any, Any]:
+    """peft keeps AdaLoRA's moving averages neither in the network nor in the optimizer's state, where ours are."""
+    allocator = getattr(getattr(net, "base_model", None), "rankallocator", None)
+    return {} if allocator is None else {allocator: [allocator.ipt, allocator.exp_avg_ipt, allocator.exp_avg_unc]}
 
 
 def frozen(net: nn.Module) -> list[Tensor]:

@@ -25,8 +25,8 @@ HEAD = """\
 
 Made by `scripts/predicted_time.py`. *Predicted* is what `plan` says from its calibration alone: a few real steps of
 each configuration, as many processes at a time as runs would share the machine. *Taken* is the median over the seeds
-of the committed records under `results/reference/`. The calibration was made after those runs and knows nothing of
-them. It counts the processor's time, so it speaks of a machine that does nothing else; other programs ran beside some
+of the committed records under `results/reference/`. The calibration knows nothing of those
+runs. It counts the processor's time, so it speaks of a machine that does nothing else; other programs ran beside some
 of the recorded runs, and the largest differences are theirs.
 """
 

@@ -129,7 +129,7 @@ FIGURE = PaperFigure(
     number=12,
     name="lr_sensitivity",
     title="Sensitivity to the learning rate",
-    paper=Paper("arXiv:2602.04998 (2026)", "Learning Rate Matters", "2602.04998", "the claim of its abstract"),
+    paper=Paper("Lee et al. 2026", "Learning Rate Matters: Vanilla LoRA May Suffice", "2602.04998", "its abstract"),
     published=(
         "Once each has a rate of its own, LoRA's variants end within 1 to 2 % of each other. \"LoRA Without Regret\" "
         "(Thinking Machines 2025): LoRA's best rate is about 10 times that of full fine-tuning, 15 times in short runs."

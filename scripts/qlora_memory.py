@@ -1,4 +1,4 @@
-"""Predict the memory of QLoRA's own cases (arXiv:2305.14314) and store it: results/paper/qlora_memory/qlora_memory.json.
+"""Predict the memory of QLoRA's own cases (arXiv:2305.14314), into results/paper/qlora_memory/qlora_memory.json.
 
 python scripts/qlora_memory.py         # minutes; no weights are loaded
 python -m peftbench figures qlora_memory
@@ -48,7 +48,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=FILE, help="the file; default: %(default)s")
     out = parser.parse_args().out
-    bits = {way: 8 * nf4.stored_bytes(WEIGHTS, double=double) / WEIGHTS for way, double in (("float32", False), ("double", True))}
+    bits = {
+        way: 8 * nf4.stored_bytes(WEIGHTS, double=double) / WEIGHTS
+        for way, double in (("float32", False), ("double", True))
+    }
     found = {"what": "predicted peaks of one training step, bytes", "bits_per_weight": bits, "rows": rows()}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

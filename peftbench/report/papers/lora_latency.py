@@ -32,7 +32,9 @@ def find(results: Results) -> Finding:
         claims=_claims(cells, shapes),
         table=Table(("method", *(f"{b} × {n}" for b, n in shapes)), tuple(_rows(p, cells, shapes))),
         draw=lambda canvas: _draw(canvas, p, cells, shapes),
-        notes=("In percent of the time of the network without adapters, median within rounds, 95 % bootstrap interval.",),
+        notes=(
+            "In percent of the time of the network without adapters, median within rounds, 95 % bootstrap interval.",
+        ),
     )
 
 
@@ -117,13 +119,13 @@ FIGURE = PaperFigure(
     title="What adapters add to inference, by batch and length",
     paper=Paper("Hu et al. 2021", "LoRA", "2106.09685", "table 1"),
     published=(
-        "One forward pass of GPT-2 medium on a GPU at batch × tokens 32 × 512, 16 × 256, 1 × 128: adapters of Lin et al. "
-        "+2.2, +5.0, +20.7 %, of Houlsby et al. +3.0, +8.4, +30.3 %, merged LoRA none."
+        "One forward pass of GPT-2 medium on a GPU at batch × tokens 32 × 512, 16 × 256, 1 × 128: adapters of Lin et "
+        "al. +2.2, +5.0, +20.7 %, of Houlsby et al. +3.0, +8.4, +30.3 %, merged LoRA none."
     ),
     criterion=(
         "both adapters slow the smallest pass, and more than the largest, and merged LoRA is at every shape within "
-        f"{MERGED:g} % of the network without adapters. adapter-pfeiffer stands for the paper's Adapter-L: both have one "
-        "bottleneck a layer."
+        f"{MERGED:g} % of the network without adapters. adapter-pfeiffer stands for the paper's Adapter-L: both have "
+        "one bottleneck a layer."
     ),
     find=find,
     records=(FOLDER,),

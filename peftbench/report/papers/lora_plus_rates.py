@@ -101,12 +101,12 @@ FIGURE = PaperFigure(
     title="Two learning rates for LoRA's A and B",
     paper=Paper("Hayou et al. 2024", "LoRA+", "2402.12354", "the heat map of test accuracy over both rates"),
     published=(
-        "RoBERTa base, GPT-2 and Llama-7B: the best rate of B is well above that of A, by about 2^4 (2^3 to 2^5); accuracy "
-        "gains 1 to 2 %, and training is up to twice as fast."
+        "RoBERTa base, GPT-2 and Llama-7B: the best rate of B is well above that of A, by about 2^4 (2^3 to 2^5); "
+        "accuracy gains 1 to 2 %, and training is up to twice as fast."
     ),
     criterion=(
-        f"lambda = {ADVICE}, and the lambda above 1 that validation prefers, each beat equal rates; every lambda at the "
-        "rates that validation prefers for it."
+        f"lambda = {ADVICE}, and the lambda above 1 that validation prefers, each beat equal rates; every lambda at "
+        "the rates that validation prefers for it."
     ),
     find=find,
     size=(7.6, 5.6),

@@ -74,12 +74,12 @@ FIGURE = PaperFigure(
     paper=Paper("Hu et al. 2021", "LoRA", "2106.09685", "table 6"),
     published=(
         "GPT-3 175B on WikiSQL with r = 1, 2, 4, 8, 64 on W_q and W_v: 73.4, 73.3, 73.7, 73.8, 73.5 %. For DoRA "
-        "(arXiv:2402.09353) the authors' README has LLaMA-7B on commonsense reasoning at r = 4, 8, 16, 32, 64: LoRA 39.5, "
-        "40.7, 70.9, 76.3, 65.8, DoRA 61.9, 77.9, 77.5, 78.4, 76.8 %."
+        "(arXiv:2402.09353) the authors' README has LLaMA-7B on commonsense reasoning at r = 4, 8, 16, 32, 64: LoRA "
+        "39.5, 40.7, 70.9, 76.3, 65.8, DoRA 61.9, 77.9, 77.5, 78.4, 76.8 %."
     ),
     criterion=(
-        "rank 1 loses at most 2 points to rank 64, ranks 8 and 64 are within 2 points (the paper's lie within 0.5), and "
-        "DoRA beats LoRA at ranks 4 and 8."
+        "rank 1 loses at most 2 points to rank 64, ranks 8 and 64 are within 2 points (the paper's lie within 0.5), "
+        "and DoRA beats LoRA at ranks 4 and 8."
     ),
     find=find,
 )

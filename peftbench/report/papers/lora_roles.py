@@ -88,8 +88,8 @@ FIGURE = PaperFigure(
     title="Which projections to adapt with LoRA, at equal size",
     paper=Paper("Hu et al. 2021", "LoRA", "2106.09685", "table 5"),
     published=(
-        "GPT-3 175B with 18 million parameters, WikiSQL (± 0.5) and MultiNLI (± 0.1): q 70.4, 91.0; k 70.0, 90.8; v 73.0, "
-        "91.0; o 73.2, 91.3 at r = 8; q k 71.4, 91.3; q v 73.7, 91.3 at r = 4; all four 73.7, 91.7 at r = 2."
+        "GPT-3 175B with 18 million parameters, WikiSQL (± 0.5) and MultiNLI (± 0.1): q 70.4, 91.0; k 70.0, 90.8; v "
+        "73.0, 91.0; o 73.2, 91.3 at r = 8; q k 71.4, 91.3; q v 73.7, 91.3 at r = 4; all four 73.7, 91.7 at r = 2."
     ),
     criterion=(
         "q and v, and all four, each beat q alone of the same size, and these two are within 2 points of each other."

@@ -1,4 +1,4 @@
-"""Score against the learning rate: is LoRA's best rate about ten times full fine-tuning's, and do its variants differ?"""
+"""Score against the learning rate: is LoRA's best about ten times full fine-tuning's, and do its variants differ?"""
 
 from __future__ import annotations
 
@@ -131,12 +131,12 @@ FIGURE = PaperFigure(
     title="Sensitivity to the learning rate",
     paper=Paper("Lee et al. 2026", "Learning Rate Matters: Vanilla LoRA May Suffice", "2602.04998", "its abstract"),
     published=(
-        "Once each has a rate of its own, LoRA's variants end within 1 to 2 % of each other. \"LoRA Without Regret\" "
+        'Once each has a rate of its own, LoRA\'s variants end within 1 to 2 % of each other. "LoRA Without Regret" '
         "(Thinking Machines 2025): LoRA's best rate is about 10 times that of full fine-tuning, 15 times in short runs."
     ),
     criterion=(
-        "LoRA's best rate over full fine-tuning's is within half a decade of 10 in every sweep, and each variant at its "
-        "best rate is within 2 points of LoRA (where there are three seeds)."
+        "LoRA's best rate over full fine-tuning's is within half a decade of 10 in every sweep, and each variant at "
+        "its best rate is within 2 points of LoRA (where there are three seeds)."
     ),
     find=find,
     records=FOLDERS,

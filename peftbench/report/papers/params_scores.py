@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 FOLDERS = ("paper/params_scores", "paper/lora_rank", "paper/prefix_length")
 SIZES = {"lora": "rank", "dora": "rank", "vera": "rank", "adapter": "bottleneck", "prefix": "length"}
-FAMILIES = ("full", "lora", "dora", "adapter", "adapter-parallel", "prefix", "vera", "bitfit", "layernorm", "ia3", "linear_probe")  # fmt: skip
+FAMILIES = (
+    *("full", "lora", "dora", "adapter", "adapter-parallel", "prefix"),
+    *("vera", "bitfit", "layernorm", "ia3", "linear_probe"),
+)
 MARGIN = 2.0  # points
 
 Rows = dict[tuple[str, int], Tuned]
@@ -95,7 +98,7 @@ FIGURE = PaperFigure(
     number=3,
     name="params_scores",
     title="Score against trainable parameters, every method over its sizes",
-    paper=Paper("Hu et al. 2021", "LoRA", "2106.09685", "figure 2 (and Houlsby et al. 2019, arXiv:1902.00751, figure 4)"),
+    paper=Paper("Hu et al. 2021", "LoRA", "2106.09685", "figure 2; Houlsby et al. 2019 (arXiv:1902.00751), figure 4"),
     published=(
         "LoRA's figure 2 has GPT-3 175B on WikiSQL and MultiNLI: LoRA above full fine-tuning, adapters and BitFit, and "
         "prefixes that fall again as they grow. In its table 2, RoBERTa base over GLUE: full 86.4, BitFit 85.2, "
@@ -103,8 +106,8 @@ FIGURE = PaperFigure(
         "adapters of the best size 80.0, of size 64 79.6."
     ),
     criterion=(
-        "LoRA and adapters lose at most 2 points to full fine-tuning, adapters of one size at most 2 to those of the best, "
-        "and LoRA beats adapters, BitFit and prefixes; each method at the size and rate that validation prefers."
+        "LoRA and adapters lose at most 2 points to full fine-tuning, adapters of one size at most 2 to those of the "
+        "best, and LoRA beats adapters, BitFit and prefixes; each method at the size and rate that validation prefers."
     ),
     find=find,
     records=FOLDERS,

@@ -54,7 +54,10 @@ def _draw(canvas: Figure, rows: dict[int, Tuned]) -> None:
     drawing.line(panel, list(rows), [mean(t.runs) for t in rows.values()], "prefix", 1)
     panel.axvline(THRESHOLD, ls=":", lw=1.2, color="#666666")
     panel.annotate(
-        " the paper's threshold\n for table-to-text", (THRESHOLD, 0.02), xycoords=("data", "axes fraction"), fontsize=8.5
+        " the paper's threshold\n for table-to-text",
+        (THRESHOLD, 0.02),
+        xycoords=("data", "axes fraction"),
+        fontsize=8.5,
     )
     drawing.log_axis(panel, list(rows))
     panel.set_xlabel("length of the prefix (keys and values a layer)")

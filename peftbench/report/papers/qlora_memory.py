@@ -24,10 +24,10 @@ def find(results: Results) -> Finding:
     found = results.json(FILE)
     rows: Rows = {row["name"]: row for row in found["rows"]}
     need(rows, (*MAIN, SMALL, UNCHECKED), FILE)
-    setting, assumed = rows[MAIN[0]]["setting"], rows[MAIN[0]]["assumed"]
+    setting, assumed, rank = rows[MAIN[0]]["setting"], rows[MAIN[0]]["assumed"], rows[MAIN[2]]["hyper"]["rank"]
     return Finding(
         scale=f"predicted, not measured ({assumed['device']}): one step at batch {setting['batch']} × {setting['seq']} "
-        f"tokens in {setting['dtype']}, gradient checkpointing, AdamW in 32 bits, rank {rows[MAIN[2]]['hyper']['rank']}",
+        f"tokens in {setting['dtype']}, gradient checkpointing, AdamW in 32 bits, rank {rank}",
         claims=_claims(rows, found["bits_per_weight"]),
         table=Table(
             ("", "peak, GB", *(f"{part}, GB" for part in PARTS), "trainable"),
@@ -48,7 +48,8 @@ def _claims(rows: Rows, bits: Mapping[str, float]) -> tuple[Claim, ...]:
     small, free = rows[SMALL], rows[UNCHECKED]["at_peak"]
     base = small["at_peak"]["weights"] / MB
     return (
-        exact("full fine-tuning of 65B takes more than 780 GB", "> 780 GB", peak("llama-65b full"), above=780, form="{:.0f} GB"),
+        exact("full fine-tuning of 65B takes more than 780 GB", "> 780 GB", peak("llama-65b full"), above=780,
+              form="{:.0f} GB"),
         exact("QLoRA of 65B takes less than 48 GB", "< 48 GB", peak("llama-65b qlora"), below=48, form="{:.1f} GB"),
         exact("double quantisation saves 0.373 bits a weight", "0.373 (0.5 to 0.127)", bits["float32"] - bits["double"],
               above=0.372, below=0.374, form="{:.4f}"),
@@ -94,13 +95,13 @@ FIGURE = PaperFigure(
     title="Memory of full fine-tuning, LoRA and QLoRA",
     paper=Paper("Dettmers et al. 2023", "QLoRA", "2305.14314", "sections 1 to 3 and figure 6"),
     published=(
-        "Full fine-tuning of a 65B Llama in 16 bits takes more than 780 GB, QLoRA less than 48 GB. Double quantisation: "
-        "0.5 to 0.127 bits a weight. At 7B and batch 1: base 5,048 MB, LoRA's input gradients 567 MB (18 MB with "
-        "checkpointing), LoRA's parameters (0.2 %) 26 MB."
+        "Full fine-tuning of a 65B Llama in 16 bits takes more than 780 GB, QLoRA less than 48 GB. Double "
+        "quantisation: 0.5 to 0.127 bits a weight. At 7B and batch 1: base 5,048 MB, LoRA's input gradients 567 MB (18 "
+        "MB with checkpointing), LoRA's parameters (0.2 %) 26 MB."
     ),
     criterion=(
-        "the two totals at 65B lie on the paper's side of 780 and 48 GB, double quantisation saves 0.373 bits, the 4-bit "
-        "base of 7B is within 10 % of the paper's, and activations outweigh LoRA's parameters without checkpointing."
+        "the two totals at 65B lie on the paper's side of 780 and 48 GB, double quantisation saves 0.373 bits, the "
+        "4-bit base of 7B is within 10 % of the paper's, and without checkpointing activations outweigh LoRA's."
     ),
     find=find,
     commands=("python scripts/qlora_memory.py",),

@@ -74,7 +74,9 @@ def _draw(canvas: Figure, types: Mapping[str, Any], rows: list[Mapping[str, Any]
         panel.set_title(row["source"], loc="left", fontsize=10)
         panel.set_xlabel("relative error, %")
         panel.grid(False, axis="y")
-    panels[0].set_yticks(range(len(names)), [f"{types[n]['label']}\n(paper: {types[n]['paper_perplexity']})" for n in names])
+    panels[0].set_yticks(
+        range(len(names)), [f"{types[n]['label']}\n(paper: {types[n]['paper_perplexity']})" for n in names]
+    )
     panels[0].invert_yaxis()
     panels[0].set_xlim(0, 115 * max(e["float32"] for row in rows for e in row["error"].values()))
 
@@ -85,8 +87,8 @@ FIGURE = PaperFigure(
     title="Error of 4-bit data types",
     paper=Paper("Dettmers et al. 2023", "QLoRA", "2305.14314", "table 2"),
     published=(
-        "Mean perplexity of 125M to 13B models on Pile Common Crawl: Int4 34.34, FP4 (E2M1) 31.07, FP4 (E3M0) 29.48, NF4 "
-        "with double quantisation 27.41. The paper has no error of weights."
+        "Mean perplexity of 125M to 13B models on Pile Common Crawl: Int4 34.34, FP4 (E2M1) 31.07, FP4 (E3M0) 29.48, "
+        "NF4 with double quantisation 27.41. The paper has no error of weights."
     ),
     criterion=(
         "NF4 has the smallest error, on normal weights and on MiniLM's. What is compared is an error in place of a "

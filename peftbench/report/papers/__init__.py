@@ -5,7 +5,7 @@ underscore are none. Nothing else is edited to add one: the command `figures`, t
 
 - gives its paper, what the paper says (`published`) and what decides (`criterion`): prose that no record changes;
 - has `find(results)`, which reads records through `Results` and returns a `Finding`: our table, scale and claims.
-  It raises `NotRun` where records are missing, which `Results` does for it; then the page says "not run yet" and how to;
+  It raises `NotRun` where records are missing, as `Results` does for it: the page says "not run yet" and how to run;
 - never says how it ended: a `Claim` holds our number with its interval and the range that the paper's words allow, and
   the verdict follows from the two.
 

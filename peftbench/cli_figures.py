@@ -17,7 +17,7 @@ def figures(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 naming files that differ.")] = False,
 ) -> None:
     """Draw the papers' figures and tables from committed records, with a verdict each; see docs/paper-figures.md."""
-    from peftbench.report.papers import Results, _make
+    from peftbench.report.papers import _make
     from peftbench.report.papers._page import INDEX
 
     if check:
@@ -27,9 +27,11 @@ def figures(
             raise typer.Exit(1)
         print(f"{out}: as the records give it")
         return
-    changed = _make.write(names or (), results, out)
-    for r in _make.ask(_make.chosen(names or ()), Results(results)):
-        print(f"{r.figure.name}: {r.verdict}" + (f" ({r.missing})" if r.missing else ""))
+    asked, wanted = _make.ask_all(results), _make.chosen(names or ())
+    changed = _make.write(names or (), results, out, asked)
+    for r in asked:
+        if r.figure in wanted:
+            print(f"{r.figure.name}: {r.verdict}" + (f" ({r.missing})" if r.missing else ""))
     print(f"{out / INDEX}: {len(changed)} file{'s' * (len(changed) != 1)} changed")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peftbench import __version__, cli_cost, cli_method
+from peftbench import __version__, cli_cost, cli_figures, cli_method
 from peftbench.cli_options import (
     AsJson,
     DataDir,
@@ -219,7 +219,7 @@ def fetch(
     embedded.fetch(names or None, progress=lambda line: print(line, flush=True), wheels=wheels)
 
 
-for name, command in {**cli_method.COMMANDS, **cli_cost.COMMANDS}.items():
+for name, command in {**cli_method.COMMANDS, **cli_cost.COMMANDS, **cli_figures.COMMANDS}.items():
     app.command(name)(command)
 
 

@@ -1,0 +1,105 @@
+"""Find the figures, ask the records, and write or check the files."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ...errors import UserError, unknown
+from .. import files
+from . import NotRun, PaperFigure, Results, __name__, __path__
+from ._page import FOLDER, INDEX, Result, image, index, page
+
+SUFFIXES = (".md", ".png", ".svg")
+
+
+def known() -> dict[str, PaperFigure]:
+    """Every figure by name, in the order of the page. A module's name is its figure's."""
+    found = []
+    for module in pkgutil.iter_modules(__path__):
+        if not module.name.startswith("_"):
+            figure: PaperFigure = importlib.import_module(f"{__name__}.{module.name}").FIGURE
+            if figure.name != module.name:
+                raise ValueError(f"{module.name}.py holds a figure named {figure.name}")
+            found.append(figure)
+    return {f.name: f for f in sorted(found, key=lambda f: (f.number, f.name))}
+
+
+def chosen(names: Sequence[str]) -> list[PaperFigure]:
+    """The figures of these names, or all. Raises UserError for a name that is none."""
+    figures = known()
+    for name in names:
+        if name not in figures:
+            raise unknown("figure", name, figures)
+    return [f for f in figures.values() if not names or f.name in names]
+
+
+def ask(figures: Sequence[PaperFigure], results: Results) -> list[Result]:
+    """What the records say of each figure."""
+    found = []
+    for figure in figures:
+        try:
+            found.append(Result(figure, figure.find(results)))
+        except NotRun as e:
+            found.append(Result(figure, None, str(e)))
+    return found
+
+
+def ask_all(root: Path) -> list[Result]:
+    """What the records under `root` say of every figure. Raises UserError where there is no such directory."""
+    if not root.is_dir():
+        raise UserError(f"{root}: no such directory; give the one that has the records, such as --results results")
+    return ask(list(known().values()), Results(root))
+
+
+def contents(names: Sequence[str], asked: Sequence[Result]) -> Iterator[tuple[str, bytes | None]]:
+    """(path, content) of the files of the figures named, and of the index of all; None: there must be no such file."""
+    wanted = {f.name for f in chosen(names)}
+    for r in asked:
+        if r.figure.name in wanted:
+            yield f"{FOLDER}/{r.figure.name}.md", page(r).encode()
+            drawn = dict(image(r))
+            for suffix in SUFFIXES[1:]:
+                name = r.figure.name + suffix
+                yield f"{FOLDER}/{name}", drawn.get(name)
+    yield INDEX, index(asked).encode()
+
+
+def write(names: Sequence[str], root: Path, out: Path, asked: Sequence[Result] | None = None) -> list[Path]:
+    """Write the figures and the index under `out`; returns what changed. `asked` saves reading the records again."""
+    changed = []
+    for name, content in contents(names, ask_all(root) if asked is None else asked):
+        path = out / name
+        if _now(path) == content:
+            continue
+        if content is None:
+            path.unlink()
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.replace(path, content)
+        changed.append(path)
+    return changed
+
+
+def check(names: Sequence[str], root: Path, out: Path) -> list[str]:
+    """How the files under `out` differ from what the records give: a line for each that does."""
+    said, expected = [], set()
+    for name, content in contents(names, ask_all(root)):
+        expected.add(name)
+        now = _now(out / name)
+        if now != content:
+            what = "is missing" if now is None else "must not be there" if content is None else "differs"
+            said.append(f"{out / name}: {what}")
+    if not names:
+        there = {f"{FOLDER}/{p.name}" for p in (out / FOLDER).glob("*")}
+        said += [f"{out / name}: belongs to no figure" for name in sorted(there - expected)]
+    return said
+
+
+def _now(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,168 @@
+"""A figure's page and the index of all, as Markdown; the image around what a figure draws."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from . import NOT_COMPARABLE, NOT_REPRODUCED, NOT_RUN, REPRODUCED, WITHIN, Claim, Finding, PaperFigure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FOLDER = "paper-figures"  # of the figures, beside the index
+INDEX = f"{FOLDER}.md"
+WIDTH = 14  # characters of a footer an inch
+MEANING = {
+    REPRODUCED: "each interval of ours lies within the range that the paper's words allow",
+    WITHIN: "an interval of ours reaches over an end of its range, so these records cannot tell",
+    NOT_REPRODUCED: "an interval of ours lies wholly outside its range",
+    NOT_COMPARABLE: "a condition without which the claims mean nothing does not hold in our run",
+    NOT_RUN: "there are no records, or not all that it takes",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A figure and what its records say, or what is missing."""
+
+    figure: PaperFigure
+    finding: Finding | None
+    missing: str = ""
+
+    @property
+    def verdict(self) -> str:
+        return self.finding.verdict if self.finding else NOT_RUN
+
+
+def page(r: Result) -> str:
+    """NAME.md: caption, claims, our numbers, and the commands."""
+    f = r.figure
+    parts = [f"# {f.title}", caption(r, "")]
+    if r.finding:
+        parts += [f"![{f.title}]({f.name}.png)", _claims(r.finding.claims), "## Our numbers", _table(r.finding)]
+        parts += ["\n".join(f"- {note}" for note in r.finding.notes)] if r.finding.notes else []
+        parts += ["## The records", f"In {_folders(f)}, made by", _code(f)]
+    parts += [f"Made by `python -m peftbench figures {f.name}`; not edited by hand."]
+    return "\n\n".join(parts) + "\n"
+
+
+def index(results: Sequence[Result]) -> str:
+    """The page of all figures."""
+    head = "| | figure | paper | verdict |\n|---|---|---|---|\n"
+    rows = "\n".join(
+        f"| {r.figure.number} | [{r.figure.title}](#{_anchor(r.figure)}) | {_source(r.figure)} | {r.verdict} |"
+        for r in results
+    )
+    meaning = "\n".join(f"- **{verdict}**: {said}." for verdict, said in MEANING.items())
+    intro = (
+        "# Figures of the papers, from our records\n\n"
+        "Made by `python -m peftbench figures` from the records under `results/`, which nothing else enters; "
+        "`--check` says whether this is still what they give. Our runs are small: what is compared is the shape that "
+        "a paper claims, as a range stated beforehand, never its numbers as such.\n\n"
+        f"{meaning}\n\nThe verdict of a figure is the worst of its claims. It follows from the records alone."
+    )
+    return "\n\n".join([intro, head + rows, *map(_section, results)]) + "\n"
+
+
+def _section(r: Result) -> str:
+    f = r.figure
+    parts = [f'<a id="{_anchor(f)}"></a>\n\n## {f.number}. {f.title}']
+    if r.finding:
+        parts += [f"![{f.title}]({FOLDER}/{f.name}.png)"]
+    parts += [caption(r, f"{FOLDER}/")]
+    if r.finding:
+        parts += [_claims(r.finding.claims), f"[Our numbers]({FOLDER}/{f.name}.md)"]
+    return "\n\n".join(parts)
+
+
+def caption(r: Result, to_figures: str) -> str:
+    """Verdict, paper, what it says, our scale and the criterion."""
+    f = r.figure
+    lines = [f"**{r.verdict[0].upper()}{r.verdict[1:]}.**"]
+    if r.finding and r.finding.incomparable:
+        lines[0] += f" {_sentence(r.finding.incomparable)}"
+    lines += [f"- Paper: {_source(f)}. {f.published}"]
+    if r.finding:
+        lines += [f"- Our run, not the paper's: {r.finding.scale}."]
+    lines += [f"- Reproduced means: {f.criterion}"]
+    if r.finding is None:
+        lines += [f"- Missing: {r.missing}. To be made by\n\n{textwrap.indent(_code(f), '      ')}".rstrip()]
+    return lines[0] + "\n\n" + "\n".join(lines[1:])
+
+
+def image(r: Result) -> Iterator[tuple[str, bytes]]:
+    """(file name, content) of the figure as PNG and SVG, with title, scale and verdict around it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from .. import style
+
+    if (finding := r.finding) is None:
+        return
+    with style.drawing():
+        canvas = Figure(figsize=r.figure.size, layout="constrained")
+        FigureCanvasAgg(canvas)
+        finding.draw(canvas)
+        _frame(canvas, r.figure, finding)
+        style.settle(canvas)
+        yield from style.files(r.figure.name, canvas)
+
+
+def _frame(canvas: Figure, f: PaperFigure, finding: Finding) -> None:
+    """A small run never poses as the paper's, not even as an image without its page."""
+    from ..style import MUTED
+
+    said = f"After {f.paper.authors} (arXiv:{f.paper.arxiv}), {f.paper.place}; verdict: {finding.verdict}. "
+    said += f"Our run, not the paper's: {finding.scale}."
+    canvas.suptitle(f.title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    canvas.supxlabel("\n".join(textwrap.wrap(said, int(WIDTH * f.size[0]))), fontsize=8, color=MUTED)
+
+
+def _claims(claims: Sequence[Claim]) -> str:
+    rows = [(c.says, c.paper, _ours(c), _range(c), c.verdict) for c in claims]
+    return _markdown(("claim", "paper", "ours [interval]", "range", "verdict"), rows)
+
+
+def _ours(c: Claim) -> str:
+    """Our number; with its interval, unless it is exact."""
+    value, low, high = (c.form.format(v) for v in (c.value, c.low, c.high))
+    return value if c.low == c.high else f"{value} [{low}, {high}]"
+
+
+def _range(c: Claim) -> str:
+    ends = [f"above {c.form.format(c.above)}"] * (c.above > float("-inf"))
+    ends += [f"below {c.form.format(c.below)}"] * (c.below < float("inf"))
+    return " and ".join(ends)
+
+
+def _table(finding: Finding) -> str:
+    return _markdown(finding.table.head, finding.table.rows)
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+
+
+def _source(f: PaperFigure) -> str:
+    p = f.paper
+    return f"{p.authors}, *{p.title}* ([arXiv:{p.arxiv}](https://arxiv.org/abs/{p.arxiv})), {p.place}"
+
+
+def _folders(f: PaperFigure) -> str:
+    return ", ".join(f"`results/{folder}`" for folder in f.folders)
+
+
+def _code(f: PaperFigure) -> str:
+    return "\n".join(f"    {command}" for command in f.recipe)
+
+
+def _anchor(f: PaperFigure) -> str:
+    return f.name.replace("_", "-")
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + ("" if text.endswith(".") else ".")

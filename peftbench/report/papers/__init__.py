@@ -1,12 +1,11 @@
-"""The figures and tables of papers, from committed records: the paper's own beside ours, and a verdict that is computed.
+"""Figures and tables of papers, from committed records: the paper's own beside ours, and a verdict that is computed.
 
 A figure is one module of this folder with a constant `FIGURE: PaperFigure`; modules whose name starts with an
 underscore are none. Nothing else is edited to add one: the command `figures`, the page and the tests find it. A module
 
-- gives its paper, what the paper says (`published`) and what decides (`criterion`), all of it prose that no record can
-  change;
-- has `find(results)`, which reads records through `Results` and returns a `Finding`: our table, our scale, and claims.
-  It raises `NotRun` where records are missing, which `Results` does for it; then the page says "not run yet" and how to;
+- gives its paper, what the paper says (`published`) and what decides (`criterion`): prose that no record changes;
+- has `find(results)`, which reads records through `Results` and returns a `Finding`: our table, scale and claims.
+  It raises `NotRun` where records are missing, as `Results` does for it: the page says "not run yet" and how to run;
 - never says how it ended: a `Claim` holds our number with its interval and the range that the paper's words allow, and
   the verdict follows from the two.
 

@@ -62,7 +62,7 @@ def index(results: Sequence[Result]) -> str:
         "Made by `python -m peftbench figures` from the records under `results/`, which nothing else enters; "
         "`--check` says whether this is still what they give. Our runs are small: what is compared is the shape that "
         "a paper claims, as a range stated beforehand, never its numbers as such.\n\n"
-        f"{meaning}\n\nThe verdict of a figure is the worst of its claims. It follows from the records; nobody types it."
+        f"{meaning}\n\nThe verdict of a figure is the worst of its claims. It follows from the records alone."
     )
     return "\n\n".join([intro, head + rows, *map(_section, results)]) + "\n"
 
@@ -122,11 +122,14 @@ def _frame(canvas: Figure, f: PaperFigure, finding: Finding) -> None:
 
 
 def _claims(claims: Sequence[Claim]) -> str:
-    rows = [
-        (c.says, c.paper, f"{c.form.format(c.value)} [{c.form.format(c.low)}, {c.form.format(c.high)}]", _range(c), c.verdict)
-        for c in claims
-    ]  # fmt: skip
+    rows = [(c.says, c.paper, _ours(c), _range(c), c.verdict) for c in claims]
     return _markdown(("claim", "paper", "ours [interval]", "range", "verdict"), rows)
+
+
+def _ours(c: Claim) -> str:
+    """Our number; with its interval, unless it is exact."""
+    value, low, high = (c.form.format(v) for v in (c.value, c.low, c.high))
+    return value if c.low == c.high else f"{value} [{low}, {high}]"
 
 
 def _range(c: Claim) -> str:

@@ -111,10 +111,11 @@ def scale(runs: Sequence[Record]) -> str:
     total = {r.body["parameters"]["total"] - r.body["parameters"]["added"] for r in runs}
     size = f" ({min(total) / 1e6:.0f} million parameters)" if total else ""
     seeds = {len({r.spec["seed"] for r in same}) for same in group(runs, lambda r: (task(r), label(r))).values()}
+    steps, batch = (_range(s["train"][key] for s in specs) for key in ("steps", "batch_size"))
     parts = [
         _several(s["backbone"]["model"] for s in specs) + size,
         _several(map(task, runs)),
-        f"{_range(s['train']['steps'] for s in specs)} steps of {_range(s['train']['batch_size'] for s in specs)} texts",
+        f"{steps} steps of {batch} texts",
         f"{_range(seeds)} seed" + ("s" if max(seeds) > 1 else ""),
         f"{_range(len((r.predictions or {'ids': []})['ids']) for r in runs)} test examples",
         _several(machine(r) for r in runs),

@@ -1,0 +1,140 @@
+"""Sweeps: configurations over a grid of learning rates, each represented by the rate that validation prefers.
+
+Test scores choose nothing here. A rate counts only where as many seeds finished as at the best-covered one, so that a
+rate at which a seed diverged is never chosen for the seeds that survived.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from ...record import Record
+from ._interval import Interval, mean
+from ._records import NotRun, Results, group, score, task, validation
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One configuration at its chosen rate."""
+
+    key: Any
+    lr: float
+    runs: tuple[Record, ...]  # of that rate, one a seed
+    rates: tuple[float, ...]  # all that were tried, failed ones included
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether a rate outside those tried might have been better."""
+        return len(self.rates) > 1 and self.lr in (self.rates[0], self.rates[-1])
+
+    @property
+    def test(self) -> float:
+        return fmean(map(score, self.runs))
+
+    @property
+    def preferred(self) -> float:
+        """Mean validation score, by which configurations are chosen among."""
+        return _preferred(self.runs)
+
+    @property
+    def trainable(self) -> int:
+        return int(self.runs[0].body["parameters"]["trainable"])
+
+
+def hyper(r: Record, name: str) -> Any:
+    """A hyperparameter as the run had it, defaults and solved sizes included."""
+    return r.body["hyper"][name]
+
+
+def method(r: Record) -> str:
+    return r.spec["method"]["name"]
+
+
+def lr(r: Record) -> float:
+    return float(r.spec["train"]["lr"])
+
+
+def tuned(runs: Iterable[Record], key: Callable[[Record], Hashable]) -> dict[Any, Tuned]:
+    """By configuration `key`, in the keys' order, its runs at the rate with the best mean validation score."""
+    return {k: _tuned(k, same) for k, same in group(runs, key).items()}
+
+
+def _tuned(key: Any, runs: Sequence[Record]) -> Tuned:
+    by_rate = group(runs, lr)
+    most = max(map(len, by_rate.values()))
+    eligible = {rate: same for rate, same in by_rate.items() if len(same) == most}
+    best = max(eligible, key=lambda rate: (_preferred(eligible[rate]), -rate))
+    return Tuned(key, best, tuple(eligible[best]), tuple(by_rate))
+
+
+def _preferred(runs: Sequence[Record]) -> float:
+    values = [validation(r) for r in runs]
+    return -math.inf if any(map(math.isnan, values)) else fmean(values)
+
+
+def best(of: Iterable[Tuned]) -> Tuned:
+    """The configuration that validation prefers."""
+    found = list(of)
+    if not found:
+        raise NotRun("no configuration to choose from")
+    return max(found, key=lambda t: t.preferred)
+
+
+def same_setting(runs: Sequence[Record]) -> None:
+    """Raises NotRun unless all runs had the same model, data and budget: others cannot share an axis."""
+    settings = {_setting(r) for r in runs}
+    if len(settings) > 1:
+        said = "; ".join(sorted(f"{s[0]} with {s[3]} steps" for s in settings))
+        raise NotRun(f"the runs differ in data or budget ({said}), so they cannot be shown together")
+
+
+def _setting(r: Record) -> tuple[Any, ...]:
+    train = r.spec["train"]
+    fixed = ("steps", "batch_size", "max_length", "head_lr", "warmup", "decay", "weight_decay", "clip")
+    backbone = r.spec["backbone"]
+    model = (backbone["fingerprint"], backbone.get("dropout"), backbone.get("dtype"))
+    return (task(r), r.spec["task"]["fingerprint"], model, train["steps"], *(train.get(name) for name in fixed))
+
+
+def unlearned(candidates: Iterable[Tuned]) -> str | None:
+    """Why differences mean nothing: the configuration that validation prefers does not beat the majority class."""
+    top = best(candidates)
+    majority = top.runs[0].body["metrics"].get("majority")
+    if majority is None or (found := mean(top.runs)).low > majority:
+        return None
+    return (
+        f"nothing was learned at this budget: the best configuration has accuracy {found.value:.3f} "
+        f"[{found.low:.3f}, {found.high:.3f}], the majority class {majority:.3f}"
+    )
+
+
+def notes(results: Results, folders: Iterable[str], chosen: Mapping[Any, Tuned]) -> tuple[str, ...]:
+    """What every sweep must say: how rates were chosen, which lie at an edge, and which runs failed."""
+    rates = [t for t in chosen.values() if len(t.rates) > 1]
+    edge = [f"{_name(t.key)} at {t.lr:g}" for t in rates if t.at_edge]
+    said = ["The rate of each row is the one of those tried with the best mean validation score."] if rates else []
+    said += [f"At the edge of the rates tried, so perhaps not the best: {', '.join(edge)}."] if edge else []
+    failed = [r for folder in folders for r in results.failed(folder)]
+    if failed:
+        how = ", ".join(f"{len(same)} {status}" for status, same in group(failed, lambda r: r.status).items())
+        said.append(f"Runs that did not finish, left out: {how}.")
+    return (*said, "Intervals: bootstrap over seeds and test examples, 95 % for all claims together.")
+
+
+def points(i: Interval) -> dict[str, float]:
+    """A difference of shares as percentage points, for a Claim."""
+    return {"value": 100 * i.value, "low": 100 * i.low, "high": 100 * i.high}
+
+
+def accuracy(t: Tuned) -> str:
+    """`0.842 [0.810, 0.871]`"""
+    found = mean(t.runs)
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _name(key: Any) -> str:
+    return " ".join(map(str, key)) if isinstance(key, tuple) else str(key)

@@ -1,0 +1,134 @@
+"""LoRA's table 1: what adapters add to inference, by batch and length."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..latency import Cell, Latencies, Timed, of_pass
+from . import Claim, Finding, NotRun, Paper, PaperFigure, Results, Table
+from ._records import machine
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FOLDER = "reference/lora_table1_encoder"
+ADAPTERS = {"adapter-pfeiffer": ("L", (2.2, 5.0, 20.7)), "adapter-houlsby": ("H", (3.0, 8.4, 30.3))}
+PAPER_SHAPES = ("32 × 512", "16 × 256", "1 × 128")
+MERGED = 2.0  # percent that a merged network may be off the base's time: what a pass here can tell
+
+Shape = tuple[int, int]
+
+
+def find(results: Results) -> Finding:
+    p = of_pass(results.profiles(FOLDER)[0])
+    cells = {(c.label, c.shape): c for c in p.cells if not c.typical and c.phase == "forward"}
+    shapes = sorted({shape for _, shape in cells}, key=lambda s: s[0] * s[1])
+    if missing := [name for name in (*ADAPTERS, "lora") if not all((name, s) in cells for s in shapes)]:
+        raise NotRun(f"{FOLDER} has no latencies of {', '.join(missing)}")
+    if len(shapes) < 2:
+        raise NotRun(f"{FOLDER} has one shape, which shows no trend")
+    return Finding(
+        scale=_scale(p, shapes),
+        claims=_claims(cells, shapes),
+        table=Table(("method", *(f"{b} × {n}" for b, n in shapes)), tuple(_rows(p, cells, shapes))),
+        draw=lambda canvas: _draw(canvas, p, cells, shapes),
+        notes=(
+            "In percent of the time of the network without adapters, median within rounds, 95 % bootstrap interval.",
+        ),
+    )
+
+
+def _scale(p: Latencies, shapes: list[Shape]) -> str:
+    spec = p.profile.spec
+    rounds = spec["latency"].get("rounds") or spec["rounds"]
+    (b0, n0), (b1, n1) = shapes[0], shapes[-1]
+    return (
+        f"one forward pass of {spec['backbone']['model']} on {machine(p.profile)}, batch × tokens {b0} × {n0} to "
+        f"{b1} × {n1}, {rounds} rounds"
+    )
+
+
+def _claims(cells: dict[tuple[str, Shape], Cell], shapes: list[Shape]) -> tuple[Claim, ...]:
+    small, large = shapes[0], shapes[-1]
+    claims = []
+    for name, (mark, theirs) in ADAPTERS.items():
+        value, low, high = _percent(cells[name, small].unmerged)
+        other, other_low, other_high = _percent(cells[name, large].unmerged)
+        claims += [
+            Claim(f"{name} slows the smallest pass", f"+{theirs[-1]} % (Adapter-{mark}, 1 × 128)", value, low, high,
+                  above=0, form="{:+.1f} %"),
+            Claim(f"{name} slows the smallest pass more than the largest", f"+{theirs[-1]} and +{theirs[0]} %",
+                  value - other, low - other_high, high - other_low, above=0, form="{:+.1f}"),
+        ]  # fmt: skip
+    merged = {s: _percent(cells["lora", s].merged) for s in shapes}
+    worst = max(shapes, key=lambda s: abs(merged[s][0]))
+    claims.append(
+        Claim(f"merged LoRA costs nothing; at the worst shape ({worst[0]} × {worst[1]}) less than {MERGED:g} %",
+              "none, by construction", *merged[worst], above=-MERGED, below=MERGED, form="{:+.1f} %")
+    )  # fmt: skip
+    return tuple(claims)
+
+
+def _percent(t: Timed | None) -> tuple[float, float, float]:
+    """Time beyond the base's, in percent of it, with its interval."""
+    if t is None or t.ratio is None or t.low is None or t.high is None:
+        raise NotRun(f"{FOLDER} has a time without a ratio to the base network, or without its interval")
+    return tuple(100 * (ratio - 1) for ratio in (t.ratio, t.low, t.high))  # type: ignore[return-value]
+
+
+def _rows(p: Latencies, cells: dict[tuple[str, Shape], Cell], shapes: list[Shape]) -> list[tuple[str, ...]]:
+    rows = []
+    for name in p.labels:
+        for kind in ("unmerged", "merged"):
+            times = [getattr(cells[name, s], kind) for s in shapes]
+            if all(times):
+                said = ["{:+.1f} [{:+.1f}, {:+.1f}] %".format(*_percent(t)) for t in times]
+                rows.append((name if kind == "unmerged" else f"{name}, merged", *said))
+    return rows
+
+
+def _draw(canvas: Figure, p: Latencies, cells: dict[tuple[str, Shape], Cell], shapes: list[Shape]) -> None:
+    from . import _draw as drawing
+    from ._interval import Interval
+
+    ours, theirs = canvas.subplots(1, 2, sharey=False)
+    names = [(n, kind) for n in p.labels for kind in ("unmerged", "merged") if getattr(cells[n, shapes[0]], kind)]
+    for i, (name, kind) in enumerate(names):
+        look = {"mfc": "white", "ls": ":"} if kind == "merged" else {}
+        ys = [Interval(*_percent(getattr(cells[name, s], kind))) for s in shapes]
+        xs = [j + (i - len(names) / 2) * 0.05 for j in range(len(shapes))]
+        suffix = ", merged" if kind == "merged" else ""
+        drawing.line(ours, xs, ys, name + suffix, 1 + p.labels.index(name), **look)
+    for i, (mark, values) in enumerate(ADAPTERS.values()):
+        number = 1 + p.labels.index(list(ADAPTERS)[i])
+        drawing.line(theirs, range(3), [Interval(v, v, v) for v in values[::-1]], f"Adapter-{mark}", number)
+    ours.set_xticks(range(len(shapes)), [f"{b} × {n}" for b, n in shapes])
+    theirs.set_xticks(range(3), PAPER_SHAPES[::-1])
+    ours.set_title("ours", loc="left", fontsize=10)
+    theirs.set_title("the paper's, GPT-2 medium on a GPU", loc="left", fontsize=10)
+    ours.set_ylabel("time beyond the base network's, %")
+    for panel in (ours, theirs):
+        panel.axhline(0, color="#666666", lw=1)
+        panel.set_xlabel("batch × tokens")
+        panel.legend(frameon=False, fontsize=8)
+
+
+FIGURE = PaperFigure(
+    number=1,
+    name="lora_latency",
+    title="What adapters add to inference, by batch and length",
+    paper=Paper("Hu et al. 2021", "LoRA", "2106.09685", "table 1"),
+    published=(
+        "One forward pass of GPT-2 medium on a GPU at batch × tokens 32 × 512, 16 × 256, 1 × 128: adapters of Lin et "
+        "al. +2.2, +5.0, +20.7 %, of Houlsby et al. +3.0, +8.4, +30.3 %, merged LoRA none."
+    ),
+    criterion=(
+        "both adapters slow the smallest pass, and more than the largest, and merged LoRA is at every shape within "
+        f"{MERGED:g} % of the network without adapters. adapter-pfeiffer stands for the paper's Adapter-L: both have "
+        "one bottleneck a layer."
+    ),
+    find=find,
+    records=(FOLDER,),
+    commands=(f"python -m peftbench profile experiments/lora_table1_encoder.yaml --results results/{FOLDER}",),
+    size=(11.0, 5.0),
+)

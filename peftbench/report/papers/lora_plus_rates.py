@@ -1,0 +1,113 @@
+"""LoRA+'s heat map: score over the rates of A and of B."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...record import Record
+from . import Claim, Finding, Paper, PaperFigure, Results, Table
+from ._interval import difference
+from ._records import need, scale
+from ._sweep import Tuned, accuracy, best, hyper, lr, method, notes, points, same_setting, tuned, unlearned
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FOLDER = "paper/lora_plus_rates"
+RATES = (1.25e-4, 5e-4, 2e-3, 8e-3, 3.2e-2)
+ADVICE = 16  # the paper's lambda
+
+Cell = tuple[float, float]  # rates of A and of B
+
+
+def find(results: Results) -> Finding:
+    runs = results.runs(FOLDER, lambda r: method(r) == "lora_plus")
+    same_setting(runs)
+    cells = tuned(runs, cell)
+    failed = {cell(r) for r in results.failed(FOLDER) if method(r) == "lora_plus"}
+    need({*cells, *failed}, [(a, b) for a in RATES for b in RATES if b >= a], f"{FOLDER}, rates")
+    seeds = max(len(t.runs) for t in cells.values())
+    whole = [t for t in cells.values() if len(t.runs) == seeds and t.key not in failed]
+    top = best(whole)
+    kept = tuple(n for n in notes(results, [FOLDER], cells))
+    return Finding(
+        scale=scale(runs),
+        claims=_claims(whole),
+        table=Table(("rate of A", "rate of B", "lambda", "accuracy"), tuple(map(_row, cells.values()))),
+        draw=lambda canvas: _draw(canvas, cells, top),
+        incomparable=unlearned(whole),
+        notes=(f"Validation prefers {_words(top)}.", "The half with B slower than A was not run.", *kept),
+    )
+
+
+def cell(r: Record) -> Cell:
+    a = lr(r)
+    return a, float(f"{a * hyper(r, 'ratio'):.4g}")
+
+
+def ratio(t: Tuned) -> float:
+    return t.key[1] / t.key[0]
+
+
+def _claims(cells: list[Tuned]) -> tuple[Claim, ...]:
+    equal = best(t for t in cells if ratio(t) < 1.5)
+    advised = best(t for t in cells if abs(ratio(t) / ADVICE - 1) < 0.01)
+    faster = best(t for t in cells if ratio(t) > 1.5)
+    gains = [points(difference(t.runs, equal.runs, claims=2)) for t in (advised, faster)]
+    return (
+        Claim(f"lambda {ADVICE} beats equal rates, each at its best rate ({_words(advised)}; {_words(equal)})",
+              "+1 to +2 %", **gains[0], above=0, form="{:+.1f}"),
+        Claim(f"some lambda above 1 beats equal rates ({_words(faster)})", "lambda about 16, from 8 to 32",
+              **gains[1], above=0, form="{:+.1f}"),
+    )  # fmt: skip
+
+
+def _words(t: Tuned) -> str:
+    return f"A {t.key[0]:g}, B {t.key[1]:g}"
+
+
+def _row(t: Tuned) -> tuple[str, ...]:
+    return f"{t.key[0]:g}", f"{t.key[1]:g}", f"{ratio(t):.0f}", accuracy(t)
+
+
+def _draw(canvas: Figure, cells: dict[Cell, Tuned], top: Tuned) -> None:
+    import numpy as np
+    from matplotlib.patches import Rectangle
+
+    panel = canvas.subplots()
+    shown = np.full((len(RATES), len(RATES)), np.nan)
+    for (a, b), t in cells.items():
+        shown[RATES.index(a), RATES.index(b)] = t.test
+    image = panel.imshow(shown, origin="lower", cmap="viridis", aspect="auto")
+    middle = (np.nanmin(shown) + np.nanmax(shown)) / 2
+    for (a, b), t in cells.items():
+        i, j = RATES.index(a), RATES.index(b)
+        panel.text(j, i, f"{t.test:.3f}\nλ {ratio(t):.0f}", ha="center", va="center", fontsize=8.5,
+                   color="#000000" if t.test > middle else "#ffffff")  # fmt: skip
+    corner = RATES.index(top.key[1]) - 0.48, RATES.index(top.key[0]) - 0.48
+    panel.add_patch(Rectangle(corner, 0.96, 0.96, fill=False, ec="#d55e00", lw=2))
+    ticks = [f"{rate:g}" for rate in RATES]
+    panel.set_xticks(range(len(RATES)), ticks)
+    panel.set_yticks(range(len(RATES)), ticks)
+    panel.grid(False)
+    panel.set_xlabel("rate of B")
+    panel.set_ylabel("rate of A")
+    canvas.colorbar(image, ax=panel, label="test accuracy (framed: validation's choice)")
+
+
+FIGURE = PaperFigure(
+    number=8,
+    name="lora_plus_rates",
+    title="Two learning rates for LoRA's A and B",
+    paper=Paper("Hayou et al. 2024", "LoRA+", "2402.12354", "the heat map of test accuracy over both rates"),
+    published=(
+        "RoBERTa base, GPT-2 and Llama-7B: the best rate of B is well above that of A, by about 2^4 (2^3 to 2^5); "
+        "accuracy gains 1 to 2 %, and training is up to twice as fast."
+    ),
+    criterion=(
+        f"lambda = {ADVICE}, and the lambda above 1 that validation prefers, each beat equal rates; every lambda at "
+        "the rates that validation prefers for it."
+    ),
+    find=find,
+    size=(7.6, 5.6),
+)

@@ -1,0 +1,150 @@
+"""Score against the learning rate: is LoRA's best about ten times full fine-tuning's, and do its variants differ?"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from . import Claim, Finding, NotRun, Paper, PaperFigure, Results, Table, run_command
+from ._interval import difference
+from ._records import group, need, scale, task
+from ._sweep import Tuned, lr, method, points, same_setting, tuned
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ...record import Record
+
+OWN = "paper/lr_sensitivity"
+FOLDERS = (OWN, "reference/sweep_quickstart", "reference/sweep_glue_small")
+METHODS = ("full", "lora", "dora", "rslora", "pissa", "lora_plus")
+VARIANTS = METHODS[2:]
+TEN, HALF_A_DECADE = 10.0, math.sqrt(10)
+MARGIN = 2.0  # points, the paper's "1 to 2 %"
+
+Sweeps = dict[str, list["Record"]]  # by title: the runs of one folder on one task
+
+
+def find(results: Results) -> Finding:
+    sweeps = _sweeps(results)
+    chosen = {title: tuned(runs, method) for title, runs in sweeps.items()}
+    claims = [_ratio(title, rows) for title, rows in chosen.items()]
+    for title, rows in chosen.items():
+        if title.startswith(OWN):  # the others have one seed
+            claims += _variants(rows)
+    return Finding(
+        scale="; ".join(f"{title.split(',')[0]}: {scale(runs)}" for title, runs in sweeps.items()),
+        claims=tuple(claims),
+        table=Table(("sweep", "method", "best rate", "tried", "validation", "test", "seeds"), tuple(_rows(chosen))),
+        draw=lambda canvas: _draw(canvas, sweeps),
+        notes=(
+            "The best rate is the one with the best mean validation score. It is known up to the middle (geometric) "
+            "between it and its neighbours; at an edge, up to nothing.",
+            "Differences of variants are read from three seeds only, so from none of the sweeps with one.",
+        ),
+    )
+
+
+def _sweeps(results: Results) -> Sweeps:
+    """The sweeps that are there; NotRun where none is."""
+    found: Sweeps = {}
+    for folder in FOLDERS:
+        try:
+            runs = results.runs(folder, lambda r: method(r) in METHODS)
+        except NotRun:
+            if folder != OWN:
+                raise
+            continue
+        for name, same in group(runs, task).items():
+            same_setting(same)
+            need({method(r) for r in same}, ("full", "lora"), f"{folder} on {name}:")
+            found[f"{folder}, {name}"] = same
+    return found
+
+
+def _ratio(title: str, rows: dict[str, Tuned]) -> Claim:
+    (low, high), (full_low, full_high) = _known(rows["lora"]), _known(rows["full"])
+    return Claim(
+        f"LoRA's best rate is about ten times full fine-tuning's ({title})",
+        "10 times; 15 in short runs",
+        rows["lora"].lr / rows["full"].lr,
+        low / full_high,
+        high / full_low if full_low else math.inf,
+        above=TEN / HALF_A_DECADE,
+        below=TEN * HALF_A_DECADE,
+        form="{:.1f}",
+    )
+
+
+def _known(t: Tuned) -> tuple[float, float]:
+    """Between which rates the best one lies, by the grid alone."""
+    i = t.rates.index(t.lr)
+    low = math.sqrt(t.lr * t.rates[i - 1]) if i else 0.0
+    return low, math.sqrt(t.lr * t.rates[i + 1]) if i + 1 < len(t.rates) else math.inf
+
+
+def _variants(rows: dict[str, Tuned]) -> list[Claim]:
+    need(rows, VARIANTS, OWN)
+    found = {name: difference(rows[name].runs, rows["lora"].runs, claims=len(VARIANTS)) for name in VARIANTS}
+    return [
+        Claim(f"{name} at its best rate is within 2 points of LoRA at its own", "within 1 to 2 %", **points(interval),
+              above=-MARGIN, below=MARGIN, form="{:+.1f}")
+        for name, interval in found.items()
+    ]  # fmt: skip
+
+
+def _rows(chosen: dict[str, dict[str, Tuned]]) -> list[tuple[str, ...]]:
+    return [
+        (title, name, f"{t.lr:g}", f"{t.rates[0]:g} to {t.rates[-1]:g} ({len(t.rates)})", f"{t.preferred:.3f}",
+         f"{t.test:.3f}", str(len(t.runs)))
+        for title, rows in chosen.items()
+        for name, t in sorted(rows.items(), key=lambda item: METHODS.index(item[0]))
+    ]  # fmt: skip
+
+
+def _draw(canvas: Figure, sweeps: Sweeps) -> None:
+    from statistics import fmean
+
+    from ..style import COLOURS, MARKERS
+    from . import _draw as drawing
+    from ._records import score
+
+    panels = canvas.subplots(1, len(sweeps), squeeze=False)[0]
+    for panel, (title, runs) in zip(panels, sweeps.items(), strict=True):
+        for i, name in enumerate(METHODS):
+            rates = group((r for r in runs if method(r) == name), lr)
+            for rate, same in rates.items():
+                panel.plot([rate] * len(same), [score(r) for r in same], ".", ms=4, color=COLOURS[i], alpha=0.6)
+            ys = [fmean(map(score, same)) for same in rates.values()]
+            if rates:
+                panel.plot(list(rates), ys, color=COLOURS[i], marker=MARKERS[i], ms=5, lw=1.2, label=name)
+        drawing.log_axis(panel, (1e-4, 1e-3, 1e-2))
+        panel.set_title(title.replace(", ", "\n"), loc="left", fontsize=8.5)
+        panel.set_xlabel("learning rate")
+        panel.set_ylabel(f"test {runs[0].body['metrics']['primary']}")
+    panels[0].legend(frameon=False, fontsize=8)
+
+
+FIGURE = PaperFigure(
+    number=12,
+    name="lr_sensitivity",
+    title="Sensitivity to the learning rate",
+    paper=Paper("Lee et al. 2026", "Learning Rate Matters: Vanilla LoRA May Suffice", "2602.04998", "its abstract"),
+    published=(
+        'Once each has a rate of its own, LoRA\'s variants end within 1 to 2 % of each other. "LoRA Without Regret" '
+        "(Thinking Machines 2025): LoRA's best rate is about 10 times that of full fine-tuning, 15 times in short runs."
+    ),
+    criterion=(
+        "LoRA's best rate over full fine-tuning's is within half a decade of 10 in every sweep, and each variant at "
+        "its best rate is within 2 points of LoRA (where there are three seeds)."
+    ),
+    find=find,
+    records=FOLDERS,
+    commands=(
+        run_command("lr_sensitivity"),
+        "python -m peftbench run experiments/sweep_quickstart.yaml --results results/reference/sweep_quickstart",
+        "python -m peftbench run experiments/sweep_glue_small.yaml --results results/reference/sweep_glue_small "
+        "--data-dir GLUE",
+    ),
+    size=(13.0, 4.6),
+)

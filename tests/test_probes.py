@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from architectures import Zoo
 from scipy.linalg import subspace_angles
 from test_session import spec
 from torch import Tensor
@@ -32,14 +31,21 @@ from peftbench.spec import RunSpec, as_dict
 Attached = Callable[..., Edit]
 
 
+@pytest.fixture(scope="module")
+def encoder() -> Backbone:
+    return load("tiny-encoder", "classification", 2)
+
+
 @pytest.fixture
-def attached(zoo: Zoo) -> Iterator[Attached]:
-    """A function that attaches a method to a tiny model, with its trained tensors drawn anew as training would."""
+def attached(encoder: Backbone) -> Iterator[Attached]:
+    """A function that attaches a method to the tiny encoder, and moves what it trains as training would."""
     edits: list[Edit] = []
 
-    def attach(model: str, method: str, spread: float = 0.1, **hyper: Any) -> Edit:
-        zoo[model].backbone.keep()
-        edits.append(Edit(zoo[model].backbone))
+    def attach(method: str, spread: float = 0.1, **hyper: Any) -> Edit:
+        for edit in edits:
+            edit.undo()
+        encoder.keep()
+        edits.append(Edit(encoder))
         torch.manual_seed(5)
         make(find(method), hyper).attach(edits[-1])
         with torch.no_grad():
@@ -108,7 +114,7 @@ def test_directions_of_an_update_are_those_of_its_rank_and_of_none_there_is_none
 
 
 def test_the_directions_of_a_lora_adapter_span_the_rows_of_its_A(attached: Attached) -> None:
-    edit = attached("tiny-encoder", "lora", rank=3)
+    edit = attached("lora", rank=3)
     found = {site["path"]: site for site in subspaces.measure(Trained(edit))["sites"]}
     for site, module in edit.placed():
         own = found[site.path]
@@ -120,7 +126,7 @@ def test_the_directions_of_a_lora_adapter_span_the_rows_of_its_A(attached: Attac
 
 def test_a_matrix_that_is_drawn_and_never_trained_has_no_directions_to_tell(attached: Attached) -> None:
     """VeRA's A is one random matrix for all layers: two runs would seem to have learned the same."""
-    assert all(s["A"] is None for s in subspaces.measure(Trained(attached("tiny-encoder", "vera")))["sites"])
+    assert all(s["A"] is None for s in subspaces.measure(Trained(attached("vera")))["sites"])
 
 
 # Magnitude and direction
@@ -142,7 +148,7 @@ def test_a_direction_that_hardly_turns_is_not_lost_in_rounding() -> None:
 
 @pytest.mark.parametrize("method", ["full", "lora", "dora", "ia3"])
 def test_decomposition_of_trained_weights_follows_the_papers_equations(attached: Attached, method: str) -> None:
-    edit = attached("tiny-encoder", method)
+    edit = attached(method)
     found = {site["path"]: site for site in decomposition.measure(Trained(edit))["sites"]}
     assert found
     with edit.merged() as net:
@@ -155,12 +161,12 @@ def test_decomposition_of_trained_weights_follows_the_papers_equations(attached:
 
 def test_weights_that_no_step_has_touched_have_not_changed(attached: Attached) -> None:
     for method in ("full", "lora"):
-        sites = decomposition.measure(Trained(attached("tiny-encoder", method, spread=0.0)))["sites"]
+        sites = decomposition.measure(Trained(attached(method, spread=0.0)))["sites"]
         assert {(s["dM"], s["dD"]) for s in sites} == {(0.0, 0.0)}
 
 
 def test_an_update_far_below_the_weights_last_digit_is_seen(attached: Attached) -> None:
-    edit = attached("tiny-encoder", "lora", rank=2)
+    edit = attached("lora", rank=2)
     with torch.no_grad():
         for module in edit.adapters():
             module.B.mul_(1e-9)
@@ -170,7 +176,7 @@ def test_an_update_far_below_the_weights_last_digit_is_seen(attached: Attached) 
 
 
 def test_every_layer_is_named_by_role_and_number(attached: Attached) -> None:
-    sites = ranks.measure(Trained(attached("tiny-encoder", "full")))["sites"]
+    sites = ranks.measure(Trained(attached("full")))["sites"]
     layers = {role: [s["layer"] for s in sites if s["role"] == role] for role in ("q", "v", "up", "down")}
     assert layers == {role: [0, 1] for role in layers}
 
@@ -181,7 +187,7 @@ def test_every_layer_is_named_by_role_and_number(attached: Attached) -> None:
 def test_adaloras_final_ranks_are_the_ranks_of_its_updates(attached: Attached) -> None:
     from peftbench.methods import adalora
 
-    edit = attached("tiny-encoder", "adalora", rank=3)
+    edit = attached("adalora", rank=3)
     torch.manual_seed(0)
     with torch.no_grad():
         for module in edit.adapters():
@@ -224,9 +230,9 @@ def test_windows_start_at_the_texts_beginning_and_end_with_it_apart_from_a_remai
     assert 10_000 - wikitext2_loss.WINDOWS < ids[-1, -1].item() < 10_000
 
 
-def test_a_prompt_in_front_of_the_text_adds_no_token_to_the_mean(data_dir: Path, zoo: Zoo) -> None:
+def test_a_prompt_in_front_of_the_text_adds_no_token_to_the_mean(data_dir: Path) -> None:
     """Behind a prompt the window's first token would be predicted too, which the base model cannot."""
-    backbone: Backbone = load("tiny-decoder", "generation")
+    backbone = load("tiny-decoder", "generation")
     edit = Edit(backbone)
     make(find("prompt"), {"length": 3}).attach(edit)
     found = wikitext2_loss.measure(Trained(edit, data_dir=data_dir))

@@ -116,8 +116,8 @@ def wikitext_file(data_dir: Path | None) -> Path:
                 return folder / "test.txt"
     looked = "no data directory was given" if data_dir is None else f"{data_dir} has no {WIKITEXT}/test.txt"
     raise UserError(
-        f"probe wikitext2_loss: {looked}. Put WikiText-2's test text at DIR/{WIKITEXT}/test.txt and give --data-dir DIR, "
-        "or leave the probe out of the experiment"
+        f"probe wikitext2_loss: {looked}. Put WikiText-2's test text at DIR/{WIKITEXT}/test.txt and give --data-dir "
+        "DIR, or leave the probe out of the experiment"
     )
 
 
@@ -132,7 +132,7 @@ class Probes:
         self._found: dict[str, list[dict[str, Any]]] = {name: [] for name in asked}
 
     def look(self, step: int, last: bool = False) -> None:
-        """Measure after `step` optimiser steps; `last` are the weights that are tested, and the last point is theirs."""
+        """Measure after `step` optimiser steps; `last` are the tested weights, and the last point is theirs."""
         for card in self.cards:
             if last or card.throughout:
                 measure = import_module(f"peftbench.probes.{card.name}").measure

@@ -20,7 +20,7 @@ KEPT = 16  # directions of a matrix; more would make records of megabytes
 
 
 def measure(trained: Trained) -> dict[str, Any]:
-    """{"sites": [{"role", "layer", "path", "width", "update", "A"}]}; see `directions`. "A" is null where none trains."""
+    """{"sites": [{"role", "layer", "path", "width", "update", "A"}]}; see `directions`. "A": null if none trains."""
     sites = []
     for c in changes(trained.edit):
         A = getattr(c.adapter, "A", None)

@@ -1,4 +1,4 @@
-"""How alike the directions of two runs are (LoRA, arXiv:2106.09685, section 7.2), from what the probe subspaces kept."""
+"""How alike directions of two runs are (LoRA, arXiv:2106.09685, section 7.2), from what the probe subspaces kept."""
 
 from __future__ import annotations
 

@@ -39,9 +39,9 @@ def find(results: Results) -> Finding:
         draw=lambda canvas: _draw(canvas, moved, steps),
         incomparable=unlearned(tuned(runs, method).values()),
         notes=(
-            f"A point is one layer after {', '.join(map(str, steps))} steps, as in the paper, which has five points of "
-            "training too. Both changes grow with the steps, which makes the correlation over all points more positive "
-            "than that over layers at one step, which the table has beside it.",
+            f"A point is one layer after {', '.join(map(str, steps))} steps; the paper pools layers and four points of "
+            "training, too. Both changes grow with the steps, which alone makes that correlation more positive: the "
+            "table has the one over layers at the last step beside it.",
             "Changes are means over the rows of a weight, one an output, as our DoRA has its magnitudes; correlations "
             "are within a seed, and their mean over seeds is given.",
             "Intervals: bootstrap over seeds and layers, 95 % for the three claims together.",
@@ -121,12 +121,13 @@ FIGURE = PaperFigure(
     title="Change of magnitude against change of direction",
     paper=Paper("Liu et al. 2024", "DoRA", "2402.09353", "figure 2"),
     published=(
-        "VL-BART on four image-text tasks, query weights of every layer at four intermediate points and the end: the "
-        "correlation of the two changes is −0.62 in full fine-tuning, +0.83 in LoRA and −0.31 in DoRA."
+        "VL-BART on four image-text tasks, the query weights of every layer after three intermediate points of "
+        "training and at its end: the correlation of the two changes is −0.62 in full fine-tuning, +0.83 in LoRA and "
+        "−0.31 in DoRA."
     ),
     criterion=(
-        "the correlation over layers and points of training is negative in full fine-tuning and in DoRA, and positive in "
-        "LoRA."
+        "the correlation over layers and points of training is negative in full fine-tuning and in DoRA, and positive "
+        "in LoRA."
     ),
     find=find,
     size=(12.0, 4.6),

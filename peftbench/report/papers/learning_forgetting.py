@@ -133,8 +133,8 @@ FIGURE = PaperFigure(
     paper=Paper("Biderman et al. 2024", "LoRA Learns Less and Forgets Less", "2405.09673", "figure 4"),
     published=(
         "Llama-2-7B on code (instruction tuning): HumanEval .497 in full fine-tuning, LoRA .358, .417, .498 at ranks "
-        "16, 64, 256; the mean of HellaSwag, ARC-challenge and WinoGrande is .414 after full fine-tuning and .509 after "
-        "LoRA of rank 64. In the paper's words, LoRA learns less and forgets less."
+        "16, 64, 256; the mean of HellaSwag, ARC-challenge and WinoGrande is .414 after full fine-tuning and .509 "
+        "after LoRA of rank 64. In the paper's words, LoRA learns less and forgets less."
     ),
     criterion=(
         "at the end of training and at the rates of our own sweep, the loss on WikiText-2 has risen more in full "

@@ -47,26 +47,30 @@ def ask(figures: Sequence[PaperFigure], results: Results) -> list[Result]:
     return found
 
 
-def contents(names: Sequence[str], root: Path) -> Iterator[tuple[str, bytes | None]]:
-    """(path, content) of the files of the figures named, and of the index of all; None: there must be no such file."""
+def ask_all(root: Path) -> list[Result]:
+    """What the records under `root` say of every figure. Raises UserError where there is no such directory."""
     if not root.is_dir():
         raise UserError(f"{root}: no such directory; give the one that has the records, such as --results results")
+    return ask(list(known().values()), Results(root))
+
+
+def contents(names: Sequence[str], asked: Sequence[Result]) -> Iterator[tuple[str, bytes | None]]:
+    """(path, content) of the files of the figures named, and of the index of all; None: there must be no such file."""
     wanted = {f.name for f in chosen(names)}
-    results = ask(list(known().values()), Results(root))
-    for r in results:
+    for r in asked:
         if r.figure.name in wanted:
             yield f"{FOLDER}/{r.figure.name}.md", page(r).encode()
             drawn = dict(image(r))
             for suffix in SUFFIXES[1:]:
                 name = r.figure.name + suffix
                 yield f"{FOLDER}/{name}", drawn.get(name)
-    yield INDEX, index(results).encode()
+    yield INDEX, index(asked).encode()
 
 
-def write(names: Sequence[str], root: Path, out: Path) -> list[Path]:
-    """Write the figures and the index under `out`; returns what changed."""
+def write(names: Sequence[str], root: Path, out: Path, asked: Sequence[Result] | None = None) -> list[Path]:
+    """Write the figures and the index under `out`; returns what changed. `asked` saves reading the records again."""
     changed = []
-    for name, content in contents(names, root):
+    for name, content in contents(names, ask_all(root) if asked is None else asked):
         path = out / name
         if _now(path) == content:
             continue
@@ -82,7 +86,7 @@ def write(names: Sequence[str], root: Path, out: Path) -> list[Path]:
 def check(names: Sequence[str], root: Path, out: Path) -> list[str]:
     """How the files under `out` differ from what the records give: a line for each that does."""
     said, expected = [], set()
-    for name, content in contents(names, root):
+    for name, content in contents(names, ask_all(root)):
         expected.add(name)
         now = _now(out / name)
         if now != content:

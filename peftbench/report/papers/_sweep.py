@@ -104,7 +104,7 @@ def unlearned(candidates: Iterable[Tuned]) -> str | None:
     """Why differences mean nothing: the configuration that validation prefers does not beat the majority class."""
     top = best(candidates)
     majority = top.runs[0].body["metrics"].get("majority")
-    if majority is None or (found := mean(top.runs)).low > majority:
+    if majority is None or (found := mean(top.runs)).low > majority or len(top.runs) == 1:
         return None
     return (
         f"nothing was learned at this budget: the best configuration has accuracy {found.value:.3f} "
@@ -122,7 +122,10 @@ def notes(results: Results, folders: Iterable[str], chosen: Mapping[Any, Tuned])
     if failed:
         how = ", ".join(f"{len(same)} {status}" for status, same in group(failed, lambda r: r.status).items())
         said.append(f"Runs that did not finish, left out: {how}.")
-    return (*said, "Intervals: bootstrap over seeds and test examples, 95 % for all claims together.")
+    return (
+        *said,
+        "Intervals: over seeds and test examples, 95 % for all claims together, and for each row of the table alone.",
+    )
 
 
 def points(i: Interval) -> dict[str, float]:

@@ -27,7 +27,8 @@ from peftbench.report.papers import (
     learning_forgetting,
     lora_subspaces,
 )
-from peftbench.report.papers._draws import interval
+from peftbench.report.papers._interval import of
+from peftbench.report.papers._probed import jackknife, over
 
 LAYERS, WIDTH = 6, 96
 Body = dict[str, Any]
@@ -196,7 +197,7 @@ def forgetting_runs(rises: dict[str, float], words: dict[str, int]) -> list[Body
     """By label: how far the loss of a window rises, and how many of a reference's six words are written."""
     out = []
     for name, rise in rises.items():
-        for seed in range(2):
+        for seed in range(3):
             draw = np.random.default_rng((seed, len(name)))
             body = trained(name, {}, 0.5, seed)
             body["spec"]["method"]["label"] = name
@@ -285,11 +286,19 @@ def test_every_figure_draws_and_tabulates_what_it_found(tmp_path: Path, name: st
     assert (again.claims, again.table) == (finding.claims, finding.table), "the same records give the same digits"
 
 
-def test_an_interval_holds_the_mean_about_as_often_as_it_says() -> None:
+def test_the_jackknife_of_a_mean_is_the_interval_of_the_mean() -> None:
+    x = np.random.default_rng(0).normal(size=(3, 8))
+    assert jackknife(lambda units: float(units.mean()), x) == pytest.approx(of(x))
+
+
+def test_intervals_of_layers_and_of_correlations_hold_the_truth_about_as_often_as_they_say() -> None:
     draw = np.random.default_rng(1)
-    held = 0
-    for _ in range(60):
-        values = draw.normal(size=(5, 40))
-        low, high = interval(lambda s, w, v=values: float(v[s][:, w].mean()), 5, 40)[1:]
-        held += low <= 0 <= high
-    assert 50 <= held <= 60
+    held = {"mean": 0, "correlation": 0}
+    for _ in range(200):
+        _, low, high = over(draw.normal(size=6))
+        held["mean"] += low <= 0 <= high
+        pairs = draw.multivariate_normal([0, 0], [[1, 0.5], [0.5, 1]], size=(3, 12))
+        low, high = jackknife(lambda p: float(np.corrcoef(p.T)[0, 1]), pairs)[1:]
+        held["correlation"] += low <= 0.5 <= high
+    assert held["mean"] >= 180
+    assert held["correlation"] >= 180

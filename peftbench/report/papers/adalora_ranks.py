@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import Claim, Finding, Paper, PaperFigure, Results, Table
-from ._draws import Array, by_site, interval, points
+from ._interval import of
+from ._probed import Array, by_site, points
 from ._records import NotRun, scale
 from ._sweep import method, tuned, unlearned
 
@@ -36,28 +37,20 @@ def find(results: Results) -> Finding:
         notes=(
             "Ranks are those of the update W' - W, counted on its singular values; each cell of the figure is the mean "
             "over seeds.",
-            "Intervals: bootstrap over seeds and layers (first claim) or seeds and weights (second), 95 % for both.",
+            "Intervals: over seeds and layers (first claim) or seeds and weights (second), 95 % for both together.",
         ),
     )
 
 
-def _claims(ranks: Array, attention: int) -> tuple[Claim, ...]:
-    seeds, roles, layers = ranks.shape
-    half = layers // 2
-
-    def ffn_more(seed: Array, layer: Array) -> float:
-        drawn = ranks[seed][:, :, layer]
-        return float(drawn[:, attention:].mean() - drawn[:, :attention].mean())
-
-    def top_more(seed: Array, role: Array) -> float:
-        drawn = ranks[seed][:, role]
-        return float(drawn[:, :, layers - half :].mean() - drawn[:, :, :half].mean())
-
+def _claims(ranks: Array, attention: int) -> tuple[Claim, ...]:  # (seeds, roles, layers)
+    half = ranks.shape[-1] // 2
+    ffn_more = ranks[:, attention:].mean(1) - ranks[:, :attention].mean(1)  # (seeds, layers)
+    upper_more = ranks[..., -half:].mean(-1) - ranks[..., :half].mean(-1)  # (seeds, roles)
     return (
         Claim("feed-forward weights keep a higher rank than attention's", "yes, in words",
-              *interval(ffn_more, seeds, layers, claims=2), above=0, form="{:+.2f}"),
+              *of(ffn_more, claims=2), above=0, form="{:+.2f}"),
         Claim("the upper half of the layers keeps a higher rank than the lower", "yes, in words",
-              *interval(top_more, seeds, roles, claims=2), above=0, form="{:+.2f}"),
+              *of(upper_more, claims=2), above=0, form="{:+.2f}"),
     )  # fmt: skip
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from ...record import Record
 from . import Claim, Finding, Paper, PaperFigure, Results, Table
-from ._draws import Array, by_site, interval, points
 from ._interval import Interval
+from ._probed import Array, by_site, jackknife, points
 from ._records import NotRun, group, need, scale
 from ._sweep import method, same_setting, tuned, unlearned
 
@@ -44,7 +44,7 @@ def find(results: Results) -> Finding:
             "table has the one over layers at the last step beside it.",
             "Changes are means over the rows of a weight, one an output, as our DoRA has its magnitudes; correlations "
             "are within a seed, and their mean over seeds is given.",
-            "Intervals: bootstrap over seeds and layers, 95 % for the three claims together.",
+            "Intervals: over seeds and layers (jackknife), 95 % for the three claims together.",
         ),
     )
 
@@ -63,16 +63,14 @@ def _moved(r: Record, steps: list[int]) -> Array:  # (roles, steps, layers, 2): 
 
 
 def _correlation(moved: Array) -> float:
-    """Of dM with dD over steps and layers, (seeds, steps, layers, 2); the mean over seeds. Alone, a point has none."""
-    pairs = moved.reshape(len(moved), -1, 2)
-    apart = pairs - pairs.mean(1, keepdims=True)
-    spread = np.sqrt((apart**2).sum(1)).prod(-1)
-    return float(np.mean(np.divide(apart.prod(-1).sum(1), spread, out=np.zeros(len(spread)), where=spread > 0)))
+    """Of dM with dD over all points of (..., 2)."""
+    dM, dD = moved.reshape(-1, 2).T
+    return float(np.corrcoef(dM, dD)[0, 1])
 
 
-def _interval(moved: Array, claims: int) -> Interval:
-    seeds, _, layers, _ = moved.shape
-    return interval(lambda seed, layer: _correlation(moved[seed][:, :, layer]), seeds, layers, claims=claims)
+def _interval(moved: Array, claims: int) -> Interval:  # (seeds, steps, layers, 2)
+    found = jackknife(_correlation, moved.swapaxes(1, 2), claims)
+    return Interval(found.value, max(found.low, -1.0), min(found.high, 1.0))
 
 
 def _claim(name: str, moved: Array) -> Claim:
@@ -102,7 +100,7 @@ def _draw(canvas: Figure, moved: dict[str, Array], steps: list[int]) -> None:
         x, y = own[..., 1].ravel(), own[..., 0].ravel()
         ends = np.array([x.min(), x.max()])
         panel.plot(ends, np.polyval(np.polyfit(x, y, 1), ends), color=MUTED, lw=1.1, ls="--")
-        found = _correlation(moved[name][:, 0])
+        found = _interval(moved[name][:, 0], 1).value
         panel.set_title(f"{name}: {found:+.2f} (paper {PAPER[name]})", loc="left", fontsize=10)
         panel.ticklabel_format(style="sci", scilimits=(-3, 4))
         panel.set_xlabel("change of direction dD")

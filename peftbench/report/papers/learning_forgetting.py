@@ -9,7 +9,8 @@ import numpy as np
 from ...record import Record
 from ...tasks.metrics import score as metric
 from . import Claim, Finding, Paper, PaperFigure, Results, Table
-from ._draws import Array, interval, points
+from ._interval import of as interval
+from ._probed import Array, points
 from ._records import NotRun, group, label, need, scale
 from ._sweep import same_setting
 
@@ -26,9 +27,9 @@ def find(results: Results) -> Finding:
     same_setting(runs)
     of = group(runs, label)
     need(of, (REFERENCE, *LORA), FOLDER)
+    if len({tuple(r.spec["seed"] for r in of[name]) for name in (REFERENCE, *LORA)}) > 1:
+        raise NotRun(f"the configurations of {FOLDER} have not finished the same seeds")
     rise = {name: np.stack([_rise(r) for r in same]) for name, same in of.items()}
-    if len({r.shape for r in rise.values()}) > 1:
-        raise NotRun(f"the configurations of {FOLDER} have not the same seeds and windows of text")
     told = {name: np.stack([_overlap(r) for r in of[name]]) for name in (REFERENCE, *LORA)}
     order = sorted(of, key=lambda name: -of[name][0].body["parameters"]["trainable"])
     return Finding(
@@ -46,7 +47,7 @@ def find(results: Results) -> Finding:
             "Learning is judged by the ROUGE-L of what is written for each test example, where the paper has HumanEval "
             "and GSM8K; the figure has the loss on the task's validation split, which is known along the way.",
             "One rate each, found on another budget's validation: at a higher rate a method learns and forgets more.",
-            "Intervals: bootstrap over seeds and windows, or seeds and examples, 95 % for the four claims together.",
+            "Intervals: over seeds and windows, or seeds and test examples, 95 % for the four claims together.",
         ),
     )  # fmt: skip
 
@@ -73,8 +74,7 @@ def _claims(rise: dict[str, Array], told: dict[str, Array]) -> tuple[Claim, ...]
     ):  # fmt: skip
         for name in LORA:
             apart = of[REFERENCE] - of[name]
-            ends = interval(lambda s, u, d=apart: float(d[s][:, u].mean()), *apart.shape, claims=CLAIMS)
-            found.append(Claim(f"{name} {says}", paper, *ends, above=0, form=form))
+            found.append(Claim(f"{name} {says}", paper, *interval(apart, CLAIMS), above=0, form=form))
     return tuple(found)
 
 
@@ -92,7 +92,7 @@ def _path(runs: list[Record]) -> tuple[list[int], Array]:
 def _row(name: str, runs: list[Record], rise: Array) -> tuple[str, ...]:
     steps, path = _path(runs)
     test = [r.body["metrics"]["test"] for r in runs]
-    ends = interval(lambda s, w: float(rise[s][:, w].mean()), *rise.shape)
+    ends = interval(rise)
     by_step = [f"{step}: {x:+.4f}" for step, (x, _) in zip(steps, path, strict=True)]
     return (
         name,

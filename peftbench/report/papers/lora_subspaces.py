@@ -9,8 +9,8 @@ import numpy as np
 
 from ...record import Record
 from . import Claim, Finding, Paper, PaperFigure, Results, Table
-from ._draws import Array, by_site, interval, points
 from ._interval import Interval
+from ._probed import Array, by_site, over, points
 from ._records import NotRun, group, need, scale
 from ._similarity import by_chance, similarity, vectors
 from ._sweep import hyper, method, same_setting, tuned, unlearned
@@ -44,7 +44,7 @@ def find(results: Results) -> Finding:
             "from the same random numbers.",
             "The claims are about A, as the paper's are. A starts at random, B at zero, so the table and the figure "
             "have the update B A beside it.",
-            "Intervals: bootstrap over layers, 95 % for the four claims together.",
+            "Intervals: over layers (t), 95 % for the four claims together; two seeds are too few to count as drawn.",
         ),
     )
 
@@ -78,7 +78,7 @@ def _claims(phi: dict[tuple[str, str], Array], width: int) -> tuple[Claim, ...]:
     all_ = SMALL - 1  # the index of phi(8, 8)
 
     def over_layers(of_layer: Array) -> Interval:
-        return interval(lambda layer: float(of_layer[layer].mean()), len(of_layer), claims=CLAIMS)
+        return over(of_layer, CLAIMS)
 
     top = over_layers(ranks[:, :, 0, 0].mean(0))
     falls = over_layers((ranks[:, :, 0, 0] - ranks[:, :, all_, all_]).mean(0))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from scipy.stats import pearsonr
-from test_paper_figures import found, trained
+from paper_records import found, trained
 
 from peftbench.probes import subspaces
 from peftbench.report.papers import (

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from scipy.stats import pearsonr
 from paper_records import found, trained
+from scipy.stats import pearsonr
 
 from peftbench.probes import subspaces
 from peftbench.report.papers import (

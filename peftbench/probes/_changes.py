@@ -51,7 +51,11 @@ def changes(edit: Edit) -> Iterator[Change]:
         else:
             continue
         before = edit.backbone.pristine(name)
-        yield Change(site.role, layer, site.path, *(t.detach().double().cpu() for t in (before, after)), adapter)
+        yield Change(site.role, layer, site.path, _exact(before), _exact(after), adapter)
+
+
+def _exact(weight: Tensor) -> Tensor:
+    return weight.detach().double().cpu()
 
 
 def _folded(adapter: Adapter, path: str) -> Tensor:

@@ -27,4 +27,4 @@ def decompose(before: Tensor, after: Tensor) -> dict[str, float]:  # both (out, 
     dM = (after.norm(dim=1) - before.norm(dim=1)).abs().mean()
     # 1 - cos is half the squared distance of the unit vectors: where both are near, nothing cancels
     apart = (F.normalize(after, dim=1) - F.normalize(before, dim=1)).square().sum(1)
-    return {"dM": float(dM), "dD": float(apart.mean() / 2)}
+    return {"dM": float(f"{dM:.7g}"), "dD": float(f"{apart.mean() / 2:.7g}")}  # seven digits: records stay small

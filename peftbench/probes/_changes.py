@@ -60,9 +60,10 @@ def _exact(weight: Tensor) -> Tensor:
 
 def _folded(adapter: Adapter, path: str) -> Tensor:
     try:
-        weight: Tensor = copy.deepcopy(adapter).double().folded().dense_weight()
+        plain: Any = copy.deepcopy(adapter).double().folded()
     except NotMergeable as error:
         raise UserError(
             f"a probe of weights cannot look at {path}: {error}; leave the probe or the method out"
         ) from error
+    weight: Tensor = plain.dense_weight()
     return weight

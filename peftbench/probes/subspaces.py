@@ -24,8 +24,10 @@ def measure(trained: Trained) -> dict[str, Any]:
     sites = []
     for c in changes(trained.edit):
         A = getattr(c.adapter, "A", None)
-        trains = isinstance(A, nn.Parameter) and A.requires_grad
-        down = directions(A.detach().double().cpu()) if trains else None
+        if isinstance(A, nn.Parameter) and A.requires_grad:
+            down = directions(A.detach().double().cpu())
+        else:
+            down = None
         sites.append({**c.place, "width": c.after.shape[1], "update": directions(c.after - c.before), "A": down})
     return {"sites": sites}
 

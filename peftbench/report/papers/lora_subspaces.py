@@ -122,6 +122,8 @@ def _draw(canvas: Figure, phi: dict[tuple[str, str], Array], width: int) -> None
         shown = panel.imshow(cells, cmap="viridis", vmin=0, vmax=1, origin="lower", aspect="auto",
                              extent=(0.5, cells.shape[1] + 0.5, 0.5, cells.shape[0] + 0.5))  # fmt: skip
         panel.grid(visible=False)
+        for axis, count in ((panel.xaxis, cells.shape[1]), (panel.yaxis, cells.shape[0])):
+            axis.set_ticks([1, *range(4, count + 1, 4)])
         title = f"W_{role}, {PAIRS[pair]}\n{'A' if matrix == 'A' else 'B A'}, layer {middle + 1} of {layers}"
         panel.set_title(title, loc="left", fontsize=8.5)
         panel.set_xlabel("j", fontsize=8)

@@ -13,11 +13,22 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.json_schema import WithJsonSchema
 
 from peftbench import findings, strict_yaml
 from peftbench.errors import UserError, unknown
+from peftbench.probes import CARDS
+from peftbench.probes import known as known_probes
 from peftbench.strict_yaml import Document, Place
 from peftbench.tasks import data, local
 
@@ -144,6 +155,9 @@ class Experiment(Part):
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory")
     compile: bool = Field(False, description="compile the training step with torch.compile")
     backbone_dropout: float | None = Field(None, ge=0, lt=1, description="replaces the base model's own; null: its own")
+    probes: Annotated[
+        tuple[str, ...], WithJsonSchema({"type": "array", "items": {"enum": sorted(CARDS)}, "uniqueItems": True})
+    ] = Field((), strict=False, description="what each run measures of the trained network itself, beside its scores")
     save_adapters: bool = Field(False, description="keep each run's trained adapter under the results directory")
     jobs: Count = Field(1, description="worker processes; several share the machine")
     reference: str = Field("full", description="the label that ratios are taken to")
@@ -152,6 +166,14 @@ class Experiment(Part):
         tuple[InstanceOf[MethodEntry], ...], Field(min_length=1), WithJsonSchema({"type": "array", "minItems": 1})
     ]
     _document: Document = PrivateAttr()
+
+    @field_validator("probes")
+    @classmethod
+    def _probes_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return known_probes(names)
+        except UserError as error:
+            raise ValueError(str(error)) from error
 
     @property
     def file(self) -> Path:

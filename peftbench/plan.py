@@ -17,6 +17,7 @@ from peftbench.errors import UserError
 from peftbench.experiment import Experiment, Profile
 from peftbench.facts import Facts, TaskFacts
 from peftbench.only import Only
+from peftbench.probes import CARDS
 from peftbench.record import Record
 from peftbench.sites import Sites
 from peftbench.spec import LatencySpec, MethodSpec, ProfileSpec, RunSpec, TrainSpec
@@ -51,6 +52,7 @@ def grid(
     Raises UserError where a method does not fit the network, or, with a strict budget, has no size that matches it.
     """
     chosen = [c for c in configurations if only.has_method(c)]
+    probes = {name: CARDS[name].version for name in experiment.probes}
     planned = []
     for task in facts.tasks:
         sized = [_sized(experiment, c, task.sites, parameters) for c in chosen]
@@ -58,7 +60,8 @@ def grid(
             if only.has_seed(seed):
                 for configuration, (method, trainable) in zip(chosen, sized, strict=True):
                     train = _train(experiment, task, configuration.lr)
-                    planned.append(Planned(RunSpec(facts.backbone, task.spec, method, train, seed), trainable, task))
+                    run = RunSpec(facts.backbone, task.spec, method, train, seed, probes)
+                    planned.append(Planned(run, trainable, task))
     return planned
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peftbench import calibrate, configurations, experiment, facts, peaks, plan, predict
+from peftbench import calibrate, configurations, experiment, facts, peaks, plan, predict, probes
 from peftbench.calibrate import Costs, Place
 from peftbench.errors import UserError
 from peftbench.experiment import Experiment
@@ -76,6 +76,7 @@ def prepare(
     expanded = configurations.expand(read, manifest.methods(), manifest.hyper)
     part = Only.parse(only, read, expanded)
     known = facts.gather(read, part, manifest, data_dir)
+    probes.check(read.probes, (task.kind for task in known.tasks), data_dir)
     planned = plan.grid(read, known, expanded, manifest.parameters, part)
     manifest.save()
     return Prepared(read, known, planned, manifest)

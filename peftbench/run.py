@@ -17,6 +17,7 @@ from peftbench.edit import Edit
 from peftbench.errors import UserError
 from peftbench.measure import timing
 from peftbench.method import Method
+from peftbench.probes import Probes, Trained
 from peftbench.spec import RunSpec
 from peftbench.tasks import Dataset, batches, metrics
 from peftbench.tasks.tokens import Encoded
@@ -40,9 +41,11 @@ class Run:
         on_progress: Progress,
         stop: Stop,
         timed: bool,
+        data_dir: Path | None = None,
     ) -> None:
         self.spec, self.dataset, self.backbone, self.data, self.method = spec, dataset, backbone, data, method
         self.on_progress, self.stop, self.timed = on_progress, stop, timed
+        self.data_dir = data_dir  # where probes find texts
 
     @property
     def axes(self) -> tuple[str, str, int]:
@@ -75,12 +78,14 @@ class Run:
         order = batches.order(lengths, t.batch_size, t.steps, devices.stream("order", *axes))
         widest = batches.widest(lengths, order)
         pad = self.backbone.tokenizer.pad_token_id
+        self.probes = Probes(self.spec.probes, Trained(edit, self.spec.backbone.dtype, self.data_dir))
+        clock.within("evaluate", lambda: self.probes.look(0))
         devices.seed("dropout", *axes)
         clock.lap("load")
         fitted = fit(
             trainer,
             [partial(batches.collate, self.data["train"], indices, pad) for indices in order],
-            lambda: clock.within("evaluate", self.validate),
+            lambda step: clock.within("evaluate", lambda: self.validate(step)),
             self.better,
             tracked=widest,
             timed=self.timed,
@@ -89,9 +94,12 @@ class Run:
         )
         clock.lap("train")
         self.method.finish(edit)
+        clock.within("evaluate", lambda: self.probes.look(fitted.checkpoint_step, last=True))
         return fitted
 
-    def validate(self) -> dict[str, float | None]:
+    def validate(self, step: int) -> dict[str, float | None]:
+        if step < self.spec.train.steps:  # the last weights are looked at when the method has finished with them
+            self.probes.look(step)
         return self._scores("validation")[0]
 
     def better(self, a: Any, b: Any) -> bool:
@@ -119,6 +127,7 @@ class Run:
             "curve": {"loss": fitted.losses, "validation": fitted.validation},
             "stopped_at": fitted.stopped_at,
             "checkpoint_step": fitted.checkpoint_step,
+            **({"probes": self.probes.record()} if self.spec.probes else {}),
         }
 
     def _base(self) -> dict[str, Any]:

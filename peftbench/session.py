@@ -63,7 +63,7 @@ class Session:
         data = self.encode(dataset, backbone, spec.train.max_length)
         method = self.method(spec.method)
         clock.lap("load")
-        run = Run(spec, dataset, backbone, data, method, on_progress, stop, not self.shared)
+        run = Run(spec, dataset, backbone, data, method, on_progress, stop, not self.shared, self.data_dir)
         edit = Edit(backbone)
         try:
             fitted = run.train(edit, clock)

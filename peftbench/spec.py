@@ -80,6 +80,7 @@ class RunSpec:
     method: MethodSpec
     train: TrainSpec
     seed: int  # index of the repetition; the streams' real seeds are hashes of it
+    probes: Mapping[str, int] = field(default_factory=dict)  # what is measured of the trained network: name, version
 
     @property
     def id(self) -> str:
@@ -97,6 +98,7 @@ class RunSpec:
             MethodSpec(**d["method"]),
             TrainSpec(**d["train"]),
             d["seed"],
+            probes=d.get("probes", {}),
         )
 
 

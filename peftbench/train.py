@@ -158,7 +158,7 @@ def rate(done: int, spec: TrainSpec) -> float:
 def fit(
     trainer: Trainer,
     batches: Sequence[Callable[[], Batch]],
-    evaluate: Callable[[], dict[str, float | None]],
+    evaluate: Callable[[int], dict[str, float | None]],
     better: Callable[[Mapping[str, Any], Mapping[str, Any]], bool],
     *,
     tracked: int | None = None,
@@ -168,9 +168,9 @@ def fit(
 ) -> Fitted:
     """Train for ``spec.steps`` steps, one batch each; leaves the chosen checkpoint in the network.
 
-    `evaluate` gives the validation metrics; `better(a, b)` says whether a beats b. The step at index `tracked` runs
-    under the memory tracker. With `timed`, each step's seconds are kept (the device is synchronised between steps).
-    Raises `Diverged` or `Abandoned`.
+    `evaluate` gives the validation metrics after so many steps; `better(a, b)` says whether a beats b.
+    The step at index `tracked` runs under the memory tracker. With `timed`, each step's seconds are kept (the device is
+    synchronised between steps). Raises `Diverged` or `Abandoned`.
     """
     spec, out, pending = trainer.spec, Fitted(), list[Tensor]()
     best: tuple[dict[str, Any], dict[str, Tensor], list[Tensor]] | None = None
@@ -199,7 +199,7 @@ def fit(
             _read(pending, out)
             on_progress({"phase": "train", "step": out.stopped_at, "steps": spec.steps, "loss": out.losses[-1]})
         if due:
-            now = {"step": out.stopped_at, **evaluate()}
+            now = {"step": out.stopped_at, **evaluate(out.stopped_at)}
             out.validation.append(now)
             trainer.backbone.net.train()
             if best is None or better(now, best[0]):

@@ -5,7 +5,7 @@ times, and what says who ran it and when.
 
 On the machine and versions that a record names, a repeat is equal in every bit, and so one that is not is a difference.
 Another processor, device, number of threads or version of a library adds in another order: the first losses agree to
-rounding, and training then carries the rounding away. What is asked for there was measured, see TOLERANCE.
+rounding, and training then carries the rounding away. What is asked for there, tolerance.py says.
 """
 
 from __future__ import annotations

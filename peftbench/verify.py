@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peftbench import differences, record, runner
+from peftbench import differences, record, runner, tolerance
 from peftbench.audit import Finding, audit
 from peftbench.differences import Difference
 from peftbench.errors import UserError, unknown_method
@@ -30,7 +30,7 @@ VERIFIED = (IDENTICAL, WITHIN)
 class Outcome:
     """What came of one record: `status`, the fields that differ, and what ran the two, where that is not the same.
 
-    `said` is why there is nothing to compare.
+    `said` is why there is nothing to compare, or how far apart the two are.
     """
 
     record: Record
@@ -206,10 +206,13 @@ def _outcome(r: Record, gone: str | None, repeats: Sequence[Record]) -> Outcome 
         said = f"the repeat ended as {again.status}: {again.body.get('reason') or 'no reason recorded'}"
         return Outcome(r, DIFFERS, said=said)
     environment, may_differ = differences.environments(r.body["env"], again.body["env"])
-    found = differences.compare(_whole(r), _whole(again))
-    alike = may_differ and all(d.within for d in found)
-    status = (WITHIN if alike else DIFFERS) if found else IDENTICAL
-    return Outcome(r, status, tuple(found), tuple(environment))
+    one, other = _whole(r), _whole(again)
+    found, said = differences.compare(one, other), ""
+    if found and may_differ:
+        judged = tolerance.judge(one, other, found)
+        found, said = judged.differences, judged.said
+    status = IDENTICAL if not found else WITHIN if all(d.within for d in found) else DIFFERS
+    return Outcome(r, status, tuple(found), tuple(environment), said)
 
 
 def _whole(r: Record) -> dict[str, Any]:

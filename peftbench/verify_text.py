@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.differences import Difference
-from peftbench.verify import DIFFERS, IDENTICAL, WITHIN, Outcome, Verified
+from peftbench.verify import DIFFERS, IDENTICAL, Outcome, Verified
 
 SHOWN = 5  # differences of one record
 
@@ -68,17 +68,12 @@ def _repeats(found: Verified) -> Iterator[str]:
         yield f"  {o.status:<16}  {spec['method']['label']:<20}  {spec['task']['name']:<28}  seed {spec['seed']}"
         if o.said:
             yield f"      {o.said}"
-        if o.status in (DIFFERS, WITHIN):
-            yield from _fields(o.differences if o.status == WITHIN else _worst(o.differences))
+        if o.status == DIFFERS:
+            yield from _fields([d for d in o.differences if not d.within])
         if o.status == DIFFERS and o.differences:
             yield f"      in {o.record.path.name}"
     for line in dict.fromkeys(line for o in found.outcomes for line in map(str, o.environment)):
         yield f"  not the same here: {line}"
-
-
-def _worst(differences: Sequence[Difference]) -> list[Difference]:
-    """What no tolerance covers first."""
-    return sorted(differences, key=lambda d: d.within)
 
 
 def _fields(differences: Sequence[Difference]) -> Iterator[str]:

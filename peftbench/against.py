@@ -152,21 +152,20 @@ def _unpaired(spec: RunSpec, alike: Sequence[Record], planned: Prepared) -> list
     """What keeps the new runs of a task from being paired with these: seeds, the budget of size, the reference."""
     said, asked, reference = [], planned.experiment, planned.experiment.reference
     here = {p.spec.seed for p in planned.planned if p.spec.task.name == spec.task.name}
-    for label in dict.fromkeys(map(_label, alike)):
-        seeds = {r.spec["seed"] for r in alike if _label(r) == label}
-        if not here <= seeds:
-            missing = ", ".join(map(str, sorted(here - seeds)))
-            said.append(f"{spec.task.name}: seeds: {label} has no finished run of seed {missing} there")
+    base = {r.spec["seed"] for r in alike if _label(r) == reference}
+    if base and not here <= base:
+        missing = ", ".join(map(str, sorted(here - base)))
+        said.append(f"{spec.task.name}: seeds: the reference {reference} has no finished run of seed {missing} there")
     everything = {r.spec["seed"] for r in alike}
     if len(here) < len(everything) and here == set(range(asked.budget.seeds)):
         said.append(f"{spec.task.name}: seeds: {len(everything)} there, {len(here)} here")
-    budgets = {b for r in alike if (b := _budget(r)) is not None}
+    budgets = {round(b) for r in alike if (b := _budget(r)) is not None}
     target = asked.budget.trainable_params
     if budgets and (target is None or all(abs(b - target) > max(1, ROUNDING * target) for b in budgets)):
-        there = " or ".join(f"{round(b):,}" for b in sorted(budgets)[:2])
+        there = " or ".join(f"{b:,}" for b in sorted(budgets)[:2])
         wanted = "none" if target is None else f"{target:,}"
         said.append(f"{spec.task.name}: trainable_params: {there} there, {wanted} here")
-    if reference not in set(map(_label, alike)):
+    if not base:
         said.append(f"{spec.task.name}: no finished run of the reference {reference} there")
     return said
 

@@ -80,20 +80,20 @@ def rows(done: Done) -> list[dict[str, Any]]:
 
 def test_only_the_new_method_is_planned_on_the_seeds_of_the_baselines(plan: Any) -> None:
     planned = rows(plan())
-    assert [(r["method"], r["seed"]) for r in planned] == [("ssf", 0), ("ssf", 1)]
+    assert [(r["label"], r["seed"]) for r in planned] == [("ssf", 0), ("ssf", 1)]
     assert {r["lr"] for r in planned} == {0.01}, "the rate that the method declares"
 
 
 def test_a_rate_and_a_label_can_be_given_and_then_nothing_else_is_new(plan: Any) -> None:
     planned = rows(plan("--method", "ssf: {lr: 3e-2, label: mine, roles: q}"))
-    assert {(r["method"], r["lr"]) for r in planned} == {("mine", 0.03)}
+    assert {(r["label"], r["lr"]) for r in planned} == {("mine", 0.03)}
     grid = rows(plan("--method", "ssf: {lr: [1e-2, 3e-2]}"))
-    assert len({r["method"] for r in grid}) == 2
+    assert len({r["label"] for r in grid}) == 2
 
 
 def test_a_method_that_the_file_has_may_be_the_new_one(plan: Any) -> None:
     planned = rows(plan("--only", "method=bitfit", old="[full, lora]", new="[full, lora, bitfit]"))
-    assert {r["method"] for r in planned} == {"bitfit"}
+    assert {r["label"] for r in planned} == {"bitfit"}
 
 
 REFUSED = {
@@ -105,7 +105,7 @@ REFUSED = {
     "model": ("backbone: tiny-encoder", "backbone: tiny-decoder", "model fingerprint: "),
     "dtype": ("name: tiny", "name: tiny\ndtype: bfloat16", "dtype: float32 there, bfloat16 here"),
     "dropout": ("backbone_dropout: 0.0", "backbone_dropout: 0.1", "backbone.dropout: 0.0 there, 0.1 here"),
-    "more seeds": ("seeds: 2", "seeds: 3", "full has no finished run of seed 2 there"),
+    "more seeds": ("seeds: 2", "seeds: 3", "the reference full has no finished run of seed 2 there"),
     "fewer seeds": ("seeds: 2", "seeds: 1", "seeds: 2 there, 1 here"),
     "size": ("trainable_params: 2000", "trainable_params: 1000", "trainable_params: 2,000 there, 1,000 here"),
     "no size": ("trainable_params: 2000, ", "", "trainable_params: 2,000 there, none here"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -20,15 +21,28 @@ from peftbench.errors import UserError
 from peftbench.verify import Asked, Verified
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Records of three runs, as this machine makes them."""
     specs = [verify_session.spec("full"), verify_session.spec("bitfit"), verify_session.spec("full", seed=1)]
-    session = {"device": "cpu", "journal": str(tmp_path / "made.journal")}
-    folder = tmp_path / "made"
-    runner.run(lambda _: specs, folder, experiment="e", session="verify_session:Session", session_kwargs=session,
-               threads=1, quiet=True)  # fmt: skip
+    folder = tmp_path_factory.mktemp("made")
+    session = {"device": "cpu", "journal": str(folder / "journal")}
+    runner.run(
+        lambda _: specs,
+        folder,
+        experiment="e",
+        session="verify_session:Session",
+        session_kwargs=session,
+        threads=1,
+        quiet=True,
+    )
     return folder
+
+
+@pytest.fixture
+def made(once: Path, tmp_path: Path) -> Path:
+    """A copy of them to spoil."""
+    return Path(shutil.copytree(once / "runs", tmp_path / "made" / "runs")).parent
 
 
 @pytest.fixture

@@ -65,10 +65,10 @@ def write(
 
 def check(results_dir: Path | str, out_dir: Path | str | None, loaded: Loaded) -> list[str]:
     """Make the report again in memory: one line for each file that is not, byte for byte, the one that is there."""
-    from . import check as checks
+    from . import redrawn
 
     folder = Path(out_dir) if out_dir is not None else Path(results_dir) / FOLDER
-    return checks.differences(folder, _contents(_some(loaded, results_dir)))
+    return redrawn.differences(folder, _contents(_some(loaded, results_dir)))
 
 
 def _contents(loaded: Loaded) -> Iterator[tuple[str, bytes]]:

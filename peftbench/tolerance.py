@@ -45,7 +45,7 @@ def judge(recorded: Mapping[str, Any], repeated: Mapping[str, Any], found: Seque
         "predictions.values": lambda d: predictions,
         "samples": lambda d: predictions,
         "metrics.test.perplexity": lambda d: _near(d, SCORE, floor=1.0),  # does not follow from the predictions
-        "metrics.test": lambda d: predictions,
+        "metrics.test": lambda d: _near(d, 1e-9, floor=1.0) or (predictions and alike < 1),  # follows from them
         "metrics.validation": lambda d: _near(d, SCORE, floor=1.0),
         "metrics.majority": lambda d: _near(d, 1e-9, floor=1.0),
         "memory.batch": lambda d: False,  # the data's shape

@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m peftbench
 
+SMOKE := results/reference/ci_smoke
 EIGHT := full lora qlora adapter adapter-parallel prefix ia3 dora
 
-.PHONY: quickstart env test planted-bugs lint smoke gpu lock clean
+.PHONY: quickstart env test planted-bugs lint smoke verify ci-records gpu lock clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) fetch
@@ -27,8 +28,21 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The whole pipeline, every method, from nothing.
 smoke: $(VENV)/.installed
-	$(RUN) run experiments/ci_smoke.yaml
+	rm -rf build/ci_smoke
+	OMP_NUM_THREADS=1 $(RUN) run experiments/ci_smoke.yaml --results build/ci_smoke --quiet
+
+# Committed records of the same, some of them run again and compared; a committed report, made again and compared.
+verify: $(VENV)/.installed
+	$(RUN) verify $(SMOKE) --sample 8 --quiet
+	$(RUN) report results/reference/quickstart --check
+
+# Makes these records anew, after a change that is meant to alter results.
+ci-records: $(VENV)/.installed
+	rm -rf $(SMOKE)/runs
+	OMP_NUM_THREADS=1 $(RUN) run experiments/ci_smoke.yaml --results $(SMOKE)
+	$(BIN)/python scripts/results_readme.py
 
 gpu: $(VENV)/.installed
 	bash scripts/gpu_check.sh

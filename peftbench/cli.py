@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peftbench import __version__, cli_cost, cli_figures, cli_method
+from peftbench import __version__, cli_cost, cli_figures, cli_method, cli_verify
 from peftbench.cli_options import (
     AsJson,
     DataDir,
@@ -30,6 +30,7 @@ from peftbench.cli_options import (
 from peftbench.errors import UserError, unknown, unknown_method
 
 if TYPE_CHECKING:
+    from peftbench.against import Baselines
     from peftbench.calibrate import Place
     from peftbench.prepare import Prepared
     from peftbench.record import Record
@@ -45,6 +46,13 @@ app = typer.Typer(
 )
 
 Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="Worker processes, in place of the file's.")]
+Added = Annotated[
+    list[str] | None,
+    typer.Option("--method", metavar="METHOD", help="One more, as in the file: 'lora: {rank: 2}'. May be repeated."),
+]
+Against = Annotated[
+    Path | None, typer.Option("--against", metavar="RESULTS", help="Train only the new method, beside these records.")
+]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Repeat diverged, oom and error too.")]
 
 
@@ -77,18 +85,21 @@ def run(
     only: OnlyPart = None,
     jobs: Jobs = None,
     plugin: Plugins = None,
+    method: Added = None,
+    against: Against = None,
     retry_failed: RetryFailed = False,
     quiet: Quiet = False,
 ) -> None:
     """Run what is missing of an experiment, then write the report, unless it is current, and print its table."""
     from peftbench import record, report, runner
-    from peftbench.prepare import prepare
     from peftbench.workers import WorkerError
 
     check_device(device)
     threads = threads_asked()
-    prepared = prepare(experiment, only or (), data_dir, plugin or ())
+    prepared, baselines = _prepared(experiment, only, data_dir, plugin, method, against)
     chosen, workers = prepared.results_dir(results), jobs or prepared.experiment.jobs
+    if baselines is not None:
+        chosen = baselines.results_dir(results, prepared.experiment.name)
     before = record.read_all(chosen)
     if not quiet:
         print(_summary(prepared, before, _place(prepared, device, workers, data_dir), None)[1], flush=True)
@@ -98,9 +109,10 @@ def run(
         "plugins": [str(p) for p in prepared.manifest.plugins],
         "adapters": str(chosen / "adapters") if prepared.experiment.save_adapters else None,
     }
+    planner = prepared.planner(before, retry_failed)
     try:
         outcome = runner.run(
-            prepared.planner(before, retry_failed),
+            planner if baselines is None else baselines.planner(planner),
             chosen,
             experiment=prepared.experiment.name,
             session_kwargs=session,
@@ -113,7 +125,7 @@ def run(
     except WorkerError as e:
         print(f"error: {e}", file=sys.stderr)
         raise typer.Exit(1) from e
-    loaded = report.load(chosen)
+    loaded = report.load(chosen) if against is None else report.load_against(chosen, against)
     if loaded.comparisons:
         page = report.refresh(chosen, loaded)
         if not quiet:
@@ -130,15 +142,19 @@ def plan(
     only: OnlyPart = None,
     jobs: Jobs = None,
     plugin: Plugins = None,
+    method: Added = None,
+    against: Against = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the grid: each run's trainable parameters, deviation from the budget, predicted memory and time."""
     from peftbench import record, show
-    from peftbench.prepare import prepare
 
     check_device(device)
-    prepared = prepare(experiment, only or (), data_dir, plugin or ())
-    records, workers = record.read_all(prepared.results_dir(results)), jobs or prepared.experiment.jobs
+    prepared, baselines = _prepared(experiment, only, data_dir, plugin, method, against)
+    chosen, workers = prepared.results_dir(results), jobs or prepared.experiment.jobs
+    if baselines is not None:
+        chosen = baselines.results_dir(results, prepared.experiment.name)
+    records = record.read_all(chosen)
     place = _place(prepared, device, workers, data_dir)
     rows, summary = _summary(prepared, records, place, lambda said: print(said, file=sys.stderr, flush=True))
     if as_json:
@@ -152,12 +168,22 @@ def plan(
 def report(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="A results directory.")],
     out: Annotated[Path | None, typer.Option("--out", help="Where the report goes. Default: RESULTS/report.")] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", metavar="BASELINES", help="In one table with these records.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing: is the report there what its records give, to the byte?")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write tables and plots from the records under RESULTS and print the comparison."""
     from peftbench import report as reports
 
-    loaded = reports.load(results)
+    loaded = reports.load(results) if against is None else reports.load_against(results, against)
+    if check:
+        wrong = reports.check(results, out, loaded)
+        print("\n".join(wrong) or f"{out or results / reports.FOLDER}: every file is what the records give")
+        raise typer.Exit(1 if wrong else 0)
     if as_json:
         print_json(reports.rows(results, loaded))
         if out is None:
@@ -219,7 +245,8 @@ def fetch(
     embedded.fetch(names or None, progress=lambda line: print(line, flush=True), wheels=wheels)
 
 
-for name, command in {**cli_method.COMMANDS, **cli_cost.COMMANDS, **cli_figures.COMMANDS}.items():
+COMMANDS = {**cli_method.COMMANDS, **cli_cost.COMMANDS, **cli_figures.COMMANDS, **cli_verify.COMMANDS}
+for name, command in COMMANDS.items():
     app.command(name)(command)
 
 
@@ -229,6 +256,26 @@ def schema(plugin: Plugins = None) -> None:
     from peftbench.schema import json_schema
 
     print_json(json_schema(known_methods(plugin)))
+
+
+def _prepared(
+    experiment: str,
+    only: list[str] | None,
+    data_dir: Path | None,
+    plugin: list[Path] | None,
+    added: list[str] | None,
+    against: Path | None,
+) -> tuple[Prepared, Baselines | None]:
+    """The plan, and with `--against` the baselines that it was held to."""
+    from peftbench import against as comparing
+    from peftbench.prepare import prepare
+
+    if against is None:
+        return prepare(experiment, only or (), data_dir, plugin or (), added or ()), None
+    prepared, baselines = comparing.prepared(experiment, only or (), data_dir, plugin or (), added or (), against)
+    for remark in baselines.remarks:
+        print(f"note: {remark}", file=sys.stderr)
+    return prepared, baselines
 
 
 def _summary(

@@ -7,7 +7,7 @@ asked of the methods' facts (configurations.py), so that nothing here imports to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -218,14 +218,18 @@ SECTIONS: dict[Place, type[Part]] = {
 }
 
 
-def load(source: str | Path) -> Experiment:
-    """The experiment in the file `source`, or the packaged one of that name (`quickstart`)."""
+def load(source: str | Path, added: Sequence[str] = ()) -> Experiment:
+    """The experiment in the file `source`, or the packaged one of that name (`quickstart`).
+
+    `added`: further items of its `methods`, written as there: `mine`, `mine: {lr: 1e-3}`.
+    """
     document = strict_yaml.load(find(source))
     if not isinstance(document.value, dict):
         what = "is empty" if document.value is None else f"holds a {type(document.value).__name__}"
         raise UserError(f"{document.path}: {what}; an experiment is a mapping with name, backbone, tasks, methods, ...")
     mistakes: list[UserError] = []
     plain = _normalised(document, mistakes)
+    _add(document, plain, added, mistakes)
     try:
         experiment = Experiment.model_validate(plain) if not mistakes else None
     except ValidationError as e:
@@ -283,6 +287,20 @@ def _normalised(document: Document, mistakes: list[UserError]) -> dict[str, Any]
                 mistakes.append(mistake)
         plain["methods"] = tuple(entries)
     return plain
+
+
+def _add(document: Document, plain: dict[str, Any], added: Sequence[str], mistakes: list[UserError]) -> None:
+    """Methods of the command line behind those of the file."""
+    for text in added:
+        place = (f"--method {text!r}",)
+        document.lines[place] = 0  # of no line
+        try:
+            entry = _entry(document, strict_yaml.scalar(text), place)
+        except UserError as mistake:
+            mistakes.append(mistake)
+            continue
+        if isinstance(plain.get("methods", ()), tuple):
+            plain["methods"] = (*plain.get("methods", ()), entry)
 
 
 def _entry(document: Document, item: Any, place: Place) -> MethodEntry:

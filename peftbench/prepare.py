@@ -62,16 +62,21 @@ class Prepared:
 
 
 def prepare(
-    source: str | Path, only: Sequence[str] = (), data_dir: Path | None = None, plugins: Sequence[Path] = ()
+    source: str | Path,
+    only: Sequence[str] = (),
+    data_dir: Path | None = None,
+    plugins: Sequence[Path] = (),
+    added: Sequence[str] = (),
 ) -> Prepared:
     """Read, check and plan the experiment `source`. Raises UserError for whatever is wrong with it.
 
-    A `data_dir` that is not there is a mistake; one that lacks a task's files leaves that task to its stand-in.
+    `added` are methods beside those of the file (experiment.load). A `data_dir` that is not there is a mistake; one
+    that lacks a task's files leaves that task to its stand-in.
     """
     if data_dir is not None and not data_dir.is_dir():
         what = "is a file, not a directory" if data_dir.exists() else "there is no such directory"
         raise UserError(f"--data-dir {data_dir}: {what}; give the folder that holds the data sets, or leave it out")
-    read = experiment.load(source)
+    read = experiment.load(source, added)
     manifest = Manifest(tuple(p.expanduser().resolve() for p in plugins))
     expanded = configurations.expand(read, manifest.methods(), manifest.hyper)
     part = Only.parse(only, read, expanded)

@@ -90,6 +90,11 @@ def env_id(env: Mapping[str, Any]) -> str:
     return digest(env)[:16]
 
 
+def file_name(body: Mapping[str, Any]) -> str:
+    """The name of the file that holds a record with this body."""
+    return f"{_stem(body)}{body['attempt']}.json"
+
+
 def write(results_dir: Path | str, body: Mapping[str, Any]) -> Path:
     """Write `body` as the next attempt under `results_dir`/runs and return its path; no file is ever overwritten.
 

@@ -6,13 +6,14 @@ and matplotlib are imported only when something is drawn or written.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import record
 from ..errors import UserError
-from . import files, fresh, latency
+from . import beside, files, fresh, latency
 from .average import averages
 from .export import listed
 from .latency import Latencies
@@ -37,6 +38,14 @@ def load(results_dir: Path | str) -> Loaded:
     return Loaded(compare(records), latency.of(records), sources)
 
 
+def load_against(results_dir: Path | str, baselines_dir: Path | str) -> Loaded:
+    """The records under `results_dir` in one table a task with those under `baselines_dir`, which stay as they are."""
+    sources = fresh.sources(results_dir) + fresh.sources(baselines_dir)
+    records = record.read_all(results_dir)
+    comparisons = beside.together(records, record.read_all(baselines_dir), baselines_dir)
+    return Loaded(comparisons, latency.of(records), sources)
+
+
 def write(
     results_dir: Path | str,
     out_dir: Path | str | None = None,
@@ -47,14 +56,25 @@ def write(
     Under `results_dir`/report, or in `out_dir`. Each file appears whole or not at all; what an earlier report left and
     this one lacks is removed, and nothing else. Raises UserError without any run or for a directory it cannot write to.
     """
-    from . import page
-
-    loaded = loaded or load(results_dir)
-    comparisons = _some(loaded, results_dir).comparisons
+    loaded = _some(loaded or load(results_dir), results_dir)
     folder = Path(out_dir) if out_dir is not None else Path(results_dir) / FOLDER
-    written = files.write(folder, page.build(comparisons, averages(comparisons), loaded.passes))
+    written = files.write(folder, _contents(loaded))
     fresh.seal(folder, loaded.sources)
     return written
+
+
+def check(results_dir: Path | str, out_dir: Path | str | None, loaded: Loaded) -> list[str]:
+    """Make the report again in memory: one line for each file that is not, byte for byte, the one that is there."""
+    from . import redrawn
+
+    folder = Path(out_dir) if out_dir is not None else Path(results_dir) / FOLDER
+    return redrawn.differences(folder, _contents(_some(loaded, results_dir)))
+
+
+def _contents(loaded: Loaded) -> Iterator[tuple[str, bytes]]:
+    from . import page
+
+    return page.build(loaded.comparisons, averages(loaded.comparisons), loaded.passes)
 
 
 def refresh(results_dir: Path | str, loaded: Loaded) -> Path:

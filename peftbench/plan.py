@@ -56,8 +56,8 @@ def grid(
         for seed in range(experiment.budget.seeds):
             if only.has_seed(seed):
                 for configuration, (method, trainable) in zip(chosen, sized, strict=True):
-                    train = _train(experiment, task, configuration.lr)
-                    planned.append(Planned(RunSpec(facts.backbone, task.spec, method, train, seed), trainable, task))
+                    train, at = _train(experiment, task, configuration.lr), configuration.first_seed + seed
+                    planned.append(Planned(RunSpec(facts.backbone, task.spec, method, train, at), trainable, task))
     return planned
 
 

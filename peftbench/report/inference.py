@@ -1,7 +1,7 @@
 """From a few seeds and many test examples to intervals and p-values whose level holds.
 
-A score of seed s on the test set is m + a_s + b + e_s: `a` the seed's luck, `b` what the test examples add to every seed
-alike, `e` what they add to this one. The mean over S seeds varies by
+A score of seed s on the test set is m + a_s + b + e_s: `a` the seed's luck, `b` what the test examples add to every
+seed alike, `e` what they add to this one. The mean over S seeds varies by
 
     V1 + V2,   V1 = (var(a) + var(e)) / S, estimated by the seeds' sample variance / S with S - 1 degrees of freedom,
                V2 = var(b), estimated by the mean covariance over the examples between two seeds.
@@ -9,7 +9,7 @@ alike, `e` what they add to this one. The mean over S seeds varies by
 These are the mean squares of Obuchowski and Rockette (Commun. Stat. Simul. 24, 1995), who compare tests read by few
 readers on many cases: readers are seeds here, cases examples. The interval's half is
 
-    h^2 = t(S - 1)^2 V1 + t(n - 1)^2 V2,   and never below t(n - 1)^2 x the variance over examples with these seeds fixed.
+    h^2 = t(S - 1)^2 V1 + t(n - 1)^2 V2,   and never below t(n - 1)^2 x the variance over examples, these seeds fixed.
 
 Its level holds whatever the shares of V1 and V2, for any number of such parts: the tail of a squared normal is convex,
 so P(h is exceeded) is at most the weighted mean of the parts' own levels (Hajek, Math. Operationsforsch. 1962; Mickey
@@ -27,6 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 0.95
+RANGES = {"accuracy": (0.0, 1.0), "f1": (0.0, 1.0), "f1_macro": (0.0, 1.0), "mcc": (-1.0, 1.0), "pearson": (-1.0, 1.0),
+          "spearman": (-1.0, 1.0), "bleu": (0.0, 100.0), "rougeL": (0.0, 100.0)}  # fmt: skip
 Array = NDArray[np.float64]
 
 
@@ -73,13 +75,13 @@ class Estimate:
 
     def half(self, level: float = LEVEL) -> float | None:
         """Half of the interval's width; None where nothing is known."""
-        if not self.is_known:
-            return None
-        tail = (1 - level) / 2
-        square = sum(_t(df, tail) ** 2 * v for v, df in self.parts)
+        return self._half((1 - level) / 2) if self.is_known else None
+
+    def _half(self, tail: float) -> float:
+        square = sum(_t2(df, tail) * v for v, df in self.parts if v > 0)
         if self.examples:
-            t2 = _t(self.examples - 1, tail) ** 2
-            square = max(square + t2 * self.shared, t2 * self.floor)
+            t2 = _t2(self.examples - 1, tail)
+            square = max(square + (t2 * self.shared if self.shared > 0 else 0.0), t2 * self.floor)
         return math.sqrt(square)
 
     def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
@@ -88,25 +90,22 @@ class Estimate:
 
     @property
     def p(self) -> float | None:
-        """Two-sided p-value of the value 0: the level at which the interval just touches it."""
+        """Two-sided p-value of the value 0: 1 - the level at which the interval just reaches it."""
         if not self.is_known:
             return None
-        low, high = -300.0, 0.0  # log10 of p: a wider interval has a smaller one
-        if self.value == 0:
-            return 1.0
+        low, high = -60.0, 0.0  # log10 of it
         for _ in range(60):
             middle = (low + high) / 2
-            if (self.half(1 - 10**middle) or 0.0) > abs(self.value):
-                low = middle
-            else:
-                high = middle
-        return min(1.0, 10**high)
+            reaches = self._half(10**middle / 2) >= abs(self.value)
+            low, high = (middle, high) if reaches else (low, middle)
+        return float(10**high)
 
 
-def _t(df: int, tail: float) -> float:
+def _t2(df: int, tail: float) -> float:
+    """Squared quantile of Student's t."""
     from scipy.special import stdtrit
 
-    return -float(stdtrit(df, tail)) if tail > 0 else math.inf
+    return float(stdtrit(df, tail)) ** 2
 
 
 def mean(of: Scores) -> Estimate:
@@ -136,6 +135,13 @@ def ratio(a: Scores, b: Scores) -> Estimate | None:
     d = difference(a, b, value)
     parts = tuple((v / below**2, df) for v, df in d.parts)
     return Estimate(value, d.seeds, parts, d.shared / below**2, d.floor / below**2, d.examples)
+
+
+def inverse(of: Estimate) -> Estimate:
+    """1 / a ratio, by the delta method."""
+    by = of.value**-4
+    parts = tuple((v * by, df) for v, df in of.parts)
+    return Estimate(1 / of.value, of.seeds, parts, of.shared * by, of.floor * by, of.examples)
 
 
 def average(of: Sequence[Estimate]) -> Estimate | None:

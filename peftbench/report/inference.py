@@ -118,12 +118,17 @@ def difference(a: Scores, b: Scores, times: float = 1.0) -> Estimate:
 
     Same seeds share the order of the data, the head's start and dropout, so their luck largely cancels out.
     """
-    common = sorted(set(a.seeds) & set(b.seeds))
-    if len(common) >= 2 or (common and len(common) == min(len(a.seeds), len(b.seeds))):
+    if common := _paired(a, b):
         a, b = a.at(common), b.at(common)
         moved = None if a.influences is None or b.influences is None else a.influences - times * b.influences
         return _estimate(a.values - times * b.values, moved, max(a.grain, b.grain))
     return _unpaired(a, b, times)
+
+
+def _paired(a: Scores, b: Scores) -> list[int]:
+    """The seeds that both ran, where they are enough to pair by: two, or all that one side has."""
+    common = sorted(set(a.seeds) & set(b.seeds))
+    return common if len(common) >= min(2, len(a.seeds), len(b.seeds)) else []
 
 
 def ratio(a: Scores, b: Scores) -> Estimate | None:
@@ -157,7 +162,7 @@ def average(of: Sequence[Estimate]) -> Estimate | None:
         parts=parts,
         shared=sum(e.shared for e in of) / k**2 + fixed,
         floor=sum(e.floor for e in of) / k**2,
-        examples=min(e.examples for e in of),
+        examples=min((e.examples for e in of if e.examples), default=0),
     )
 
 
@@ -219,8 +224,7 @@ def wins(a: Scores, b: Scores, sign: int = 1) -> tuple[float, float, float]:
     Pairs have the same seed where both ran it, else every seed meets every other; a tie is half a win. The interval is
     Wilson's over the seeds of the side with fewer.
     """
-    common = sorted(set(a.seeds) & set(b.seeds))
-    if common:
+    if common := _paired(a, b):
         gaps = sign * (a.at(common).values - b.at(common).values)
         n = len(common)
     else:

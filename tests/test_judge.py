@@ -63,7 +63,7 @@ def test_clearly_different_configurations_are_told_apart_and_alike_ones_are_not(
 
 
 def test_a_lower_score_is_better_where_the_metric_says_so(tmp_path):
-    bodies = [factories.run(label, s, v + 0.01 * s, metric="perplexity", direction="min", majority=None)
+    bodies = [factories.run(label, s, v + 0.01 * s * v, metric="perplexity", direction="min", majority=None)
               for label, v in (("full", 5.0), ("lora", 9.0)) for s in range(3)]  # fmt: skip
     (c,) = compared(tmp_path, bodies)
     assert c.verdicts["full"].is_best

@@ -146,7 +146,7 @@ def _bleu_of(row: Array) -> float:
     import sacrebleu
 
     numbers = [int(v) for v in row]
-    return sacrebleu.BLEU.compute_bleu(numbers[:4], numbers[4:8], *numbers[8:], smooth_method="exp").score
+    return sacrebleu.BLEU.compute_bleu(numbers[:4], numbers[4:8], numbers[8], numbers[9], smooth_method="exp").score
 
 
 def _rouge_l(values: Any, labels: Any) -> Array:

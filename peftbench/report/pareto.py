@@ -96,4 +96,5 @@ def on_front(quality: Array, costs: Array) -> NDArray[np.bool_]:
     q, c = quality[:, :, None], costs[:, :, None]
     as_good, as_cheap = quality[:, None, :] >= q, costs[:, None, :] <= c
     better = (quality[:, None, :] > q) | (costs[:, None, :] < c)
-    return ~(as_good & as_cheap & better).any(2)
+    beaten: NDArray[np.bool_] = np.any(as_good & as_cheap & better, axis=2)
+    return ~beaten

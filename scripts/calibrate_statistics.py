@@ -267,7 +267,8 @@ def _section(found: Mapping[str, Any]) -> Iterator[str]:
         return "\n" + tabulate(rows, heads, "pipe", disable_numparse=True, colalign=align) + "\n"
 
     repeats = found["about"]["repeats"]
-    yield f"False alarms in percent [95 % Wilson interval], {repeats:,} draws each (bootstrap: {repeats // 4:,}); nominal: 5:"
+    draws = f"{repeats:,} draws each, {repeats // 4:,} for the bootstrap"
+    yield f"False alarms in percent [95 % Wilson interval]; {draws}; nominal: 5."
     heads = ["truth", "seeds", "report", "df matched", "bootstrap", "examples only", "mean covered"]
     kinds = ("report", "matched_df", "bootstrap", "examples_only", "covers")
     unknown = {"matched_df"}  # with one seed

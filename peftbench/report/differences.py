@@ -8,6 +8,7 @@ from typing import Any
 from . import format
 from .inference import Estimate
 from .judge import Verdict
+from .notes import NOT_LEARNED
 from .pareto import COSTS
 from .statistics import Comparison, Entry
 from .tables import Column
@@ -26,8 +27,13 @@ def known(c: Comparison) -> bool:
     return any(v.difference or v.to_best for v in c.verdicts.values())
 
 
+def legend(c: Comparison) -> str:
+    """What the columns are; first of all where they mean nothing."""
+    return f"{NOT_LEARNED.capitalize()}: differences mean nothing here. {LEGEND}" if c.learned is False else LEGEND
+
+
 def columns(c: Comparison) -> list[Column]:
-    """The columns of the readable table; its rows are the configurations with a score."""
+    """The columns of the readable table; a configuration without a finished run has dashes."""
     return [
         Column("method", lambda e: e.label),
         Column(f"{c.metric} − {c.reference}'s [95 %]", _cell(c, lambda v: _signed(v.difference))),

@@ -8,7 +8,7 @@ from . import costs, differences, export, latency_page, plots, tables, words
 from .average import Average
 from .latency import Latencies
 from .samples import first_sample
-from .statistics import Comparison, Entry, safe
+from .statistics import Comparison, safe
 
 HEADINGS = {
     "quality-vs-trainable": "Quality against trainable parameters",
@@ -74,10 +74,10 @@ def _tables(c: Comparison) -> Iterator[tuple[str, str]]:
     yield f"{c.slug}.tex", tables.latex(columns, c.entries, caption.strip(), c.slug)
     if differences.known(c):
         name = f"{c.slug}--differences"
-        shown = differences.columns(c), _scored(c)
+        shown = differences.columns(c), c.entries
         yield f"{name}.md", f"# {c.title}: differences\n\n{_differences(c)}"
         yield f"{name}.csv", tables.csv([export.flat({"method": e.label, **differences.row(c, e)}) for e in shown[1]])
-        yield f"{name}.tex", tables.latex(*shown, f"{c.title}: differences. {differences.LEGEND}", name)
+        yield f"{name}.tex", tables.latex(*shown, f"{c.title}: differences. {differences.legend(c)}", name)
     if costs.known(c.entries):
         name = f"{c.slug}--step"
         yield f"{name}.md", f"# {c.title}: the training step\n\n{_step(c)}"
@@ -135,12 +135,8 @@ def _comparison(c: Comparison) -> str:
     return f"{' '.join(facts)}\n\n{tables.markdown(tables.columns(c), c.entries)}{_list(said)}"
 
 
-def _scored(c: Comparison) -> list[Entry]:
-    return [e for e in c.entries if e.label in c.verdicts]
-
-
 def _differences(c: Comparison) -> str:
-    return f"{tables.markdown(differences.columns(c), _scored(c))}\n{differences.LEGEND}\n"
+    return f"{tables.markdown(differences.columns(c), c.entries)}\n{differences.legend(c)}\n"
 
 
 def _step(c: Comparison) -> str:

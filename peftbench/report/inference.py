@@ -94,7 +94,7 @@ class Estimate:
         if not self.is_known:
             return None
         low, high = -60.0, 0.0  # log10 of it
-        for _ in range(60):
+        for _ in range(45):
             middle = (low + high) / 2
             reaches = self._half(10**middle / 2) >= abs(self.value)
             low, high = (middle, high) if reaches else (low, middle)

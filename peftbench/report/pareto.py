@@ -20,7 +20,7 @@ from .inference import RANGES, Scores
 if TYPE_CHECKING:
     from .statistics import Comparison, Entry
 
-DRAWS = 2000
+DRAWS = 1000
 SHOWN = 40  # of them in a figure
 Array = NDArray[np.float64]
 

@@ -3,8 +3,8 @@
     chi2 = 12 N / (k (k + 1)) (sum_j R_j^2 - k (k + 1)^2 / 4)     k configurations, N tasks, mean ranks R_j
     CD = q sqrt(k (k + 1) / (6 N))                                 q: Studentized range of k, infinite df, / sqrt(2)
 
-chi2 is corrected for ties. Its p comes from permutations within the tasks, as its chi-squared approximation wants more than ten tasks. Two
-configurations whose mean ranks are nearer than CD cannot be told apart.
+chi2 is corrected for ties. Its p comes from permutations within the tasks, as its chi-squared approximation wants more
+than ten of them. Two configurations whose mean ranks are nearer than CD cannot be told apart.
 """
 
 from __future__ import annotations

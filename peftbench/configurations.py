@@ -31,6 +31,7 @@ class Configuration:
     knob_schema: Mapping[str, Any]
     defaults: Mapping[str, Any]
     place: Place
+    first_seed: int = 0  # of its repetitions
 
 
 def expand(experiment: Experiment, methods: Mapping[str, MethodFacts], check: Check) -> list[Configuration]:
@@ -85,6 +86,9 @@ def _one(
     lr = point.get("lr", facts.lr if entry.lr is None else entry.lr)
     if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not math.isfinite(lr) or lr <= 0:
         raise experiment.error((*entry.place, "lr"), f"given {lr!r}; a learning rate is a number above 0")
+    first = entry.first_seed
+    if isinstance(first, bool) or not isinstance(first, int) or first < 0:
+        raise experiment.error((*entry.place, "first_seed"), f"given {first!r}; a first seed is a whole number from 0")
     given = {**entry.hyper, **{k: v for k, v in point.items() if k != "lr"}}
     try:
         hyper = check(entry.name, given)
@@ -105,6 +109,7 @@ def _one(
         knob_schema=facts.schema.get(facts.size_knob or "", {}),
         defaults=facts.defaults,
         place=entry.place,
+        first_seed=first,
     )
 
 

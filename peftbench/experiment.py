@@ -32,7 +32,7 @@ from peftbench.probes import known as known_probes
 from peftbench.strict_yaml import Document, Place
 from peftbench.tasks import data, local
 
-RESERVED = ("label", "lr")  # keys of a method's mapping that are no hyperparameters
+RESERVED = ("label", "lr", "first_seed")  # keys of a method's mapping that are no hyperparameters
 
 Count = Annotated[int, Field(ge=1)]
 Length = Annotated[int, Field(ge=2)]
@@ -138,6 +138,7 @@ class MethodEntry:
     place: Place
     label: Any = None
     lr: Any = None
+    first_seed: Any = 0  # its repetitions have this seed and the following ones
     hyper: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -315,7 +316,7 @@ def _entry(document: Document, item: Any, place: Place) -> MethodEntry:
     if not isinstance(inner, dict):
         raise document.error((*place, name), f"given {inner!r}; valid: a mapping such as {{rank: 4, lr: 1e-3}}")
     hyper = {k: v for k, v in inner.items() if k not in RESERVED}
-    return MethodEntry(name, (*place, name), inner.get("label"), inner.get("lr"), hyper)
+    return MethodEntry(name, (*place, name), inner.get("label"), inner.get("lr"), inner.get("first_seed", 0), hyper)
 
 
 def _is_echo(error: Any) -> bool:

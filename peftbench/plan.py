@@ -59,8 +59,8 @@ def grid(
         for seed in range(experiment.budget.seeds):
             if only.has_seed(seed):
                 for configuration, (method, trainable) in zip(chosen, sized, strict=True):
-                    train = _train(experiment, task, configuration.lr)
-                    run = RunSpec(facts.backbone, task.spec, method, train, seed, probes)
+                    train, at = _train(experiment, task, configuration.lr), configuration.first_seed + seed
+                    run = RunSpec(facts.backbone, task.spec, method, train, at, probes)
                     planned.append(Planned(run, trainable, task))
     return planned
 

@@ -82,7 +82,8 @@ class Record:
     @property
     def predictions(self) -> dict[str, list] | None:
         """{"ids", "values", "labels"}, one entry an example of the test split; None where the run did not get there."""
-        return _parse(self.path.read_bytes(), self.path).get("predictions")
+        raw = self.path.read_bytes()
+        return _parse(raw, self.path, only=_LAZY).get("predictions")
 
 
 def env_id(env: Mapping[str, Any]) -> str:
@@ -172,6 +173,11 @@ def newest(records: Iterable[Record]) -> dict[str, Record]:
     return {r.spec_id: r for r in sorted(records, key=lambda r: r.order)}
 
 
+def is_trial(r: Record) -> bool:
+    """Whether the run was one of tuning: tables of final results leave it out."""
+    return r.spec.get("trial") is not None
+
+
 def _problem(body: Any) -> str | None:
     """What keeps `body` from being a record of this schema; None where nothing does."""
     if not isinstance(body, Mapping) or "schema" not in body:
@@ -209,10 +215,14 @@ def _compact(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _parse(raw: bytes, path: Path, skip: bytes | None = None) -> dict[str, Any]:
-    """The checked content of a file; without the top-level line that starts with `skip`, if the layout is our own."""
+def _parse(raw: bytes, path: Path, skip: bytes | None = None, only: bytes | None = None) -> dict[str, Any]:
+    """The checked content of a file; if the layout is our own, without the top-level line that starts with `skip`, or
+    that which starts with `only` alone."""
     head, tail, rest = raw.rpartition(_TAIL.encode())
     intact = bool(tail) and hashlib.sha256(head + b"\n}").hexdigest().encode() + b'"\n}\n' == rest
+    if intact and only:
+        line = next((line for line in head.split(b"\n") if line.startswith(only)), b"")
+        return json.loads(b"{" + line.rstrip(b",") + b"}")
     if intact and skip:
         head = b"\n".join(line for line in head.split(b"\n") if not line.startswith(skip)).rstrip(b",")
     try:

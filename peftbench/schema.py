@@ -66,6 +66,8 @@ def _method(facts: MethodFacts) -> dict[str, Any]:
     label = {"type": "string", "minLength": 1, "description": "names the rows of the tables"}
     knobs = {"label": _grid(label), "lr": _grid({**RATE, "description": f"learning rate; default {facts.lr:g}"})}
     knobs |= {key: _grid(dict(value)) for key, value in facts.schema.items()}
+    first = "seed of the first repetition: two rows of one method without a seed in common"
+    knobs["first_seed"] = {"type": "integer", "minimum": 0, "default": 0, "description": first}
     inner = {"type": ["object", "null"], "properties": knobs, "additionalProperties": False}
     return {
         "type": "object",

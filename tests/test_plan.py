@@ -106,6 +106,12 @@ def test_the_grid_goes_task_by_task_with_all_methods_of_a_seed_together(asked: e
     assert order == [(task, seed, label) for task in ("one", "two") for seed in (0, 1) for label in labels]
 
 
+def test_a_configuration_may_begin_at_another_seed(asked: experiment.Experiment) -> None:
+    later = replace(CONFIGURATIONS[1], label="lora again", first_seed=2)
+    planned = plan.grid(asked, known(asked), [CONFIGURATIONS[1], later], parameters)
+    assert {(p.label, p.spec.seed) for p in planned} == {("lora", 0), ("lora", 1), ("lora again", 2), ("lora again", 3)}
+
+
 def test_each_size_bears_how_it_came_about(asked: experiment.Experiment) -> None:
     found = {p.label: p for p in grid(asked)}
     assert (found["lora"].spec.method.size, found["lora"].trainable) == ("matched", 1024)

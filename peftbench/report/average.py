@@ -11,6 +11,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from . import inference, ranks
 from .notes import NOT_LEARNED
 from .statistics import Comparison, Entry, spread
 
@@ -23,6 +26,7 @@ class Standing:
     method: str
     relative: float | None  # mean over tasks of score / reference (of reference / score where lower is better)
     relative_sd: float | None  # of that mean, over the seeds that finished on every task
+    relative_interval: tuple[float, float] | None  # of that mean over these tasks: seeds and test examples vary
     rank: float | None  # mean over tasks; 1 is best, ties share their mean rank
     trainable: float | None  # mean over tasks
     peak_ratio: float | None  # mean over tasks of peak memory / the reference's
@@ -39,6 +43,7 @@ class Average:
     tasks: tuple[str, ...]  # titles of the tasks averaged over
     standings: tuple[Standing, ...]
     notes: tuple[str, ...]
+    ranking: ranks.Ranking | None = None  # over these tasks
 
 
 def averages(comparisons: Sequence[Comparison]) -> list[Average]:
@@ -63,12 +68,16 @@ def _average(group: Sequence[Comparison]) -> Average:
         notes.insert(0, f"Averaged over {names}: learned, and finished by every method that has an average.")
     if any(c.direction == "min" for c in used):
         notes.append("Where a lower score is better, the reference's score is divided by the method's.")
+    ranking = _ranking(used, [label for label in labels if label in compared])
+    if ranking is not None:
+        notes.insert(1, ranking.sentence)
     return Average(
         experiment=group[0].experiment,
         reference=group[0].reference,
         tasks=tuple(c.title for c in used),
         standings=tuple(_standing(label, group, used if label in compared else []) for label in labels),
         notes=tuple(notes),
+        ranking=ranking,
     )
 
 
@@ -89,6 +98,7 @@ def _standing(label: str, group: Sequence[Comparison], used: Sequence[Comparison
         method=everywhere[0].method,
         relative=_mean([_gain(c, e.mean) for c, e in pairs]),
         relative_sd=_seed_spread(pairs) if label != group[0].reference else None,
+        relative_interval=_interval(pairs) if label != group[0].reference else None,
         rank=_mean([_rank(c, e) for c, e in pairs]),
         trainable=_mean([e.parameter("trainable") for _, e in pairs]),
         peak_ratio=_mean([_ratio(e.peak_bytes, _entry(c, c.reference)) for c, e in pairs]),
@@ -122,6 +132,21 @@ def _seed_spread(pairs: Sequence[tuple[Comparison, Entry]]) -> float | None:
     seeds = set.intersection(*(set(e.scores) for _, e in pairs)) if pairs else set()
     means = [_mean([_gain(c, e.scores[seed]) for c, e in pairs]) for seed in sorted(seeds)]
     return spread([m for m in means if m is not None])
+
+
+def _interval(pairs: Sequence[tuple[Comparison, Entry]]) -> tuple[float, float] | None:
+    """Of the average over tasks, the tasks taken as given."""
+    known = [v.relative for c, e in pairs if (v := c.verdicts.get(e.label)) and v.relative]
+    gains = [inference.inverse(r) if c.direction == "min" else r for (c, _), r in zip(pairs, known, strict=False)]
+    found = inference.average(gains) if len(gains) == len(pairs) else None
+    return found.interval() if found else None
+
+
+def _ranking(used: Sequence[Comparison], labels: Sequence[str]) -> ranks.Ranking | None:
+    """Of the configurations that have an average, over its tasks."""
+    signed = [[(-1 if c.direction == "min" else 1) * (_entry(c, label).mean or 0.0)  # type: ignore[union-attr]
+               for label in labels] for c in used]  # fmt: skip
+    return ranks.of(labels, np.array(signed)) if used and labels else None
 
 
 def _rank(c: Comparison, e: Entry) -> float | None:

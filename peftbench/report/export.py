@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from . import differences
 from .average import Average
 from .statistics import Comparison, Entry, mean, spread
 from .times import BATCHES, PHASES, Latency, Times, others_cpu_share
@@ -32,6 +33,7 @@ def row(c: Comparison, e: Entry) -> dict[str, Any]:
         "mean": e.mean,
         "sd": e.sd,
         "n": e.n,
+        **differences.row(c, e),
         "scores": {str(seed): e.scores[seed] for seed in sorted(e.scores)},
         "failed": e.failed,
         "failures": dict(e.failures),
@@ -120,6 +122,8 @@ def average_rows(a: Average) -> list[dict[str, Any]]:
             "reference": a.reference,
             "relative": s.relative,
             "relative_sd": s.relative_sd,
+            "relative_low": s.relative_interval[0] if s.relative_interval else None,
+            "relative_high": s.relative_interval[1] if s.relative_interval else None,
             "rank": s.rank,
             "trainable": s.trainable,
             "peak_memory_ratio": s.peak_ratio,

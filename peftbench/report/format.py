@@ -17,9 +17,52 @@ def score(value: float | None, sd: float | None = None, n: int | None = None) ->
     """
     if value is None:
         return DASH
-    digits = 3 if abs(value) < 10 else 2 if abs(value) < 1000 else 0
+    digits = _digits(value)
     around = f" ± {sd:.{digits}f}" if sd is not None else ""
     return f"{value:,.{digits}f}{around}" + (f" ({n})" if n is not None else "")
+
+
+def estimate(value: float | None, around: tuple[float, float] | None, n: int | None = None, mark: str = "") -> str:
+    """`0.742 [0.701, 0.783] (2) •`: mean, 95 % interval, number of seeds, and a mark.
+
+    >>> estimate(0.7421, (0.7012, 0.7829), 2, "•"), estimate(31.25, None, 3), estimate(None, None, 0)
+    ('0.742 [0.701, 0.783] (2) •', '31.25 (3)', '—')
+    """
+    if value is None:
+        return DASH
+    digits = _digits(value)
+    interval = f" [{around[0]:,.{digits}f}, {around[1]:,.{digits}f}]".replace("-", "−") if around else ""
+    seeds = f" ({n})" if n is not None else ""
+    return f"{value:,.{digits}f}{interval}{seeds}" + (f" {mark}" if mark else "")
+
+
+def difference(value: float, around: tuple[float, float] | None) -> str:
+    """`−0.021 [−0.064, +0.022]`
+
+    >>> difference(-0.0211, (-0.0642, 0.022)), difference(1.5, None)
+    ('−0.021 [−0.064, +0.022]', '+1.500')
+    """
+    digits = _digits(value)
+    interval = f" [{around[0]:+,.{digits}f}, {around[1]:+,.{digits}f}]" if around else ""
+    return f"{value:+,.{digits}f}{interval}".replace("-", "−")
+
+
+def p_value(p: float | None) -> str:
+    """Two digits, never 0.
+
+    >>> p_value(0.0312), p_value(1e-7), p_value(None)
+    ('0.031', '< 0.001', '—')
+    """
+    return DASH if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def share(found: tuple[float, float, float] | None) -> str:
+    """`0.67 [0.21, 0.94]`"""
+    return DASH if found is None else f"{found[0]:.2f} [{found[1]:.2f}, {found[2]:.2f}]"
+
+
+def _digits(value: float) -> int:
+    return 3 if abs(value) < 10 else 2 if abs(value) < 1000 else 0
 
 
 def count(value: float | None) -> str:

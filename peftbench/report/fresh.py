@@ -15,7 +15,7 @@ from .. import record
 from . import files
 
 SEAL = ".digest"
-DRAWN_BY = ("matplotlib", "numpy", "pandas", "seaborn", "tabulate")
+DRAWN_BY = ("matplotlib", "numpy", "pandas", "scipy", "seaborn", "tabulate")
 
 
 def sources(results_dir: Path | str) -> str:

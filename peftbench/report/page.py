@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from . import costs, export, latency_page, plots, tables
+from . import costs, differences, export, latency_page, plots, tables, words
 from .average import Average
 from .latency import Latencies
 from .samples import first_sample
@@ -18,10 +18,11 @@ HEADINGS = {
     "loss": "Training loss",
 }
 LEGEND = """\
-How to read the tables. Scores are on the test split: mean ± standard deviation over the seeds (number of seeds);
-↑ higher is better, ↓ lower is better. Trainable parameters do not count the task head, which every method trains alike.
-Size: *matched* to the budget within its tolerance, *nearest* where no setting is, *native* for a method without a size
-knob, *explicit* where the experiment sets the size; in brackets the distance from the budget. Stored: the adapter file.
+How to read the tables. Scores are on the test split: mean [95 % interval over seeds and test examples] (number of
+seeds); • the best, and what cannot be told apart from it; ↑ higher is better, ↓ lower is better. Trainable parameters
+do not count the task head, which every method trains alike. Size: *matched* to the budget within its tolerance,
+*nearest* where no setting is, *native* for a method without a size knob, *explicit* where the experiment sets the size;
+in brackets the distance from the budget. Stored: the adapter file.
 Times come from a separate pass in which the methods take turns: median ± half the distance between the quartiles;
 ratios are taken within the same round, and in brackets stands the 95 % bootstrap interval of their median. What else
 used the machine stands under the table, where it is known. A dash (—) means not measured, never zero.
@@ -51,7 +52,10 @@ def build(
         files |= {f"figures/{name}": content for name, content in images}
         figures.setdefault(p.slug, []).extend(name for name, _ in images if name.endswith(".png"))
     for a in averages:
+        images = list(plots.rank_figure(a, _average_slug(a), looks[a.experiment]))
         files |= {f"tables/{name}": text.encode() for name, text in _average_tables(a)}
+        files |= {f"figures/{name}": content for name, content in images}
+        figures[_average_slug(a)] = [name for name, _ in images if name.endswith(".png")]
     yield "report.md", _page(by_experiment, averages, passes, figures).encode()
     yield from files.items()
 
@@ -68,6 +72,12 @@ def _tables(c: Comparison) -> Iterator[tuple[str, str]]:
         f"{c.title}: {c.backbone}, {c.budget['steps']} steps of {c.budget['batch_size']} examples. {' '.join(c.notes)}"
     )
     yield f"{c.slug}.tex", tables.latex(columns, c.entries, caption.strip(), c.slug)
+    if differences.known(c):
+        name = f"{c.slug}--differences"
+        shown = differences.columns(c), c.entries
+        yield f"{name}.md", f"# {c.title}: differences\n\n{_differences(c)}"
+        yield f"{name}.csv", tables.csv([export.flat({"method": e.label, **differences.row(c, e)}) for e in shown[1]])
+        yield f"{name}.tex", tables.latex(*shown, f"{c.title}: differences. {differences.legend(c)}", name)
     if costs.known(c.entries):
         name = f"{c.slug}--step"
         yield f"{name}.md", f"# {c.title}: the training step\n\n{_step(c)}"
@@ -98,9 +108,12 @@ def _page(
     for name, group in by_experiment.items():
         parts.append(f"## {name}\n")
         for a in (a for a in averages if a.experiment == name):
-            parts += ["### Average over tasks\n", _average(a), _links(_average_slug(a))]
+            shown = (_figure(f, "Mean ranks over tasks", name) for f in figures[_average_slug(a)])
+            parts += ["### Average over tasks\n", _average(a), _links(_average_slug(a)), *shown]
         for c in group:
             parts += [f"### {c.title}\n", _comparison(c), _links(c.slug)]
+            if differences.known(c):
+                parts += ["Who differs from whom:\n", _differences(c), _links(f"{c.slug}--differences")]
             if costs.known(c.entries):
                 parts += ["The training step:\n", _step(c), _links(f"{c.slug}--step")]
             parts += [*_samples(c), *_figures(c, figures[c.slug])]
@@ -118,7 +131,12 @@ def _comparison(c: Comparison) -> str:
     ]
     if c.majority is not None:
         facts.append(f"Always answering the majority class gives {c.metric} {c.majority:.3f}.")
-    return f"{' '.join(facts)}\n\n{tables.markdown(tables.columns(c), c.entries)}{_list(c.notes)}"
+    said = [*words.sentences(c), *c.notes]
+    return f"{' '.join(facts)}\n\n{tables.markdown(tables.columns(c), c.entries)}{_list(said)}"
+
+
+def _differences(c: Comparison) -> str:
+    return f"{tables.markdown(differences.columns(c), c.entries)}\n{differences.legend(c)}\n"
 
 
 def _step(c: Comparison) -> str:

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 
 from . import curves, quality, style
 from . import latency_figure as by_shape
+from . import rank_figure as by_rank
+from .average import Average
 from .latency import Latencies
 from .statistics import Comparison
 from .style import Look, looks
 
-__all__ = ["figures", "latency_figure", "looks"]
+__all__ = ["figures", "latency_figure", "looks", "rank_figure"]
 
 
 def figures(c: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
@@ -28,3 +30,8 @@ def latency_figure(p: Latencies, looks: Mapping[str, Look]) -> Iterator[tuple[st
     known = style.of_labels([*looks, *p.labels])  # labels of tables keep their look
     with style.drawing():
         yield from by_shape.drawn(p, known)
+
+
+def rank_figure(a: Average, slug: str, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
+    """(file name, content) of the critical-difference diagram, where there are tasks enough for one."""
+    yield from by_rank.drawn(a, slug, looks)

@@ -14,6 +14,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
+from . import fronts
 from .placement import Box, Label, place
 from .statistics import Comparison, Entry
 from .style import MUTED, Look, figure, remark, settle
@@ -48,6 +49,7 @@ class Axis:
     label: str  # with its unit
     value: Callable[[Entry], Spread | None]  # in that unit
     other: Callable[[Entry], Spread | None] | None = None  # a second, hollow marker: merged
+    front: tuple[str, float] | None = None  # the cost of `pareto` that it shows, and that cost's unit in this one
 
 
 def _parameters(e: Entry) -> Spread | None:
@@ -75,11 +77,15 @@ def _latency(batch: str, kind: str) -> Callable[[Entry], Spread | None]:
     return value
 
 
-TRAINABLE = Axis("trainable parameters (count, log axis, task head not counted)", _parameters)
+TRAINABLE = Axis(
+    "trainable parameters (count, log axis, task head not counted)", _parameters, front=("parameters", 1.0)
+)
 FIGURES: Mapping[str, tuple[Axis, ...]] = {
     "quality-vs-trainable": (TRAINABLE,),
-    "quality-vs-memory": (Axis("peak training memory (MiB)", _memory),),
-    "quality-vs-step-time": (Axis("time of a training step (ms, median; bars: quartiles)", _step),),
+    "quality-vs-memory": (Axis("peak training memory (MiB)", _memory, front=("memory", 1 / MIB)),),
+    "quality-vs-step-time": (
+        Axis("time of a training step (ms, median; bars: quartiles)", _step, front=("step time", 1e3)),
+    ),
     "quality-vs-latency": tuple(
         Axis(f"inference latency, batch {b} (ms)", _latency(b, "unmerged"), _latency(b, "merged")) for b in BATCHES
     ),
@@ -92,21 +98,26 @@ def draw(c: Comparison, axes: Sequence[Axis], looks: Mapping[str, Look]) -> Figu
     if not any(points):
         return None
     drawn, panels = figure(c, len(axes), f"majority class {c.majority:.3f}" if c.majority is not None else "")
+    legend = ""
     for panel, axis, shown in zip(panels, axes, points, strict=True):
         _scale(panel, axis, shown)
         _baseline(panel, c)
+        if axis.front and fronts.draw(panel, c, *axis.front):
+            legend = f"\n{fronts.LEGEND}"
     better = "lower is better" if c.direction == "min" else "higher is better"
     panels[0].set_ylabel(f"test {c.metric}, {better}\n(mean; bars: ± 1 sd over seeds)")
     if any(p.merged is not None for shown in points for p in shown):
         remark(panels[-1], "filled: as trained    hollow: merged")
     absent = [e.label for e in c.entries if e.mean is None]
     missing = f"\nno finished run: {', '.join(absent)}" if absent else ""
-    drawn.supxlabel(f"points that would hide each other are drawn side by side{missing}", fontsize=8.5, color=MUTED)
+    drawn.supxlabel(
+        f"points that would hide each other are drawn side by side{legend}{missing}", fontsize=8.5, color=MUTED
+    )
     settle(drawn)
-    for panel, shown in zip(panels, points, strict=True):
+    for panel, axis, shown in zip(panels, axes, points, strict=True):
         apart = _apart(panel, shown, 72 / drawn.dpi)
         _mark(panel, apart, looks)
-        _name(drawn, panel, apart)
+        _name(drawn, panel, apart, fronts.shares(c, axis.front[0]) if axis.front else {})
     return drawn
 
 
@@ -204,8 +215,9 @@ def _baseline(panel: Axes, c: Comparison) -> None:
         panel.axhline(c.majority, ls=":", lw=1.3, color=MUTED, zorder=1)
 
 
-def _name(drawn: Figure, panel: Axes, shown: Sequence[Point]) -> None:
-    """Write each configuration's label beside its point."""
+def _name(drawn: Figure, panel: Axes, shown: Sequence[Point], shares: Mapping[str, str]) -> None:
+    """Write each configuration's label beside its point, with its share of the fronts where it has one."""
+    texts = [_short(p.label) + shares.get(p.label, "") for p in shown]
     unit = 72 / drawn.dpi  # points a pixel
     obstacles = [box for p in shown for box in _occupied(panel, p, unit)]
     centres = [_at(panel, p.x, p.y, unit) for p in shown]
@@ -213,14 +225,14 @@ def _name(drawn: Figure, panel: Axes, shown: Sequence[Point]) -> None:
     frame = Box(window.x0 * unit, window.y0 * unit, window.x1 * unit, window.y1 * unit)
     sizes = []
     probe = panel.text(0, 0, "", fontsize=9)
-    for p in shown:
-        probe.set_text(_short(p.label))
+    for text in texts:
+        probe.set_text(text)
         extent = probe.get_window_extent(drawn.canvas.get_renderer())  # type: ignore[attr-defined]
         sizes.append((extent.width * unit + 3, extent.height * unit + 1))
     probe.remove()
     labels = place(centres, sizes, obstacles, frame)
-    for p, label in zip(shown, labels, strict=True):
-        _write(panel, _short(p.label), (p.x, p.y), label)
+    for p, text, label in zip(shown, texts, labels, strict=True):
+        _write(panel, text, (p.x, p.y), label)
     far = [(centre, label) for centre, label in zip(centres, labels, strict=True) if label.leader]
     inches = [[(x / 72, y / 72) for x, y in _leader(*each)] for each in far]
     style: dict[str, Any] = {"transform": drawn.dpi_scale_trans, "clip_on": False, "zorder": 5}

@@ -7,26 +7,22 @@ runs stay rows. Times come from profile passes alone; what was not measured is N
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from .. import record
 from ..record import Record
 from ..spec import digest
 from . import notes, pooled, times
+from .learned import learned
 
-LEVEL = 0.95  # of the interval by which the reference must beat the majority class
-PROPORTIONS = ("accuracy", "f1")  # shares of examples: their sampling error is at most about the binomial one
-CORRELATIONS = (
-    "mcc",
-    "matthews",
-    "pearson",
-    "spearman",
-)  # Fisher's z; Matthews' is Pearson's r of two binary variables
+if TYPE_CHECKING:
+    from .inference import Scores
+    from .judge import Verdict
 
 
 @dataclass(frozen=True)
@@ -101,6 +97,20 @@ class Comparison:
         variant = f"--{self.variant}" if self.variant else ""
         return safe(f"{self.experiment}--{self.task}{stand_in}{variant}")
 
+    @cached_property
+    def scores(self) -> Mapping[str, Scores]:
+        """By label, the scores over seeds and what each test example does to them; reads the predictions when asked."""
+        from . import judge
+
+        return judge.scores(self)
+
+    @cached_property
+    def verdicts(self) -> Mapping[str, Verdict]:
+        """By label, what can be said of every configuration that has a score."""
+        from . import judge
+
+        return judge.of(self)
+
     @property
     def other_metrics(self) -> list[str]:
         """Names of the further test metrics that any run has, sorted."""
@@ -132,7 +142,7 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     profiles = pooled.passes(r for r in counting.values() if r.kind == "profile")
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for r in counting.values():
-        if r.kind == "run":
+        if r.kind == "run" and not record.is_trial(r):
             groups[r.experiment, r.spec["task"]["name"], digest(_setting(r))].append(r)
     variants = _variants(groups)
     repeated = Counter(r.spec_id for r in records if not r.is_finished and counting[r.spec_id].is_finished)
@@ -161,7 +171,7 @@ def _comparison(runs: list[Record], profiles: list[Record], variant: str, repeat
     base = next((e for e in entries if e.label == reference), None)
     entries = [_relative(e, base) for e in entries]
     spec = runs[0].spec
-    learned = _learned(base, majority, direction, metric) if base else None
+    is_learned = learned(base, majority, direction, metric) if base else None
     return Comparison(
         experiment=runs[0].experiment,
         task=spec["task"]["name"],
@@ -172,9 +182,9 @@ def _comparison(runs: list[Record], profiles: list[Record], variant: str, repeat
         direction=direction,
         majority=majority,
         reference=reference,
-        learned=learned,
+        learned=is_learned,
         entries=tuple(entries),
-        notes=tuple(notes.collect(runs, mine, entries, reference, learned, repeated)),
+        notes=tuple(notes.collect(runs, mine, entries, reference, is_learned, repeated)),
         variant=variant,
     )
 
@@ -262,39 +272,3 @@ def _relative(e: Entry, base: Entry | None) -> Entry:
     ratios = [s / base.scores[seed] for seed, s in e.scores.items() if base.scores.get(seed, 0) > 0]
     sd = spread(ratios) if e is not base else None
     return replace(e, relative=e.mean / base.mean, relative_sd=sd)
-
-
-def _learned(base: Entry, majority: float | None, direction: str, metric: str) -> bool | None:
-    """Whether the reference beats the majority class by more than its interval; None where nothing tells.
-
-    From three seeds on: Student's t interval of their mean. With fewer, where that interval says nothing (12.7 standard
-    errors at two seeds): every seed must win by more than the sampling error of its own test examples, binomial for
-    shares and Fisher's z for correlations. Other metrics of one or two runs have no known interval.
-    """
-    if majority is None or base.mean is None:
-        return None
-    sign = -1 if direction == "min" else 1
-    if base.n >= 3:
-        from scipy.stats import t
-
-        half = float(t.ppf((1 + LEVEL) / 2, base.n - 1)) * (base.sd or 0.0) / math.sqrt(base.n)
-        return sign * (base.mean - majority) > half
-    if direction == "min":
-        return None
-    worst = min(base.runs, key=lambda r: base.scores.get(r.spec["seed"], math.inf))
-    values = worst.predictions
-    bound = _lower_bound(metric, base.scores[worst.spec["seed"]], len(values["labels"]) if values else 0)
-    return None if bound is None else bound > majority
-
-
-def _lower_bound(metric: str, score: float, examples: int) -> float | None:
-    """The lower end of a score's interval from the number of its test examples alone; None where no formula holds."""
-    z = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)
-    name = metric.lower()
-    if name in PROPORTIONS and examples > 0 and 0 <= score <= 1:  # Wilson's interval
-        centre = score + z * z / (2 * examples)
-        half = z * math.sqrt(score * (1 - score) / examples + z * z / (4 * examples * examples))
-        return (centre - half) / (1 + z * z / examples)
-    if any(c in name for c in CORRELATIONS) and examples > 3 and abs(score) < 1:
-        return math.tanh(math.atanh(score) - z / math.sqrt(examples - 3))
-    return None

@@ -16,6 +16,7 @@ from .statistics import Comparison, Entry, mean, spread
 from .times import BATCHES, Latency, Spread, Times
 
 KIB, MIB = 2**10, 2**20
+TIED = "•"  # beside the best and what cannot be told apart from it
 WIDTH = 120  # columns of a terminal that text must fit
 
 
@@ -42,8 +43,21 @@ def _latency(times: Times | None, batch: str) -> Latency:
     return (times.latency.get(batch) if times else None) or Latency(None, None)
 
 
-def _relative(e: Entry) -> str:
-    return format.score(e.relative, e.relative_sd)
+def _score(c: Comparison) -> Callable[[Entry], str]:
+    def cell(e: Entry) -> str:
+        v = c.verdicts.get(e.label)
+        tied = TIED if v and v.tied and len(c.verdicts) > 1 else ""
+        return format.estimate(e.mean, v.interval if v else None, e.n, tied)
+
+    return cell
+
+
+def _relative(c: Comparison) -> Callable[[Entry], str]:
+    def cell(e: Entry) -> str:
+        v = c.verdicts.get(e.label)
+        return format.estimate(e.relative, v.relative.interval() if v and v.relative else None)
+
+    return cell
 
 
 def _ratio(e: Entry) -> str:
@@ -82,10 +96,9 @@ def columns(c: Comparison) -> list[Column]:
     others = [Column(name, _metric(name), 3) for name in c.other_metrics]
     return [
         Column("method", lambda e: e.label),
-        Column(
-            f"{c.metric} {arrow}, mean ± sd (n)", lambda e: format.score(e.mean, e.sd, e.n), 0, f"{c.metric} {arrow}"
-        ),
-        Column(f"relative to {c.reference}", _relative, 5, f"/ {c.reference}"),
+        Column(f"{c.metric} {arrow}, mean [95 %] (n)", _score(c), 0, f"{c.metric} {arrow}"),
+        Column("sd over seeds", lambda e: format.score(e.sd), 14, "sd"),
+        Column(f"relative to {c.reference} [95 %]", _relative(c), 7, f"/ {c.reference}"),
         *others,
         Column("trainable", lambda e: format.count(e.parameter("trainable")), 1, brief=_sized),
         Column("head", lambda e: format.count(e.parameter("head")), 12),
@@ -110,7 +123,10 @@ def average_columns(a: Average) -> list[Column]:
     return [
         Column("method", lambda s: s.label),
         Column(
-            f"score relative to {a.reference}, mean ± sd", lambda s: format.score(s.relative, s.relative_sd), 0, "score"
+            f"score relative to {a.reference}, mean [95 %]",
+            lambda s: format.estimate(s.relative, s.relative_interval),
+            0,
+            "score",
         ),
         Column("average rank", lambda s: format.DASH if s.rank is None else f"{s.rank:.1f}", 1, "rank"),
         Column("trainable, mean", lambda s: format.count(s.trainable), 3, "trainable"),
@@ -157,6 +173,7 @@ def _tex(text: str) -> str:
         "×": r"$\times$",
         "−": "$-$",
         "—": "---",
+        TIED: r"$\bullet$",
         "↑": r"$\uparrow$",
         "↓": r"$\downarrow$",
         "<": r"\textless{}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from . import latency, tables
+from . import latency, tables, words
 from .average import Average
 from .latency import Latencies
 from .samples import first_sample
@@ -22,7 +22,7 @@ def text(comparisons: Sequence[Comparison], averages: Sequence[Average], passes:
 def _comparison(c: Comparison) -> str:
     majority = f", majority class {c.majority:.3f}" if c.majority is not None else ""
     title = f"{c.experiment}: {c.title} ({c.backbone}, {c.budget['steps']} steps{majority})"
-    return block(title, tables.text(tables.columns(c), c.entries), [*c.notes, *_sample(c)])
+    return block(title, tables.text(tables.columns(c), c.entries), [*words.sentences(c), *c.notes, *_sample(c)])
 
 
 def _average(a: Average) -> str:

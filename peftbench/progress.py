@@ -171,7 +171,7 @@ class Terminal:
         if not self.heading_is_shown:
             self._print(_columns(*(name for name, _ in COLUMNS)), style="bold")
             self.heading_is_shown = True
-        method, seed = (spec.method.label, str(spec.seed)) if isinstance(spec, RunSpec) else ("profile", "")
+        method, seed = (spec.method.label, spec.number) if isinstance(spec, RunSpec) else ("profile", "")
         score = outcome(facts) if facts["status"] == "finished" else ""
         row = _columns(facts["status"], method, spec.task.name, seed, score, f"{facts['seconds']:.1f}")
         self._print(row, style="" if facts["status"] == "finished" else "red")
@@ -212,6 +212,8 @@ class Terminal:
 def title(spec: Spec) -> str:
     """A run in words; a stand-in goes by its own name, with the task that it stands in for behind it."""
     task = spec.task.name + (f" (in place of {spec.task.stand_in_for})" if spec.task.stand_in_for else "")
+    if isinstance(spec, RunSpec) and spec.trial is not None:
+        return f"{spec.method.label} on {task}, trial {spec.trial}"
     return f"{spec.method.label} on {task}, seed {spec.seed}" if isinstance(spec, RunSpec) else f"profile on {task}"
 
 
@@ -222,7 +224,8 @@ def outcome(facts: Mapping[str, Any]) -> str:
     metrics = facts.get("metrics")
     if not metrics:
         return "measured"
-    score = metrics["test"][metrics["primary"]]
+    split = "test" if "test" in metrics else "validation"  # a trial is not tested
+    score = metrics[split][metrics["primary"]]
     return f"{metrics['primary']} " + ("undefined" if score is None else f"{score:.3f}")
 
 

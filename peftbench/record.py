@@ -85,6 +85,11 @@ class Record:
         return _parse(self.path.read_bytes(), self.path).get("predictions")
 
 
+def is_trial(r: Record) -> bool:
+    """Whether it is a tuning trial, which no table of final results may count."""
+    return r.spec.get("trial") is not None
+
+
 def env_id(env: Mapping[str, Any]) -> str:
     """16 hex digits of the hash of what ran it: the caller's facts about code, packages, device and threads."""
     return digest(env)[:16]
@@ -183,7 +188,8 @@ def _problem(body: Any) -> str | None:
         return "attempt must be a whole number"
     if wrong := [k for k in ("spec", "env", "seconds") if not isinstance(body.get(k), Mapping)]:
         return f"{', '.join(wrong)} must be objects"
-    if body["status"] == "finished" and (wrong := [k for k in _FINISHED[body["kind"]] if body.get(k) is None]):
+    needed = [k for k in _FINISHED[body["kind"]] if k != "predictions" or body["spec"].get("trial") is None]
+    if body["status"] == "finished" and (wrong := [k for k in needed if body.get(k) is None]):
         return f"a finished {body['kind']} must have {', '.join(wrong)}"
     return None
 

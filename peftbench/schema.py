@@ -9,12 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from peftbench import tasks
-from peftbench.experiment import Backbone, Experiment, Task
+from peftbench import configurations, tasks
+from peftbench.experiment import Backbone, Experiment
 from peftbench.manifest import MethodFacts
+from peftbench.sections import Task
 from peftbench.tasks import data, local
 
 RATE = {"type": "number", "exclusiveMinimum": 0}
+EXEMPT = {
+    "type": "object",
+    "description": "budgets that do not hold for it, each with the reason, which every table prints",
+    "properties": {axis: {"type": "string", "minLength": 1} for axis in configurations.EXEMPT},
+    "additionalProperties": False,
+}
 
 
 def json_schema(methods: Mapping[str, MethodFacts]) -> dict[str, Any]:
@@ -66,6 +73,7 @@ def _method(facts: MethodFacts) -> dict[str, Any]:
     label = {"type": "string", "minLength": 1, "description": "names the rows of the tables"}
     knobs = {"label": _grid(label), "lr": _grid({**RATE, "description": f"learning rate; default {facts.lr:g}"})}
     knobs |= {key: _grid(dict(value)) for key, value in facts.schema.items()}
+    knobs |= {"search_space": _space(facts), "exempt": EXEMPT}
     inner = {"type": ["object", "null"], "properties": knobs, "additionalProperties": False}
     return {
         "type": "object",
@@ -74,6 +82,22 @@ def _method(facts: MethodFacts) -> dict[str, Any]:
         "required": [facts.name],
         "additionalProperties": False,
     }
+
+
+def _space(facts: MethodFacts) -> dict[str, Any]:
+    """`{lr: [1e-4, 1e-2], alpha: [8, 16]}`"""
+    values = {"lr": RATE, **facts.schema}
+    return {
+        "type": "object",
+        "description": "what trials draw from, in place of the method's own: rates between the least and the greatest",
+        "properties": {k: {"type": "array", "minItems": 2, "items": _untitled(v)} for k, v in values.items()},
+        "maxProperties": 2,
+        "additionalProperties": False,
+    }
+
+
+def _untitled(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in value.items() if k not in ("title", "description", "default")}
 
 
 def _grid(value: dict[str, Any]) -> dict[str, Any]:

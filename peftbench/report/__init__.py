@@ -12,8 +12,8 @@ from typing import Any
 
 from .. import record
 from ..errors import UserError
-from . import files, fresh, latency
-from .average import averages
+from . import budgets, files, fresh, latency, tuning
+from .average import Average, averages
 from .export import listed
 from .latency import Latencies
 from .statistics import Comparison, compare
@@ -27,6 +27,7 @@ class Loaded:
 
     comparisons: list[Comparison]
     passes: list[Latencies]  # profile passes
+    tunings: list[tuning.Tuning]
     sources: str  # digest of what a report of them is made from
 
 
@@ -34,7 +35,9 @@ def load(results_dir: Path | str) -> Loaded:
     """Read and compare the records under `results_dir`; none is no error here."""
     sources = fresh.sources(results_dir)
     records = record.read_all(results_dir)
-    return Loaded(compare(records), latency.of(records), sources)
+    compared = budgets.noted(compare(records))
+    tunings = tuning.of(records, compared)
+    return Loaded(tuning.noted(compared, tunings), latency.of(records), tunings, sources)
 
 
 def write(
@@ -50,9 +53,9 @@ def write(
     from . import page
 
     loaded = loaded or load(results_dir)
-    comparisons = _some(loaded, results_dir).comparisons
+    _some(loaded, results_dir)
     folder = Path(out_dir) if out_dir is not None else Path(results_dir) / FOLDER
-    written = files.write(folder, page.build(comparisons, averages(comparisons), loaded.passes))
+    written = files.write(folder, page.build(loaded.comparisons, _averages(loaded), loaded.passes, loaded.tunings))
     fresh.seal(folder, loaded.sources)
     return written
 
@@ -71,7 +74,12 @@ def rows(results_dir: Path | str, loaded: Loaded | None = None) -> list[dict[str
     Where nothing but profile passes ran: one row for each configuration at each shape, from `latency.rows`.
     """
     loaded = _some(loaded or load(results_dir), results_dir)
-    return listed(loaded.comparisons) or latency.rows(loaded.passes)
+    found = listed(loaded.comparisons)
+    entries = [(c, e) for c in loaded.comparisons for e in c.entries]
+    for row, (c, e) in zip(found, entries, strict=True):
+        row["exempt"] = dict(budgets.exempt(e))
+        row["tuning"] = tuning.json_row(c, e, loaded.tunings)
+    return found or latency.rows(loaded.passes) or [r for t in loaded.tunings for r in tuning.trial_rows(t)]
 
 
 def text_table(results_dir: Path | str, loaded: Loaded | None = None) -> str:
@@ -81,11 +89,15 @@ def text_table(results_dir: Path | str, loaded: Loaded | None = None) -> str:
     loaded = _some(loaded or load(results_dir), results_dir)
     trained = {c.experiment for c in loaded.comparisons}
     alone = [p for p in loaded.passes if p.experiment not in trained]
-    return terminal.text(loaded.comparisons, averages(loaded.comparisons), alone)
+    return terminal.text(loaded.comparisons, _averages(loaded), alone, loaded.tunings)
+
+
+def _averages(loaded: Loaded) -> list[Average]:
+    return budgets.noted_averages(averages(loaded.comparisons), loaded.comparisons)
 
 
 def _some(loaded: Loaded, results_dir: Path | str) -> Loaded:
-    if not loaded.comparisons and not loaded.passes:
+    if not loaded.comparisons and not loaded.passes and not loaded.tunings:
         folder = Path(results_dir) / record.FOLDER
         raise UserError(f"{folder}: no records of runs here. Run an experiment first, or name its results directory.")
     return loaded

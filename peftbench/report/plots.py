@@ -6,11 +6,14 @@ from collections.abc import Iterator, Mapping
 
 from . import curves, quality, style
 from . import latency_figure as by_shape
+from . import tuning_figures as tuned
 from .latency import Latencies
 from .statistics import Comparison
 from .style import Look, looks
 
-__all__ = ["figures", "latency_figure", "looks"]
+__all__ = ["figures", "latency_figure", "looks", "tuning_figures"]
+
+tuning_figures = tuned.drawn
 
 
 def figures(c: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:

@@ -132,7 +132,7 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     profiles = [r for r in counting.values() if r.kind == "profile"]
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for r in counting.values():
-        if r.kind == "run":
+        if r.kind == "run" and not record.is_trial(r):
             groups[r.experiment, r.spec["task"]["name"], digest(_setting(r))].append(r)
     variants = _variants(groups)
     repeated = Counter(r.spec_id for r in records if not r.is_finished and counting[r.spec_id].is_finished)
@@ -140,8 +140,12 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
 
 
 def _setting(r: Record) -> dict[str, Any]:
-    """What must be equal for two runs to be comparable: everything but the method, its rate and the seed."""
-    train = {k: v for k, v in r.spec["train"].items() if k != "lr"}
+    """What must be equal for two runs to be comparable: everything but the method, its rate and the seed.
+
+    Under a budget of memory the parts of a batch are a method's own.
+    """
+    own = ("lr", "accumulation") if r.spec["train"].get("memory") is not None else ("lr",)
+    train = {k: v for k, v in r.spec["train"].items() if k not in own}
     return {"backbone": r.spec["backbone"], "task": r.spec["task"], "train": train}
 
 

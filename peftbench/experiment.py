@@ -18,7 +18,7 @@ from pydantic.json_schema import WithJsonSchema
 
 from peftbench import findings, strict_yaml
 from peftbench.errors import UserError, unknown
-from peftbench.sections import LENGTHS, Budget, Count, Length, Part, Positive, Task
+from peftbench.sections import EXEMPT, LENGTHS, Budget, Count, Length, Part, Positive, Task
 from peftbench.strict_yaml import Document, Place
 from peftbench.tasks import data, local
 
@@ -179,9 +179,11 @@ def _crossed(experiment: Experiment) -> Iterator[UserError]:
 
 
 def exemptions(experiment: Experiment, exempt: Mapping[str, str], place: Place) -> Iterator[UserError]:
-    """A mistake for every exemption from a budget that the experiment does not have."""
+    """A mistake for every exemption from what is no budget, or none that the experiment has."""
     for axis in exempt:
-        if getattr(experiment.budget, axis) is None:
+        if axis not in EXEMPT:
+            yield unknown("budget", axis, EXEMPT, where=experiment.where((*place, axis)))
+        elif getattr(experiment.budget, axis) is None:
             yield experiment.error((*place, axis), f"there is no budget of {axis} to be exempt from; remove it")
 
 
@@ -245,8 +247,8 @@ def _entry(document: Document, item: Any, place: Place) -> MethodEntry:
     if not isinstance(inner, dict):
         raise document.error((*place, name), f"given {inner!r}; valid: a mapping such as {{rank: 4, lr: 1e-3}}")
     hyper = {k: v for k, v in inner.items() if k not in RESERVED}
-    reserved = [inner.get(key) for key in RESERVED[:2]]
-    return MethodEntry(name, (*place, name), *reserved, hyper, inner.get("search_space"), inner.get("exempt"))
+    label, lr, space, exempt = (inner.get(key) for key in RESERVED)
+    return MethodEntry(name, (*place, name), label, lr, hyper, space, exempt)
 
 
 def _is_echo(error: Any) -> bool:

@@ -19,7 +19,7 @@ from peftbench.measure import timing
 from peftbench.method import Method
 from peftbench.spec import RunSpec
 from peftbench.tasks import Dataset, batches, metrics
-from peftbench.tasks.tokens import Encoded
+from peftbench.tasks.tokens import Array, Encoded
 from peftbench.train import Abandoned, Fitted, Trainer, fit
 
 Progress = Callable[[dict[str, Any]], None]
@@ -83,7 +83,7 @@ class Run:
         self.method.finish(edit)
         return fitted
 
-    def _order(self) -> tuple[Iterable[batches.Array], int]:
+    def _order(self) -> tuple[Iterable[Array], int]:
         """The batches, as many as there are steps or, under a limit of seconds, without end; and which to track."""
         lengths, t = self.data["train"].lengths, self.spec.train
         seed = devices.stream("order", *self.spec.axes)

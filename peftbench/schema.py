@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from peftbench import configurations, tasks
+from peftbench import tasks
 from peftbench.experiment import Backbone, Experiment
 from peftbench.manifest import MethodFacts
-from peftbench.sections import Task
+from peftbench.sections import EXEMPT, Task
 from peftbench.tasks import data, local
 
 RATE = {"type": "number", "exclusiveMinimum": 0}
-EXEMPT = {
+EXEMPTIONS = {
     "type": "object",
     "description": "budgets that do not hold for it, each with the reason, which every table prints",
-    "properties": {axis: {"type": "string", "minLength": 1} for axis in configurations.EXEMPT},
+    "properties": {axis: {"type": "string", "minLength": 1} for axis in EXEMPT},
     "additionalProperties": False,
 }
 
@@ -73,7 +73,7 @@ def _method(facts: MethodFacts) -> dict[str, Any]:
     label = {"type": "string", "minLength": 1, "description": "names the rows of the tables"}
     knobs = {"label": _grid(label), "lr": _grid({**RATE, "description": f"learning rate; default {facts.lr:g}"})}
     knobs |= {key: _grid(dict(value)) for key, value in facts.schema.items()}
-    knobs |= {"search_space": _space(facts), "exempt": EXEMPT}
+    knobs |= {"search_space": _space(facts), "exempt": EXEMPTIONS}
     inner = {"type": ["object", "null"], "properties": knobs, "additionalProperties": False}
     return {
         "type": "object",

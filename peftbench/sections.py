@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -14,7 +14,8 @@ Count = Annotated[int, Field(ge=1)]
 Length = Annotated[int, Field(ge=2)]
 Positive = Annotated[float, Field(gt=0)]
 Reason = Annotated[str, Field(min_length=1, description="why; printed in every table")]
-Exempt = Mapping[Literal["trainable_params", "memory", "trials"], Reason]  # budgets that something may be exempt from
+Exempt = Mapping[str, Reason]  # of `EXEMPT`, each with the reason
+EXEMPT = ("trainable_params", "memory", "trials")  # budgets that a method or a task may be exempt from
 LENGTHS = ("steps", "tokens", "seconds")  # what limits a run: a budget has exactly one of them
 
 

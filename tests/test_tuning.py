@@ -365,6 +365,17 @@ def test_an_interrupted_grid_goes_on_after_its_trials_and_repeats_none(
     assert {r.spec["train"]["lr"] for r in finals} == {best.spec["train"]["lr"]}, "the fake score is the rate"
 
 
+@pytest.mark.parametrize(("do", "code"), [("diverge", 0), ("raise", 1)])
+def test_a_diverged_trial_is_a_result_and_a_broken_one_a_failure(
+    tmp_path: Path, asked: experiment.Experiment, do: str, code: int
+) -> None:
+    mine = trials(grid(asked), "lora")[:2]
+    first = replace(mine[0], method=replace(mine[0].method, hyper={"do": do}))
+    how: dict[str, Any] = {"experiment": "e", "session": "fake_session:Session", "quiet": True}
+    how |= {"session_kwargs": {"journal": str(tmp_path / "journal")}}
+    assert runner.run(lambda _: [first, mine[1]], tmp_path / "results", **how).code == code
+
+
 # What was recorded before there were trials.
 
 

@@ -40,7 +40,8 @@ def build(
     """(path, content) of every file, `report.md` first."""
     files: dict[str, bytes] = {}
     figures: dict[str, list[str]] = {}
-    names = sorted({c.experiment for c in (*comparisons, *passes, *tunings)})
+    all_: list[Comparison | Latencies | tuning.Tuning] = [*comparisons, *passes, *tunings]
+    names = sorted({one.experiment for one in all_})
     by_experiment = {name: [c for c in comparisons if c.experiment == name] for name in names}
     looks = {name: plots.looks(group) for name, group in by_experiment.items()}
     for c in (c for group in by_experiment.values() for c in group):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -48,7 +48,7 @@ class Tuned:
 
     @property
     def chosen(self) -> dict[str, Any]:
-        return {key: value_of(self.best, key) for key in self.space}
+        return {key: value_of(self.best, key) for key in sorted(self.space, key=lambda key: key != "lr")}
 
     @property
     def edges(self) -> dict[str, str]:
@@ -257,24 +257,23 @@ def json_row(c: Comparison, e: Entry, tunings: Sequence[Tuning]) -> dict[str, An
     }
 
 
-def _notes(c: Comparison, tunings: Sequence[Tuning]) -> list[str]:
-    found = {e.label: chosen_for(c, e, tunings) for e in c.entries}
-    known = {label: one for label, one in found.items() if one is not None}
-    if not known:
-        return []
-    lengths = sorted({f"{len(row.trials)} trials of {format.length(t.budget)}" for t, row in known.values()})
-    rows = {label: row for label, (_, row) in known.items()}
-    values = "; ".join(f"{label} {told(row.chosen)}" for label, row in rows.items())
-    said = [f"Tuned on the validation split, {' or '.join(lengths)} a method: {values}."]
-    edges = {label: ", ".join(f"{k}: {e}" for k, e in row.edges.items()) for label, row in rows.items()}
-    if at_edge := ", ".join(f"{label} ({edge})" for label, edge in edges.items() if edge):
-        said.append(f"At the edge of what was tried, so that a better choice may lie beyond: {at_edge}.")
+def _notes(c: Comparison, tunings: Sequence[Tuning]) -> Iterator[str]:
     tried = {row.label for t in tunings if (t.experiment, t.task) == (c.experiment, c.task) for row in t.rows}
-    if kept := [e.label for e in c.entries if found[e.label] is None and not _is_among(e, tried)]:
-        said.append(f"No trials, at the rate that the experiment gives: {', '.join(kept)}.")
-    if old := [e.label for e in c.entries if found[e.label] is None and _is_among(e, tried)]:
-        said.append(f"Not what their trials choose now, as there are others since: {', '.join(old)}.")
-    return said
+    if not tried:
+        return
+    chosen = {e.label: one for e in c.entries if (one := chosen_for(c, e, tunings))}
+    if chosen:
+        lengths = sorted({f"{len(row.trials)} trials of {format.length(t.budget)}" for t, row in chosen.values()})
+        values = "; ".join(f"{label} {told(row.chosen)}" for label, (_, row) in chosen.items())
+        yield f"Tuned on the validation split, {' or '.join(lengths)} a method: {values}."
+    edges = {label: ", ".join(f"{k}: {e}" for k, e in row.edges.items()) for label, (_, row) in chosen.items()}
+    if at_edge := ", ".join(f"{label} ({edge})" for label, edge in edges.items() if edge):
+        yield f"At the edge of what was tried, so that a better choice may lie beyond: {at_edge}."
+    others = [e for e in c.entries if e.label not in chosen]
+    if kept := [e.label for e in others if not _is_among(e, tried)]:
+        yield f"No trials, at the rate that the experiment gives: {', '.join(kept)}."
+    if old := [e.label for e in others if _is_among(e, tried)]:
+        yield f"Not what their trials choose now, as there are others since: {', '.join(old)}."
 
 
 def _is_among(e: Entry, labels: set[str]) -> bool:

@@ -42,9 +42,9 @@ def _rates(t: Tuning, looks: Mapping[str, Look]) -> Figure:
     for row in (row for row in t.rows if "lr" in row.space):
         points = sorted((value_of(r, "lr"), s) for r in row.trials if (s := score(r)) is not None)
         if points:
-            _plot(panel, *zip(*points, strict=True), row, looks)
-            at, best = value_of(row.best, "lr"), score(row.best)
-            panel.plot([at], [best], "o", ms=14, mfc="none", mec=looks[row.label][0], mew=1.4)
+            _plot(panel, [lr for lr, _ in points], [s for _, s in points], row, looks)
+            ring: Any = ([value_of(row.best, "lr")], [score(row.best)])
+            panel.plot(*ring, "o", ms=14, mfc="none", mec=looks[row.label][0], mew=1.4)
         for r in (r for r in row.trials if score(r) is None):
             where: Any = panel.get_xaxis_transform()  # at the foot of the axes, whatever their scale
             panel.plot([value_of(r, "lr")], [0.02], "x", ms=8, mew=2, color=looks[row.label][0], transform=where)

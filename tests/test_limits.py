@@ -116,6 +116,18 @@ def test_the_mean_length_is_that_of_the_texts(tmp_path: Path, monkeypatch: pytes
     assert [p.spec for p in prepare.prepare(path).planned] == [p.spec for p in prepared.planned]
 
 
+def test_the_examples_in_the_documentation_hold() -> None:
+    import doctest
+
+    from peftbench import tuning
+    from peftbench.report import tuning as told
+
+    for module in (limits, tuning, told):
+        found = doctest.testmod(module)
+        assert found.attempted
+        assert not found.failed, module.__name__
+
+
 # Memory.
 
 

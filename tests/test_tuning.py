@@ -67,6 +67,14 @@ def test_trials_of_all_methods_lie_at_the_same_points_of_their_own_spaces(asked:
         assert len({round(s, 2) for s in shares["full"]}) == 4
 
 
+def test_the_points_are_those_of_the_records_that_there_are() -> None:
+    """Another sequence (or another version's way to scramble it) would run all trials again."""
+    space = {"lr": (1e-4, 1e-2), "alpha": (8, 16, 32)}
+    drawn = [tuning.drawn(space, i) for i in range(4)]
+    assert [d["lr"] for d in drawn] == [0.0026, 0.00026, 0.00821, 0.000821]
+    assert [d["alpha"] for d in drawn] == [16, 32, 8, 16]
+
+
 def test_the_rates_of_few_trials_are_spread_over_the_space() -> None:
     space = {"lr": (1e-4, 1.0)}
     quarters = {int(math.log10(tuning.drawn(space, i)["lr"] / 1e-4)) for i in range(4)}

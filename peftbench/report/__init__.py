@@ -77,7 +77,6 @@ def rows(results_dir: Path | str, loaded: Loaded | None = None) -> list[dict[str
     found = listed(loaded.comparisons)
     entries = [(c, e) for c in loaded.comparisons for e in c.entries]
     for row, (c, e) in zip(found, entries, strict=True):
-        row["exempt"] = dict(budgets.exempt(e))
         row["tuning"] = tuning.json_row(c, e, loaded.tunings)
     return found or latency.rows(loaded.passes) or [r for t in loaded.tunings for r in tuning.trial_rows(t)]
 

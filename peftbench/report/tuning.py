@@ -125,7 +125,7 @@ def of(records: Iterable[Record], comparisons: Sequence[Comparison] = ()) -> lis
                 metric=told["primary"] if told else "score",
                 direction=told["direction"] if told else "max",
                 rows=tuple(sorted(_rows(runs), key=lambda t: (order.get(t.label, len(order)), t.label))),
-                variant=f"{spec['train']['steps']} steps ({key[2][:6]})" if tables[key[:2]] > 1 else "",
+                variant=f"{format.length(spec['train'])} ({key[2][:6]})" if tables[key[:2]] > 1 else "",
             )
         )
     return found

@@ -47,6 +47,9 @@ class Template(Method):
     formula = "h = W x + b + scale * shift"
     lr = 1e-3  # used where an experiment names no rate
     lr_source = "where in the paper the rate comes from"
+    search_space = {
+        "lr": (1e-4, 1e-3, 1e-2)
+    }  # what tuning draws from; a second hyperparameter may follow: "scale": (...)
     size_formula = "out at each site"
     caveats = "what is known about when it fails, with its source: a paper, or a record of this project"
     size_knob = None  # the field that a parameter budget may solve, e.g. "rank"; None: the method has one size

@@ -67,7 +67,7 @@ def known(planned: Sequence[Planned], manifest: Manifest, place: Place) -> Costs
 def missing(planned: Sequence[Planned], costs: Costs) -> tuple[dict[str, RunSpec], dict[str, RunSpec]]:
     """(tasks whose texts are to be counted, configurations to be timed), each by its key with one run of it."""
     tasks = {task_key(p.spec): p.spec for p in reversed(planned)}
-    runs = {run_key(p): p.spec for p in reversed(planned)}
+    runs = {run_key(p): p.like for p in reversed(planned)}
     read = {k for k, shape in costs.shapes.items() if shape is not None}
     unread = {task_key(p.spec) for p in planned if batch_key(p.spec) not in costs.batches} & read
     return (
@@ -81,12 +81,12 @@ def measure(
     runs: Mapping[str, RunSpec],
     manifest: Manifest,
     place: Place,
-    seeds: Iterable[int] = (),
+    seeds: Iterable[tuple[int, bool]] = (),
 ) -> None:
     """Time what is `missing`, in as many processes as runs will share the machine, and remember it.
 
     What does not fit into the time, or cannot run, is left out: the runs themselves will say what is wrong. Of each
-    task, the batch that a run of each of `seeds` will track is remembered too.
+    task, the batch that a run of each of `seeds` (number, whether of trials) will track is remembered too.
     """
     store = _store(manifest, place)
     asked = {"tasks": _plain(tasks), "runs": _plain(runs)}
@@ -116,12 +116,13 @@ def task_key(spec: RunSpec) -> str:
 
 def batch_key(spec: RunSpec) -> str:
     """What decides which batch a run tracks."""
-    return f"{task_key(spec)} {spec.train.accumulation} {spec.seed}"
+    whose = spec.seed if spec.trial is None else "trials"
+    return f"{task_key(spec)} {spec.train.accumulation} {whose}"
 
 
 def run_key(p: Planned) -> str:
     """What decides how long a run's steps take: neither the task's texts nor the rate or the seed."""
-    backbone, method, t = as_dict(p.spec.backbone), p.spec.method, p.spec.train
+    backbone, method, t = as_dict(p.spec.backbone), p.like.method, p.spec.train
     shape = [p.task.kind == "generation", t.batch_size, t.max_length, t.accumulation]
     return digest([backbone, shape, method.name, dict(method.hyper)])[:24]
 

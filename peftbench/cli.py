@@ -100,6 +100,7 @@ def run(
     chosen, workers = prepared.results_dir(results), jobs or prepared.experiment.jobs
     if baselines is not None:
         chosen = baselines.results_dir(results, prepared.experiment.name)
+    prepared.check_jobs(workers)
     before = record.read_all(chosen)
     if not quiet:
         print(_summary(prepared, before, _place(prepared, device, workers, data_dir), None)[1], flush=True)
@@ -202,7 +203,7 @@ def methods(
     """List the methods, or show one: paper, formula, hyperparameters, size knob, learning rate."""
     from dataclasses import asdict
 
-    from peftbench import show
+    from peftbench import cards
 
     known = known_methods(plugin)
     if name is not None and name not in known:
@@ -210,7 +211,7 @@ def methods(
     if as_json:
         print_json(asdict(known[name]) if name else [asdict(m) for m in known.values()])
     else:
-        print(show.method_card(known[name]) if name else show.methods_table(known))
+        print(cards.method_card(known[name]) if name else cards.methods_table(known))
 
 
 @app.command()
@@ -221,14 +222,14 @@ def tasks(
     """List the tasks, or show one: metrics, labels, where its data comes from, licence."""
     from dataclasses import asdict
 
-    from peftbench import show
+    from peftbench import cards
     from peftbench import tasks as known
 
-    cards = [known.card(n) for n in ([name] if name else known.names())]
+    found = [known.card(n) for n in ([name] if name else known.names())]
     if as_json:
-        print_json(asdict(cards[0]) if name else [asdict(c) for c in cards])
+        print_json(asdict(found[0]) if name else [asdict(c) for c in found])
     else:
-        print(show.task_card(cards[0]) if name else show.tasks_table(cards))
+        print(cards.task_card(found[0]) if name else cards.tasks_table(found))
 
 
 @app.command()
@@ -284,6 +285,7 @@ def _summary(
     """The rows of a plan, and what is said of them before anything starts; with `say`, this machine is measured."""
     from peftbench import predict, show
 
+    prepared = prepared.standing(records)
     costs = prepared.costs(place, say)
     times = predict.predict(prepared.planned, records, costs)
     rows = show.plan_rows(prepared, records, times, prepared.peaks(costs))

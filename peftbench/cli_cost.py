@@ -52,8 +52,9 @@ def profile(
     prepared = prepare(experiment, only or (), data_dir, plugin or ())
     read, chosen = prepared.experiment, prepared.results_dir(results)
     asked = read.profile_of(rounds, processes)
-    specs = passes(read, asked, prepared.planned)
-    before = {r.path for r in record.read_all(chosen)}
+    recorded = record.read_all(chosen)
+    specs = passes(read, asked, [p for p in prepared.standing(recorded).planned if p.spec.trial is None])
+    before = {r.path for r in recorded}
     session = {
         "device": device or read.device,
         "data_dir": None if data_dir is None else str(data_dir),

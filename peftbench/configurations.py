@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from peftbench import tuning
 from peftbench.errors import UserError, unknown, unknown_method
-from peftbench.experiment import RESERVED, Experiment, MethodEntry
+from peftbench.experiment import RESERVED, Experiment, MethodEntry, exemptions
 from peftbench.manifest import BadHyper, MethodFacts
 from peftbench.strict_yaml import Place, spell
 
@@ -32,6 +33,8 @@ class Configuration:
     defaults: Mapping[str, Any]
     place: Place
     first_seed: int = 0  # of its repetitions
+    space: tuning.Space = field(default_factory=dict)  # what trials draw from; empty: it is not tuned
+    exempt: Mapping[str, str] = field(default_factory=dict)  # budgets that do not hold for it: the reasons
 
 
 def expand(experiment: Experiment, methods: Mapping[str, MethodFacts], check: Check) -> list[Configuration]:
@@ -98,6 +101,8 @@ def _one(
             for key, value, valid in e.mistakes
         ]
         raise UserError("\n".join(errors)) from e
+    exempt = _exempt(experiment, entry)
+    space = {} if "trials" in exempt else _space(experiment, entry, facts, given, "lr" in point, check)
     return Configuration(
         name=entry.name,
         label=label,
@@ -110,7 +115,57 @@ def _one(
         defaults=facts.defaults,
         place=entry.place,
         first_seed=first,
+        space=space,
+        exempt=exempt,
     )
+
+
+def _exempt(experiment: Experiment, entry: MethodEntry) -> Mapping[str, str]:
+    place = (*entry.place, "exempt")
+    if entry.exempt is None:
+        return {}
+    if not isinstance(entry.exempt, dict):
+        raise experiment.error(place, f"given {entry.exempt!r}; valid: a mapping such as {{memory: the reason}}")
+    for axis, reason in entry.exempt.items():
+        if not isinstance(reason, str) or not reason.strip():
+            raise experiment.error((*place, axis), f"given {reason!r}; every exemption needs its reason, in words")
+    if mistakes := list(exemptions(experiment, entry.exempt, place)):
+        raise UserError("\n".join(map(str, mistakes)))
+    return dict(entry.exempt)
+
+
+def _space(
+    experiment: Experiment,
+    entry: MethodEntry,
+    facts: MethodFacts,
+    given: Mapping[str, Any],
+    rate_is_grid: bool,
+    check: Check,
+) -> tuning.Space:
+    """What the configuration's trials draw from. A rate that the file gives is kept, so that there are no trials.
+
+    Raises UserError for a space that cannot be drawn from.
+    """
+    b, place, asked = experiment.budget, (*entry.place, "search_space"), entry.search_space
+    rate_is_given = rate_is_grid or entry.lr is not None
+    solved = facts.size_knob if b.trainable_params is not None else None
+    if asked is None:
+        if b.trials is None or rate_is_given:
+            return {}
+        if "lr" not in facts.search_space:
+            said = f"{facts.name} declares no rates to tune; write its lr, or search_space: {{lr: [1e-4, 1e-2]}}"
+            raise experiment.error(entry.place, said)
+        return tuning.declared(facts.search_space, [*given, *([solved] if solved else [])])
+    try:
+        space = tuning.checked(asked, rate_is_given, given, solved)
+        for key, values in space.items():
+            for value in values if key != "lr" else ():
+                check(entry.name, {**given, key: value})
+    except UserError as e:
+        raise experiment.error(place, str(e)) from e
+    if b.trials is None:
+        raise experiment.error(place, "nothing is tuned without trials; write budget: {trials: 4}, or remove it")
+    return space
 
 
 def _is_grid(value: Any, schema: Mapping[str, Any]) -> bool:

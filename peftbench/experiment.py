@@ -7,42 +7,24 @@ asked of the methods' facts (configurations.py), so that nothing here imports to
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    InstanceOf,
-    PrivateAttr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, InstanceOf, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic.json_schema import WithJsonSchema
 
 from peftbench import findings, strict_yaml
 from peftbench.errors import UserError, unknown
 from peftbench.probes import CARDS
 from peftbench.probes import known as known_probes
+from peftbench.sections import EXEMPT, LENGTHS, Budget, Count, Length, Part, Positive, Task
 from peftbench.strict_yaml import Document, Place
 from peftbench.tasks import data, local
 
-RESERVED = ("label", "lr", "first_seed")  # keys of a method's mapping that are no hyperparameters
-
-Count = Annotated[int, Field(ge=1)]
-Length = Annotated[int, Field(ge=2)]
-Positive = Annotated[float, Field(gt=0)]
-
-
-class Part(BaseModel):
-    """A mapping of the file: unknown keys and wrong types are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+RESERVED = ("label", "lr", "first_seed", "search_space", "exempt")  # keys of a method's mapping, not hyperparameters
 
 
 class Backbone(Part):
@@ -51,45 +33,6 @@ class Backbone(Part):
     model: str = Field(min_length=1, description="minilm-l6, smollm2-135m, a directory, or a hub id (roberta-base)")
     revision: str | None = Field(None, description="commit or tag on the hub")
     roles: dict[str, Any] | None = Field(None, description="where the roles are, for an architecture that is not known")
-
-
-class Task(Part):
-    """A task, and what of the budget is different for it."""
-
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
-
-    task: str = Field(min_length=1, description="a name that `peftbench tasks` lists, or local for your own files")
-    stand_in: str | None = Field(None, description="the task that runs where this one cannot be had")
-    steps: Count | None = Field(None, description="optimiser steps on this task")
-    batch_size: Count | None = Field(None, description="examples a step on this task")
-    max_length: int | None = Field(None, ge=2, description="tokens kept of an example of this task")
-    eval_every: Count | None = Field(None, description="steps between evaluations on this task's validation split")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Everything else in the mapping: row limits, and the files and columns of a local task."""
-        return dict(self.model_extra or {})
-
-
-class Budget(Part):
-    """What every method gets the same of."""
-
-    trainable_params: Count | None = Field(None, description="trainable parameters outside the head; null: not matched")
-    tolerance: float = Field(0.05, ge=0, lt=1, description="largest deviation that counts as matched")
-    strict: bool = Field(False, description="refuse methods with no size within the tolerance")
-    steps: Count = Field(200, description="optimiser steps")
-    batch_size: Count = Field(16, description="examples in an optimiser step")
-    accumulation: Count = Field(1, description="parts that a batch is computed in, to save memory")
-    max_length: int = Field(128, ge=2, description="tokens kept of an example")
-    seeds: Count = Field(3, description="repetitions of each run")
-
-    @model_validator(mode="after")
-    def _has_parts(self) -> Budget:
-        if self.accumulation > self.batch_size:
-            raise ValueError(
-                f"accumulation: {self.accumulation} parts of a batch of {self.batch_size} examples; give at most that"
-            )
-        return self
 
 
 class Train(Part):
@@ -140,6 +83,8 @@ class MethodEntry:
     lr: Any = None
     first_seed: Any = 0  # its repetitions have this seed and the following ones
     hyper: Mapping[str, Any] = field(default_factory=dict)
+    search_space: Any = None  # in place of the method's own
+    exempt: Any = None
 
 
 class Experiment(Part):
@@ -239,7 +184,32 @@ def load(source: str | Path, added: Sequence[str] = ()) -> Experiment:
     if mistakes or experiment is None:
         raise UserError("\n".join(dict.fromkeys(map(str, mistakes))))
     experiment._document = document
+    if crossed := list(_crossed(experiment)):
+        raise UserError("\n".join(map(str, crossed)))
     return experiment
+
+
+def _crossed(experiment: Experiment) -> Iterator[UserError]:
+    """Mistakes between sections, each where it can be mended."""
+    b = experiment.budget
+    for i, task in enumerate(experiment.tasks):
+        for name in LENGTHS:
+            if name != b.length and getattr(task, name) is not None:
+                said = f"the budget counts {b.length}, and so must every task: write {b.length}: ... here"
+                yield experiment.error(("tasks", i, name), said)
+        yield from exemptions(experiment, task.exempt, ("tasks", i, "exempt"))
+    if b.seconds is not None and experiment.jobs > 1:
+        said = "runs that share the machine would get less done in the seconds of the budget; write jobs: 1"
+        yield experiment.error(("jobs",), said)
+
+
+def exemptions(experiment: Experiment, exempt: Mapping[str, str], place: Place) -> Iterator[UserError]:
+    """A mistake for every exemption from what is no budget, or none that the experiment has."""
+    for axis in exempt:
+        if axis not in EXEMPT:
+            yield unknown("budget", axis, EXEMPT, where=experiment.where((*place, axis)))
+        elif getattr(experiment.budget, axis) is None:
+            yield experiment.error((*place, axis), f"there is no budget of {axis} to be exempt from; remove it")
 
 
 def find(source: str | Path) -> Path:
@@ -316,7 +286,8 @@ def _entry(document: Document, item: Any, place: Place) -> MethodEntry:
     if not isinstance(inner, dict):
         raise document.error((*place, name), f"given {inner!r}; valid: a mapping such as {{rank: 4, lr: 1e-3}}")
     hyper = {k: v for k, v in inner.items() if k not in RESERVED}
-    return MethodEntry(name, (*place, name), inner.get("label"), inner.get("lr"), inner.get("first_seed", 0), hyper)
+    label, lr, first, space, exempt = (inner.get(key) for key in RESERVED)
+    return MethodEntry(name, (*place, name), label, lr, 0 if first is None else first, hyper, space, exempt)
 
 
 def _is_echo(error: Any) -> bool:

@@ -13,9 +13,10 @@ from typing import Any
 
 from peftbench import tasks
 from peftbench.errors import UserError
-from peftbench.experiment import Experiment, Task
+from peftbench.experiment import Experiment
 from peftbench.manifest import Manifest
 from peftbench.only import Only
+from peftbench.sections import Task
 from peftbench.sites import Sites
 from peftbench.spec import BackboneSpec, TaskSpec
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from peftbench import units
 from peftbench.errors import UserError
 from peftbench.estimate import Estimate, Setting
 
 AXES = ("batch", "seq")
-UNITS = {"B": 1, **{f"{p}B": 10 ** (3 * i) for i, p in enumerate("kMGT", 1)}}
-UNITS |= {f"{p}iB": 2 ** (10 * i) for i, p in enumerate("KMGT", 1)}
 LARGEST = 1 << 20
 
 
@@ -28,11 +26,10 @@ class Fit:
 
 def parsed_size(text: str) -> int:
     """Bytes of "24GB" (10^9) or "24GiB" (2^30)."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
-    units = {name.lower(): size for name, size in UNITS.items()}
-    if match is None or match[2].lower() not in units or float(match[1]) <= 0:
-        raise UserError(f"--fit {text}: give a size such as 24GB (24 x 10^9 bytes) or 24GiB (24 x 2^30 bytes)")
-    return int(float(match[1]) * units[match[2].lower()])
+    try:
+        return units.parsed_size(text)
+    except UserError as error:
+        raise UserError(f"--fit: {error}") from error
 
 
 def fit(limit: int, axis: str, setting: Setting, ask: Callable[[Setting], Estimate]) -> Fit:

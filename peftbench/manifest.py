@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +22,7 @@ import peftbench
 from peftbench import cache, findings
 from peftbench.errors import UserError, unknown
 from peftbench.sites import Sites
-from peftbench.spec import digest
+from peftbench.spec import BackboneSpec, TaskSpec, digest
 
 ENGINE = Path(peftbench.__file__).parent
 
@@ -45,6 +45,7 @@ class MethodFacts:
     defaults: Mapping[str, Any]
     schema: Mapping[str, Mapping[str, Any]]
     source: str
+    search_space: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 class BadHyper(UserError):
@@ -102,6 +103,21 @@ class Manifest:
         from peftbench.backbones import source
 
         return source.fingerprint(model, revision)
+
+    def mean_tokens(self, backbone: BackboneSpec, task: TaskSpec, max_length: int, data_dir: Path | None) -> float:
+        """Tokens of a training example, padding left out: the mean over the task's split."""
+        asked = [backbone.fingerprint, task.fingerprint, task.version, max_length]
+        store = self._store("tokens", digest(versions("transformers", "tokenizers")))
+
+        def count() -> float:
+            from peftbench.session import Session
+
+            session = Session("cpu", data_dir=data_dir)
+            dataset = session.dataset(task)
+            encoded = session.encode(dataset, session.backbone(replace(backbone, compile=False), dataset), max_length)
+            return float(encoded["train"].lengths.mean())
+
+        return float(store.get(digest(asked), count))
 
     def save(self) -> None:
         """Write what was learned since; the answers given so far hold without it."""
@@ -194,6 +210,7 @@ def read_methods(plugins: Iterable[Path] = ()) -> dict[str, MethodFacts]:
             defaults=method.defaults(cls),
             schema=method.schema(cls).model_json_schema().get("properties", {}),
             source=str(method.source(cls)),
+            search_space={key: list(values) for key, values in cls.search_space.items()},
         )
     return found
 

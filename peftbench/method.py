@@ -56,7 +56,9 @@ class Method:
     caveats: ClassVar[str] = ""  # what is known about when it fails, with its source: a paper, or a record
     needs: ClassVar[str] = ""  # what a network must have for it, if some lack it: "a task head"; those are refused
     size_knob: ClassVar[str | None] = None  # the field that a parameter budget solves
-    search_space: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # values that tuning may draw, by field or "lr"
+    # What tuning may draw: for "lr" any rate from the least to the greatest one, for a field one of the values. Beside
+    # the rate, the first field counts that neither the experiment's file gives nor a budget solves.
+    search_space: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     version: ClassVar[int] = 1  # raise it when a change alters results: older records then no longer count as done
     starts_as_identity: ClassVar[bool] = True  # the paper's own claim; the contract tests hold it to it
 
@@ -100,6 +102,8 @@ def adamw(net: nn.Module, groups: list[dict[str, Any]], lr: float) -> torch.opti
 
     return torch.optim.AdamW(groups, lr=lr, fused=all(p.device.type in ("cpu", "cuda") for p in net.parameters()))
 
+
+RESERVED = ("label", "lr", "search_space", "exempt")  # what experiment files say of a method beside its fields
 
 M = TypeVar("M", bound=type[Method])
 
@@ -186,7 +190,7 @@ def _check(cls: type[Method]) -> None:
     if "__dataclass_params__" not in cls.__dict__:
         raise TypeError(f"method class {cls.__name__} must be decorated with @dataclass(frozen=True), under @register")
     for f in fields(cls):
-        if f.name in ("label", "lr"):
+        if f.name in RESERVED:
             raise TypeError(
                 f"method class {cls.__name__}: experiment files use {f.name!r} themselves; rename the field"
             )

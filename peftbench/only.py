@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from peftbench.configurations import Configuration
 from peftbench.errors import UserError, unknown
-from peftbench.experiment import Experiment, Task
+from peftbench.experiment import Experiment
+from peftbench.sections import Task
 
 KEYS = ("method", "task", "seed")
 

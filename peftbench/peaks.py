@@ -14,9 +14,11 @@ from math import prod
 from typing import Any
 
 from peftbench.calibrate import Costs, batch_key, task_key
+from peftbench.errors import UserError
+from peftbench.facts import TaskFacts
 from peftbench.manifest import ENGINE, Manifest, Store, method_files, versions
 from peftbench.plan import Planned
-from peftbench.spec import as_dict, digest
+from peftbench.spec import RunSpec, as_dict, digest
 
 UNVERIFIED = "simulated with the CPU's kernels; not verified on a GPU"
 PARTLY = "at most: only some of the micro-batches are padded, or there is one step only"
@@ -64,22 +66,43 @@ def _questions(planned: Sequence[Planned], costs: Costs) -> dict[str, tuple[str,
     """What is asked about each run, by spec id, and its key: what decides the bytes, and neither rate nor seed."""
     largest: dict[str, Mapping[str, Any]] = {}
     for p in planned:
-        key, now = task_key(p.spec), costs.batches.get(batch_key(p.spec)) or _at_worst(p)
+        key, now = task_key(p.spec), costs.batches.get(batch_key(p.spec)) or _at_worst(p.spec)
         if key not in largest or _tokens(now) > _tokens(largest[key]):
             largest[key] = now
     found = {}
     for p in planned:
-        s, t, batch = p.spec, p.spec.train, largest[task_key(p.spec)]
-        backbone = as_dict(s.backbone)
-        told = [backbone, p.task.kind, p.task.labels, batch, t.accumulation, t.clip is None, t.weight_decay > 0]
-        key = digest([*told, s.method.name, s.method.version, dict(s.method.hyper)])[:24]
-        found[s.id] = key, {"spec": as_dict(s), "kind": p.task.kind, "labels": p.task.labels, "batch": batch}
+        found[p.spec.id] = _question(p.like, p.task, largest[task_key(p.spec)])
     return found
 
 
-def _at_worst(p: Planned) -> dict[str, Any]:
+def _question(s: RunSpec, task: TaskFacts, batch: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    t = s.train
+    told = [as_dict(s.backbone), task.kind, task.labels, batch, t.accumulation, t.clip is None, t.weight_decay > 0]
+    key = digest([*told, s.method.name, s.method.version, dict(s.method.hyper)])[:24]
+    return key, {"spec": as_dict(s), "kind": task.kind, "labels": task.labels, "batch": batch}
+
+
+def at_worst(spec: RunSpec, task: TaskFacts, manifest: Manifest) -> int:
+    """The peak of a run's step on the largest batch that there can be, simulated here and now, and remembered.
+
+    Raises UserError for a method whose steps cannot be simulated.
+    """
+    key, asked = _question(spec, task, _at_worst(spec))
+    store = _store(manifest)
+    if key not in store.answers:
+        from peftbench.measure.peaks import peak
+
+        store.put(key, peak(asked, manifest.plugins))
+        store.save()
+    answer = store.answers[key]
+    if answer["bytes"] is None:
+        raise UserError(answer["refused"])
+    return int(answer["bytes"])
+
+
+def _at_worst(spec: RunSpec) -> dict[str, Any]:
     """The largest batch that the limits allow; padded, since a mask costs memory."""
-    t = p.spec.train
+    t = spec.train
     return {"rows": t.batch_size, "length": t.max_length, "padded": True, "exact": False}
 
 

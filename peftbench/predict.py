@@ -20,7 +20,7 @@ from typing import Any
 
 from peftbench.calibrate import Costs, run_key, task_key
 from peftbench.plan import Planned
-from peftbench.record import Record
+from peftbench.record import Record, is_trial
 
 TOKENS_PER_WORD = 1.4
 FLOPS_PER_SECOND = 2e10  # of a core, for the arithmetic
@@ -39,18 +39,20 @@ class Predicted:
 
 def predict(planned: Sequence[Planned], records: Iterable[Record], costs: Costs) -> dict[str, Predicted]:
     """The prediction for each run by spec id. Finished runs are taken to have shared the machine likewise."""
-    finished: dict[tuple[str, str], list[float]] = {}
+    finished: dict[tuple[str, str, bool], list[float]] = {}
     for r in records:
         if r.kind == "run" and r.is_finished:
-            spent = r.body["seconds"]["total"] / r.spec["train"]["steps"]
-            finished.setdefault((r.spec["method"]["label"], r.spec["task"]["name"]), []).append(spent)
+            spent = r.body["seconds"]["total"] / max(1, r.spec["train"]["steps"])
+            key = (r.spec["method"]["label"], r.spec["task"]["name"], is_trial(r))
+            finished.setdefault(key, []).append(spent)
     unmeasured = _similar(planned, costs)
     found = {}
     for p in planned:
         measured = _measured(p, costs, unmeasured)
-        like = finished.get((p.label, p.spec.task.name))
+        key = (p.label, p.spec.task.name, p.spec.trial is not None)
+        like = finished.get(key) or ([] if measured is not None else finished.get((*key[:2], not key[2])))
         if like:
-            found[p.spec.id] = Predicted(median(like) * p.spec.train.steps, "finished runs", measured)
+            found[p.spec.id] = Predicted(median(like) * max(1, p.spec.train.steps), "finished runs", measured)
         elif measured is not None:
             found[p.spec.id] = Predicted(measured, "calibration", measured)
         else:
@@ -86,15 +88,15 @@ def computed(p: Planned) -> float:
     weights = linear if linear and p.task.kind != "generation" else sites.base  # causal: the vocabulary multiplies too
     per_token = 6 if p.trainable >= sites.base else 4 if p.trainable else 2
     steps = train.steps * train.batch_size * tokens * per_token * weights
-    looked_at = rows["validation"] * _evaluations(p) + rows["test"]
+    looked_at = rows["validation"] * _evaluations(p) + (rows["test"] if p.spec.trial is None else 0)
     evaluated = looked_at * tokens * 2 * weights * (DECODING if p.task.kind == "generation" else 1)
-    return SETUP_SECONDS + (steps + evaluated) / FLOPS_PER_SECOND
+    return SETUP_SECONDS + (train.seconds or 0.0) + (steps + evaluated) / FLOPS_PER_SECOND
 
 
 def _evaluations(p: Planned) -> int:
     """How often the validation split is evaluated: when it is due, and after the last step."""
     train = p.spec.train
-    return 1 if train.eval_every is None else math.ceil(train.steps / train.eval_every)
+    return 1 if train.eval_every is None else max(1, math.ceil(train.steps / train.eval_every))
 
 
 def _measured(p: Planned, costs: Costs, similar: Mapping[str, Mapping[str, Any]]) -> float | None:
@@ -108,9 +110,11 @@ def _measured(p: Planned, costs: Costs, similar: Mapping[str, Mapping[str, Any]]
         return sum(batches * at(float(n), seconds) for n, batches in shape[split].items())
 
     once = cost["setup"] + max(0.0, cost["tracked"] - at(max(map(float, cost["steps"])), cost["steps"]))
-    trained = total("train", cost["steps"])
-    looked = _evaluations(p) * total("validation", cost["evaluated"]) + total("test", cost["evaluated"])
-    answers = shape.get("generated", [])
+    limit, tested = p.spec.train.seconds, p.spec.trial is None
+    trained = total("train", cost["steps"]) if limit is None else limit
+    looked = _evaluations(p) * total("validation", cost["evaluated"])
+    looked += total("test", cost["evaluated"]) if tested else 0.0
+    answers = shape.get("generated", []) if tested else []
     written = len(answers) * cost.get("prompt", 0.0) + sum(answers) * cost.get("token", 0.0)
     return float(once + trained + looked + written)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from peftbench import calibrate, configurations, experiment, facts, peaks, plan, predict, probes
+from peftbench import calibrate, configurations, experiment, facts, limits, peaks, plan, predict, probes
 from peftbench.calibrate import Costs, Place
 from peftbench.errors import UserError
 from peftbench.experiment import Experiment
@@ -37,6 +37,15 @@ class Prepared:
         first = list(before)
         return lambda records: plan.asked(self.experiment, self.planned, records, retry_failed, first)
 
+    def check_jobs(self, jobs: int) -> None:
+        """Raises UserError where so many workers would spoil what the budget counts."""
+        if self.experiment.budget.seconds is not None and jobs > 1:
+            raise UserError(f"--jobs {jobs}: runs that share the machine get less done in the budget's seconds; use 1")
+
+    def standing(self, records: Iterable[Record]) -> Prepared:
+        """With the values that won in the runs whose trials are settled."""
+        return replace(self, planned=plan.standing(self.planned, records))
+
     def costs(self, place: Place, say: Callable[[str], None] | None = None) -> Costs:
         """What is known of what the runs take here. With `say`, what is not known is measured first, and said so.
 
@@ -49,7 +58,7 @@ class Prepared:
         if tasks or runs:
             what = f"how long {len(runs)} configurations take" if runs else "the lengths of texts"
             say(f"measuring {what} on this machine, once (up to half a minute) ...")
-            calibrate.measure(tasks, runs, self.manifest, place, {p.spec.seed for p in self.planned})
+            calibrate.measure(tasks, runs, self.manifest, place, _seeds(self.planned))
             found = calibrate.known(self.planned, self.manifest, place)
         if asked := peaks.missing(self.planned, found, self.manifest):
             say(f"simulating a step of {len(asked)} configurations for its peak memory, once (some seconds each) ...")
@@ -82,6 +91,15 @@ def prepare(
     part = Only.parse(only, read, expanded)
     known = facts.gather(read, part, manifest, data_dir)
     probes.check(read.probes, (task.kind for task in known.tasks), data_dir)
-    planned = plan.grid(read, known, expanded, manifest.parameters, part)
+    measures = limits.Measures(
+        lambda backbone, task, length: manifest.mean_tokens(backbone, task, length, data_dir),
+        lambda spec, task: peaks.at_worst(spec, task, manifest),
+    )
+    planned = plan.grid(read, known, expanded, manifest.parameters, part, measures)
     manifest.save()
     return Prepared(read, known, planned, manifest)
+
+
+def _seeds(planned: Sequence[Planned]) -> set[tuple[int, bool]]:
+    """The seeds whose batches are asked for, trials' apart."""
+    return {(p.spec.seed, p.spec.trial is not None) for p in planned}

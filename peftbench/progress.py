@@ -172,11 +172,11 @@ class Terminal:
             self._print(_columns(*(name for name, _ in COLUMNS)), style="bold")
             self.heading_is_shown = True
         if isinstance(spec, RunSpec):
-            method, number = spec.method.label, spec.seed
+            method, number = spec.method.label, spec.number
         else:
-            method, number = "profile", spec.process
+            method, number = "profile", str(spec.process)
         score = outcome(facts) if facts["status"] == "finished" else ""
-        row = _columns(facts["status"], method, spec.task.name, str(number), score, f"{facts['seconds']:.1f}")
+        row = _columns(facts["status"], method, spec.task.name, number, score, f"{facts['seconds']:.1f}")
         self._print(row, style="" if facts["status"] == "finished" else "red")
         if facts["reason"]:
             self._print(f"{'':9} {facts['reason']}", style="red")
@@ -215,11 +215,9 @@ class Terminal:
 def title(spec: Spec) -> str:
     """A run in words; a stand-in goes by its own name, with the task that it stands in for behind it."""
     task = spec.task.name + (f" (in place of {spec.task.stand_in_for})" if spec.task.stand_in_for else "")
-    return (
-        f"{spec.method.label} on {task}, seed {spec.seed}"
-        if isinstance(spec, RunSpec)
-        else f"profile on {task}, process {spec.process}"
-    )
+    if not isinstance(spec, RunSpec):
+        return f"profile on {task}, process {spec.process}"
+    return f"{spec.method.label} on {task}, {f'seed {spec.seed}' if spec.trial is None else f'trial {spec.trial}'}"
 
 
 def outcome(facts: Mapping[str, Any]) -> str:
@@ -229,7 +227,8 @@ def outcome(facts: Mapping[str, Any]) -> str:
     metrics = facts.get("metrics")
     if not metrics:
         return "measured"
-    score = metrics["test"][metrics["primary"]]
+    split = "test" if "test" in metrics else "validation"  # a trial is not tested
+    score = metrics[split][metrics["primary"]]
     return f"{metrics['primary']} " + ("undefined" if score is None else f"{score:.3f}")
 
 

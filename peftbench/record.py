@@ -86,6 +86,11 @@ class Record:
         return _parse(raw, self.path, only=_LAZY).get("predictions")
 
 
+def is_trial(r: Record) -> bool:
+    """Whether it is a tuning trial, which no table of final results may count."""
+    return r.spec.get("trial") is not None
+
+
 def env_id(env: Mapping[str, Any]) -> str:
     """16 hex digits of the hash of what ran it: the caller's facts about code, packages, device and threads."""
     return digest(env)[:16]
@@ -173,11 +178,6 @@ def newest(records: Iterable[Record]) -> dict[str, Record]:
     return {r.spec_id: r for r in sorted(records, key=lambda r: r.order)}
 
 
-def is_trial(r: Record) -> bool:
-    """Whether the run was one of tuning: tables of final results leave it out."""
-    return r.spec.get("trial") is not None
-
-
 def _problem(body: Any) -> str | None:
     """What keeps `body` from being a record of this schema; None where nothing does."""
     if not isinstance(body, Mapping) or "schema" not in body:
@@ -194,7 +194,8 @@ def _problem(body: Any) -> str | None:
         return "attempt must be a whole number"
     if wrong := [k for k in ("spec", "env", "seconds") if not isinstance(body.get(k), Mapping)]:
         return f"{', '.join(wrong)} must be objects"
-    if body["status"] == "finished" and (wrong := [k for k in _FINISHED[body["kind"]] if body.get(k) is None]):
+    needed = [k for k in _FINISHED[body["kind"]] if k != "predictions" or body["spec"].get("trial") is None]
+    if body["status"] == "finished" and (wrong := [k for k in needed if body.get(k) is None]):
         return f"a finished {body['kind']} must have {', '.join(wrong)}"
     return None
 

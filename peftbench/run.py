@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from peftbench.method import Method
 from peftbench.probes import Probes, Trained
 from peftbench.spec import RunSpec
 from peftbench.tasks import Dataset, batches, metrics
-from peftbench.tasks.tokens import Encoded
+from peftbench.tasks.tokens import Array, Encoded
 from peftbench.train import Abandoned, Fitted, Trainer, fit
 
 Progress = Callable[[dict[str, Any]], None]
@@ -47,14 +47,9 @@ class Run:
         self.on_progress, self.stop, self.timed = on_progress, stop, timed
         self.data_dir = data_dir  # where probes find texts
 
-    @property
-    def axes(self) -> tuple[str, str, int]:
-        """What the streams of a run's random numbers depend on, beside their own names."""
-        return self.spec.backbone.model, self.spec.task.name, self.spec.seed
-
     def start(self, edit: Edit) -> Trainer:
         """Attach, and make the optimiser; the head's stream does not know the method, the adapter's does."""
-        axes = self.axes
+        axes = self.spec.axes
         devices.seed("adapter", self.spec.method.name, *axes)
         self.method.attach(edit)
         longest = max(int(split.lengths.max()) for split in self.data.values())
@@ -72,19 +67,16 @@ class Run:
 
     def train(self, edit: Edit, clock: Clock) -> Fitted:
         """Attach and train; the streams of dropout and order do not know the method."""
-        trainer, axes = self.start(edit), self.axes
-        lengths = self.data["train"].lengths
-        t = self.spec.train
-        order = batches.order(lengths, t.batch_size, t.steps, devices.stream("order", *axes))
-        widest = batches.widest(lengths, order)
+        trainer = self.start(edit)
         pad = self.backbone.tokenizer.pad_token_id
+        order, widest = self._order()
         self.probes = Probes(self.spec.probes, Trained(edit, self.spec.backbone.dtype, self.data_dir))
         clock.within("evaluate", lambda: self.probes.look(0))
-        devices.seed("dropout", *axes)
+        devices.seed("dropout", *self.spec.axes)
         clock.lap("load")
         fitted = fit(
             trainer,
-            [partial(batches.collate, self.data["train"], indices, pad) for indices in order],
+            (partial(batches.collate, self.data["train"], indices, pad) for indices in order),
             lambda step: clock.within("evaluate", lambda: self.validate(step)),
             self.better,
             tracked=widest,
@@ -97,14 +89,40 @@ class Run:
         clock.within("evaluate", lambda: self.probes.look(fitted.checkpoint_step, last=True))
         return fitted
 
+    def _order(self) -> tuple[Iterable[Array], int]:
+        """The batches, as many as there are steps or, under a limit of seconds, without end; and which to track."""
+        lengths, t = self.data["train"].lengths, self.spec.train
+        seed = devices.stream("order", *self.spec.axes)
+        if t.seconds is None:
+            order = batches.order(lengths, t.batch_size, t.steps, seed)
+            return order, batches.widest(lengths, order)
+        return batches.endless(lengths, t.batch_size, seed), batches.widest(
+            lengths, batches.order(lengths, t.batch_size, batches.POOL, seed)
+        )
+
+    def trained(self, fitted: Fitted) -> dict[str, Any]:
+        """How much was trained: tokens without padding, seconds of steps where they were limited."""
+        lengths, t = self.data["train"].lengths, self.spec.train
+        seen = batches.order(lengths, t.batch_size, fitted.stopped_at, devices.stream("order", *self.spec.axes))
+        return {
+            "tokens": sum(int(lengths[indices].sum()) for indices in seen),
+            "seconds": None if t.seconds is None else fitted.seconds,
+            "repeatable": t.seconds is None,
+        }
+
     def validate(self, step: int) -> dict[str, float | None]:
         if step < self.spec.train.steps:  # the last weights are looked at when the method has finished with them
             self.probes.look(step)
         return self._scores("validation")[0]
 
+    @property
+    def chosen_by(self) -> str:
+        """The metric that decides on the validation split; answers are written for the test split only."""
+        return "perplexity" if self.dataset.kind == "generation" else self.dataset.metric
+
     def better(self, a: Any, b: Any) -> bool:
         """Whether validation `a` beats `b`; an undefined score loses."""
-        name = "perplexity" if self.dataset.kind == "generation" else self.dataset.metric
+        name = self.chosen_by
         if a[name] is None or b[name] is None:
             return b[name] is None and a[name] is not None
         return a[name] > b[name] if metrics.direction(name) == "max" else a[name] < b[name]
@@ -126,6 +144,7 @@ class Run:
             "time": {"step_seconds": timing.summary(steps), "source": "this run"} if steps else None,
             "curve": {"loss": fitted.losses, "validation": fitted.validation},
             "stopped_at": fitted.stopped_at,
+            "trained": self.trained(fitted),
             "checkpoint_step": fitted.checkpoint_step,
             **({"probes": self.probes.record()} if self.spec.probes else {}),
         }
@@ -137,17 +156,26 @@ class Run:
         told = {"model": b.model, "revision": b.revision, "roles": b.roles, "dtype": b.dtype}
         return {**told, "kind": self.dataset.kind, "labels": labels}
 
+    def chosen(self, fitted: Fitted) -> dict[str, Any]:
+        """The validation metrics of the checkpoint that was kept."""
+        at = next(v for v in fitted.validation if v["step"] == fitted.checkpoint_step)
+        return {name: value for name, value in at.items() if name != "step"}
+
+    def judge(self, fitted: Fitted) -> dict[str, Any]:
+        """What a trial has in place of a test: its score on the validation split."""
+        name = self.chosen_by
+        return {"metrics": {"validation": self.chosen(fitted), "primary": name, "direction": metrics.direction(name)}}
+
     def test(self, fitted: Fitted, clock: Clock) -> dict[str, Any]:
         """The test split, read once, after every choice is made."""
         self.on_progress({"phase": "test"})
         scores, values = clock.within("evaluate", lambda: self._scores("test"))
         examples = self.dataset.test
         generated = self.dataset.kind == "generation"
-        chosen = next(v for v in fitted.validation if v["step"] == fitted.checkpoint_step)
         body: dict[str, Any] = {
             "metrics": {
                 "test": scores,
-                "validation": {name: value for name, value in chosen.items() if name != "step"},
+                "validation": self.chosen(fitted),
                 "primary": self.dataset.metric,
                 "direction": metrics.direction(self.dataset.metric),
                 "majority": metrics.majority(self.dataset).get(self.dataset.metric),

@@ -36,7 +36,8 @@ Planner = Callable[[list[record.Record]], Iterable[Spec]]
 class Outcome:
     """How an invocation ended. `counts`: by status, how the plan's specs stand; `failed`: those that failed, in words.
 
-    `code`: 0 all finished, 1 some failed, 130 interrupted. (2, a user's mistake, is the UserError that `run` raises.)
+    `code`: 0 all finished (a tuning trial may have diverged), 1 some failed, 130 interrupted. (2, a user's mistake, is
+    the UserError that `run` raises.)
     """
 
     code: int
@@ -180,7 +181,7 @@ class _Grid:
         failed = tuple(
             f"{progress.title(self.asked[key])} ({status})"
             for key, status in stands.items()
-            if status not in ("finished", "not run")
+            if status not in ("finished", "not run") and not _only_lost(self.asked[key], status)
         )
         counts = Counter(stands.values())
         if self.interrupted:
@@ -228,6 +229,11 @@ class _Grid:
                 pool.kill("interrupted" if len(pressed) > 1 else f"interrupted; no step ended in {GRACE_SECONDS} s")
                 killed = True
             self._hear(pool)
+
+
+def _only_lost(spec: Spec, status: str) -> bool:
+    """A tuning trial that diverged has told what it was run for: that its values lose."""
+    return isinstance(spec, RunSpec) and spec.trial is not None and status == "diverged"
 
 
 @contextmanager

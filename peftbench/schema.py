@@ -10,11 +10,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from peftbench import tasks
-from peftbench.experiment import Backbone, Experiment, Task
+from peftbench.experiment import Backbone, Experiment
 from peftbench.manifest import MethodFacts
+from peftbench.sections import EXEMPT, Task
 from peftbench.tasks import data, local
 
 RATE = {"type": "number", "exclusiveMinimum": 0}
+EXEMPTIONS = {
+    "type": "object",
+    "description": "budgets that do not hold for it, each with the reason, which every table prints",
+    "properties": {axis: {"type": "string", "minLength": 1} for axis in EXEMPT},
+    "additionalProperties": False,
+}
 
 
 def json_schema(methods: Mapping[str, MethodFacts]) -> dict[str, Any]:
@@ -68,6 +75,7 @@ def _method(facts: MethodFacts) -> dict[str, Any]:
     knobs |= {key: _grid(dict(value)) for key, value in facts.schema.items()}
     first = "seed of the first repetition: two rows of one method without a seed in common"
     knobs["first_seed"] = {"type": "integer", "minimum": 0, "default": 0, "description": first}
+    knobs |= {"search_space": _space(facts), "exempt": EXEMPTIONS}
     inner = {"type": ["object", "null"], "properties": knobs, "additionalProperties": False}
     return {
         "type": "object",
@@ -76,6 +84,22 @@ def _method(facts: MethodFacts) -> dict[str, Any]:
         "required": [facts.name],
         "additionalProperties": False,
     }
+
+
+def _space(facts: MethodFacts) -> dict[str, Any]:
+    """`{lr: [1e-4, 1e-2], alpha: [8, 16]}`"""
+    values = {"lr": RATE, **facts.schema}
+    return {
+        "type": "object",
+        "description": "what trials draw from, in place of the method's own: rates between the least and the greatest",
+        "properties": {k: {"type": "array", "minItems": 2, "items": _untitled(v)} for k, v in values.items()},
+        "maxProperties": 2,
+        "additionalProperties": False,
+    }
+
+
+def _untitled(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in value.items() if k not in ("title", "description", "default")}
 
 
 def _grid(value: dict[str, Any]) -> dict[str, Any]:

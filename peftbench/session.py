@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,16 @@ class Session:
         dataset = self.dataset(spec.task)
         backbone = self.backbone(spec.backbone, dataset)
         data = self.encode(dataset, backbone, spec.train.max_length)
+        if spec.trial is not None:  # the choice between trials must not see the test split: here it has none
+            dataset, data = replace(dataset, test=()), {k: v for k, v in data.items() if k != "test"}
         method = self.method(spec.method)
         clock.lap("load")
         run = Run(spec, dataset, backbone, data, method, on_progress, stop, not self.shared, self.data_dir)
         edit = Edit(backbone)
         try:
             fitted = run.train(edit, clock)
-            body = {**run.describe(edit, fitted, self._file(spec)), **run.test(fitted, clock)}
+            judged = run.test(fitted, clock) if spec.trial is None else run.judge(fitted)
+            body = {**run.describe(edit, fitted, self._file(spec)), **judged}
         finally:
             edit.undo()
             _compile(backbone, False)
@@ -133,7 +136,9 @@ class Session:
         return tokens.encode(dataset, backbone.tokenizer, max_length, folder, backbone.decoder_start)
 
     def _file(self, spec: RunSpec) -> Path | None:
-        return None if self.adapters is None else self.adapters / f"{spec.slug}--{spec.id}.safetensors"
+        if self.adapters is None or spec.trial is not None:
+            return None
+        return self.adapters / f"{spec.slug}--{spec.id}.safetensors"
 
 
 def _compile(backbone: Backbone, wanted: bool) -> None:

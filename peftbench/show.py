@@ -1,4 +1,4 @@
-"""What the commands print: plans, and the cards of methods and tasks; text for people, plain values for programs."""
+"""What the commands print of plans: text for people, plain values for programs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from peftbench.progress import duration
 from peftbench.record import Record
 
 if TYPE_CHECKING:
-    from peftbench.manifest import MethodFacts
     from peftbench.predict import Predicted
     from peftbench.prepare import Prepared
-    from peftbench.tasks import TaskCard
-    from peftbench.tasks.data import TaskOption
 
 WIDTH = 110
 UNASKED = Peak(None, note="not simulated: `plan` does that for grids that take a minute or longer")
@@ -25,6 +22,7 @@ SIZES = {
     "nearest": "nearest size",
     "explicit": "size given",
     "native": "only size",
+    "exempt": "exempt",
 }
 
 
@@ -38,6 +36,7 @@ def plan_rows(
     latest = record.latest(records)
     rows = []
     for p in prepared.planned:
+        last = None if p.waits else latest.get(p.spec.id)
         s, peak = p.spec, peaks.get(p.spec.id, UNASKED)
         rows.append(
             {
@@ -47,12 +46,18 @@ def plan_rows(
                 "label": s.method.label,
                 "method": s.method.name,
                 "seed": s.seed,
+                "trial": s.trial,
+                "waits_for_trials": p.waits,
                 "hyper": dict(s.method.hyper),
-                "lr": s.train.lr,
+                "lr": None if p.waits else s.train.lr,
                 "steps": s.train.steps,
+                "tokens": s.train.tokens,
+                "seconds": s.train.seconds,
+                "accumulation": s.train.accumulation,
                 "trainable": p.trainable,
                 "size": s.method.size,
                 "deviation": s.method.deviation,
+                "exempt": dict(s.method.exempt),
                 "predicted_seconds": round(predicted[s.id].seconds, 1),
                 "predicted_from": predicted[s.id].source,
                 "calibrated_seconds": _rounded(predicted[s.id].measured),
@@ -60,8 +65,8 @@ def plan_rows(
                 "predicted_peak_batch": peak.batch,
                 "predicted_peak_is_bound": peak.at_most,
                 "predicted_peak_note": peak.note,
-                "took_seconds": _rounded(latest[s.id].body["seconds"]["total"]) if s.id in latest else None,
-                "status": latest[s.id].status if s.id in latest else None,
+                "took_seconds": _rounded(last.body["seconds"]["total"]) if last else None,
+                "status": last.status if last else None,
             }
         )
     return rows
@@ -88,6 +93,7 @@ def plan_summary(prepared: Prepared, rows: Sequence[Mapping[str, Any]], jobs: in
         if off:
             said = f"off the budget of {target:,} trainable parameters by more than {e.budget.tolerance:.0%}: "
             lines.append(textwrap.fill(said + ", ".join(off), WIDTH, subsequent_indent="    "))
+    lines += _exempt(rows)
     left = [r for r in rows if r["status"] != "finished"]
     spent = sum(r["predicted_seconds"] for r in left) / jobs + (loading if left else 0.0)
     by = ", by arithmetic alone: plan measures" if any(r["predicted_from"] == "arithmetic" for r in left) else ""
@@ -95,9 +101,23 @@ def plan_summary(prepared: Prepared, rows: Sequence[Mapping[str, Any]], jobs: in
     if e.profile is not None:
         passes = f", then a profile pass a task ({len(prepared.facts.tasks)}), each in {e.profile.processes} processes"
     done = len(rows) - len(left)
-    lines.append(f"{e.name}: {len(rows)} runs, {done} finished, {len(left)} to run (~{duration(spent)}{by}){passes}")
+    trials = sum(r["trial"] is not None for r in rows)
+    grid = f"{len(rows)} runs" + (f" ({trials} of them tuning trials)" if trials else "")
+    lines.append(f"{e.name}: {grid}, {done} finished, {len(left)} to run (~{duration(spent)}{by}){passes}")
     lines += [said for said in (_memory(rows), _error(rows, jobs)) if said]
     return "\n".join(lines)
+
+
+def _exempt(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Who is exempt from which budget, and why; and who is not tuned where others are."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for r in rows:
+        for axis, reason in r["exempt"].items():
+            said.setdefault((axis, reason), []).append(r["label"])
+    lines = [f"exempt from {axis}: {', '.join(dict.fromkeys(who))} ({why})" for (axis, why), who in said.items()]
+    tuned = {r["label"] for r in rows if r["trial"] is not None}
+    kept = dict.fromkeys(r["label"] for r in rows if tuned and r["label"] not in tuned and "trials" not in r["exempt"])
+    return [*lines, *([f"not tuned, at the rate given: {', '.join(kept)}"] if kept else [])]
 
 
 def _error(rows: Sequence[Mapping[str, Any]], jobs: int) -> str:
@@ -147,11 +167,12 @@ def plan_table(rows: Sequence[Mapping[str, Any]], reference: str) -> str:
     """The grid with one line for each method of each task, its seeds together."""
     from tabulate import tabulate
 
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, str, bool], list[Mapping[str, Any]]] = {}
     for r in rows:
-        groups.setdefault((r["task"], r["label"]), []).append(r)
+        groups.setdefault((r["task"], r["label"], r["trial"] is not None), []).append(r)
+    tuned = any(tries for _, _, tries in groups)
     lines = []
-    for (task, label), runs in groups.items():
+    for (task, label, tries), runs in groups.items():
         r = runs[0]
         finished = sum(one["status"] == "finished" for one in runs)
         failed = sum(one["status"] not in (None, "finished") for one in runs)
@@ -159,12 +180,13 @@ def plan_table(rows: Sequence[Mapping[str, Any]], reference: str) -> str:
             {
                 "task": task,
                 "method": label + (" *" if label == reference else ""),
+                **({"runs": "trials" if tries else "final"} if tuned else {}),
                 "trainable": f"{r['trainable']:,}",
                 "off budget": _off(r["deviation"]),
                 "": SIZES[r["size"]] if r["deviation"] is not None else "",
-                "set": " ".join(f"{k}={v}" for k, v in r["hyper"].items()),
-                "lr": f"{r['lr']:g}",
-                "steps": r["steps"],
+                "set": _set(runs),
+                "lr": _rates(runs),
+                "steps": r["steps"] if r["seconds"] is None else f"{r['seconds']:g} s",
                 "seeds": len(runs),
                 "peak": _peak(r),
                 "each": f"~{duration(r['predicted_seconds'])}",
@@ -178,104 +200,21 @@ def plan_table(rows: Sequence[Mapping[str, Any]], reference: str) -> str:
     return str(tabulate(lines, headers="keys", tablefmt="simple", colalign=tuple(right), disable_numparse=True))
 
 
+def _set(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The hyperparameters of a line, those that its trials differ in with all their values."""
+    keys = dict.fromkeys(k for r in runs for k in r["hyper"])
+    values = {k: list(dict.fromkeys(str(r["hyper"].get(k, "default")) for r in runs)) for k in keys}
+    return " ".join(f"{k}={'|'.join(v)}" for k, v in values.items())
+
+
+def _rates(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The rate of a line, the least and the greatest of its trials; "tuned" while trials have to decide it."""
+    known = sorted({r["lr"] for r in runs if r["lr"] is not None})
+    return "tuned" if not known else " to ".join(f"{lr:g}" for lr in dict.fromkeys((known[0], known[-1])))
+
+
 def _off(deviation: float | None) -> str:
     """A deviation as people read it: "-1.7%", and "301x" for what is many times the budget."""
     if deviation is None:
         return ""
     return f"{deviation + 1:,.0f}x" if deviation >= 9 else f"{deviation:+.1%}"
-
-
-def methods_table(methods: Mapping[str, MethodFacts]) -> str:
-    from tabulate import tabulate
-
-    lines = [
-        {
-            "method": m.name,
-            "paper": m.paper,
-            "size knob": m.size_knob or "none",
-            "lr": f"{m.lr:g}",
-            "what it does": m.doc.partition("\n\n")[0].replace("\n", " "),
-        }
-        for m in methods.values()
-    ]
-    widths = [None, None, None, None, 60]
-    return str(tabulate(lines, headers="keys", tablefmt="simple", disable_numparse=True, maxcolwidths=widths))
-
-
-def method_card(m: MethodFacts) -> str:
-    """Paper, formula, what it does, hyperparameters with ranges, size, learning rate, and when it is known to fail."""
-    source = f" ({m.lr_source})" if m.lr_source else ""
-    head = {
-        "paper": m.paper + (f"  https://arxiv.org/abs/{m.paper[6:]}" if m.paper.startswith("arXiv:") else ""),
-        "formula": m.formula or "see the file",
-        "trains": m.size_formula or "see the file",
-        "size knob": m.size_knob or "none: it has one size, whatever the budget",
-        "needs": m.needs,
-        "learning rate": f"{m.lr:g}{source}",
-        "when it fails": m.caveats or "nothing is recorded",
-        "version": str(m.version),
-        "file": m.source,
-    }
-    lines = [m.name, "=" * len(m.name), "", m.doc, ""]
-    lines += [textwrap.fill(f"{k + ':':15}{v}", WIDTH, subsequent_indent=" " * 15) for k, v in head.items() if v]
-    lines += ["", "hyperparameters" if m.defaults else "no hyperparameters"]
-    for key, default in m.defaults.items():
-        schema = m.schema.get(key, {})
-        shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else repr(default)
-        said = f"  {key} = {shown}  [{takes(schema)}]  {schema.get('description', '')}".rstrip()
-        lines.append(textwrap.fill(said, WIDTH, subsequent_indent="      "))
-    return "\n".join(lines)
-
-
-def takes(schema: Mapping[str, Any]) -> str:
-    """The values that a hyperparameter takes, in words.
-
-    >>> takes({"type": "integer", "minimum": 1})
-    'integer >= 1'
-    """
-    if "anyOf" in schema:
-        return " or ".join(takes(s) for s in schema["anyOf"])
-    if "enum" in schema:
-        return ", ".join(map(str, schema["enum"]))
-    if "const" in schema:
-        return str(schema["const"])
-    bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {schema[key]:g}" for key, sign in bounds.items() if key in schema]
-    names = {"string": "text", "boolean": "true or false", "array": "list"}
-    kind = str(schema.get("type", "any value"))
-    return " ".join([names.get(kind, kind), ", ".join(limits)]).strip()
-
-
-def tasks_table(cards: Iterable[TaskCard]) -> str:
-    from tabulate import tabulate
-
-    lines = [{"task": c.name, "kind": c.kind, "metric": c.metric, "what": c.what, "data": c.source} for c in cards]
-    return str(tabulate(lines, headers="keys", tablefmt="simple", maxcolwidths=[None, None, None, 45, 40]))
-
-
-def task_card(c: TaskCard) -> str:
-    """What a task is, and the keys that it takes in an experiment file."""
-    from peftbench.experiment import Task
-
-    several = bool(c.metrics_by_kind)
-    head = {
-        "what": c.what,
-        "kind": "as the options say" if several else c.kind,
-        "labels": "as the options say" if several else ", ".join(c.labels) or "none",
-        "metrics": "by kind, see below" if several else ", ".join(c.metrics) + " (the first one decides)",
-        "data": c.source,
-        "licence": c.licence,
-        "version": str(c.version),
-    }
-    lines = [textwrap.fill(f"{k + ':':10}{v}", WIDTH, subsequent_indent=" " * 10) for k, v in head.items()]
-    lines += ["", "options", *(_task_option(o) for o in c.options)]
-    if several:
-        lines += ["", "metrics (the first one decides unless metric names another)"]
-        lines += [f"  {kind + ':':16}{', '.join(names)}" for kind, names in c.metrics_by_kind.items()]
-    shared = ", ".join(key for key in Task.model_fields if key != "task")
-    return "\n".join([c.name, "=" * len(c.name), "", *lines, "", f"keys of every task: {shared}"])
-
-
-def _task_option(o: TaskOption) -> str:
-    need = {"yes": "required", "no": f"default: {o.default}"}.get(o.required, f"required {o.required}")
-    return textwrap.fill(f"  {o.name:18}{o.what}  [{need}]", WIDTH, subsequent_indent=" " * 20)

@@ -48,8 +48,11 @@ class MethodSpec:
     label: str  # unique in the experiment's tables
     version: int
     hyper: Mapping[str, Any]
-    size: str = "native"  # "matched" | "nearest" | "native" (no knob) | "explicit" (knob given): see budget.py
+    # "matched" | "nearest" | "native" (no knob) | "explicit" (knob given) | "exempt": see budget.py
+    size: str = "native"
     deviation: float | None = None  # achieved / budget - 1; None without a budget
+    # budgets that do not hold for it, each with the reason; the reason may be reworded without running again
+    exempt: Mapping[str, str] = field(default_factory=dict, metadata={"identity": sorted})
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class TrainSpec:
     """The budget of steps and data, and the schedule; equal for all methods but for the learning rate."""
 
     lr: float
-    steps: int
+    steps: int  # 0 where `seconds` limits the run
     batch_size: int
     max_length: int
     accumulation: int = 1
@@ -69,6 +72,9 @@ class TrainSpec:
     eval_every: int | None = None  # steps between evaluations on validation; None: only at the end
     patience: int | None = None  # evaluations without improvement before stopping early
     checkpoint: str = "last"  # "best" (by validation) | "last"
+    tokens: int | None = None  # the budget that `steps` follows from
+    seconds: float | None = None  # of training steps, after which the run stops: not repeatable to the bit
+    memory: int | None = None  # bytes that a step may take: the budget that `accumulation` follows from
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,8 @@ class RunSpec:
     method: MethodSpec
     train: TrainSpec
     seed: int  # index of the repetition; the streams' real seeds are hashes of it
+    trial: int | None = None  # a tuning trial, by its number: never tested. None: a final run
+    space: Mapping[str, Any] = field(default_factory=dict)  # what a trial's values were drawn from
     probes: Mapping[str, int] = field(default_factory=dict)  # what is measured of the trained network: name, version
 
     @property
@@ -88,7 +96,21 @@ class RunSpec:
 
     @property
     def slug(self) -> str:
-        return slug(self.method.label, self.task.name, f"s{self.seed}")
+        return slug(self.method.label, self.task.name, f"s{self.seed}" if self.trial is None else self.number)
+
+    @property
+    def number(self) -> str:
+        """Which repetition or trial it is, in a word: "0" or "t0"."""
+        return str(self.seed) if self.trial is None else f"t{self.trial}"
+
+    @property
+    def axes(self) -> tuple[Any, ...]:
+        """What the streams of its random numbers depend on, beside their own names.
+
+        The trials of all methods share theirs, which no final run has: they differ in what was drawn, and nothing else.
+        """
+        mine = self.backbone.model, self.task.name, self.seed
+        return mine if self.trial is None else (*mine, "tuning")
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> RunSpec:
@@ -98,7 +120,9 @@ class RunSpec:
             MethodSpec(**d["method"]),
             TrainSpec(**d["train"]),
             d["seed"],
-            probes=d.get("probes", {}),
+            d.get("trial"),
+            d.get("space", {}),
+            d.get("probes", {}),
         )
 
 
@@ -135,6 +159,7 @@ class ProfileSpec:
     warmup: int = 2
     reference: str = "full"  # the label that ratios are taken to
     latency: LatencySpec = LatencySpec()
+    accumulations: tuple[int, ...] = ()  # one a method, where a budget of memory decides; empty: `accumulation`
     process: int = 0  # which of those that take the pass, one after another; reports read them as one
 
     @property
@@ -147,7 +172,8 @@ class ProfileSpec:
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> ProfileSpec:
-        rest = {k: v for k, v in d.items() if k not in ("backbone", "task", "methods", "lrs", "latency")}
+        nested = ("backbone", "task", "methods", "lrs", "latency", "accumulations")
+        rest = {k: v for k, v in d.items() if k not in nested}
         return cls(
             BackboneSpec(**d["backbone"]),
             TaskSpec(**d["task"]),
@@ -155,6 +181,7 @@ class ProfileSpec:
             tuple(d["lrs"]),
             **rest,
             latency=LatencySpec.from_dict(d.get("latency", {})),
+            accumulations=tuple(d.get("accumulations", ())),
         )
 
 
@@ -180,7 +207,8 @@ def slug(*parts: str) -> str:
 
 def _asked(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _asked(v) for f in fields(value) if (v := getattr(value, f.name)) != _default(f)}
+        given = {f.name: (f, v) for f in fields(value) if (v := getattr(value, f.name)) != _default(f)}
+        return {name: _asked(f.metadata.get("identity", lambda v: v)(v)) for name, (f, v) in given.items()}
     if isinstance(value, Mapping):
         return {str(k): _asked(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

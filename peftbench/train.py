@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,7 @@ class Fitted:
     losses: list[float] = field(default_factory=list)  # one an optimiser step
     validation: list[dict[str, Any]] = field(default_factory=list)  # {"step": n, metric: value}
     step_seconds: list[float] = field(default_factory=list)
+    seconds: float = 0.0  # of all steps, but for the tracked one; only with a limit
     stopped_at: int = 0
     checkpoint_step: int = 0
     memory: dict[str, Any] | None = None
@@ -127,9 +128,9 @@ class Trainer:
             "source": "live tensors of one training step, the one with the largest batch",
         }
 
-    def schedule(self, done: int) -> None:
-        """Set every group's rate for the step after `done` steps."""
-        share = rate(done, self.spec)
+    def schedule(self, done: int, share: float | None = None) -> None:
+        """Set every group's rate for the step after `done` steps, or at a share of the seconds there are."""
+        share = rate(done, self.spec) if share is None else rate_at(share, self.spec)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * share
 
@@ -149,15 +150,25 @@ def rate(done: int, spec: TrainSpec) -> float:
     warmup = round(spec.warmup * spec.steps)
     if done < warmup:
         return (done + 1) / warmup
-    if spec.decay == "constant":
+    return _decayed((done - warmup) / max(1, spec.steps - warmup), spec.decay)
+
+
+def rate_at(share: float, spec: TrainSpec) -> float:
+    """The share of the peak rate once this share of the training time will be over."""
+    if share < spec.warmup:
+        return share / spec.warmup
+    return _decayed(min(1.0, (share - spec.warmup) / (1 - spec.warmup)), spec.decay)
+
+
+def _decayed(progress: float, decay: str) -> float:
+    if decay == "constant":
         return 1.0
-    progress = (done - warmup) / max(1, spec.steps - warmup)
-    return 1.0 - progress if spec.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    return 1.0 - progress if decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def fit(
     trainer: Trainer,
-    batches: Sequence[Callable[[], Batch]],
+    batches: Iterable[Callable[[], Batch]],
     evaluate: Callable[[int], dict[str, float | None]],
     better: Callable[[Mapping[str, Any], Mapping[str, Any]], bool],
     *,
@@ -166,38 +177,42 @@ def fit(
     on_progress: Callable[[dict[str, Any]], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Fitted:
-    """Train for ``spec.steps`` steps, one batch each; leaves the chosen checkpoint in the network.
+    """Train for ``spec.steps`` steps, or the first step after ``spec.seconds``; leaves the chosen checkpoint in it.
 
-    `evaluate` gives the validation metrics after so many steps; `better(a, b)` says whether a beats b.
-    The step at index `tracked` runs under the memory tracker. With `timed`, each step's seconds are kept (the device is
+    `batches` has one for each step. Of the seconds only steps take any: neither evaluation nor the tracker's step.
+    `evaluate` gives the validation metrics after so many steps; `better(a, b)` says whether a beats b. The step at
+    index `tracked` runs under the memory tracker. With `timed`, each step's seconds are kept (the device is
     synchronised between steps). Raises `Diverged` or `Abandoned`.
     """
     spec, out, pending = trainer.spec, Fitted(), list[Tensor]()
     best: tuple[dict[str, Any], dict[str, Tensor], list[Tensor]] | None = None
     device = trainer.backbone.device
     trainer.backbone.net.train()
+    limited = spec.seconds is not None
     for i, make in enumerate(batches):
         if stop():
-            raise Abandoned(f"asked to stop after {i} of {spec.steps} steps")
+            raise Abandoned(f"asked to stop after {i}{'' if limited else f' of {spec.steps}'} steps")
         batch = on_device(make(), device)
-        trainer.schedule(i)
-        done = (i + 1) / spec.steps
-        started = _now(device, timed)
+        done = _share(out, spec)
+        trainer.schedule(i, done if limited else None)
+        started = _now(device, timed or limited)
         if i == tracked:
             loss, out.memory = trainer.tracked_step(batch, done)
             pending.append(loss)
         else:
             pending.append(trainer.step(batch, done))
-        if timed and i != tracked:
-            out.step_seconds.append(_now(device, timed) - started)
+        if (timed or limited) and i != tracked:
+            took = _now(device, True) - started
+            out.step_seconds += [took] * timed
+            out.seconds += took
         out.stopped_at = i + 1
         if i == 0:
             trainer.edit.check_used()
-        last = out.stopped_at == len(batches)
+        last = out.stopped_at == spec.steps if spec.seconds is None else out.seconds >= spec.seconds
         due = last or (spec.eval_every is not None and out.stopped_at % spec.eval_every == 0)
         if due or device.type == "cpu" or len(pending) >= 20:  # elsewhere, reading a loss would wait for the device
             _read(pending, out)
-            on_progress({"phase": "train", "step": out.stopped_at, "steps": spec.steps, "loss": out.losses[-1]})
+            on_progress({"phase": "train", **_position(out, spec), "loss": out.losses[-1]})
         if due:
             now = {"step": out.stopped_at, **evaluate(out.stopped_at)}
             out.validation.append(now)
@@ -206,6 +221,8 @@ def fit(
                 best = (now, *_copy(trainer)) if spec.checkpoint == "best" else (now, {}, [])
             elif spec.patience is not None and _stale(out.validation, best[0]) >= spec.patience:
                 break
+        if last:
+            break
     if not all(bool(torch.isfinite(p).all()) for p in trainer.backbone.net.parameters() if p.requires_grad):
         raise Diverged(out.stopped_at, "a trained weight became infinite or NaN", out)
     out.checkpoint_step = out.stopped_at
@@ -213,6 +230,20 @@ def fit(
         _restore(trainer, best[1], best[2])
         out.checkpoint_step = best[0]["step"]
     return out
+
+
+def _share(out: Fitted, spec: TrainSpec) -> float:
+    """The share of training behind us after the next step, which is taken to last as long as the mean one so far."""
+    if spec.seconds is None:
+        return (out.stopped_at + 1) / spec.steps
+    return min(1.0, out.seconds * (1 + 1 / max(1, out.stopped_at)) / spec.seconds)
+
+
+def _position(out: Fitted, spec: TrainSpec) -> dict[str, float]:
+    """How far it is: steps of steps, or seconds of seconds."""
+    if spec.seconds is None:
+        return {"step": out.stopped_at, "steps": spec.steps}
+    return {"step": round(out.seconds, 1), "steps": spec.seconds}
 
 
 def _parts(batch: Batch, count: int) -> list[Batch]:

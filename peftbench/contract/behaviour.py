@@ -29,6 +29,7 @@ def describes_itself(case: Case) -> None:
     )
     for name, values in cls.search_space.items():
         assert name in (*names, "lr"), f"search_space names {name!r}, which is neither a field nor 'lr'"
+        assert name != "lr" or min(values) > 0, f"search_space offers rates {values}; a learning rate is above 0"
         for value in values if name != "lr" else ():
             try:
                 make(cls, {name: value})

@@ -51,8 +51,8 @@ def main(question: Path, answer: Path) -> None:
     for key, given in asked.get("tasks", {}).items():
         spec = RunSpec.from_dict(given)
         told["loads"][key], told["shapes"][key] = shape(session, spec)
-        for seed in asked["seeds"]:
-            one = replace(spec, seed=seed)
+        for seed, of_trials in asked["seeds"]:
+            one = replace(spec, seed=seed, trial=0 if of_trials else None)
             told["batches"][batch_key(one)] = tracked(session, one)
     until = time.monotonic() + asked.get("seconds", 0.0)
     for key, spec in asked.get("runs", {}).items():
@@ -73,8 +73,7 @@ def shape(session: Session, spec: RunSpec) -> tuple[float, dict[str, Any]]:
     loaded = time.perf_counter() - started
     data = session.encode(dataset, backbone, spec.train.max_length)
     lengths, size = data["train"].lengths, eval_batch(spec)
-    stream = devices.stream("order", spec.backbone.model, spec.task.name, spec.seed)
-    order = batches.order(lengths, spec.train.batch_size, spec.train.steps, stream)
+    order = batches.order(lengths, spec.train.batch_size, _steps(spec), devices.stream("order", *spec.axes))
     counts: dict[str, Any] = {"train": Counter(int(lengths[indices].max()) for indices in order)}
     for split in ("validation", "test"):
         known, found = data[split].lengths, Counter[int]()
@@ -93,9 +92,13 @@ def tracked(session: Session, spec: RunSpec) -> dict[str, Any]:
     dataset = session.dataset(spec.task)
     backbone = session.backbone(spec.backbone, dataset)
     data = session.encode(dataset, backbone, spec.train.max_length)["train"]
-    stream = devices.stream("order", spec.backbone.model, spec.task.name, spec.seed)
-    order = batches.order(data.lengths, spec.train.batch_size, spec.train.steps, stream)
+    order = batches.order(data.lengths, spec.train.batch_size, _steps(spec), devices.stream("order", *spec.axes))
     return peaks.layout(data, order, backbone.tokenizer.pad_token_id, spec.train.accumulation)
+
+
+def _steps(spec: RunSpec) -> int:
+    """The steps among which one is tracked; under a limit of seconds the first ones, as the run itself has it."""
+    return spec.train.steps or batches.POOL
 
 
 def _peak(asked: dict[str, Any], plugins: tuple[Path | str, ...]) -> dict[str, Any]:
@@ -123,9 +126,9 @@ def cost(session: Session, spec: RunSpec) -> dict[str, Any]:
         found: dict[str, Any] = {"setup": time.perf_counter() - began, "steps": {}, "evaluated": {}}
         made = {n: _batch(texts[n], t.batch_size, backbone) for n in lengths}
         backbone.net.train()
-        found["tracked"] = _seconds(lambda: trainer.tracked_step(made[lengths[-1]], 1 / t.steps), backbone)
+        found["tracked"] = _seconds(lambda: trainer.tracked_step(made[lengths[-1]], 1 / _steps(spec)), backbone)
         for n in lengths:
-            found["steps"][n] = _typical(lambda n=n: trainer.step(made[n], 1 / t.steps), backbone)  # type: ignore[misc]
+            found["steps"][n] = _typical(lambda n=n: trainer.step(made[n], 1 / _steps(spec)), backbone)  # type: ignore[misc]
         run.method.finish(edit)
         dtype = spec.backbone.dtype
         look = evaluate.perplexity if dataset.kind == "generation" else evaluate.predict

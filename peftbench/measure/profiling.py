@@ -98,7 +98,8 @@ def _start(spec: ProfileSpec, i: int, net: Backbone, method: Method) -> Trainer:
     devices.seed("adapter", spec.methods[i].name, *axes)
     method.attach(edit)
     _reset_head(spec, net)
-    train = TrainSpec(spec.lrs[i], spec.rounds + spec.warmup, spec.batch_size, spec.max_length, spec.accumulation)
+    parts = spec.accumulations[i] if spec.accumulations else spec.accumulation
+    train = TrainSpec(spec.lrs[i], spec.rounds + spec.warmup, spec.batch_size, spec.max_length, parts)
     return Trainer.start(edit, method, train, spec.backbone.dtype)
 
 

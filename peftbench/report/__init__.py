@@ -13,8 +13,8 @@ from typing import Any
 
 from .. import record
 from ..errors import UserError
-from . import beside, files, fresh, latency
-from .average import averages
+from . import beside, budgets, files, fresh, latency, tuning
+from .average import Average, averages
 from .export import listed
 from .latency import Latencies
 from .statistics import Comparison, compare
@@ -28,6 +28,7 @@ class Loaded:
 
     comparisons: list[Comparison]
     passes: list[Latencies]  # profile passes
+    tunings: list[tuning.Tuning]
     sources: str  # digest of what a report of them is made from
 
 
@@ -35,15 +36,18 @@ def load(results_dir: Path | str) -> Loaded:
     """Read and compare the records under `results_dir`; none is no error here."""
     sources = fresh.sources(results_dir)
     records = record.read_all(results_dir)
-    return Loaded(compare(records), latency.of(records), sources)
+    compared = budgets.noted(compare(records))
+    tunings = tuning.of(records, compared)
+    return Loaded(tuning.noted(compared, tunings), latency.of(records), tunings, sources)
 
 
 def load_against(results_dir: Path | str, baselines_dir: Path | str) -> Loaded:
     """The records under `results_dir` in one table a task with those under `baselines_dir`, which stay as they are."""
     sources = fresh.sources(results_dir) + fresh.sources(baselines_dir)
     records = record.read_all(results_dir)
-    comparisons = beside.together(records, record.read_all(baselines_dir), baselines_dir)
-    return Loaded(comparisons, latency.of(records), sources)
+    compared = budgets.noted(beside.together(records, record.read_all(baselines_dir), baselines_dir))
+    tunings = tuning.of(records, compared)
+    return Loaded(tuning.noted(compared, tunings), latency.of(records), tunings, sources)
 
 
 def write(
@@ -74,7 +78,7 @@ def check(results_dir: Path | str, out_dir: Path | str | None, loaded: Loaded) -
 def _contents(loaded: Loaded) -> Iterator[tuple[str, bytes]]:
     from . import page
 
-    return page.build(loaded.comparisons, averages(loaded.comparisons), loaded.passes)
+    return page.build(loaded.comparisons, _averages(loaded), loaded.passes, loaded.tunings)
 
 
 def refresh(results_dir: Path | str, loaded: Loaded) -> Path:
@@ -91,7 +95,11 @@ def rows(results_dir: Path | str, loaded: Loaded | None = None) -> list[dict[str
     Where nothing but profile passes ran: one row for each configuration at each shape, from `latency.rows`.
     """
     loaded = _some(loaded or load(results_dir), results_dir)
-    return listed(loaded.comparisons) or latency.rows(loaded.passes)
+    found = listed(loaded.comparisons)
+    entries = [(c, e) for c in loaded.comparisons for e in c.entries]
+    for row, (c, e) in zip(found, entries, strict=True):
+        row["tuning"] = tuning.json_row(c, e, loaded.tunings)
+    return found or latency.rows(loaded.passes) or [r for t in loaded.tunings for r in tuning.trial_rows(t)]
 
 
 def text_table(results_dir: Path | str, loaded: Loaded | None = None) -> str:
@@ -101,11 +109,15 @@ def text_table(results_dir: Path | str, loaded: Loaded | None = None) -> str:
     loaded = _some(loaded or load(results_dir), results_dir)
     trained = {c.experiment for c in loaded.comparisons}
     alone = [p for p in loaded.passes if p.experiment not in trained]
-    return terminal.text(loaded.comparisons, averages(loaded.comparisons), alone)
+    return terminal.text(loaded.comparisons, _averages(loaded), alone, loaded.tunings)
+
+
+def _averages(loaded: Loaded) -> list[Average]:
+    return budgets.noted_averages(averages(loaded.comparisons), loaded.comparisons)
 
 
 def _some(loaded: Loaded, results_dir: Path | str) -> Loaded:
-    if not loaded.comparisons and not loaded.passes:
+    if not loaded.comparisons and not loaded.passes and not loaded.tunings:
         folder = Path(results_dir) / record.FOLDER
         raise UserError(f"{folder}: no records of runs here. Run an experiment first, or name its results directory.")
     return loaded

@@ -50,6 +50,7 @@ def row(c: Comparison, e: Entry) -> dict[str, Any]:
         "stored_bytes": e.parameter("stored_bytes"),
         "size": e.size,
         "deviation": e.deviation,
+        "exempt": dict(e.runs[0].spec["method"].get("exempt", {})),
         "peak_memory_bytes": e.peak_bytes,
         **measured(e.times),
     }
@@ -102,7 +103,7 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
     """A row with its nested objects spread over columns named by their path: `latency_seconds_1_merged`."""
     out: dict[str, Any] = {}
     for key, value in row.items():
-        if key in ("hyper", "scores", "failures"):
+        if key in ("hyper", "scores", "failures", "exempt"):
             out[key] = " ".join(f"{k}={v}" for k, v in value.items())
         elif isinstance(value, dict):
             out |= flat({f"{key}_{k}": v for k, v in value.items()})

@@ -21,7 +21,7 @@ DRAWN_BY = ("matplotlib", "numpy", "pandas", "scipy", "seaborn", "tabulate")
 def sources(results_dir: Path | str) -> str:
     """Hex digest of all that a report is made from. Take it before reading: a record added since must count as new."""
     here = Path(__file__).parent
-    code = [*sorted(here.glob("*.py")), here.parent / "record.py"]
+    code = [*sorted(here.glob("*.py")), here.parent / "record.py", here.parent / "tuning.py"]
     records = sorted((Path(results_dir) / record.FOLDER).glob("*.json"))
     versions = [platform.python_version(), *(f"{name} {version(name)}" for name in DRAWN_BY)]
     return _digest([*versions, *(_of(path) for path in [*code, *records])])

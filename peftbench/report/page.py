@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from . import costs, differences, export, latency_page, plots, tables, words
+from . import costs, differences, export, latency_page, plots, tables, tuning, words
 from .average import Average
+from .format import length
 from .latency import Latencies
 from .samples import first_sample
 from .statistics import Comparison, safe
@@ -16,6 +17,8 @@ HEADINGS = {
     "quality-vs-step-time": "Quality against the time of a training step",
     "quality-vs-latency": "Quality against inference latency",
     "loss": "Training loss",
+    "expected-best": "Expected best validation score of k trials",
+    "rates": "Validation score against learning rate",
 }
 LEGEND = """\
 How to read the tables. Scores are on the test split: mean [95 % interval over seeds and test examples] (number of
@@ -33,13 +36,14 @@ def build(
     comparisons: Sequence[Comparison],
     averages: Sequence[Average],
     passes: Sequence[Latencies] = (),
+    tunings: Sequence[tuning.Tuning] = (),
 ) -> Iterator[tuple[str, bytes]]:
     """(path, content) of every file, `report.md` first."""
     files: dict[str, bytes] = {}
     figures: dict[str, list[str]] = {}
-    by_experiment = {
-        name: [c for c in comparisons if c.experiment == name] for name in _experiments([*comparisons, *passes])
-    }
+    all_: list[Comparison | Latencies | tuning.Tuning] = [*comparisons, *passes, *tunings]
+    names = sorted({one.experiment for one in all_})
+    by_experiment = {name: [c for c in comparisons if c.experiment == name] for name in names}
     looks = {name: plots.looks(group) for name, group in by_experiment.items()}
     for c in (c for group in by_experiment.values() for c in group):
         images = list(plots.figures(c, looks[c.experiment]))
@@ -51,26 +55,25 @@ def build(
         files |= {f"tables/{name}": text.encode() for name, text in latency_page.tables_of(p)}
         files |= {f"figures/{name}": content for name, content in images}
         figures.setdefault(p.slug, []).extend(name for name, _ in images if name.endswith(".png"))
+    for t in tunings:
+        images = list(plots.tuning_figures(t, looks[t.experiment]))
+        files |= {f"tables/{name}": text.encode() for name, text in _tuning_tables(t)}
+        files |= {f"figures/{name}": content for name, content in images}
+        figures[t.slug] = [name for name, _ in images if name.endswith(".png")]
     for a in averages:
         images = list(plots.rank_figure(a, _average_slug(a), looks[a.experiment]))
         files |= {f"tables/{name}": text.encode() for name, text in _average_tables(a)}
         files |= {f"figures/{name}": content for name, content in images}
         figures[_average_slug(a)] = [name for name, _ in images if name.endswith(".png")]
-    yield "report.md", _page(by_experiment, averages, passes, figures).encode()
+    yield "report.md", _page(by_experiment, averages, passes, tunings, figures).encode()
     yield from files.items()
-
-
-def _experiments(found: Sequence[Comparison | Latencies]) -> list[str]:
-    return sorted({c.experiment for c in found})
 
 
 def _tables(c: Comparison) -> Iterator[tuple[str, str]]:
     columns = tables.columns(c)
     yield f"{c.slug}.md", f"# {c.title}\n\n{_comparison(c)}"
     yield f"{c.slug}.csv", tables.csv([export.flat(export.row(c, e)) for e in c.entries])
-    caption = (
-        f"{c.title}: {c.backbone}, {c.budget['steps']} steps of {c.budget['batch_size']} examples. {' '.join(c.notes)}"
-    )
+    caption = f"{c.title}: {c.backbone}, {length(c.budget)} of {c.budget['batch_size']} examples. {' '.join(c.notes)}"
     yield f"{c.slug}.tex", tables.latex(columns, c.entries, caption.strip(), c.slug)
     if differences.known(c):
         name = f"{c.slug}--differences"
@@ -84,6 +87,15 @@ def _tables(c: Comparison) -> Iterator[tuple[str, str]]:
         yield f"{name}.csv", tables.csv([costs.row(e) for e in c.entries])
         caption = f"{c.title}: what a training step is made of. {costs.LEGEND}"
         yield f"{name}.tex", tables.latex(costs.columns(c.reference), c.entries, caption, name)
+
+
+def _tuning_tables(t: tuning.Tuning) -> Iterator[tuple[str, str]]:
+    yield f"{t.slug}.md", f"# {t.title}\n\n{_tuning(t)}"
+    yield f"{t.slug}.csv", tables.csv(tuning.trial_rows(t))
+    caption = f"{t.title}: {t.backbone}, {length(t.budget)} a trial. {tuning.LEGEND}"
+    yield f"{t.slug}.tex", tables.latex(tuning.columns(t), t.rows, caption, t.slug)
+    if curve := tuning.best_rows(t):
+        yield f"{t.slug}--expected-best.csv", tables.csv(curve)
 
 
 def _average_slug(a: Average) -> str:
@@ -102,6 +114,7 @@ def _page(
     by_experiment: Mapping[str, Sequence[Comparison]],
     averages: Sequence[Average],
     passes: Sequence[Latencies],
+    tunings: Sequence[tuning.Tuning],
     figures: Mapping[str, Sequence[str]],
 ) -> str:
     parts = ["# Results\n", LEGEND]
@@ -120,13 +133,15 @@ def _page(
         for p in (p for p in passes if p.experiment == name):
             shown = (_figure(f, "What adapters add to inference", p.title) for f in figures[p.slug])
             parts += [f"### Latency, {p.title}\n", latency_page.text(p), _links(p.slug), *shown]
+        for t in (t for t in tunings if t.experiment == name):
+            parts += [f"### {t.title}\n", _tuning(t), _links(t.slug), *_figures(t, figures[t.slug])]
     return "\n".join(parts)
 
 
 def _comparison(c: Comparison) -> str:
     budget = c.budget
     facts = [
-        f"Backbone {c.backbone}; {budget['steps']} steps of {budget['batch_size']} examples, at most "
+        f"Backbone {c.backbone}; {length(budget)} of {budget['batch_size']} examples, at most "
         f"{budget['max_length']} tokens each; reference: {c.reference}."
     ]
     if c.majority is not None:
@@ -137,6 +152,11 @@ def _comparison(c: Comparison) -> str:
 
 def _differences(c: Comparison) -> str:
     return f"{tables.markdown(differences.columns(c), c.entries)}\n{differences.legend(c)}\n"
+
+
+def _tuning(t: tuning.Tuning) -> str:
+    facts = f"{length(t.budget)} a trial, batches of {t.budget['batch_size']} examples. {tuning.LEGEND}"
+    return f"{facts}\n\n{tables.markdown(tuning.columns(t), t.rows)}"
 
 
 def _step(c: Comparison) -> str:
@@ -160,7 +180,7 @@ def _links(slug: str) -> str:
     return f"The table as [CSV](tables/{slug}.csv), [LaTeX](tables/{slug}.tex), [Markdown](tables/{slug}.md).\n"
 
 
-def _figures(c: Comparison, names: Sequence[str]) -> Iterator[str]:
+def _figures(c: Comparison | tuning.Tuning, names: Sequence[str]) -> Iterator[str]:
     for name in names:
         heading = HEADINGS[name.removeprefix(f"{c.slug}--").removesuffix(".png")]
         yield _figure(name, heading, c.title)

@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping
 from . import curves, quality, style
 from . import latency_figure as by_shape
 from . import rank_figure as by_rank
+from . import tuning_figures as tuned
 from .average import Average
 from .latency import Latencies
 from .statistics import Comparison
 from .style import Look, looks
 
-__all__ = ["figures", "latency_figure", "looks", "rank_figure"]
+__all__ = ["figures", "latency_figure", "looks", "rank_figure", "tuning_figures"]
+
+tuning_figures = tuned.drawn
 
 
 def figures(c: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:

@@ -150,8 +150,12 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
 
 
 def _setting(r: Record) -> dict[str, Any]:
-    """What must be equal for two runs to be comparable: everything but the method, its rate and the seed."""
-    train = {k: v for k, v in r.spec["train"].items() if k != "lr"}
+    """What must be equal for two runs to be comparable: everything but the method, its rate and the seed.
+
+    Under a budget of memory the parts of a batch are a method's own.
+    """
+    own = ("lr", "accumulation") if r.spec["train"].get("memory") is not None else ("lr",)
+    train = {k: v for k, v in r.spec["train"].items() if k not in own}
     return {"backbone": r.spec["backbone"], "task": r.spec["task"], "train": train}
 
 

@@ -19,8 +19,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from .format import length
 from .notes import NOT_LEARNED
 from .statistics import Comparison
+from .tuning import Tuning
 
 # Okabe and Ito's colours, the yellow darkened to be seen on white
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d00")
@@ -80,7 +82,7 @@ def files(name: str, drawn: Figure) -> Iterator[tuple[str, bytes]]:
     yield f"{name}.svg", svg.getvalue()
 
 
-def figure(c: Comparison, panels: int, subtitle: str) -> tuple[Figure, list[Axes]]:
+def figure(c: Comparison | Tuning, panels: int, subtitle: str) -> tuple[Figure, list[Axes]]:
     """An empty figure of `panels` side by side with one vertical scale, titled by the data that ran."""
     drawn = Figure(figsize=(7.6 if panels == 1 else 11.0, 4.9), layout="constrained")
     FigureCanvasAgg(drawn)
@@ -89,7 +91,7 @@ def figure(c: Comparison, panels: int, subtitle: str) -> tuple[Figure, list[Axes
     for panel in axes:  # a given height: without one, every drawing measures all tick labels to find it
         panel.set_title("", y=1.0)
     axes[0].set_title("\n".join(textwrap.wrap(title, 70)), loc="left", fontsize=12, fontweight="bold", pad=22, y=1.0)
-    setting = f"{c.experiment}: {c.backbone}, {c.budget['steps']} steps of {c.budget['batch_size']} examples"
+    setting = f"{c.experiment}: {c.backbone}, {length(c.budget)} of {c.budget['batch_size']} examples"
     _beside(axes[0], f"{setting}; {subtitle}" if subtitle else setting, 0.0, "left")
     return drawn, axes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from . import latency, tables, words
+from . import format, latency, tables, tuning, words
 from .average import Average
 from .latency import Latencies
 from .samples import first_sample
@@ -13,15 +13,20 @@ from .statistics import Comparison, Entry
 from .tables import WIDTH
 
 
-def text(comparisons: Sequence[Comparison], averages: Sequence[Average], passes: Sequence[Latencies] = ()) -> str:
-    """A table for each task, then one over the tasks, then latencies by shape, each with its notes."""
-    latencies = (_latency(p) for p in passes)
-    return "\n".join([*(_comparison(c) for c in comparisons), *(_average(a) for a in averages), *latencies])
+def text(
+    comparisons: Sequence[Comparison],
+    averages: Sequence[Average],
+    passes: Sequence[Latencies] = (),
+    tunings: Sequence[tuning.Tuning] = (),
+) -> str:
+    """A table for each task, then one over the tasks, then latencies by shape, then trials, each with its notes."""
+    others = [*(_latency(p) for p in passes), *(_tuning(t) for t in tunings)]
+    return "\n".join([*(_comparison(c) for c in comparisons), *(_average(a) for a in averages), *others])
 
 
 def _comparison(c: Comparison) -> str:
     majority = f", majority class {c.majority:.3f}" if c.majority is not None else ""
-    title = f"{c.experiment}: {c.title} ({c.backbone}, {c.budget['steps']} steps{majority})"
+    title = f"{c.experiment}: {c.title} ({c.backbone}, {format.length(c.budget)}{majority})"
     return block(title, tables.text(tables.columns(c), c.entries), [*words.sentences(c), *c.notes, *_sample(c)])
 
 
@@ -34,6 +39,11 @@ def _latency(p: Latencies) -> str:
     handling = f"\n{tables.text(latency.handling_columns(), p.handling)}" if p.handling else ""
     table = tables.text(latency.columns(), p.cells)
     return block(f"{p.experiment}: latency, {p.title}", table + "\n" + handling, p.facts)
+
+
+def _tuning(t: tuning.Tuning) -> str:
+    title = f"{t.experiment}: {t.title} ({t.backbone}, {format.length(t.budget)} a trial)"
+    return block(title, tables.text(tuning.columns(t), t.rows), [tuning.LEGEND])
 
 
 def block(title: str, table: str, notes: Sequence[str]) -> str:

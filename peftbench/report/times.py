@@ -88,7 +88,9 @@ def product(profile: Record) -> Mapping[str, Any] | None:
 
 def matching(profiles: Iterable[Record], run: Record) -> list[Record]:
     """The profile passes of the run's experiment, task, backbone and batch shape: finished first, then the newest."""
-    shape = ("batch_size", "max_length", "accumulation")
+    shape = ["batch_size", "max_length", "accumulation"]
+    if run.spec["train"].get("memory") is not None:  # it decides on the parts of a batch, for each method apart
+        shape.remove("accumulation")
     mine = [
         p
         for p in profiles

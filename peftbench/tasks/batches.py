@@ -7,7 +7,8 @@ shuffled again. Randomness stays (the pool's members and the batches' order), th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,19 +28,24 @@ def order(lengths: Sequence[int] | Array, batch_size: int, count: int, seed: int
     Epochs are chained: every example comes once before any comes again (within the cut into pools), and every batch is
     full. A larger `count` continues the same sequence.
     """
+    if count < 0:
+        raise ValueError(f"order needs a number of batches, not {count}")
+    return list(islice(endless(lengths, batch_size, seed), count))
+
+
+def endless(lengths: Sequence[int] | Array, batch_size: int, seed: int) -> Iterator[Array]:
+    """The sequence that `order` begins, without end."""
     sizes = np.asarray(lengths)
-    if batch_size < 1 or count < 0 or not len(sizes):
+    if batch_size < 1 or not len(sizes):
         raise ValueError(f"order needs examples and a batch size, not {len(sizes)} and {batch_size}")
     draw = np.random.Generator(np.random.PCG64(seed))
     left = np.empty(0, dtype=np.int64)
-    batches: list[Array] = []
-    while len(batches) < count:
+    while True:
         while len(left) < POOL * batch_size:
             left = np.concatenate([left, draw.permutation(len(sizes))])
         pool, left = left[: POOL * batch_size], left[POOL * batch_size :]
         rows = pool[np.argsort(sizes[pool], kind="stable")].reshape(POOL, batch_size)
-        batches += list(rows[draw.permutation(POOL)])
-    return batches[:count]
+        yield from rows[draw.permutation(POOL)]
 
 
 def evaluation(lengths: Sequence[int] | Array, batch_size: int) -> list[Array]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+import sys
 from pathlib import Path
 
 import factories
@@ -172,6 +173,7 @@ def test_a_method_may_start_at_a_seed_of_its_own():
 def script():
     spec = importlib.util.spec_from_file_location("calibrate", ROOT / "scripts" / "calibrate_statistics.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules["calibrate"] = module  # its data classes look themselves up there
     spec.loader.exec_module(module)
     return module
 

@@ -75,7 +75,7 @@ def _draw(canvas: Figure, rows: Rows) -> None:
         left = [0.0] * len(names)
         for i, part in enumerate(shown):
             sizes = [rows[name]["at_peak"][part] / GB for name in names]
-            panel.barh(range(len(names)), sizes, left=left, color=COLOURS[(i + 1) % len(COLOURS)], label=part)
+            panel.barh(range(len(names)), sizes, left=left, color=COLOURS[i + 1], label=part, lw=0)
             left = [a + b for a, b in zip(left, sizes, strict=True)]
         for y, total in enumerate(left):
             panel.text(total, y, f" {total:,.1f}", va="center", fontsize=9)
@@ -85,7 +85,7 @@ def _draw(canvas: Figure, rows: Rows) -> None:
         panel.set_title(model, loc="left", fontsize=10)
         panel.set_xlabel("memory at the step's peak, GB")
         panel.grid(False, axis="y")
-    panels[1].axvline(48, ls=":", color="#666666")
+    panels[1].axvline(48, ls=":", color="#666666", label="48 GB, the paper's")
     panels[1].legend(frameon=False, fontsize=8.5)
 
 

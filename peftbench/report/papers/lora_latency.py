@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..latency import Cell, Latencies, Timed, of_pass
+from ..latency import Cell, Latencies, Timed
+from ..latency import of as latencies
 from . import Claim, Finding, NotRun, Paper, PaperFigure, Results, Table
 from ._records import machine
 
@@ -20,7 +21,9 @@ Shape = tuple[int, int]
 
 
 def find(results: Results) -> Finding:
-    p = of_pass(results.profiles(FOLDER)[0])
+    if not (passes := latencies(results.profiles(FOLDER))):
+        raise NotRun(f"{FOLDER} has no latencies by shape")
+    p = passes[0]
     cells = {(c.label, c.shape): c for c in p.cells if not c.typical and c.phase == "forward"}
     shapes = sorted({shape for _, shape in cells}, key=lambda s: s[0] * s[1])
     if missing := [name for name in (*ADAPTERS, "lora") if not all((name, s) in cells for s in shapes)]:

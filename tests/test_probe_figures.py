@@ -238,6 +238,14 @@ def test_learning_and_forgetting_follow_the_records(
         assert claims(finding) == verdicts
 
 
+@pytest.mark.parametrize(("full", "comparable"), [(0.2, True), (0.0, False), (-0.1, False)])
+def test_where_the_reference_forgets_nothing_no_claim_counts(tmp_path: Path, full: float, comparable: bool) -> None:
+    labels = ("full", "lora-r8", "lora-r64")
+    bodies = forgetting_runs({**dict.fromkeys(labels, 0.05), "full": full}, dict.fromkeys(labels, 3))
+    finding = found(learning_forgetting.FIGURE, tmp_path, bodies)
+    assert (finding.verdict != NOT_COMPARABLE) == comparable
+
+
 def test_forgetting_is_the_rise_from_the_base_at_the_end(tmp_path: Path) -> None:
     labels = ("full", "lora-r8", "lora-r64")
     bodies = forgetting_runs(dict.fromkeys(labels, 0.1), dict.fromkeys(labels, 3))

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import peftbench
-from peftbench import cli, runner, scaffold
+from peftbench import cli, experiment, runner, scaffold
 from peftbench.errors import UserError
 
 TINY = """\
@@ -420,7 +420,7 @@ def test_schema_knows_the_methods_and_takes_what_the_suite_takes(call: Call) -> 
     assert {"name", "backbone", "tasks", "methods"} <= set(schema["required"])
     lora = schema["$defs"]["method_lora"]["properties"]["lora"]
     assert lora["additionalProperties"] is False
-    assert {"rank", "alpha", "dropout", "roles", "label", "lr"} == set(lora["properties"])
+    assert {"rank", "alpha", "dropout", "roles", *experiment.RESERVED} == set(lora["properties"])
     assert lora["properties"]["rank"]["anyOf"][0] == {"type": "integer", "minimum": 1}
     assert "glue/rte" in schema["$defs"]["Task"]["properties"]["task"]["enum"]
     used = {r for r in json.dumps(schema).split('"') if r.startswith("#/$defs/")}

@@ -420,7 +420,8 @@ def test_schema_knows_the_methods_and_takes_what_the_suite_takes(call: Call) -> 
     assert {"name", "backbone", "tasks", "methods"} <= set(schema["required"])
     lora = schema["$defs"]["method_lora"]["properties"]["lora"]
     assert lora["additionalProperties"] is False
-    assert {"rank", "alpha", "dropout", "roles", "label", "lr"} == set(lora["properties"])
+    own = {"label", "lr", "search_space", "exempt"}
+    assert {"rank", "alpha", "dropout", "roles", *own} == set(lora["properties"])
     assert lora["properties"]["rank"]["anyOf"][0] == {"type": "integer", "minimum": 1}
     assert "glue/rte" in schema["$defs"]["Task"]["properties"]["task"]["enum"]
     used = {r for r in json.dumps(schema).split('"') if r.startswith("#/$defs/")}

@@ -210,7 +210,8 @@ def test_a_method_from_a_plugin_gets_its_row_in_the_table_of_the_baselines(
     ssf = next(r for r in rows if r["method"] == "ssf")
     assert (ssf["n"], set(ssf["scores"])) == (2, {"0", "1"})
     assert ssf["relative_sd"] is not None, "paired with the reference, seed by seed"
-    assert ssf["step_ratio"] is not None
+    assert ssf["step_ratio"] is not None, "to the reference, timed beside it"
+    assert next(r for r in rows if r["method"] == "full")["step_seconds"] is None, "a baseline keeps its own times"
     assert call("report", "results/tiny-ssf", "--against", "base", "--check").code == 0
     assert call("run", *asked, "-q").code == 0, "nothing is left to do"
     assert len(record.read_all(made)) == 3

@@ -37,7 +37,9 @@ def judge(recorded: Mapping[str, Any], repeated: Mapping[str, Any], found: Seque
     alike = _alike(recorded["predictions"], repeated["predictions"])
     peak = float((recorded.get("memory") or {}).get("peak_bytes") or 1)
     moved = recorded["env"].get("device") != repeated["env"].get("device")
-    losses, predictions = first <= FIRST_LOSS and curve <= CURVE, alike >= PREDICTIONS
+    losses = first <= FIRST_LOSS and curve <= CURVE
+    chosen = recorded.get("checkpoint_step") == repeated.get("checkpoint_step")
+    predictions = alike >= PREDICTIONS or (losses and not chosen)  # of another step's weights, validated as well
     covers: dict[str, Callable[[Difference], bool]] = {
         "curve.loss": lambda d: losses,
         "curve.validation": lambda d: _near(d, SCORE, floor=1.0),
@@ -59,6 +61,7 @@ def judge(recorded: Mapping[str, Any], repeated: Mapping[str, Any], found: Seque
         f"first loss {first:.1e} apart (at most {FIRST_LOSS:.0e}), losses {curve:.1e} on average (at most {CURVE}), "
         f"predictions {alike:.3f} alike (at least {PREDICTIONS})"
     )
+    said += "" if chosen else "; another of nearly equal checkpoints was tested"
     return Judged([replace(d, within=within(d)) for d in found], said)
 
 

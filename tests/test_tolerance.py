@@ -113,3 +113,11 @@ def test_an_environment_that_differs_in_code_alone_excuses_nothing() -> None:
         found, excused = differences.environments(env, {**env, key: value})
         assert excused
         assert found[0].field.startswith(key)
+
+
+def test_another_of_nearly_equal_checkpoints_excuses_predictions_but_no_losses() -> None:
+    one, other = changed("predictions.values.2", -4.0)
+    other["checkpoint_step"] = 2
+    assert covered(one, other)
+    other["curve"]["loss"][3] = 0.9
+    assert not covered(one, other)

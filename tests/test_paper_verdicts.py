@@ -55,7 +55,11 @@ def test_which_roles_follows_the_records(tmp_path: Path, changes: dict[str, floa
 
 
 def test_where_nothing_was_learned_nothing_is_claimed(tmp_path: Path) -> None:
-    assert found(lora_roles.FIGURE, tmp_path, roles_runs(flat(0.24), majority=0.23)).verdict == NOT_COMPARABLE
+    finding = found(lora_roles.FIGURE, tmp_path, roles_runs(flat(0.24), majority=0.23))
+    assert finding.verdict == NOT_COMPARABLE
+    page = _make.page(_make.Result(lora_roles.FIGURE, finding))
+    assert f"| {REPRODUCED} |" not in page
+    assert f"| {NOT_REPRODUCED} |" not in page
 
 
 def test_roles_of_unequal_sizes_are_not_comparable(tmp_path: Path) -> None:
@@ -172,7 +176,7 @@ def test_the_rate_is_chosen_on_validation_and_not_on_test(tmp_path: Path) -> Non
     bodies = [trained("lora", {"rank": 1}, 0.9, lr=1e-3, validation=0.5)]
     bodies += [trained("lora", {"rank": 1}, 0.6, lr=1e-2, validation=0.7)]
     chosen = tuned(read(tmp_path, bodies), method)["lora"]
-    assert (chosen.lr, chosen.test, chosen.at_edge) == (1e-2, 0.6, True)
+    assert (chosen.lr, chosen.test) == (1e-2, 0.6)
 
 
 def test_a_rate_at_which_a_seed_failed_is_not_chosen(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def page(r: Result) -> str:
     f = r.figure
     parts = [f"# {f.title}", caption(r, "")]
     if r.finding:
-        parts += [f"![{f.title}]({f.name}.png)", _claims(r.finding.claims), "## Our numbers", _table(r.finding)]
+        parts += [f"![{f.title}]({f.name}.png)", _claims(r.finding), "## Our numbers", _table(r.finding)]
         parts += ["\n".join(f"- {note}" for note in r.finding.notes)] if r.finding.notes else []
         parts += ["## The records", f"In {_folders(f)}, made by", _code(f)]
     parts += [f"Made by `python -m peftbench figures {f.name}`; not edited by hand."]
@@ -74,7 +74,7 @@ def _section(r: Result) -> str:
         parts += [f"![{f.title}]({FOLDER}/{f.name}.png)"]
     parts += [caption(r, f"{FOLDER}/")]
     if r.finding:
-        parts += [_claims(r.finding.claims), f"[Our numbers]({FOLDER}/{f.name}.md)"]
+        parts += [_claims(r.finding), f"[Our numbers]({FOLDER}/{f.name}.md)"]
     return "\n\n".join(parts)
 
 
@@ -121,8 +121,10 @@ def _frame(canvas: Figure, f: PaperFigure, finding: Finding) -> None:
     canvas.supxlabel("\n".join(textwrap.wrap(said, int(WIDTH * f.size[0]))), fontsize=8, color=MUTED)
 
 
-def _claims(claims: Sequence[Claim]) -> str:
-    rows = [(c.says, c.paper, _ours(c), _range(c), c.verdict) for c in claims]
+def _claims(finding: Finding) -> str:
+    """The claims; without verdicts of their own where none counts."""
+    counts = finding.incomparable is None
+    rows = [(c.says, c.paper, _ours(c), _range(c), c.verdict if counts else "—") for c in finding.claims]
     return _markdown(("claim", "paper", "ours [interval]", "range", "verdict"), rows)
 
 

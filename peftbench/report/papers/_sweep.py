@@ -28,8 +28,8 @@ class Tuned:
 
     @property
     def at_edge(self) -> bool:
-        """Whether a rate outside those tried might have been better."""
-        return len(self.rates) > 1 and self.lr in (self.rates[0], self.rates[-1])
+        """Whether a rate outside those tried might have been better; of two, either is at the edge."""
+        return len(self.rates) > 2 and self.lr in (self.rates[0], self.rates[-1])
 
     @property
     def test(self) -> float:
@@ -116,7 +116,9 @@ def notes(results: Results, folders: Iterable[str], chosen: Mapping[Any, Tuned])
     """What every sweep must say: how rates were chosen, which lie at an edge, and which runs failed."""
     rates = [t for t in chosen.values() if len(t.rates) > 1]
     edge = [f"{_name(t.key)} at {t.lr:g}" for t in rates if t.at_edge]
-    said = ["The rate of each row is the one of those tried with the best mean validation score."] if rates else []
+    tried = sorted({len(t.rates) for t in rates})
+    said = [f"The rate of each row is the best by mean validation score of {' or '.join(map(str, tried))} tried."]
+    said = said if rates else []
     said += [f"At the edge of the rates tried, so perhaps not the best: {', '.join(edge)}."] if edge else []
     failed = [r for folder in folders for r in results.failed(folder)]
     if failed:

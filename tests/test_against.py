@@ -25,7 +25,7 @@ tasks: [{task: synthetic/classification, rows: 60}]
 budget: {trainable_params: 2000, tolerance: 0.2, steps: 3, seeds: 2, max_length: 16, batch_size: 4}
 train: {head_lr: 5e-3}
 backbone_dropout: 0.0
-profile: {rounds: 1, warmup: 0}
+profile: {processes: 1, rounds: 1, warmup: 0}
 methods: [full, lora]
 """
 

@@ -311,7 +311,7 @@ def test_profile_asks_for_one_pass_a_task_without_any_run(
 
     monkeypatch.setattr(runner, "run", run)
     path = tmp_path / "e.yaml"
-    path.write_text(TINY.replace("profile: {rounds: 1, warmup: 0}", "profile: false"))
+    path.write_text(TINY.replace("profile: {processes: 1, rounds: 1, warmup: 0}", "profile: false"))
     assert call("profile", str(path), "--only", "method=lora", "--rounds", "3", "--processes", "1", "-q").code == 0
     ((spec,), where, more) = asked[0]
     assert (spec.slug, spec.rounds, [m.label for m in spec.methods]) == (

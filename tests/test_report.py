@@ -258,7 +258,8 @@ def test_a_report_is_drawn_again_when_its_records_or_its_files_changed(tmp_path,
 
 def test_a_report_is_drawn_again_when_what_draws_it_changed(tmp_path, drawn, monkeypatch):
     shutil.copytree(ROOT / "peftbench/report", tmp_path / "code/report")
-    shutil.copy(ROOT / "peftbench/record.py", tmp_path / "code")
+    for name in ("record.py", "tuning.py"):
+        shutil.copy(ROOT / "peftbench" / name, tmp_path / "code")
     monkeypatch.setattr(fresh, "__file__", str(tmp_path / "code/report/fresh.py"))
     assert not drawn()
     with open(tmp_path / "code/report/style.py", "a") as f:

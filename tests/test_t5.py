@@ -332,7 +332,7 @@ backbone: tiny-t5
 tasks: [{task: local, name: fruit, train: fruit.csv, text: asked, answer: told, kind: generation, metric: bleu}]
 budget: {steps: 80, batch_size: 16, max_length: 64, seeds: 1}
 train: {warmup: 0.05}
-profile: {rounds: 1, warmup: 0}
+profile: {processes: 1, rounds: 1, warmup: 0}
 methods:
   - full: {lr: 1e-2}
   - lora: {lr: 2e-2, roles: q k v o gate up down}

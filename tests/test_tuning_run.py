@@ -19,7 +19,7 @@ name: tuned
 backbone: tiny-encoder
 tasks: [{task: synthetic/classification, rows: 60}]
 budget: {trainable_params: 2000, tolerance: 0.2, steps: 4, seeds: 2, max_length: 16, batch_size: 4%s}
-profile: {rounds: 1, warmup: 0}
+profile: {processes: 1, rounds: 1, warmup: 0}
 methods: [full, %s, {ia3: {lr: 1e-2}}]
 """
 TRIED = (", trials: 2, tuning_steps: 3", "{lora: {search_space: {lr: [1e-3, 1e-1], alpha: [8.0, 16.0]}}}")

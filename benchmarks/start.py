@@ -209,7 +209,8 @@ def profile_body(spec: ProfileSpec, name: str, pattern: Mapping[str, Any]) -> di
     for i, method in enumerate(spec.methods):
         rng = random.Random(f"{spec.id} {method.label}")
         row = pattern["rows"][i % len(pattern["rows"])]
-        ratio = {"median": rng.uniform(0.5, 1.5), "iqr": 0.02}
+        middle = rng.uniform(0.5, 1.5)
+        ratio = {"median": middle, "iqr": 0.02, "low": middle - 0.01, "high": middle + 0.01, "n": 5}
         rows.append({**row, "label": method.label, "method": method.name, "task": spec.task.name, "ratio": ratio})
     return {**pattern, **asked(spec, name), "rows": rows}
 

@@ -144,9 +144,16 @@ def _interval(pairs: Sequence[tuple[Comparison, Entry]]) -> tuple[float, float] 
 
 def _ranking(used: Sequence[Comparison], labels: Sequence[str]) -> ranks.Ranking | None:
     """Of the configurations that have an average, over its tasks."""
-    signed = [[(-1 if c.direction == "min" else 1) * (_entry(c, label).mean or 0.0)  # type: ignore[union-attr]
-               for label in labels] for c in used]  # fmt: skip
+    signed = [[_signed(c, label) for label in labels] for c in used]
     return ranks.of(labels, np.array(signed)) if used and labels else None
+
+
+def _signed(c: Comparison, label: str) -> float:
+    """The mean score, such that more is better; only of what finished there."""
+    entry = _entry(c, label)
+    assert entry is not None
+    assert entry.mean is not None  # or it would have no average
+    return -entry.mean if c.direction == "min" else entry.mean
 
 
 def _rank(c: Comparison, e: Entry) -> float | None:

@@ -76,7 +76,7 @@ def _percent(t: Timed | None) -> tuple[float, float, float]:
     """Time beyond the base's, in percent of it, with its interval."""
     if t is None or t.ratio is None or t.low is None or t.high is None:
         raise NotRun(f"{FOLDER} has a time without a ratio to the base network, or without its interval")
-    return tuple(100 * (ratio - 1) for ratio in (t.ratio, t.low, t.high))  # type: ignore[return-value]
+    return 100 * (t.ratio - 1), 100 * (t.low - 1), 100 * (t.high - 1)
 
 
 def _rows(p: Latencies, cells: dict[tuple[str, Shape], Cell], shapes: list[Shape]) -> list[tuple[str, ...]]:

@@ -52,7 +52,8 @@ def _of(r: Record) -> Iterator[tuple[str, str]]:
     if r.kind == "run" and r.is_finished:
         yield from _length(r.body)
         yield from _sums(r.body)
-        yield from _scores(r)
+        yield from _never_tested(r) if record.is_trial(r) else _scores(r)
+        yield from _validated(r.body)
 
 
 def _identity(r: Record) -> Iterator[tuple[str, str]]:
@@ -90,8 +91,13 @@ def _sums(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "memory.peak_bytes", f"{peak}, but its parts add up to {sum(parts.values())}"
 
 
+def _never_tested(r: Record) -> Iterator[tuple[str, str]]:
+    if "test" in r.body["metrics"] or r.predictions is not None:
+        yield "metrics.test", "a tuning trial has neither test scores nor predictions"
+
+
 def _scores(r: Record) -> Iterator[tuple[str, str]]:
-    """The test scores follow from the predictions, the validation scores stand in the curve."""
+    """The test scores follow from the predictions."""
     stated, predictions = r.body["metrics"], r.predictions
     assert predictions is not None  # a finished run has them
     values, labels, ids = (predictions.get(k) or [] for k in ("values", "labels", "ids"))
@@ -108,11 +114,16 @@ def _scores(r: Record) -> Iterator[tuple[str, str]]:
             continue
         if not _is_same(score, again):
             yield f"metrics.test.{name}", f"{score} in the record, but its predictions give {again}"
+
+
+def _validated(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The validation scores stand in the curve, and the primary metric has its direction."""
+    stated = body["metrics"]
     primary = stated.get("primary")
     if primary in metrics.METRICS and stated.get("direction") != metrics.direction(primary):
         yield "metrics.direction", f"{stated.get('direction')!r}, but {primary} is {metrics.direction(primary)!r}"
-    step = r.body.get("checkpoint_step")
-    chosen = [v for v in r.body["curve"].get("validation") or [] if v.get("step") == step]
+    step = body.get("checkpoint_step")
+    chosen = [v for v in body["curve"].get("validation") or [] if v.get("step") == step]
     if chosen and "validation" in stated and {"step": step, **stated["validation"]} != chosen[-1]:
         yield "metrics.validation", f"not the scores that curve.validation has at step {step}"
 

@@ -78,8 +78,13 @@ def _losses(a: Sequence[float | None], b: Sequence[float | None]) -> tuple[float
     return first, apart / max(scale, 1e-12)
 
 
-def _alike(a: Mapping[str, Sequence[Any]], b: Mapping[str, Sequence[Any]]) -> float:
-    """1 where all predictions are equal, 0 or less where nothing is; labels must be the same."""
+def _alike(a: Mapping[str, Sequence[Any]] | None, b: Mapping[str, Sequence[Any]] | None) -> float:
+    """1 where all predictions are equal, as where tuning trials have none; 0 or less where nothing is.
+
+    Labels must be the same.
+    """
+    if a is None or b is None:
+        return 1.0 if a is b else -math.inf
     if len(a["values"]) != len(b["values"]) or a["labels"] != b["labels"] or not a["values"]:
         return -math.inf
     if not any(isinstance(v, float) for v in (*a["values"], *b["values"])):

@@ -149,8 +149,13 @@ class _Data:
 
 
 def _changed(r: Record, manifest: Manifest, data: _Data) -> str | None:
-    """What the record was made from, where it is not the same here. Raises UserError where it is not here at all."""
+    """Why the run cannot be repeated: what it was made from is not the same here, or seconds limited it.
+
+    Raises UserError where what it was made from is not here at all.
+    """
     spec = RunSpec.from_dict(r.spec)
+    if spec.train.seconds is not None:
+        return f"its length is {spec.train.seconds:g} seconds of steps: how many these are is not repeatable"
     here = manifest.fingerprint(spec.backbone.model, spec.backbone.revision)
     if here != spec.backbone.fingerprint:
         there = spec.backbone.fingerprint

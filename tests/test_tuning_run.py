@@ -30,10 +30,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def call(cache: Path, here: Path, *args: str) -> str:
+def command(cache: Path, here: Path, *args: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PEFTBENCH_CACHE": str(cache)}
-    command = [sys.executable, "-m", "peftbench", *args]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=here)
+    asked = [sys.executable, "-m", "peftbench", *args]
+    return subprocess.run(asked, capture_output=True, text=True, check=False, env=env, cwd=here)
+
+
+def call(cache: Path, here: Path, *args: str) -> str:
+    done = command(cache, here, *args)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -66,6 +70,7 @@ def test_a_tuned_experiment_is_planned_run_and_reported(cache: Path, tmp_path: P
     assert "10 runs (4 of them tuning trials), 10 finished, 0 to run" in call(cache, tmp_path, "plan", "e.yaml")
     call(cache, tmp_path, "run", "e.yaml")
     assert len([r for r in record.read_all(tmp_path / "results" / "tuned") if r.kind == "run"]) == 10
+    assert "10 identical" in call(cache, tmp_path, "verify", "results/tuned")
 
 
 def test_a_limit_of_seconds_holds_through_the_command_line(cache: Path, tmp_path: Path) -> None:
@@ -77,3 +82,6 @@ def test_a_limit_of_seconds_holds_through_the_command_line(cache: Path, tmp_path
     (run,) = (r for r in record.read_all(tmp_path / "results" / "tuned") if r.kind == "run")
     assert run.body["trained"]["seconds"] >= 0.2
     assert run.body["trained"]["repeatable"] is False
+    done = command(cache, tmp_path, "verify", "results/tuned")
+    assert done.returncode == 1, "nothing could be repeated"
+    assert "not repeatable" in " ".join(done.stdout.split())

@@ -90,7 +90,10 @@ def prepared(
 def baselines(planned: Prepared, folder: Path, versions: Mapping[str, int]) -> Baselines:
     """The records under `folder` that the plan's runs may stand beside. `versions`: of each method's code now."""
     name, new = planned.experiment.name, list(dict.fromkeys(p.label for p in planned.planned))
-    there = [r for r in record.finished(record.read_all(folder)).values() if r.kind == "run" and _is_final(r)]
+    if not folder.is_dir():
+        raise UserError(f"--against {folder}: no such directory; give the one that holds the baselines' records")
+    everything = [r for r in record.finished(record.read_all(folder)).values() if r.kind == "run"]
+    there, tried = [r for r in everything if _is_final(r)], [r for r in everything if not _is_final(r)]
     mine = [r for r in there if r.experiment == name]
     if not mine:
         names = sorted({r.experiment for r in there})
@@ -106,7 +109,7 @@ def baselines(planned: Prepared, folder: Path, versions: Mapping[str, int]) -> B
     for spec in _one_a_task(p.spec for p in planned.planned):
         alike, said = _comparable(spec, mine)
         beside += alike
-        mistakes += said or _unpaired(spec, alike, planned)
+        mistakes += said or [*_unpaired(spec, alike, planned), *_tuned_otherwise(spec, tried, planned)]
     if mistakes:
         listed = "".join(f"\n  {said}" for said in dict.fromkeys(mistakes))
         raise UserError(f"--against {folder}: not comparable with what {planned.experiment.file} asks for:{listed}")
@@ -168,6 +171,20 @@ def _unpaired(spec: RunSpec, alike: Sequence[Record], planned: Prepared) -> list
     if not base:
         said.append(f"{spec.task.name}: no finished run of the reference {reference} there")
     return said
+
+
+def _tuned_otherwise(spec: RunSpec, tried: Collection[Record], planned: Prepared) -> list[str]:
+    """In what the trials of the baselines on the spec's task differ from those that the new method would have."""
+    name, b = planned.experiment.name, planned.experiment.budget
+    trials = [r.spec for r in tried if r.experiment == name and r.spec["task"]["name"] == spec.task.name]
+    numbers = {t["trial"] for t in trials}
+    if len(numbers) != (b.trials or 0):
+        return [f"{spec.task.name}: trials: {len(numbers) or 'none'} there, {b.trials or 'none'} here"]
+    here = {p.spec.train.steps for p in planned.planned if p.spec.trial is not None and p.spec.task == spec.task}
+    steps = {t["train"]["steps"] for t in trials}
+    if here and not here & steps:
+        return [f"{spec.task.name}: tuning_steps: {min(steps)} there, {min(here)} here"]
+    return []
 
 
 def _budget(r: Record) -> float | None:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from peftbench.backbones.load import Backbone
@@ -118,28 +118,34 @@ class Answers(TorchDispatchMode):
         return out
 
 
-class Fused(TorchFunctionMode):
-    """Attention that keeps its output and the log-sum-exp of its scores only, with dropout too."""
+@contextmanager
+def fused() -> Iterator[None]:
+    """Attention that keeps its output and the log-sum-exp of its scores only, with dropout too.
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is not torch.nn.functional.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        kwargs["dropout_p"] = 0.0  # a fused kernel draws its mask again in backward: nothing is kept for it
-        if len(args) > 4:
-            args = (*args[:4], 0.0, *args[5:])
-            del kwargs["dropout_p"]
+    Put in the function's place, not around it: what checkpointing computes again in backward has to find it as well.
+    """
+    usual = functional.scaled_dot_product_attention
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if len(args) > 1:  # attn_mask, dropout_p, ...
+            args = (args[0], 0.0, *args[2:])
+        else:
+            kwargs["dropout_p"] = 0.0  # a fused kernel draws its mask again in backward: nothing is kept for it
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-            return func(*args, **kwargs)
+            return usual(query, key, value, *args, **kwargs)
+
+    functional.scaled_dot_product_attention = attend
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = usual
 
 
 def attention(name: str | None) -> Any:
     """The context in which attention runs as `name`; None: as torch chooses on this machine."""
     if name == "math":
         return sdpa_kernel(SDPBackend.MATH)
-    return Fused() if name == "flash" else nullcontext()
+    return fused() if name == "flash" else nullcontext()
 
 
 def fill(backbone: Backbone, make: Callable[[Tensor], Tensor]) -> Backbone:

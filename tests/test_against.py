@@ -123,6 +123,38 @@ def test_what_is_not_comparable_is_refused_by_name(plan: Any, what: str) -> None
     assert "--against" in done.err
 
 
+TUNED = FILE.replace("seeds: 2,", "seeds: 2, trials: 3, tuning_steps: 2,")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("trials: 3", "trials: 2", "trials: 3 there, 2 here"),
+        ("trials: 3, tuning_steps: 2,", "", "trials: 3 there, none here"),
+        ("tuning_steps: 2", "tuning_steps: 1", "tuning_steps: 2 there, 1 here"),
+    ],
+)
+def test_baselines_tuned_otherwise_are_refused(plan: Any, tmp_path: Path, old: str, new: str, said: str) -> None:
+    tuned = baselines(tmp_path / "tuned", TUNED)
+    done = plan(text=TUNED, old=old, new=new, against=tuned)
+    assert done.code == 2
+    assert said in done.err
+    assert rows(plan(text=TUNED, against=tuned)), "the same trials are comparable"
+
+
+def test_baselines_without_trials_are_no_match_for_a_tuned_method(plan: Any) -> None:
+    done = plan(text=TUNED)
+    assert done.code == 2
+    assert "trials: none there, 3 here" in done.err
+
+
+def test_baselines_that_are_not_there_are_called_missing(plan: Any, tmp_path: Path) -> None:
+    done = plan(against=tmp_path / "nowhere")
+    assert done.code == 2
+    assert "nowhere" in done.err
+    assert "no such directory" in done.err
+
+
 def test_every_difference_is_named_at_once(plan: Any) -> None:
     said = plan(old="steps: 3, seeds: 2, max_length: 16", new="steps: 5, seeds: 2, max_length: 17").err
     assert "steps: 3 there, 5 here" in said

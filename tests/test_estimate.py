@@ -141,6 +141,15 @@ def test_fused_attention_keeps_no_scores() -> None:
     assert kept["math"] - kept["flash"] > 2 * 2 * 64 * 64 * 4  # more than one layer's scores: batch, heads, L, L
 
 
+@pytest.mark.parametrize("how", ["math", "flash"])
+def test_attention_is_of_the_same_kind_where_checkpointing_computes_it_again(how: str) -> None:
+    kept, again = (
+        estimate(Question("tiny-encoder"), "lora", {}, Setting(2, 64, attention=how, checkpointing=c)).peak_bytes
+        for c in (False, True)
+    )
+    assert again < kept
+
+
 def test_eight_bit_state_is_what_bitsandbytes_holds() -> None:
     bnb = pytest.importorskip("bitsandbytes")
     shapes = [(64, 64), (100, 50), (4095,), (7, 3)]

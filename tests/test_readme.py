@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -42,6 +43,11 @@ def test_the_readme_of_the_results_is_the_one_that_the_records_give() -> None:
     text = script("results_readme").text()
     assert (ROOT / "results" / "README.md").read_text() == text
     assert "76 finished runs" in text
+
+
+def test_the_page_of_folklore_is_the_one_that_its_estimates_give() -> None:
+    folklore = script("folklore")
+    assert folklore.PAGE.read_text() == folklore.page(json.loads(folklore.FILE.read_text())["rows"])
 
 
 def test_every_committed_set_of_results_says_what_it_is_and_which_command_made_it() -> None:

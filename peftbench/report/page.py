@@ -27,8 +27,9 @@ do not count the task head, which every method trains alike. Size: *matched* to 
 *nearest* where no setting is, *native* for a method without a size knob, *explicit* where the experiment sets the size;
 in brackets the distance from the budget. Stored: the adapter file.
 Times come from a separate pass in which the methods take turns: median ± half the distance between the quartiles;
-ratios are taken within the same round, and in brackets stands the 95 % bootstrap interval of their median. What else
-used the machine stands under the table, where it is known. A dash (—) means not measured, never zero.
+ratios are taken within the same round, and in brackets stands their 95 % interval: over the processes of the pass
+(Student's, on logarithms), or over the rounds where there was one process (bootstrap of the median). What else used the
+machine stands under the table, where it is known. A dash (—) means not measured, never zero.
 """
 
 

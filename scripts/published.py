@@ -1,0 +1,55 @@
+"""Make everything that is published again from the committed records, and say what changed: nothing, if they did not.
+
+    python scripts/published.py [--check]
+
+That is every committed report under results/reference/, the papers' figures, the benchmarks' figures and tables,
+the page of folklore, README's table and results/README.md. With --check the exit code is 1 where a file changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PLACES = ("README.md", "docs", "results")
+
+
+def commands() -> Iterator[list[str]]:
+    """What makes it all, one after another."""
+    python = sys.executable
+    for folder in sorted((ROOT / "results" / "reference").glob("*/report")):
+        yield [python, "-m", "peftbench", "report", str(folder.parent.relative_to(ROOT))]
+    yield [python, "-m", "peftbench", "figures"]
+    yield [python, "benchmarks/figure.py"]
+    yield [python, "scripts/folklore.py"]
+    yield [python, "scripts/readme.py"]
+    yield [python, "scripts/results_readme.py"]
+
+
+def state() -> dict[str, str]:
+    """A digest of every file that is no record and not hidden."""
+    files = [p for place in PLACES for p in ([ROOT / place] if (ROOT / place).is_file() else (ROOT / place).rglob("*"))]
+    kept = [p for p in files if p.is_file() and not p.name.startswith(".") and p.parent.name != "runs"]
+    return {p.relative_to(ROOT).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in kept}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--check", action="store_true", help="exit 1 where a file changed")
+    check, before = options.parse_args().check, state()
+    for command in commands():
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    after = state()
+    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    print("\n".join(f"changed: {name}" for name in changed))
+    print(f"{len(after)} files made or kept; {len(changed) or 'none'} changed")
+    sys.exit(1 if check and changed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -116,6 +116,7 @@ def run(
             planner if baselines is None else baselines.planner(planner),
             chosen,
             experiment=prepared.experiment.name,
+            reference=prepared.experiment.reference,
             session_kwargs=session,
             jobs=workers,
             threads=threads if workers == 1 else None,

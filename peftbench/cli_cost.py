@@ -66,6 +66,7 @@ def profile(
             lambda _: specs,
             chosen,
             experiment=read.name,
+            reference=read.reference,
             session_kwargs=session,
             profile_threads=threads,
             again=True,

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-WHO = ("spec", "env", "env_id", "attempt", "started", "ended", "experiment", "schema", "checksum")
+WHO = ("spec", "env", "env_id", "attempt", "started", "ended", "experiment", "reference", "schema", "checksum")
 WHAT_ELSE = ("seconds", "time", "reason", "traceback")
 OF_THE_PROCESS = ("memory.resident_bytes", "memory.allocated_bytes", "memory.reserved_bytes")
 FREE = frozenset((*WHO, *WHAT_ELSE, *OF_THE_PROCESS))  # not compared

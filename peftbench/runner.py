@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from peftbench import lock, progress, record
 from peftbench.progress import Spec
-from peftbench.spec import RunSpec
+from peftbench.spec import ProfileSpec, RunSpec
 from peftbench.worker import Job
 from peftbench.workers import Event, Pool, Worker, affinity
 
@@ -50,6 +50,7 @@ def run(
     results_dir: Path,
     *,
     experiment: str,
+    reference: str = ProfileSpec.reference,
     grid: Iterable[Spec] = (),
     session: str = SESSION,
     session_kwargs: Mapping[str, Any] | None = None,
@@ -67,7 +68,7 @@ def run(
         specs_for: the plan; it may return specs that are done, they are not repeated. Training runs go first; profile
             passes run one at a time when nothing else does.
         grid: all that the experiment asks for, where the plan leaves out what is done: counts and exit code cover it.
-        experiment: the name that the records bear.
+        experiment, reference: the name that the records bear, and the label that reports compare them with.
         session, session_kwargs: what each worker builds once (see workers.Pool); `threads` and `shared` are added.
         jobs: workers that train side by side. Above 1 they share the machine, and records carry no times.
         threads: of each training worker; by default the cores are divided among the jobs.
@@ -86,7 +87,7 @@ def run(
         stack.callback(view.close)
         sweep(Path(results_dir))
         asked = {spec.id: spec for spec in grid}
-        state = _Grid(specs_for, Path(results_dir), experiment, retry_failed, again, view, asked)
+        state = _Grid(specs_for, Path(results_dir), experiment, reference, retry_failed, again, view, asked)
         crew = stack.enter_context(_Crew(session, fd))
         try:
             while not state.interrupted and (next_up := state.next_up()):
@@ -143,6 +144,7 @@ class _Grid:
     specs_for: Planner
     results_dir: Path
     experiment: str
+    reference: str
     retry_failed: bool
     again: bool
     view: progress.View
@@ -163,7 +165,7 @@ class _Grid:
     def carry_out(self, specs: Sequence[Spec], pool: Pool, size: int) -> None:
         """Run the specs in the pool's workers, `size` at a time; returns early, and in order, when interrupted."""
         kind = "run" if isinstance(specs[0], RunSpec) else "profile"
-        pending = [Job(kind, spec, self.experiment, str(self.results_dir)) for spec in specs]
+        pending = [Job(kind, spec, self.experiment, str(self.results_dir), self.reference) for spec in specs]
         with interrupts() as pressed:
             while (pending or pool.busy()) and not pressed:
                 pool.grow(min(size, len(pending) + len(pool.busy())))

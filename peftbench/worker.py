@@ -47,6 +47,7 @@ class Job:
     spec: RunSpec | ProfileSpec
     experiment: str
     results_dir: str
+    reference: str = ProfileSpec.reference  # the label that the experiment's scores and costs are relative to
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "spec": as_dict(self.spec)}
@@ -82,6 +83,7 @@ def record_of(job: Job, env: Mapping[str, Any], started: datetime, ending: Endin
         "ended": ended.isoformat(timespec="milliseconds"),
         "seconds": {**ending.body.get("seconds", {}), "total": (ended - started).total_seconds()},
         "experiment": job.experiment,
+        "reference": job.reference,
         "spec": as_dict(job.spec),
         "env": dict(env),
     }

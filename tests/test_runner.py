@@ -72,6 +72,12 @@ def wait_for_files(results: Path, count: int) -> None:
     wait_until(lambda: len(list(results.glob("runs/*.json"))) >= count)
 
 
+def test_a_record_bears_the_names_of_its_experiment_and_reference(go: Callable, tmp_path: Path) -> None:
+    go([fake_session.spec(0)], experiment="mine", reference="lora")
+    (r,) = record.read_all(tmp_path / "r")
+    assert (r.experiment, r.body["reference"]) == ("mine", "lora")
+
+
 def test_a_grid_that_finishes_exits_with_0_and_is_not_run_again(go: Callable, tmp_path: Path) -> None:
     specs = [fake_session.spec(n) for n in range(4)]
     first = go(specs, jobs=2)

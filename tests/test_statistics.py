@@ -231,6 +231,12 @@ def test_experiments_and_budgets_are_never_mixed_in_one_table(tmp_path):
     assert len({c.slug for c in comparisons}) == 3
 
 
+def test_without_a_profile_pass_the_reference_is_the_one_that_the_runs_were_given(tmp_path):
+    bodies = [{**factories.run(label, 0), "reference": "dora"} for label in ("lora", "dora")]
+    (c,) = compared(tmp_path, bodies)
+    assert (c.reference, c.entries[0].label) == ("dora", "dora")
+
+
 def test_a_label_with_two_settings_gets_two_rows_that_say_what_differs(tmp_path):
     (c,) = compared(tmp_path, [factories.run("lora", 0, 0.5), factories.run("lora", 0, 0.6, lr=1e-3)])
     assert {e.label: e.mean for e in c.entries} == {"lora (lr=0.005)": 0.5, "lora (lr=0.001)": 0.6}

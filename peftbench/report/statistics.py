@@ -169,7 +169,7 @@ def _variants(groups: Mapping[tuple[str, str, str], list[Record]]) -> dict[tuple
 def _comparison(runs: list[Record], profiles: list[Record], variant: str, repeated: Mapping[str, int]) -> Comparison:
     runs = sorted(runs, key=lambda r: (r.spec["method"]["label"], r.spec["seed"], r.spec_id))
     mine = times.matching(profiles, runs[0])
-    reference = mine[0].spec.get("reference", record.REFERENCE) if mine else record.REFERENCE
+    reference = _reference(runs, mine)
     metric, direction, majority = _metric(runs)
     entries = _ordered(_entries(runs, mine, metric), mine, reference)
     base = next((e for e in entries if e.label == reference), None)
@@ -259,6 +259,13 @@ def _entry(label: str, runs: list[Record], profiles: list[Record], metric: str) 
         times=times.of(profiles, runs[0]),
         runs=tuple(runs),
     )
+
+
+def _reference(runs: Sequence[Record], profiles: Sequence[Record]) -> str:
+    """The label that the experiment names: in a profile pass's spec, and beside a run's (older records lack it)."""
+    if profiles:
+        return str(profiles[0].spec.get("reference", record.REFERENCE))
+    return str(max(runs, key=lambda r: r.body["started"]).body.get("reference", record.REFERENCE))
 
 
 def _ordered(entries: list[Entry], profiles: list[Record], reference: str) -> list[Entry]:

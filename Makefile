@@ -7,7 +7,7 @@ RUN := $(BIN)/python -m peftbench
 SMOKE := results/reference/ci_smoke
 EIGHT := full lora qlora adapter adapter-parallel prefix ia3 dora
 
-.PHONY: quickstart env test planted-bugs lint smoke verify ci-records gpu lock clean
+.PHONY: quickstart env test planted-bugs lint smoke verify published ci-records gpu lock clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) fetch
@@ -33,10 +33,14 @@ smoke: $(VENV)/.installed
 	rm -rf build/ci_smoke
 	OMP_NUM_THREADS=1 $(RUN) run experiments/ci_smoke.yaml --results build/ci_smoke --quiet
 
-# Committed records of the same, some of them run again and compared; a committed report, made again and compared.
+# Committed records of the same, some of them run again and compared; all that is published, made again and compared.
 verify: $(VENV)/.installed
 	$(RUN) verify $(SMOKE) --sample 8 --quiet
-	$(RUN) report results/reference/quickstart --check
+	$(BIN)/python scripts/published.py --check
+
+# Every committed table and figure again, from the committed records; says which files changed.
+published: $(VENV)/.installed
+	$(BIN)/python scripts/published.py
 
 # Makes these records anew, after a change that is meant to alter results.
 ci-records: $(VENV)/.installed

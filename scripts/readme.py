@@ -1,4 +1,4 @@
-"""Put the reference quickstart's table and figure into README.md, from the records; run it after they change.
+"""Put the table over the tasks and a figure of embedded_small into README.md, from the records; run it after they change.
 
 python scripts/readme.py
 """
@@ -10,15 +10,15 @@ from pathlib import Path
 from peftbench import report
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results" / "reference" / "quickstart"
-BEGIN, END = "<!-- quickstart: made by scripts/readme.py -->", "<!-- quickstart ends -->"
-FIGURE = "quickstart--embedded_question_type--quality-vs-memory.png"
+RESULTS = ROOT / "results" / "reference" / "embedded_small"
+BEGIN, END = "<!-- embedded_small: made by scripts/readme.py -->", "<!-- embedded_small ends -->"
+FIGURE = "embedded_small--embedded_question_type--quality-vs-memory.png"
 
 
 def section() -> str:
     """What stands between the two markers."""
     figure = (RESULTS / "report" / "figures" / FIGURE).relative_to(ROOT).as_posix()
-    return f"{BEGIN}\n```text\n{report.text_table(RESULTS)}\n```\n\n![Accuracy against peak memory]({figure})\n{END}"
+    return f"{BEGIN}\n```text\n{report.average_table(RESULTS)}```\n\n![Accuracy against peak memory]({figure})\n{END}"
 
 
 def replaced(text: str) -> str:

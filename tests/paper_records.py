@@ -23,10 +23,11 @@ def trained(
     validation: float | None = None,
     params: int = 1000,
     errors: str | None = None,
+    label: str | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
     """A run whose predictions have exactly the accuracy `score`; `errors` draws which ones are wrong, else the seed."""
-    label = " ".join([name, *(f"{k}={v}" for k, v in hyper.items()), f"lr={lr:g}"])
+    label = label or " ".join([name, *(f"{k}={v}" for k, v in hyper.items()), f"lr={lr:g}"])
     asked = spec.MethodSpec(name, label, 1, hyper)
     body = run(label, seed, round(score * EXAMPLES) / EXAMPLES, method=asked, lr=lr, examples=EXAMPLES, **changes)
     body["parameters"]["trainable"] = params

@@ -21,6 +21,7 @@ from peftbench.report.papers import (
     NotRun,
     Results,
     _make,
+    equal_size,
     lora_plus_rates,
     lora_rank,
     lora_roles,
@@ -52,6 +53,39 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_which_roles_follows_the_records(tmp_path: Path, changes: dict[str, float], verdict: str) -> None:
     bodies = roles_runs({**flat(0.8), **changes}, own=verdict == WITHIN)
     assert found(lora_roles.FIGURE, tmp_path, bodies).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"dora": 0.92}, REPRODUCED),
+        ({}, WITHIN),  # DoRA's equal to LoRA's
+        ({"dora": 0.92, "qlora": 0.70}, NOT_REPRODUCED),
+        ({"dora": 0.92, "full": 0.98}, NOT_REPRODUCED),
+    ],
+)
+def test_pairs_of_one_size_follow_the_records(tmp_path: Path, changes: dict[str, float], verdict: str) -> None:
+    scores = {**dict.fromkeys(("full", "lora", "qlora", "dora"), 0.80), **changes}
+    for folder in equal_size.FOLDERS:
+        bodies = [
+            trained(name, {}, score, seed, label=name, task=f"{folder}/{task}", errors=f"{seed}")
+            for name, score in scores.items()
+            for seed in range(3)
+            for task in ("one", "two")
+        ]
+        write_all(tmp_path / folder, bodies)
+    finding = equal_size.FIGURE.find(Results(tmp_path))
+    assert finding.verdict == verdict
+    assert len(finding.claims) == 6
+
+
+def test_a_pair_that_is_not_whole_is_not_compared(tmp_path: Path) -> None:
+    for folder in equal_size.FOLDERS:
+        write_all(
+            tmp_path / folder, [trained(n, {}, 0.8, s, label=n) for n in ("full", "lora", "dora") for s in (0, 1)]
+        )
+    with pytest.raises(NotRun, match="no finished run of qlora"):
+        equal_size.FIGURE.find(Results(tmp_path))
 
 
 def test_where_nothing_was_learned_nothing_is_claimed(tmp_path: Path) -> None:

@@ -112,6 +112,13 @@ def text_table(results_dir: Path | str, loaded: Loaded | None = None) -> str:
     return terminal.text(loaded.comparisons, _averages(loaded), alone, loaded.tunings)
 
 
+def average_table(results_dir: Path | str) -> str:
+    """Of `text_table` the tables over the tasks alone."""
+    from . import terminal
+
+    return terminal.text([], _averages(_some(load(results_dir), results_dir)))
+
+
 def _averages(loaded: Loaded) -> list[Average]:
     return budgets.noted_averages(averages(loaded.comparisons), loaded.comparisons)
 

@@ -1,4 +1,4 @@
-"""docs/findings.md says nothing that its sources do not: every measured number in it stands in a file that it links to."""
+"""docs/findings.md says nothing that its sources do not: its measured numbers stand in files that it links to."""
 
 from __future__ import annotations
 

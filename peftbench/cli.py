@@ -117,6 +117,7 @@ def run(
             chosen,
             experiment=prepared.experiment.name,
             reference=prepared.experiment.reference,
+            expected=len(prepared.planned),
             session_kwargs=session,
             jobs=workers,
             threads=threads if workers == 1 else None,

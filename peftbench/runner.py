@@ -52,6 +52,7 @@ def run(
     experiment: str,
     reference: str = ProfileSpec.reference,
     grid: Iterable[Spec] = (),
+    expected: int = 0,
     session: str = SESSION,
     session_kwargs: Mapping[str, Any] | None = None,
     jobs: int = 1,
@@ -68,6 +69,7 @@ def run(
         specs_for: the plan; it may return specs that are done, they are not repeated. Training runs go first; profile
             passes run one at a time when nothing else does.
         grid: all that the experiment asks for, where the plan leaves out what is done: counts and exit code cover it.
+        expected: how many specs there will be at the least, where some wait for others: progress counts them.
         experiment, reference: the name that the records bear, and the label that reports compare them with.
         session, session_kwargs: what each worker builds once (see workers.Pool); `threads` and `shared` are added.
         jobs: workers that train side by side. Above 1 they share the machine, and records carry no times.
@@ -87,7 +89,7 @@ def run(
         stack.callback(view.close)
         sweep(Path(results_dir))
         asked = {spec.id: spec for spec in grid}
-        state = _Grid(specs_for, Path(results_dir), experiment, reference, retry_failed, again, view, asked)
+        state = _Grid(specs_for, Path(results_dir), experiment, reference, retry_failed, again, view, asked, expected)
         crew = stack.enter_context(_Crew(session, fd))
         try:
             while not state.interrupted and (next_up := state.next_up()):
@@ -149,6 +151,7 @@ class _Grid:
     again: bool
     view: progress.View
     asked: dict[str, Spec]
+    expected: int = 0
     tried: set[str] = field(default_factory=set)
     interrupted: bool = False
 
@@ -159,7 +162,8 @@ class _Grid:
         planned = {spec.id: spec for spec in self.specs_for(records)}
         self.asked |= planned
         todo = [s for key, s in planned.items() if key not in self.tried and self._is_open(latest.get(key))]
-        self.view.planned(len(self.asked), len(self.asked) - len(todo))
+        total = max(len(self.asked), self.expected)
+        self.view.planned(total, len(self.asked) - len(todo))
         return todo
 
     def carry_out(self, specs: Sequence[Spec], pool: Pool, size: int) -> None:

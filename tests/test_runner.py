@@ -78,6 +78,15 @@ def test_a_record_bears_the_names_of_its_experiment_and_reference(go: Callable, 
     assert (r.experiment, r.body["reference"]) == ("mine", "lora")
 
 
+def test_progress_counts_runs_that_are_expected_and_not_planned_yet(go: Callable) -> None:
+    out = io.StringIO()
+    first, second = fake_session.spec(0), fake_session.spec(1)
+    go(lambda records: [first, second] if records else [first], out=out, expected=2)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "[0/2] 2 to run"
+    assert lines[-1].startswith("[2/2] finished")
+
+
 def test_a_grid_that_finishes_exits_with_0_and_is_not_run_again(go: Callable, tmp_path: Path) -> None:
     specs = [fake_session.spec(n) for n in range(4)]
     first = go(specs, jobs=2)

@@ -1,4 +1,4 @@
-"""Put the table over the tasks and a figure of embedded_small into README.md, from the records; run it after they change.
+"""Put the table over the tasks and a figure of embedded_small into README.md; run it after the records change.
 
 python scripts/readme.py
 """

@@ -61,7 +61,8 @@ def index(results: Sequence[Result]) -> str:
         "# Figures of the papers, from our records\n\n"
         "Made by `python -m peftbench figures` from the records under `results/`, which nothing else enters; "
         "`--check` says whether this is still what they give. Our runs are small: what is compared is the shape that "
-        "a paper claims, as a range stated beforehand, never its numbers as such.\n\n"
+        "a paper claims, as a range that the figure's module states, never its numbers as such. The ranges of figures "
+        "1, 6, 12 and 13 were written when some of their records were there, those of the others before any.\n\n"
         f"{meaning}\n\nThe verdict of a figure is the worst of its claims. It follows from the records alone."
     )
     return "\n\n".join([intro, head + rows, *map(_section, results)]) + "\n"

@@ -120,6 +120,11 @@ def notes(results: Results, folders: Iterable[str], chosen: Mapping[Any, Tuned])
     said = [f"The rate of each row is the best by mean validation score of {' or '.join(map(str, tried))} tried."]
     said = said if rates else []
     said += [f"At the edge of the rates tried, so perhaps not the best: {', '.join(edge)}."] if edge else []
+    if of_two := [t for t in rates if len(t.rates) == 2]:
+        higher = sum(t.lr == t.rates[-1] for t in of_two)
+        said.append(
+            f"Of two rates the higher one was chosen in {higher} of {len(of_two)} rows; a third might be better."
+        )
     failed = [r for folder in folders for r in results.failed(folder)]
     if failed:
         how = ", ".join(f"{len(same)} {status}" for status, same in group(failed, lambda r: r.status).items())

@@ -1,7 +1,8 @@
-"""Pairs that papers compare, at one size: LoRA and full fine-tuning, DoRA and LoRA, QLoRA and LoRA."""
+"""Pairs that papers compare: LoRA and full fine-tuning; DoRA and LoRA, and QLoRA and LoRA, at one size."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import inference
@@ -29,8 +30,8 @@ class Pair(NamedTuple):
 
 
 PAIRS = (
-    Pair("lora", "full", "LoRA keeps at least 95 % of full fine-tuning's score",
-         "101 % (87.2 and 86.4, RoBERTa base over GLUE, LoRA's table 2)", above=0.95),
+    Pair("lora", "full", "LoRA is at most 2 % below full fine-tuning",
+         "101 % (87.2 and 86.4, RoBERTa base over GLUE, LoRA's table 2)", above=0.98),
     Pair("dora", "lora", "DoRA is above LoRA",
          "105 % (78.4 and 74.7, LLaMA-7B on commonsense, DoRA's table 1)", above=1.0),
     Pair("qlora", "lora", "QLoRA is within 2 % of LoRA",
@@ -86,6 +87,8 @@ def _mean(ratios: object) -> Estimate:
 
 
 def _interval(e: Estimate, claims: int = 1) -> Interval:
+    if e.is_of_runs:  # one seed says nothing of others
+        return Interval(e.value, -math.inf, math.inf)
     ends = e.interval(1 - (1 - LEVEL) / claims)
     assert ends is not None
     return Interval(e.value, *ends)
@@ -128,7 +131,7 @@ def _draw(
 FIGURE = PaperFigure(
     number=13,
     name="equal_size",
-    title="Pairs that papers compare, at one size",
+    title="Pairs that papers compare: LoRA and full, DoRA and LoRA, QLoRA and LoRA",
     paper=Paper("Hu et al. 2021", "LoRA", "2106.09685", "table 2; DoRA (arXiv:2402.09353), table 1; QLoRA "
                 "(arXiv:2305.14314), table 3"),
     published=(
@@ -137,7 +140,7 @@ FIGURE = PaperFigure(
         "to 95 % of full fine-tuning, QLoRA 1 to 2 % below LoRA."
     ),
     criterion=(
-        "over the learned tasks of each set, LoRA has at least 95 % of full fine-tuning's score, DoRA more than "
+        "over the learned tasks of each set, LoRA has at least 98 % of full fine-tuning's score, DoRA more than "
         "LoRA's, and QLoRA between 98 and 102 % of LoRA's."
     ),
     find=find,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from . import Claim, Finding, NotRun, Paper, PaperFigure, Results, Table, run_command
+from . import Claim, Finding, Paper, PaperFigure, Results, Table, run_command
 from ._interval import difference
 from ._records import group, need, scale, task
 from ._sweep import Tuned, lr, method, points, same_setting, tuned
@@ -46,15 +46,9 @@ def find(results: Results) -> Finding:
 
 
 def _sweeps(results: Results) -> Sweeps:
-    """The sweeps that are there; NotRun where none is."""
     found: Sweeps = {}
     for folder in FOLDERS:
-        try:
-            runs = results.runs(folder, lambda r: method(r) in METHODS)
-        except NotRun:
-            if folder != OWN:
-                raise
-            continue
+        runs = results.runs(folder, lambda r: method(r) in METHODS)
         for name, same in group(runs, task).items():
             same_setting(same)
             need({method(r) for r in same}, ("full", "lora"), f"{folder} on {name}:")

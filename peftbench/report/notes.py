@@ -43,6 +43,9 @@ def collect(
         yield f"{_count(again, 'earlier attempt')} failed and the run was repeated; the first finished attempt counts."
     if any(e.size == "nearest" for e in entries):
         yield "Size 'nearest': no setting of the method lies within the tolerance of the budget; its nearest one ran."
+    if heads := {h for e in entries if (h := e.parameter("head"))}:
+        sizes = " or ".join(f"{h:,}" for h in sorted(heads))
+        yield f"The task head has {sizes} parameters, which every method trains alike and 'trainable' leaves out."
     yield from _measured(runs, profiles, entries)
 
 

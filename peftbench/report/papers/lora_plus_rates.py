@@ -29,14 +29,19 @@ def find(results: Results) -> Finding:
     seeds = max(len(t.runs) for t in cells.values())
     whole = [t for t in cells.values() if len(t.runs) == seeds and t.key not in failed]
     top = best(whole)
-    kept = tuple(n for n in notes(results, [FOLDER], cells))
+    equal = sum(ratio(t) < 1.5 for t in whole)
     return Finding(
         scale=scale(runs),
         claims=_claims(whole),
         table=Table(("rate of A", "rate of B", "lambda", "accuracy"), tuple(map(_row, cells.values()))),
         draw=lambda canvas: _draw(canvas, cells, top),
         incomparable=unlearned(whole),
-        notes=(f"Validation prefers {_words(top)}.", "The half with B slower than A was not run.", *kept),
+        notes=(
+            f"Validation prefers {_words(top)}.",
+            "The half with B slower than A was not run.",
+            f"To choose among: {equal} cells with equal rates, {len(whole) - equal} with lambda above 1.",
+            *notes(results, [FOLDER], cells),
+        ),
     )
 
 

@@ -36,8 +36,14 @@ def find(results: Results) -> Finding:
         table=Table(("method", "size", "parameters", "rate", "accuracy"), tuple(map(_row, shown))),
         draw=lambda canvas: _draw(canvas, shown),
         incomparable=unlearned(rows.values()),
-        notes=notes(results, FOLDERS, rows),
+        notes=(_choices(rows), *notes(results, FOLDERS, rows)),
     )
+
+
+def _choices(rows: Rows) -> str:
+    """How many sizes and rates each method could choose among: more choices are an advantage."""
+    tried = {name: sum(len(t.rates) for t in rows.values() if t.key[0] == name) for name in FAMILIES}
+    return f"Sizes and rates to choose among: {', '.join(f'{name} {n}' for name, n in tried.items())}."
 
 
 def family(r: Record) -> str:

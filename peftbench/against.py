@@ -114,7 +114,7 @@ def baselines(planned: Prepared, folder: Path, versions: Mapping[str, int]) -> B
         listed = "".join(f"\n  {said}" for said in dict.fromkeys(mistakes))
         raise UserError(f"--against {folder}: not comparable with what {planned.experiment.file} asks for:{listed}")
     reference = {r.spec["task"]["name"]: _now(r, versions) for r in beside if _label(r) == planned.experiment.reference}
-    return Baselines(folder, beside, reference, _remarks(beside, versions), new)
+    return Baselines(folder, beside, reference, [*_remarks(beside, versions), *_untuned(planned)], new)
 
 
 def _one_a_task(specs: Iterable[RunSpec]) -> list[RunSpec]:
@@ -198,6 +198,15 @@ def _remarks(beside: Sequence[Record], versions: Mapping[str, int]) -> list[str]
     if not old:
         return []
     return [f"baselines by an older version of their method, whose results have changed since: {', '.join(old)}"]
+
+
+def _untuned(planned: Prepared) -> list[str]:
+    """New methods at a rate that was given, where the baselines were tuned."""
+    tried = {p.label for p in planned.planned if p.spec.trial is not None}
+    given = dict.fromkeys(p.label for p in planned.planned if p.label not in tried)
+    if planned.experiment.budget.trials is None or not given:
+        return []
+    return [f"no trials, at the rate that was given, where the baselines had theirs: {', '.join(given)}"]
 
 
 def _now(r: Record, versions: Mapping[str, int]) -> tuple[MethodSpec, float]:

@@ -142,6 +142,13 @@ def test_baselines_tuned_otherwise_are_refused(plan: Any, tmp_path: Path, old: s
     assert rows(plan(text=TUNED, against=tuned)), "the same trials are comparable"
 
 
+def test_a_rate_that_is_given_beside_tuned_baselines_is_named(plan: Any, tmp_path: Path) -> None:
+    tuned = baselines(tmp_path / "tuned", TUNED)
+    done = plan("--method", "ssf: {lr: 1e-2}", text=TUNED, against=tuned)
+    assert done.code == 0
+    assert "no trials, at the rate that was given, where the baselines had theirs: ssf" in done.err
+
+
 def test_baselines_without_trials_are_no_match_for_a_tuned_method(plan: Any) -> None:
     done = plan(text=TUNED)
     assert done.code == 2

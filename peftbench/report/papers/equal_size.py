@@ -106,7 +106,7 @@ def _row(p: Pair, ratios: dict[tuple[Pair, str], dict[str, Estimate]]) -> tuple[
 def _draw(
     canvas: Figure, ratios: dict[tuple[Pair, str], dict[str, Estimate]], means: dict[tuple[Pair, str], Estimate]
 ) -> None:
-    from . import _draw as drawing
+    from ..style import COLOURS, MUTED
 
     panels = canvas.subplots(1, len(PAIRS), sharey=True)
     for panel, p in zip(panels, PAIRS, strict=True):
@@ -115,13 +115,13 @@ def _draw(
             rows = {**ratios[p, folder], f"mean, {folder.partition('/')[2]}": means[p, folder]}
             for task, e in rows.items():
                 i, is_mean = _interval(e, len(means) if e is means[p, folder] else 1), e is means[p, folder]
-                colour = drawing.COLOURS[number]
+                colour = COLOURS[number]
                 panel.errorbar(i.value, len(names), xerr=[[i.value - i.low], [i.high - i.value]], capsize=2.5,
                                color=colour, marker="D" if is_mean else "o", ms=7 if is_mean else 4.5,
                                lw=2.0 if is_mean else 1.0)  # fmt: skip
                 names.append(task)
-        panel.axvline(1, lw=1, color=drawing.MUTED, zorder=1)
-        panel.axvspan(p.above, min(p.below, panel.get_xlim()[1]), color=drawing.MUTED, alpha=0.15, lw=0)
+        panel.axvline(1, lw=1, color=MUTED, zorder=1)
+        panel.axvspan(p.above, min(p.below, panel.get_xlim()[1]), color=MUTED, alpha=0.15, lw=0)
         panel.set_yticks(range(len(names)), names, fontsize=8)
         panel.set_title(f"{p.method} / {p.reference}", loc="left", fontsize=10)
     panels[0].invert_yaxis()

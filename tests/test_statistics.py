@@ -6,13 +6,14 @@ import csv
 import io
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import factories
 import pytest
 
 from peftbench import record, report
-from peftbench.report import tables
+from peftbench.report import tables, times
 from peftbench.report.average import averages
 from peftbench.report.statistics import compare
 
@@ -288,6 +289,26 @@ def test_times_that_spread_over_half_of_their_median_are_called_too_noisy_by_nam
         "Times too noisy to compare, their quartiles further apart than half of the median: full (step), "
         "lora (latency, batch 32, merged), prefix (latency, batch 1)."
     )
+
+
+def test_a_pass_whose_first_timed_steps_are_slow_is_said_to_be_warmed_up_too_little(tmp_path):
+    passed = factories.profile()
+    by_label = {row["label"]: row for row in passed["rows"]}
+    by_label["full"]["step_seconds"]["samples"] = [0.17, 0.10, 0.11]
+    by_label["lora"]["step_seconds"]["samples"] = [0.11, 0.10, 0.11]
+    (c,) = compared(tmp_path, [*factories.grid(seeds=1), passed])
+    (note,) = [n for n in c.notes if "Warmed up too little" in n]
+    assert "(full)" in note
+    assert "warmup: 3" in note
+
+
+def test_the_first_round_of_each_process_counts_and_not_of_the_first_alone(tmp_path):
+    factories.write_all(tmp_path, [factories.profile()])
+    (r,) = record.read_all(tmp_path)
+    both = replace(r, body={**r.body, "processes": 2})
+    row = {"step_seconds": {"median": 1.0, "iqr": 0.1, "samples": [1.0, 1.0, 2.0, 1.0]}}
+    assert times.of_row(row, both).first == 1.5
+    assert times.of_row(row, r).first == 1.0
 
 
 def test_quiet_times_have_no_such_note(tmp_path):

@@ -80,6 +80,11 @@ def _measured(runs: Sequence[Record], profiles: Sequence[Record], entries: Seque
     if foreign:
         yield f"The times were measured in another environment ({', '.join(e[:8] for e in foreign)}) than the runs."
     yield from dict.fromkeys(conditions(p) for p in used.values())
+    if cold := [e.label for e in entries if e.times and e.times.is_cold]:
+        yield (
+            f"Warmed up too little: the first timed step took over 15 % longer than later ones ({', '.join(cold)}). "
+            "A pass with more rounds of warm-up (profile: {warmup: 3}) is needed before these times are compared."
+        )
     if noisy := [f"{e.label} ({'; '.join(e.times.noisy)})" for e in entries if e.times and e.times.noisy]:
         apart = "their quartiles further apart than half of the median"
         yield f"Times too noisy to compare, {apart}: {', '.join(noisy)}."

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from ..record import Record
 
 BATCHES = ("1", "32")  # batch sizes of the latencies, as records key them
 PHASES = ("forward", "backward", "optimizer")
+COLD = 0.15  # by how much more than the later rounds a process's first one may take
 NOISY = 0.5  # distance between the quartiles over the median, above which times are not to be compared
 
 
@@ -66,6 +68,12 @@ class Times:
     flops: Mapping[str, int] | None  # phase -> floating-point operations of one step, and their "total"
     flops_per_second: Spread | None
     share: Spread | None  # of flops_per_second in the rate of a large matrix product in the same round
+    first: float | None = None  # step of a process's first timed round over that of its later ones
+
+    @property
+    def is_cold(self) -> bool:
+        """Whether the warm-up was too short: the first timed step still took longer, as for memory not yet in use."""
+        return self.first is not None and self.first > 1 + COLD
 
     @property
     def noisy(self) -> list[str]:
@@ -132,7 +140,15 @@ def of_row(row: Mapping[str, Any], profile: Record) -> Times:
         flops=row.get("flops"),
         flops_per_second=Spread.of(row.get("flops_per_second")),
         share=Spread.of(row.get("product_share")),
+        first=_first((row.get("step_seconds") or {}).get("samples") or [], profile.body.get("processes", 1)),
     )
+
+
+def _first(samples: Sequence[float], processes: int) -> float | None:
+    """The first sample of each process over the median of its others, the median of these; None for single rounds."""
+    rounds = len(samples) // processes
+    parts = [samples[i : i + rounds] for i in range(0, rounds * processes, rounds)] if rounds > 1 else []
+    return median(p[0] / median(p[1:]) for p in parts) if parts else None
 
 
 def _usual(row: Mapping[str, Any]) -> dict[str, Any]:

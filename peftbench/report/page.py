@@ -20,6 +20,7 @@ HEADINGS = {
     "expected-best": "Expected best validation score of k trials",
     "rates": "Validation score against learning rate",
 }
+OVER_TASKS = {"summary.png": "Score and cost over the tasks", "ranks.png": "Mean ranks over tasks"}
 LEGEND = """\
 How to read the tables. Scores are on the test split: mean [95 % interval over seeds and test examples] (number of
 seeds); • the best, and what cannot be told apart from it; ↑ higher is better, ↓ lower is better. Trainable parameters
@@ -62,7 +63,7 @@ def build(
         files |= {f"figures/{name}": content for name, content in images}
         figures[t.slug] = [name for name, _ in images if name.endswith(".png")]
     for a in averages:
-        images = list(plots.rank_figure(a, _average_slug(a), looks[a.experiment]))
+        images = list(plots.average_figures(a, _average_slug(a), looks[a.experiment]))
         files |= {f"tables/{name}": text.encode() for name, text in _average_tables(a)}
         files |= {f"figures/{name}": content for name, content in images}
         figures[_average_slug(a)] = [name for name, _ in images if name.endswith(".png")]
@@ -122,7 +123,7 @@ def _page(
     for name, group in by_experiment.items():
         parts.append(f"## {name}\n")
         for a in (a for a in averages if a.experiment == name):
-            shown = (_figure(f, "Mean ranks over tasks", name) for f in figures[_average_slug(a)])
+            shown = (_figure(f, OVER_TASKS[f.split("--")[-1]], name) for f in figures[_average_slug(a)])
             parts += ["### Average over tasks\n", _average(a), _links(_average_slug(a)), *shown]
         for c in group:
             parts += [f"### {c.title}\n", _comparison(c), _links(c.slug)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from . import average_figure as by_average
 from . import curves, quality, style
 from . import latency_figure as by_shape
 from . import rank_figure as by_rank
@@ -13,7 +14,7 @@ from .latency import Latencies
 from .statistics import Comparison
 from .style import Look, looks
 
-__all__ = ["figures", "latency_figure", "looks", "rank_figure", "tuning_figures"]
+__all__ = ["average_figures", "figures", "latency_figure", "looks", "rank_figure", "tuning_figures"]
 
 tuning_figures = tuned.drawn
 
@@ -33,6 +34,12 @@ def latency_figure(p: Latencies, looks: Mapping[str, Look]) -> Iterator[tuple[st
     known = style.of_labels([*looks, *p.labels])  # labels of tables keep their look
     with style.drawing():
         yield from by_shape.drawn(p, known)
+
+
+def average_figures(a: Average, slug: str, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
+    """(file name, content) of the table over tasks as a figure, and of its critical-difference diagram."""
+    yield from by_average.drawn(a, slug, looks)
+    yield from rank_figure(a, slug, looks)
 
 
 def rank_figure(a: Average, slug: str, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:

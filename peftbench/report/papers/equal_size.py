@@ -63,7 +63,7 @@ def find(results: Results) -> Finding:
 
 def _learned(results: Results, folder: str) -> list[Comparison]:
     """The tables of the tasks that full fine-tuning learned; raises NotRun where a pair is not whole there."""
-    found = [c for c in compare(results.counting(folder)) if c.learned]
+    found = [c for c in compare(results.counting(folder)) if c.learned is not False]
     wanted = {label for p in PAIRS for label in (p.method, p.reference)}
     for c in found:
         if missing := sorted(wanted - c.scores.keys()):

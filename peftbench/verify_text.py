@@ -37,6 +37,7 @@ def _row(o: Outcome) -> dict[str, Any]:
         "method": o.record.spec["method"]["label"],
         "task": o.record.spec["task"]["name"],
         "seed": o.record.spec["seed"],
+        "trial": o.record.spec.get("trial"),
         "status": o.status,
         "said": o.said or None,
         "differences": [_pair(d) | {"within": d.within} for d in o.differences],
@@ -64,8 +65,9 @@ def _repeats(found: Verified) -> Iterator[str]:
         return
     yield f"\nrepeated {len(found.outcomes)} of {found.repeatable} runs that can be repeated:"
     for o in found.outcomes:
-        spec = o.record.spec
-        yield f"  {o.status:<16}  {spec['method']['label']:<20}  {spec['task']['name']:<28}  seed {spec['seed']}"
+        spec, trial = o.record.spec, o.record.spec.get("trial")
+        number = f"seed {spec['seed']}" if trial is None else f"trial {trial}"
+        yield f"  {o.status:<16}  {spec['method']['label']:<20}  {spec['task']['name']:<28}  {number}"
         if o.said:
             yield f"      {o.said}"
         if o.status == DIFFERS:
@@ -100,5 +102,6 @@ def _verdict(found: Verified) -> str:
     if not found.outcomes and not found.findings:
         return "NOT verified: there was nothing that could be repeated"
     wrong = len({f.path for f in found.findings})
-    named = [f"{wrong} {'record does' if wrong == 1 else 'records do'} not agree with themselves"] if wrong else []
+    said = "1 record does not agree with itself" if wrong == 1 else f"{wrong} records do not agree with themselves"
+    named = [said] if wrong else []
     return f"NOT verified: {'; '.join([*named, *([counted] if counted else [])])}"

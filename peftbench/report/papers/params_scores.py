@@ -95,6 +95,7 @@ def _draw(canvas: Figure, shown: list[Tuned]) -> None:
         drawing.line(panel, [t.trainable for t in mine], [mean(t.runs) for t in mine], name, i)
     panel.set_xscale("symlog", linthresh=1000)
     panel.set_xlim(-400, 1e8)
+    panel.set_xticks([0, *(10**i for i in range(3, 9))])
     panel.set_xlabel("trainable parameters, the head's not counted (linear up to 1,000)")
     panel.set_ylabel("test accuracy (bars: 95 % interval)")
     panel.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)

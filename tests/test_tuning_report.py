@@ -70,6 +70,15 @@ def test_trials_are_in_no_table_of_final_results(tmp_path: Path) -> None:
     assert (e.label, e.n, e.mean, e.failed) == ("lora", 2, pytest.approx(0.705), 0)
 
 
+def test_beside_tuned_baselines_their_trials_are_told_too(tmp_path: Path) -> None:
+    factories.write_all(tmp_path / "base", [*tuned(), *factories.grid(["full"])])
+    factories.write_all(tmp_path / "own", tuned((0.5, 0.4, 0.3, 0.6), best=3, label="dora"))
+    found = report.load_against(tmp_path / "own", tmp_path / "base")
+    assert [t.label for tuning in found.tunings for t in tuning.rows] == ["dora", "lora"]
+    assert "dora lr=0.004 alpha=8; lora lr=0.002 alpha=16." in notes(found)
+    assert "No trials, at the rate that the experiment gives: full." in notes(found)
+
+
 def test_a_table_names_the_trials_and_what_they_chose(tmp_path: Path) -> None:
     found = loaded(tmp_path, [*tuned(), *factories.grid(["full"])])
     assert "4 trials of 20 steps a method: lora lr=0.002 alpha=16." in notes(found)

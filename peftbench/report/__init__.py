@@ -44,9 +44,11 @@ def load(results_dir: Path | str) -> Loaded:
 def load_against(results_dir: Path | str, baselines_dir: Path | str) -> Loaded:
     """The records under `results_dir` in one table a task with those under `baselines_dir`, which stay as they are."""
     sources = fresh.sources(results_dir) + fresh.sources(baselines_dir)
-    records = record.read_all(results_dir)
-    compared = budgets.noted(beside.together(records, record.read_all(baselines_dir), baselines_dir))
-    tunings = tuning.of(records, compared)
+    records, others = record.read_all(results_dir), record.read_all(baselines_dir)
+    compared = budgets.noted(beside.together(records, others, baselines_dir))
+    shown = {(c.experiment, c.task) for c in compared}
+    tried = [r for r in others if record.is_trial(r) and (r.experiment, r.spec["task"]["name"]) in shown]
+    tunings = tuning.of([*records, *tried], compared)
     return Loaded(tuning.noted(compared, tunings), latency.of(records), tunings, sources)
 
 

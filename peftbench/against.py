@@ -93,7 +93,7 @@ def baselines(planned: Prepared, folder: Path, versions: Mapping[str, int]) -> B
     if not folder.is_dir():
         raise UserError(f"--against {folder}: no such directory; give the one that holds the baselines' records")
     everything = [r for r in record.finished(record.read_all(folder)).values() if r.kind == "run"]
-    there, tried = [r for r in everything if _is_final(r)], [r for r in everything if not _is_final(r)]
+    there, tried = ([r for r in everything if record.is_trial(r) is wanted] for wanted in (False, True))
     mine = [r for r in there if r.experiment == name]
     if not mine:
         names = sorted({r.experiment for r in there})
@@ -213,10 +213,6 @@ def _now(r: Record, versions: Mapping[str, int]) -> tuple[MethodSpec, float]:
     """The record's method as today's code has it, to be timed beside the new one, and its rate."""
     spec = RunSpec.from_dict(r.spec)
     return replace(spec.method, version=versions.get(spec.method.name, spec.method.version)), spec.train.lr
-
-
-def _is_final(r: Record) -> bool:
-    return r.spec.get("trial") is None
 
 
 def _label(r: Record) -> str:

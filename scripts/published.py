@@ -46,7 +46,8 @@ def main() -> None:
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     after = state()
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    print("\n".join(f"changed: {name}" for name in changed))
+    for name in changed:
+        print(f"changed: {name}")
     print(f"{len(after)} files made or kept; {len(changed) or 'none'} changed")
     sys.exit(1 if check and changed else 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import inference
@@ -62,7 +63,7 @@ def find(results: Results) -> Finding:
 
 
 def _learned(results: Results, folder: str) -> list[Comparison]:
-    """The tables of the tasks that full fine-tuning learned; raises NotRun where a pair is not whole there."""
+    """The tables of the tasks, but for those not learned; raises NotRun where a pair is not whole there."""
     found = [c for c in compare(results.counting(folder)) if c.learned is not False]
     wanted = {label for p in PAIRS for label in (p.method, p.reference)}
     for c in found:
@@ -75,12 +76,13 @@ def _learned(results: Results, folder: str) -> list[Comparison]:
 
 def _ratio(c: Comparison, p: Pair) -> Estimate:
     found = inference.ratio(c.scores[p.method], c.scores[p.reference])
-    assert found is not None  # a learned task has a positive score
+    if found is None:
+        raise NotRun(f"{p.reference} has no positive score on {c.task}, so there is no ratio to it")
     return found
 
 
-def _mean(ratios: object) -> Estimate:
-    found = inference.average(list(ratios))  # type: ignore[call-overload]
+def _mean(ratios: Iterable[Estimate]) -> Estimate:
+    found = inference.average(list(ratios))
     if found is None:
         raise NotRun("one seed without its predictions has no interval")
     return found

@@ -1,5 +1,5 @@
 """`python -m peftbench`."""
 
-from peftbench.cli import main
+from peftbench.cli.app import main
 
 main()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.count import Question, count
-from peftbench.estimate import Setting, estimate
+from peftbench.estimate.step import Setting, estimate
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE, PAGE = ROOT / "results" / "paper" / "folklore" / "folklore.json", ROOT / "docs" / "folklore.md"

@@ -17,7 +17,7 @@ from typing import Any
 
 from peftbench import nf4
 from peftbench.count import Question
-from peftbench.estimate import Setting, estimate
+from peftbench.estimate.step import Setting, estimate
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "results" / "paper" / "qlora_memory" / "qlora_memory.json"

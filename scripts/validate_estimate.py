@@ -36,10 +36,10 @@ with the interpreter and its libraries in it. The shapes of bert-large and gpt2-
 
 def measured(model: str, name: str, size: int, length: int) -> tuple[int, int | None]:
     """Peak of live tensors and of resident memory of the real second step."""
-    from peftbench import simulate
     from peftbench.backbones.load import blank, load, natural_kind
     from peftbench.backbones.source import PRESETS
     from peftbench.count import origin
+    from peftbench.estimate import simulate
     from peftbench.manifest import Manifest
     from peftbench.method import find, make
 
@@ -60,7 +60,7 @@ def _drawn(t: Tensor) -> Tensor:
 
 def row(model: str, name: str, size: int, length: int) -> list[Any]:
     from peftbench.count import Question
-    from peftbench.estimate import Setting, estimate
+    from peftbench.estimate.step import Setting, estimate
 
     told = estimate(Question(model), name, {}, Setting(size, length)).peak_bytes
     there, resident = measured(model, name, size, length)

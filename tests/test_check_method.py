@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from peftbench import check_method, cli, scaffold
+from peftbench import check_method, scaffold
 from peftbench import method as registry
+from peftbench.cli.app import main
 from peftbench.contract import PROMISES
 from peftbench.contract.variants import ROLES
 from peftbench.manifest import method_files
@@ -109,7 +110,7 @@ def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
             monkeypatch.setattr(check_method, "settings", lambda cls: [{}])
         monkeypatch.setattr(sys, "argv", ["peftbench", "check-method", *(args or (file,))])
         with pytest.raises(SystemExit) as end:
-            cli.main()
+            main()
         return Done(int(end.value.code or 0), *capsys.readouterr())
 
     return run

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 import peftbench
-from peftbench import cli, experiment, runner, scaffold
+from peftbench import experiment, runner, scaffold
+from peftbench.cli.app import main
 from peftbench.errors import UserError
 
 TINY = """\
@@ -48,7 +49,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     def run(*args: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["peftbench", *args])
         try:
-            cli.main()
+            main()
             code = 0
         except SystemExit as e:
             code = int(e.code or 0)
@@ -87,7 +88,7 @@ def test_help_answers_within_half_a_second_of_work() -> None:
 
 def test_the_command_line_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'pydantic', 'rich', 'yaml', 'pandas', 'numpy', 'tabulate'}"
-    code = f"import sys, peftbench.cli; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, peftbench.cli.app; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

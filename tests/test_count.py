@@ -13,9 +13,10 @@ import pytest
 import torch
 from test_session import spec
 
-from peftbench import adapter_file, cli
+from peftbench import adapter_file
 from peftbench.backbones import architectures, embedded, roles, source
 from peftbench.backbones.load import blank, load
+from peftbench.cli.app import main
 from peftbench.count import Question, as_text, count, network, origin, parsed
 from peftbench.edit import Edit
 from peftbench.errors import UserError
@@ -228,7 +229,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
         monkeypatch.setattr(sys, "argv", ["peftbench", "count", *args])
         code = 0
         try:
-            cli.main()
+            main()
         except SystemExit as e:
             code = int(e.code or 0)
         said = capsys.readouterr()

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from peftbench import depth, simulate
 from peftbench.backbones.load import blank, load, natural_kind
 from peftbench.count import Question, origin
-from peftbench.eight_bit import AdamW8bit
 from peftbench.errors import UserError
-from peftbench.estimate import Estimate, Setting, course, estimate
-from peftbench.fit_memory import fit, parsed_size
+from peftbench.estimate import depth, simulate
+from peftbench.estimate.eight_bit import AdamW8bit
+from peftbench.estimate.fit import fit, parsed_size
+from peftbench.estimate.step import Estimate, Setting, course, estimate
 from peftbench.manifest import Manifest
 from peftbench.method import discover, find, make
 

@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from peftbench import adapter_file
 from peftbench.backbones.load import Backbone
-from peftbench.cli import main
+from peftbench.cli.app import main
 from peftbench.edit import Edit
 from peftbench.errors import UserError
 from peftbench.interop import from_peft, to_peft

@@ -10,7 +10,7 @@ from factories import write_all
 from paper_records import flat, found, roles_runs
 from typer.testing import CliRunner
 
-from peftbench.cli import app
+from peftbench.cli.app import app
 from peftbench.errors import UserError
 from peftbench.report.papers import (
     NOT_COMPARABLE,

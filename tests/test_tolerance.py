@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from peftbench import differences, tolerance
+from peftbench.verify import differences, tolerance
 
 
 def body(**changes: Any) -> dict[str, Any]:

@@ -16,9 +16,10 @@ import pytest
 import verify_session
 from test_cli import Call, call, tiny  # noqa: F401
 
-from peftbench import record, runner, verify, verify_text
+from peftbench import record, runner
 from peftbench.errors import UserError
-from peftbench.verify import Asked, Verified
+from peftbench.verify import repeat, text
+from peftbench.verify.repeat import Asked, Verified
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def check(tmp_path: Path) -> Callable[..., Verified]:
     def run(folder: Path, number: int | None = None, seed: int = 0, jobs: int = 1, **session: Any) -> Verified:
         more = {"journal": str(tmp_path / "journal"), **session}
         asked = Asked(number, seed, jobs=jobs, quiet=True, session="verify_session:Session", more=more)
-        return verify.verify(folder, tmp_path / "repeats", asked)
+        return repeat.verify(folder, tmp_path / "repeats", asked)
 
     return run
 
@@ -89,7 +90,7 @@ def test_records_of_this_machine_are_repeated_bit_for_bit(made: Path, check: Cal
     found = check(made)
     assert [o.status for o in found.outcomes] == ["identical"] * 3
     assert found.code == 0
-    assert "verified, bit for bit (3 identical)" in verify_text.text(found, made)
+    assert "verified, bit for bit (3 identical)" in text.text(found, made)
     assert {p: p.read_bytes() for p in made.rglob("*.json")} == before, "what is verified is never touched"
 
 
@@ -103,7 +104,7 @@ def test_a_record_edited_by_hand_is_named_and_the_others_are_verified(
     assert (finding.path, finding.place) == (path, "checksum")
     assert "changed after it was written" in finding.said
     assert (found.code, len(found.outcomes)) == (1, 2)
-    assert path.name in verify_text.text(found, made)
+    assert path.name in text.text(found, made)
 
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
@@ -143,7 +144,7 @@ def test_a_number_changed_under_a_new_checksum_differs_from_the_repeat(
     assert field in fields or (field.startswith("predictions.values") and fields[0].startswith("predictions.values"))
     assert Counter(o.status for o in found.outcomes) == {"differs": 1, "identical": 2}
     assert found.code == 1
-    said = verify_text.text(found, tmp_path / "forged")
+    said = text.text(found, tmp_path / "forged")
     assert wrong.record.path.name in said
     assert f"{fields[0]}: " in said
 
@@ -207,7 +208,7 @@ def test_on_another_machine_small_differences_are_within_the_tolerance_and_the_m
     found = check(folder, shift=1e-6, flip=1)
     assert {o.status for o in found.outcomes} == {"within tolerance"}
     assert found.code == 0
-    said = verify_text.text(found, folder)
+    said = text.text(found, folder)
     assert "not the same here: cpu.capability: 'NONE' recorded" in said
     assert "within the tolerance for another machine or version" in said
 
@@ -237,7 +238,7 @@ def test_other_code_is_named_but_excuses_no_difference(
     assert check(folder).code == 0
     found = check(folder, shift=1e-9)
     assert {o.status for o in found.outcomes} == {"differs"}
-    assert "not the same here: code.source: '0000000000000000' recorded" in verify_text.text(found, folder)
+    assert "not the same here: code.source: '0000000000000000' recorded" in text.text(found, folder)
 
 
 def test_a_record_of_an_older_version_is_said_to_be_one_and_not_repeated(
@@ -251,7 +252,7 @@ def test_a_record_of_an_older_version_is_said_to_be_one_and_not_repeated(
     assert (found.code, found.repeatable, len(found.outcomes)) == (0, 3, 3)
     assert list(found.old.values()) == [1]
     assert old.id not in repeated(tmp_path)
-    assert "other version: 1 of method full" in verify_text.text(found, made)
+    assert "other version: 1 of method full" in text.text(found, made)
 
 
 def spec_dict(asked: Any) -> dict[str, Any]:
@@ -269,7 +270,7 @@ def test_only_records_of_older_versions_verify_nothing(made: Path, tmp_path: Pat
         record.write(out, {**r.body, **changed})
     found = check(out)
     assert (found.code, found.outcomes) == (1, [])
-    assert "NOT verified: there was nothing that could be repeated" in verify_text.text(found, out)
+    assert "NOT verified: there was nothing that could be repeated" in text.text(found, out)
 
 
 def test_data_that_are_not_the_same_here_are_named(made: Path, tmp_path: Path, check: Callable) -> None:
@@ -286,7 +287,7 @@ def test_data_that_are_not_the_same_here_are_named(made: Path, tmp_path: Path, c
 def test_a_repeat_that_fails_is_a_difference(made: Path, check: Callable[..., Verified]) -> None:
     found = check(made, number=1, fail=True)
     assert [o.status for o in found.outcomes] == ["differs"]
-    assert "the repeat ended as error: ZeroDivisionError: a bug" in verify_text.text(found, made)
+    assert "the repeat ended as error: ZeroDivisionError: a bug" in text.text(found, made)
 
 
 def test_a_sample_takes_every_method_and_task_before_any_twice_and_does_not_depend_on_order(
@@ -300,13 +301,13 @@ def test_a_sample_takes_every_method_and_task_before_any_twice_and_does_not_depe
     ]
     records = [record.Record(Path(s.slug), {"spec": spec_dict(s), "spec_id": s.id}) for s in asked]
     for seed in range(5):
-        chosen = verify.sample(records, 3, seed)
+        chosen = repeat.sample(records, 3, seed)
         assert len({r.spec["method"]["name"] for r in chosen}) == 3
         assert len({r.spec["task"]["name"] for r in chosen}) == 3
         random.Random(seed).shuffle(records)
-        assert verify.sample(records, 3, seed) == chosen
-    assert len({tuple(r.path for r in verify.sample(records, 3, seed)) for seed in range(5)}) > 1
-    assert len(verify.sample(records, None, 0)) == len(verify.sample(records, 99, 0)) == 18
+        assert repeat.sample(records, 3, seed) == chosen
+    assert len({tuple(r.path for r in repeat.sample(records, 3, seed)) for seed in range(5)}) > 1
+    assert len(repeat.sample(records, None, 0)) == len(repeat.sample(records, 99, 0)) == 18
 
 
 def test_a_run_is_repeated_with_the_threads_of_its_record(made: Path, tmp_path: Path, check: Callable) -> None:
@@ -329,7 +330,7 @@ def test_nothing_to_verify_is_the_users_mistake(tmp_path: Path, made: Path, chec
     with pytest.raises(UserError, match="no records here"):
         check(tmp_path / "nowhere")
     with pytest.raises(UserError, match="the repeats need a directory of their own"):
-        verify.verify(made, made, Asked(quiet=True))
+        repeat.verify(made, made, Asked(quiet=True))
 
 
 def test_a_real_run_is_verified_and_a_forged_one_is_not(call: Call, tiny: str, tmp_path: Path) -> None:  # noqa: F811

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from peftbench import depth, simulate
 from peftbench.backbones import load, source
 from peftbench.edit import Edit
-from peftbench.estimate import NUMBERS_NEEDED, equal_layers, not_estimable, simulated
+from peftbench.estimate import depth, simulate
+from peftbench.estimate.step import NUMBERS_NEEDED, equal_layers, not_estimable, simulated
 from peftbench.method import find, make
 from peftbench.spec import RunSpec
 from peftbench.tasks import batches

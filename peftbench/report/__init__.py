@@ -15,9 +15,10 @@ from .. import record
 from ..errors import UserError
 from . import beside, budgets, files, fresh, latency, tuning
 from .average import Average, averages
+from .comparison import Comparison
 from .export import listed
 from .latency import Latencies
-from .statistics import Comparison, compare
+from .statistics import compare
 
 FOLDER = "report"  # under the results directory
 

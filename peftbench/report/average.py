@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import inference, ranks
+from .comparison import Comparison, Entry, spread
 from .notes import NOT_LEARNED
-from .statistics import Comparison, Entry, spread
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..record import Record
-from .statistics import Comparison, compare
+from .comparison import Comparison
+from .statistics import compare
 
 
 def together(own: Sequence[Record], others: Sequence[Record], other_dir: Path | str) -> list[Comparison]:

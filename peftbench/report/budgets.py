@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from .average import Average
+from .comparison import Comparison, Entry
 from .format import count, scaled
-from .statistics import Comparison, Entry
 
 MIB = 2**20
 

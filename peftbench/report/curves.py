@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..record import Record
-from .statistics import Comparison, Entry
+from .comparison import Comparison, Entry
 from .style import MUTED, Look, figure, settle
 
 ROWS = 20  # of the legend, beside a figure of this height; more of them would squeeze the axes away

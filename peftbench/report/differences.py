@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from . import format
+from .comparison import Comparison, Entry
 from .inference import Estimate
 from .judge import Verdict
 from .notes import NOT_LEARNED
 from .pareto import COSTS
-from .statistics import Comparison, Entry
 from .tables import Column
 
 LEGEND = (

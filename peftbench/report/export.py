@@ -7,7 +7,7 @@ from typing import Any
 
 from . import differences
 from .average import Average
-from .statistics import Comparison, Entry, mean, spread
+from .comparison import Comparison, Entry, mean, spread
 from .times import BATCHES, PHASES, Latency, Times, others_cpu_share
 
 

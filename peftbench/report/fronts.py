@@ -10,7 +10,7 @@ from matplotlib.collections import LineCollection
 from numpy.typing import NDArray
 
 from . import pareto
-from .statistics import Comparison
+from .comparison import Comparison
 
 LEGEND = f"line: Pareto front; grey: {pareto.SHOWN} others by chance; %: how often a method is on it"
 LEAST = 0.05  # share of the fronts from which on it is written

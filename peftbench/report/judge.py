@@ -17,7 +17,7 @@ from . import examples, inference, pareto
 from .inference import LEVEL, RANGES, Estimate, Scores
 
 if TYPE_CHECKING:
-    from .statistics import Comparison
+    from .comparison import Comparison
 
 
 @dataclass(frozen=True)

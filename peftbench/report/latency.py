@@ -13,7 +13,7 @@ from typing import Any
 from .. import record
 from ..record import Record
 from . import format, notes, pooled
-from .statistics import safe
+from .comparison import safe
 from .tables import Column
 from .times import Spread
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .inference import LEVEL, wilson
 
 if TYPE_CHECKING:
-    from .statistics import Entry
+    from .comparison import Entry
 
 PROPORTIONS = ("accuracy", "f1")  # shares of examples: their sampling error is at most about the binomial one
 CORRELATIONS = ("mcc", "matthews", "pearson", "spearman")

@@ -10,7 +10,7 @@ from ..spec import digest
 from . import pooled, times
 
 if TYPE_CHECKING:
-    from .statistics import Entry
+    from .comparison import Entry
 
 DISTURBED = 0.1  # share of the cores in other programs' hands, above which times are called so
 NOT_LEARNED = "not learned at this budget"

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from . import costs, differences, export, latency_page, plots, tables, tuning, words
 from .average import Average
+from .comparison import Comparison, safe
 from .format import length
 from .latency import Latencies
 from .samples import first_sample
-from .statistics import Comparison, safe
 
 HEADINGS = {
     "quality-vs-trainable": "Quality against trainable parameters",

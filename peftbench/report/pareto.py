@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .inference import RANGES, Scores
 
 if TYPE_CHECKING:
-    from .statistics import Comparison, Entry
+    from .comparison import Comparison, Entry
 
 DRAWS = 1000
 SHOWN = 40  # of them in a figure

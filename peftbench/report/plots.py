@@ -10,8 +10,8 @@ from . import latency_figure as by_shape
 from . import rank_figure as by_rank
 from . import tuning_figures as tuned
 from .average import Average
+from .comparison import Comparison
 from .latency import Latencies
-from .statistics import Comparison
 from .style import Look, looks
 
 __all__ = ["average_figures", "figures", "latency_figure", "looks", "rank_figure", "tuning_figures"]

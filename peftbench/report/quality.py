@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
 from . import fronts
+from .comparison import Comparison, Entry
 from .placement import Box, Label, place
-from .statistics import Comparison, Entry
 from .style import MUTED, Look, figure, remark, settle
 from .times import BATCHES, Spread
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .statistics import Entry
+from .comparison import Entry
 
 
 def first_sample(e: Entry) -> Mapping[str, str] | None:

@@ -19,9 +19,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from .comparison import Comparison
 from .format import length
 from .notes import NOT_LEARNED
-from .statistics import Comparison
 from .tuning import Tuning
 
 # Okabe and Ito's colours, the yellow darkened to be seen on white

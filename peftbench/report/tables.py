@@ -12,7 +12,7 @@ from typing import Any
 
 from . import format
 from .average import Average
-from .statistics import Comparison, Entry, mean, spread
+from .comparison import Comparison, Entry, mean, spread
 from .times import BATCHES, Latency, Spread, Times
 
 KIB, MIB = 2**10, 2**20

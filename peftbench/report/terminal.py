@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from . import format, latency, tables, tuning, words
 from .average import Average
+from .comparison import Comparison, Entry
 from .latency import Latencies
 from .samples import first_sample
-from .statistics import Comparison, Entry
 from .tables import WIDTH
 
 

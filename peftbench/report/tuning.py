@@ -16,7 +16,7 @@ from .. import record, tuning
 from ..record import Record
 from ..spec import digest
 from . import format
-from .statistics import Comparison, Entry, safe
+from .comparison import Comparison, Entry, safe
 from .tables import Column
 
 LEGEND = (

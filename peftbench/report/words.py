@@ -11,7 +11,7 @@ from .inference import LEVEL, RANGES, Estimate
 from .judge import Verdict
 
 if TYPE_CHECKING:
-    from .statistics import Comparison
+    from .comparison import Comparison
 
 ALPHA = 1 - LEVEL
 POINTS = 0.02  # of the metric's unit range, the difference that the sentences plan for

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import inference
+from ..comparison import Comparison
 from ..inference import Estimate
-from ..statistics import Comparison, compare
+from ..statistics import compare
 from . import Claim, Finding, Paper, PaperFigure, Results, Table
 from ._interval import LEVEL, Interval
 from ._records import NotRun, scale

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from peftbench.cli_options import AsJson, DataDir, Plugins, Quiet, check_device, print_json
+from peftbench.cli.options import AsJson, DataDir, Plugins, Quiet, check_device, print_json
 
 
 def verify(
@@ -28,12 +28,11 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Check every record, run a sample of them again, and compare: bit for bit on the same machine and versions."""
-    from peftbench import verify as verifying
-    from peftbench import verify_text
+    from peftbench.verify import repeat, text
     from peftbench.workers import WorkerError
 
     check_device(device)
-    asked = verifying.Asked(
+    asked = repeat.Asked(
         number=sample,
         seed=seed,
         data_dir=data_dir,
@@ -44,14 +43,14 @@ def verify(
     )
     try:
         with tempfile.TemporaryDirectory(prefix="peftbench-verify-") as scratch:
-            found = verifying.verify(results, keep or Path(scratch), asked)
+            found = repeat.verify(results, keep or Path(scratch), asked)
     except WorkerError as e:
         print(f"error: {e}", file=sys.stderr)
         raise typer.Exit(1) from e
     if as_json:
-        print_json(verify_text.rows(found))
+        print_json(text.rows(found))
     else:
-        print(verify_text.text(found, results))
+        print(text.text(found, results))
     raise typer.Exit(found.code)
 
 

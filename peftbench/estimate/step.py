@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from peftbench import depth, simulate
 from peftbench.backbones.load import DTYPES, Backbone, blank, natural_kind
 from peftbench.count import Question, count, network, origin
 from peftbench.errors import UserError, unknown
+from peftbench.estimate import depth, simulate
 from peftbench.manifest import Manifest
 from peftbench.method import Method, find, make
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from peftbench.differences import Difference
+from peftbench.verify.differences import Difference
 
 FIRST_LOSS = 1e-3  # relative
 CURVE = 0.05  # mean distance of the losses over their mean

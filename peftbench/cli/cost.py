@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from peftbench.cli_options import (
+from peftbench.cli.options import (
     AsJson,
     DataDir,
     Device,
@@ -112,7 +112,7 @@ def estimate(
 ) -> None:
     """Predict the memory of a training step, its parts and its operations, for any model, without its weights."""
     from peftbench import count as counting
-    from peftbench import estimate as estimating
+    from peftbench.estimate import step
 
     if every == (method is not None):
         raise UserError("give a METHOD, or --all for every method at its defaults" + ("; not both" if every else ""))
@@ -121,14 +121,14 @@ def estimate(
     if every and (fit is not None or by_role):
         raise UserError("--all goes with neither --fit nor --by-role; name a METHOD for these")
     asked = counting.Question(model, task, labels, None if roles is None else counting.parsed_roles(roles))
-    setting = estimating.Setting(batch, seq, dtype, optimizer, checkpointing, attention, padding, every_layer)
+    setting = step.Setting(batch, seq, dtype, optimizer, checkpointing, attention, padding, every_layer)
     if every:
         _every(asked, setting, plugin, (out, reference), as_json)
         return
     values = counting.parsed(hyper or ())
 
     def ask(where: Any) -> Any:
-        return estimating.estimate(asked, str(method), values, where, tuple(plugin or ()), by_role)
+        return step.estimate(asked, str(method), values, where, tuple(plugin or ()), by_role)
 
     if fit is not None:
         _fit(fit, fit_axis, setting, ask, as_json)
@@ -139,27 +139,27 @@ def estimate(
 def _show(found: Any, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from peftbench import estimate_text
+    from peftbench.estimate import text
 
     if as_json:
         print_json(asdict(found))
     else:
-        print(estimate_text.as_text(found))
+        print(text.as_text(found))
 
 
-def _fit(text: str, axis: str, setting: Any, ask: Callable[[Any], Any], as_json: bool) -> None:
+def _fit(size: str, axis: str, setting: Any, ask: Callable[[Any], Any], as_json: bool) -> None:
     """Exit code 1 where nothing fits."""
     from dataclasses import asdict
 
-    from peftbench import estimate_text, fit_memory
+    from peftbench.estimate import fit, text
 
-    if axis not in fit_memory.AXES:
-        raise unknown("axis", axis, fit_memory.AXES, where="--fit-axis")
-    found = fit_memory.fit(fit_memory.parsed_size(text), axis, setting, ask)
+    if axis not in fit.AXES:
+        raise unknown("axis", axis, fit.AXES, where="--fit-axis")
+    found = fit.fit(fit.parsed_size(size), axis, setting, ask)
     if as_json:
         print_json(asdict(found))
     else:
-        print(estimate_text.fit_text(found))
+        print(text.fit_text(found))
     if not found.largest:
         raise typer.Exit(1)
 
@@ -167,26 +167,26 @@ def _fit(text: str, axis: str, setting: Any, ask: Callable[[Any], Any], as_json:
 def _every(asked: Any, setting: Any, plugin: list[Path] | None, told: tuple[Path | None, str], as_json: bool) -> None:
     from dataclasses import asdict
 
-    from peftbench import estimate, estimate_text
+    from peftbench.estimate import step, text
 
     (out, reference), found, refused = told, [], {}
     known = known_methods(plugin)
     if reference not in known:
         raise unknown("method", reference, known, where="--reference")
-    estimate.count_network(asked)  # a mistake in the model is everyone's
+    step.count_network(asked)  # a mistake in the model is everyone's
     for name in known:
         try:
-            found.append(estimate.estimate(asked, name, {}, setting, tuple(plugin or ())))
+            found.append(step.estimate(asked, name, {}, setting, tuple(plugin or ())))
         except UserError as error:  # a method that this network cannot take, with its reason
             refused[name] = str(error)
     if not found:
         raise UserError("; ".join(dict.fromkeys(refused.values())))
     found.sort(key=lambda e: e.method != reference)
-    written = [] if out is None else estimate_text.write(out, found, refused, reference)
+    written = [] if out is None else text.write(out, found, refused, reference)
     if as_json:
         print_json({"estimates": [asdict(e) for e in found], "refused": refused})
     else:
-        print("\n".join([estimate_text.table(found, refused, reference), *(f"wrote {path}" for path in written)]))
+        print("\n".join([text.table(found, refused, reference), *(f"wrote {path}" for path in written)]))
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"estimate": estimate, "profile": profile}

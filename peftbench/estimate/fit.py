@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from peftbench import units
 from peftbench.errors import UserError
-from peftbench.estimate import Estimate, Setting
+from peftbench.estimate.step import Estimate, Setting
 
 AXES = ("batch", "seq")
 LARGEST = 1 << 20

@@ -10,8 +10,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from peftbench.estimate import UNVERIFIED, Estimate
-from peftbench.fit_memory import Fit
+from peftbench.estimate.fit import Fit
+from peftbench.estimate.step import UNVERIFIED, Estimate
 
 KINDS = ("weights", "adapter", "head", "gradients", "optimizer", "activations", "temporaries")
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from peftbench.differences import Difference
-from peftbench.verify import DIFFERS, IDENTICAL, Outcome, Verified
+from peftbench.verify.differences import Difference
+from peftbench.verify.repeat import DIFFERS, IDENTICAL, Outcome, Verified
 
 SHOWN = 5  # differences of one record
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peftbench import __version__, cli_cost, cli_figures, cli_method, cli_verify
-from peftbench.cli_options import (
+from peftbench import __version__
+from peftbench.cli import cost, figures, verify
+from peftbench.cli import method as one_method
+from peftbench.cli.options import (
     AsJson,
     DataDir,
     Device,
@@ -248,7 +250,7 @@ def fetch(
     embedded.fetch(names or None, progress=lambda line: print(line, flush=True), wheels=wheels)
 
 
-COMMANDS = {**cli_method.COMMANDS, **cli_cost.COMMANDS, **cli_figures.COMMANDS, **cli_verify.COMMANDS}
+COMMANDS = {**one_method.COMMANDS, **cost.COMMANDS, **figures.COMMANDS, **verify.COMMANDS}
 for name, command in COMMANDS.items():
     app.command(name)(command)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from peftbench.simulate import Course
+from peftbench.estimate.simulate import Course
 
 SHALLOW = 3  # layers of the shallowest
 

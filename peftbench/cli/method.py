@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from peftbench.cli_options import AsJson, Plugins, known_methods, print_json
+from peftbench.cli.options import AsJson, Plugins, known_methods, print_json
 from peftbench.errors import UserError, unknown
 
 

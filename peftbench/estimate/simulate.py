@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from peftbench.backbones.load import Backbone
 from peftbench.edit import Edit
-from peftbench.eight_bit import AdamW8bit
 from peftbench.errors import UserError
+from peftbench.estimate.eight_bit import AdamW8bit
 from peftbench.measure import roles
 from peftbench.measure.flops import Flops
 from peftbench.measure.memory import LiveTensors

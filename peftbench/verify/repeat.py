@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peftbench import differences, record, runner, tolerance
-from peftbench.audit import Finding, audit
-from peftbench.differences import Difference
+from peftbench import record, runner
 from peftbench.errors import UserError, unknown_method
 from peftbench.manifest import Manifest
 from peftbench.record import Record
 from peftbench.spec import RunSpec, TaskSpec, digest
+from peftbench.verify import differences, tolerance
+from peftbench.verify.audit import Finding, audit
+from peftbench.verify.differences import Difference
 
 IDENTICAL, WITHIN, DIFFERS, NOT_REPEATED = "identical", "within tolerance", "differs", "not repeated"
 VERIFIED = (IDENTICAL, WITHIN)

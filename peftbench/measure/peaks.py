@@ -1,6 +1,6 @@
 """The peak memory of the step that a run's record will track, from the run's specification: no weights, no data.
 
-It is the step of estimate.py, with all that the run says about it: its batch, dropout, accumulation and clipping.
+It is the step of `estimate`, with all that the run says about it: its batch, dropout, accumulation and clipping.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.contract import PROMISES, Case, Promise, Verdict, behaviour, check, excuse, variants
-from peftbench.errors import unknown
+from peftbench.errors import unknown_method
 from peftbench.method import Method, discover, schema, source
 
 NETWORKS = {"tiny-encoder": "an encoder", "tiny-decoder": "a decoder", "tiny-t5": "an encoder-decoder"}
@@ -81,7 +81,7 @@ def chosen(name_or_file: str, plugins: Iterable[Path] = ()) -> list[type[Method]
     known = discover(plugins)
     if not name_or_file.endswith(".py"):
         if name_or_file not in known:
-            raise unknown("method", name_or_file, known)
+            raise unknown_method(name_or_file, known)
         return [known[name_or_file]]
     path = Path(name_or_file).expanduser().resolve()
     if path not in map(source, known.values()):

@@ -25,6 +25,8 @@ def pick(name: str) -> torch.device:
         raise UserError(f"unknown device {name!r}. Valid: {', '.join(DEVICES)}, cuda:N")
     if not there[kind]:
         raise UserError(f"device {name!r} is not available here (torch {torch.__version__}); use --device auto or cpu")
+    if kind == "cuda" and name != "cuda" and int(name.partition(":")[2]) >= torch.cuda.device_count():
+        raise UserError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
     return torch.device(name)
 
 

@@ -229,11 +229,12 @@ def find(source: str | Path) -> Path:
 
 
 def packaged() -> dict[str, Path]:
-    """The experiments that come with peftbench, by name."""
+    """The experiments that come with peftbench, by name: `quickstart`, `paper/lora_rank`."""
     from importlib.resources import files
 
     folder = Path(str(files("peftbench.experiments")))
-    return {p.stem: p for p in sorted(folder.glob("*.yaml"))}
+    found = [*sorted(folder.glob("*.yaml")), *sorted(folder.glob("paper/*.yaml"))]
+    return {p.relative_to(folder).with_suffix("").as_posix(): p for p in found}
 
 
 def _normalised(document: Document, mistakes: list[UserError]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from importlib.metadata import entry_points
@@ -205,8 +206,8 @@ def _load_own(name: str) -> None:
         module = importlib.import_module(f"peftbench.methods.{name}")
     except UserError:
         raise
-    except Exception as error:
-        raise UserError(f"methods/{name}.py does not load: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"methods/{name}.py does not load: {_told(error)}") from error
     if module.__file__ not in _sources.values():
         raise UserError(f"{module.__file__} registers no method; decorate its class with @register, or move it away")
 
@@ -228,9 +229,15 @@ def _load_file(path: Path) -> None:
         spec.loader.exec_module(module)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise UserError(f"the plugin {path} does not load: {type(error).__name__}: {error}") from error
+        raise UserError(f"the plugin {path} does not load: {_told(error, path)}") from error
     if set(_registry) == before and path.as_posix() not in _sources.values():
         raise UserError(f"the plugin {path} registers no method; decorate its class with @register")
     _plugins[path] = name
+
+
+def _told(error: BaseException, path: Path | None = None) -> str:
+    """What went wrong, and in which line of the file at `path`, where that is known."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if path and Path(f.filename) == path]
+    return f"{type(error).__name__}: {error}" + (f" (line {lines[-1]})" if lines else "")

@@ -121,6 +121,8 @@ def test_wrong_usage_exits_with_2(call: Call, args: Sequence[str]) -> None:
         (("run", "nowhere.yaml"), "no experiment file nowhere.yaml"),
         (("plan", "TINY", "--only", "method=lroa"), "did you mean 'lora'?"),
         (("run", "TINY", "--device", "gpu"), "--device: unknown device 'gpu'"),
+        (("run", "TINY", "--device", "cuda:99"), "device 'cuda:99'"),
+        (("profile", "TINY", "--device", "cuda:99"), "device 'cuda:99'"),
         (("plan", "TINY", "--plugin", "nowhere.py"), "no plugin file"),
         (("plan", "TINY", "--data-dir", "nowhere"), "--data-dir nowhere: there is no such directory"),
         (("run", "TINY", "--data-dir", "TINY"), "is a file, not a directory"),

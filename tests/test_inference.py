@@ -96,6 +96,13 @@ def test_a_failed_seed_is_left_out_on_both_sides():
     assert inference.difference(a, b).value == pytest.approx((0.1 + 0.3) / 2)
 
 
+def test_a_ratio_is_over_the_seeds_that_both_sides_ran():
+    a, b = scores([0.5, 0.6, 0.9], (0, 1, 2)), scores([0.4, 0.6], (0, 2))
+    assert inference.ratio(a, b).value == pytest.approx((0.5 + 0.9) / (0.4 + 0.6))
+    apart = inference.ratio(scores([0.5, 0.7], (0, 1)), scores([0.4, 0.6], (7, 8)))
+    assert apart.value == pytest.approx(1.2 / 1.0), "without a common seed all count"
+
+
 def test_a_ratio_varies_as_its_logarithm():
     a, b = scores([0.70, 0.74, 0.69, 0.72]), scores([0.66, 0.72, 0.64, 0.70])
     found = inference.ratio(a, b)

@@ -87,6 +87,29 @@ def test_one_seed_is_said_to_say_nothing_of_the_methods(tmp_path):
     assert c.verdicts["lora"].interval is not None
 
 
+def test_with_one_seed_worse_is_said_of_the_trained_networks(tmp_path):
+    (c,) = compared(tmp_path, table({"full": 0.85, "ia3": 0.6}, seeds=1))
+    assert "Of these trained networks, against full, ia3 is worse" in " ".join(words.sentences(c))
+
+
+def test_one_row_with_one_seed_among_many_is_named_as_one_network(tmp_path):
+    bodies = [*table({"full": 0.85, "bitfit": 0.6}), predicted("ia3", 0, 0.6)]
+    (c,) = compared(tmp_path, bodies)
+    assert "bitfit and ia3 (its one trained network) are worse" in " ".join(words.sentences(c))
+
+
+def test_tied_with_the_best_yet_below_the_reference_is_explained(tmp_path):
+    scores = {"full": (5.0, 5.01, 5.02), "lora": (3.0, 5.2, 4.0), "ia3": (6.0, 6.01, 6.03)}
+    bodies = [factories.run(label, s, v, metric="perplexity", direction="min", majority=None)
+              for label, values in scores.items() for s, v in enumerate(values)]  # fmt: skip
+    (c,) = compared(tmp_path, bodies)
+    said = " ".join(words.sentences(c))
+    assert "Against full, ia3 is worse" in said
+    assert "No configuration can be told apart from the best, lora" in said
+    assert "ia3 is surely below full and yet marked as tied with the best" in said
+    assert "would need more than 1,000 seeds" in said, "not more of the test examples, of which nothing is known"
+
+
 def test_a_task_that_was_not_learned_allows_no_sentence(tmp_path):
     (c,) = compared(tmp_path, table({"full": 0.5, "lora": 0.5}))
     assert c.learned is False

@@ -43,6 +43,7 @@ class Mine(Method):
         ("1e-3\n", '1e-3\n    size_knob = "rank"\n', "none of its fields"),
         ("@register\n", "", "registers no method"),
         ("def attach(", "def attach((", "SyntaxError"),
+        ("@register\n", "raise SystemExit(3)\n@register\n", r"SystemExit: 3 \(line \d+\)"),
     ],
 )
 def test_a_plugin_that_is_no_method_is_refused_with_its_reason(

@@ -62,6 +62,15 @@ def test_relative_scores_are_paired_by_seed(tmp_path):
     assert entry(c, "full").relative == 1.0
 
 
+def test_a_relative_score_is_over_the_seeds_that_both_ran(tmp_path):
+    runs = [("full", 0, 0.8), ("full", 1, 0.4), ("lora", 0, 0.6)]
+    tables = compared(tmp_path, [factories.run(*r, task=task, majority=0.1) for r in runs for task in ("a", "b")])
+    assert [entry(c, "lora").relative for c in tables] == pytest.approx([0.75, 0.75])
+    assert tables[0].verdicts["lora"].relative.value == pytest.approx(0.75)
+    (a,) = averages(tables)
+    assert next(s for s in a.standings if s.label == "lora").relative == pytest.approx(0.75)
+
+
 @pytest.mark.parametrize("score", [0.0, -0.1])
 def test_nothing_is_relative_to_a_score_that_is_not_positive(tmp_path, score):
     bodies = [factories.run("full", 0, score, metric="matthews"), factories.run("lora", 0, 0.3, metric="matthews")]

@@ -25,6 +25,7 @@ from peftbench.cli.options import (
     Results,
     Source,
     check_device,
+    check_device_is_here,
     known_methods,
     print_json,
     threads_asked,
@@ -99,6 +100,7 @@ def run(
     check_device(device)
     threads = threads_asked()
     prepared, baselines = _prepared(experiment, only, data_dir, plugin, method, against)
+    check_device_is_here(device or prepared.experiment.device)
     chosen, workers = prepared.results_dir(results), jobs or prepared.experiment.jobs
     if baselines is not None:
         chosen = baselines.results_dir(results, prepared.experiment.name)

@@ -19,6 +19,7 @@ from peftbench.cli.options import (
     Results,
     Source,
     check_device,
+    check_device_is_here,
     known_methods,
     print_json,
     threads_asked,
@@ -51,6 +52,7 @@ def profile(
     threads = threads_asked()
     prepared = prepare(experiment, only or (), data_dir, plugin or ())
     read, chosen = prepared.experiment, prepared.results_dir(results)
+    check_device_is_here(device or read.device)
     asked = read.profile_of(rounds, processes)
     recorded = record.read_all(chosen)
     specs = passes(read, asked, [p for p in prepared.standing(recorded).planned if p.spec.trial is None])
@@ -175,6 +177,7 @@ def _every(asked: Any, setting: Any, plugin: list[Path] | None, told: tuple[Path
         raise unknown("method", reference, known, where="--reference")
     step.count_network(asked)  # a mistake in the model is everyone's
     for name in known:
+        print(f"estimating {name} ...", file=sys.stderr, flush=True)  # up to a minute each for the largest
         try:
             found.append(step.estimate(asked, name, {}, setting, tuple(plugin or ())))
         except UserError as error:  # a method that this network cannot take, with its reason

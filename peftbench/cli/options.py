@@ -45,6 +45,14 @@ def check_device(device: str | None) -> None:
         raise unknown("device", device, ["auto", "cpu", "cuda", "cuda:0", "mps"], where="--device")
 
 
+def check_device_is_here(device: str) -> None:
+    """Raises UserError for a GPU that this machine lacks, before anything is planned for it."""
+    if device not in ("auto", "cpu"):
+        from peftbench.devices import pick  # torch: seconds, which only such a device is worth
+
+        pick(device)
+
+
 def threads_asked() -> int | None:
     """What OMP_NUM_THREADS asks of all programs; None where it is not set. Of a list, the outermost level counts."""
     import os

@@ -84,7 +84,7 @@ def _files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"{folder} is not a directory that peft's save_pretrained wrote (adapter_config.json, "
-            f"adapter_model.safetensors): {error}"
+            f"adapter_model.safetensors): {getattr(error, 'strerror', None) or error}; give the one with both"
         ) from error
     if not isinstance(config, dict):
         raise UserError(f"{folder / 'adapter_config.json'} is no mapping")

@@ -96,7 +96,7 @@ def _standing(label: str, group: Sequence[Comparison], used: Sequence[Comparison
     return Standing(
         label=label,
         method=everywhere[0].method,
-        relative=_mean([_gain(c, e.mean) for c, e in pairs]),
+        relative=_mean([_relative(c, e) for c, e in pairs]),
         relative_sd=_seed_spread(pairs) if label != group[0].reference else None,
         relative_interval=_interval(pairs) if label != group[0].reference else None,
         rank=_mean([_rank(c, e) for c, e in pairs]),
@@ -115,6 +115,13 @@ def _mean(values: Sequence[float | None]) -> float | None:
     """The mean; None where there is nothing, or where one task has no value: no average over other tasks."""
     known = [v for v in values if v is not None]
     return statistics.fmean(known) if known and len(known) == len(values) else None
+
+
+def _relative(c: Comparison, e: Entry) -> float | None:
+    """The score relative to the reference's, so that more is better; None where a sign makes that meaningless."""
+    if c.direction == "min":
+        return 1 / e.relative if e.relative is not None and e.relative > 0 else None
+    return e.relative
 
 
 def _gain(c: Comparison, score: float | None) -> float | None:

@@ -26,7 +26,7 @@ def write(folder: Path, contents: Iterable[tuple[str, bytes]]) -> list[Path]:
             (folder / name).unlink(missing_ok=True)
     except OSError as e:
         raise UserError(
-            f"{folder}: the report could not be written ({e.strerror}). Free some space there or choose another "
+            f"{folder}: the report could not be written ({e.strerror}). Make room for it there or choose another "
             "directory, and run the report again; the records are not touched."
         ) from e
     return [folder / name for name in names]

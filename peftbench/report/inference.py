@@ -20,7 +20,7 @@ are shorter, and at two or three seeds too short; so is any bootstrap over so fe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,21 +118,23 @@ def difference(a: Scores, b: Scores, times: float = 1.0) -> Estimate:
 
     Same seeds share the order of the data, the head's start and dropout, so their luck largely cancels out.
     """
-    if common := _paired(a, b):
+    if common := paired(a.seeds, b.seeds):
         a, b = a.at(common), b.at(common)
         moved = None if a.influences is None or b.influences is None else a.influences - times * b.influences
         return _estimate(a.values - times * b.values, moved, max(a.grain, b.grain))
     return _unpaired(a, b, times)
 
 
-def _paired(a: Scores, b: Scores) -> list[int]:
+def paired(a: Collection[int], b: Collection[int]) -> list[int]:
     """The seeds that both ran, where they are enough to pair by: two, or all that one side has."""
-    common = sorted(set(a.seeds) & set(b.seeds))
-    return common if len(common) >= min(2, len(a.seeds), len(b.seeds)) else []
+    common = sorted(set(a) & set(b))
+    return common if len(common) >= min(2, len(a), len(b)) else []
 
 
 def ratio(a: Scores, b: Scores) -> Estimate | None:
-    """mean a / mean b by the delta method; None where the denominator is not positive."""
+    """mean a / mean b by the delta method, over the seeds that `difference` pairs; None unless b's mean is positive."""
+    if common := paired(a.seeds, b.seeds):
+        a, b = a.at(common), b.at(common)
     below = float(b.values.mean())
     if below <= 0:
         return None
@@ -224,7 +226,7 @@ def wins(a: Scores, b: Scores, sign: int = 1) -> tuple[float, float, float]:
     Pairs have the same seed where both ran it, else every seed meets every other; a tie is half a win. The interval is
     Wilson's over the seeds of the side with fewer.
     """
-    if common := _paired(a, b):
+    if common := paired(a.seeds, b.seeds):
         gaps = sign * (a.at(common).values - b.at(common).values)
         n = len(common)
     else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 from .. import record
@@ -17,6 +18,7 @@ from ..record import Record
 from ..spec import digest
 from . import notes, pooled, times
 from .comparison import Comparison, Entry, spread
+from .inference import paired
 from .learned import learned
 
 
@@ -166,8 +168,12 @@ def _ordered(entries: list[Entry], profiles: list[Record], reference: str) -> li
 
 
 def _relative(e: Entry, base: Entry | None) -> Entry:
-    if base is None or e.mean is None or base.mean is None or base.mean <= 0:
+    """With its score relative to the reference's mean: over the seeds that both ran, where they can be paired."""
+    if base is None or not e.scores or not base.scores:
+        return e
+    common = paired(e.scores, base.scores)
+    above, below = (fmean(side.scores[s] for s in common or side.scores) for side in (e, base))
+    if below <= 0:
         return e
     ratios = [s / base.scores[seed] for seed, s in e.scores.items() if base.scores.get(seed, 0) > 0]
-    sd = spread(ratios) if e is not base else None
-    return replace(e, relative=e.mean / base.mean, relative_sd=sd)
+    return replace(e, relative=above / below, relative_sd=spread(ratios) if e is not base else None)

@@ -26,6 +26,7 @@ def sentences(c: Comparison) -> Iterator[str]:
         yield _about_the_best(c)
     if any(v.p_holm is not None for v in c.verdicts.values()):
         yield _about_the_reference(c)
+        yield from _tied_but_worse(c)
     yield from _more(c)
 
 
@@ -61,14 +62,36 @@ def _about_the_best(c: Comparison) -> str:
 def _about_the_reference(c: Comparison) -> str:
     sign = -1 if c.direction == "min" else 1
     known = {label: v for label, v in c.verdicts.items() if v.p_holm is not None and v.difference}
-    sure = {label: sign * v.difference.value for label, v in known.items() if v.difference and (v.p_holm or 0) < ALPHA}
-    better, worse = [n for n, d in sure.items() if d > 0], [n for n, d in sure.items() if d < 0]
+    sure = {label: sign * d.value for label, d in _sure(c).items()}
+    runs = [n for n, v in known.items() if v.difference and v.difference.is_of_runs]
+    whose = "Of these trained networks, against" if len(runs) == len(known) else "Against"
+    named = {n: f"{n} (its one trained network)" if n in runs and whose == "Against" else n for n in sure}
+    better, worse = [named[n] for n, d in sure.items() if d > 0], [named[n] for n, d in sure.items() if d < 0]
     said = [f"{listed(names)} {_are(names)} {how}" for names, how in ((better, "better"), (worse, "worse")) if names]
     rest = len(known) - len(sure)
     if not said:
         return f"No difference to {c.reference} is sure (Holm's correction over {len(known)})."
     open_ones = f"; {rest} of {len(known)} cannot be told apart from it" if rest else ""
-    return f"Against {c.reference}, {' and '.join(said)} (Holm's correction over {len(known)}){open_ones}."
+    return f"{whose} {c.reference}, {' and '.join(said)} (Holm's correction over {len(known)}){open_ones}."
+
+
+def _tied_but_worse(c: Comparison) -> Iterator[str]:
+    """What looks like a contradiction and is none."""
+    sign = -1 if c.direction == "min" else 1
+    both = [n for n, d in _sure(c).items() if sign * d.value < 0 and c.verdicts[n].tied]
+    if not both:
+        return
+    start = f"{listed(both)} {_are(both)} surely below {c.reference} and yet marked as tied with the best"
+    if c.verdicts[c.reference].is_best:
+        yield f"{start}: Bonferroni's correction, which decides on ties, is stricter than Holm's."
+    else:
+        yield f"{start}: every pair has an interval of its own, and theirs to the best is wider or not corrected alike."
+
+
+def _sure(c: Comparison) -> dict[str, Estimate]:
+    """By label, the differences to the reference that are not zero at the table's level."""
+    known = ((n, v.difference, v.p_holm) for n, v in c.verdicts.items())
+    return {n: d for n, d, p in known if d and p is not None and p < ALPHA}
 
 
 def _more(c: Comparison) -> Iterator[str]:
@@ -82,8 +105,9 @@ def _more(c: Comparison) -> Iterator[str]:
     spread = power.Spread.of(pairs)
     seeds, now = spread.seeds_for(size), min(p.seeds for p in pairs)
     sure = "(80 % power, one pair at 95 %)"
-    if seeds is None:
-        examples = spread.examples_for(size)
+    if seeds is None and (examples := spread.examples_for(size)) <= spread.examples:
+        yield f"Seeing {said} {sure} would need more than {power.MOST:,} seeds."
+    elif seeds is None:
         yield (
             f"Seeing {said} {sure} would need about {_round(examples):,} test examples, and more seeds: on these "
             f"{spread.examples:,} no number of seeds is enough."

@@ -125,7 +125,10 @@ def _path(given: str, data_dir: Path | None) -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise UserError(f"task local: there is no file {' nor '.join(str(p.absolute()) for p in places)}")
+    raise UserError(
+        f"task local: there is no file {' nor '.join(str(p.absolute()) for p in places)}; give an "
+        "absolute path, one from the working directory, or one under --data-dir"
+    )
 
 
 def _rows(path: Path, options: Options, kind: str) -> list[_Row]:

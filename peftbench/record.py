@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .spec import SCHEMA, ProfileSpec, digest
+from .spec import SCHEMA, ProfileSpec, completed, digest
 
 FOLDER = "runs"  # under the results directory
 STATUSES = ("finished", "diverged", "oom", "error", "killed", "abandoned")
@@ -133,7 +133,8 @@ def read(path: Path | str) -> Record:
         raw = path.read_bytes()
     except OSError as e:
         raise UserError(f"{path}: cannot be read ({e.strerror}). Make the file readable, or move it away.") from e
-    return Record(path, _parse(raw, path, skip=_LAZY))
+    body = _parse(raw, path, skip=_LAZY)
+    return Record(path, {**body, "spec": completed(body["kind"], body["spec"])})
 
 
 def read_all(results_dir: Path | str) -> list[Record]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any
 
 SCHEMA = 1
@@ -188,6 +189,25 @@ class ProfileSpec:
 def as_dict(spec: Any) -> dict[str, Any]:
     """The spec as plain JSON values, every field expanded."""
     return json.loads(json.dumps(asdict(spec)))
+
+
+def completed(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's spec with the defaults of the fields that were added after it was written."""
+    nested: dict[str, type] = {"backbone": BackboneSpec, "task": TaskSpec, "method": MethodSpec, "train": TrainSpec}
+    out = {**_defaults(RunSpec if kind == "run" else ProfileSpec), **spec}
+    for name, cls in nested.items():
+        if name in out:
+            out[name] = {**_defaults(cls), **out[name]}
+    if "methods" in out:
+        out["methods"] = [{**_defaults(MethodSpec), **m} for m in out["methods"]]
+    return out
+
+
+@cache
+def _defaults(cls: type) -> dict[str, Any]:
+    """Of a spec's fields that have one, as plain JSON values."""
+    given = {f.name: value for f in fields(cls) if (value := _default(f)) is not MISSING}
+    return {n: as_dict(v) if is_dataclass(v) else list(v) if isinstance(v, tuple) else v for n, v in given.items()}
 
 
 def spec_id(kind: str, spec: Any) -> str:

@@ -241,6 +241,15 @@ def test_experiments_and_budgets_are_never_mixed_in_one_table(tmp_path):
     assert len({c.slug for c in comparisons}) == 3
 
 
+def test_a_record_from_before_a_field_was_added_is_in_the_same_row(tmp_path):
+    old, new = factories.run("lora", 0, 0.5), factories.run("lora", 1, 0.6)
+    for part, name in (("train", "memory"), ("train", "tokens"), ("method", "exempt"), ("backbone", "compile")):
+        del old["spec"][part][name]
+    del old["spec"]["probes"]
+    (c,) = compared(tmp_path, [old, new])
+    assert entry(c, "lora").scores == {0: 0.5, 1: 0.6}
+
+
 def test_without_a_profile_pass_the_reference_is_the_one_that_the_runs_were_given(tmp_path):
     bodies = [{**factories.run(label, 0), "reference": "dora"} for label in ("lora", "dora")]
     (c,) = compared(tmp_path, bodies)

@@ -110,6 +110,15 @@ def test_tied_with_the_best_yet_below_the_reference_is_explained(tmp_path):
     assert "would need more than 1,000 seeds" in said, "not more of the test examples, of which nothing is known"
 
 
+def test_seeds_that_agree_have_not_learned_a_task_whose_test_examples_leave_it_open(tmp_path):
+    for right, learned in ((0.54, False), (0.8, True)):
+        bodies = [predicted("full", s, right, stream="alike") for s in range(3)]
+        (c,) = compared(tmp_path / str(right), bodies)
+        low, _ = c.verdicts["full"].interval
+        assert c.entries[0].mean > 0.5
+        assert c.learned is learned is (low > 0.5), "as the interval in its table says"
+
+
 def test_a_task_that_was_not_learned_allows_no_sentence(tmp_path):
     (c,) = compared(tmp_path, table({"full": 0.5, "lora": 0.5}))
     assert c.learned is False

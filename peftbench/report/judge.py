@@ -17,7 +17,7 @@ from . import examples, inference, pareto
 from .inference import LEVEL, RANGES, Estimate, Scores
 
 if TYPE_CHECKING:
-    from .comparison import Comparison
+    from .comparison import Comparison, Entry
 
 
 @dataclass(frozen=True)
@@ -74,21 +74,30 @@ def verdicts(
 
 def scores(c: Comparison) -> dict[str, Scores]:
     """By label, what is known of the runs of every configuration that has a score; predictions are read here."""
-    labels: list | None = None
-    found = {}
-    for e in (e for e in c.entries if e.n):
-        seeds, moved = tuple(sorted(e.scores)), list[np.ndarray | None]()
-        runs = {r.spec["seed"]: r for r in e.runs if r.is_finished}
-        for seed in seeds:
-            told = runs[seed].predictions or {"values": [], "labels": []}
-            labels = labels or told["labels"]
-            same = told["labels"] == labels
-            moved.append(examples.influences(c.metric, told["values"], labels, e.scores[seed]) if same else None)
-        known = [m for m in moved if m is not None]
-        whole = np.array(known) if len(known) == len(seeds) else None
-        grain = examples.grain(c.metric, whole.shape[1]) if whole is not None else 0.0
-        found[e.label] = Scores(seeds, np.array([e.scores[s] for s in seeds]), whole, grain)
-    return found
+    scored = [e for e in c.entries if e.n]
+    return {e.label: known(e, _labels(scored[0])) for e in scored}
+
+
+def known(e: Entry, labels: list | None = None) -> Scores:
+    """What is known of one configuration's runs; examples count where all have `labels`, or the first run's."""
+    labels = labels or _labels(e)
+    runs = {r.spec["seed"]: r for r in e.runs if r.is_finished}
+    seeds, moved = tuple(sorted(e.scores)), list[np.ndarray]()
+    for seed in seeds:
+        told = runs[seed].predictions or {"values": [], "labels": []}
+        effect = (
+            examples.influences(e.metric, told["values"], labels, e.scores[seed]) if told["labels"] == labels else None
+        )
+        moved += [] if effect is None else [effect]
+    whole = np.array(moved) if len(moved) == len(seeds) else None
+    grain = examples.grain(e.metric, whole.shape[1]) if whole is not None else 0.0
+    return Scores(seeds, np.array([e.scores[s] for s in seeds]), whole, grain)
+
+
+def _labels(e: Entry) -> list:
+    """The test labels as the first of its runs that has some was given them."""
+    told = (r.predictions for r in sorted(e.runs, key=lambda r: int(r.spec["seed"])) if r.is_finished)
+    return next((p["labels"] for p in told if p and p["labels"]), [])
 
 
 def _within(mean: Estimate, limits: tuple[float, float] | None) -> tuple[float, float] | None:

@@ -6,6 +6,7 @@ import math
 import statistics
 from typing import TYPE_CHECKING
 
+from . import inference, judge
 from .inference import LEVEL, wilson
 
 if TYPE_CHECKING:
@@ -19,17 +20,16 @@ CORRELATIONS = ("mcc", "matthews", "pearson", "spearman")
 def learned(base: Entry, majority: float | None, direction: str, metric: str) -> bool | None:
     """Whether the reference beats the majority class by more than its interval; None where nothing tells.
 
-    From three seeds on: Student's t interval of their mean. With fewer, where that interval says nothing (12.7 standard
-    errors at two seeds): every seed must win by more than the sampling error of its own test examples, binomial for
-    shares and Fisher's z for correlations. Other metrics of one or two runs have no known interval.
+    From three seeds on: the interval that its table shows, over other seeds and other test examples. With fewer, where
+    that says nothing (12.7 standard errors at two seeds): every seed must win by more than the sampling error of its own
+    test examples, binomial for shares and Fisher's z for correlations. Other metrics of one or two runs have no known
+    interval.
     """
     if majority is None or base.mean is None:
         return None
     sign = -1 if direction == "min" else 1
     if base.n >= 3:
-        from scipy.special import stdtrit
-
-        half = float(stdtrit(base.n - 1, (1 + LEVEL) / 2)) * (base.sd or 0.0) / math.sqrt(base.n)
+        half = inference.mean(judge.known(base)).half() or 0.0  # seeds that agree, and no examples: none is known
         return sign * (base.mean - majority) > half
     if direction == "min":
         return None

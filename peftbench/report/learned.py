@@ -21,9 +21,9 @@ def learned(base: Entry, majority: float | None, direction: str, metric: str) ->
     """Whether the reference beats the majority class by more than its interval; None where nothing tells.
 
     From three seeds on: the interval that its table shows, over other seeds and other test examples. With fewer, where
-    that says nothing (12.7 standard errors at two seeds): every seed must win by more than the sampling error of its own
-    test examples, binomial for shares and Fisher's z for correlations. Other metrics of one or two runs have no known
-    interval.
+    that says nothing (12.7 standard errors at two seeds), every seed must win by more than the sampling error of its
+    own test examples, binomial for shares and Fisher's z for correlations. Other metrics of one or two runs have no
+    known interval.
     """
     if majority is None or base.mean is None:
         return None

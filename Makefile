@@ -19,7 +19,7 @@ env: $(VENV)/.installed
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Every bug planted in tests/planted_bugs.py, and the promises of the contract that catch it.
+# Every bug planted in tests/helpers/planted_bugs.py, and the promises of the contract that catch it.
 planted-bugs: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/planted_bugs.py --write docs/planted-bugs.md
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 
-from peftbench import devices
+from peftbench.backbones import devices
+from peftbench.backbones.devices import synchronise
 from peftbench.backbones.load import load
-from peftbench.environment import facts
-from peftbench.measure.timing import synchronise
-from peftbench.serving import AdapterSet
+from peftbench.method.serving import AdapterSet
+from peftbench.records.environment import facts
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from peftbench.backbones.load import Backbone
-from peftbench.edit import Edit
+from peftbench.method.edit import Edit
 
 Config = Callable[[Backbone, Any], Any]  # (our network with the method on it, the method) -> peft's configuration
 Copy = Callable[[Edit, Any], None]  # our adapter's numbers into peft's network

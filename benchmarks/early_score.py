@@ -24,10 +24,11 @@ import yaml
 from grid import HEAD_RATE, HYPER, RATES, VALIDATION_ROWS
 from tabulate import tabulate
 
-from peftbench import environment, train
-from peftbench.prepare import prepare
-from peftbench.session import Session
-from peftbench.spec import TrainSpec
+import peftbench
+from peftbench.records import environment
+from peftbench.records.spec import TrainSpec
+from peftbench.run import train
+from peftbench.run.session import Session
 from peftbench.tasks import batches
 
 TASK = "glue/stsb"
@@ -98,7 +99,7 @@ def scores(args: argparse.Namespace, session: Session) -> dict[str, list[float]]
     with tempfile.TemporaryDirectory(prefix="peftbench-early-") as scratch:
         file = Path(scratch) / "early_score.yaml"
         file.write_text(yaml.safe_dump(asked))
-        planned = prepare(str(file), (), args.data_dir, ()).planned
+        planned = peftbench.plan(file, data_dir=args.data_dir).prepared.planned
     found: dict[str, list[float]] = {name: [] for name in args.methods}
     for p in planned:
         body = session.execute(p.spec)

@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from targets import READERS, Measured, measured, parts, rows, setting, verdict
 
-from peftbench.report import style
+from peftbench.report.figures import style
 
 BEGIN, END = "<!-- measured: made by benchmarks/figure.py -->", "<!-- measured ends -->"
 HEADER = ["what", "must", "reach for", "measured", "verdict"]

@@ -29,9 +29,11 @@ import yaml
 from scipy.stats import t as student
 from tabulate import tabulate
 
-from peftbench import cache, environment, record, runner
+from peftbench import cache
 from peftbench.backbones import source
-from peftbench.measure import neighbours, timing
+from peftbench.measure import other_load, timing
+from peftbench.records import environment, record
+from peftbench.run import runner
 
 SCRIPT = Path(__file__).with_name("trainer_script.py")
 RATES = {"lora": 2e-3, "dora": 2e-3, "ia3": 2e-2, "prefix": 5e-2}
@@ -39,14 +41,14 @@ HYPER = {"prefix": {"std": 1.0}}  # as peft draws it
 TASKS = ("glue/rte", "glue/stsb")
 HEAD_RATE = 2e-3
 VALIDATION_ROWS = 32  # the suite reads a validation split beside the dev split, the scripts do not: next to none of it
-CACHED = ("embedded", "wheels", "manifest")  # what a user has after the first run ever; tokenised data is not in it
+CACHED = ("embedded", "wheels", "answers")  # what a user has after the first run ever; tokenised data is not in it
 
 Scores = dict[tuple[str, str], list[float]]  # (task, method) -> one value a seed
 
 
 def main() -> None:
     args = arguments()
-    watch = neighbours.Watch()
+    watch = other_load.Watch()
     seconds: dict[str, list[float]] = {"ours": [], "peft": []}
     scripts: list[dict[str, Any]] = []
     scores: dict[str, Scores] = {}
@@ -176,7 +178,7 @@ def timed(command: Sequence[str], log: Path, own: Mapping[str, str], threads: in
 
 def warm_up() -> None:
     """Read both sides' libraries once, so that neither pays for the disk, and the facts that the suite keeps."""
-    modules = "torch, transformers, datasets, peft, scipy.stats, peftbench.session, peftbench.report"
+    modules = "torch, transformers, datasets, peft, scipy.stats, peftbench.run.session, peftbench.report.assemble"
     for command in (["-c", f"import {modules}"], ["-m", "peftbench", "methods"]):
         subprocess.run([sys.executable, *command], check=True, capture_output=True)
 

@@ -31,10 +31,12 @@ from typing import Any, NamedTuple
 import yaml
 from tabulate import tabulate
 
-from peftbench import environment, record
-from peftbench.plan import Planned, profiles
-from peftbench.prepare import Prepared, prepare
-from peftbench.spec import ProfileSpec, as_dict
+import peftbench
+from peftbench.plan.grid import Planned
+from peftbench.plan.next_runs import profiles
+from peftbench.plan.prepare import Prepared
+from peftbench.records import environment, record
+from peftbench.records.spec import ProfileSpec, as_dict
 
 REFERENCE = Path(__file__).parent.parent / "results/reference/quickstart"
 METHODS = ("full", "lora", "qlora", "adapter", "prefix", "ia3", "dora", "bitfit", "pissa", "vera")
@@ -128,7 +130,7 @@ def make(folder: Path, name: str, shape: Shape) -> int:
     file.write_text(yaml.safe_dump(experiment(name, shape)))
     os.chdir(folder)  # a local task's files are named from there, as in the commands that are measured
     try:
-        prepared = prepare(file)
+        prepared = peftbench.plan(file).prepared
         facts = json.dumps([STEPS, EXAMPLES, *(p.spec.id for p in prepared.planned)])
         kept = results.is_dir() and made.is_file() and made.read_text() == facts
         if not kept:  # not there, of another shape or other data, or interrupted

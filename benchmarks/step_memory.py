@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from twins import Batch, Side, batch_for, build
 
-from peftbench import devices, environment
+from peftbench.backbones import devices
 from peftbench.measure.memory import LiveTensors
+from peftbench.records import environment
 
 SHAPES = {"minilm-l6": (32, 64), "smollm2-135m": (4, 128)}  # rows, tokens
 PARTS = ("weights", "trained", "gradients", "optimizer", "activations", "temporaries")

@@ -28,14 +28,16 @@ from cases import CASES, Case
 from tabulate import tabulate
 from twins import batch_for, build, difference, floor
 
-from peftbench import devices, environment, workers
-from peftbench.measure import neighbours, timing
+from peftbench.backbones import devices
+from peftbench.measure import other_load, timing
+from peftbench.records import environment
+from peftbench.run import pool
 
 USUAL = {"smollm2-135m": (8, 128, 7)}  # rows, tokens, rounds; a step takes seconds there
 OTHERWISE = (32, 64, 40)
 WARMUP = 3  # rounds
 AGREE = {"float32": 1e-4, "bfloat16": 0.1}  # largest difference of two logits over the largest logit
-AGREE_DOUBLY = 1e-2  # doubly quantised: bitsandbytes rounds some absmax to another byte (tests/test_nf4.py)
+AGREE_DOUBLY = 1e-2  # doubly quantised: bitsandbytes rounds some absmax to another byte (tests/method/test_nf4.py)
 
 
 def main() -> None:
@@ -46,7 +48,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     device = devices.pick(args.device)
-    watch = neighbours.Watch()
+    watch = other_load.Watch()
     out = args.out or Path(f"results/benchmarks/step_time-{Path(args.model).name}-{args.dtype}.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     rows: dict[str, Any] = {}
@@ -68,7 +70,7 @@ def main() -> None:
 def keep_memory() -> None:
     """Begin again with the setting, which the C library reads when a process starts."""
     if "GLIBC_TUNABLES" not in os.environ:
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "GLIBC_TUNABLES": workers.KEEP_MEMORY})
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "GLIBC_TUNABLES": pool.KEEP_MEMORY})
 
 
 def about(args: argparse.Namespace) -> dict[str, Any]:
@@ -106,7 +108,7 @@ def measured(name: str, case: Case, args: argparse.Namespace, device: torch.devi
     if case.floor:
         actions["floor"] = floor(case, args.model, args.dtype, device).stepper(batch)
     warmup = min(WARMUP, args.rounds)
-    samples = timing.interleaved(actions, args.rounds, warmup, lambda: timing.synchronise(device))
+    samples = timing.interleaved(actions, args.rounds, warmup, lambda: devices.synchronise(device))
     row: dict[str, Any] = {side: timing.summary(taken) for side, taken in samples.items()}
     row["difference"] = apart
     row["ratio"] = timing.ratio(samples["ours"], samples["peft"])

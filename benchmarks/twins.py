@@ -20,13 +20,13 @@ import torch
 from cases import Case
 from torch import Tensor, nn
 
-from peftbench import devices, method
-from peftbench.backbones import source
+from peftbench.backbones import devices, source
 from peftbench.backbones.load import DTYPES, Backbone, load, natural_kind
-from peftbench.edit import Edit
-from peftbench.losses import IGNORED, counted, loss_sum
-from peftbench.spec import TrainSpec
-from peftbench.train import Trainer
+from peftbench.backbones.losses import IGNORED, counted, loss_sum
+from peftbench.method import registry
+from peftbench.method.edit import Edit
+from peftbench.records.spec import TrainSpec
+from peftbench.run.train import Trainer
 
 RATE = 1e-4
 NOISE = 0.02  # added to every number of the adapter
@@ -75,7 +75,7 @@ def build(case: Case, model: str, dtype: str, device: torch.device) -> Twins:
     """Both sides of a case; raises UserError for a model that cannot be had."""
     torch.manual_seed(0)
     backbone = load(model, natural_kind(source.origin(model)), 2, dtype=dtype, dropout=0.0, device=device)
-    edit, made = Edit(backbone), method.make(method.find(case.method), case.settings(backbone))
+    edit, made = Edit(backbone), registry.make(registry.find(case.method), case.settings(backbone))
     made.attach(edit)
     backbone.reset_head()
     with torch.no_grad():

@@ -12,10 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from peftbench.backbones.modules import SiteLinear
-from peftbench.edit import Adapter, Edit
-from peftbench.method import Method, register
-from peftbench.sites import Sites
+from peftbench.method import Adapter, Edit, Method, SiteLinear, Sites, register
 
 
 class TemplateLinear(Adapter):

@@ -23,12 +23,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench import lowrank
-from peftbench.backbones.modules import SiteLinear
-from peftbench.edit import Adapter, Edit
-from peftbench.errors import UserError
-from peftbench.method import Method, register
-from peftbench.sites import Sites
+from peftbench.method import Adapter, Edit, Method, SiteLinear, Sites, UserError, register
+from peftbench.method.layers import lowrank
 
 
 class SVDLinear(Adapter):

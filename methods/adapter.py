@@ -18,10 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench.backbones.modules import Block
-from peftbench.edit import Adapter, Edit
-from peftbench.method import Method, register
-from peftbench.sites import Sites
+from peftbench.method import Adapter, Block, Edit, Method, Sites, register
 
 NONLINEARITY: dict[str, Callable[[Tensor], Tensor]] = {
     "houlsby": F.gelu,

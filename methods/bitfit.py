@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peftbench.edit import Edit
-from peftbench.errors import UserError
-from peftbench.method import Method, register
-from peftbench.sites import Sites
+from peftbench.method import Edit, Method, Sites, UserError, register
 
 
 @register

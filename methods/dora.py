@@ -13,12 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from peftbench import lowrank
-from peftbench.backbones.modules import SiteLinear
-from peftbench.edit import Edit
-from peftbench.method import Method, register
+from peftbench.method import Edit, Method, SiteLinear, Sites, register
+from peftbench.method.layers import lowrank
 from peftbench.methods.lora import LoRALinear
-from peftbench.sites import Sites
 
 
 class DoRALinear(LoRALinear):

@@ -16,10 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from peftbench.backbones.modules import SiteLinear
-from peftbench.edit import Edit
-from peftbench.method import Method, register
-from peftbench.sites import Sites
+from peftbench.method import Edit, Method, SiteLinear, Sites, register
 
 
 class GaLoreAdamW(torch.optim.Optimizer):

@@ -12,11 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from peftbench import lowrank, vectors
-from peftbench.backbones.modules import SiteLinear
-from peftbench.edit import Adapter, Edit
-from peftbench.method import Method, register
-from peftbench.sites import Sites
+from peftbench.method import Adapter, Edit, Method, SiteLinear, Sites, register
+from peftbench.method.layers import lowrank, vectors
 
 
 class ScaledOutput(Adapter):

@@ -17,12 +17,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench.backbones.modules import SiteLinear
-from peftbench.edit import Edit
-from peftbench.errors import UserError
-from peftbench.method import Method, register
+from peftbench.method import Edit, Method, SiteLinear, Sites, UserError, register
 from peftbench.methods.lora import LoRALinear
-from peftbench.sites import Sites
 
 SEED = 0  # of the randomised decomposition: loading an adapter must find the same residual again
 

@@ -13,10 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from peftbench.backbones.modules import PrefixSlot
-from peftbench.edit import Adapter, Edit
-from peftbench.method import Method, register
-from peftbench.sites import Sites
+from peftbench.method import Adapter, Edit, Method, PrefixSlot, Sites, register
 
 
 class Prefix(Adapter):

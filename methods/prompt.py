@@ -13,11 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from peftbench.backbones.prompt import PromptSlot
-from peftbench.edit import Adapter, Edit
-from peftbench.errors import UserError
-from peftbench.method import Method, register
-from peftbench.sites import Sites
+from peftbench.method import Adapter, Edit, Method, PromptSlot, Sites, UserError, register
 
 COMMON = 5_000  # section 3.2
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peftbench.method import register
+from peftbench.method import Sites, register
 from peftbench.methods.dora import DoRALinear
 from peftbench.methods.qlora import QLoRA
-from peftbench.sites import Sites
 
 
 @register

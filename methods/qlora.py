@@ -1,7 +1,8 @@
 """QLoRA: Efficient Finetuning of Quantized LLMs (Dettmers et al. 2023, arXiv:2305.14314).
 
 Equation 5:  Y = X doubleDequant(c1, c2, W_NF4) + X L1 L2.  Every linear layer of the base is stored as 4-bit
-NormalFloat with double quantisation (section 3; `peftbench/nf4.py`), frozen; LoRA trains over it in full precision.
+NormalFloat with double quantisation (section 3; `peftbench/method/layers/nf4.py`), frozen;
+LoRA trains over it in full precision.
 """
 
 from __future__ import annotations
@@ -11,11 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from peftbench.edit import Edit
-from peftbench.method import Method, register
+from peftbench.method import Edit, Method, Sites, register
+from peftbench.method.layers.nf4 import NF4Linear
 from peftbench.methods.lora import LoRALinear
-from peftbench.nf4 import NF4Linear
-from peftbench.sites import Sites
 
 
 @register

@@ -12,8 +12,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from peftbench.edit import Edit
-from peftbench.method import register
+from peftbench.method import Edit, register
 from peftbench.methods.lora import LoRA, LoRALinear
 
 

@@ -1,3 +1,21 @@
-"""peftbench: a benchmark of parameter-efficient fine-tuning that can be trusted."""
+"""peftbench: a benchmark of parameter-efficient fine-tuning that can be trusted.
+
+    plan = peftbench.plan("quickstart", only=["method=lora", "method=full"])
+    records = peftbench.run(plan, "results/mine")
+    report = peftbench.report(records)
+
+`api` documents these functions.
+"""
+
+from pathlib import Path
+
+# Four functions bear the names of packages. Importing a package sets its name here, once; so the packages come first.
+import peftbench.plan
+import peftbench.records
+import peftbench.report
+import peftbench.run  # noqa: F401
+from peftbench.api import Plan, Records, Report, attach, plan, records, report, run
 
 __version__ = "0.1.0"
+__all__ = ["Plan", "Records", "Report", "attach", "plan", "records", "report", "run"]
+__path__.append(str(Path(__file__).parent / "method" / "old_paths"))  # module paths that plugins used in release 0.1

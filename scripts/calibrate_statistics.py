@@ -3,7 +3,7 @@
     python scripts/calibrate_statistics.py [--repeats 4000]
 
 writes results/calibration/statistics.json and the tables in docs/statistics.md. Every number comes from the functions
-that judge real records (`peftbench.report.inference`, `judge`, `examples`), on runs drawn from
+that judge real records (`peftbench.report.stats.intervals`, `judge`, `examples`), on runs drawn from
 
     right(m, s, i)  =  mu_m + c_s + a_ms + b_i + g_mi + e_msi > 0        method m, seed s, test example i
 
@@ -27,8 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtr, stdtrit
 
-from peftbench.report import examples, inference, judge, power
-from peftbench.report.inference import Estimate, Scores
+from peftbench.report.data import verdicts as judge
+from peftbench.report.stats import influence as examples
+from peftbench.report.stats import intervals, power
+from peftbench.report.stats.intervals import Estimate, Scores
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "results" / "calibration" / "statistics.json"
@@ -128,11 +130,11 @@ def alarms(t: Truth, seeds: int, repeats: int) -> dict[str, Any]:
     wrong, resampled, covered = np.zeros(3), 0, 0
     for i in range(repeats):
         a, b = runs(t, np.zeros(2), seeds, random)
-        d = inference.difference(a, b)
+        d = intervals.difference(a, b)
         wrong += [abs(d.value) > (d.half() or 0.0), *_others(d)]
         if i < repeats // 4:  # the slow one
             resampled += _percentile(a, b, weights, picks, t.disjoint)
-        low, high = inference.mean(a).interval() or (0.0, 0.0)
+        low, high = intervals.mean(a).interval() or (0.0, 0.0)
         covered += low <= ACCURACY <= high
     names = ("report", "matched_df", "examples_only")
     return {
@@ -170,7 +172,7 @@ def metric_alarms(metric: str, seeds: int, repeats: int) -> dict[str, Any]:
     wrong = 0
     for _ in range(repeats):
         a, b = (_scored(metric, z, random) for z in latent(USUAL, np.zeros(2), seeds, random))
-        d = inference.difference(a, b)
+        d = intervals.difference(a, b)
         wrong += abs(d.value) > (d.half() or 0.0)
     return {"metric": metric, "seeds": seeds, "repeats": repeats, "report": rate(wrong, repeats)}
 
@@ -226,7 +228,7 @@ def seen(gap: float, seeds: int, n: int, repeats: int) -> dict[str, Any]:
     random = stream("power", asdict(t), gap, seeds, repeats)
     right = 0
     for _ in range(repeats):
-        d = inference.difference(*runs(t, np.array([gap, 0.0]), seeds, random))
+        d = intervals.difference(*runs(t, np.array([gap, 0.0]), seeds, random))
         right += d.value > (d.half() or 0.0)
     return {"gap": gap, "seeds": seeds, "examples": n, "repeats": repeats, "power": rate(right, repeats)}
 
@@ -238,14 +240,14 @@ def needed(gap: float, n: int, repeats: int) -> dict[str, Any]:
     asked = []
     for _ in range(100):
         first, *others = runs(t, np.zeros(FAMILY), 3, random)
-        asked.append(power.Spread.of([inference.difference(s, first) for s in others]).seeds_for(gap) or power.MOST)
+        asked.append(power.Spread.of([intervals.difference(s, first) for s in others]).seeds_for(gap) or power.MOST)
     seeds = int(np.median(asked))
     return {"gap": gap, "examples": n, "asked": seeds, "at_that": seen(gap, seeds, n, repeats)["power"]}
 
 
 def rate(k: int, n: int) -> list[float]:
     """[share, and the ends of its Wilson interval]"""
-    return [round(float(v), 5) for v in (k / n, *inference.wilson(k / n, n))]
+    return [round(float(v), 5) for v in (k / n, *intervals.wilson(k / n, n))]
 
 
 def replaced(text: str, found: Mapping[str, Any]) -> str:

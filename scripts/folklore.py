@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from peftbench.count import Question, count
+from peftbench.estimate.count import Question, count
 from peftbench.estimate.step import Setting, estimate
 
 ROOT = Path(__file__).resolve().parent.parent

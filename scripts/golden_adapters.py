@@ -1,12 +1,12 @@
 """Golden values from the library `adapters` (AdapterHub): bottleneck adapters and prefixes on a tiny BERT and GPT-2.
 
 `adapters` pins an older transformers than this project, so it runs in an environment of its own, and what it computes
-is committed as `tests/golden/adapters.safetensors`: weights, adapters, inputs, logits and gradients, all in float64.
-`tests/test_golden_adapters.py` gives the same weights to our methods. To make the file again:
+is committed as `tests/methods/golden/adapters.safetensors`: weights, adapters, inputs, logits, gradients, in float64.
+`tests/methods/test_golden_adapters.py` gives the same weights to our methods. To make the file again:
 
     python -m venv golden-env
     golden-env/bin/pip install adapters==1.3.0 torch==2.13.0 numpy safetensors
-    golden-env/bin/python scripts/golden_adapters.py tests/golden/adapters.safetensors
+    golden-env/bin/python scripts/golden_adapters.py tests/methods/golden/adapters.safetensors
 
 The settings are the library's own presets for each paper, but for Houlsby's nonlinearity, which is swish there and GELU
 in the authors' code.

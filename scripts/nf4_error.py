@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peftbench import nf4, nf4_tables
 from peftbench.backbones.load import load
+from peftbench.method.layers import nf4, nf4_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "reference" / "nf4_error"
@@ -215,7 +215,7 @@ def drawing(found: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from peftbench.report import style
+    from peftbench.report.figures import style
 
     names = list(found["types"])
     largest = max(max(both.values()) for row in found["rows"] for both in row["error"].values())

@@ -2,7 +2,7 @@
 
     python scripts/oracle_table.py
 
-What is compared, and how weights are mapped, is in tests/oracle; tests/test_oracles.py asserts the bound.
+tests/helpers/oracle says what is compared and how weights are mapped; tests/methods/test_oracles.py asserts the bound.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 import transformers
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
 from architectures import Zoo  # noqa: E402
 from oracle.compare import CLOSE, LOOKS, compare  # noqa: E402
@@ -26,7 +26,7 @@ from oracle.registry import ARCHITECTURES, COUNTERPARTS  # noqa: E402
 TITLES = {"output": "output", "gradient": "gradients", "merge": "merged weights", "steps": "five steps"}
 INTRODUCTION = f"""# Independent implementations agree
 
-Made by `python scripts/oracle_table.py`; `tests/test_oracles.py` holds every number here to {CLOSE:.0e}.
+Made by `python scripts/oracle_table.py`; `tests/methods/test_oracles.py` holds every number here to {CLOSE:.0e}.
 
 Each method is set beside an implementation by other people with the same weights, in float64, on small random
 networks. A number is the largest difference over the largest value, of
@@ -52,9 +52,9 @@ How weights are mapped:
 - QLoRA and QDoRA: the weights are bitsandbytes' after quantisation and back, the updates are `peft`'s.
 
 Bottleneck adapters and prefixes are held to the library `adapters` as well, by stored values
-(`tests/test_golden_adapters.py`, `scripts/golden_adapters.py`), on BERT and GPT-2, to the same bound; NF4 to
-bitsandbytes, bit for bit (`tests/test_nf4.py`); GaLore to a computation in NumPy without a singular value
-decomposition (`tests/test_methods_rank.py`).
+(`tests/methods/test_golden_adapters.py`, `scripts/golden_adapters.py`), on BERT and GPT-2, to the same bound; NF4 to
+bitsandbytes, bit for bit (`tests/method/test_nf4.py`); GaLore to a computation in NumPy without a singular value
+decomposition (`tests/methods/test_methods_rank.py`).
 """
 
 

@@ -1,4 +1,4 @@
-"""Plant every bug of tests/planted_bugs.py in turn, run the whole contract, and print which promises catch it.
+"""Plant every bug of tests/helpers/planted_bugs.py in turn, run the whole contract, and print which promises catch it.
 
 python scripts/planted_bugs.py [--write docs/planted-bugs.md]
 
@@ -16,13 +16,13 @@ import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))  # the bugs live beside the tests that plant them
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))  # the bugs live beside the tests that plant them
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from planted_bugs import BUGS, Bug  # noqa: E402
 
-from peftbench.contract import check  # noqa: E402
+from peftbench.verify.contract import check  # noqa: E402
 
 COMMAND = "make planted-bugs"
 

@@ -12,12 +12,14 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from peftbench import predict, record, runner
-from peftbench.calibrate import Place
-from peftbench.plan import Planned
-from peftbench.predict import Predicted
-from peftbench.prepare import prepare
-from peftbench.record import Record
+import peftbench
+from peftbench.estimate import forecast, run_time
+from peftbench.estimate.calibrate import Place
+from peftbench.estimate.run_time import Predicted
+from peftbench.plan.grid import Planned
+from peftbench.records import record
+from peftbench.records.record import Record
+from peftbench.run import runner
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = """\
@@ -33,12 +35,12 @@ of the recorded runs, and the largest differences are theirs.
 
 def section(name: str, data_dir: Path | None) -> str:
     """The table of one experiment, its finished runs alone."""
-    prepared = prepare(ROOT / "experiments" / f"{name}.yaml", (), data_dir)
+    prepared = peftbench.plan(ROOT / "experiments" / f"{name}.yaml", data_dir=data_dir).prepared
     jobs = prepared.experiment.jobs
     place = Place(prepared.experiment.device, jobs, max(1, runner.cores() // jobs), data_dir)
-    costs = prepared.costs(place, lambda said: print(f"{name}: {said}", file=sys.stderr))
+    costs = forecast.costs(prepared, place, lambda said: print(f"{name}: {said}", file=sys.stderr))
     finished = record.finished(record.read_all(ROOT / "results" / "reference" / name))
-    told = predict.predict(prepared.planned, [], costs)
+    told = run_time.predict(prepared.planned, [], costs)
     groups: dict[tuple[str, str], list[Planned]] = {}
     for p in prepared.planned:
         if p.spec.id in finished and told[p.spec.id].source == "calibration":

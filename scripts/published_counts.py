@@ -15,17 +15,18 @@ from typing import Any
 import yaml
 
 from peftbench.backbones import architectures, roles
-from peftbench.count import Question, network
-from peftbench.manifest import Manifest
-from peftbench.method import discover, find, make
-from peftbench.sites import Sites
+from peftbench.backbones.sites import Sites
+from peftbench.estimate.count import Question, network
+from peftbench.method.catalogue import Catalogue
+from peftbench.method.registry import discover, find, make
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA, PAGE = ROOT / "tests" / "published_counts.yaml", ROOT / "docs" / "published-counts.md"
+DATA, PAGE = ROOT / "tests" / "estimate" / "published_counts.yaml", ROOT / "docs" / "published-counts.md"
 UNITS = {"": 1, "M": 10**6, "%": Fraction(1, 100), "MB": 10**6, "MiB": 2**20}
 HEAD = """# Published parameter counts and ours
 
-Made by `python scripts/published_counts.py` from `tests/published_counts.yaml`; the tests hold every row to it.
+Made by `python scripts/published_counts.py` from
+`tests/estimate/published_counts.yaml`; the tests hold every row to it.
 *Equal*: our exact count rounds to the digits that are printed. Where it does not, the reason stands beside it. A share
 is of the base, or, as peft prints it, of base and adapter together. *Not stated* marks a size that only the printed
 count tells.
@@ -56,7 +57,7 @@ def sites(model: str) -> Sites:
 
 def trainable(row: Row) -> int:
     """The exact count of the method's own parameters."""
-    hyper = Manifest().hyper(row["method"], row.get("hyper", {}))
+    hyper = Catalogue().hyper(row["method"], row.get("hyper", {}))
     return make(find(row["method"]), hyper).parameters(sites(row["model"]))
 
 

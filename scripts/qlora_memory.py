@@ -15,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from peftbench import nf4
-from peftbench.count import Question
+from peftbench.estimate.count import Question
 from peftbench.estimate.step import Setting, estimate
+from peftbench.method.layers import nf4
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "results" / "paper" / "qlora_memory" / "qlora_memory.json"

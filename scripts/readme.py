@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peftbench import report
+from peftbench.report import assemble
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "reference" / "embedded_small"
@@ -18,7 +18,7 @@ FIGURE = "embedded_small--average--summary.png"
 def section() -> str:
     """What stands between the two markers."""
     figure = (RESULTS / "report" / "figures" / FIGURE).relative_to(ROOT).as_posix()
-    table = f"```text\n{report.average_table(RESULTS)}```"
+    table = f"```text\n{assemble.average_table(RESULTS)}```"
     return f"{BEGIN}\n{table}\n\n![Score and cost over four tasks, relative to full fine-tuning]({figure})\n{END}"
 
 
@@ -30,6 +30,6 @@ def replaced(text: str) -> str:
 
 
 if __name__ == "__main__":
-    report.write(RESULTS)
+    assemble.write(RESULTS)
     readme = ROOT / "README.md"
     readme.write_text(replaced(readme.read_text()))

@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
-from peftbench import record
-from peftbench.record import Record
+from peftbench.records import record
+from peftbench.records.record import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"

@@ -38,15 +38,15 @@ def measured(model: str, name: str, size: int, length: int) -> tuple[int, int | 
     """Peak of live tensors and of resident memory of the real second step."""
     from peftbench.backbones.load import blank, load, natural_kind
     from peftbench.backbones.source import PRESETS
-    from peftbench.count import origin
     from peftbench.estimate import simulate
-    from peftbench.manifest import Manifest
-    from peftbench.method import find, make
+    from peftbench.estimate.count import origin
+    from peftbench.method.catalogue import Catalogue
+    from peftbench.method.registry import find, make
 
     kind = natural_kind(origin(model))
     torch.manual_seed(0)
     backbone = load(model, kind, 2) if model in PRESETS else simulate.fill(blank(origin(model), kind, 2), _drawn)
-    trainer = simulate.trainer_of(backbone, make(find(name), Manifest().hyper(name, {})), "float32")
+    trainer = simulate.trainer_of(backbone, make(find(name), Catalogue().hyper(name, {})), "float32")
     batch = simulate.batch_of(backbone, size, length, padded=size > 1)
     backbone.net.train()
     trainer.step(batch, 1 / simulate.STEPS)
@@ -59,7 +59,7 @@ def _drawn(t: Tensor) -> Tensor:
 
 
 def row(model: str, name: str, size: int, length: int) -> list[Any]:
-    from peftbench.count import Question
+    from peftbench.estimate.count import Question
     from peftbench.estimate.step import Setting, estimate
 
     told = estimate(Question(model), name, {}, Setting(size, length)).peak_bytes

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from architectures import Zoo
+from commands import Call, called, tiny_file
 
-from peftbench import method
 from peftbench.backbones.load import Backbone
-from peftbench.edit import Edit
-from peftbench.method import Method
+from peftbench.method import registry
+from peftbench.method.base import Method
+from peftbench.method.edit import Edit
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,8 +31,8 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
 @pytest.fixture(autouse=True)
 def _plugins_of_one_test_are_not_the_next_ones() -> Iterator[None]:
     """A method that a test registers is gone after it; the project's own stay."""
-    method.discover()
-    tables = (method._registry, method._sources, method._plugins)
+    registry.discover()
+    tables = (registry._registry, registry._sources, registry._plugins)
     before = [dict(table) for table in tables]
     yield
     for table, kept in zip(tables, before, strict=True):
@@ -54,3 +56,15 @@ def attached(zoo: Zoo) -> Iterator[Callable[[str, Method], Backbone]]:
     yield attach
     for edit in edits:
         edit.undo()
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """Run the command line in this process, in an empty directory."""
+    return called(monkeypatch, capsys, tmp_path)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    """The path of an experiment that takes seconds."""
+    return tiny_file(tmp_path)

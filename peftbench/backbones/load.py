@@ -19,8 +19,8 @@ from peftbench import cache
 from peftbench.backbones import architectures, prompt, source, t5, tiny
 from peftbench.backbones.attention import configurations
 from peftbench.backbones.normalise import normalise
+from peftbench.backbones.sites import Sites
 from peftbench.errors import UserError
-from peftbench.sites import Sites
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -47,8 +47,7 @@ class Backbone:
     @property
     def decoder_start(self) -> int | None:
         """The token that a decoder behind an encoder begins with, where the network generates; else None."""
-        config = self.net.config
-        return config.decoder_start_token_id if self.kind == "generation" and config.is_encoder_decoder else None
+        return _decoder_start(self.net.config, self.kind)
 
     def head_parameters(self) -> list[nn.Parameter]:
         return list(dict.fromkeys(p for name in self.head for p in self.net.get_submodule(name).parameters()))
@@ -172,6 +171,19 @@ def blank(
     _prepare(net, gradient_checkpointing)
     backbone.parameters = dict(net.named_parameters())
     return backbone
+
+
+def tokenizer_and_start(model: str, kind: str, revision: str | None = None) -> tuple[Any, int | None]:
+    """The tokenizer of `model` and its `Backbone.decoder_start`, without its network.
+
+    Raises `UserError` when the model cannot be had or is not for tasks of `kind`.
+    """
+    origin = source.origin(model, revision)
+    return load_tokenizer(origin), _decoder_start(_config(origin, 1, kind, None), kind)
+
+
+def _decoder_start(config: Any, kind: str) -> int | None:
+    return config.decoder_start_token_id if kind == "generation" and config.is_encoder_decoder else None
 
 
 def numberless(tensor: Tensor) -> bool:

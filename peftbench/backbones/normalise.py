@@ -14,8 +14,8 @@ from peftbench.backbones import t5
 from peftbench.backbones.modules import Block, FusedQKV, PrefixSlot, SiteLinear
 from peftbench.backbones.prompt import PromptSlot
 from peftbench.backbones.roles import listed
+from peftbench.backbones.sites import BLOCKS, LINEAR, Site, Sites
 from peftbench.errors import UserError
-from peftbench.sites import BLOCKS, LINEAR, Site, Sites
 
 
 def normalise(net: Any, head: list[str], roles: Mapping[str, Any] | None = None) -> Sites:

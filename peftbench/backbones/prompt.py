@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from peftbench.backbones.losses import IGNORED
 from peftbench.errors import UserError
-from peftbench.losses import IGNORED
 
 
 class PromptSlot(nn.Module):

@@ -20,8 +20,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from peftbench.backbones.sites import BLOCKS, LINEAR, ROLES
 from peftbench.errors import UserError, unknown
-from peftbench.sites import BLOCKS, LINEAR, ROLES
 
 FUSED = ("thirds", "by_head")
 BLOCK = ("output", "input", "residual", "norm")

@@ -12,10 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from peftbench import spec
 from peftbench.backbones import architectures, embedded
 from peftbench.backbones.tiny import SEED, TINY
 from peftbench.errors import UserError
+from peftbench.records import spec
 
 EMBEDDED = ("minilm-l6", "smollm2-135m")
 PRESETS = (*EMBEDDED, *TINY)

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peftbench import __version__
-from peftbench.cli import cost, figures, verify
+from peftbench import __version__, api
+from peftbench.cli import cost, figures, progress, verify
 from peftbench.cli import method as one_method
 from peftbench.cli.options import (
     AsJson,
     DataDir,
     Device,
     OnlyPart,
+    Override,
     Plugins,
     Quiet,
     Results,
@@ -33,10 +34,8 @@ from peftbench.cli.options import (
 from peftbench.errors import UserError, unknown, unknown_method
 
 if TYPE_CHECKING:
-    from peftbench.against import Baselines
-    from peftbench.calibrate import Place
-    from peftbench.prepare import Prepared
-    from peftbench.record import Record
+    from peftbench.estimate.calibrate import Place
+    from peftbench.records.record import Record
 
 app = typer.Typer(
     name="peftbench",
@@ -89,55 +88,43 @@ def run(
     jobs: Jobs = None,
     plugin: Plugins = None,
     method: Added = None,
+    override: Override = None,
     against: Against = None,
     retry_failed: RetryFailed = False,
     quiet: Quiet = False,
 ) -> None:
     """Run what is missing of an experiment, then write the report, unless it is current, and print its table."""
-    from peftbench import record, report, runner
-    from peftbench.workers import WorkerError
+    from peftbench.run.pool import WorkerError
 
     check_device(device)
     threads = threads_asked()
-    prepared, baselines = _prepared(experiment, only, data_dir, plugin, method, against)
-    check_device_is_here(device or prepared.experiment.device)
-    chosen, workers = prepared.results_dir(results), jobs or prepared.experiment.jobs
-    if baselines is not None:
-        chosen = baselines.results_dir(results, prepared.experiment.name)
-    prepared.check_jobs(workers)
-    before = record.read_all(chosen)
+    asked = _plan(experiment, only, data_dir, plugin, method, override, against)
+    check_device_is_here(device or asked.experiment.device)
+    chosen, workers = asked.results_dir(results), jobs or asked.experiment.jobs
+    asked.prepared.check_jobs(workers)
     if not quiet:
-        print(_summary(prepared, before, _place(prepared, device, workers, data_dir), None)[1], flush=True)
-    session = {
-        "device": device or prepared.experiment.device,
-        "data_dir": None if data_dir is None else str(data_dir),
-        "plugins": [str(p) for p in prepared.manifest.plugins],
-        "adapters": str(chosen / "adapters") if prepared.experiment.save_adapters else None,
-    }
-    planner = prepared.planner(before, retry_failed)
+        before = list(api.records(chosen))
+        print(_summary(asked, before, _place(asked, device, workers), None)[1], flush=True)
     try:
-        outcome = runner.run(
-            planner if baselines is None else baselines.planner(planner),
+        made = api.run(
+            asked,
             chosen,
-            experiment=prepared.experiment.name,
-            reference=prepared.experiment.reference,
-            expected=len(prepared.planned),
-            session_kwargs=session,
+            device=device,
             jobs=workers,
-            threads=threads if workers == 1 else None,
-            profile_threads=threads,
             retry_failed=retry_failed,
-            quiet=quiet,
+            threads=threads,
+            progress=progress.view(quiet),
         )
     except WorkerError as e:
         print(f"error: {e}", file=sys.stderr)
         raise typer.Exit(1) from e
-    loaded = report.load(chosen) if against is None else report.load_against(chosen, against)
-    if loaded.comparisons:
-        page = report.refresh(chosen, loaded)
+    found = api.report(made)
+    if found.loaded.comparisons:
+        page = found.refresh()
         if not quiet:
-            print(f"\n{report.text_table(chosen, loaded)}\nreport: {page}")
-    raise typer.Exit(outcome.code)
+            print(f"\n{found.table()}\nreport: {page}")
+    assert made.outcome is not None  # `run` has just made them
+    raise typer.Exit(made.outcome.code)
 
 
 @app.command()
@@ -150,24 +137,22 @@ def plan(
     jobs: Jobs = None,
     plugin: Plugins = None,
     method: Added = None,
+    override: Override = None,
     against: Against = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the grid: each run's trainable parameters, deviation from the budget, predicted memory and time."""
-    from peftbench import record, show
+    from peftbench.cli import plan_view
 
     check_device(device)
-    prepared, baselines = _prepared(experiment, only, data_dir, plugin, method, against)
-    chosen, workers = prepared.results_dir(results), jobs or prepared.experiment.jobs
-    if baselines is not None:
-        chosen = baselines.results_dir(results, prepared.experiment.name)
-    records = record.read_all(chosen)
-    place = _place(prepared, device, workers, data_dir)
-    rows, summary = _summary(prepared, records, place, lambda said: print(said, file=sys.stderr, flush=True))
+    asked = _plan(experiment, only, data_dir, plugin, method, override, against)
+    place = _place(asked, device, jobs or asked.experiment.jobs)
+    records = list(api.records(asked.results_dir(results)))
+    rows, summary = _summary(asked, records, place, lambda said: print(said, file=sys.stderr, flush=True))
     if as_json:
         print_json(rows)
         return
-    print(show.plan_table(rows, prepared.experiment.reference))
+    print(plan_view.plan_table(rows, asked.experiment.reference))
     print(f"\n{summary}")
 
 
@@ -184,20 +169,18 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write tables and plots from the records under RESULTS and print the comparison."""
-    from peftbench import report as reports
-
-    loaded = reports.load(results) if against is None else reports.load_against(results, against)
+    found = api.report(results, against=against)
     if check:
-        wrong = reports.check(results, out, loaded)
-        print("\n".join(wrong) or f"{out or results / reports.FOLDER}: every file is what the records give")
+        wrong = found.check(out)
+        print("\n".join(wrong) or f"{out or found.place}: every file is what the records give")
         raise typer.Exit(1 if wrong else 0)
     if as_json:
-        print_json(reports.rows(results, loaded))
+        print_json(found.rows())
         if out is None:
             return
-    written = reports.write(results, out, loaded)
+    page = found.write(out)
     if not as_json:
-        print(f"{reports.text_table(results, loaded)}\nreport: {written[0]}")
+        print(f"{found.table()}\nreport: {page}")
 
 
 @app.command()
@@ -209,7 +192,7 @@ def methods(
     """List the methods, or show one: paper, formula, hyperparameters, size knob, learning rate."""
     from dataclasses import asdict
 
-    from peftbench import cards
+    from peftbench.cli import cards
 
     known = known_methods(plugin)
     if name is not None and name not in known:
@@ -228,8 +211,8 @@ def tasks(
     """List the tasks, or show one: metrics, labels, where its data comes from, licence."""
     from dataclasses import asdict
 
-    from peftbench import cards
     from peftbench import tasks as known
+    from peftbench.cli import cards
 
     found = [known.card(n) for n in ([name] if name else known.names())]
     if as_json:
@@ -260,50 +243,52 @@ for name, command in COMMANDS.items():
 @app.command()
 def schema(plugin: Plugins = None) -> None:
     """Print the JSON Schema of experiment files, for editors."""
-    from peftbench.schema import json_schema
+    from peftbench.plan.json_schema import json_schema
 
     print_json(json_schema(known_methods(plugin)))
 
 
-def _prepared(
+def _plan(
     experiment: str,
     only: list[str] | None,
     data_dir: Path | None,
     plugin: list[Path] | None,
     added: list[str] | None,
+    overrides: list[str] | None,
     against: Path | None,
-) -> tuple[Prepared, Baselines | None]:
-    """The plan, and with `--against` the baselines that it was held to."""
-    from peftbench import against as comparing
-    from peftbench.prepare import prepare
-
-    if against is None:
-        return prepare(experiment, only or (), data_dir, plugin or (), added or ()), None
-    prepared, baselines = comparing.prepared(experiment, only or (), data_dir, plugin or (), added or (), against)
-    for remark in baselines.remarks:
-        print(f"note: {remark}", file=sys.stderr)
-    return prepared, baselines
+) -> api.Plan:
+    """The plan, and on standard error what a reader should know of it."""
+    asked = api.plan(
+        experiment,
+        only=only or (),
+        methods=added or (),
+        overrides=overrides or (),
+        data_dir=data_dir,
+        plugins=plugin or (),
+        against=against,
+    )
+    for note in asked.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return asked
 
 
 def _summary(
-    prepared: Prepared, records: list[Record], place: Place, say: Callable[[str], None] | None
+    asked: api.Plan, records: list[Record], place: Place, say: Callable[[str], None] | None
 ) -> tuple[list[dict[str, Any]], str]:
     """The rows of a plan, and what is said of them before anything starts; with `say`, this machine is measured."""
-    from peftbench import predict, show
+    from peftbench.cli import plan_view
+    from peftbench.estimate.forecast import forecast
 
-    prepared = prepared.standing(records)
-    costs = prepared.costs(place, say)
-    times = predict.predict(prepared.planned, records, costs)
-    rows = show.plan_rows(prepared, records, times, prepared.peaks(costs))
-    left = {r["spec_id"] for r in rows if r["status"] != "finished"}
-    loading = predict.loading([p for p in prepared.planned if p.spec.id in left], costs)
-    return rows, show.plan_summary(prepared, rows, place.jobs, loading)
+    prepared = asked.prepared.standing(records)
+    found = forecast(prepared, records, place, say)
+    rows = plan_view.plan_rows(prepared, records, found.times, found.peaks)
+    return rows, plan_view.plan_summary(prepared, rows, place.jobs, found.loading)
 
 
-def _place(prepared: Prepared, device: str | None, jobs: int, data_dir: Path | None) -> Place:
+def _place(asked: api.Plan, device: str | None, jobs: int) -> Place:
     """Where a run of this command line would compute."""
-    from peftbench import runner
-    from peftbench.calibrate import Place
+    from peftbench.estimate.calibrate import Place
+    from peftbench.run import runner
 
     threads = (threads_asked() if jobs == 1 else None) or max(1, runner.cores() // jobs)
-    return Place(device or prepared.experiment.device, jobs, threads, data_dir)
+    return Place(device or asked.experiment.device, jobs, threads, asked.data_dir)

@@ -9,11 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
+from peftbench import api
 from peftbench.cli.options import (
     AsJson,
     DataDir,
     Device,
     OnlyPart,
+    Override,
     Plugins,
     Quiet,
     Results,
@@ -38,41 +40,39 @@ def profile(
         int | None, typer.Option("--processes", min=1, help="One after another, in place of the file's.")
     ] = None,
     plugin: Plugins = None,
+    override: Override = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure step time and latency of an experiment's methods, without training them; again, if it was done."""
-    from peftbench import record, runner
-    from peftbench.plan import passes
-    from peftbench.prepare import prepare
-    from peftbench.report import passed, pooled
-    from peftbench.workers import WorkerError
+    from peftbench.cli import progress
+    from peftbench.plan.next_runs import passes
+    from peftbench.records import record
+    from peftbench.report.data import pooled
+    from peftbench.report.tables import passed
+    from peftbench.run import runner
+    from peftbench.run.pool import WorkerError
 
     check_device(device)
     threads = threads_asked()
-    prepared = prepare(experiment, only or (), data_dir, plugin or ())
-    read, chosen = prepared.experiment, prepared.results_dir(results)
+    asked = api.plan(experiment, only=only or (), overrides=override or (), data_dir=data_dir, plugins=plugin or ())
+    read, chosen = asked.experiment, asked.results_dir(results)
     check_device_is_here(device or read.device)
-    asked = read.profile_of(rounds, processes)
     recorded = record.read_all(chosen)
-    specs = passes(read, asked, [p for p in prepared.standing(recorded).planned if p.spec.trial is None])
+    planned = [p for p in asked.prepared.standing(recorded).planned if p.spec.trial is None]
+    specs = passes(read, read.profile_of(rounds, processes), planned)
     before = {r.path for r in recorded}
-    session = {
-        "device": device or read.device,
-        "data_dir": None if data_dir is None else str(data_dir),
-        "plugins": [str(p) for p in prepared.manifest.plugins],
-        "adapters": None,
-    }
     try:
         outcome = runner.run(
             lambda _: specs,
             chosen,
             experiment=read.name,
+            overrides=read.overrides,
             reference=read.reference,
-            session_kwargs=session,
+            session_kwargs=asked.session(device),
             profile_threads=threads,
             again=True,
-            quiet=quiet or as_json,
+            view=progress.view(quiet or as_json),
         )
     except WorkerError as e:
         print(f"error: {e}", file=sys.stderr)
@@ -113,7 +113,7 @@ def estimate(
     as_json: AsJson = False,
 ) -> None:
     """Predict the memory of a training step, its parts and its operations, for any model, without its weights."""
-    from peftbench import count as counting
+    from peftbench.estimate import count as counting
     from peftbench.estimate import step
 
     if every == (method is not None):

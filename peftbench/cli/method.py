@@ -27,7 +27,7 @@ def count(
     """Count what a method trains and stores on any model, to the number, without its weights."""
     from dataclasses import asdict
 
-    from peftbench import count as counting
+    from peftbench.estimate import count as counting
 
     asked = counting.Question(model, task, labels, None if roles is None else counting.parsed_roles(roles))
     counted = counting.count(asked, method, counting.parsed(hyper or ()), tuple(plugin or ()))
@@ -50,8 +50,8 @@ def export(
         raise unknown("format", to, ["merged", "peft"], where="--to")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty directory; name another")
-    from peftbench.interop import merged, to_peft
-    from peftbench.interop.trained import open_trained
+    from peftbench.method.interop import merged, to_peft
+    from peftbench.method.interop.trained import open_trained
 
     opened = open_trained(trained, backbone, labels, plugin or ())
     if to == "merged":
@@ -70,7 +70,7 @@ def import_(
     revision: Annotated[str | None, typer.Option("--revision", help="A hub model's commit, branch or tag.")] = None,
 ) -> None:
     """Read an adapter that Hugging Face peft saved into an adapter file of peftbench."""
-    from peftbench.interop import from_peft
+    from peftbench.method.interop import from_peft
 
     path = out or folder.with_name(f"{folder.name}.safetensors")
     print(f"wrote {path}: {from_peft.read(folder, backbone, path, labels, revision)}")
@@ -78,7 +78,7 @@ def import_(
 
 def new_method(name: Annotated[str, typer.Argument(metavar="NAME", help="What experiments will call it.")]) -> None:
     """Begin a method of your own: a copy of the template with the names filled in."""
-    from peftbench import scaffold
+    from peftbench.method import scaffold
 
     path = scaffold.new_method(name, known_methods(None), Path.cwd())
     plugin, checked = ("", name) if path.parent.name == "methods" else (f" --plugin {path.name}", path.name)
@@ -92,16 +92,17 @@ def check_method(
     as_json: AsJson = False,
 ) -> None:
     """Hold a method to the contract: every promise, kept or broken, with what to look at."""
-    from peftbench import check_method as checks
+    from peftbench.cli import check_view
+    from peftbench.verify import check_method as checks
 
     classes = checks.chosen(name, plugin or ())
-    with checks.progress(classes) as tell:
+    with check_view.progress(classes) as tell:
         found = [checks.examine(cls, tell) for cls in classes]
     if as_json:
-        print_json([checks.as_dict(f) for f in found])
+        print_json([check_view.as_dict(f) for f in found])
     else:
         width = max(60, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 100
-        print("\n\n".join(checks.text(f, width) for f in found))
+        print("\n\n".join(check_view.text(f, width) for f in found))
     raise typer.Exit(0 if all(f.sound for f in found) else 1)
 
 

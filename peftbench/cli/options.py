@@ -19,17 +19,21 @@ OnlyPart = Annotated[
     list[str] | None,
     typer.Option("--only", metavar="KEY=VALUE", help="A part of the grid: method, task, seed. May be repeated."),
 ]
+Override = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="In place of the file's: budget.steps=10, methods.lora.rank=4."),
+]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, for other programs.")]
 
 
 def known_methods(plugins: list[Path] | None) -> Any:
-    """Every method by name, plugins included, from the manifest."""
-    from peftbench.manifest import Manifest
+    """Every method by name, plugins included, from the catalogue."""
+    from peftbench.method.catalogue import Catalogue
 
-    manifest = Manifest(tuple(p.expanduser().resolve() for p in plugins or ()))
-    known = manifest.methods()
-    manifest.save()
+    catalogue = Catalogue(tuple(p.expanduser().resolve() for p in plugins or ()))
+    known = catalogue.methods()
+    catalogue.save()
     return known
 
 
@@ -48,7 +52,7 @@ def check_device(device: str | None) -> None:
 def check_device_is_here(device: str) -> None:
     """Raises UserError for a GPU that this machine lacks, before anything is planned for it."""
     if device not in ("auto", "cpu"):
-        from peftbench.devices import pick  # torch: seconds, which only such a device is worth
+        from peftbench.backbones.devices import pick  # torch: seconds, which only such a device is worth
 
         pick(device)
 

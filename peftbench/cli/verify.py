@@ -28,8 +28,9 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Check every record, run a sample of them again, and compare: bit for bit on the same machine and versions."""
-    from peftbench.verify import repeat, text
-    from peftbench.workers import WorkerError
+    from peftbench.cli import progress
+    from peftbench.run.pool import WorkerError
+    from peftbench.verify.records import repeat, text
 
     check_device(device)
     asked = repeat.Asked(
@@ -39,7 +40,7 @@ def verify(
         plugins=tuple(p.expanduser().resolve() for p in plugin or ()),
         jobs=jobs,
         device=device,
-        quiet=quiet or as_json,
+        view=progress.view(quiet or as_json),
     )
     try:
         with tempfile.TemporaryDirectory(prefix="peftbench-verify-") as scratch:

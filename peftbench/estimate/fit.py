@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from peftbench import units
 from peftbench.errors import UserError
 from peftbench.estimate.step import Estimate, Setting
+from peftbench.plan import units
 
 AXES = ("batch", "seq")
 LARGEST = 1 << 20

@@ -20,16 +20,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from peftbench.backbones.load import Backbone
-from peftbench.edit import Edit
 from peftbench.errors import UserError
 from peftbench.estimate.eight_bit import AdamW8bit
-from peftbench.measure import roles
+from peftbench.measure import module_roles
 from peftbench.measure.flops import Flops
 from peftbench.measure.memory import LiveTensors
-from peftbench.method import Method
-from peftbench.nf4 import NF4Linear
-from peftbench.spec import TrainSpec
-from peftbench.train import Trainer
+from peftbench.method.base import Method
+from peftbench.method.edit import Edit
+from peftbench.method.layers.nf4 import NF4Linear
+from peftbench.records.spec import TrainSpec
+from peftbench.run.train import Trainer
 
 STEPS = 100  # of the training whose second step is simulated; AdaLoRA's budget asks
 FOUR_BIT = ("codes", "absmax", "scales", "offset", "pairs", "dynamic")
@@ -211,7 +211,7 @@ def tracked(trainer: Trainer, batch: Mapping[str, Tensor], by_role: bool = False
     trainer.edit.check_used()
     gc.collect()
     net, optimizer = trainer.backbone.net, trainer.optimizer
-    live = Timeline(trainer.groups(), optimizer, roles=roles.of(trainer.backbone) if by_role else None)
+    live = Timeline(trainer.groups(), optimizer, roles=module_roles.of(trainer.backbone) if by_role else None)
 
     def answered(module: nn.Module, args: Any, out: Any) -> None:
         live.mark()

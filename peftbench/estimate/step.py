@@ -15,11 +15,12 @@ from typing import Any
 import torch
 
 from peftbench.backbones.load import DTYPES, Backbone, blank, natural_kind
-from peftbench.count import Question, count, network, origin
 from peftbench.errors import UserError, unknown
 from peftbench.estimate import depth, simulate
-from peftbench.manifest import Manifest
-from peftbench.method import Method, find, make
+from peftbench.estimate.count import Question, count, network, origin
+from peftbench.method.base import Method
+from peftbench.method.catalogue import Catalogue
+from peftbench.method.registry import find, make
 
 SHORT = {"fp32": "float32", "bf16": "bfloat16"}
 OPTIMIZERS = ("adamw", "sgd", "adamw8bit")
@@ -99,7 +100,7 @@ def estimate(
     """
     files = tuple(Path(p).expanduser().resolve() for p in plugins)
     counted = count(question, name, hyper, files)
-    method = make(find(name, files), Manifest(files).hyper(name, hyper or {}))
+    method = make(find(name, files), Catalogue(files).hyper(name, hyper or {}))
     layers = None if setting.every_layer else _equal_layers(question)
     peak, courses, how, more = simulated(lambda n: course(question, method, setting, by_role, n), layers)
     held = {key: _told(c.held[key] for c in courses)(more) for key in courses[0].held}

@@ -104,7 +104,7 @@ def table(estimates: Sequence[Estimate], refused: Mapping[str, str], reference: 
 
 def write(folder: Path, estimates: Sequence[Estimate], refused: Mapping[str, str], reference: str) -> list[Path]:
     """The table as Markdown and CSV, and the figure as SVG and PNG, in `folder`."""
-    from peftbench.report import memory_bars
+    from peftbench.report.figures import memory_bars
 
     folder.mkdir(parents=True, exist_ok=True)
     told = rows(estimates, reference)

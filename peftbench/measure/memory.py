@@ -35,8 +35,8 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from peftbench.measure.module_roles import OTHER, RoleWatch
 from peftbench.measure.resident import DevicePeak
-from peftbench.measure.roles import OTHER, RoleWatch
 
 PHASES = ("forward", "backward", "optimizer")
 

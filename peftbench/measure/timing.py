@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from peftbench.measure.memory import PHASES
 
@@ -29,15 +28,6 @@ class Phased(Protocol):
 
     def phase(self, name: str) -> None:
         """Say what comes next: "forward", "backward" or "optimizer"."""
-
-
-def synchronise(device: torch.device | str) -> None:
-    """Wait until all work queued on `device` is done; the CPU has no queue."""
-    kind = torch.device(device).type
-    if kind == "cuda":
-        torch.cuda.synchronize(device)
-    elif kind == "mps":
-        torch.mps.synchronize()
 
 
 class PhaseClock:

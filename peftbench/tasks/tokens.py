@@ -63,12 +63,7 @@ def encode(
         arrays: dict[str, Array] = {}
         for split in SPLITS:
             examples = dataset.split(split)
-            if dataset.kind != "generation":
-                encoded = _classified(dataset, examples, tokenizer, max_length)
-            elif decoder_start is None:
-                encoded = _prompted(examples, tokenizer, max_length)
-            else:
-                encoded = _prompted_apart(dataset, examples, tokenizer, max_length)
+            encoded = encode_examples(dataset.name, dataset.kind, examples, tokenizer, max_length, decoder_start)
             arrays |= {f"{split}.{key}": value for key, value in _packed(encoded).items()}
         with part.open("wb") as f:
             np.savez(f, allow_pickle=False, **arrays)
@@ -79,6 +74,23 @@ def encode(
             return {split: replace(_unpacked(stored, split), decoder_start=decoder_start) for split in SPLITS}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"the token cache {path} is damaged ({error}); delete it and run again") from error
+
+
+def encode_examples(
+    name: str,
+    kind: str,
+    examples: Sequence[Example],
+    tokenizer: Any,
+    max_length: int,
+    decoder_start: int | None = None,
+) -> Encoded:
+    """Examples of a task of this kind as token ids. `name` is what messages call the task."""
+    if kind != "generation":
+        return _classified(name, kind, examples, tokenizer, max_length)
+    if decoder_start is None:
+        return _prompted(examples, tokenizer, max_length)
+    found = _prompted_apart(name, examples, tokenizer, max_length)
+    return replace(found, decoder_start=decoder_start)
 
 
 def fingerprint(tokenizer: Any) -> str:
@@ -99,7 +111,7 @@ def fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps([settings, versions], sort_keys=True).encode()).hexdigest()
 
 
-def _classified(dataset: Dataset, examples: Sequence[Example], tokenizer: Any, max_length: int) -> Encoded:
+def _classified(name: str, kind: str, examples: Sequence[Example], tokenizer: Any, max_length: int) -> Encoded:
     texts = [e.text for e in examples]
     pairs = None
     if any(e.pair is not None for e in examples):
@@ -108,11 +120,11 @@ def _classified(dataset: Dataset, examples: Sequence[Example], tokenizer: Any, m
         pairs = [mark + (e.pair or "") for e in examples]
     out = tokenizer(texts, pairs, truncation=True, max_length=max_length, padding=False)
     ids = [np.asarray(row, dtype=np.int32) for row in out["input_ids"]]
-    _nothing_empty(ids, examples, dataset.name)
+    _nothing_empty(ids, examples, name)
     types = None
     if pairs is not None and tokenizer.sep_token and "token_type_ids" in tokenizer.model_input_names:
         types = [np.asarray(row, dtype=np.int32) for row in out["token_type_ids"]]
-    dtype = np.float32 if dataset.kind == "regression" else np.int64
+    dtype = np.float32 if kind == "regression" else np.int64
     labels = np.asarray([e.label for e in examples], dtype=dtype)
     return Encoded(ids, types, labels, None, _lengths(ids))
 
@@ -123,12 +135,12 @@ def _end(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def _prompted_apart(dataset: Dataset, examples: Sequence[Example], tokenizer: Any, max_length: int) -> Encoded:
+def _prompted_apart(name: str, examples: Sequence[Example], tokenizer: Any, max_length: int) -> Encoded:
     """Prompts for an encoder, answers for a decoder; one after the other in `ids`."""
     end = _end(tokenizer)
     prompts = tokenizer([e.text for e in examples], truncation=True, max_length=max_length, padding=False)["input_ids"]
     answers = tokenizer([e.references[0] for e in examples], add_special_tokens=False, padding=False)["input_ids"]
-    _nothing_empty([np.asarray(prompt) for prompt in prompts], examples, dataset.name)
+    _nothing_empty([np.asarray(prompt) for prompt in prompts], examples, name)
     told = [[*answer, end][:max_length] for answer in answers]
     ids = [np.asarray([*prompt, *answer], dtype=np.int32) for prompt, answer in zip(prompts, told, strict=True)]
     starts = np.asarray([len(prompt) for prompt in prompts], dtype=np.int64)

@@ -1,1 +1,1 @@
-"""Whether committed records are true: audited, some of them run again, and compared."""
+"""Is it true? Records repeated and audited; the contract that every method keeps."""

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._records import NotRun, Results
+from peftbench.report.papers._records import NotRun, Results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, NullFormatter, ScalarFormatter
 
-from ..style import COLOURS, MARKERS, MUTED
-from ._interval import Interval
+from peftbench.report.figures.style import COLOURS, MARKERS, MUTED
+from peftbench.report.papers._interval import Interval
 
 
 def line(panel: Axes, xs: Sequence[float], ys: Sequence[Interval], label: str, number: int, **changes: Any) -> None:

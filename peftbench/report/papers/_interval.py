@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...record import Record
-from ._records import NotRun, label, score
+from peftbench.records.record import Record
+from peftbench.report.papers._records import NotRun, label, score
 
 LEVEL = 0.95
 

@@ -7,10 +7,10 @@ import pkgutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ...errors import UserError, unknown
-from .. import files
-from . import NotRun, PaperFigure, Results, __name__, __path__
-from ._page import FOLDER, INDEX, Result, image, index, page
+from peftbench.errors import UserError, unknown
+from peftbench.report.papers import NotRun, PaperFigure, Results, __name__, __path__
+from peftbench.report.papers._page import FOLDER, INDEX, Result, image, index, page
+from peftbench.report.write import files
 
 SUFFIXES = (".md", ".png", ".svg")
 

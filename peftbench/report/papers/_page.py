@@ -7,7 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import NOT_COMPARABLE, NOT_REPRODUCED, NOT_RUN, REPRODUCED, WITHIN, Claim, Finding, PaperFigure
+from peftbench.report.papers import (
+    NOT_COMPARABLE,
+    NOT_REPRODUCED,
+    NOT_RUN,
+    REPRODUCED,
+    WITHIN,
+    Claim,
+    Finding,
+    PaperFigure,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,7 +108,7 @@ def image(r: Result) -> Iterator[tuple[str, bytes]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from .. import style
+    from peftbench.report.figures import style
 
     if (finding := r.finding) is None:
         return
@@ -114,7 +123,7 @@ def image(r: Result) -> Iterator[tuple[str, bytes]]:
 
 def _frame(canvas: Figure, f: PaperFigure, finding: Finding) -> None:
     """A small run never poses as the paper's, not even as an image without its page."""
-    from ..style import MUTED
+    from peftbench.report.figures.style import MUTED
 
     said = f"After {f.paper.authors} (arXiv:{f.paper.arxiv}), {f.paper.place}; verdict: {finding.verdict}. "
     said += f"Our run, not the paper's: {finding.scale}."

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ...record import Record
-from ._interval import LEVEL, Interval, of
-from ._records import NotRun, label
+from peftbench.records.record import Record
+from peftbench.report.papers._interval import LEVEL, Interval, of
+from peftbench.report.papers._records import NotRun, label
 
 Array = np.ndarray[Any, Any]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ... import record
-from ...errors import UserError
-from ...record import Record
+from peftbench.errors import UserError
+from peftbench.records import record
+from peftbench.records.record import Record
 
 
 class NotRun(Exception):

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from ...record import Record
-from ._interval import Interval, mean
-from ._records import NotRun, Results, group, score, task, validation
+from peftbench.records.record import Record
+from peftbench.report.papers._interval import Interval, mean
+from peftbench.report.papers._records import NotRun, Results, group, score, task, validation
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import Claim, Finding, Paper, PaperFigure, Results, Table
-from ._interval import of
-from ._probed import Array, by_site, points
-from ._records import NotRun, scale
-from ._sweep import method, tuned, unlearned
+from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers._interval import of
+from peftbench.report.papers._probed import Array, by_site, points
+from peftbench.report.papers._records import NotRun, scale
+from peftbench.report.papers._sweep import method, tuned, unlearned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...record import Record
-from . import Claim, Finding, Paper, PaperFigure, Results, Table
-from ._interval import Interval
-from ._probed import Array, by_site, jackknife, points
-from ._records import NotRun, group, need, scale
-from ._sweep import method, same_setting, tuned, unlearned
+from peftbench.records.record import Record
+from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers._interval import Interval
+from peftbench.report.papers._probed import Array, by_site, jackknife, points
+from peftbench.report.papers._records import NotRun, group, need, scale
+from peftbench.report.papers._sweep import method, same_setting, tuned, unlearned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,7 +89,7 @@ def _row(name: str, role: str, moved: Array) -> tuple[str, ...]:
 
 
 def _draw(canvas: Figure, moved: dict[str, Array], steps: list[int]) -> None:
-    from ..style import COLOURS, MARKERS, MUTED
+    from peftbench.report.figures.style import COLOURS, MARKERS, MUTED
 
     panels = canvas.subplots(1, len(METHODS))
     for panel, name in zip(panels, METHODS, strict=True):

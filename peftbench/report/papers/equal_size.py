@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from .. import inference
-from ..comparison import Comparison
-from ..inference import Estimate
-from ..statistics import compare
-from . import Claim, Finding, Paper, PaperFigure, Results, Table
-from ._interval import LEVEL, Interval
-from ._records import NotRun, scale
+from peftbench.report.data.collect import compare
+from peftbench.report.data.comparison import Comparison
+from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers._interval import LEVEL, Interval
+from peftbench.report.papers._records import NotRun, scale
+from peftbench.report.stats import intervals
+from peftbench.report.stats.intervals import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,14 +76,14 @@ def _learned(results: Results, folder: str) -> list[Comparison]:
 
 
 def _ratio(c: Comparison, p: Pair) -> Estimate:
-    found = inference.ratio(c.scores[p.method], c.scores[p.reference])
+    found = intervals.ratio(c.scores[p.method], c.scores[p.reference])
     if found is None:
         raise NotRun(f"{p.reference} has no positive score on {c.task}, so there is no ratio to it")
     return found
 
 
 def _mean(ratios: Iterable[Estimate]) -> Estimate:
-    found = inference.average(list(ratios))
+    found = intervals.average(list(ratios))
     if found is None:
         raise NotRun("one seed without its predictions has no interval")
     return found
@@ -109,7 +109,7 @@ def _row(p: Pair, ratios: dict[tuple[Pair, str], dict[str, Estimate]]) -> tuple[
 def _draw(
     canvas: Figure, ratios: dict[tuple[Pair, str], dict[str, Estimate]], means: dict[tuple[Pair, str], Estimate]
 ) -> None:
-    from ..style import COLOURS, MUTED
+    from peftbench.report.figures.style import COLOURS, MUTED
 
     panels = canvas.subplots(1, len(PAIRS), sharey=True)
     for panel, p in zip(panels, PAIRS, strict=True):

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...record import Record
-from ...tasks.metrics import score as metric
-from . import Claim, Finding, Paper, PaperFigure, Results, Table
-from ._interval import of as interval
-from ._probed import Array, points
-from ._records import NotRun, group, label, need, scale
-from ._sweep import same_setting
+from peftbench.records.record import Record
+from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers._interval import of as interval
+from peftbench.report.papers._probed import Array, points
+from peftbench.report.papers._records import NotRun, group, label, need, scale
+from peftbench.report.papers._sweep import same_setting
+from peftbench.tasks.metrics import score as metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,7 +119,7 @@ def _row(name: str, runs: list[Record], rise: Array) -> tuple[str, ...]:
 
 
 def _draw(canvas: Figure, of: dict[str, list[Record]], order: list[str]) -> None:
-    from ..style import COLOURS, MARKERS, MUTED
+    from peftbench.report.figures.style import COLOURS, MARKERS, MUTED
 
     panel = canvas.subplots()
     for n, name in enumerate(order):

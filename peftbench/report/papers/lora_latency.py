@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..latency import Cell, Latencies, Timed
-from ..latency import of as latencies
-from . import Claim, Finding, NotRun, Paper, PaperFigure, Results, Table
-from ._records import machine
+from peftbench.report.papers import Claim, Finding, NotRun, Paper, PaperFigure, Results, Table
+from peftbench.report.papers._records import machine
+from peftbench.report.tables.latencies import Cell, Latencies, Timed
+from peftbench.report.tables.latencies import of as latencies
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,8 +93,8 @@ def _rows(p: Latencies, cells: dict[tuple[str, Shape], Cell], shapes: list[Shape
 
 
 def _draw(canvas: Figure, p: Latencies, cells: dict[tuple[str, Shape], Cell], shapes: list[Shape]) -> None:
-    from . import _draw as drawing
-    from ._interval import Interval
+    from peftbench.report.papers import _draw as drawing
+    from peftbench.report.papers._interval import Interval
 
     ours, theirs = canvas.subplots(1, 2, sharey=False)
     names = [(n, kind) for n in p.labels for kind in ("unmerged", "merged") if getattr(cells[n, shapes[0]], kind)]

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...record import Record
-from . import Claim, Finding, Paper, PaperFigure, Results, Table
-from ._interval import difference
-from ._records import need, scale
-from ._sweep import Tuned, accuracy, best, hyper, lr, method, notes, points, same_setting, tuned, unlearned
+from peftbench.records.record import Record
+from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers._interval import difference
+from peftbench.report.papers._records import need, scale
+from peftbench.report.papers._sweep import (
+    Tuned,
+    accuracy,
+    best,
+    hyper,
+    lr,
+    method,
+    notes,
+    points,
+    same_setting,
+    tuned,
+    unlearned,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

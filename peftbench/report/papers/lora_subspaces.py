@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...record import Record
-from . import Claim, Finding, Paper, PaperFigure, Results, Table
-from ._interval import Interval
-from ._probed import Array, by_site, over, points
-from ._records import NotRun, group, need, scale
-from ._similarity import by_chance, similarity, vectors
-from ._sweep import hyper, method, same_setting, tuned, unlearned
+from peftbench.records.record import Record
+from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers._interval import Interval
+from peftbench.report.papers._probed import Array, by_site, over, points
+from peftbench.report.papers._records import NotRun, group, need, scale
+from peftbench.report.papers._similarity import by_chance, similarity, vectors
+from peftbench.report.papers._sweep import hyper, method, same_setting, tuned, unlearned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,7 +135,7 @@ def _draw(canvas: Figure, phi: dict[tuple[str, str], Array], width: int) -> None
 
 
 def _by_layer(panel: Any, phi: dict[tuple[str, str], Array], pair: str, width: int, legend: bool) -> None:
-    from ..style import COLOURS, MARKERS, MUTED
+    from peftbench.report.figures.style import COLOURS, MARKERS, MUTED
 
     for n, (matrix, (k, role)) in enumerate(product(MATRICES, enumerate(ROLES))):
         ys = phi[matrix, pair][k, :, SMALL - 1, SMALL - 1]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from . import Claim, Finding, Paper, PaperFigure, Results, Table, run_command
-from ._interval import difference
-from ._records import group, need, scale, task
-from ._sweep import Tuned, lr, method, points, same_setting, tuned
+from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table, run_command
+from peftbench.report.papers._interval import difference
+from peftbench.report.papers._records import group, need, scale, task
+from peftbench.report.papers._sweep import Tuned, lr, method, points, same_setting, tuned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ...record import Record
+    from peftbench.records.record import Record
 
 OWN = "paper/lr_sensitivity"
 FOLDERS = (OWN, "reference/sweep_quickstart", "reference/sweep_glue_small")
@@ -99,9 +99,9 @@ def _rows(chosen: dict[str, dict[str, Tuned]]) -> list[tuple[str, ...]]:
 def _draw(canvas: Figure, sweeps: Sweeps) -> None:
     from statistics import fmean
 
-    from ..style import COLOURS, MARKERS
-    from . import _draw as drawing
-    from ._records import score
+    from peftbench.report.figures.style import COLOURS, MARKERS
+    from peftbench.report.papers import _draw as drawing
+    from peftbench.report.papers._records import score
 
     panels = canvas.subplots(1, len(sweeps), squeeze=False)[0]
     for panel, (title, runs) in zip(panels, sweeps.items(), strict=True):

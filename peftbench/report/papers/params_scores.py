@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...record import Record
-from . import Claim, Finding, Paper, PaperFigure, Results, Table, run_command
-from ._interval import difference, mean
-from ._records import need, scale
-from ._sweep import Tuned, accuracy, best, hyper, method, notes, points, same_setting, tuned, unlearned
+from peftbench.records.record import Record
+from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table, run_command
+from peftbench.report.papers._interval import difference, mean
+from peftbench.report.papers._records import need, scale
+from peftbench.report.papers._sweep import (
+    Tuned,
+    accuracy,
+    best,
+    hyper,
+    method,
+    notes,
+    points,
+    same_setting,
+    tuned,
+    unlearned,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,7 +98,7 @@ def _row(t: Tuned) -> tuple[str, ...]:
 
 
 def _draw(canvas: Figure, shown: list[Tuned]) -> None:
-    from . import _draw as drawing
+    from peftbench.report.papers import _draw as drawing
 
     panel = canvas.subplots()
     for i, name in enumerate(FAMILIES):

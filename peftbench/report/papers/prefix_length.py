@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import Claim, Finding, Paper, PaperFigure, Results, Table
-from ._interval import difference, mean
-from ._records import need, scale
-from ._sweep import Tuned, accuracy, best, hyper, method, notes, points, same_setting, tuned, unlearned
+from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers._interval import difference, mean
+from peftbench.report.papers._records import need, scale
+from peftbench.report.papers._sweep import (
+    Tuned,
+    accuracy,
+    best,
+    hyper,
+    method,
+    notes,
+    points,
+    same_setting,
+    tuned,
+    unlearned,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +59,7 @@ def _row(t: Tuned) -> tuple[str, ...]:
 
 
 def _draw(canvas: Figure, rows: dict[int, Tuned]) -> None:
-    from . import _draw as drawing
+    from peftbench.report.papers import _draw as drawing
 
     panel = canvas.subplots()
     drawing.line(panel, list(rows), [mean(t.runs) for t in rows.values()], "prefix", 1)

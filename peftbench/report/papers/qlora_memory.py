@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from . import Claim, Finding, Paper, PaperFigure, Results, Table
-from ._records import need
+from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers._records import need
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,7 +73,7 @@ def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _draw(canvas: Figure, rows: Rows) -> None:
-    from ..style import COLOURS
+    from peftbench.report.figures.style import COLOURS
 
     panels = canvas.subplots(1, 2)
     shown = [part for part in PARTS if any(rows[name]["at_peak"][part] for name in MAIN)]

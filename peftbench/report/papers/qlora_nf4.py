@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from . import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +66,7 @@ def _rows(types: Mapping[str, Any], row: Mapping[str, Any]) -> list[tuple[str, .
 
 
 def _draw(canvas: Figure, types: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> None:
-    from ..style import COLOURS
+    from peftbench.report.figures.style import COLOURS
 
     names = list(types)
     panels = canvas.subplots(1, len(rows), sharey=True, sharex=True, squeeze=False)[0]

@@ -1,0 +1,77 @@
+"""A network that the user already has in memory: as a backbone in place, or saved once for processes of their own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftbench import cache
+from peftbench.backbones.load import Backbone, head_of
+from peftbench.backbones.normalise import normalise
+from peftbench.errors import UserError
+
+
+def wrap(net: Any, tokenizer: Any = None, roles: Mapping[str, Any] | None = None) -> Backbone:
+    """The network as a `Backbone`, normalised in place; its weights and dtype stay as they are.
+
+    Args:
+        net: a sequence classifier, causal or encoder-decoder model of transformers.
+        tokenizer: its tokenizer; None where it is only fed token ids.
+        roles: where the roles are, for an architecture that is not known.
+
+    Raises:
+        UserError: no such network, or its roles are unknown.
+    """
+    kind = kind_of(net)
+    head = head_of(net, kind)
+    net.requires_grad_(False)
+    backbone = Backbone(net, normalise(net, head, roles), head, kind, tokenizer, fingerprint="")
+    backbone.parameters = dict(net.named_parameters())
+    return backbone
+
+
+def kind_of(net: Any) -> str:
+    """ "classification", "regression" or "generation", by the network's class and number of outputs."""
+    name = type(net).__name__
+    if not isinstance(net, nn.Module) or not hasattr(net, "config"):
+        raise UserError(f"given a {name}; give a transformers model, such as AutoModelForCausalLM.from_pretrained(...)")
+    config: Any = net.config
+    if name.endswith("ForSequenceClassification"):
+        return "classification" if config.num_labels > 1 else "regression"
+    if name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
+        return "generation"
+    raise UserError(
+        f"a {name} has no task that peftbench knows; load the model with AutoModelForSequenceClassification, "
+        "AutoModelForCausalLM or AutoModelForSeq2SeqLM"
+    )
+
+
+def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
+    """sha256 over names, types and bytes of the weights, 64 hex digits."""
+    total = hashlib.sha256()
+    for name, t in weights.items():
+        total.update(f"{name} {t.dtype} {tuple(t.shape)}\n".encode())
+        total.update(t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if t.numel() else b"")
+    return total.hexdigest()
+
+
+def saved(net: Any, tokenizer: Any) -> Path:
+    """The directory in the cache that holds the network and its tokenizer, written once for the same weights.
+
+    Raises UserError for no network, no tokenizer, or a cache that cannot be written.
+    """
+    kind_of(net)
+    if tokenizer is None:
+        raise UserError("a model in memory needs its tokenizer; give tokenizer=... too")
+    key = hashlib.sha256(f"{fingerprint_of(net.state_dict())} {net.config.to_json_string()}".encode()).hexdigest()[:24]
+
+    def write(folder: Path) -> None:
+        net.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return cache.directory(cache.root() / "models" / f"{type(net).__name__}-{key}", write)

@@ -1,0 +1,160 @@
+"""What `check-method` prints: each promise, kept or broken, and what its author looks at."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from peftbench.method.base import Method
+from peftbench.method.registry import source
+from peftbench.verify.check_method import NETWORKS, Examination, Tell, setting, settings
+from peftbench.verify.contract import PROMISES, Promise, Verdict
+
+LOOK_AT = {
+    "describes_itself": "the class: docstring, facts, each Field(...), and that __post_init__ raises UserErrors only",
+    "starts_as_it_claims": "the initial values of the new tensors, and starts_as_identity",
+    "evaluation_is_deterministic": "forward: self.training around dropout, random numbers, counters, mixing of rows",
+    "only_declared_tensors_move": "attach and optimizer: requires_grad on tensors of the base; after_step",
+    "every_trained_tensor_learns": "forward and optimizer: a tensor that is unused, always zero, or never stepped",
+    "two_runs_are_identical": "the initial values: draw them with torch alone, and keep nothing between runs",
+    "checkpointing_keeps_the_gradients": "forward: it runs twice under checkpointing, so it may keep no count",
+    "bfloat16_stays_close": "the dtypes: new tensors float32, the result in that of the base's output (.to(y.dtype))",
+    "undo_is_exact": "attach: change the network through `edit` only",
+    "merging_computes_the_same": "folded: scale, transposition and bias, and that it makes a new layer",
+    "finishing_changes_nothing": "finish: the same outputs after it, and after a second call",
+    "count_equals_the_formula": "parameters(sites): biases, shared tensors, each role's own sizes",
+    "state_is_what_training_changes": "the modules: what trains is an nn.Parameter outside self.base, and not shared",
+    "saving_and_loading_is_exact": "the modules: what forward needs is a Parameter or a buffer, not a plain attribute",
+    "swapping_adapters_is_exact": "forward: nothing computed from the tensors may be kept between calls",
+    "foreign_adapters_are_refused": "the tensors' names and shapes: they must tell sizes apart",
+    "padding_changes_nothing": "forward: no mean or norm over the sentence; masks cover what is put in",
+    "the_future_changes_nothing": "forward: no operation along the sequence that reaches to later tokens",
+    "cached_generation_is_the_same": "forward: with a cache it sees one new token, and must not treat it as the first",
+}
+
+
+def as_dict(found: Examination) -> dict[str, Any]:
+    """The examination as JSON rows: one a promise."""
+    return {
+        "method": found.method.name,
+        "sound": found.sound,
+        "networks": found.networks,
+        "refused": [{"network": c.backbone, "hyper": dict(c.hyper), "why": why} for c, why in found.refused],
+        "promises": [
+            {
+                "promise": p.__name__,
+                "says": _says(p),
+                "outcome": _outcome(found, p),
+                "tried": found.tries(p),
+                "broken": [
+                    {"network": c.backbone, "hyper": dict(c.hyper), "why": v.why, "at": v.at}
+                    for c, v in found.broken(p)
+                ],
+            }
+            for p in PROMISES
+        ],
+        "summary": summary(found),
+    }
+
+
+def text(found: Examination, width: int = 100) -> str:
+    """One sentence a promise, under a broken one the reason and what to look at; the summary last."""
+    lines = []
+    for promise in PROMISES:
+        outcome = _outcome(found, promise)
+        mark = {"kept": "kept    ", "broken": "BROKEN  "}.get(outcome, "n/a     ")
+        lines.append(f"{mark}{promise.__name__.replace('_', ' ')}: {_says(promise)}")
+        if outcome == "not applicable":
+            lines.append(f"          not applicable: {'; '.join(dict.fromkeys(found.refusals.values()))}")
+        if outcome == "not tried":
+            lines.append("          not tried: there is no instance to try it on")
+        lines += [f"          {line}" for line in _reasons(found, promise)]
+    if found.refused:
+        lines += ["", "Not tried, because the method refuses it:"]
+        lines += [f"  {NETWORKS[c.backbone]}, {setting(c.hyper)}: {why}" for c, why in found.refused]
+    lines += ["", summary(found)]
+    title = f"{found.method.name} ({source(found.method)})"
+    return "\n".join([title, "", *(_wrapped(line, width) for line in lines)])
+
+
+def _wrapped(line: str, width: int) -> str:
+    """The line in lines of at most `width` characters (a longer word stays whole); those that follow are set in."""
+    indent = line[: len(line) - len(line.lstrip())]
+    after = indent + ("  " if indent else " " * 8 if line[:8] in ("kept    ", "BROKEN  ", "n/a     ") else "")
+    return textwrap.fill(line, width, subsequent_indent=after, break_long_words=False, break_on_hyphens=False)
+
+
+def _listed(words: list[str]) -> str:
+    """ "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def summary(found: Examination) -> str:
+    """One sentence."""
+    name, where = found.method.name, _listed([NETWORKS[n] for n in found.networks])
+    if not found.tried:
+        why = "; ".join(dict.fromkeys(found.refusals.values()))
+        return f"{name} refuses every network, so that no promise could be tried: {why}"
+    broken = [p.__name__.replace("_", " ") for p in PROMISES if found.broken(p)]
+    if broken:
+        return f"{name} breaks {_count(len(broken), 'promise')}: {', '.join(broken)}"
+    count = sum(found.tries(p) > 0 for p in PROMISES)
+    every = "all" if count == len(PROMISES) else "the"
+    scope = "" if count == len(PROMISES) else " that apply"
+    tried = len({setting(c.hyper) for c, _ in found.tried})
+    return f"{name} keeps {every} {_count(count, 'promise')}{scope} on {where} in {_count(tried, 'setting')}"
+
+
+@contextlib.contextmanager
+def progress(classes: list[type[Method]]) -> Iterator[Tell]:
+    """What hears of each case: a bar on a terminal, lines elsewhere; both on stderr, so that stdout is the verdict."""
+    if not sys.stderr.isatty():
+        yield lambda case, said: print(f"{case}: {_short(said)}", file=sys.stderr, flush=True)
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("checking", total=len(NETWORKS) * sum(len(settings(cls)) for cls in classes))
+        yield lambda case, said: bar.update(task, advance=1, description=f"{case}: {_short(said)}")
+
+
+def _short(said: list[Verdict] | str) -> str:
+    if isinstance(said, str):
+        return "refused"
+    return f"{sum(v.kept for v in said)} of {len(said)} kept"
+
+
+def _says(promise: Promise) -> str:
+    return (promise.__doc__ or "").strip().splitlines()[0]
+
+
+def _outcome(found: Examination, promise: Promise) -> str:
+    if found.broken(promise):
+        return "broken"
+    if found.tries(promise):
+        return "kept"
+    return "not applicable" if found.refusals else "not tried"
+
+
+def _reasons(found: Examination, promise: Promise) -> Iterator[str]:
+    """Each distinct reason once, with the first setting that shows it and how many others do."""
+    broken, told = found.broken(promise), set()
+    for case, verdict in broken:
+        if (verdict.why, verdict.at) in told:
+            continue
+        told.add((verdict.why, verdict.at))
+        if len(told) > 2:
+            break
+        yield f"on {NETWORKS[case.backbone]}, {setting(case.hyper)}: {verdict.why}" + (
+            f" (at {verdict.at})" if verdict.at else ""
+        )
+    if broken:
+        yield f"broken in {len(broken)} of {found.tries(promise)} tries; look at {LOOK_AT[promise.__name__]}"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"

@@ -1,0 +1,220 @@
+"""What the commands print of plans: text for people, plain values for programs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from peftbench.estimate.run_memory import UNVERIFIED, Peak
+from peftbench.records import record
+from peftbench.records.record import Record
+from peftbench.run.view import duration
+
+if TYPE_CHECKING:
+    from peftbench.estimate.run_time import Predicted
+    from peftbench.plan.prepare import Prepared
+
+WIDTH = 110
+UNASKED = Peak(None, note="not simulated: `plan` does that for grids that take a minute or longer")
+SIZES = {
+    "matched": "",
+    "nearest": "nearest size",
+    "explicit": "size given",
+    "native": "only size",
+    "exempt": "exempt",
+}
+
+
+def plan_rows(
+    prepared: Prepared,
+    records: Iterable[Record],
+    predicted: Mapping[str, Predicted],
+    peaks: Mapping[str, Peak],
+) -> list[dict[str, Any]]:
+    """One JSON-ready row a run of the grid, in the order in which they run."""
+    latest = record.latest(records)
+    rows = []
+    for p in prepared.planned:
+        last = None if p.waits else latest.get(p.spec.id)
+        s, peak = p.spec, peaks.get(p.spec.id, UNASKED)
+        rows.append(
+            {
+                "spec_id": s.id,
+                "task": s.task.name,
+                "stand_in_for": s.task.stand_in_for,
+                "label": s.method.label,
+                "method": s.method.name,
+                "seed": s.seed,
+                "trial": s.trial,
+                "waits_for_trials": p.waits,
+                "hyper": dict(s.method.hyper),
+                "lr": None if p.waits else s.train.lr,
+                "steps": s.train.steps,
+                "tokens": s.train.tokens,
+                "seconds": s.train.seconds,
+                "accumulation": s.train.accumulation,
+                "trainable": p.trainable,
+                "size": s.method.size,
+                "deviation": s.method.deviation,
+                "exempt": dict(s.method.exempt),
+                "predicted_seconds": round(predicted[s.id].seconds, 1),
+                "predicted_from": predicted[s.id].source,
+                "calibrated_seconds": _rounded(predicted[s.id].measured),
+                "predicted_peak_bytes": peak.bytes,
+                "predicted_peak_batch": peak.batch,
+                "predicted_peak_is_bound": peak.at_most,
+                "predicted_peak_note": peak.note,
+                "took_seconds": _rounded(last.body["seconds"]["total"]) if last else None,
+                "status": last.status if last else None,
+            }
+        )
+    return rows
+
+
+def plan_summary(prepared: Prepared, rows: Sequence[Mapping[str, Any]], jobs: int, loading: float = 0.0) -> str:
+    """Stand-ins, sizes off the budget, and how much there is to run: what is said before anything starts.
+
+    `loading` seconds pass in each worker before and between its runs. Where runs are finished, what the calibration
+    says of them stands beside what they took.
+    """
+    e, lines = prepared.experiment, []
+    for task in prepared.facts.tasks:
+        if task.unavailable is not None:
+            lines.append(f"{task.spec.name} STANDS IN for {task.spec.stand_in_for}, and every result bears its name.")
+            lines.append(textwrap.indent(textwrap.fill(task.unavailable, WIDTH - 4), "    "))
+    target = e.budget.trainable_params
+    if target is not None:
+        off = dict.fromkeys(
+            f"{r['label']} {_off(r['deviation'])} ({SIZES[r['size']]})"
+            for r in rows
+            if r["size"] != "matched" and abs(r["deviation"]) > e.budget.tolerance
+        )
+        if off:
+            said = f"off the budget of {target:,} trainable parameters by more than {e.budget.tolerance:.0%}: "
+            lines.append(textwrap.fill(said + ", ".join(off), WIDTH, subsequent_indent="    "))
+    lines += _exempt(rows)
+    left = [r for r in rows if r["status"] != "finished"]
+    spent = sum(r["predicted_seconds"] for r in left) / jobs + (loading if left else 0.0)
+    by = ", by arithmetic alone: plan measures" if any(r["predicted_from"] == "arithmetic" for r in left) else ""
+    passes = ""
+    if e.profile is not None:
+        passes = f", then a profile pass a task ({len(prepared.facts.tasks)}), each in {e.profile.processes} processes"
+    done = len(rows) - len(left)
+    trials = sum(r["trial"] is not None for r in rows)
+    grid = f"{len(rows)} runs" + (f" ({trials} of them tuning trials)" if trials else "")
+    lines.append(f"{e.name}: {grid}, {done} finished, {len(left)} to run (~{duration(spent)}{by}){passes}")
+    lines += [said for said in (_memory(rows), _error(rows, jobs)) if said]
+    return "\n".join(lines)
+
+
+def _exempt(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Who is exempt from which budget, and why; and who is not tuned where others are."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for r in rows:
+        for axis, reason in r["exempt"].items():
+            said.setdefault((axis, reason), []).append(r["label"])
+    lines = [f"exempt from {axis}: {', '.join(dict.fromkeys(who))} ({why})" for (axis, why), who in said.items()]
+    tuned = {r["label"] for r in rows if r["trial"] is not None}
+    kept = dict.fromkeys(r["label"] for r in rows if tuned and r["label"] not in tuned and "trials" not in r["exempt"])
+    return [*lines, *([f"not tuned, at the rate given: {', '.join(kept)}"] if kept else [])]
+
+
+def _error(rows: Sequence[Mapping[str, Any]], jobs: int) -> str:
+    """How far the calibration was from the finished runs that it speaks of; nothing where there are none."""
+    done = [r for r in rows if r["status"] == "finished" and r["calibrated_seconds"] is not None]
+    if not done:
+        return ""
+    said, took = (sum(r[key] for r in done) for key in ("calibrated_seconds", "took_seconds"))
+    apart = sorted(abs(r["calibrated_seconds"] / r["took_seconds"] - 1) for r in done)
+    return (
+        f"calibration against {len(done)} finished runs: {duration(said / jobs)} predicted, "
+        f"{duration(took / jobs)} taken ({said / took - 1:+.0%}; "
+        f"a single run: median {apart[len(apart) // 2]:.0%}, at most {apart[-1]:.0%})"
+    )
+
+
+def _memory(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Between which peaks the runs lie; nothing where none was predicted."""
+    told = sorted((r for r in rows if r["predicted_peak_bytes"] is not None), key=lambda r: r["predicted_peak_bytes"])
+    if not told:
+        return ""
+    low, high = told[0], told[-1]
+    where = f", {UNVERIFIED}" if any(UNVERIFIED in (r["predicted_peak_note"] or "") for r in told) else ""
+    return (
+        f"predicted peak memory of a training step: {_peak(low)} ({low['label']}) to {_peak(high)} ({high['label']})"
+        f"{where}"
+    )
+
+
+def _peak(row: Mapping[str, Any]) -> str:
+    """`145 MiB`; "≤" before what is an upper bound, a dash for what was not predicted."""
+    if row["predicted_peak_bytes"] is None:
+        return "—"
+    size, unit = (row["predicted_peak_bytes"] / 2**20, "MiB")
+    if size >= 1024:
+        size, unit = size / 1024, "GiB"
+    return (
+        f"{'≤ ' if row['predicted_peak_is_bound'] else ''}{size:,.{2 if size < 10 else 1 if size < 100 else 0}f} {unit}"
+    )
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
+
+
+def plan_table(rows: Sequence[Mapping[str, Any]], reference: str) -> str:
+    """The grid with one line for each method of each task, its seeds together."""
+    from tabulate import tabulate
+
+    groups: dict[tuple[str, str, bool], list[Mapping[str, Any]]] = {}
+    for r in rows:
+        groups.setdefault((r["task"], r["label"], r["trial"] is not None), []).append(r)
+    tuned = any(tries for _, _, tries in groups)
+    lines = []
+    for (task, label, tries), runs in groups.items():
+        r = runs[0]
+        finished = sum(one["status"] == "finished" for one in runs)
+        failed = sum(one["status"] not in (None, "finished") for one in runs)
+        lines.append(
+            {
+                "task": task,
+                "method": label + (" *" if label == reference else ""),
+                **({"runs": "trials" if tries else "final"} if tuned else {}),
+                "trainable": f"{r['trainable']:,}",
+                "off budget": _off(r["deviation"]),
+                "": SIZES[r["size"]] if r["deviation"] is not None else "",
+                "set": _set(runs),
+                "lr": _rates(runs),
+                "steps": r["steps"] if r["seconds"] is None else f"{r['seconds']:g} s",
+                "seeds": len(runs),
+                "peak": _peak(r),
+                "each": f"~{duration(r['predicted_seconds'])}",
+                "done": f"{finished}/{len(runs)}" + (f", {failed} failed" if failed else ""),
+            }
+        )
+    right = (
+        "right" if k in ("trainable", "off budget", "lr", "steps", "seeds", "peak", "each") else "left"
+        for k in lines[0]
+    )
+    return str(tabulate(lines, headers="keys", tablefmt="simple", colalign=tuple(right), disable_numparse=True))
+
+
+def _set(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The hyperparameters of a line, those that its trials differ in with all their values."""
+    keys = dict.fromkeys(k for r in runs for k in r["hyper"])
+    values = {k: list(dict.fromkeys(str(r["hyper"].get(k, "default")) for r in runs)) for k in keys}
+    return " ".join(f"{k}={'|'.join(v)}" for k, v in values.items())
+
+
+def _rates(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The rate of a line, the least and the greatest of its trials; "tuned" while trials have to decide it."""
+    known = sorted({r["lr"] for r in runs if r["lr"] is not None})
+    return "tuned" if not known else " to ".join(f"{lr:g}" for lr in dict.fromkeys((known[0], known[-1])))
+
+
+def _off(deviation: float | None) -> str:
+    """A deviation as people read it: "-1.7%", and "301x" for what is many times the budget."""
+    if deviation is None:
+        return ""
+    return f"{deviation + 1:,.0f}x" if deviation >= 9 else f"{deviation:+.1%}"

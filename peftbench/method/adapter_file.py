@@ -1,0 +1,132 @@
+"""Adapters on disk: safetensors with a JSON header; nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from peftbench.backbones.load import Backbone
+from peftbench.errors import UserError
+from peftbench.method.edit import Edit
+from peftbench.method.registry import find, make
+
+FORMAT = 1
+_DTYPES = {  # as a safetensors header spells them
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def save(path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any]) -> int:
+    """Write tensors and header (method, hyperparameters, backbone fingerprint ...); returns the file's bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        save_file({n: t.detach().cpu().contiguous() for n, t in state.items()}, path, metadata=_metadata(header))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write the adapter {path}: {error}; free space or choose another --results") from error
+    return path.stat().st_size
+
+
+def size(state: Mapping[str, Tensor], header: Mapping[str, Any]) -> int:
+    """The bytes of the file that `save` would write, from names and shapes alone: the tensors may be on "meta".
+
+    A safetensors file is eight bytes, a JSON header padded to a multiple of eight, and the numbers.
+    """
+    listed: dict[str, Any] = {"__metadata__": _metadata(header)}
+    end = 0
+    for name, t in sorted(state.items(), key=lambda item: (-item[1].element_size(), item[0])):
+        start, end = end, end + t.numel() * t.element_size()
+        listed[name] = {"dtype": _DTYPES[t.dtype], "shape": list(t.shape), "data_offsets": [start, end]}
+    text = json.dumps(listed, separators=(",", ":"), ensure_ascii=False).encode()
+    return 8 + 8 * math.ceil(len(text) / 8) + end
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the header. Raises `UserError` for a file that is damaged or not ours."""
+    try:
+        with safe_open(path, framework="pt") as f:
+            header = json.loads((f.metadata() or {}).get("peftbench", "null"))
+            state = {name: f.get_tensor(name).clone() for name in f.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not a readable adapter file: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise UserError(
+            f"{path} has no peftbench header of format {FORMAT}; it was written by another program or version"
+        )
+    return state, header
+
+
+def head_path(path: Path) -> Path:
+    """Where the task head that was trained with the adapter at `path` is kept: beside it, since sizes count apart."""
+    return path.with_suffix(".head.safetensors")
+
+
+def save_head(path: Path, backbone: Backbone, header: Mapping[str, Any]) -> None:
+    """Write the task head beside the adapter at `path`."""
+    save(head_path(path), _head(backbone), header)
+
+
+def load_head(path: Path, backbone: Backbone) -> None:
+    """Take over the head beside the adapter at `path`. Raises `UserError` for that of another task."""
+    _take_head(load(head_path(path))[0], backbone, path)
+
+
+def apply(path: Path, backbone: Backbone, plugins: Iterable[Path | str] = ()) -> Edit:
+    """The trained adapter at `path`, and its head if one is kept beside it, on a backbone as it was loaded.
+
+    `Edit.undo` takes the adapter off again, `Backbone.reset_head` the head. Raises `UserError` for another backbone,
+    size or number of labels.
+    """
+    state, header = load(path)
+    if header["backbone"] != backbone.fingerprint:
+        raise UserError(
+            f"{path} was trained on another backbone ({header['backbone'][:16]}, this is "
+            f"{backbone.fingerprint[:16]}); load the one that its record names"
+        )
+    edit = Edit(backbone)
+    method = make(find(header["method"], plugins), header["hyper"], where=str(path))
+    method.attach(edit)
+    method.finish(edit)  # what was saved is what is left after training
+    try:
+        edit.load(state)
+        if head_path(path).exists():
+            load_head(path, backbone)
+    except UserError:
+        edit.undo()
+        raise
+    return edit
+
+
+def _metadata(header: Mapping[str, Any]) -> dict[str, str]:
+    return {"peftbench": json.dumps({"format": FORMAT, **header}, sort_keys=True)}
+
+
+def _head(backbone: Backbone) -> dict[str, Tensor]:
+    own = {id(p) for p in backbone.head_parameters()}
+    return {name: p for name, p in backbone.parameters.items() if id(p) in own}
+
+
+def _take_head(state: Mapping[str, Tensor], backbone: Backbone, path: Path) -> None:
+    there = _head(backbone)
+    if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in there.items()}:
+        raise UserError(f"the head beside {path} is for another task; load the backbone with that task's labels")
+    backbone.keep()
+    with torch.no_grad():
+        for name, p in there.items():
+            p.data = state[name].to(p.device)

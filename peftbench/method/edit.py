@@ -1,0 +1,246 @@
+"""Change a network and undo it, save it, load it, merge it, count it: written once, for methods it does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftbench.backbones import attention
+from peftbench.backbones.load import Backbone
+from peftbench.backbones.modules import Block, PrefixSlot
+from peftbench.backbones.prompt import PromptSlot
+from peftbench.backbones.sites import LINEAR, Site
+from peftbench.errors import UserError
+
+
+class NotMergeable(Exception):
+    """This adapter cannot be written as a plain layer of the base network."""
+
+
+class Adapter(nn.Module):
+    """Stands where `base` stood. Every parameter and buffer outside ``.base`` is adapter state."""
+
+    base: Any  # what `swap` found at the site, by the site's own interface (backbones/modules.py)
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+
+    def folded(self) -> nn.Module:
+        """A new plain layer that computes the same; never touches `base`. Raises `NotMergeable` where there is none."""
+        raise NotMergeable(f"{type(self).__name__} is not a linear map and has no plain layer")
+
+
+class Edit:
+    """All that one method does to one backbone, and the way back.
+
+    >>> edit = Edit(backbone)
+    >>> method.attach(edit)        # swaps and thaws
+    >>> ...                        # train
+    >>> edit.undo()                # bit for bit
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone, self.net = backbone, backbone.net
+        self.net.requires_grad_(False)
+        self._swaps: list[tuple[Site, nn.Module, nn.Module]] = []  # (site, what stood there, what stands there)
+        self._thawed: dict[str, nn.Parameter] = {}
+        self._widened: dict[str, nn.Parameter] = {}  # frozen beside a thawed one, in float32 like it
+        self._dropped: dict[str, nn.Parameter] = {}  # base weights that no module needs while this edit lasts
+        self._hooks: list[Any] = []
+        self._attention: list[tuple[Any, str]] = []  # configurations and the attention they asked for
+
+    @property
+    def linear_roles(self) -> str:
+        """All linear roles of this network, as `swap` takes them."""
+        return " ".join(r for r in self.backbone.sites.roles if r in LINEAR)
+
+    def swap(self, roles: str, make: Callable[[Any], nn.Module]) -> None:
+        """Put ``make(old)`` in place of the module at every site with one of the space-separated `roles`.
+
+        A new module that is no `Adapter` and keeps nothing of the old one (a quantised layer) frees the old weights
+        until `undo`. Raises `UserError` for a role that this network does not have.
+        """
+        for site in self.backbone.sites.of(roles):
+            old = self.net.get_submodule(site.path)
+            if isinstance(old, Adapter) and site.role not in LINEAR:
+                raise UserError(f"{site.path} is taken by a {type(old).__name__}; a sublayer or slot holds one")
+            new = make(old).train(old.training)
+            self._drop_unused(old, new, site.path)
+            self.net.set_submodule(site.path, new)
+            self._swaps.append((site, old, new))
+            self._connect(old, new)
+
+    def replace(self, kind: type[nn.Module], make: Callable[[Any], nn.Module]) -> None:
+        """Put ``make(module)`` in place of every swapped-in module of class `kind` (a reparametrisation, say)."""
+        for i, (site, old, now) in enumerate(self._swaps):
+            if isinstance(now, kind):
+                new = make(now).train(now.training)
+                self.net.set_submodule(site.path, new)
+                self._swaps[i] = (site, old, new)
+
+    def thaw(self, roles: str, part: str = "all") -> None:
+        """Train the base's own parameters at `roles`, or everywhere with ``"*"``; never the head.
+
+        `part` is "all" or "bias". They become float32 while they train.
+        """
+        if part not in ("all", "bias"):
+            raise ValueError(f"part is 'all' or 'bias', not {part!r}")
+        inside = [""] if roles == "*" else [f"{s.path}." for s in self.backbone.sites.of(roles)]
+        head = {id(p) for p in self.backbone.head_parameters()}
+        self.backbone.keep()
+        for name, p in self.backbone.parameters.items():
+            if id(p) in head or not name.startswith(tuple(inside)) or (part == "bias" and not name.endswith("bias")):
+                continue
+            p.data = p.data.float()
+            p.requires_grad_(True)
+            self._thawed[name] = p
+        self._widen()
+
+    def undo(self) -> None:
+        """Put everything back as it was loaded, bit for bit. Thawed and dropped weights come from the kept file."""
+        for hook in self._hooks:
+            hook.remove()
+        for config, usual in self._attention:
+            config._attn_implementation = usual
+        for site, old, new in reversed(self._swaps):
+            if isinstance(old, PromptSlot):
+                self.backbone.virtual_tokens = 0
+            self.net.set_submodule(site.path, old.train(new.training))
+        for name, p in {**self._thawed, **self._widened, **self._dropped}.items():
+            p.grad = None
+            p.requires_grad_(False)
+            p.data = self.backbone.pristine(name).to(self.backbone.device)
+        self._hooks, self._attention, self._swaps = [], [], []
+        self._thawed, self._widened, self._dropped = {}, {}, {}
+
+    def state(self) -> dict[str, Tensor]:
+        """Adapter tensors and thawed tensors, nothing else, by the paths of their sites. A shared tensor comes once."""
+        return {name: t.detach() for name, t in self._state().items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the tensors of another edit of the same method. Raises `UserError` naming every difference."""
+        own = self._state()
+        wrong = [f"{n}: missing" for n in own if n not in state] + [f"{n}: unexpected" for n in state if n not in own]
+        wrong += [
+            f"{n}: shape {tuple(state[n].shape)} where {tuple(t.shape)} is needed"
+            for n, t in own.items()
+            if n in state and state[n].shape != t.shape
+        ]
+        if wrong:
+            shown = "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
+            raise UserError(f"this adapter does not fit ({shown}); it was saved with another method, size or backbone")
+        with torch.no_grad():
+            for name, t in own.items():
+                t.copy_(state[name])
+
+    @contextmanager
+    def merged(self) -> Iterator[nn.Module]:
+        """The network with folded copies in place of the adapters; unmerging puts the adapters back, so it is exact.
+
+        Raises `NotMergeable` before anything changes if one adapter has no plain layer.
+        """
+        top = {site.path: new for site, _, new in self._swaps}
+        with torch.no_grad():
+            plain = {path: module.folded() for path, module in top.items() if isinstance(module, Adapter)}
+        for path, module in plain.items():
+            self.net.set_submodule(path, module)
+        try:
+            yield self.net
+        finally:
+            for path in plain:
+                self.net.set_submodule(path, top[path])
+
+    def adapters(self) -> list[Adapter]:
+        """The adapters in place, in the order of their sites."""
+        return [module for _, module in self.placed()]
+
+    def placed(self) -> list[tuple[Site, Any]]:
+        """Each adapter with its site, the uppermost where one stands on another."""
+        top = {site.path: (site, new) for site, _, new in self._swaps}
+        return [(site, module) for site, module in top.values() if isinstance(module, Adapter)]
+
+    def trained(self) -> list[nn.Parameter]:
+        """What the method trains, without the head: by identity, never by name."""
+        head = {id(p) for p in self.backbone.head_parameters()}
+        return [p for p in self.net.parameters() if p.requires_grad and id(p) not in head]
+
+    def counts(self) -> dict[str, int]:
+        """Parameters: `trainable` by the method, `head`, `added` to the base, and `total` with all of them."""
+        own = {id(p) for p in self.backbone.parameters.values()}
+        added = sum(p.numel() for p in self.net.parameters() if id(p) not in own and p.dtype.is_floating_point)
+        sites = self.backbone.sites
+        return {
+            "trainable": sum(p.numel() for p in self.trained()),
+            "head": sites.head,
+            "added": added,
+            "total": sites.base + sites.head + added,
+        }
+
+    def check_used(self) -> None:
+        """After a forward pass: raises `UserError` for a slot that the network never called."""
+        for site, old, _ in self._swaps:
+            if isinstance(old, PrefixSlot):
+                module = self.net.get_submodule(site.path.removesuffix(".prefix_slot"))
+                if not module.prefix_slot.__dict__.get("was_called"):
+                    raise UserError(
+                        f"the prefix at {site.path} was never used: {type(module).__name__} does not call the "
+                        "attention interface of transformers; this backbone cannot take a prefix"
+                    )
+            elif isinstance(old, PromptSlot) and not self.net.get_submodule(site.path).__dict__.get("was_called"):
+                raise UserError(
+                    f"the prompt at {site.path} was never used: {type(self.net).__name__} does not call this "
+                    "embedding; name its token embedding in backbone.roles: prompt"
+                )
+
+    def _state(self) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for path, module in {site.path: new for site, _, new in self._swaps}.items():
+            tensors.update(_own(module, path))
+        tensors.update(self._thawed)
+        seen: dict[int, str] = {}
+        for name, t in tensors.items():
+            seen.setdefault(id(t), name)
+        return {name: tensors[name] for name in seen.values()}
+
+    def _widen(self) -> None:
+        """A norm's kernel wants gain and bias of one type, also where only one of them trains."""
+        homes = {name.rpartition(".")[0] for name in self._thawed}
+        for name, p in self.backbone.parameters.items():
+            beside = name.rpartition(".")[0] in homes and name not in self._thawed
+            if beside and p.ndim == 1 and p.dtype != torch.float32:
+                p.data = p.data.float()
+                self._widened[name] = p
+
+    def _drop_unused(self, old: nn.Module, new: nn.Module, path: str) -> None:
+        kept = {id(p) for p in new.parameters()}
+        names = {id(p): name for name, p in self.backbone.parameters.items()}
+        for p in old.parameters():
+            if id(p) not in kept and id(p) in names and id(old) not in {id(m) for m in new.modules()}:
+                self.backbone.keep()
+                self._dropped[names[id(p)]] = p
+                p.data = torch.empty(0, dtype=p.dtype, device=p.device)
+
+    def _connect(self, old: nn.Module, new: nn.Module) -> None:
+        if isinstance(old, Block):
+            self._hooks += old.connect(new)
+        elif isinstance(old, PrefixSlot) and not self._attention:
+            self._attention = [(c, c._attn_implementation) for c in attention.configurations(self.net)]
+            for config, _ in self._attention:
+                config._attn_implementation = attention.NAME
+        elif isinstance(old, PromptSlot):
+            self._hooks += old.connect()
+            with torch.no_grad():
+                self.backbone.virtual_tokens = len(new())
+
+
+def _own(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """The tensors of an adapter outside its base; an adapter under an adapter has its own."""
+    if not isinstance(module, Adapter):
+        return {}
+    mine = {f"{prefix}.{n}": t for n, t in module.state_dict(keep_vars=True).items() if not n.startswith("base.")}
+    return {**mine, **_own(module.base, f"{prefix}.base")}

@@ -1,0 +1,245 @@
+"""Read what Hugging Face peft 0.21 saved into an adapter file of peftbench, or say why that cannot be exact.
+
+One entry of `METHODS` for each of peft's types: from configuration and tensors to our method, hyperparameters, state.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from peftbench.backbones.load import Backbone, load
+from peftbench.backbones.modules import FusedQKV
+from peftbench.errors import UserError, unknown
+from peftbench.method import adapter_file
+from peftbench.method.edit import Edit
+from peftbench.method.interop import prompts, vera
+from peftbench.method.interop.lowrank import LowRank, roles_of, split
+from peftbench.method.interop.names import IN, Read, whole_roles
+from peftbench.method.registry import discover, find, make
+
+KINDS = {"CAUSAL_LM": "generation", "SEQ_2_SEQ_LM": "generation", "SEQ_CLS": "classification"}
+# settings of LoraConfig that change what is computed, and that no method here has
+REFUSED = (
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "lora_bias",
+    "use_qalora",
+    "alora_invocation_tokens",
+    "use_bdlora",
+    "arrow_config",
+    "eva_config",
+    "corda_config",
+    "velora_config",
+    "monteclora_config",
+)
+
+
+def read(folder: Path, model: str, out: Path, labels: int | None = None, revision: str | None = None) -> str:
+    """Write the adapter in `folder`, made for the base `model`, to `out`; returns a line that says what it is.
+
+    `labels` is how many outputs a head has that was not saved, `revision` a hub model's commit, branch or tag.
+    Raises `UserError` naming what cannot be represented exactly.
+    """
+    config, tensors = _files(folder)
+    kind = KINDS.get(config.get("task_type") or "")
+    if kind is None:
+        raise unknown("task type", config.get("task_type"), KINDS, where=str(folder / "adapter_config.json"))
+    method_of = METHODS.get(config.get("peft_type", ""))
+    if method_of is None:
+        raise unknown("type of adapter", config.get("peft_type"), METHODS, where=str(folder / "adapter_config.json"))
+    if kind == "classification":
+        labels = labels or _labels(tensors)
+        kind = "regression" if labels == 1 else kind
+    backbone = load(model, kind, labels or 1, revision=revision)
+    heads = _take_head(tensors, config, backbone)
+    method, hyper, state = method_of(config, tensors, backbone)
+    edit = Edit(backbone)
+    made = make(find(method), hyper)
+    made.attach(edit)
+    made.finish(edit)
+    edit.load(state)  # what does not fit is refused here, by name
+    base = {"model": model, "revision": revision, "roles": None, "dtype": "float32", "kind": kind}
+    names = [str(i) for i in range(labels or 0)] if kind == "classification" else []
+    header = {"method": method, "hyper": hyper, "backbone": backbone.fingerprint, "base": {**base, "labels": names}}
+    adapter_file.save(out, edit.state(), header)
+    if heads:
+        adapter_file.save(adapter_file.head_path(out), heads, header)
+    return f"{method} {hyper}"
+
+
+def _files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        tensors = load_file(folder / "adapter_model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"{folder} is not a directory that peft's save_pretrained wrote (adapter_config.json, "
+            f"adapter_model.safetensors): {getattr(error, 'strerror', None) or error}; give the one with both"
+        ) from error
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / 'adapter_config.json'} is no mapping")
+    return config, tensors
+
+
+def _labels(tensors: Mapping[str, Tensor]) -> int:
+    """The outputs of the head that was saved with the adapter."""
+    ends = ("classifier.weight", "classifier.out_proj.weight", "score.weight")
+    found = [t.shape[0] for name, t in tensors.items() if name.endswith(ends) and "pre_classifier" not in name]
+    if not found:
+        raise UserError("the adapter was saved without its classifier; say how many outputs it has: --labels N")
+    return int(found[0])
+
+
+def _take_head(tensors: dict[str, Tensor], config: Mapping[str, Any], backbone: Backbone) -> dict[str, Tensor]:
+    """The head's tensors, taken out of `tensors`. What peft did not save is the base's own."""
+    inside = "base_model." if config["peft_type"] == "PREFIX_TUNING" else IN
+    head: dict[str, Tensor] = {}
+    own = {id(p) for p in backbone.head_parameters()}
+    for name, p in backbone.parameters.items():
+        if id(p) in own:
+            given = tensors.pop(f"{inside}{name}", None)
+            if given is None and name.rpartition(".")[0] in backbone.fresh:
+                raise UserError(f"the adapter has no {name}, and neither has the base model; save the head with it")
+            head[name] = p.detach() if given is None else given
+            if head[name].shape != p.shape:
+                raise UserError(f"{name} has the shape {tuple(head[name].shape)} where {tuple(p.shape)} is needed")
+    return head
+
+
+def _lora(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> Read:
+    _refuse_settings(config)
+    layers = _layers(config, tensors)
+    parts = _by_site(layers, backbone)
+    roles = whole_roles(parts, backbone)
+    first = next(iter(parts.values()))
+    for path, u in parts.items():
+        if len(u.A) != len(first.A) or not math.isclose(u.scale, first.scale, rel_tol=1e-12):
+            raise UserError(
+                f"{path} has rank {len(u.A)} and scale {u.scale:g} where other layers have {len(first.A)} and "
+                f"{first.scale:g} (rank_pattern, alpha_pattern); a method here has one of each"
+            )
+    rank = len(first.A)
+    stabilised = bool(config.get("use_rslora")) and not config.get("use_dora") and "rslora" in discover()
+    method = "dora" if config.get("use_dora") else "rslora" if stabilised else "lora"
+    alpha = first.scale * (math.sqrt(rank) if stabilised else rank)
+    near = round(alpha, 9)
+    alpha = near if near / (math.sqrt(rank) if stabilised else rank) == first.scale else alpha
+    hyper = {"rank": rank, "alpha": float(alpha), "dropout": float(config.get("lora_dropout") or 0.0), "roles": roles}
+    state: dict[str, Tensor] = {}
+    for path, u in parts.items():
+        state |= {f"{path}.A": u.A, f"{path}.B": u.B} | ({} if u.m is None else {f"{path}.m": u.m})
+    return method, hyper, state
+
+
+def _refuse_settings(config: Mapping[str, Any]) -> None:
+    for key in REFUSED:
+        if config.get(key):
+            raise UserError(f"the adapter uses {key} = {config[key]!r}, which no method of peftbench has")
+    if config.get("bias", "none") != "none":
+        raise UserError(f"the adapter trains biases (bias = {config['bias']!r}) beside LoRA; no method here does both")
+    start = config.get("init_lora_weights", True)
+    if isinstance(start, str) and start.lower().startswith(("pissa", "olora", "corda", "loftq", "lora_ga")):
+        raise UserError(
+            f"the adapter started as {start!r}, which changes the base's weights; save it as plain LoRA "
+            "(save_pretrained(..., path_initial_model_for_weight_conversion=...)) and import that"
+        )
+
+
+def _layers(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, LowRank]:
+    """The updates by layer, as peft scales them."""
+    ends = {".lora_A.weight": "A", ".lora_B.weight": "B", ".lora_magnitude_vector": "m"}
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, t in tensors.items():
+        end = next((e for e in ends if name.endswith(e)), None)
+        if end is None or not name.startswith(IN):
+            raise UserError(f"the adapter has a tensor {name} that is no part of LoRA, DoRA or the task head")
+        found.setdefault(name.removeprefix(IN).removesuffix(end), {})[ends[end]] = t.float()
+    if not found:
+        raise UserError("the adapter has no lora_A and lora_B")
+    layers = {}
+    for path, parts in found.items():
+        if not {"A", "B"} <= parts.keys() or bool(config.get("use_dora")) != ("m" in parts):
+            raise UserError(f"{path} has only {', '.join(sorted(parts))} of what its adapter consists of")
+        rank = _pattern(config.get("rank_pattern"), path, config["r"])
+        alpha = _pattern(config.get("alpha_pattern"), path, config["lora_alpha"])
+        if len(parts["A"]) != rank:
+            raise UserError(f"{path} has rank {len(parts['A'])} where adapter_config.json says {rank}")
+        scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        layers[path] = LowRank(parts["A"], parts["B"], scale, parts.get("m"))
+    return layers
+
+
+def _pattern(patterns: Mapping[str, Any] | None, path: str, usual: Any) -> Any:
+    """peft's rule: the first pattern that matches the end of the path, else the usual value."""
+    return next((value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", path)), usual)
+
+
+def _by_site(layers: Mapping[str, LowRank], backbone: Backbone) -> dict[str, LowRank]:
+    """The updates by our sites; a fused layer's is taken apart."""
+    fused = {path: m for path, m in backbone.net.named_modules() if isinstance(m, FusedQKV)}
+    changed = set().union(*(roles_of(fused[path], u) for path, u in layers.items() if path in fused))
+    roles = "".join(role for role in "qkv" if role in changed)
+    if not roles and any(path in fused for path in layers):
+        raise UserError("the adapter changes nothing in its fused layers (B = 0): which of q, k, v it is for is lost")
+    parts: dict[str, LowRank] = {}
+    for path, u in layers.items():
+        if path in fused:
+            parts |= {f"{path}.{role}": part for role, part in split(fused[path], u, roles, path).items()}
+        else:
+            parts[path] = u
+    return parts
+
+
+def _ia3(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> Read:
+    net = backbone.net
+    state: dict[str, Tensor] = {}
+    inner = {site.path for site in backbone.sites.of("down")}
+    for name, t in tensors.items():
+        if not name.startswith(IN) or not name.endswith(".ia3_l"):
+            raise UserError(f"the adapter has a tensor {name} that is no part of (IA)^3 or the task head")
+        path = name.removeprefix(IN).removesuffix(".ia3_l")
+        if (t.shape[0] == 1) != (path in inner):
+            raise UserError(f"{path}: (IA)^3 scales keys, values and the input of the FFN's second layer, not this")
+        layer = dict(net.named_modules()).get(path)
+        if isinstance(layer, FusedQKV):
+            q, k, v = layer.split(t.flatten().float())
+            if not bool((q == 1).all()):
+                raise UserError(f"{path} scales its queries, too; (IA)^3 here scales keys and values only")
+            state |= {f"{path}.k.l": k, f"{path}.v.l": v}
+        else:
+            state[f"{path}.l"] = t.flatten().float()
+    return "ia3", {}, state
+
+
+def _norms(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> Read:
+    """Norms that peft did not tune are the base's own."""
+    inside = tuple(f"{site.path}." for site in backbone.sites.of("norm"))
+    state = {n: p.detach().float().clone() for n, p in backbone.parameters.items() if n.startswith(inside)}
+    for name, t in tensors.items():
+        path, _, end = name.removeprefix(IN).partition(".ln_tuning_layers.")
+        if not name.startswith(IN) or f"{path}.{end}" not in state:
+            raise UserError(
+                f"the adapter has a tensor {name} that is no norm of this backbone or part of the task head"
+            )
+        state[f"{path}.{end}"] = t.float()
+    return "layernorm", {}, state
+
+
+METHODS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], Backbone], Read]] = {
+    "LORA": _lora,
+    "IA3": _ia3,
+    "VERA": vera.read,
+    "LN_TUNING": _norms,
+    "PREFIX_TUNING": prompts.read_prefix,
+    "PROMPT_TUNING": prompts.read_prompt,
+}

@@ -1,0 +1,102 @@
+"""Low-rank updates of a network's own layers: what LoRA and its relatives are to every other program.
+
+A fused layer's q, k and v have updates of their own here; elsewhere the layer has one. Both are the same map:
+[s B_q A_q; 0; s B_v A_v] = s [B_q 0; 0 0; 0 B_v] [A_q; A_v], of rank 2 r.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peftbench.backbones.modules import FusedQKV
+from peftbench.errors import UserError
+from peftbench.method.edit import Edit
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """W + s B A, and for DoRA rows scaled to the lengths m. A: (r, in), B: (out, r), m: (out,)."""
+
+    A: Tensor
+    B: Tensor
+    scale: float
+    m: Tensor | None = None
+
+
+Taken = Callable[[Any], LowRank]  # an adapter as its low-rank update
+
+
+def updates(edit: Edit, taken: Taken) -> dict[str, LowRank]:
+    """The update of every adapted layer, by its path in the network as transformers names it."""
+    alone = {site.path: taken(module) for site, module in edit.placed()}
+    layers: dict[str, dict[str, LowRank]] = {}
+    for path, update in alone.items():
+        parent, _, role = path.rpartition(".")
+        fused = isinstance(edit.net.get_submodule(parent), FusedQKV)
+        layers.setdefault(parent if fused else path, {})[role if fused else ""] = update
+    return {
+        path: parts[""] if "" in parts else join(edit.net.get_submodule(path), parts) for path, parts in layers.items()
+    }
+
+
+def join(layer: FusedQKV, parts: Mapping[str, LowRank]) -> LowRank:
+    """One update of the fused layer, from those of some of its roles."""
+    roles = [r for r in "qkv" if r in parts]
+    first = parts[roles[0]]
+    rank = sum(len(parts[r].A) for r in roles)
+    blocks, at = [], 0
+    for role in "qkv":
+        rows = first.B.new_zeros(_dense(layer, role).shape[0], rank)
+        if role in parts:
+            rows[:, at : at + len(parts[role].A)] = parts[role].B
+            at += len(parts[role].A)
+        blocks.append(rows)
+    m = None
+    if first.m is not None:  # an untouched row keeps its own length
+        lengths = [parts[r].m if r in parts else torch.linalg.vector_norm(_dense(layer, r), dim=1) for r in "qkv"]
+        m = layer.join([t.to(first.m.dtype) for t in lengths if t is not None])
+    return LowRank(torch.cat([parts[r].A for r in roles]), layer.join(blocks), first.scale, m)
+
+
+def roles_of(layer: FusedQKV, update: LowRank) -> set[str]:
+    """The roles that a fused layer's update changes."""
+    rows = zip("qkv", layer.split(update.B), strict=True)
+    changed = {role for role, B in rows if bool(B.any())}
+    if update.m is not None:
+        for role, m in zip("qkv", layer.split(update.m), strict=True):
+            own = torch.linalg.vector_norm(_dense(layer, role), dim=1)
+            if not torch.allclose(m, own.to(m.dtype), rtol=1e-6, atol=0):
+                changed.add(role)
+    return changed
+
+
+def split(layer: FusedQKV, update: LowRank, roles: str, path: str) -> dict[str, LowRank]:
+    """The updates of q, k and v that `join` made one of. Raises `UserError` for an update without that structure."""
+    rank, left = divmod(len(update.A), len(roles))
+    parts: dict[str, LowRank] = {}
+    for i, role in enumerate(roles):
+        mine = slice(i * rank, (i + 1) * rank)
+        B = layer.split(update.B)["qkv".index(role)]
+        rest = B.clone()
+        rest[:, mine] = 0
+        if left or bool(rest.any()):
+            raise UserError(
+                f"{path} is a fused layer whose update mixes {' and '.join(roles)}: its rank {len(update.A)} is not "
+                f"{len(roles)} blocks, one for each; peftbench adapts them one by one and cannot represent it exactly"
+            )
+        m = None if update.m is None else layer.split(update.m)["qkv".index(role)].clone()
+        parts[role] = LowRank(update.A[mine].clone(), B[:, mine].clone(), update.scale, m)
+    return parts
+
+
+def _dense(layer: FusedQKV, role: str) -> Tensor:
+    module = getattr(layer, role)
+    while hasattr(module, "base"):
+        module = module.base
+    weight: Tensor = module.dense_weight()
+    return weight

@@ -1,0 +1,39 @@
+"""Write a trained network as a plain transformers model: no adapters, the original names and layouts."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from peftbench.backbones.denormalise import plain_state, skeleton
+from peftbench.errors import UserError
+from peftbench.method.edit import NotMergeable
+from peftbench.method.interop.trained import Trained
+
+
+def write(trained: Trained, folder: Path) -> None:
+    """Write the model, with its tokenizer, into `folder`. Raises `UserError` for an adapter that does not merge."""
+    try:
+        with trained.edit.merged() as net:
+            plain = _plain(net)
+    except NotMergeable as error:
+        raise UserError(
+            f"{trained.path.name}: {trained.method} cannot be merged into a plain model: {error}; "
+            "keep it as an adapter, or try --to peft"
+        ) from error
+    if trained.labels:
+        plain.config.id2label = dict(enumerate(trained.labels))
+        plain.config.label2id = {name: i for i, name in enumerate(trained.labels)}
+    plain.save_pretrained(folder)
+    trained.backbone.tokenizer.save_pretrained(folder)
+
+
+def _plain(net: Any) -> Any:
+    state = {name: t.clone() for name, t in plain_state(net).items()}
+    plain = skeleton(net)
+    plain.load_state_dict(state, assign=True)
+    plain.tie_weights()
+    plain.config = copy.deepcopy(net.config)
+    plain.config.use_cache = True  # off while training only
+    return plain

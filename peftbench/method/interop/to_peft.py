@@ -1,0 +1,204 @@
+"""Write a trained adapter as Hugging Face peft 0.21 saves one: adapter_config.json and adapter_model.safetensors.
+
+One entry of `METHODS` a method: it turns an adapter in place into peft's configuration and tensors, or refuses.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from peftbench.backbones.modules import FusedQKV
+from peftbench.errors import UserError
+from peftbench.method.interop import prompts, vera
+from peftbench.method.interop.lowrank import LowRank, updates
+from peftbench.method.interop.names import IN, Exported, layout
+from peftbench.method.interop.trained import Trained
+from peftbench.method.registry import find, make
+
+MERGED = "write a plain model: --to merged"
+REASONS = {  # why a method of this project does not travel to peft, and what does
+    "bitfit": f"peft has no adapter that trains biases alone; {MERGED}",
+    "full": f"it trains all weights of the base; {MERGED}",
+    "galore": f"it trains weights of the base; {MERGED}",
+    "linear_probe": f"it trains the task head only; {MERGED}",
+    "adapter": "peft has no bottleneck adapters, and what is no linear map cannot be merged; keep the adapter file",
+}
+
+
+def write(trained: Trained, folder: Path) -> list[str]:
+    """Write the adapter into `folder`; returns remarks for the user. Raises `UserError` where it cannot be exact."""
+    if trained.method not in METHODS:
+        why = REASONS.get(trained.method, f"none is known here; {MERGED}, if it merges")
+        raise UserError(
+            f"{trained.method!r} has no counterpart in peft: {why} (these have: {', '.join(sorted(METHODS))})"
+        )
+    config, tensors = METHODS[trained.method](trained)
+    backbone = trained.backbone
+    if backbone.head:
+        tensors |= _head(trained, config)
+    config |= {
+        "task_type": _task(trained),
+        "base_model_name_or_path": trained.model,
+        "revision": trained.revision,
+        "inference_mode": True,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    kept = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
+    save_file(kept, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    return _remarks(trained)
+
+
+def _task(trained: Trained) -> str:
+    if trained.backbone.kind != "generation":
+        return "SEQ_CLS"
+    return "SEQ_2_SEQ_LM" if trained.backbone.net.config.is_encoder_decoder else "CAUSAL_LM"
+
+
+def _head(trained: Trained, config: dict[str, Any]) -> dict[str, Tensor]:
+    """The head's tensors; peft keeps whole modules, which it finds by the ends of their paths."""
+    net, head = trained.backbone.net, trained.backbone.head
+    if config["peft_type"] == "PREFIX_TUNING":
+        return {f"base_model.{path}.{n}": t for path in head for n, t in net.get_submodule(path).state_dict().items()}
+    config["modules_to_save"] = [path.rpartition(".")[2] for path in head]
+    return {f"{IN}{path}.{n}": t for path in head for n, t in net.get_submodule(path).state_dict().items()}
+
+
+def _remarks(trained: Trained) -> list[str]:
+    said = []
+    if trained.method in ("qlora", "qdora"):
+        said.append(
+            "the adapter was trained over a base in 4-bit NormalFloat: load the base model so "
+            "(BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4')), or use --to merged"
+        )
+    return said
+
+
+def _low_rank(taken: Callable[[Any], LowRank], **more: Any) -> Callable[[Trained], Exported]:
+    """A method whose adapters are low-rank updates, as peft's LoRA with the settings `more`."""
+
+    def export(trained: Trained) -> Exported:
+        layers = updates(trained.edit, taken)
+        tensors: dict[str, Tensor] = {}
+        for path, u in layers.items():
+            tensors |= {f"{IN}{path}.lora_A.weight": u.A, f"{IN}{path}.lora_B.weight": u.B}
+            if u.m is not None:
+                tensors[f"{IN}{path}.lora_magnitude_vector"] = u.m
+        return {
+            **_config(layers, bool(more.get("use_rslora"))),
+            **more,
+            **layout(trained.backbone.net, layers),
+        }, tensors
+
+    return export
+
+
+def _config(layers: dict[str, LowRank], rslora: bool) -> dict[str, Any]:
+    """Rank and alpha; where fused layers have a higher rank than others, patterns name them."""
+    rank = min(len(u.A) for u in layers.values())
+    alpha = {path: _alpha(u, rslora) for path, u in layers.items()}
+    wider = {path: len(u.A) for path, u in layers.items() if len(u.A) != rank}
+    usual = next(alpha[path] for path in layers if path not in wider)
+    return {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": usual,
+        "rank_pattern": {rf"^{path}".replace(".", r"\."): r for path, r in wider.items()},
+        "alpha_pattern": {rf"^{path}".replace(".", r"\."): alpha[path] for path in wider},
+        "target_modules": sorted(layers),
+        "bias": "none",
+    }
+
+
+def _alpha(u: LowRank, rslora: bool) -> float:
+    """What peft divides by r (or its root) to have our scale: a multiple of ours where the rank is."""
+    rank = len(u.A)
+    alpha = u.scale * (math.sqrt(rank) if rslora else rank)
+    near = round(alpha, 9)
+    return near if near / (math.sqrt(rank) if rslora else rank) == u.scale else alpha
+
+
+def _lora(module: Any) -> LowRank:
+    return LowRank(module.A, module.B, module.scale)
+
+
+def _dora(module: Any) -> LowRank:
+    return LowRank(module.A, module.B, module.scale, module.m)
+
+
+def _adalora(module: Any) -> LowRank:  # P Lambda Q
+    return LowRank(module.Q, module.P * module.Lambda, module.scale)
+
+
+def _pissa(trained: Trained) -> Exported:
+    """W - s B0 A0 + s B A: peft knows the whole W, so B0 A0 is taken off by an update of twice the rank."""
+    edit = trained.edit
+    state = {name: t.clone() for name, t in edit.state().items()}
+    edit.undo()
+    make(find(trained.method), trained.hyper).attach(edit)
+    first = {id(m): (m.A.detach().clone(), m.B.detach().clone()) for _, m in edit.placed()}
+    edit.load(state)
+
+    def taken(module: Any) -> LowRank:
+        A0, B0 = first[id(module)]
+        return LowRank(torch.cat([module.A, A0]), torch.cat([module.B, -B0], dim=1), module.scale)
+
+    return _low_rank(taken)(trained)
+
+
+def _ia3(trained: Trained) -> Exported:
+    net = trained.backbone.net
+    vectors: dict[str, Tensor] = {}
+    inner: list[str] = []
+    fused: dict[str, dict[str, Tensor]] = {}
+    for site, module in trained.edit.placed():
+        parent, _, role = site.path.rpartition(".")
+        if isinstance(net.get_submodule(parent), FusedQKV):
+            fused.setdefault(parent, {})[role] = module.l
+        elif site.role == "down":
+            inner.append(site.path)
+            vectors[site.path] = module.l.unsqueeze(0)
+        else:
+            vectors[site.path] = module.l.unsqueeze(1)
+    for path, parts in fused.items():
+        one = torch.ones_like(next(iter(parts.values())))
+        vectors[path] = net.get_submodule(path).join([parts.get(r, one) for r in "qkv"]).unsqueeze(1)
+    config = {"peft_type": "IA3", "target_modules": sorted(vectors), "feedforward_modules": sorted(inner)}
+    return {**config, **layout(trained.backbone.net, vectors)}, {
+        f"{IN}{path}.ia3_l": vector for path, vector in vectors.items()
+    }
+
+
+def _norms(trained: Trained) -> Exported:
+    """peft keeps a copy of each norm, gain and bias."""
+    state = trained.edit.state()
+    paths = sorted({name.rpartition(".")[0] for name in state})
+    tensors = {
+        f"{IN}{path}.ln_tuning_layers.{end}": t for name, t in state.items() for path, _, end in [name.rpartition(".")]
+    }
+    return {"peft_type": "LN_TUNING", "target_modules": paths}, tensors
+
+
+METHODS: dict[str, Callable[[Trained], Exported]] = {
+    "lora": _low_rank(_lora),
+    "lora_plus": _low_rank(_lora),
+    "qlora": _low_rank(_lora),
+    "rslora": _low_rank(_lora, use_rslora=True),
+    "dora": _low_rank(_dora, use_dora=True),
+    "qdora": _low_rank(_dora, use_dora=True),
+    "pissa": _pissa,
+    "adalora": _low_rank(_adalora),
+    "ia3": _ia3,
+    "vera": vera.write,
+    "layernorm": _norms,
+    "prefix": prompts.write_prefix,
+    "prompt": prompts.write_prompt,
+}

@@ -1,0 +1,79 @@
+"""bitsandbytes' kernels for the 4-bit layer: an optional backend, imported only when it is asked for.
+
+Codes, absmax and their layout are the ones of `nf4.quantize`, so a layer's stored tensors do not depend on its backend,
+but for the doubly quantised absmax: on the CPU bitsandbytes looks its byte up in a grid of 65,536 steps, and a value
+closer than half a step to the middle of two bytes may get the farther one.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from peftbench.errors import UserError
+from peftbench.method.layers.nf4_tables import dynamic_table
+
+if TYPE_CHECKING:
+    from peftbench.method.layers.nf4 import NF4Linear
+
+Parts = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # codes, absmax, scales, offset
+
+
+def library() -> Any:
+    """The package, or a UserError that says how to get along without."""
+    try:
+        return import_module("bitsandbytes")
+    except ImportError as reason:
+        raise UserError(
+            f"NF4 backend 'bitsandbytes' needs the package bitsandbytes ({reason}); install it or use backend 'torch'"
+        ) from reason
+
+
+def quantize(weight: Tensor, block: int, statistics_block: int, double: bool) -> Parts:
+    """What `nf4.quantize` stores, computed by bitsandbytes. Raises UserError for what it does not support."""
+    functional = library().functional
+    _check_rows(weight.shape[-1], block, weight.device)
+    try:
+        codes, state = functional.quantize_4bit(weight.contiguous(), blocksize=block, quant_type="nf4")
+    except ValueError as reason:
+        raise UserError(f"NF4 backend 'bitsandbytes': {reason}; backend 'torch' has no such limit") from reason
+    if not double:
+        return codes.view(-1), state.absmax, None, None
+    offset = state.absmax.mean()
+    table = dynamic_table(weight.device)
+    small, second = functional.quantize_blockwise(state.absmax - offset, code=table, blocksize=statistics_block)
+    return codes.view(-1), small, second.absmax, offset
+
+
+def linear(x: Tensor, layer: NF4Linear, bias: Tensor | None, statistics_block: int) -> Tensor:
+    """x W^T + b; dequantises again in backward. The library's state is made of the layer's buffers at each call."""
+    if x.dtype == torch.float64:
+        raise UserError("NF4 backend 'bitsandbytes' computes in 16 or 32 bits, not float64; use backend 'torch'")
+    _check_rows(layer.in_features, layer.block, x.device)
+    state = library().functional.QuantState
+    second = None
+    if layer.scales is not None:
+        second = state(layer.scales, code=layer.dynamic, blocksize=statistics_block, dtype=torch.float32)
+    first = state(
+        layer.absmax,
+        shape=torch.Size((layer.out_features, layer.in_features)),
+        code=layer.pairs.view(torch.float32)[1:32:2].contiguous(),  # the 16 values, without a copy from the host
+        blocksize=layer.block,
+        quant_type="nf4",
+        dtype=x.dtype,
+        offset=layer.offset,
+        state2=second,
+    )
+    return library().matmul_4bit(x, layer.codes.view(-1, 1), quant_state=first, bias=bias)
+
+
+def _check_rows(length: int, block: int, device: torch.device) -> None:
+    """Its AVX512 kernel takes every row to start a new block; elsewhere values come out wrong without a word (0.50)."""
+    if device.type == "cpu" and length % block:
+        raise UserError(
+            f"NF4 backend 'bitsandbytes' is wrong on the CPU for rows of {length} weights, not a multiple of the block "
+            f"of {block}; use backend 'torch'"
+        )

@@ -1,0 +1,166 @@
+"""How methods are found: the files in `methods/`, entry points, plugin files; and how one is made from its values.
+
+Importing this module imports neither torch nor any method; `discover` does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from peftbench.errors import UserError, unknown, unknown_method
+from peftbench.method.base import Method
+
+RESERVED = ("label", "lr", "search_space", "exempt")  # what experiment files say of a method beside its fields
+
+
+M = TypeVar("M", bound=type[Method])
+
+
+_registry: dict[str, type[Method]] = {}
+
+
+_sources: dict[str, str] = {}  # method name -> file it came from
+
+
+_plugins: dict[Path, str] = {}  # plugin file -> module name, so that a file is loaded once
+
+
+def register(cls: M) -> M:
+    """Class decorator: make a method known by its ``name``. A second class of the same name is an error."""
+    _check(cls)
+    source = getattr(sys.modules.get(cls.__module__), "__file__", None) or cls.__module__
+    taken = _sources.get(cls.name)
+    if taken is not None and taken != source:
+        raise UserError(f"two methods are named {cls.name!r}: {taken} and {source}; rename one of them")
+    _registry[cls.name], _sources[cls.name] = cls, source
+    return cls
+
+
+def discover(plugins: Iterable[Path | str] = ()) -> dict[str, type[Method]]:
+    """Every method by name: the files in ``methods/``, the entry-point group ``peftbench.methods``, and `plugins`."""
+    package = importlib.import_module("peftbench.methods")
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.name.startswith("_"):
+            _load_own(module.name)
+    for point in entry_points(group="peftbench.methods"):
+        try:
+            point.load()
+        except ImportError as error:
+            raise UserError(
+                f"the plugin {point.value!r} (entry point {point.name!r}) does not import: {error}"
+            ) from error
+    for path in plugins:
+        _load_file(Path(path))
+    return dict(sorted(_registry.items()))
+
+
+def find(name: str, plugins: Iterable[Path | str] = ()) -> type[Method]:
+    """The method called `name`, or a `UserError` with the nearest name."""
+    known = discover(plugins)
+    if name not in known:
+        raise unknown_method(name, known)
+    return known[name]
+
+
+def make(cls: type[Method], hyper: Mapping[str, Any], where: str = "") -> Method:
+    """An instance with `hyper` checked by type and range; every mistake is named in one `UserError`."""
+    names = [f.name for f in fields(cls)]
+    for key in hyper:
+        if key not in names:
+            raise unknown("hyperparameter", key, names, where=where or cls.name)
+    try:
+        return cls(**dict(schema(cls).model_validate(dict(hyper))))
+    except ValidationError as error:
+        said = "; ".join(f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors())
+        raise UserError(f"{where or cls.name}: {said}") from error
+
+
+def schema(cls: type[Method]) -> type[BaseModel]:
+    """The hyperparameters as a pydantic model: types, ranges, defaults, descriptions."""
+    hints = get_type_hints(cls, include_extras=True)
+    given: dict[str, Any] = {f.name: (hints[f.name], ... if f.default is MISSING else f.default) for f in fields(cls)}
+    return create_model(cls.__name__, __config__=ConfigDict(extra="forbid", strict=True), **given)
+
+
+def defaults(cls: type[Method]) -> dict[str, Any]:
+    """The hyperparameters with their default values."""
+    return {f.name: f.default if f.default is not MISSING else None for f in fields(cls)}
+
+
+def source(cls: type[Method]) -> Path:
+    """The file that defines the method."""
+    return Path(_sources[cls.name])
+
+
+def _check(cls: type[Method]) -> None:
+    """Raises `TypeError` for a class that cannot be a method, saying what it lacks."""
+    for fact in ("name", "paper", "lr"):
+        if not hasattr(cls, fact):
+            raise TypeError(f"method class {cls.__name__} must set the class attribute `{fact}`")
+    for needed in ("attach", "parameters"):
+        if getattr(cls, needed) is getattr(Method, needed):
+            raise TypeError(f"method class {cls.__name__} must define `{needed}`")
+    if "__dataclass_params__" not in cls.__dict__:
+        raise TypeError(f"method class {cls.__name__} must be decorated with @dataclass(frozen=True), under @register")
+    for f in fields(cls):
+        if f.name in RESERVED:
+            raise TypeError(
+                f"method class {cls.__name__}: experiment files use {f.name!r} themselves; rename the field"
+            )
+        if f.default is MISSING:
+            raise TypeError(f"method class {cls.__name__}: the field {f.name!r} needs a default")
+    if cls.size_knob is not None and cls.size_knob not in {f.name for f in fields(cls)}:
+        raise TypeError(f"method class {cls.__name__}: size_knob {cls.size_knob!r} is none of its fields")
+
+
+def _load_own(name: str) -> None:
+    try:
+        module = importlib.import_module(f"peftbench.methods.{name}")
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"methods/{name}.py does not load: {_told(error)}") from error
+    if module.__file__ not in _sources.values():
+        raise UserError(f"{module.__file__} registers no method; decorate its class with @register, or move it away")
+
+
+def _load_file(path: Path) -> None:
+    path = path.expanduser().resolve()
+    if path in _plugins:
+        return
+    if not path.is_file():
+        raise UserError(f"no plugin file {path}; --plugin takes the path of a Python file that registers a method")
+    name = f"peftbench_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file; a plugin's name ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    before = set(_registry)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise UserError(f"the plugin {path} does not load: {_told(error, path)}") from error
+    if set(_registry) == before and path.as_posix() not in _sources.values():
+        raise UserError(f"the plugin {path} registers no method; decorate its class with @register")
+    _plugins[path] = name
+
+
+def _told(error: BaseException, path: Path | None = None) -> str:
+    """What went wrong, and in which line of the file at `path`, where that is known."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if path and Path(f.filename) == path]
+    return f"{type(error).__name__}: {error}" + (f" (line {lines[-1]})" if lines else "")

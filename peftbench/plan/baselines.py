@@ -1,0 +1,233 @@
+"""A new method against baselines that ran before: only it is trained, under their budget, on their batches and seeds.
+
+The baselines' records are read, never written. A run may stand beside them where everything but the method, its rate
+and its size is the same; where it is not, the difference is named before anything is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from peftbench.errors import UserError
+from peftbench.method.catalogue import Catalogue
+from peftbench.plan import configurations, prepare, run_limits
+from peftbench.plan.experiment import Experiment
+from peftbench.plan.grid import Spec
+from peftbench.plan.prepare import Prepared
+from peftbench.plan.read import load
+from peftbench.plan.run_limits import Measures
+from peftbench.records import record
+from peftbench.records.record import Record
+from peftbench.records.spec import MethodSpec, ProfileSpec, RunSpec, as_dict
+
+NAMES = {  # what people call the fields of a spec
+    "task.fingerprint": "data fingerprint",
+    "task.version": "version of the task's code",
+    "backbone.fingerprint": "model fingerprint",
+    "backbone.dtype": "dtype",
+    "train.batch_size": "batch size",
+    "train.steps": "steps",
+}
+ROUNDING = 1e-6  # of a budget computed back from a size and its deviation
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """The finished runs under `folder` that the new ones stand beside, and what a reader must know of them."""
+
+    folder: Path
+    runs: Sequence[Record]
+    reference: Mapping[str, tuple[MethodSpec, float]]  # by task: the reference's method and rate
+    remarks: Sequence[str]
+    labels: Sequence[str]  # of the new methods
+
+    def results_dir(self, given: Path | None, name: str) -> Path:
+        """Where the new records go: never among the baselines."""
+        chosen = given or Path("results") / f"{name}-{'-'.join(_safe(label) for label in self.labels)}"[:100]
+        if chosen.resolve() == self.folder.resolve():
+            raise UserError(f"--results {chosen}: that is where the baselines lie; name another directory")
+        return chosen
+
+    def planner(self, inner: Callable[[list[Record]], list[Spec]]) -> Callable[[list[Record]], list[Spec]]:
+        """The plan of the new methods, with the reference in their profile passes: ratios are taken to it."""
+        return lambda records: [self._with_reference(s) if isinstance(s, ProfileSpec) else s for s in inner(records)]
+
+    def _with_reference(self, spec: ProfileSpec) -> ProfileSpec:
+        method, lr = self.reference[spec.task.name]
+        if method.label in {m.label for m in spec.methods}:
+            return spec
+        return replace(spec, methods=(method, *spec.methods), lrs=(lr, *spec.lrs))
+
+
+def prepared(
+    experiment: Experiment,
+    only: Sequence[str],
+    data_dir: Path | None,
+    plugins: Sequence[Path],
+    folder: Path,
+    measures: Callable[[Catalogue], Measures] = lambda _: run_limits.NONE,
+) -> tuple[Prepared, Baselines]:
+    """The plan of the new methods alone, held to the baselines under `folder`.
+
+    New is what `only` names as methods, or else what was added to the experiment's file; of these, what the file does
+    not name is added at its defaults. Raises UserError naming every difference that keeps the two from being compared.
+    """
+    catalogue = Catalogue(tuple(p.expanduser().resolve() for p in plugins))
+    known = catalogue.methods()
+    wanted = [text.partition("=")[2] for text in only if text.startswith("method=")]
+    listed = configurations.expand(experiment, known, catalogue.hyper)
+    there = {name for c in listed for name in (c.label, c.name)}
+    if not wanted:
+        if not experiment.added:
+            raise UserError("--against: say which method is new: --only method=NAME, or --method 'NAME: {lr: 1e-3}'")
+        only = [*only, *(f"method={c.label}" for c in listed if c.place[0] != "methods")]
+    whole = load(experiment, [name for name in dict.fromkeys(wanted) if name not in there and name in known])
+    planned = prepare.prepare(whole, only, data_dir, plugins, measures)
+    return planned, baselines(planned, folder, {name: m.version for name, m in known.items()})
+
+
+def baselines(planned: Prepared, folder: Path, versions: Mapping[str, int]) -> Baselines:
+    """The records under `folder` that the plan's runs may stand beside. `versions`: of each method's code now."""
+    name, new = planned.experiment.name, list(dict.fromkeys(p.label for p in planned.planned))
+    if not folder.is_dir():
+        raise UserError(f"--against {folder}: no such directory; give the one that holds the baselines' records")
+    everything = [r for r in record.finished(record.read_all(folder)).values() if r.kind == "run"]
+    there, tried = ([r for r in everything if record.is_trial(r) is wanted] for wanted in (False, True))
+    mine = [r for r in there if r.experiment == name]
+    if not mine:
+        names = sorted({r.experiment for r in there})
+        found = f"it holds {', '.join(names)}" if names else "it holds no finished runs"
+        raise UserError(f"--against {folder}: no finished runs of the experiment {name}; {found}")
+    if taken := sorted(set(new) & {r.spec["method"]["label"] for r in mine}):
+        label = taken[0]
+        raise UserError(
+            f"--against {folder}: it has rows of {', '.join(taken)} already; give yours another label: "
+            f"--method '{label}: {{label: {label}-mine}}'"
+        )
+    beside, mistakes = list[Record](), list[str]()
+    for spec in _one_a_task(p.spec for p in planned.planned):
+        alike, said = _comparable(spec, mine)
+        beside += alike
+        mistakes += said or [*_unpaired(spec, alike, planned), *_tuned_otherwise(spec, tried, planned)]
+    if mistakes:
+        listed = "".join(f"\n  {said}" for said in dict.fromkeys(mistakes))
+        raise UserError(f"--against {folder}: not comparable with what {planned.experiment.file} asks for:{listed}")
+    reference = {r.spec["task"]["name"]: _now(r, versions) for r in beside if _label(r) == planned.experiment.reference}
+    return Baselines(folder, beside, reference, [*_remarks(beside, versions), *_untuned(planned)], new)
+
+
+def _one_a_task(specs: Iterable[RunSpec]) -> list[RunSpec]:
+    return list({s.task.name: s for s in specs}.values())
+
+
+def _comparable(spec: RunSpec, there: Collection[Record]) -> tuple[list[Record], list[str]]:
+    """The records of the spec's task under its setting; where there are none, in what the nearest differs."""
+    same_task = [r for r in there if r.spec["task"]["name"] == spec.task.name]
+    if not same_task:
+        tasks = ", ".join(sorted({r.spec["task"]["name"] for r in there}))
+        return [], [f"no runs on {spec.task.name} there, only on {tasks}; leave it out with --only task=NAME"]
+    mine = setting(as_dict(spec))
+    apart = {r.path: _apart(mine, setting(as_dict(RunSpec.from_dict(r.spec)))) for r in same_task}
+    alike = [r for r in same_task if not apart[r.path]]
+    if alike:
+        return alike, []
+    return [], [f"{spec.task.name}: {said}" for said in min(apart.values(), key=len)]
+
+
+def setting(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be equal for two runs to be comparable: everything but the method, its rate and the seed."""
+    parts = {part: {k: v for k, v in spec[part].items() if k != "lr"} for part in ("backbone", "task", "train")}
+    return {f"{part}.{key}": value for part, inner in parts.items() for key, value in inner.items()}
+
+
+def _apart(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    keys = [k for k in {**there, **here} if here.get(k) != there.get(k)]
+    return [f"{NAMES.get(k, k)}: {_brief(there.get(k))} there, {_brief(here.get(k))} here" for k in keys]
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text[:12] if len(text) == 64 and text.isalnum() else text  # a fingerprint
+
+
+def _unpaired(spec: RunSpec, alike: Sequence[Record], planned: Prepared) -> list[str]:
+    """What keeps the new runs of a task from being paired with these: seeds, the budget of size, the reference."""
+    said, asked, reference = [], planned.experiment, planned.experiment.reference
+    here = {p.spec.seed for p in planned.planned if p.spec.task.name == spec.task.name}
+    base = {r.spec["seed"] for r in alike if _label(r) == reference}
+    if base and not here <= base:
+        missing = ", ".join(map(str, sorted(here - base)))
+        said.append(f"{spec.task.name}: seeds: the reference {reference} has no finished run of seed {missing} there")
+    everything = {r.spec["seed"] for r in alike}
+    if len(here) < len(everything) and here == set(range(asked.budget.seeds)):
+        said.append(f"{spec.task.name}: seeds: {len(everything)} there, {len(here)} here")
+    budgets = {round(b) for r in alike if (b := _budget(r)) is not None}
+    target = asked.budget.trainable_params
+    if budgets and (target is None or all(abs(b - target) > max(1, ROUNDING * target) for b in budgets)):
+        there = " or ".join(f"{b:,}" for b in sorted(budgets)[:2])
+        wanted = "none" if target is None else f"{target:,}"
+        said.append(f"{spec.task.name}: trainable_params: {there} there, {wanted} here")
+    if not base:
+        said.append(f"{spec.task.name}: no finished run of the reference {reference} there")
+    return said
+
+
+def _tuned_otherwise(spec: RunSpec, tried: Collection[Record], planned: Prepared) -> list[str]:
+    """In what the trials of the baselines on the spec's task differ from those that the new method would have."""
+    name, b = planned.experiment.name, planned.experiment.budget
+    trials = [r.spec for r in tried if r.experiment == name and r.spec["task"]["name"] == spec.task.name]
+    numbers = {t["trial"] for t in trials}
+    if len(numbers) != (b.trials or 0):
+        return [f"{spec.task.name}: trials: {len(numbers) or 'none'} there, {b.trials or 'none'} here"]
+    here = {p.spec.train.steps for p in planned.planned if p.spec.trial is not None and p.spec.task == spec.task}
+    steps = {t["train"]["steps"] for t in trials}
+    if here and not here & steps:
+        return [f"{spec.task.name}: tuning_steps: {min(steps)} there, {min(here)} here"]
+    return []
+
+
+def _budget(r: Record) -> float | None:
+    """The trainable parameters that the run was to have, from those that it had; None where nothing was asked."""
+    deviation, sizes = r.spec["method"].get("deviation"), r.body["parameters"]
+    return None if deviation is None or not sizes["trainable"] else sizes["trainable"] / (1 + deviation)
+
+
+def _remarks(beside: Sequence[Record], versions: Mapping[str, int]) -> list[str]:
+    old = sorted({_label(r) for r in beside if versions.get(_name(r), r.spec["method"]["version"]) != _version(r)})
+    if not old:
+        return []
+    return [f"baselines by an older version of their method, whose results have changed since: {', '.join(old)}"]
+
+
+def _untuned(planned: Prepared) -> list[str]:
+    """New methods at a rate that was given, where the baselines were tuned."""
+    tried = {p.label for p in planned.planned if p.spec.trial is not None}
+    given = dict.fromkeys(p.label for p in planned.planned if p.label not in tried)
+    if planned.experiment.budget.trials is None or not given:
+        return []
+    return [f"no trials, at the rate that was given, where the baselines had theirs: {', '.join(given)}"]
+
+
+def _now(r: Record, versions: Mapping[str, int]) -> tuple[MethodSpec, float]:
+    """The record's method as today's code has it, to be timed beside the new one, and its rate."""
+    spec = RunSpec.from_dict(r.spec)
+    return replace(spec.method, version=versions.get(spec.method.name, spec.method.version)), spec.train.lr
+
+
+def _label(r: Record) -> str:
+    return str(r.spec["method"]["label"])
+
+
+def _name(r: Record) -> str:
+    return str(r.spec["method"]["name"])
+
+
+def _version(r: Record) -> int:
+    return int(r.spec["method"]["version"])
+
+
+def _safe(label: str) -> str:
+    return "".join(c if c.isalnum() or c in ".-_" else "_" for c in label)

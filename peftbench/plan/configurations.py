@@ -1,0 +1,201 @@
+"""From an experiment's `methods:` to configurations: grids expanded, names and values checked, labels unique."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from peftbench.errors import UserError, unknown, unknown_method
+from peftbench.method.catalogue import BadHyper, MethodFacts
+from peftbench.plan import tuning
+from peftbench.plan.experiment import RESERVED, Experiment, MethodEntry
+from peftbench.plan.read import exemptions
+from peftbench.plan.strict_yaml import Place, spell
+
+LONGEST_LABEL = 60
+Check = Callable[[str, Mapping[str, Any]], dict[str, Any]]  # Manifest.hyper
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One row of the tables to come; `hyper` is what differs from the method's defaults."""
+
+    name: str
+    label: str
+    lr: float
+    hyper: Mapping[str, Any]
+    version: int
+    knob: str | None  # None: the method has none
+    knob_is_given: bool
+    knob_schema: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    place: Place
+    first_seed: int = 0  # of its repetitions
+    space: tuning.Space = field(default_factory=dict)  # what trials draw from; empty: it is not tuned
+    exempt: Mapping[str, str] = field(default_factory=dict)  # budgets that do not hold for it: the reasons
+
+
+def expand(experiment: Experiment, methods: Mapping[str, MethodFacts], check: Check) -> list[Configuration]:
+    """Every configuration, in the file's order. Raises one UserError that names every mistake."""
+    found: list[Configuration] = []
+    mistakes: list[str] = []
+    for entry in experiment.methods:
+        try:
+            found += _expanded(experiment, entry, methods, check)
+        except UserError as e:
+            mistakes.append(str(e))
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+    by_label: dict[str, Configuration] = {}
+    for one in found:
+        if one.label in by_label:
+            raise experiment.error(
+                one.place,
+                f"the label {one.label!r} is taken by {spell(by_label[one.label].place)}; "
+                f"tables need unique labels: write {{{one.name}: {{label: ANOTHER, ...}}}}",
+            )
+        by_label[one.label] = one
+    if "reference" in experiment.model_fields_set and experiment.reference not in by_label:
+        raise unknown("label", experiment.reference, by_label, where=experiment.where(("reference",)))
+    return found
+
+
+def _expanded(
+    experiment: Experiment, entry: MethodEntry, methods: Mapping[str, MethodFacts], check: Check
+) -> list[Configuration]:
+    if entry.name not in methods:
+        raise unknown_method(entry.name, methods, where=experiment.where(entry.place))
+    facts = methods[entry.name]
+    for key in entry.hyper:
+        if key not in facts.defaults:
+            where = experiment.where((*entry.place, key))
+            raise unknown("hyperparameter", key, [*facts.defaults, *RESERVED], where=where)
+    axes = {key: value for key, value in entry.hyper.items() if _is_grid(value, facts.schema.get(key, {}))}
+    if isinstance(entry.lr, list):
+        axes["lr"] = entry.lr
+    for key, values in axes.items():
+        if not values:
+            raise experiment.error((*entry.place, key), "given an empty list; a grid needs at least one value")
+    points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    labels = _labels(experiment, entry, points)
+    return [_one(experiment, entry, facts, p, label, check) for p, label in zip(points, labels, strict=True)]
+
+
+def _one(
+    experiment: Experiment, entry: MethodEntry, facts: MethodFacts, point: dict[str, Any], label: str, check: Check
+) -> Configuration:
+    lr = point.get("lr", facts.lr if entry.lr is None else entry.lr)
+    if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not math.isfinite(lr) or lr <= 0:
+        raise experiment.error((*entry.place, "lr"), f"given {lr!r}; a learning rate is a number above 0")
+    first = entry.first_seed
+    if isinstance(first, bool) or not isinstance(first, int) or first < 0:
+        raise experiment.error((*entry.place, "first_seed"), f"given {first!r}; a first seed is a whole number from 0")
+    given = {**entry.hyper, **{k: v for k, v in point.items() if k != "lr"}}
+    try:
+        hyper = check(entry.name, given)
+    except BadHyper as e:
+        errors = [
+            str(experiment.error((*entry.place, key) if key else entry.place, f"given {value!r}; {valid}"))
+            for key, value, valid in e.mistakes
+        ]
+        raise UserError("\n".join(errors)) from e
+    exempt = _exempt(experiment, entry)
+    space = {} if "trials" in exempt else _space(experiment, entry, facts, given, "lr" in point, check)
+    return Configuration(
+        name=entry.name,
+        label=label,
+        lr=float(lr),
+        hyper={key: value for key, value in hyper.items() if value != facts.defaults[key]},
+        version=facts.version,
+        knob=facts.size_knob,
+        knob_is_given=facts.size_knob in given,
+        knob_schema=facts.schema.get(facts.size_knob or "", {}),
+        defaults=facts.defaults,
+        place=entry.place,
+        first_seed=first,
+        space=space,
+        exempt=exempt,
+    )
+
+
+def _exempt(experiment: Experiment, entry: MethodEntry) -> Mapping[str, str]:
+    place = (*entry.place, "exempt")
+    if entry.exempt is None:
+        return {}
+    if not isinstance(entry.exempt, dict):
+        raise experiment.error(place, f"given {entry.exempt!r}; valid: a mapping such as {{memory: the reason}}")
+    for axis, reason in entry.exempt.items():
+        if not isinstance(reason, str) or not reason.strip():
+            raise experiment.error((*place, axis), f"given {reason!r}; every exemption needs its reason, in words")
+    if mistakes := list(exemptions(experiment, entry.exempt, place)):
+        raise UserError("\n".join(map(str, mistakes)))
+    return dict(entry.exempt)
+
+
+def _space(
+    experiment: Experiment,
+    entry: MethodEntry,
+    facts: MethodFacts,
+    given: Mapping[str, Any],
+    rate_is_grid: bool,
+    check: Check,
+) -> tuning.Space:
+    """What the configuration's trials draw from. A rate that the file gives is kept, so that there are no trials.
+
+    Raises UserError for a space that cannot be drawn from.
+    """
+    b, place, asked = experiment.budget, (*entry.place, "search_space"), entry.search_space
+    rate_is_given = rate_is_grid or entry.lr is not None
+    solved = facts.size_knob if b.trainable_params is not None else None
+    if asked is None:
+        if b.trials is None or rate_is_given:
+            return {}
+        if "lr" not in facts.search_space:
+            said = f"{facts.name} declares no rates to tune; write its lr, or search_space: {{lr: [1e-4, 1e-2]}}"
+            raise experiment.error(entry.place, said)
+        return tuning.declared(facts.search_space, [*given, *([solved] if solved else [])])
+    try:
+        space = tuning.checked(asked, rate_is_given, given, solved)
+        for key, values in space.items():
+            for value in values if key != "lr" else ():
+                check(entry.name, {**given, key: value})
+    except UserError as e:
+        raise experiment.error(place, str(e)) from e
+    if b.trials is None:
+        raise experiment.error(place, "nothing is tuned without trials; write budget: {trials: 4}, or remove it")
+    return space
+
+
+def _is_grid(value: Any, schema: Mapping[str, Any]) -> bool:
+    """A list is a grid, but for a hyperparameter that is itself a list: there a list of lists is."""
+    kinds = [schema.get("type"), *(s.get("type") for s in schema.get("anyOf", []))]
+    if "array" in kinds:
+        return isinstance(value, list) and bool(value) and all(isinstance(v, list) for v in value)
+    return isinstance(value, list)
+
+
+def _labels(experiment: Experiment, entry: MethodEntry, points: list[dict[str, Any]]) -> list[str]:
+    """`lora`, `lora rank=2 lr=0.005`; a list of labels names the points of the grid in order."""
+    place = (*entry.place, "label")
+    if isinstance(entry.label, list):
+        if len(entry.label) != len(points):
+            said = f"{len(entry.label)} labels for {len(points)} configurations"
+            raise experiment.error(place, f"{said}; give one for each, or one text")
+        labels = entry.label
+    else:
+        start = entry.name if entry.label is None else entry.label
+        labels = [start] * len(points)
+        if isinstance(start, str):
+            labels = [" ".join([start, *(f"{k}={_short(v)}" for k, v in p.items())]) for p in points]
+    for label in labels:
+        if not isinstance(label, str) or not label.strip() or not label.isprintable() or len(label) > LONGEST_LABEL:
+            wanted = f"a label is a text of 1 to {LONGEST_LABEL} printable characters"
+            raise experiment.error(place, f"given {label!r}; {wanted}")
+    return labels
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

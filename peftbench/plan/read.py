@@ -1,0 +1,247 @@
+"""YAML -> `Experiment`: the only place that knows the file format of an experiment.
+
+Every mistake in a file is reported with the file, the place (`methods[2].lora.rank`), the line, what was given and what
+is valid; all mistakes that can be told apart at once come in one `UserError`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from peftbench import errors
+from peftbench.errors import UserError, unknown
+from peftbench.plan import overrides as overrides_
+from peftbench.plan import strict_yaml
+from peftbench.plan.experiment import (
+    EXEMPT,
+    LENGTHS,
+    RESERVED,
+    Backbone,
+    Budget,
+    Experiment,
+    Latency,
+    MethodEntry,
+    Part,
+    Profile,
+    Task,
+    Train,
+)
+from peftbench.plan.strict_yaml import Document, Place
+from peftbench.tasks import data, local
+
+WANTED = {
+    "name": "a name of letters, digits, dots, dashes and underscores, such as glue_small",
+    "device": "auto, cpu, cuda, cuda:N or mps",
+    "model": "a preset, a directory or a hub id, e.g. model: minilm-l6",
+    "task": "a name that `peftbench tasks` lists, e.g. task: glue/rte",
+    "backbone": "the base model, e.g. backbone: minilm-l6",
+    "tasks": "a list of tasks, e.g. tasks: [embedded/question_type]",
+    "methods": "a list of methods, e.g. methods: [full, lora]",
+}
+
+
+SECTIONS: dict[Place, type[Part]] = {
+    ("backbone",): Backbone,
+    ("budget",): Budget,
+    ("train",): Train,
+    ("profile",): Profile,
+    ("profile", "latency"): Latency,
+}
+
+
+Source = str | Path | Mapping[str, Any] | Experiment
+IN_MEMORY = Path("experiment")  # what messages call one that is no file
+
+
+def load(source: Source, added: Sequence[str] = (), overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment of a file, of the packaged one of that name (`quickstart`), or of one in memory.
+
+    Args:
+        source: a path, a name, the mapping that a file would hold, or an experiment that was read before.
+        added: further items of its `methods`, written as there: `mine`, `mine: {lr: 1e-3}`.
+        overrides: values in place of its own: `budget.steps=10` (see overrides.py).
+
+    Raises UserError naming every mistake.
+    """
+    document = _document(source)
+    if not isinstance(document.value, dict):
+        what = "is empty" if document.value is None else f"holds a {type(document.value).__name__}"
+        raise UserError(f"{document.path}: {what}; an experiment is a mapping with name, backbone, tasks, methods, ...")
+    if isinstance(source, Experiment):
+        added = (*source.added, *added)
+    document = overrides_.applied(document, overrides)
+    mistakes: list[UserError] = []
+    plain = _normalised(document, mistakes)
+    _add(document, plain, added, mistakes)
+    try:
+        experiment = Experiment.model_validate(plain) if not mistakes else None
+    except ValidationError as e:
+        mistakes += [_explained(document, error) for error in e.errors() if not _is_echo(error)]
+    mistakes += _misspelt(document, plain)
+    if mistakes or experiment is None:
+        raise UserError("\n".join(dict.fromkeys(map(str, mistakes))))
+    earlier = source.overrides if isinstance(source, Experiment) else ()
+    experiment._document, experiment._added, experiment._overrides = document, tuple(added), (*earlier, *overrides)
+    if crossed := list(_crossed(experiment)):
+        raise UserError("\n".join(map(str, crossed)))
+    return experiment
+
+
+def _document(source: Source) -> Document:
+    if isinstance(source, Experiment):
+        return source._document
+    if isinstance(source, Mapping):
+        return Document(IN_MEMORY, json.loads(json.dumps(source, default=str)), {})
+    return strict_yaml.load(find(source))
+
+
+def _crossed(experiment: Experiment) -> Iterator[UserError]:
+    """Mistakes between sections, each where it can be mended."""
+    b = experiment.budget
+    for i, task in enumerate(experiment.tasks):
+        for name in LENGTHS:
+            if name != b.length and getattr(task, name) is not None:
+                said = f"the budget counts {b.length}, and so must every task: write {b.length}: ... here"
+                yield experiment.error(("tasks", i, name), said)
+        yield from exemptions(experiment, task.exempt, ("tasks", i, "exempt"))
+    if b.seconds is not None and experiment.jobs > 1:
+        said = "runs that share the machine would get less done in the seconds of the budget; write jobs: 1"
+        yield experiment.error(("jobs",), said)
+
+
+def exemptions(experiment: Experiment, exempt: Mapping[str, str], place: Place) -> Iterator[UserError]:
+    """A mistake for every exemption from what is no budget, or none that the experiment has."""
+    for axis in exempt:
+        if axis not in EXEMPT:
+            yield unknown("budget", axis, EXEMPT, where=experiment.where((*place, axis)))
+        elif getattr(experiment.budget, axis) is None:
+            yield experiment.error((*place, axis), f"there is no budget of {axis} to be exempt from; remove it")
+
+
+def find(source: str | Path) -> Path:
+    """The path of an experiment file given as a path or as the bare name of a packaged one."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UserError(f"{path} is a directory; give the YAML file of an experiment")
+    known = packaged()
+    if str(source) in known:
+        return known[str(source)]
+    beside = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    near = get_close_matches(str(source), [*beside, *known], n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    raise UserError(f"no experiment file {source}{hint} Packaged experiments: {', '.join(known) or 'none'}")
+
+
+def packaged() -> dict[str, Path]:
+    """The experiments that come with peftbench, by name: `quickstart`, `paper/lora_rank`."""
+    from importlib.resources import files
+
+    folder = Path(str(files("peftbench.experiments")))
+    found = [*sorted(folder.glob("*.yaml")), *sorted(folder.glob("paper/*.yaml"))]
+    return {p.relative_to(folder).with_suffix("").as_posix(): p for p in found}
+
+
+def _normalised(document: Document, mistakes: list[UserError]) -> dict[str, Any]:
+    """The long form of the file: shorthands written out, so that each place has one type."""
+    plain = dict(document.value)
+    if isinstance(plain.get("backbone"), str):
+        plain["backbone"] = {"model": plain["backbone"]}
+    if isinstance(plain.get("tasks"), list):
+        plain["tasks"] = tuple({"task": t} if isinstance(t, str) else t for t in plain["tasks"])
+    if isinstance(plain.get("profile"), bool):
+        plain["profile"] = {} if plain["profile"] else None
+    elif "profile" in plain and plain["profile"] is None:
+        mistakes.append(
+            document.error(("profile",), "given nothing; valid: false, or a mapping with processes, rounds and warmup")
+        )
+    if isinstance(plain.get("methods"), list):
+        entries = []
+        for i, item in enumerate(plain["methods"]):
+            try:
+                entries.append(_entry(document, item, ("methods", i)))
+            except UserError as mistake:
+                mistakes.append(mistake)
+        plain["methods"] = tuple(entries)
+    return plain
+
+
+def _add(document: Document, plain: dict[str, Any], added: Sequence[str], mistakes: list[UserError]) -> None:
+    """Methods of the command line behind those of the file."""
+    for text in added:
+        place = (f"--method {text!r}",)
+        document.lines[place] = 0  # of no line
+        try:
+            entry = _entry(document, strict_yaml.scalar(text), place)
+        except UserError as mistake:
+            mistakes.append(mistake)
+            continue
+        if isinstance(plain.get("methods", ()), tuple):
+            plain["methods"] = (*plain.get("methods", ()), entry)
+
+
+def _entry(document: Document, item: Any, place: Place) -> MethodEntry:
+    """`lora` or `{lora: {rank: 4, label: small, lr: 1e-3}}`."""
+    if isinstance(item, str):
+        return MethodEntry(item, place)
+    if not isinstance(item, dict) or len(item) != 1:
+        raise document.error(place, f"given {item!r}; a method is a name, or {{name: {{hyperparameter: value}}}}")
+    ((name, inner),) = item.items()
+    if inner is None:
+        inner = {}
+    if not isinstance(inner, dict):
+        raise document.error((*place, name), f"given {inner!r}; valid: a mapping such as {{rank: 4, lr: 1e-3}}")
+    hyper = {k: v for k, v in inner.items() if k not in RESERVED}
+    label, lr, first, space, exempt = (inner.get(key) for key in RESERVED)
+    return MethodEntry(name, (*place, name), label, lr, 0 if first is None else first, hyper, space, exempt)
+
+
+def _is_echo(error: Any) -> bool:
+    """A list whose every item is wrong is reported as empty, too."""
+    return error["type"] == "too_short" and bool(error["input"])
+
+
+def _explained(document: Document, error: Any) -> UserError:
+    """pydantic's finding in the words of the file."""
+    place: Place = tuple(error["loc"])
+    if error["type"] == "missing":
+        return document.error(place[:-1], f"{place[-1]} is missing; it must be {WANTED[str(place[-1])]}")
+    if error["type"] == "extra_forbidden":
+        return unknown("key", place[-1], _keys(place[:-1]), where=document.where(place))
+    message = errors.said(error)
+    if error["type"] == "value_error":
+        return document.error(place, message)
+    if error["type"] == "string_pattern_mismatch":
+        message = f"must be {WANTED[str(place[-1])]}"
+    if error["type"] in ("model_type", "dict_type", "model_attributes_type"):
+        message = "must be a mapping" + (f" with the keys {', '.join(_keys(place))}" if _keys(place) else "")
+    return document.error(place, f"given {error['input']!r}; {message}")
+
+
+def _misspelt(document: Document, plain: Mapping[str, Any]) -> list[UserError]:
+    """Keys of tasks that are no option of any task, but nearly a key; what remains, the tasks themselves check."""
+    keys = [*Task.model_fields, *data.LIMITS]
+    found = []
+    for i, task in enumerate(plain["tasks"] if isinstance(plain.get("tasks"), tuple) else ()):
+        for key in task if isinstance(task, dict) else ():
+            if key not in (*keys, *local.OPTIONS) and get_close_matches(key, keys, n=1, cutoff=0.7):
+                valid = [*keys, *(local.OPTIONS if task.get("task") == "local" else ())]
+                found.append(unknown("key", key, valid, where=document.where(("tasks", i, key))))
+    return found
+
+
+def _keys(place: Place) -> list[str]:
+    """The keys that are valid inside the mapping at `place`."""
+    if not place:
+        return list(Experiment.model_fields)
+    if place[0] == "tasks":
+        return list(Task.model_fields)
+    part = SECTIONS.get(place)
+    return list(part.model_fields) if part else []

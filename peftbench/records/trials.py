@@ -1,0 +1,37 @@
+"""Which of an experiment's tuning trials wins, by its records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from peftbench.records import record
+from peftbench.records.record import Record
+
+
+def place(key: str, value: Any, values: Sequence[Any]) -> str | None:
+    """ "lower" or "upper" where a chosen value is the end of what was tried or could be; None within."""
+    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values) or len(set(values)) < 2:
+        return None
+    return "lower" if value <= min(values) else "upper" if value >= max(values) else None
+
+
+def score(r: Record) -> float | None:
+    """A trial's score on the validation split, more is better; None where it failed or has none."""
+    told = r.body.get("metrics") if r.is_finished else None
+    if not told or told["validation"].get(told["primary"]) is None:
+        return None
+    return float(told["validation"][told["primary"]]) * (-1 if told["direction"] == "min" else 1)
+
+
+def best(trials: Sequence[Record]) -> int:
+    """The index of the trial with the best score; of equal ones, and where all have failed, the first."""
+    scores = [-math.inf if (s := score(r)) is None else s for r in trials]
+    return scores.index(max(scores))
+
+
+def settled(spec_ids: Iterable[str], latest: Mapping[str, Record]) -> bool:
+    """Whether every trial has been tried for good: failed ones count, killed and abandoned ones are to be repeated."""
+    found = [latest.get(spec_id) for spec_id in spec_ids]
+    return all(r is not None and r.status not in record.RETRIED for r in found)

@@ -1,0 +1,1 @@
+"""Records grouped into comparisons: rows, times, averages, verdicts."""

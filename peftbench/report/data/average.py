@@ -1,0 +1,177 @@
+"""The table over tasks: average relative score and average rank, over the same tasks for every method.
+
+Only tasks count that were learned, where the reference has a positive score, and where every method that finished
+anywhere in the experiment finished: otherwise a method would gain by failing on the hard ones. What was left out is
+said.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from peftbench.report.data.comparison import Comparison, Entry, spread
+from peftbench.report.data.notes import NOT_LEARNED
+from peftbench.report.stats import intervals, ranks
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One configuration over the tasks of an Average; None where it did not finish on them."""
+
+    label: str
+    method: str
+    relative: float | None  # mean over tasks of score / reference (of reference / score where lower is better)
+    relative_sd: float | None  # of that mean, over the seeds that finished on every task
+    relative_interval: tuple[float, float] | None  # of that mean over these tasks: seeds and test examples vary
+    rank: float | None  # mean over tasks; 1 is best, ties share their mean rank
+    trainable: float | None  # mean over tasks
+    peak_ratio: float | None  # mean over tasks of peak memory / the reference's
+    step_ratio: float | None  # mean over tasks of the step time's ratio to the reference
+    failed: int  # runs, over all tasks of the experiment
+
+
+@dataclass(frozen=True)
+class Average:
+    """An experiment's table over its tasks."""
+
+    experiment: str
+    reference: str
+    tasks: tuple[str, ...]  # titles of the tasks averaged over
+    standings: tuple[Standing, ...]
+    notes: tuple[str, ...]
+    ranking: ranks.Ranking | None = None  # over these tasks
+
+
+def averages(comparisons: Sequence[Comparison]) -> list[Average]:
+    """One Average for each experiment that has more than one table."""
+    experiments = sorted({c.experiment for c in comparisons})
+    groups = ([c for c in comparisons if c.experiment == name] for name in experiments)
+    return [_average(group) for group in groups if len(group) > 1]
+
+
+def _average(group: Sequence[Comparison]) -> Average:
+    reasons = {c.title: _unusable(c) for c in group}
+    usable = [c for c in group if not reasons[c.title]]
+    compared = {e.label for c in usable for e in c.entries if e.n}
+    for c in usable:
+        missing = sorted(compared - {e.label for e in c.entries if e.n})
+        reasons[c.title] = f"no finished run of {', '.join(missing)}" if missing else None
+    used = [c for c in usable if not reasons[c.title]]
+    labels = list(dict.fromkeys(e.label for c in group for e in c.entries))
+    notes = [f"Left out of the average: {title} ({why})." for title, why in reasons.items() if why]
+    if used:
+        names = ", ".join(c.title for c in used)
+        notes.insert(0, f"Averaged over {names}: learned, and finished by every method that has an average.")
+    if any(c.direction == "min" for c in used):
+        notes.append("Where a lower score is better, the reference's score is divided by the method's.")
+    ranking = _ranking(used, [label for label in labels if label in compared])
+    if ranking is not None:
+        notes.insert(1, ranking.sentence)
+    return Average(
+        experiment=group[0].experiment,
+        reference=group[0].reference,
+        tasks=tuple(c.title for c in used),
+        standings=tuple(_standing(label, group, used if label in compared else []) for label in labels),
+        notes=tuple(notes),
+        ranking=ranking,
+    )
+
+
+def _unusable(c: Comparison) -> str | None:
+    base = _entry(c, c.reference)
+    if base is None or base.mean is None:
+        return f"no finished run of the reference {c.reference}"
+    if base.mean <= 0:
+        return "the reference's score is not positive"
+    return NOT_LEARNED if c.learned is False else None
+
+
+def _standing(label: str, group: Sequence[Comparison], used: Sequence[Comparison]) -> Standing:
+    everywhere = [e for c in group if (e := _entry(c, label))]
+    pairs = [(c, e) for c in used if (e := _entry(c, label))]
+    return Standing(
+        label=label,
+        method=everywhere[0].method,
+        relative=_mean([_relative(c, e) for c, e in pairs]),
+        relative_sd=_seed_spread(pairs) if label != group[0].reference else None,
+        relative_interval=_interval(pairs) if label != group[0].reference else None,
+        rank=_mean([_rank(c, e) for c, e in pairs]),
+        trainable=_mean([e.parameter("trainable") for _, e in pairs]),
+        peak_ratio=_mean([_ratio(e.peak_bytes, _entry(c, c.reference)) for c, e in pairs]),
+        step_ratio=_mean([e.times.ratio.median if e.times and e.times.ratio else None for _, e in pairs]),
+        failed=sum(e.failed for e in everywhere),
+    )
+
+
+def _entry(c: Comparison, label: str) -> Entry | None:
+    return next((e for e in c.entries if e.label == label), None)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean; None where there is nothing, or where one task has no value: no average over other tasks."""
+    known = [v for v in values if v is not None]
+    return statistics.fmean(known) if known and len(known) == len(values) else None
+
+
+def _relative(c: Comparison, e: Entry) -> float | None:
+    """The score relative to the reference's, so that more is better; None where a sign makes that meaningless."""
+    if c.direction == "min":
+        return 1 / e.relative if e.relative is not None and e.relative > 0 else None
+    return e.relative
+
+
+def _gain(c: Comparison, score: float | None) -> float | None:
+    """The score relative to the reference's mean, so that more is better."""
+    base = _entry(c, c.reference)
+    if score is None or base is None or not base.mean:
+        return None
+    if c.direction == "min":
+        return base.mean / score if score > 0 else None
+    return score / base.mean
+
+
+def _seed_spread(pairs: Sequence[tuple[Comparison, Entry]]) -> float | None:
+    """Standard deviation over seeds of the average over tasks."""
+    seeds = set.intersection(*(set(e.scores) for _, e in pairs)) if pairs else set()
+    means = [_mean([_gain(c, e.scores[seed]) for c, e in pairs]) for seed in sorted(seeds)]
+    return spread([m for m in means if m is not None])
+
+
+def _interval(pairs: Sequence[tuple[Comparison, Entry]]) -> tuple[float, float] | None:
+    """Of the average over tasks, the tasks taken as given."""
+    known = [v.relative for c, e in pairs if (v := c.verdicts.get(e.label)) and v.relative]
+    gains = [intervals.inverse(r) if c.direction == "min" else r for (c, _), r in zip(pairs, known, strict=False)]
+    found = intervals.average(gains) if len(gains) == len(pairs) else None
+    return found.interval() if found else None
+
+
+def _ranking(used: Sequence[Comparison], labels: Sequence[str]) -> ranks.Ranking | None:
+    """Of the configurations that have an average, over its tasks."""
+    signed = [[_signed(c, label) for label in labels] for c in used]
+    return ranks.of(labels, np.array(signed)) if used and labels else None
+
+
+def _signed(c: Comparison, label: str) -> float:
+    """The mean score, such that more is better; only of what finished there."""
+    entry = _entry(c, label)
+    assert entry is not None
+    assert entry.mean is not None  # or it would have no average
+    return -entry.mean if c.direction == "min" else entry.mean
+
+
+def _rank(c: Comparison, e: Entry) -> float | None:
+    """1 for the best mean of the table; equal means share the mean of their ranks."""
+    if e.mean is None:
+        return None
+    sign = -1 if c.direction == "min" else 1
+    means = [sign * o.mean for o in c.entries if o.mean is not None]
+    mine = sign * e.mean
+    return 1 + sum(m > mine for m in means) + (sum(m == mine for m in means) - 1) / 2
+
+
+def _ratio(bytes_: int | None, base: Entry | None) -> float | None:
+    return bytes_ / base.peak_bytes if bytes_ is not None and base and base.peak_bytes else None

@@ -1,0 +1,38 @@
+"""New runs beside baselines from another directory: one table, and under it where each row comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from peftbench.records.record import Record
+from peftbench.report.data.collect import compare
+from peftbench.report.data.comparison import Comparison
+
+
+def together(own: Sequence[Record], others: Sequence[Record], other_dir: Path | str) -> list[Comparison]:
+    """The comparisons that hold a run of `own`, over the union of both; the others keep their own times."""
+    mine, labels = {r.path for r in own}, {r.spec["method"]["label"] for r in own if r.kind == "run"}
+    union = [*(_only(r, labels) for r in own), *others]
+    return [_told(c, mine, other_dir) for c in compare(union) if any(r.path in mine for r in _runs(c))]
+
+
+def _only(r: Record, labels: set[str]) -> Record:
+    """A profile pass without the reference that was timed beside the new methods: its row has times already."""
+    if r.kind != "profile" or not r.body.get("rows"):
+        return r
+    return replace(r, body={**r.body, "rows": [row for row in r.body["rows"] if row["label"] in labels]})
+
+
+def _runs(c: Comparison) -> list[Record]:
+    return [r for e in c.entries for r in e.runs]
+
+
+def _told(c: Comparison, mine: set[Path], other_dir: Path | str) -> Comparison:
+    """With the note that says which rows are whose."""
+    labels = [e.label for e in c.entries if any(r.path in mine for r in e.runs)]
+    folder = next(r.path.parent.parent for r in _runs(c) if r.path in mine)
+    rest = f"the other {len(c.entries) - len(labels)} rows" if len(c.entries) > len(labels) else "no other row"
+    said = f"{', '.join(labels)}: runs in {folder.as_posix()}; {rest}: runs in {Path(other_dir).as_posix()}."
+    return replace(c, notes=(said, *c.notes))

@@ -1,0 +1,179 @@
+"""Records to comparisons: one row a configuration, one table a task, every number with its spread.
+
+A table compares what may be compared: runs of one experiment, on the same data, backbone and budget. Runs that differ
+in any of these (an experiment file edited between two runs into one directory) land in tables of their own. Failed
+runs stay rows. Times come from profile passes alone; what was not measured is None, never 0.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
+from typing import Any
+
+from peftbench.records import record
+from peftbench.records.record import Record
+from peftbench.records.spec import digest
+from peftbench.report.data import notes, pooled, times
+from peftbench.report.data.comparison import Comparison, Entry, spread
+from peftbench.report.data.learned import learned
+from peftbench.report.stats.intervals import paired
+
+
+def compare(records: Iterable[Record]) -> list[Comparison]:
+    """One Comparison for each experiment, task and budget, sorted by experiment and task.
+
+    Of several attempts at one spec, the one that counts is `record.latest`'s.
+    """
+    records = list(records)
+    counting = record.latest(records)
+    profiles = pooled.passes(r for r in counting.values() if r.kind == "profile")
+    groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+    for r in counting.values():
+        if r.kind == "run" and not record.is_trial(r):
+            groups[r.experiment, r.spec["task"]["name"], digest(_setting(r))].append(r)
+    variants = _variants(groups)
+    repeated = Counter(r.spec_id for r in records if not r.is_finished and counting[r.spec_id].is_finished)
+    return [_comparison(groups[key], profiles, variants[key], repeated) for key in sorted(groups)]
+
+
+def _setting(r: Record) -> dict[str, Any]:
+    """What must be equal for two runs to be comparable: everything but the method, its rate and the seed.
+
+    Under a budget of memory the parts of a batch are a method's own.
+    """
+    own = ("lr", "accumulation") if r.spec["train"].get("memory") is not None else ("lr",)
+    train = {k: v for k, v in r.spec["train"].items() if k not in own}
+    return {"backbone": r.spec["backbone"], "task": r.spec["task"], "train": train}
+
+
+def _variants(groups: Mapping[tuple[str, str, str], list[Record]]) -> dict[tuple[str, str, str], str]:
+    """A suffix for each table: empty where its task has one table, else the steps and a piece of the setting's hash."""
+    tables = Counter(key[:2] for key in groups)
+    steps = {key: group[0].spec["train"]["steps"] for key, group in groups.items()}
+    return {key: f"{steps[key]} steps ({key[2][:6]})" if tables[key[:2]] > 1 else "" for key in groups}
+
+
+def _comparison(runs: list[Record], profiles: list[Record], variant: str, repeated: Mapping[str, int]) -> Comparison:
+    runs = sorted(runs, key=lambda r: (r.spec["method"]["label"], r.spec["seed"], r.spec_id))
+    mine = times.matching(profiles, runs[0])
+    reference = _reference(runs, mine)
+    metric, direction, majority = _metric(runs)
+    entries = _ordered(_entries(runs, mine, metric), mine, reference)
+    base = next((e for e in entries if e.label == reference), None)
+    entries = [_relative(e, base) for e in entries]
+    spec = runs[0].spec
+    is_learned = learned(base, majority, direction, metric) if base else None
+    return Comparison(
+        experiment=runs[0].experiment,
+        task=spec["task"]["name"],
+        stand_in_for=spec["task"].get("stand_in_for"),
+        backbone=spec["backbone"]["model"],
+        budget={k: v for k, v in spec["train"].items() if k != "lr"},
+        metric=metric,
+        direction=direction,
+        majority=majority,
+        reference=reference,
+        learned=is_learned,
+        entries=tuple(entries),
+        notes=tuple(notes.collect(runs, mine, entries, reference, is_learned, repeated)),
+        variant=variant,
+    )
+
+
+def _metric(runs: list[Record]) -> tuple[str, str, float | None]:
+    """(primary metric, direction, majority) as the runs state them; a failed run may not have got so far."""
+    stated = [
+        m for r in sorted(runs, key=lambda r: not r.is_finished) if (m := r.body.get("metrics")) and "primary" in m
+    ]
+    if not stated:
+        return "score", "max", None
+    majority = next((m["majority"] for m in stated if m.get("majority") is not None), None)
+    return stated[0]["primary"], stated[0].get("direction", "max"), majority
+
+
+def _entries(runs: list[Record], profiles: list[Record], metric: str) -> list[Entry]:
+    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for r in runs:
+        groups[r.spec["method"]["label"], digest([r.spec["method"], r.spec["train"]["lr"]])].append(r)
+    by_label: dict[str, list[list[Record]]] = defaultdict(list)
+    for (label, _), group in sorted(groups.items()):
+        by_label[label].append(group)
+    return [
+        _entry(label + suffix, group, profiles, metric)
+        for label, same in by_label.items()
+        for suffix, group in zip(_differences(same), same, strict=True)
+    ]
+
+
+def _differences(groups: list[list[Record]]) -> list[str]:
+    """What sets apart configurations that share a label: an experiment file was edited and run again."""
+    if len(groups) == 1:
+        return [""]
+    facts = []
+    for group in groups:
+        spec = group[0].spec
+        method = {k: v for k, v in spec["method"].items() if k not in ("label", "hyper")}
+        facts.append({**method, **spec["method"]["hyper"], "lr": spec["train"]["lr"]})
+    names = sorted({k for f in facts for k in f if any(g.get(k) != f[k] for g in facts)})
+    return [" (" + ", ".join(f"{k}={f[k]}" for k in names if k in f) + ")" for f in facts]
+
+
+def _entry(label: str, runs: list[Record], profiles: list[Record], metric: str) -> Entry:
+    done = [r for r in runs if r.is_finished]
+    tests = {r.spec["seed"]: r.body["metrics"]["test"] for r in done}
+    scores = {seed: t[metric] for seed, t in tests.items() if t.get(metric) is not None}
+    failures = Counter(r.status for r in runs if not r.is_finished)
+    failures["undefined score"] = len(done) - len(
+        scores
+    )  # finished, but the metric has no value (a constant prediction)
+    others = sorted({m for t in tests.values() for m in t} - {metric})
+    peaks = [m["peak_bytes"] for r in runs if (m := r.body.get("memory")) and m.get("peak_bytes") is not None]
+    sizes = [p for r in done + runs if (p := r.body.get("parameters"))]
+    method = runs[0].spec["method"]
+    return Entry(
+        label=label,
+        method=method["name"],
+        hyper=method["hyper"],
+        lr=runs[0].spec["train"]["lr"],
+        size=method.get("size", "native"),
+        deviation=method.get("deviation"),
+        metric=metric,
+        scores=scores,
+        others={m: tuple(t[m] for t in tests.values() if t.get(m) is not None) for m in others},
+        failures={k: n for k, n in sorted(failures.items()) if n},
+        parameters=sizes[0] if sizes else None,
+        peak_bytes=max(peaks) if peaks else None,
+        times=times.of(profiles, runs[0]),
+        runs=tuple(runs),
+    )
+
+
+def _reference(runs: Sequence[Record], profiles: Sequence[Record]) -> str:
+    """The label that the experiment names: in a profile pass's spec, and beside a run's (older records lack it)."""
+    if profiles:
+        return str(profiles[0].spec.get("reference", record.REFERENCE))
+    return str(max(runs, key=lambda r: r.body["started"]).body.get("reference", record.REFERENCE))
+
+
+def _ordered(entries: list[Entry], profiles: list[Record], reference: str) -> list[Entry]:
+    """The reference first, then in the experiment file's order as the profile keeps it, then by label."""
+    order: dict[str, int] = {}
+    for profile in profiles:
+        for method in profile.spec["methods"]:
+            order.setdefault(method["label"], len(order))
+    return sorted(entries, key=lambda e: (e.label != reference, order.get(e.label, len(order)), e.label))
+
+
+def _relative(e: Entry, base: Entry | None) -> Entry:
+    """With its score relative to the reference's mean: over the seeds that both ran, where they can be paired."""
+    if base is None or not e.scores or not base.scores:
+        return e
+    common = paired(e.scores, base.scores)
+    above, below = (fmean(side.scores[s] for s in common or side.scores) for side in (e, base))
+    if below <= 0:
+        return e
+    ratios = [s / base.scores[seed] for seed, s in e.scores.items() if base.scores.get(seed, 0) > 0]
+    return replace(e, relative=above / below, relative_sd=spread(ratios) if e is not base else None)

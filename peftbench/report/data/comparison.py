@@ -1,0 +1,123 @@
+"""A comparison: one table's configurations, each over its seeds, with what can be said of them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from peftbench.records.record import Record
+from peftbench.report.data import times
+
+if TYPE_CHECKING:
+    from peftbench.report.data.verdicts import Verdict
+    from peftbench.report.stats.intervals import Scores
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One configuration in one table: a method with its hyperparameters and rate, over its seeds."""
+
+    label: str  # unique in its table
+    method: str
+    hyper: Mapping[str, Any]
+    lr: float
+    size: str  # "matched" | "nearest" | "native" | "explicit"
+    deviation: float | None  # achieved / budget - 1
+    metric: str
+    scores: Mapping[int, float]  # seed -> primary metric on test, of the finished runs that have one
+    others: Mapping[str, tuple[float, ...]]  # the task's further test metrics, one value a finished run
+    failures: Mapping[str, int]  # status -> runs without a result
+    parameters: Mapping[str, int] | None  # trainable, head, added, total, stored_bytes
+    peak_bytes: int | None  # largest over the seeds: what a machine must have
+    times: times.Times | None
+    runs: tuple[Record, ...] = field(repr=False)  # the record that counts of every seed, failed ones too
+    relative: float | None = None  # mean / the reference's mean; None where that is not positive
+    relative_sd: float | None = None  # over the seeds that both finished
+
+    @property
+    def n(self) -> int:
+        return len(self.scores)
+
+    @property
+    def failed(self) -> int:
+        return sum(self.failures.values())
+
+    @property
+    def mean(self) -> float | None:
+        return mean(tuple(self.scores.values()))
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation over the seeds (n - 1); None with one seed, whose spread nobody knows."""
+        return spread(tuple(self.scores.values()))
+
+    def parameter(self, name: str) -> int | None:
+        return self.parameters.get(name) if self.parameters else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One table: every configuration that an experiment ran on one task under one budget."""
+
+    experiment: str
+    task: str  # the data that ran
+    stand_in_for: str | None  # the task that was asked for, where a stand-in ran
+    backbone: str
+    budget: Mapping[str, Any]  # TrainSpec without the rate
+    metric: str
+    direction: str  # "max" | "min"
+    majority: float | None  # primary metric of the constant predictor
+    reference: str  # the label that scores and costs are relative to
+    learned: bool | None  # the reference beats the majority class by more than its interval; None: cannot be said
+    entries: tuple[Entry, ...]
+    notes: tuple[str, ...]
+    variant: str = ""  # tells apart tables of one task under different budgets
+
+    @property
+    def title(self) -> str:
+        """The name of the data that ran; a stand-in never poses as the task it stands in for."""
+        name = f"{self.task} (stand-in for {self.stand_in_for})" if self.stand_in_for else self.task
+        return f"{name}, {self.variant}" if self.variant else name
+
+    @property
+    def slug(self) -> str:
+        stand_in = f"--stand-in-for-{self.stand_in_for}" if self.stand_in_for else ""
+        variant = f"--{self.variant}" if self.variant else ""
+        return safe(f"{self.experiment}--{self.task}{stand_in}{variant}")
+
+    @cached_property
+    def scores(self) -> Mapping[str, Scores]:
+        """By label, the scores over seeds and what each test example does to them; reads the predictions when asked."""
+        from peftbench.report.data import verdicts as judge
+
+        return judge.scores(self)
+
+    @cached_property
+    def verdicts(self) -> Mapping[str, Verdict]:
+        """By label, what can be said of every configuration that has a score."""
+        from peftbench.report.data import verdicts as judge
+
+        return judge.of(self)
+
+    @property
+    def other_metrics(self) -> list[str]:
+        """Names of the further test metrics that any run has, sorted."""
+        return sorted({m for e in self.entries for m in e.others})
+
+
+def safe(name: str) -> str:
+    """A file name of letters, digits, dot, dash and underscore."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in ".-_") else "_" for c in name)
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The arithmetic mean; None of nothing."""
+    return statistics.fmean(values) if values else None
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Sample standard deviation; None for fewer than two values."""
+    return statistics.stdev(values) if len(values) > 1 else None

@@ -1,0 +1,51 @@
+"""Whether a task was learned at all: the reference beats the constant answer by more than its interval."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import TYPE_CHECKING
+
+from peftbench.report.data import verdicts
+from peftbench.report.stats import intervals
+from peftbench.report.stats.intervals import LEVEL, wilson
+
+if TYPE_CHECKING:
+    from peftbench.report.data.comparison import Entry
+
+PROPORTIONS = ("accuracy", "f1")  # shares of examples: their sampling error is at most about the binomial one
+CORRELATIONS = ("mcc", "matthews", "pearson", "spearman")
+# Fisher's z; Matthews' is Pearson's r of two binary variables
+
+
+def learned(base: Entry, majority: float | None, direction: str, metric: str) -> bool | None:
+    """Whether the reference beats the majority class by more than its interval; None where nothing tells.
+
+    From three seeds on: the interval that its table shows, over other seeds and other test examples. With fewer, where
+    that says nothing (12.7 standard errors at two seeds), every seed must win by more than the sampling error of its
+    own test examples, binomial for shares and Fisher's z for correlations. Other metrics of one or two runs have no
+    known interval.
+    """
+    if majority is None or base.mean is None:
+        return None
+    sign = -1 if direction == "min" else 1
+    if base.n >= 3:
+        half = intervals.mean(verdicts.known(base)).half() or 0.0  # seeds that agree, and no examples: none is known
+        return sign * (base.mean - majority) > half
+    if direction == "min":
+        return None
+    worst = min(base.runs, key=lambda r: base.scores.get(r.spec["seed"], math.inf))
+    values = worst.predictions
+    bound = _lower_bound(metric, base.scores[worst.spec["seed"]], len(values["labels"]) if values else 0)
+    return None if bound is None else bound > majority
+
+
+def _lower_bound(metric: str, score: float, examples: int) -> float | None:
+    """The lower end of a score's interval from the number of its test examples alone; None where no formula holds."""
+    name = metric.lower()
+    if name in PROPORTIONS and examples > 0 and 0 <= score <= 1:
+        return wilson(score, examples)[0]
+    if any(c in name for c in CORRELATIONS) and examples > 3 and abs(score) < 1:
+        z = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)
+        return math.tanh(math.atanh(score) - z / math.sqrt(examples - 3))
+    return None

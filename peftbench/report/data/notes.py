@@ -1,0 +1,115 @@
+"""The sentences under a table: what failed and why, what was repeated, on what it ran, what cannot be said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from peftbench.records.record import Record
+from peftbench.records.spec import digest
+from peftbench.report.data import pooled, times
+
+if TYPE_CHECKING:
+    from peftbench.report.data.comparison import Entry
+
+DISTURBED = 0.1  # share of the cores in other programs' hands, above which times are called so
+NOT_LEARNED = "not learned at this budget"
+
+
+def collect(
+    runs: Sequence[Record],
+    profiles: Sequence[Record],
+    entries: Sequence[Entry],
+    reference: str,
+    learned: bool | None,
+    repeated: Mapping[str, int],
+) -> Iterator[str]:
+    """The notes of one table, most important first."""
+    if asked := runs[0].spec["task"].get("stand_in_for"):
+        name = runs[0].spec["task"]["name"]
+        yield f"{asked} could not be had: {name} ran in its place. These numbers say nothing about {asked} itself."
+    if learned is False:
+        yield (
+            f"{NOT_LEARNED.capitalize()}: {reference} does not beat the majority class by more than its interval, so "
+            "differences between methods mean nothing here."
+        )
+    base = next((e for e in entries if e.label == reference), None)
+    if base is None or base.mean is None:
+        yield f"No finished run of the reference {reference}: nothing can be given relative to it."
+    elif base.mean <= 0:
+        yield f"The reference {reference} has no positive mean score: nothing can be given relative to it."
+    yield from _failures(runs)
+    if again := sum(repeated.get(r.spec_id, 0) for r in runs):
+        yield f"{_count(again, 'earlier attempt')} failed and the run was repeated; the first finished attempt counts."
+    if any(e.size == "nearest" for e in entries):
+        yield "Size 'nearest': no setting of the method lies within the tolerance of the budget; its nearest one ran."
+    if heads := {h for e in entries if (h := e.parameter("head"))}:
+        sizes = " or ".join(f"{h:,}" for h in sorted(heads))
+        yield f"The task head has {sizes} parameters, which every method trains alike and 'trainable' leaves out."
+    yield from _measured(runs, profiles, entries)
+
+
+def _failures(runs: Sequence[Record]) -> Iterator[str]:
+    failed = [r for r in runs if not r.is_finished]
+    for r in failed[:12]:
+        reason = " ".join(str(r.body.get("reason") or "no reason recorded").split())
+        short = reason if len(reason) <= 160 else reason[:157] + "..."
+        yield f"{r.spec['method']['label']}, seed {r.spec['seed']}: {r.status} ({short})"
+    if len(failed) > 12:
+        yield f"{_count(len(failed) - 12, 'more run')} failed; the records say why."
+
+
+def _measured(runs: Sequence[Record], profiles: Sequence[Record], entries: Sequence[Entry]) -> Iterator[str]:
+    """Where the numbers come from: environments, and the passes behind the times."""
+    environments = sorted({r.env_id for r in runs})
+    if len(environments) > 1:
+        names = ", ".join(e[:8] for e in environments)
+        yield f"The runs come from {len(environments)} environments ({names}): their last digits may differ."
+    yield from (
+        f"The profile pass ended as {p.status}: {' '.join(str(p.body.get('reason') or 'no reason recorded').split())}"
+        for p in profiles
+        if not p.is_finished
+    )
+    used = {e.times.profile.spec_id: e.times.profile for e in entries if e.times}
+    if not used:
+        yield "Step time and latency are not measured: there is no finished profile pass of these configurations."
+    elif len(used) > 1:
+        yield f"The times come from {len(used)} profile passes: compare ratios rather than milliseconds."
+    here = {_machine(r) for r in runs}
+    foreign = sorted({p.env_id for p in used.values() if _machine(p) not in here})
+    if foreign:
+        yield f"The times were measured in another environment ({', '.join(e[:8] for e in foreign)}) than the runs."
+    yield from dict.fromkeys(conditions(p) for p in used.values())
+    if cold := [e.label for e in entries if e.times and e.times.is_cold]:
+        yield (
+            f"Warmed up too little: the first timed step took over 15 % longer than later ones ({', '.join(cold)}). "
+            "A pass with more rounds of warm-up (profile: {warmup: 3}) is needed before these times are compared."
+        )
+    if noisy := [f"{e.label} ({'; '.join(e.times.noisy)})" for e in entries if e.times and e.times.noisy]:
+        apart = "their quartiles further apart than half of the median"
+        yield f"Times too noisy to compare, {apart}: {', '.join(noisy)}."
+
+
+def conditions(profile: Record) -> str:
+    """What the times of a pass were measured under."""
+    number = profile.body["env"].get("threads")
+    threads = f"with {_count(number, 'thread')}" if number is not None else ""
+    if (several := pooled.processes(profile)) > 1:
+        threads += f"{', ' if threads else ''}in {several} processes"
+    others = times.others_cpu_share(profile)
+    if others is None:
+        return f"Times: {', '.join(t for t in ('no other run of this command beside them', threads) if t)}."
+    used = f"other programs used {others * 100:.0f} % of the machine meanwhile."
+    if others <= DISTURBED:
+        return f"Times: {'; '.join(t for t in (threads, used) if t)}"
+    said = "; ".join((", ".join(t for t in ("disturbed", threads) if t), used))
+    return f"Times: {said} The ratios suffer less, as they are taken within rounds."
+
+
+def _machine(r: Record) -> str:
+    """What ran it, less the threads: parallel runs share the cores, a profile pass has them all."""
+    return digest({k: v for k, v in r.body["env"].items() if k != "threads"})
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")

@@ -1,0 +1,12 @@
+"""What a configuration wrote: the samples that runs of generating tasks keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from peftbench.report.data.comparison import Entry
+
+
+def first_sample(e: Entry) -> Mapping[str, str] | None:
+    """The first stored sample of the first finished seed, if its task generates text."""
+    return next((s[0] for r in e.runs if r.is_finished and (s := r.body.get("samples"))), None)

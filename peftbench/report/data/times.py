@@ -1,0 +1,159 @@
+"""Step time and latency of a configuration, from the profile pass that measured it.
+
+A run's own clock is not used: several workers may have shared the machine then. Beside a profile pass there was no
+other run, and it says what other programs used of the machine, where that could be had. Its rows are joined to runs by
+task, label and hyperparameters, on the same backbone and batch shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from peftbench.records.record import Record
+
+BATCHES = ("1", "32")  # batch sizes of the latencies, as records key them
+PHASES = ("forward", "backward", "optimizer")
+COLD = 0.15  # by how much more than the later rounds a process's first one may take
+NOISY = 0.5  # distance between the quartiles over the median, above which times are not to be compared
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median and the distance between its quartiles, in the unit of the field that holds it.
+
+    A ratio has the bounds of its interval too, but for records from before there were any.
+    """
+
+    median: float
+    iqr: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any] | None) -> Spread | None:
+        if not value or value.get("median") is None:
+            return None
+        return cls(*(value.get(k) for k in ("median", "iqr", "low", "high", "n")))  # type: ignore[arg-type]
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the quartiles lie further apart than half of the median."""
+        return self.iqr is not None and self.iqr > NOISY * self.median
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds of one pass (of a causal network: over the prompt); merged is None where the method cannot merge."""
+
+    unmerged: Spread | None
+    merged: Spread | None
+
+
+@dataclass(frozen=True)
+class Times:
+    """What a profile pass measured of one configuration."""
+
+    step: Spread | None  # seconds
+    ratio: Spread | None  # to the reference, within the same round
+    latency: Mapping[str, Latency]  # batch size -> Latency
+    merge_max_change: float | None  # largest absolute change of a logit by merging
+    profile: Record
+    split: Mapping[str, Spread]  # phase -> seconds; empty where the step was not split
+    tokens: int | None  # of the batch, without padding
+    tokens_per_second: Spread | None
+    flops: Mapping[str, int] | None  # phase -> floating-point operations of one step, and their "total"
+    flops_per_second: Spread | None
+    share: Spread | None  # of flops_per_second in the rate of a large matrix product in the same round
+    first: float | None = None  # step of a process's first timed round over that of its later ones
+
+    @property
+    def is_cold(self) -> bool:
+        """Whether the warm-up was too short: the first timed step still took longer, as for memory not yet in use."""
+        return self.first is not None and self.first > 1 + COLD
+
+    @property
+    def noisy(self) -> list[str]:
+        """The times that spread too far to be compared, in words."""
+        named = {"step": self.step}
+        for batch, at in self.latency.items():
+            named |= {f"latency, batch {batch}": at.unmerged, f"latency, batch {batch}, merged": at.merged}
+        return [name for name, time in named.items() if time is not None and time.is_noisy]
+
+
+def others_cpu_share(profile: Record) -> float | None:
+    """What other programs used of the machine's cores during a pass, 0 to 1; None where it is not known."""
+    return (profile.body.get("time") or {}).get("others_cpu_share")
+
+
+def product(profile: Record) -> Mapping[str, Any] | None:
+    """The large matrix product timed in the rounds of a pass; None where none was."""
+    return (profile.body.get("time") or {}).get("product")
+
+
+def matching(profiles: Iterable[Record], run: Record) -> list[Record]:
+    """The profile passes of the run's experiment, task, backbone and batch shape: finished first, then the newest."""
+    shape = ["batch_size", "max_length", "accumulation"]
+    if run.spec["train"].get("memory") is not None:  # it decides on the parts of a batch, for each method apart
+        shape.remove("accumulation")
+    mine = [
+        p
+        for p in profiles
+        if p.experiment == run.experiment
+        and p.spec["task"]["name"] == run.spec["task"]["name"]
+        and p.spec["backbone"] == run.spec["backbone"]
+        and all(p.spec.get(k, 1) == run.spec["train"].get(k, 1) for k in shape)
+    ]
+    newest = sorted(mine, key=lambda p: p.order, reverse=True)
+    return sorted(newest, key=lambda p: not p.is_finished)
+
+
+def of(profiles: Sequence[Record], run: Record) -> Times | None:
+    """The times of the run's configuration in the first of `profiles` that measured it, or None."""
+    method = run.spec["method"]
+    for profile in profiles:
+        asked = {m["label"]: m for m in profile.spec["methods"]}.get(method["label"])
+        if not asked or any(asked[k] != method[k] for k in ("name", "version", "hyper")):
+            continue
+        for row in profile.body.get("rows") or ():
+            if row["label"] == method["label"] and row["task"] == run.spec["task"]["name"]:
+                return of_row(row, profile)
+    return None
+
+
+def of_row(row: Mapping[str, Any], profile: Record) -> Times:
+    """The times in one row of a profile pass; what older records lack is None."""
+    return Times(
+        step=Spread.of(row.get("step_seconds")),
+        ratio=Spread.of(row.get("ratio")),
+        latency={
+            b: Latency(Spread.of(v.get("unmerged")), Spread.of(v.get("merged"))) for b, v in _usual(row).items() if v
+        },
+        merge_max_change=row.get("merge_max_change"),
+        profile=profile,
+        split={p: s for p in PHASES if (s := Spread.of((row.get("split_seconds") or {}).get(p)))},
+        tokens=row.get("tokens"),
+        tokens_per_second=Spread.of(row.get("tokens_per_second")),
+        flops=row.get("flops"),
+        flops_per_second=Spread.of(row.get("flops_per_second")),
+        share=Spread.of(row.get("product_share")),
+        first=_first((row.get("step_seconds") or {}).get("samples") or [], profile.body.get("processes", 1)),
+    )
+
+
+def _first(samples: Sequence[float], processes: int) -> float | None:
+    """The first sample of each process over the median of its others, the median of these; None for single rounds."""
+    rounds = len(samples) // processes
+    parts = [samples[i : i + rounds] for i in range(0, rounds * processes, rounds)] if rounds > 1 else []
+    return median(p[0] / median(p[1:]) for p in parts) if parts else None
+
+
+def _usual(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One pass at the task's median length by batch size: of a list of shapes, or as older records key it."""
+    latency = row.get("latency") or {}
+    if not isinstance(latency, list):
+        return dict(latency)
+    return {str(c["batch"]): c for c in latency if c["typical"] and c["phase"] != "decode"}

@@ -1,0 +1,89 @@
+"""The training loss of every configuration over the optimiser steps: the mean over seeds, failed runs beside it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from peftbench.records.record import Record
+from peftbench.report.data.comparison import Comparison, Entry
+from peftbench.report.figures.style import MUTED, Look, figure, settle
+
+ROWS = 20  # of the legend, beside a figure of this height; more of them would squeeze the axes away
+
+
+def draw(c: Comparison, looks: Mapping[str, Look]) -> Figure | None:
+    """Smoothed loss against steps, one line a configuration; None where no run has a curve."""
+    steps = max((len(_loss(r)) for e in c.entries for r in e.runs), default=0)
+    if not steps:
+        return None
+    window = max(1, steps // 10)
+    smoothing = f"moving average over {window} steps" if window > 1 else "not smoothed"
+    drawn, (panel,) = figure(c, 1, f"mean over seeds, {smoothing}")
+    ends = {e.label: _line(panel, e, window, looks[e.label]) for e in c.entries}
+    failed = [r for e in c.entries for r in e.runs if not r.is_finished and _loss(r)]
+    for e in c.entries:
+        known = ends[e.label] is not None
+        for r in (r for r in e.runs if r in failed):
+            _failure(panel, smooth(_loss(r), window), looks[e.label], None if known else f"{e.label} (failed)")
+            known = True
+    panel.set_xlabel("optimiser steps (count)")
+    panel.set_ylabel("training loss (mean of a batch)")
+    panel.margins(x=0.02)
+    _legend(drawn, panel, ends)
+    if failed:
+        drawn.supxlabel("dashed, ending in ×: a run that failed", fontsize=8.5, color=MUTED)
+    settle(drawn)
+    return drawn
+
+
+def smooth(values: Sequence[float], window: int) -> list[float]:
+    """The mean of each value and up to `window` - 1 before it."""
+    return [statistics.fmean(values[max(0, i + 1 - window) : i + 1]) for i in range(len(values))]
+
+
+def _loss(r: Record) -> list[float]:
+    """The losses up to the first that is not a number; a run that did not begin to train has none."""
+    losses = (r.body.get("curve") or {}).get("loss") or []
+    end = next((i for i, value in enumerate(losses) if value is None), len(losses))
+    return losses[:end]
+
+
+def _line(panel: Axes, e: Entry, window: int, look: Look) -> float | None:
+    """Draw the mean over the finished seeds; returns where the line ends, None without one."""
+    losses = [loss for r in e.runs if r.is_finished and (loss := _loss(r))]
+    if not losses:
+        return None
+    length = min(map(len, losses))  # seeds may have stopped early: the mean is over all of them or not drawn
+    mean = smooth([statistics.fmean(at) for at in zip(*(loss[:length] for loss in losses), strict=True)], window)
+    colour, marker = look
+    every = max(1, length // 8)
+    start = min(sum(map(ord, e.label)) % every, length - 1)  # markers of different lines do not pile up
+    panel.plot(
+        range(1, length + 1), mean, color=colour, lw=1.7, marker=marker, ms=6, mew=0.75, mec="w",
+        markevery=(start, every), label=e.label,
+    )  # fmt: skip
+    return mean[-1]
+
+
+def _failure(panel: Axes, losses: Sequence[float], look: Look, label: str | None) -> None:
+    panel.plot(range(1, len(losses) + 1), losses, "--", lw=1.0, color=look[0], alpha=0.8, label=label)
+    panel.plot(len(losses), losses[-1], "x", ms=8, mew=2, color=look[0])
+
+
+def _legend(drawn: Figure, panel: Axes, ends: Mapping[str, float | None]) -> None:
+    """Beside the axes, in the order in which the lines end; those without a finished run last."""
+    lines = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    known = {label: end for label, end in ends.items() if end is not None}
+    names = sorted(lines, key=lambda label: -known.get(label, -math.inf))
+    if names:
+        handles = [lines[name] for name in names]
+        columns = math.ceil(len(names) / ROWS)
+        drawn.set_size_inches(drawn.get_figwidth() + 2.4 * (columns - 1), drawn.get_figheight())
+        place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "ncols": columns}
+        panel.legend(handles, names, frameon=False, fontsize=9, **place)

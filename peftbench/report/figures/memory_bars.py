@@ -1,0 +1,34 @@
+"""A stacked bar a method: the parts of peak memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from peftbench.report.figures import style
+
+
+def draw(
+    name: str, rows: Sequence[Mapping[str, Any]], kinds: Sequence[str], title: str, below: str
+) -> Iterator[tuple[str, bytes]]:
+    """(file name, content) of the figure; `rows` have "method" and, in bytes, every one of `kinds`."""
+    with style.drawing():
+        figure = Figure(figsize=(8.6, 1.6 + 0.3 * len(rows)), layout="constrained")
+        FigureCanvasAgg(figure)
+        panel = figure.subplots()
+        names = [row["method"] for row in rows]
+        left = [0.0] * len(rows)
+        for kind, colour in zip(kinds, style.COLOURS, strict=False):
+            widths = [row[kind] / 2**30 for row in rows]
+            panel.barh(names, widths, left=left, color=colour, label=kind, height=0.72, linewidth=0)
+            left = [a + b for a, b in zip(left, widths, strict=True)]
+        panel.invert_yaxis()
+        panel.grid(axis="y", visible=False)
+        panel.set_xlabel(f"GiB at the peak\n{below}", fontsize=8.5)
+        panel.set_title(title, loc="left", fontsize=12, fontweight="bold")
+        panel.legend(frameon=False, fontsize=8.5, loc="lower right")
+        style.settle(figure)
+        yield from style.files(name, figure)

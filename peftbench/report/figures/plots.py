@@ -1,0 +1,47 @@
+"""All figures of a comparison, as PNG and SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from peftbench.report.data.average import Average
+from peftbench.report.data.comparison import Comparison
+from peftbench.report.figures import average_figure as by_average
+from peftbench.report.figures import curves, quality, style
+from peftbench.report.figures import latency_figure as by_shape
+from peftbench.report.figures import rank_figure as by_rank
+from peftbench.report.figures import tuning_figures as tuned
+from peftbench.report.figures.style import Look, looks
+from peftbench.report.tables.latencies import Latencies
+
+__all__ = ["average_figures", "figures", "latency_figure", "looks", "rank_figure", "tuning_figures"]
+
+tuning_figures = tuned.drawn
+
+
+def figures(c: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
+    """(file name, content) of every figure that `c` has data for; `looks` keeps a label's look across figures."""
+    with style.drawing():
+        for name, axes in quality.FIGURES.items():
+            if (drawn := quality.draw(c, axes, looks)) is not None:
+                yield from style.files(f"{c.slug}--{name}", drawn)
+        if (drawn := curves.draw(c, looks)) is not None:
+            yield from style.files(f"{c.slug}--loss", drawn)
+
+
+def latency_figure(p: Latencies, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
+    """(file name, content) of the figure of a pass's latencies, if it has shapes of its own."""
+    known = style.of_labels([*looks, *p.labels])  # labels of tables keep their look
+    with style.drawing():
+        yield from by_shape.drawn(p, known)
+
+
+def average_figures(a: Average, slug: str, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
+    """(file name, content) of the table over tasks as a figure, and of its critical-difference diagram."""
+    yield from by_average.drawn(a, slug, looks)
+    yield from rank_figure(a, slug, looks)
+
+
+def rank_figure(a: Average, slug: str, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
+    """(file name, content) of the critical-difference diagram, where there are tasks enough for one."""
+    yield from by_rank.drawn(a, slug, looks)

@@ -1,0 +1,1 @@
+"""The mathematics of intervals, tests and ranks; knows no records' files."""

@@ -1,0 +1,121 @@
+"""Ranks over tasks: Friedman's test and Nemenyi's critical difference (Demsar, JMLR 7, 2006, section 3.2.2).
+
+    chi2 = 12 N / (k (k + 1)) (sum_j R_j^2 - k (k + 1)^2 / 4)     k configurations, N tasks, mean ranks R_j
+    CD = q sqrt(k (k + 1) / (6 N))                                 q: Studentized range of k, infinite df, / sqrt(2)
+
+chi2 is corrected for ties. Its p comes from permutations within the tasks, as its chi-squared approximation wants more
+than ten of them. Two configurations whose mean ranks are nearer than CD cannot be told apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peftbench.report.stats.intervals import LEVEL
+
+PERMUTATIONS = 9_999
+FEWEST = 3  # tasks
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Configurations over tasks by rank: 1 is best, ties share the mean of their ranks."""
+
+    labels: tuple[str, ...]
+    tasks: int
+    mean_ranks: tuple[float, ...]
+    chi2: float
+    p: float
+    critical: float  # difference
+
+    @property
+    def differ(self) -> bool:
+        """Whether Friedman's test says that not all are alike; without that no pair is looked at."""
+        return self.p < 1 - LEVEL
+
+    @property
+    def too_few_tasks(self) -> bool:
+        """Whether even first everywhere and last everywhere could not be told apart."""
+        return self.tasks < FEWEST or self.critical >= len(self.labels) - 1
+
+    @property
+    def groups(self) -> list[tuple[str, ...]]:
+        """The largest sets within one critical difference, best first; those of one are left out."""
+        order = sorted(range(len(self.labels)), key=lambda j: (self.mean_ranks[j], self.labels[j]))
+        if not self.differ:
+            return [tuple(self.labels[j] for j in order)]
+        found: list[tuple[int, int]] = []
+        for i in range(len(order)):
+            reach = [j for j in range(i, len(order)) if self._gap(order[i], order[j]) <= self.critical]
+            if len(reach) > 1 and (not found or reach[-1] > found[-1][1]):
+                found.append((i, reach[-1]))
+        return [tuple(self.labels[j] for j in order[i : last + 1]) for i, last in found]
+
+    def _gap(self, i: int, j: int) -> float:
+        return self.mean_ranks[j] - self.mean_ranks[i]
+
+    @property
+    def sentence(self) -> str:
+        """What the ranks say, or why they say nothing."""
+        k = len(self.labels)
+        if self.too_few_tasks:
+            need = max(FEWEST, math.floor(self.critical**2 * self.tasks / (k - 1) ** 2) + 1)
+            return (
+                f"Ranks: {self.tasks} task{'' if self.tasks == 1 else 's'} are too few to tell any two of {k} "
+                f"configurations apart, even first from last everywhere (Nemenyi's test needs {need}): no "
+                "critical-difference diagram is drawn."
+            )
+        test = f"Friedman's test over {self.tasks} tasks, p {_p(self.p)}"
+        if not self.differ:
+            return f"Ranks: no difference between the {k} configurations is sure ({test})."
+        order = sorted(zip(self.mean_ranks, self.labels, strict=True))
+        first = order[0]
+        behind = [label for rank, label in order if rank - first[0] > self.critical]
+        said = f"worse than {first[1]} are {', '.join(behind)}" if behind else f"none is sure to be behind {first[1]}"
+        return f"Ranks: {test}; mean ranks {self.critical:.2f} apart differ (Nemenyi): {said}."
+
+
+def of(labels: Sequence[str], scores: NDArray[np.float64]) -> Ranking | None:
+    """Of (tasks, configurations) scores where more is better; None for fewer than two configurations or no task."""
+    from scipy.stats import rankdata, studentized_range
+
+    tasks, k = scores.shape
+    if k < 2 or tasks == 0:
+        return None
+    ranks = rankdata(-scores, axis=1)
+    chi2 = _friedman(ranks.sum(0), ranks)
+    q = float(studentized_range.ppf(LEVEL, k, math.inf)) / math.sqrt(2)
+    critical = q * math.sqrt(k * (k + 1) / (6 * tasks))
+    means = tuple(float(r) for r in ranks.mean(0))
+    return Ranking(tuple(labels), tasks, means, chi2, _permuted(ranks, chi2), critical)
+
+
+def _friedman(sums: NDArray[np.float64], ranks: NDArray[np.float64]) -> float:
+    """Friedman's statistic, corrected for ties: between configurations, over what ranks vary within tasks."""
+    tasks, k = ranks.shape
+    within = float(((ranks - (k + 1) / 2) ** 2).sum()) / (tasks * (k - 1))
+    between = float(((sums / tasks - (k + 1) / 2) ** 2).sum()) * tasks
+    return between / within if within > 0 else 0.0
+
+
+def _permuted(ranks: NDArray[np.float64], chi2: float) -> float:
+    """p: how often ranks shuffled within the tasks differ as much."""
+    random = np.random.RandomState(0)
+    tasks, k = ranks.shape
+    sums = np.zeros((PERMUTATIONS, k))
+    for row in ranks:
+        sums += row[np.argsort(random.random_sample((PERMUTATIONS, k)), axis=1)]
+    within = float(((ranks - (k + 1) / 2) ** 2).sum()) / (tasks * (k - 1))
+    if within == 0:
+        return 1.0
+    between = ((sums / tasks - (k + 1) / 2) ** 2).sum(1) * tasks / within
+    return float(1 + (between >= chi2 - 1e-9).sum()) / (PERMUTATIONS + 1)
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"

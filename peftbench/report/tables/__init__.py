@@ -1,0 +1,1 @@
+"""Comparisons as columns, terminal text, CSV, Markdown, LaTeX and JSON rows."""

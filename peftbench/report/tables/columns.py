@@ -1,0 +1,216 @@
+"""Comparisons as Markdown, CSV, LaTeX and terminal text.
+
+Markdown and LaTeX are for reading: rounded, the spread beside each value, a dash where nothing was measured. CSV is for
+programs: one column a number, unrounded, empty where nothing was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from peftbench.report.data.average import Average
+from peftbench.report.data.comparison import Comparison, Entry, mean, spread
+from peftbench.report.data.times import BATCHES, Latency, Spread, Times
+from peftbench.report.tables import format
+
+KIB, MIB = 2**10, 2**20
+TIED = "•"  # beside the best and what cannot be told apart from it
+WIDTH = 120  # columns of a terminal that text must fit
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading and the cell under it for a row; `rank` says what a narrow terminal keeps (lower stays longer)."""
+
+    heading: str
+    cell: Callable[[Any], str]
+    rank: int = 0
+    short: str | None = None  # the heading on a terminal
+    brief: Callable[[Any], str] | None = None  # the cell on a terminal
+
+
+def _step(e: Entry) -> Spread | None:
+    return e.times.step if e.times else None
+
+
+def _step_ratio(e: Entry) -> Spread | None:
+    return e.times.ratio if e.times else None
+
+
+def _latency(times: Times | None, batch: str) -> Latency:
+    return (times.latency.get(batch) if times else None) or Latency(None, None)
+
+
+def _score(c: Comparison) -> Callable[[Entry], str]:
+    def cell(e: Entry) -> str:
+        v = c.verdicts.get(e.label)
+        tied = TIED if v and v.tied and len(c.verdicts) > 1 else ""
+        return format.estimate(e.mean, v.interval if v else None, e.n, tied)
+
+    return cell
+
+
+def _relative(c: Comparison) -> Callable[[Entry], str]:
+    def cell(e: Entry) -> str:
+        v = c.verdicts.get(e.label)
+        return format.estimate(e.relative, v.relative.interval() if v and v.relative else None)
+
+    return cell
+
+
+def _ratio(e: Entry) -> str:
+    return format.interval(_step_ratio(e))
+
+
+def _sized(e: Entry) -> str:
+    """Trainable parameters with the mark that no table may lack, for a terminal without room for a column."""
+    mark = format.size(e.size, e.deviation).replace("matched ", "") if e.size in ("matched", "nearest") else e.size
+    return f"{format.count(e.parameter('trainable'))} {mark}"
+
+
+def _latencies(batch: str) -> Callable[[Entry], str]:
+    def cell(e: Entry) -> str:
+        at = _latency(e.times, batch)
+        return f"{format.milliseconds(at.unmerged)} / {format.milliseconds(at.merged)}" if at.unmerged else format.DASH
+
+    return cell
+
+
+def _metric(name: str) -> Callable[[Entry], str]:
+    return lambda e: format.score(mean(v := e.others.get(name, ())), spread(v))
+
+
+def latency_columns() -> list[Column]:
+    """The latencies of a row's times."""
+    return [
+        Column(f"latency, batch {b}, ms (unmerged / merged)", _latencies(b), 9 + (b != "1"), f"latency {b}, ms")
+        for b in BATCHES
+    ]
+
+
+def columns(c: Comparison) -> list[Column]:
+    """The columns of a comparison's readable tables."""
+    arrow = "↓" if c.direction == "min" else "↑"
+    others = [Column(name, _metric(name), 3) for name in c.other_metrics]
+    return [
+        Column("method", lambda e: e.label),
+        Column(f"{c.metric} {arrow}, mean [95 %] (n)", _score(c), 0, f"{c.metric} {arrow}"),
+        Column("sd over seeds", lambda e: format.score(e.sd), 14, "sd"),
+        Column(f"relative to {c.reference} [95 %]", _relative(c), 6, f"/ {c.reference}"),
+        *others,
+        Column("trainable", lambda e: format.count(e.parameter("trainable")), 1, brief=_sized),
+        Column("head", lambda e: format.count(e.parameter("head")), 12),
+        Column("size", lambda e: format.size(e.size, e.deviation), 13),
+        Column("stored, KiB", lambda e: format.scaled(e.parameter("stored_bytes"), KIB), 11),
+        Column("peak memory, MiB", lambda e: format.scaled(e.peak_bytes, MIB), 2, "peak MiB"),
+        Column("step, ms", lambda e: format.milliseconds(_step(e), spread=True), 7),
+        Column(
+            f"step / {c.reference}",
+            _ratio,
+            4,
+            "step ×",
+            lambda e: format.ratio(r.median if (r := _step_ratio(e)) else None),
+        ),
+        *latency_columns(),
+        Column("failed runs", lambda e: format.failures(e.failures), 0, "failed"),
+    ]
+
+
+def average_columns(a: Average) -> list[Column]:
+    """The columns of an average's readable tables."""
+    return [
+        Column("method", lambda s: s.label),
+        Column(
+            f"score relative to {a.reference}, mean [95 %]",
+            lambda s: format.estimate(s.relative, s.relative_interval),
+            0,
+            "score",
+        ),
+        Column("average rank", lambda s: format.DASH if s.rank is None else f"{s.rank:.1f}", 1, "rank"),
+        Column("trainable, mean", lambda s: format.count(s.trainable), 3, "trainable"),
+        Column(f"peak memory / {a.reference}", lambda s: format.ratio(s.peak_ratio), 4),
+        Column(f"step / {a.reference}", lambda s: format.ratio(s.step_ratio), 5),
+        Column("failed runs", lambda s: format.count(s.failed), 0, "failed"),
+    ]
+
+
+def grid(columns: Sequence[Column], rows: Sequence[Any]) -> list[list[str]]:
+    """The cells, row by row."""
+    return [[column.cell(row) for column in columns] for row in rows]
+
+
+def markdown(columns: Sequence[Column], rows: Sequence[Any]) -> str:
+    """A GitHub table; text in the cells cannot break it."""
+    from tabulate import tabulate
+
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in grid(columns, rows)]
+    align = ["left", *["right"] * (len(columns) - 1)]
+    return tabulate(cells, [c.heading for c in columns], "pipe", disable_numparse=True, colalign=align) + "\n"
+
+
+def latex(columns: Sequence[Column], rows: Sequence[Any], caption: str, label: str) -> str:
+    """A booktabs table environment, scaled to the text's width (needs the packages booktabs and graphicx)."""
+    import pandas as pd
+
+    frame = pd.DataFrame([[_tex(cell) for cell in row] for row in grid(columns, rows)])
+    frame.columns = pd.Index([_tex(c.heading) for c in columns])
+    body = frame.to_latex(index=False, escape=False, column_format="l" + "r" * (len(columns) - 1)).rstrip()
+    return (
+        f"% needs \\usepackage{{booktabs}} and \\usepackage{{graphicx}}\n\\begin{{table}}\n\\centering\n"
+        f"\\caption{{{_tex(caption)}}}\n\\label{{tab:{label}}}\n\\resizebox{{\\textwidth}}{{!}}{{%\n{body}\n}}\n"
+        "\\end{table}\n"
+    )
+
+
+def _tex(text: str) -> str:
+    special = {c: f"\\{c}" for c in "&%$#_{}"} | {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "−": "$-$",
+        "—": "---",
+        TIED: r"$\bullet$",
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+    }
+    return "".join(special.get(c, c) for c in text)
+
+
+def csv(rows: Sequence[dict[str, Any]]) -> str:
+    """Flat rows as CSV; None is an empty field."""
+    import pandas as pd
+
+    return pd.DataFrame(rows, columns=list(rows[0]), dtype=object).to_csv(index=False, lineterminator="\n")
+
+
+def text(columns: Sequence[Column], rows: Sequence[Any], width: int = WIDTH) -> str:
+    """A plain table of at most `width` columns: the least needed columns go first, then long names wrap."""
+    from tabulate import tabulate
+
+    kept = [replace(c, heading=c.short or c.heading, cell=c.brief or c.cell) for c in columns]
+    limits = {kept[0].heading: 32, kept[-1].heading: 20}
+
+    def render() -> str:
+        most = [limits.get(c.heading) for c in kept]
+        align = ["left", *["right"] * (len(kept) - 1)]
+        return tabulate(
+            grid(kept, rows),
+            [c.heading for c in kept],
+            "simple",
+            disable_numparse=True,
+            colalign=align,
+            maxcolwidths=most,
+            missingval=format.DASH,
+        )
+
+    table = render()
+    while max(map(len, table.splitlines())) > width and any(c.rank for c in kept):
+        kept.remove(max(kept, key=lambda c: c.rank))
+        table = render()
+    return table

@@ -1,0 +1,92 @@
+"""Who differs from whom: the table of differences to the reference and to the best, beside a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from peftbench.report.data.comparison import Comparison, Entry
+from peftbench.report.data.notes import NOT_LEARNED
+from peftbench.report.data.pareto import COSTS
+from peftbench.report.data.verdicts import Verdict
+from peftbench.report.stats.intervals import Estimate
+from peftbench.report.tables import format
+from peftbench.report.tables.columns import Column
+
+LEGEND = (
+    "Differences are of the metric, by seed and test example where the seeds are the same, with their 95 % interval. "
+    "p is corrected by Holm over the table. P(better): how often a run of the method beats one of the reference at the "
+    "same seed, with Wilson's interval over the seeds. On the front: probability that no other configuration is as "
+    "good and as cheap. Tied: not told apart from the best at 95 % over the whole table. How all of this is computed, "
+    "and how often it is wrong: docs/statistics.md."
+)
+
+
+def known(c: Comparison) -> bool:
+    """Whether there is a difference to show."""
+    return any(v.difference or v.to_best for v in c.verdicts.values())
+
+
+def legend(c: Comparison) -> str:
+    """What the columns are; first of all where they mean nothing."""
+    return f"{NOT_LEARNED.capitalize()}: differences mean nothing here. {LEGEND}" if c.learned is False else LEGEND
+
+
+def columns(c: Comparison) -> list[Column]:
+    """The columns of the readable table; a configuration without a finished run has dashes."""
+    return [
+        Column("method", lambda e: e.label),
+        Column(f"{c.metric} − {c.reference}'s [95 %]", _cell(c, lambda v: _signed(v.difference))),
+        Column("p (Holm)", _cell(c, lambda v: format.p_value(v.p_holm))),
+        Column(f"P(better than {c.reference})", _cell(c, lambda v: format.share(v.better))),
+        Column(f"{c.metric} − the best's [95 %]", _cell(c, lambda v: _signed(v.to_best))),
+        Column("tied with the best", _cell(c, _tied)),
+        *(Column(f"on the front, {cost}", _cell(c, _front(cost))) for cost in COSTS),
+    ]
+
+
+def row(c: Comparison, e: Entry) -> dict[str, Any]:
+    """One configuration for other programs: unrounded, None where not known."""
+    v = c.verdicts.get(e.label)
+    better = v.better if v and v.better else (None, None, None)
+    return {
+        **_bounds("mean", v.interval if v else None),
+        "difference": v.difference.value if v and v.difference else None,
+        **_bounds("difference", v.difference.interval() if v and v.difference else None),
+        "p": v.difference.p if v and v.difference else None,
+        "p_holm": v.p_holm if v else None,
+        "p_better": better[0],
+        "p_better_low": better[1],
+        "p_better_high": better[2],
+        "difference_to_best": v.to_best.value if v and v.to_best else None,
+        **_bounds("difference_to_best", v.to_best.interval() if v and v.to_best else None),
+        "tied_with_best": v.tied if v else None,
+        "on_front": {cost.replace(" ", "_"): (v.on_front or {}).get(cost) if v else None for cost in COSTS},
+    }
+
+
+def _bounds(name: str, interval: tuple[float, float] | None) -> dict[str, float | None]:
+    low, high = interval or (None, None)
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def _cell(c: Comparison, cell: Callable[[Verdict], str]) -> Callable[[Entry], str]:
+    return lambda e: cell(c.verdicts[e.label]) if e.label in c.verdicts else format.DASH
+
+
+def _signed(of: Estimate | None) -> str:
+    return format.difference(of.value, of.interval()) if of else format.DASH
+
+
+def _tied(v: Verdict) -> str:
+    if v.is_best:
+        return "best"
+    return format.DASH if v.tied is None else "tied" if v.tied else "no"
+
+
+def _front(cost: str) -> Callable[[Verdict], str]:
+    def cell(v: Verdict) -> str:
+        share = (v.on_front or {}).get(cost)
+        return format.DASH if share is None else f"{share * 100:.0f} %"
+
+    return cell

@@ -1,0 +1,151 @@
+"""Numbers as people read them: a dash where nothing was measured, the spread beside the value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from peftbench.report.data.times import Spread
+
+DASH = "—"
+
+
+def score(value: float | None, sd: float | None = None, n: int | None = None) -> str:
+    """`0.742 ± 0.012 (2)`: mean, standard deviation over the seeds, number of seeds.
+
+    >>> score(0.7421, 0.0123, 2), score(31.25, 1.5, 3), score(0.7421, None, 1), score(None)
+    ('0.742 ± 0.012 (2)', '31.25 ± 1.50 (3)', '0.742 (1)', '—')
+    """
+    if value is None:
+        return DASH
+    digits = _digits(value)
+    around = f" ± {sd:.{digits}f}" if sd is not None else ""
+    return f"{value:,.{digits}f}{around}" + (f" ({n})" if n is not None else "")
+
+
+def estimate(value: float | None, around: tuple[float, float] | None, n: int | None = None, mark: str = "") -> str:
+    """`0.742 [0.701, 0.783] (2) •`: mean, 95 % interval, number of seeds, and a mark.
+
+    >>> estimate(0.7421, (0.7012, 0.7829), 2, "•"), estimate(31.25, None, 3), estimate(None, None, 0)
+    ('0.742 [0.701, 0.783] (2) •', '31.25 (3)', '—')
+    """
+    if value is None:
+        return DASH
+    digits = _digits(value)
+    interval = f" [{around[0]:,.{digits}f}, {around[1]:,.{digits}f}]".replace("-", "−") if around else ""
+    seeds = f" ({n})" if n is not None else ""
+    return f"{value:,.{digits}f}{interval}{seeds}" + (f" {mark}" if mark else "")
+
+
+def difference(value: float, around: tuple[float, float] | None) -> str:
+    """`−0.021 [−0.064, +0.022]`
+
+    >>> difference(-0.0211, (-0.0642, 0.022)), difference(1.5, None)
+    ('−0.021 [−0.064, +0.022]', '+1.500')
+    """
+    digits = _digits(value)
+    interval = f" [{around[0]:+,.{digits}f}, {around[1]:+,.{digits}f}]" if around else ""
+    return f"{value:+,.{digits}f}{interval}".replace("-", "−")
+
+
+def p_value(p: float | None) -> str:
+    """Two digits, never 0.
+
+    >>> p_value(0.0312), p_value(1e-7), p_value(None)
+    ('0.031', '< 0.001', '—')
+    """
+    return DASH if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def share(found: tuple[float, float, float] | None) -> str:
+    """`0.67 [0.21, 0.94]`"""
+    return DASH if found is None else f"{found[0]:.2f} [{found[1]:.2f}, {found[2]:.2f}]"
+
+
+def _digits(value: float) -> int:
+    return 3 if abs(value) < 10 else 2 if abs(value) < 1000 else 0
+
+
+def count(value: float | None) -> str:
+    """`22,565,376`"""
+    return DASH if value is None else f"{value:,.0f}"
+
+
+def scaled(value: float | None, unit: float) -> str:
+    """`value` in a larger unit, three digits or more.
+
+    >>> scaled(1536, 1024), scaled(5 * 2**30, 2**20), scaled(None, 1024)
+    ('1.50', '5,120', '—')
+    """
+    if value is None:
+        return DASH
+    size = value / unit
+    return f"{size:,.{2 if abs(size) < 10 else 1 if abs(size) < 100 else 0}f}"
+
+
+def milliseconds(time: Spread | None, spread: bool = False) -> str:
+    """The median in milliseconds; with `spread`, ± half the distance between the quartiles."""
+    if time is None:
+        return DASH
+    ms = time.median * 1e3
+    digits = 2 if ms < 10 else 1 if ms < 1000 else 0
+    around = f" ± {time.iqr * 500:.{digits}f}" if spread and time.iqr is not None else ""
+    return f"{ms:,.{digits}f}{around}"
+
+
+def ratio(value: float | None, around: float | None = None) -> str:
+    """`0.84×`, or `0.84 ± 0.01×`."""
+    if value is None:
+        return DASH
+    return f"{value:.2f}" + (f" ± {around:.2f}" if around is not None else "") + "×"
+
+
+def interval(taken: Spread | None) -> str:
+    """The median ratio and its interval, or, in records without one, half the distance between the quartiles.
+
+    >>> interval(Spread(0.8431, 0.02, 0.83, 0.861)), interval(Spread(0.8431, 0.02)), interval(None)
+    ('0.84× [0.83, 0.86]', '0.84 ± 0.01×', '—')
+    """
+    if taken is None:
+        return DASH
+    if taken.low is None or taken.high is None:
+        return ratio(taken.median, None if taken.iqr is None else taken.iqr / 2)
+    return f"{taken.median:.2f}× [{taken.low:.2f}, {taken.high:.2f}]"
+
+
+def percent(share: Spread | None) -> str:
+    """A share of one with its interval, in percent: `61 % [58, 63]`."""
+    if share is None:
+        return DASH
+    around = f" [{share.low * 100:.0f}, {share.high * 100:.0f}]" if share.low is not None and share.high else ""
+    return f"{share.median * 100:.0f} %{around}"
+
+
+def size(mark: str, deviation: float | None) -> str:
+    """How the size met the budget, with its deviation where there was a budget.
+
+    >>> size("matched", -0.017), size("native", 299.9), size("native", None)
+    ('matched (−1.7 %)', 'native (301×)', 'native')
+    """
+    if deviation is None:
+        return mark
+    if deviation >= 9:
+        return f"{mark} ({deviation + 1:,.0f}×)"
+    return f"{mark} ({deviation * 100:+.1f} %)".replace("-", "−")
+
+
+def length(budget: Mapping[str, Any]) -> str:
+    """How long a run trains, from its TrainSpec.
+
+    >>> length({"steps": 40}), length({"steps": 0, "seconds": 60.0}), length({"steps": 9, "tokens": 5000})
+    ('40 steps', '60 s of steps', '9 steps (5,000 tokens)')
+    """
+    if budget.get("seconds") is not None:
+        return f"{budget['seconds']:g} s of steps"
+    tokens = f" ({budget['tokens']:,} tokens)" if budget.get("tokens") is not None else ""
+    return f"{budget['steps']} steps{tokens}"
+
+
+def failures(failed: Mapping[str, int]) -> str:
+    """`0`, or how many runs ended how: `2 diverged, 1 oom`."""
+    return ", ".join(f"{n} {status}" for status, n in failed.items()) or "0"

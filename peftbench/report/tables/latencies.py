@@ -1,0 +1,225 @@
+"""Latencies of a profile pass: a table of every configuration at every shape, beside the untouched base network.
+
+Records from before shapes were a list have no base and no such table; `times.py` reads what those have.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from peftbench.records import record
+from peftbench.records.record import Record
+from peftbench.report.data import notes, pooled
+from peftbench.report.data.comparison import safe
+from peftbench.report.data.times import Spread
+from peftbench.report.tables import format
+from peftbench.report.tables.columns import Column
+
+BASE = "base"  # the row of the network without adapters; a label of its own in no experiment's tables
+PHASES = {
+    "forward": "one forward pass",
+    "prefill": "the pass over the prompt (prefill)",
+    "decode": "each token after the prompt (decode)",
+}
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Seconds over the rounds, and how they compare with the base in the same rounds."""
+
+    median: float
+    p95: float | None  # None: too few samples to reach it
+    n: int
+    ratio: float | None = None  # to the base; None for the base itself
+    low: float | None = None  # of the ratio's interval; None where it has none
+    high: float | None = None
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any] | None) -> Timed | None:
+        if not value:
+            return None
+        ratio = value.get("ratio") or {}
+        return cls(
+            value["median"], value.get("p95"), value["n"], ratio.get("median"), ratio.get("low"), ratio.get("high")
+        )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration at one shape in one phase."""
+
+    label: str
+    phase: str  # "forward" | "prefill" | "decode"
+    batch: int
+    length: int  # tokens
+    typical: bool  # the task's median length, not one that the experiment names
+    unmerged: Timed | None
+    merged: Timed | None  # None: it does not merge
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.batch, self.length
+
+
+@dataclass(frozen=True)
+class Handling:
+    """Seconds of folding an adapter into the weights, and of putting another in its place; None where not measured."""
+
+    label: str
+    merge: float | None
+    switch: float | None
+    n: int | None
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """What one profile pass says of inference."""
+
+    profile: Record = field(repr=False)
+    cells: tuple[Cell, ...]  # by phase and shape; there the base first, then in the pass's order
+    handling: tuple[Handling, ...]
+    variant: str = ""  # tells apart passes of one experiment on one task
+
+    @property
+    def experiment(self) -> str:
+        return self.profile.experiment
+
+    @property
+    def title(self) -> str:
+        task = self.profile.spec["task"]
+        asked = f" (stand-in for {task['stand_in_for']})" if task.get("stand_in_for") else ""
+        return f"{task['name']}{asked}" + (f", {self.variant}" if self.variant else "")
+
+    @property
+    def slug(self) -> str:
+        return safe(f"{self.experiment}--{self.title.replace(' ', '-')}--latency")
+
+    @property
+    def labels(self) -> list[str]:
+        return [m["label"] for m in self.profile.spec["methods"]]
+
+    @property
+    def setting(self) -> str:
+        """Model, precision and machine."""
+        spec, env = self.profile.spec, self.profile.body["env"]
+        gpu, cpu = env.get("gpu"), env.get("cpu")
+        machine = (gpu or {}).get("name") or (cpu or {}).get("model") or env.get("device")
+        return f"{spec['backbone']['model']}, {spec['backbone'].get('dtype', 'float32')}, {machine}"
+
+    @property
+    def facts(self) -> list[str]:
+        return [
+            f"{self.setting}. The median (p50) and the 95th percentile (p95, from 20 samples on) of n passes, and the "
+            "ratio to the network without adapters in the same rounds, with its interval.",
+            notes.conditions(self.profile),
+        ]
+
+
+def of(records: Iterable[Record]) -> list[Latencies]:
+    """The latencies of every finished profile pass that has them by shape, sorted by experiment and task."""
+    counting = [r for r in record.latest(records).values() if r.kind == "profile" and r.is_finished]
+    passes = sorted((r for r in pooled.passes(counting) if _cells(r)), key=lambda r: (*_place(r), r.spec_id))
+    several = Counter(map(_place, passes))
+    return [of_pass(r, r.spec_id[:6] if several[_place(r)] > 1 else "") for r in passes]
+
+
+def of_pass(r: Record, variant: str = "") -> Latencies:
+    """The latencies of one finished profile pass; no cells where it has none by shape."""
+    return Latencies(r, tuple(_cells(r)), tuple(_handling(r)), variant)
+
+
+def _place(r: Record) -> tuple[str, str]:
+    return r.experiment, r.spec["task"]["name"]
+
+
+def _cells(r: Record) -> list[Cell]:
+    named = [(BASE, (r.body.get("base") or {}).get("latency"))]
+    named += [(row["label"], row.get("latency")) for row in r.body["rows"]]
+    cells = [_cell(label, c) for label, listed in named if isinstance(listed, list) for c in listed]
+    phases = list(PHASES)
+    return sorted(cells, key=lambda c: (phases.index(c.phase), not c.typical, c.shape))  # stable: labels keep order
+
+
+def _cell(label: str, c: Mapping[str, Any]) -> Cell:
+    timed = Timed.of(c["unmerged"]), Timed.of(c.get("merged"))
+    return Cell(label, c["phase"], c["batch"], c["length"], bool(c.get("typical")), *timed)
+
+
+def _handling(r: Record) -> Iterator[Handling]:
+    for row in r.body["rows"]:
+        merge, switch = row.get("merge_seconds"), row.get("switch_seconds")
+        if merge or switch:
+            medians = {"merge": merge and merge["median"], "switch": switch and switch["median"]}
+            yield Handling(row["label"], **medians, n=(switch or merge)["n"])
+
+
+def columns() -> list[Column]:
+    """The columns of the readable table of cells."""
+    return [
+        Column("method", lambda c: c.label),
+        Column("phase", lambda c: c.phase),
+        Column("batch × tokens", lambda c: f"{c.batch} × {c.length}" + (" (median)" if c.typical else "")),
+        Column("p50, ms", lambda c: _ms(c.unmerged, "median"), 1),
+        Column("p95, ms", lambda c: _ms(c.unmerged, "p95"), 3),
+        Column("/ base", lambda c: _ratio(c.unmerged), 0),
+        Column("merged: p50, ms", lambda c: _ms(c.merged, "median"), 2),
+        Column("merged: p95, ms", lambda c: _ms(c.merged, "p95"), 4),
+        Column("merged / base", lambda c: _ratio(c.merged), 0),
+        Column("n", lambda c: format.count(c.unmerged.n if c.unmerged else None), 5),
+    ]
+
+
+def handling_columns() -> list[Column]:
+    """The columns of the readable table of what folding and switching take."""
+    return [
+        Column("method", lambda h: h.label),
+        Column("put another adapter in place, ms", lambda h: _milliseconds(h.switch)),
+        Column("fold into the weights, ms", lambda h: _milliseconds(h.merge)),
+        Column("n", lambda h: format.count(h.n)),
+    ]
+
+
+def rows(passes: Sequence[Latencies]) -> list[dict[str, Any]]:
+    """One flat row a cell for other programs: seconds, unrounded, null where not measured."""
+    return [
+        {
+            "experiment": p.experiment,
+            "task": p.profile.spec["task"]["name"],
+            "backbone": p.profile.spec["backbone"]["model"],
+            "method": c.label,
+            "phase": c.phase,
+            "batch": c.batch,
+            "length": c.length,
+            "typical": c.typical,
+            **_flat("", c.unmerged),
+            **_flat("merged_", c.merged),
+            **{f"{name}_seconds": getattr(handling.get(c.label), name, None) for name in ("merge", "switch")},
+        }
+        for p in passes
+        for handling in [{h.label: h for h in p.handling}]
+        for c in p.cells
+    ]
+
+
+def _flat(prefix: str, t: Timed | None) -> dict[str, float | None]:
+    names = {"p50_seconds": "median", "p95_seconds": "p95", "n": "n", "ratio": "ratio"}
+    names |= {"ratio_low": "low", "ratio_high": "high"}
+    return {prefix + name: getattr(t, key) if t else None for name, key in names.items()}
+
+
+def _ms(t: Timed | None, which: str) -> str:
+    return _milliseconds(getattr(t, which) if t else None)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return format.milliseconds(Spread(seconds, None) if seconds is not None else None)
+
+
+def _ratio(t: Timed | None) -> str:
+    if t is None or t.ratio is None:
+        return format.DASH
+    interval = f" [{t.low:.2f}, {t.high:.2f}]" if t.low is not None and t.high is not None else ""
+    return f"{t.ratio:.2f}×{interval}"

@@ -1,0 +1,128 @@
+"""Profile passes shown by themselves, without runs beside them: what `peftbench profile` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftbench.records.record import Record, latest
+from peftbench.report.data import notes, pooled, times
+from peftbench.report.data.times import Spread, Times
+from peftbench.report.tables import columns, costs, export, format, latencies
+from peftbench.report.tables.terminal import block
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A configuration and what the pass measured of it."""
+
+    label: str
+    times: Times
+
+
+def measured(profile: Record) -> list[Measured]:
+    """The configurations of a finished pass, in its order."""
+    return [Measured(row["label"], times.of_row(row, profile)) for row in profile.body["rows"]]
+
+
+def rows(profiles: Iterable[Record], records: Sequence[Record]) -> list[dict[str, Any]]:
+    """One JSON-ready row for each configuration of each pass, unrounded in SI units, None where not measured.
+
+    "counts" tells whether the report's tables show this attempt: they show the first finished one.
+    """
+    counting = _counting(records)
+    return [
+        {
+            "experiment": p.experiment,
+            "task": p.spec["task"]["name"],
+            "backbone": p.spec["backbone"]["model"],
+            "method": m.label,
+            "reference": p.spec["reference"],
+            "attempt": _number(p, records),
+            "counts": p.path in counting,
+            "record": p.path.name,
+            "processes": pooled.processes(p),
+            **export.measured(m.times),
+            "product_flops_per_second": ((times.product(p) or {}).get("flops_per_second") or {}).get("median"),
+        }
+        for p in profiles
+        for m in measured(p)
+    ]
+
+
+def text(profile: Record, records: Sequence[Record]) -> str:
+    """The pass as tables for a terminal: the step, the latencies, and how its ratios agree with earlier attempts."""
+    spec, found = profile.spec, measured(profile)
+    shape = " × ".join(map(str, profile.body["rows"][0]["shape"]))
+    title = (
+        f"{profile.experiment}: {spec['task']['name']} ({spec['backbone']['model']}, batch {shape}, {_rounds(profile)})"
+    )
+    shown = [columns.text(costs.columns(spec["reference"]), found), *_latencies(profile, found)]
+    return block(title, "\n\n".join(shown), list(_notes(profile, records, found)))
+
+
+def _latencies(profile: Record, found: Sequence[Measured]) -> list[str]:
+    by_shape = latencies.of_pass(profile)
+    if not by_shape.cells:  # an older record
+        return [columns.text([columns.Column("method", lambda m: m.label), *columns.latency_columns()], found)]
+    return [
+        columns.text(latencies.columns(), by_shape.cells),
+        columns.text(latencies.handling_columns(), by_shape.handling),
+    ]
+
+
+def _notes(profile: Record, records: Sequence[Record], found: Sequence[Measured]) -> Iterator[str]:
+    yield notes.conditions(profile)
+    if (product := times.product(profile)) and (rate := Spread.of(product["flops_per_second"])):
+        size = f"{product['width']} × {product['width']}"
+        yield (
+            f"The machine's rate: products of two {size} matrices in {product['dtype']} reached "
+            f"{format.scaled(rate.median, costs.GIGA)} GFLOP/s in the same rounds."
+        )
+    counting = _counting(records)
+    counts = next((c for c in counting.values() if c.spec_id == profile.spec_id), profile)
+    if counts.path != profile.path:
+        yield (
+            f"This is attempt {_number(profile, records)} of the same pass. The report's tables show the first "
+            f"finished one, {counts.path.name}."
+        )
+        yield _agreement(found, measured(counts), profile.spec["reference"])
+
+
+def _counting(records: Sequence[Record]) -> dict[Path, Record]:
+    """The passes that the report's tables show, by the path of their first process's record."""
+    return {p.path: p for p in pooled.passes(r for r in latest(records).values() if r.kind == "profile")}
+
+
+def _rounds(profile: Record) -> str:
+    """Rounds, and processes where there are several."""
+    number, rounds = pooled.processes(profile), profile.spec["rounds"]
+    return f"{rounds} rounds" if number == 1 else f"{number} processes of {rounds} rounds"
+
+
+def _number(profile: Record, records: Sequence[Record]) -> int:
+    """Which attempt at its spec it is, counted over all environments."""
+    return 1 + sum(r.spec_id == profile.spec_id and r.order < profile.order for r in records)
+
+
+def _agreement(now: Sequence[Measured], first: Sequence[Measured], reference: str) -> str:
+    """Whether the ratios' intervals of two attempts overlap."""
+    before = {m.label: m.times.ratio for m in first}
+    pairs = [(m.label, m.times.ratio, before.get(m.label)) for m in now if m.label != reference]
+    told = [(label, _overlap(a, b)) for label, a, b in pairs if a and b]
+    known = [(label, agrees) for label, agrees in told if agrees is not None]
+    if not known:
+        return "No ratio of both attempts has an interval: whether they agree cannot be told."
+    apart = [label for label, agrees in known if not agrees]
+    said = f"; not those of {', '.join(apart)}" if apart else ""
+    return (
+        f"The intervals of the ratios overlap with that attempt's for {len(known) - len(apart)} of {len(known)}{said}."
+    )
+
+
+def _overlap(a: Spread, b: Spread) -> bool | None:
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return None
+    return a.low <= b.high and b.low <= a.high

@@ -1,0 +1,67 @@
+"""The comparison as plain text for a terminal of 120 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from peftbench.report.data.average import Average
+from peftbench.report.data.comparison import Comparison, Entry
+from peftbench.report.data.samples import first_sample
+from peftbench.report.tables import columns, conclusions, format, latencies, trials
+from peftbench.report.tables.columns import WIDTH
+from peftbench.report.tables.latencies import Latencies
+
+
+def text(
+    comparisons: Sequence[Comparison],
+    averages: Sequence[Average],
+    passes: Sequence[Latencies] = (),
+    tunings: Sequence[trials.Tuning] = (),
+) -> str:
+    """A table for each task, then one over the tasks, then latencies by shape, then trials, each with its notes."""
+    others = [*(_latency(p) for p in passes), *(_tuning(t) for t in tunings)]
+    return "\n".join([*(_comparison(c) for c in comparisons), *(_average(a) for a in averages), *others])
+
+
+def _comparison(c: Comparison) -> str:
+    majority = f", majority class {c.majority:.3f}" if c.majority is not None else ""
+    title = f"{c.experiment}: {c.title} ({c.backbone}, {format.length(c.budget)}{majority})"
+    return block(title, columns.text(columns.columns(c), c.entries), [*conclusions.sentences(c), *c.notes, *_sample(c)])
+
+
+def _average(a: Average) -> str:
+    table = columns.text(columns.average_columns(a), a.standings)
+    return block(f"{a.experiment}: average over tasks, relative to {a.reference}", table, a.notes)
+
+
+def _latency(p: Latencies) -> str:
+    handling = f"\n{columns.text(latencies.handling_columns(), p.handling)}" if p.handling else ""
+    table = columns.text(latencies.columns(), p.cells)
+    return block(f"{p.experiment}: latency, {p.title}", table + "\n" + handling, p.facts)
+
+
+def _tuning(t: trials.Tuning) -> str:
+    title = f"{t.experiment}: {t.title} ({t.backbone}, {format.length(t.budget)} a trial)"
+    return block(title, columns.text(trials.columns(t), t.rows), [trials.LEGEND])
+
+
+def block(title: str, table: str, notes: Sequence[str]) -> str:
+    """A title, a table and its notes, wrapped."""
+    lines = [*textwrap.wrap(title, WIDTH), table]
+    for note in notes:
+        lines += textwrap.wrap(note, WIDTH, initial_indent="* ", subsequent_indent="  ")
+    return "\n".join(lines) + "\n"
+
+
+def _sample(c: Comparison) -> Iterator[str]:
+    """One prompt and what one configuration wrote for it, where the task generates text."""
+    best = sorted((e for e in c.entries if e.mean is not None), key=lambda e: _worse(c, e))
+    for e in best[:1]:
+        if sample := first_sample(e):
+            prompt, prediction, reference = (sample[k] for k in ("prompt", "prediction", "reference"))
+            yield f"A sample of {e.label}: {prompt!r} -> {prediction!r}; reference {reference!r}"
+
+
+def _worse(c: Comparison, e: Entry) -> float:
+    return (e.mean or 0.0) * (1 if c.direction == "min" else -1)

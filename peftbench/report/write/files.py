@@ -1,0 +1,52 @@
+"""Writes a report's files: each whole or not at all, and none left over from an earlier report."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+from peftbench.errors import UserError
+
+LIST = "files.txt"  # what the report wrote, so that the next one can remove what it no longer has
+
+
+def write(folder: Path, contents: Iterable[tuple[str, bytes]]) -> list[Path]:
+    """Write (path under `folder`, content) pairs; returns the paths. Raises UserError where that is impossible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        before = listed(folder)
+        names = []
+        for name, content in contents:
+            replace(folder / name, content)
+            names.append(name)
+        replace(folder / LIST, "".join(f"{n}\n" for n in sorted(names)).encode())
+        for name in before - set(names):
+            (folder / name).unlink(missing_ok=True)
+    except OSError as e:
+        raise UserError(
+            f"{folder}: the report could not be written ({e.strerror}). Make room for it there or choose another "
+            "directory, and run the report again; the records are not touched."
+        ) from e
+    return [folder / name for name in names]
+
+
+def listed(folder: Path) -> set[str]:
+    """The files of the earlier report; only names that a report can have."""
+    try:
+        lines = (folder / LIST).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return set()
+    return {n for n in lines if n and not Path(n).is_absolute() and ".." not in Path(n).parts}
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Put `content` at `path` in one step."""
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,51 @@
+"""Is the report up to date? Its records, the code that draws it, and its own files decide.
+
+Beside the report lies one digest over all three. Anything that changed, an edited or deleted figure too, changes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+from peftbench import cache
+from peftbench.records import record
+from peftbench.report.write import files
+
+SEAL = ".digest"
+DRAWN_BY = ("matplotlib", "numpy", "pandas", "scipy", "seaborn", "tabulate")
+
+
+def sources(results_dir: Path | str) -> str:
+    """Hex digest of all that a report is made from. Take it before reading: a record added since must count as new."""
+    records = sorted((Path(results_dir) / record.FOLDER).glob("*.json"))
+    versions = [platform.python_version(), *(f"{name} {version(name)}" for name in DRAWN_BY)]
+    return _digest([*versions, cache.code_key("report", "records"), *map(_of, records)])
+
+
+def seal(folder: Path, made_from: str) -> None:
+    """Note beside the report in `folder` that it was made from these `sources`."""
+    files.replace(folder / SEAL, _both(folder, made_from).encode())
+
+
+def is_current(folder: Path, made_from: str) -> bool:
+    """Whether the report in `folder` is whole and was made from these `sources`."""
+    try:
+        return (folder / SEAL).read_text(encoding="utf-8") == _both(folder, made_from)
+    except (OSError, UnicodeDecodeError):  # a file is gone, or there never was a report
+        return False
+
+
+def _both(folder: Path, made_from: str) -> str:
+    return _digest([made_from, *(_of(folder / name) for name in sorted(files.listed(folder)))])
+
+
+def _of(path: Path) -> str:
+    return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,206 @@
+"""Every file of a report: the page `report.md`, and the tables and figures that it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from peftbench.report.data.average import Average
+from peftbench.report.data.comparison import Comparison, safe
+from peftbench.report.data.samples import first_sample
+from peftbench.report.figures import plots
+from peftbench.report.tables import columns as tables
+from peftbench.report.tables import conclusions, costs, differences, export, latency_page, trials
+from peftbench.report.tables.format import length
+from peftbench.report.tables.latencies import Latencies
+
+HEADINGS = {
+    "quality-vs-trainable": "Quality against trainable parameters",
+    "quality-vs-memory": "Quality against peak training memory",
+    "quality-vs-step-time": "Quality against the time of a training step",
+    "quality-vs-latency": "Quality against inference latency",
+    "loss": "Training loss",
+    "expected-best": "Expected best validation score of k trials",
+    "rates": "Validation score against learning rate",
+}
+OVER_TASKS = {"summary.png": "Score and cost over the tasks", "ranks.png": "Mean ranks over tasks"}
+LEGEND = """\
+How to read the tables. Scores are on the test split: mean [95 % interval over seeds and test examples] (number of
+seeds); • the best, and what cannot be told apart from it; ↑ higher is better, ↓ lower is better. Trainable parameters
+do not count the task head, which every method trains alike. Size: *matched* to the budget within its tolerance,
+*nearest* where no setting is, *native* for a method without a size knob, *explicit* where the experiment sets the size;
+in brackets the distance from the budget. Stored: the adapter file.
+Times come from a separate pass in which the methods take turns: median ± half the distance between the quartiles;
+ratios are taken within the same round, and in brackets stands their 95 % interval: over the processes of the pass
+(Student's, on logarithms), or over the rounds where there was one process (bootstrap of the median). What else used the
+machine stands under the table, where it is known. A dash (—) means not measured, never zero.
+"""
+
+
+def build(
+    comparisons: Sequence[Comparison],
+    averages: Sequence[Average],
+    passes: Sequence[Latencies] = (),
+    tunings: Sequence[trials.Tuning] = (),
+) -> Iterator[tuple[str, bytes]]:
+    """(path, content) of every file, `report.md` first."""
+    files: dict[str, bytes] = {}
+    figures: dict[str, list[str]] = {}
+    all_: list[Comparison | Latencies | trials.Tuning] = [*comparisons, *passes, *tunings]
+    names = sorted({one.experiment for one in all_})
+    by_experiment = {name: [c for c in comparisons if c.experiment == name] for name in names}
+    looks = {name: plots.looks(group) for name, group in by_experiment.items()}
+    for c in (c for group in by_experiment.values() for c in group):
+        images = list(plots.figures(c, looks[c.experiment]))
+        files |= {f"tables/{name}": text.encode() for name, text in _tables(c)}
+        files |= {f"figures/{name}": content for name, content in images}
+        figures[c.slug] = [name for name, _ in images if name.endswith(".png")]
+    for p in passes:
+        images = list(plots.latency_figure(p, looks[p.experiment]))
+        files |= {f"tables/{name}": text.encode() for name, text in latency_page.tables_of(p)}
+        files |= {f"figures/{name}": content for name, content in images}
+        figures.setdefault(p.slug, []).extend(name for name, _ in images if name.endswith(".png"))
+    for t in tunings:
+        images = list(plots.tuning_figures(t, looks[t.experiment]))
+        files |= {f"tables/{name}": text.encode() for name, text in _tuning_tables(t)}
+        files |= {f"figures/{name}": content for name, content in images}
+        figures[t.slug] = [name for name, _ in images if name.endswith(".png")]
+    for a in averages:
+        images = list(plots.average_figures(a, _average_slug(a), looks[a.experiment]))
+        files |= {f"tables/{name}": text.encode() for name, text in _average_tables(a)}
+        files |= {f"figures/{name}": content for name, content in images}
+        figures[_average_slug(a)] = [name for name, _ in images if name.endswith(".png")]
+    yield "report.md", _page(by_experiment, averages, passes, tunings, figures).encode()
+    yield from files.items()
+
+
+def _tables(c: Comparison) -> Iterator[tuple[str, str]]:
+    columns = tables.columns(c)
+    yield f"{c.slug}.md", f"# {c.title}\n\n{_comparison(c)}"
+    yield f"{c.slug}.csv", tables.csv([export.flat(export.row(c, e)) for e in c.entries])
+    caption = f"{c.title}: {c.backbone}, {length(c.budget)} of {c.budget['batch_size']} examples. {' '.join(c.notes)}"
+    yield f"{c.slug}.tex", tables.latex(columns, c.entries, caption.strip(), c.slug)
+    if differences.known(c):
+        name = f"{c.slug}--differences"
+        shown = differences.columns(c), c.entries
+        yield f"{name}.md", f"# {c.title}: differences\n\n{_differences(c)}"
+        yield f"{name}.csv", tables.csv([export.flat({"method": e.label, **differences.row(c, e)}) for e in shown[1]])
+        yield f"{name}.tex", tables.latex(*shown, f"{c.title}: differences. {differences.legend(c)}", name)
+    if costs.known(c.entries):
+        name = f"{c.slug}--step"
+        yield f"{name}.md", f"# {c.title}: the training step\n\n{_step(c)}"
+        yield f"{name}.csv", tables.csv([costs.row(e) for e in c.entries])
+        caption = f"{c.title}: what a training step is made of. {costs.LEGEND}"
+        yield f"{name}.tex", tables.latex(costs.columns(c.reference), c.entries, caption, name)
+
+
+def _tuning_tables(t: trials.Tuning) -> Iterator[tuple[str, str]]:
+    yield f"{t.slug}.md", f"# {t.title}\n\n{_tuning(t)}"
+    yield f"{t.slug}.csv", tables.csv(trials.trial_rows(t))
+    caption = f"{t.title}: {t.backbone}, {length(t.budget)} a trial. {trials.LEGEND}"
+    yield f"{t.slug}.tex", tables.latex(trials.columns(t), t.rows, caption, t.slug)
+    if curve := trials.best_rows(t):
+        yield f"{t.slug}--expected-best.csv", tables.csv(curve)
+
+
+def _average_slug(a: Average) -> str:
+    return safe(f"{a.experiment}--average")
+
+
+def _average_tables(a: Average) -> Iterator[tuple[str, str]]:
+    name = _average_slug(a)
+    yield f"{name}.md", f"# {a.experiment}: average over tasks\n\n{_average(a)}"
+    yield f"{name}.csv", tables.csv(export.average_rows(a))
+    caption = f"{a.experiment}: average over tasks. {' '.join(a.notes)}"
+    yield f"{name}.tex", tables.latex(tables.average_columns(a), a.standings, caption, name)
+
+
+def _page(
+    by_experiment: Mapping[str, Sequence[Comparison]],
+    averages: Sequence[Average],
+    passes: Sequence[Latencies],
+    tunings: Sequence[trials.Tuning],
+    figures: Mapping[str, Sequence[str]],
+) -> str:
+    parts = ["# Results\n", LEGEND]
+    for name, group in by_experiment.items():
+        parts.append(f"## {name}\n")
+        for a in (a for a in averages if a.experiment == name):
+            shown = (_figure(f, OVER_TASKS[f.split("--")[-1]], name) for f in figures[_average_slug(a)])
+            parts += ["### Average over tasks\n", _average(a), _links(_average_slug(a)), *shown]
+        for c in group:
+            parts += [f"### {c.title}\n", _comparison(c), _links(c.slug)]
+            if differences.known(c):
+                parts += ["Who differs from whom:\n", _differences(c), _links(f"{c.slug}--differences")]
+            if costs.known(c.entries):
+                parts += ["The training step:\n", _step(c), _links(f"{c.slug}--step")]
+            parts += [*_samples(c), *_figures(c, figures[c.slug])]
+        for p in (p for p in passes if p.experiment == name):
+            shown = (_figure(f, "What adapters add to inference", p.title) for f in figures[p.slug])
+            parts += [f"### Latency, {p.title}\n", latency_page.text(p), _links(p.slug), *shown]
+        for t in (t for t in tunings if t.experiment == name):
+            parts += [f"### {t.title}\n", _tuning(t), _links(t.slug), *_figures(t, figures[t.slug])]
+    return "\n".join(parts)
+
+
+def _comparison(c: Comparison) -> str:
+    budget = c.budget
+    facts = [
+        f"Backbone {c.backbone}; {length(budget)} of {budget['batch_size']} examples, at most "
+        f"{budget['max_length']} tokens each; reference: {c.reference}."
+    ]
+    if c.majority is not None:
+        facts.append(f"Always answering the majority class gives {c.metric} {c.majority:.3f}.")
+    said = [*conclusions.sentences(c), *c.notes]
+    return f"{' '.join(facts)}\n\n{tables.markdown(tables.columns(c), c.entries)}{_list(said)}"
+
+
+def _differences(c: Comparison) -> str:
+    return f"{tables.markdown(differences.columns(c), c.entries)}\n{differences.legend(c)}\n"
+
+
+def _tuning(t: trials.Tuning) -> str:
+    facts = f"{length(t.budget)} a trial, batches of {t.budget['batch_size']} examples. {trials.LEGEND}"
+    return f"{facts}\n\n{tables.markdown(trials.columns(t), t.rows)}"
+
+
+def _step(c: Comparison) -> str:
+    return f"{tables.markdown(costs.columns(c.reference), c.entries)}\n{costs.LEGEND}\n"
+
+
+def _average(a: Average) -> str:
+    return f"{tables.markdown(tables.average_columns(a), a.standings)}{_list(a.notes)}"
+
+
+def _list(notes: Sequence[str]) -> str:
+    return "\n" + "".join(f"- {_plain(note)}\n" for note in notes) if notes else ""
+
+
+def _plain(text: str) -> str:
+    """Text from a record, kept from acting as markup."""
+    return "".join(f"\\{c}" if c in "\\`*_[]<>" else c for c in text)
+
+
+def _links(slug: str) -> str:
+    return f"The table as [CSV](tables/{slug}.csv), [LaTeX](tables/{slug}.tex), [Markdown](tables/{slug}.md).\n"
+
+
+def _figures(c: Comparison | trials.Tuning, names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        heading = HEADINGS[name.removeprefix(f"{c.slug}--").removesuffix(".png")]
+        yield _figure(name, heading, c.title)
+
+
+def _figure(name: str, heading: str, title: str) -> str:
+    svg = f"figures/{name.removesuffix('.png')}.svg"
+    return f"[![{heading}, {title}](figures/{name})]({svg})\n"
+
+
+def _samples(c: Comparison) -> Iterator[str]:
+    """What each configuration wrote for one prompt of the test split, for tasks that generate text."""
+    shown = [(e.label, sample) for e in c.entries if (sample := first_sample(e))]
+    if shown:
+        yield "One sample of each configuration:\n"
+    for label, sample in shown:
+        lines = (f"{name}: {sample.get(name, '')}" for name in ("prompt", "prediction", "reference"))
+        block = "\n".join(f"    {line}" for text in lines for line in text.splitlines())
+        yield f"- {_plain(label)}\n\n{block}\n"

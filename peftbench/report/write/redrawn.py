@@ -1,0 +1,34 @@
+"""Is a report what its records give today? Makes every table and figure again and compares the bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from peftbench.report.write import files
+
+
+def differences(folder: Path, contents: Iterable[tuple[str, bytes]]) -> list[str]:
+    """One line for each file of the report in `folder` that is not what `contents` says, sorted by name."""
+    made = dict(contents)
+    kept = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")}
+    said = [f"{name}: not made by this report" for name in kept - set(made) - {files.LIST}]
+    for name, content in made.items():
+        path = folder / name
+        if not path.is_file():
+            said.append(f"{name}: missing")
+        elif (found := path.read_bytes()) != content:
+            said.append(f"{name}: {_where(found, content)}")
+    return sorted(said)
+
+
+def _where(kept: bytes, made: bytes) -> str:
+    """The first line in which two texts differ; for anything else, that they do."""
+    try:
+        lines = list(zip(kept.decode().splitlines(), made.decode().splitlines(), strict=False))
+    except UnicodeDecodeError:
+        return f"other bytes ({len(kept)} kept, {len(made)} made)"
+    for number, (old, new) in enumerate(lines, start=1):
+        if old != new:
+            return f"line {number}: {old[:60]!r} kept, {new[:60]!r} made"
+    return "another length"

@@ -1,0 +1,274 @@
+"""One method on one network in memory, without an experiment: attach, train, predict, merge, save, undo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from peftbench.backbones import devices, in_memory
+from peftbench.backbones.load import Backbone
+from peftbench.errors import UserError
+from peftbench.method import adapter_file
+from peftbench.method.base import Method
+from peftbench.method.edit import Edit
+from peftbench.method.registry import find, make
+from peftbench.records.spec import TrainSpec
+from peftbench.run import evaluate
+from peftbench.run.train import Trainer, fit
+from peftbench.tasks import batches, data, tokens
+from peftbench.tasks.tokens import Encoded
+
+NAME = "in memory"  # what messages call texts that are no task's
+
+
+class Attached:
+    """A network with a method's adapters in place; `peftbench.attach` makes it.
+
+    Attributes:
+        net: the transformers network, the same object that was given.
+        method: the method with its hyperparameters.
+        backbone: the network's sites, head and tokenizer.
+    """
+
+    def __init__(self, backbone: Backbone, method: Method, restore: list[Any], seed: int) -> None:
+        self.net, self.backbone, self.method = backbone.net, backbone, method
+        self._restore, self._seed = restore, seed
+        self._edit: Edit | None = Edit(backbone)
+        self._merged: AbstractContextManager[nn.Module] | None = None
+        backbone.keep()
+        self._dtypes = {id(p): p.dtype for p in backbone.parameters.values()}
+        devices.seed("adapter", method.name, seed)
+        method.attach(self._edit)
+
+    @classmethod
+    def to(
+        cls,
+        method: str,
+        net: Any,
+        tokenizer: Any = None,
+        hyper: Mapping[str, Any] | None = None,
+        *,
+        roles: Mapping[str, Any] | None = None,
+        plugins: Sequence[Path] = (),
+        seed: int = 0,
+    ) -> Attached:
+        """Attach the method called `method`; the arguments are those of `peftbench.attach`, and so are the errors."""
+        made = make(find(method, plugins), hyper or {}, where=method)
+        in_memory.kind_of(net)
+        if hasattr(net, _MARK):
+            raise UserError("this network has a method attached already; call undo() on it first")
+        restore = [
+            (m, dict(m._modules), dict(m._parameters), m.training, {id(p): p.requires_grad for p in m.parameters()})
+            for m in net.modules()
+        ]
+        try:
+            attached = cls(in_memory.wrap(net, tokenizer, roles), made, restore, seed)
+        except BaseException:
+            _put_back(restore)
+            raise
+        setattr(net, _MARK, True)
+        return attached
+
+    def __repr__(self) -> str:
+        return f"Attached({self.method!r} to {type(self.net).__name__}, {self.counts['trainable']:,} trainable)"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Parameters by identity: `trainable` (the method's), `head`, `added`, `total`."""
+        return self._now().counts()
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What an optimiser of your own should train: the method's parameters, then the task head's."""
+        return [*self._now().trained(), *self.backbone.head_parameters()]
+
+    def train(
+        self,
+        texts: Sequence[str],
+        labels: Sequence[Any],
+        *,
+        pairs: Sequence[str] | None = None,
+        steps: int = 100,
+        lr: float | None = None,
+        head_lr: float | None = None,
+        batch_size: int = 16,
+        max_length: int = 128,
+        warmup: float = 0.06,
+        weight_decay: float = 0.0,
+        dtype: str = "float32",
+    ) -> list[float]:
+        """Train the method, and the task head where there is one, with the loop of the benchmark.
+
+        Args:
+            texts: n texts; for a causal or encoder-decoder model, prompts.
+            labels: n class indices, numbers (one output), or answers to write.
+            pairs: n second texts.
+            steps: optimiser steps.
+            lr: peak learning rate; the method's own by default.
+            head_lr: the head's; that of the method by default.
+            batch_size: texts a step.
+            max_length: tokens kept of a text.
+            warmup: share of the steps in which the rate rises from 0; then it falls linearly to 0.
+            weight_decay: on matrices only.
+            dtype: "float32", or "bfloat16" for autocast.
+
+        Returns:
+            The mean loss of each step.
+
+        Raises:
+            UserError: no tokenizer, or texts and labels that do not fit together.
+            Diverged: the loss or a weight is no longer a number.
+        """
+        encoded = self._encoded(texts, labels, pairs, max_length)
+        rate = type(self.method).lr if lr is None else lr
+        spec = TrainSpec(rate, steps, batch_size, max_length, head_lr=head_lr, warmup=warmup, weight_decay=weight_decay)
+        self.unmerge()
+        trainer = Trainer.start(self._now(), self.method, spec, dtype)
+        order = batches.order(encoded.lengths, batch_size, steps, devices.stream("order", self._seed))
+        pad = self.backbone.tokenizer.pad_token_id
+        devices.seed("dropout", self._seed)
+        made = (partial(batches.collate, encoded, indices, pad) for indices in order)
+        fitted = fit(trainer, made, lambda _: {}, lambda a, b: False)
+        self.method.finish(self._now())
+        self.net.eval()
+        return fitted.losses
+
+    def predict(
+        self,
+        texts: Sequence[str],
+        *,
+        pairs: Sequence[str] | None = None,
+        batch_size: int = 32,
+        max_length: int = 128,
+        new_tokens: int = 64,
+        dtype: str = "float32",
+    ) -> list[Any]:
+        """A class index, a number or a written answer (greedy, at most `new_tokens` tokens) for each text."""
+        generates = self.backbone.kind == "generation"
+        encoded = self._encoded(texts, ["" if generates else 0] * len(texts), pairs, max_length)
+        if generates:
+            return list(evaluate.generate(self.backbone, encoded, batch_size, dtype, new_tokens))
+        return evaluate.predict(self.backbone, encoded, batch_size, dtype)
+
+    @contextmanager
+    def merged(self) -> Iterator[nn.Module]:
+        """The network with the adapters folded into plain layers, inside the `with` block.
+
+        Raises `NotMergeable` for a method that is no linear map.
+        """
+        with self._now().merged() as net:
+            yield net
+
+    def merge(self) -> None:
+        """Fold the adapters into plain layers until `unmerge`.
+
+        Raises `NotMergeable` for a method that is no linear map.
+        """
+        if self._merged is None:
+            merged = self._now().merged()
+            merged.__enter__()
+            self._merged = merged
+
+    def unmerge(self) -> None:
+        """Put the adapters back: exact, since the folded layers are copies. Nothing happens where nothing is merged."""
+        if self._merged is not None:
+            self._merged.__exit__(None, None, None)
+            self._merged = None
+
+    def state(self) -> dict[str, Tensor]:
+        """The method's tensors by the paths of their sites, without the head."""
+        return self._now().state()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the adapter as safetensors, and the head beside it; `load` and `peftbench export` read it."""
+        header = {
+            "method": self.method.name,
+            "hyper": asdict(self.method),
+            "backbone": self._fingerprint(),
+        }
+        adapter_file.save(Path(path), self.state(), header)
+        if self.backbone.head:
+            adapter_file.save_head(Path(path), self.backbone, header)
+        return Path(path)
+
+    def load(self, path: str | Path) -> None:
+        """Take over the tensors of an adapter that was saved from the same method and network. Raises UserError."""
+        state, header = adapter_file.load(Path(path))
+        if header["method"] != self.method.name:
+            raise UserError(f"{path} holds an adapter of {header['method']}, and {self.method.name} is attached here")
+        self.method.finish(self._now())  # what was saved is what is left after training
+        self._now().load(state)
+        if self.backbone.head and adapter_file.head_path(Path(path)).exists():
+            adapter_file.load_head(Path(path), self.backbone)
+
+    def undo(self) -> None:
+        """Take the method off: every weight, the head too, and every module as they were given, bit for bit."""
+        self.unmerge()
+        edit = self._now()
+        edit.undo()
+        for name, p in self.backbone.parameters.items():
+            if id(p) in {id(h) for h in self.backbone.head_parameters()}:
+                p.data = self.backbone.pristine(name).to(self.backbone.device, self._dtypes[id(p)])
+                p.grad = None
+        _put_back(self._restore)
+        delattr(self.net, _MARK)
+        self._edit = None
+
+    def _now(self) -> Edit:
+        if self._edit is None:
+            raise UserError("the method was taken off by undo(); attach it again")
+        return self._edit
+
+    def _encoded(
+        self, texts: Sequence[str], labels: Sequence[Any], pairs: Sequence[str] | None, max_length: int
+    ) -> Encoded:
+        b = self.backbone
+        if b.tokenizer is None:
+            raise UserError("texts need the network's tokenizer; give it to attach(method, model, tokenizer)")
+        if not texts or len(texts) != len(labels) or (pairs is not None and len(pairs) != len(texts)):
+            many = "" if pairs is None else f" and {len(pairs)} pairs"
+            raise UserError(f"given {len(texts)} texts, {len(labels)} labels{many}; give as many of each, at least one")
+        if b.tokenizer.pad_token is None:
+            b.tokenizer.pad_token = b.tokenizer.eos_token or b.tokenizer.unk_token
+        if b.net.config.pad_token_id is None:
+            b.net.config.pad_token_id = b.tokenizer.pad_token_id
+        generates = b.kind == "generation"
+        examples = [
+            data.example(
+                text,
+                None if pairs is None else pairs[i],
+                None if generates else labels[i],
+                [str(labels[i])] if generates else (),
+            )
+            for i, text in enumerate(texts)
+        ]
+        return tokens.encode_examples(NAME, b.kind, examples, b.tokenizer, max_length, b.decoder_start)
+
+    def _fingerprint(self) -> str:
+        """Of the weights as they were given, not as training left them."""
+        if not self.backbone.fingerprint:
+            self.backbone.fingerprint = in_memory.fingerprint_of(
+                {name: self.backbone.pristine(name) for name in self.backbone.parameters}
+            )
+        return self.backbone.fingerprint
+
+
+_MARK = "_peftbench_attached"  # on a network that has a method attached
+
+
+def _put_back(restore: list[Any]) -> None:
+    """The modules, parameters and flags of a network as they were."""
+    for module, modules, parameters, training, grads in restore:
+        module._modules.clear()
+        module._modules.update(modules)
+        module._parameters.clear()
+        module._parameters.update(parameters)
+        module.training = training
+        for p in parameters.values():
+            if p is not None and id(p) in grads:
+                p.requires_grad_(grads[id(p)])

@@ -1,0 +1,91 @@
+"""Predictions of a network on encoded examples, in the examples' own order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peftbench.backbones.devices import autocast, on_device
+from peftbench.backbones.load import Backbone
+from peftbench.backbones.losses import counted, loss_sum
+from peftbench.tasks import batches
+from peftbench.tasks.tokens import Encoded
+
+Stop = Callable[[], None]
+
+
+@torch.inference_mode()
+def predict(backbone: Backbone, data: Encoded, batch_size: int, dtype: str, check: Stop = lambda: None) -> list[Any]:
+    """A class index (classification) or a number (regression) for each example."""
+    backbone.net.eval()
+    values: list[Any] = [None] * len(data.lengths)
+    for indices, batch in _batches(backbone, data, batch_size, check):
+        del batch["labels"]
+        with autocast(backbone.device, dtype):
+            logits = backbone.net(**batch).logits.float()
+        found = logits.argmax(-1) if backbone.kind == "classification" else logits.squeeze(-1)
+        for i, value in zip(indices, found.tolist(), strict=True):
+            values[i] = value
+    return values
+
+
+@torch.inference_mode()
+def perplexity(
+    backbone: Backbone, data: Encoded, batch_size: int, dtype: str, check: Stop = lambda: None
+) -> float | None:
+    """exp of the mean negative log-likelihood of the answers' tokens; None where that is not a finite number."""
+    backbone.net.eval()
+    losses, counts = list[Tensor](), list[Tensor]()  # read at the end: until then the device need not wait
+    for _, batch in _batches(backbone, data, batch_size, check):
+        labels = batch.pop("labels")
+        with autocast(backbone.device, dtype):
+            logits = backbone.net(**batch).logits
+        losses.append(loss_sum("generation", logits, labels))
+        counts.append(torch.as_tensor(counted("generation", labels)))
+    mean = sum(torch.stack(losses).tolist()) / max(1, sum(torch.stack(counts).tolist()))
+    return math.exp(mean) if math.isfinite(mean) and mean < 700 else None
+
+
+@torch.inference_mode()
+def generate(
+    backbone: Backbone, data: Encoded, batch_size: int, dtype: str, longest: int, check: Stop = lambda: None
+) -> list[str]:
+    """Greedy answers of at most `longest` tokens, with a key-value cache."""
+    backbone.net.eval()
+    tokenizer = backbone.tokenizer
+    texts = [""] * len(data.lengths)
+    assert data.answer_start is not None  # a generation task
+    for indices in batches.evaluation(data.answer_start, batch_size):
+        check()
+        batch = backbone.inputs(batches.prompts(data, indices, tokenizer.pad_token_id))
+        apart = (
+            data.decoder_start is not None
+        )  # an encoder reads the prompt: the decoder's text has its own first token
+        width = 1 if apart else batch["input_ids"].shape[1]
+        with autocast(backbone.device, dtype):
+            out = backbone.net.generate(
+                **{k: v.to(backbone.device) for k, v in batch.items()},
+                max_new_tokens=longest,
+                do_sample=False,
+                num_beams=1,
+                use_cache=True,
+                repetition_penalty=1.0,  # greedy whatever a checkpoint asks for; a penalty could not index placeholders
+                no_repeat_ngram_size=0,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                **({"decoder_start_token_id": data.decoder_start} if apart else {}),
+            )
+        for i, row in zip(indices, out[:, width:].cpu(), strict=True):
+            texts[i] = tokenizer.decode(row, skip_special_tokens=True).strip()
+    return texts
+
+
+def _batches(backbone: Backbone, data: Encoded, batch_size: int, check: Stop) -> Any:
+    for indices in batches.evaluation(data.lengths, batch_size):
+        check()
+        batch = batches.collate(data, indices, backbone.tokenizer.pad_token_id)
+        yield indices, backbone.inputs(on_device(batch, backbone.device))

@@ -1,0 +1,254 @@
+"""One training run: seeds, training, the test, and what its record says."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from peftbench.backbones import devices, prompt
+from peftbench.backbones.load import Backbone
+from peftbench.errors import UserError
+from peftbench.measure import timing
+from peftbench.measure.probes import Probes, Trained
+from peftbench.method import adapter_file
+from peftbench.method.base import Method
+from peftbench.method.edit import Edit
+from peftbench.records.spec import RunSpec
+from peftbench.run import evaluate
+from peftbench.run.train import Abandoned, Fitted, Trainer, fit
+from peftbench.tasks import Dataset, batches, metrics
+from peftbench.tasks.tokens import Array, Encoded
+
+Progress = Callable[[dict[str, Any]], None]
+Stop = Callable[[], bool]
+KEPT_SAMPLES = 5  # generated examples shown in a record
+
+
+class Run:
+    """The pieces of one run, in the order in which a session strings them together: train, describe, test."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        dataset: Dataset,
+        backbone: Backbone,
+        data: dict[str, Encoded],
+        method: Method,
+        on_progress: Progress,
+        stop: Stop,
+        timed: bool,
+        data_dir: Path | None = None,
+    ) -> None:
+        self.spec, self.dataset, self.backbone, self.data, self.method = spec, dataset, backbone, data, method
+        self.on_progress, self.stop, self.timed = on_progress, stop, timed
+        self.data_dir = data_dir  # where probes find texts
+
+    def start(self, edit: Edit) -> Trainer:
+        """Attach, and make the optimiser; the head's stream does not know the method, the adapter's does."""
+        axes = self.spec.axes
+        devices.seed("adapter", self.spec.method.name, *axes)
+        self.method.attach(edit)
+        longest = max(int(split.lengths.max()) for split in self.data.values())
+        prompt.check_room(longest, self.backbone.virtual_tokens, self.backbone.net.config)
+        self.counts = edit.counts()
+        told = self.method.parameters(self.backbone.sites)
+        if told != self.counts["trainable"]:
+            raise UserError(
+                f"{self.spec.method.name}: parameters() says {told:,} and {self.counts['trainable']:,} train; "
+                "sizes and budgets would be wrong. Mend the formula or what attach() adds"
+            )
+        devices.seed("head", *axes)
+        self.backbone.reset_head()
+        return Trainer.start(edit, self.method, self.spec.train, self.spec.backbone.dtype)
+
+    def train(self, edit: Edit, clock: Clock) -> Fitted:
+        """Attach and train; the streams of dropout and order do not know the method."""
+        trainer = self.start(edit)
+        pad = self.backbone.tokenizer.pad_token_id
+        order, widest = self._order()
+        self.probes = Probes(self.spec.probes, Trained(edit, self.spec.backbone.dtype, self.data_dir))
+        clock.within("evaluate", lambda: self.probes.look(0))
+        devices.seed("dropout", *self.spec.axes)
+        clock.lap("load")
+        fitted = fit(
+            trainer,
+            (partial(batches.collate, self.data["train"], indices, pad) for indices in order),
+            lambda step: clock.within("evaluate", lambda: self.validate(step)),
+            self.better,
+            tracked=widest,
+            timed=self.timed,
+            on_progress=self.on_progress,
+            stop=self.stop,
+        )
+        clock.lap("train")
+        self.method.finish(edit)
+        clock.within("evaluate", lambda: self.probes.look(fitted.checkpoint_step, last=True))
+        return fitted
+
+    def _order(self) -> tuple[Iterable[Array], int]:
+        """The batches, as many as there are steps or, under a limit of seconds, without end; and which to track."""
+        lengths, t = self.data["train"].lengths, self.spec.train
+        seed = devices.stream("order", *self.spec.axes)
+        if t.seconds is None:
+            order = batches.order(lengths, t.batch_size, t.steps, seed)
+            return order, batches.widest(lengths, order)
+        return batches.endless(lengths, t.batch_size, seed), batches.widest(
+            lengths, batches.order(lengths, t.batch_size, batches.POOL, seed)
+        )
+
+    def trained(self, fitted: Fitted) -> dict[str, Any]:
+        """How much was trained: tokens without padding, seconds of steps where they were limited."""
+        lengths, t = self.data["train"].lengths, self.spec.train
+        seen = batches.order(lengths, t.batch_size, fitted.stopped_at, devices.stream("order", *self.spec.axes))
+        return {
+            "tokens": sum(int(lengths[indices].sum()) for indices in seen),
+            "seconds": None if t.seconds is None else fitted.seconds,
+            "repeatable": t.seconds is None,
+        }
+
+    def validate(self, step: int) -> dict[str, float | None]:
+        if step < self.spec.train.steps:  # the last weights are looked at when the method has finished with them
+            self.probes.look(step)
+        return self._scores("validation")[0]
+
+    @property
+    def chosen_by(self) -> str:
+        """The metric that decides on the validation split; answers are written for the test split only."""
+        return "perplexity" if self.dataset.kind == "generation" else self.dataset.metric
+
+    def better(self, a: Any, b: Any) -> bool:
+        """Whether validation `a` beats `b`; an undefined score loses."""
+        name = self.chosen_by
+        if a[name] is None or b[name] is None:
+            return b[name] is None and a[name] is not None
+        return a[name] > b[name] if metrics.direction(name) == "max" else a[name] < b[name]
+
+    def describe(self, edit: Edit, fitted: Fitted, keep: Path | None) -> dict[str, Any]:
+        """Sizes, costs and curves of the trained run."""
+        header = {"method": self.spec.method.name, "hyper": asdict(self.method), "backbone": self.backbone.fingerprint}
+        with tempfile.TemporaryDirectory(prefix="peftbench-") as scratch:
+            stored = adapter_file.save(Path(scratch) / "adapter.safetensors", edit.state(), header)
+        if keep is not None:
+            header["base"] = self._base()  # not in what is measured: the size of names is no method's doing
+            adapter_file.save(keep, edit.state(), header)
+            adapter_file.save_head(keep, self.backbone, header)
+        steps = fitted.step_seconds[2:]  # the first two warm up
+        return {
+            "hyper": asdict(self.method),
+            "parameters": {**self.counts, "stored_bytes": stored},
+            "memory": fitted.memory,
+            "time": {"step_seconds": timing.summary(steps), "source": "this run"} if steps else None,
+            "curve": {"loss": fitted.losses, "validation": fitted.validation},
+            "stopped_at": fitted.stopped_at,
+            "trained": self.trained(fitted),
+            "checkpoint_step": fitted.checkpoint_step,
+            **({"probes": self.probes.record()} if self.spec.probes else {}),
+        }
+
+    def _base(self) -> dict[str, Any]:
+        """What loads this backbone again, beside the weights' fingerprint."""
+        b = self.spec.backbone
+        labels = [str(name) for name in self.dataset.labels]
+        told = {"model": b.model, "revision": b.revision, "roles": b.roles, "dtype": b.dtype}
+        return {**told, "kind": self.dataset.kind, "labels": labels}
+
+    def chosen(self, fitted: Fitted) -> dict[str, Any]:
+        """The validation metrics of the checkpoint that was kept."""
+        at = next(v for v in fitted.validation if v["step"] == fitted.checkpoint_step)
+        return {name: value for name, value in at.items() if name != "step"}
+
+    def judge(self, fitted: Fitted) -> dict[str, Any]:
+        """What a trial has in place of a test: its score on the validation split."""
+        name = self.chosen_by
+        return {"metrics": {"validation": self.chosen(fitted), "primary": name, "direction": metrics.direction(name)}}
+
+    def test(self, fitted: Fitted, clock: Clock) -> dict[str, Any]:
+        """The test split, read once, after every choice is made."""
+        self.on_progress({"phase": "test"})
+        scores, values = clock.within("evaluate", lambda: self._scores("test"))
+        examples = self.dataset.test
+        generated = self.dataset.kind == "generation"
+        body: dict[str, Any] = {
+            "metrics": {
+                "test": scores,
+                "validation": self.chosen(fitted),
+                "primary": self.dataset.metric,
+                "direction": metrics.direction(self.dataset.metric),
+                "majority": metrics.majority(self.dataset).get(self.dataset.metric),
+            },
+            "predictions": {
+                "ids": [e.id for e in examples],
+                "values": values,
+                "labels": [list(e.references) if generated else e.label for e in examples],
+            },
+        }
+        if generated:
+            body["samples"] = [
+                {"prompt": e.text, "prediction": v, "reference": e.references[0]}
+                for e, v in list(zip(examples, values, strict=True))[:KEPT_SAMPLES]
+            ]
+        return body
+
+    def _scores(self, split: str) -> tuple[dict[str, float | None], list[Any]]:
+        """The metrics on a split and the predictions; answers are generated for the test split only."""
+        data, examples = self.data[split], getattr(self.dataset, split)
+        size, dtype = eval_batch(self.spec), self.spec.backbone.dtype
+        if self.dataset.kind != "generation":
+            values = evaluate.predict(self.backbone, data, size, dtype, self._check)
+            labels = [e.label for e in examples]
+            return {m: metrics.score(m, values, labels) for m in self.dataset.metrics}, values
+        fluency = evaluate.perplexity(self.backbone, data, size, dtype, self._check)
+        scores: dict[str, float | None] = {"perplexity": fluency}
+        if split != "test":
+            return scores, []
+        train = self.data["train"]
+        assert train.answer_start is not None  # a generation task
+        longest = max(int(n - s) for n, s in zip(train.lengths, train.answer_start, strict=True))
+        values = evaluate.generate(self.backbone, data, size, dtype, longest, self._check)
+        references = [e.references for e in examples]
+        for m in self.dataset.metrics:
+            if m != "perplexity":
+                scores[m] = metrics.score(m, values, references)
+        return scores, values
+
+    def _check(self) -> None:
+        if self.stop():
+            raise Abandoned("asked to stop while evaluating")
+
+
+def eval_batch(spec: RunSpec) -> int:
+    """Examples that are evaluated together."""
+    return max(32, spec.train.batch_size)
+
+
+class Clock:
+    """Wall-clock seconds by phase; what is measured within one phase is taken out of the one around it."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self._inner = 0.0
+        self._spent = {"load": 0.0, "train": 0.0, "evaluate": 0.0}
+
+    def lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        self._spent[phase] += now - self._last - self._inner
+        self._last, self._inner = now, 0.0
+
+    def within(self, phase: str, work: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        try:
+            return work()
+        finally:
+            spent = time.perf_counter() - started
+            self._spent[phase] += spent
+            self._inner += spent
+
+    def seconds(self, hide: bool) -> dict[str, float | None]:
+        """`total` always; the parts are None when other runs shared the machine."""
+        parts = {k: None if hide else round(v, 4) for k, v in self._spent.items()}
+        return {"total": round(time.perf_counter() - self._start, 4), **parts}

@@ -1,0 +1,256 @@
+"""Inference latency of every configuration, beside that of the base network without any, in the same rounds.
+
+Encoders: one forward pass. Networks that generate: the pass over the prompt that fills a cache (prefill), and each
+token after it (decode), apart. Adapters as they stand, and folded into the weights where they fold; beside it what it
+takes to fold them, and to put another adapter's tensors in their place.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peftbench.backbones import devices
+from peftbench.backbones.load import Backbone
+from peftbench.measure import timing
+from peftbench.method import serving
+from peftbench.method.edit import Edit, NotMergeable
+from peftbench.records.spec import TAIL, ProfileSpec
+from peftbench.run.profile import decoding, inputs
+from peftbench.tasks.tokens import Encoded
+
+BASE = "the base network, without adapters"
+SOURCES = {
+    "latency": "wall clock around whole passes in inference mode, the device synchronised; ratio to the base's own "
+    "pass in the same round",
+    "merge_max_change": "largest absolute difference of a logit, of the largest batch",
+    "merge_seconds": "wall clock: folding every adapter, putting the layers in place and out again",
+    "switch_seconds": "wall clock: copying another adapter's tensors and head, held on the device, into place",
+}
+Samples = dict[str, list[float]]
+Rounds = Callable[[str, Mapping[str, Callable[[], Any]]], Samples]
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A batch that every configuration is timed on."""
+
+    tensors: Mapping[str, Tensor]  # without labels
+    typical: bool  # of the task's own median length, not of one that the experiment names
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(batch, tokens)"""
+        rows, length = self.tensors["input_ids"].shape
+        return rows, length
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What all measurements of a profile pass share."""
+
+    spec: ProfileSpec
+    base: Backbone
+    edits: Mapping[str, Edit]  # by label: trained, finished, in evaluation mode
+    rounds: Rounds
+    clock: Clock = time.perf_counter
+
+
+def measure(shared: Pass, data: Encoded) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """(what a record's row says of each label, the base's own cells); every time in seconds, null where it is not.
+
+    `rounds` of `shared` runs the actions round by round and returns one sample a round for each.
+    """
+    batches = list(_batches(shared, data))
+    networks = {name: edit.backbone for name, edit in shared.edits.items()}
+    plain = [_timed(shared, networks, given, "latency") for given in batches]
+    usual = inputs.typical(data, max(shared.spec.latency.batches), shared.base)
+    merged, change = _merged(shared, batches, usual)
+    folding = _folding(shared, change)
+    switching = _switching(shared)
+    rows = {
+        name: {
+            "latency": [cell for i, g in enumerate(batches) for cell in _cells(g, name, plain[i], merged[i])],
+            "merge_max_change": change.get(name),
+            "merge_seconds": timing.summary(folding[name]) if name in folding else None,
+            "switch_seconds": timing.summary(switching[name]) if name in switching else None,
+        }
+        for name in shared.edits
+    }
+    return rows, [cell for i, g in enumerate(batches) for cell in _cells(g, BASE, plain[i], {})]
+
+
+def untouched(backbone: Backbone) -> Backbone:
+    """A copy of a network that no method has changed yet, and that none will: what latencies are compared with."""
+    net = copy.deepcopy(backbone.net)
+    return replace(backbone, net=net, parameters=dict(net.named_parameters()), _snapshot=None)
+
+
+def _batches(shared: Pass, data: Encoded) -> Iterator[Given]:
+    asked, base = shared.spec.latency, shared.base
+    for size in asked.batches:
+        if base.kind == "generation":
+            usual = inputs.exact(data, size, inputs.median_prompt(data), base)
+        else:
+            usual = inputs.typical(data, size, base)
+        yield Given(_unlabelled(usual), True)
+        for length in asked.lengths:
+            yield Given(inputs.exact(data, size, length, base), False)
+
+
+def _unlabelled(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v for k, v in batch.items() if k != "labels"}
+
+
+def _timed(shared: Pass, networks: Mapping[str, Backbone], given: Given, what: str) -> dict[str, Samples]:
+    """Samples by phase and label, the base's too."""
+    rows, length = given.shape
+    title = f"{what}, {rows} x {length}"
+    everyone = {BASE: shared.base, **networks}
+    if shared.base.kind != "generation":
+        passes = {name: _forward(shared, b, given.tensors) for name, b in everyone.items()}
+        return {"forward": _settled(shared.rounds, title, passes)}
+    laps: dict[str, list[tuple[float, float]]] = {name: [] for name in everyone}
+    writing = {name: _generation(shared, b, given.tensors, laps[name]) for name, b in everyone.items()}
+    done = _settled(shared.rounds, title, writing, settle=_generation(shared, shared.base, given.tensors, []))
+    timed = {name: laps[name][-len(done[name]) :] for name in everyone}  # warm-up rounds come first
+    return {
+        "prefill": {name: [first for first, _ in pairs] for name, pairs in timed.items()},
+        "decode": {name: [each for _, each in pairs] for name, pairs in timed.items()},
+    }
+
+
+def _settled(
+    rounds: Rounds, title: str, actions: Mapping[str, Callable[[], Any]], settle: Callable[[], Any] | None = None
+) -> Samples:
+    """The samples of `actions`, none of which is the first of its round: that one finds the caches cold.
+
+    `settle` (by default the first action) goes before them, at whichever end a round begins: rounds run forwards and
+    backwards in turn, so every other call of it is the last of a round and does nothing.
+    """
+    if not actions:
+        return {}
+    work = settle or next(iter(actions.values()))
+    turns = itertools.count()
+
+    def first() -> None:
+        if next(turns) % 2 == 0:
+            work()
+
+    samples = rounds(title, {"before": first, **{f"={name}": run for name, run in actions.items()}, "after": first})
+    return {name: samples[f"={name}"] for name in actions}
+
+
+def _forward(shared: Pass, backbone: Backbone, batch: Mapping[str, Tensor]) -> Callable[[], Tensor]:
+    def run() -> Tensor:
+        with torch.inference_mode(), devices.autocast(backbone.device, shared.spec.backbone.dtype):
+            logits: Tensor = backbone.net(**backbone.inputs(batch)).logits
+        return logits
+
+    return run
+
+
+def _generation(
+    shared: Pass, backbone: Backbone, batch: Mapping[str, Tensor], laps: list[tuple[float, float]]
+) -> Callable[[], None]:
+    """Reads the prompts and writes the spec's number of tokens; each run adds (seconds of the prefill, of a token)."""
+
+    def now() -> float:
+        devices.synchronise(backbone.device)
+        return shared.clock()
+
+    def run() -> None:
+        tokens = shared.spec.latency.tokens
+        with torch.inference_mode(), devices.autocast(backbone.device, shared.spec.backbone.dtype):
+            started = now()
+            begun = decoding.prefill(backbone, batch)
+            filled = now()
+            for _ in range(tokens):
+                begun = decoding.decode(backbone, begun, decoding.greedy(begun))
+            laps.append((filled - started, (now() - filled) / tokens))
+
+    return run
+
+
+def _merged(
+    shared: Pass, batches: Sequence[Given], usual: Mapping[str, Tensor]
+) -> tuple[list[dict[str, Samples]], dict[str, float]]:
+    """Latencies with the adapters folded in, where they fold, and the largest change of a logit that folding causes."""
+    batch = _unlabelled(usual)
+    before = {name: _forward(shared, edit.backbone, batch)() for name, edit in shared.edits.items()}
+    change: dict[str, float] = {}
+    with ExitStack() as stack:
+        for name, edit in shared.edits.items():
+            if not edit.adapters():
+                continue  # nothing to fold: the network is plain already
+            try:
+                stack.enter_context(edit.merged())
+            except NotMergeable:
+                continue
+            after = _forward(shared, edit.backbone, batch)()
+            change[name] = float((after - before[name]).abs().max())
+        networks = {name: shared.edits[name].backbone for name in change}
+        if not networks:
+            return [{} for _ in batches], change
+        return [_timed(shared, networks, given, "merged latency") for given in batches], change
+
+
+def _folding(shared: Pass, names: Mapping[str, float]) -> Samples:
+    """Seconds of folding all adapters of a network into plain layers, and of putting these in place and out again."""
+
+    def action(edit: Edit) -> Callable[[], None]:
+        def run() -> None:
+            with edit.merged():
+                pass
+
+        return run
+
+    return _settled(shared.rounds, "merging", {name: action(shared.edits[name]) for name in names})
+
+
+def _switching(shared: Pass) -> Samples:
+    """Seconds of putting another adapter, held on the device, in place of the one that is: its tensors and its head."""
+
+    def action(edit: Edit) -> Callable[[], None]:
+        targets = serving.targets(edit)
+        other = {name: t.detach().clone() for name, t in targets.items()}
+        return lambda: serving.place(targets, other)
+
+    with torch.no_grad():
+        return _settled(shared.rounds, "switching adapters", {n: action(edit) for n, edit in shared.edits.items()})
+
+
+def _cells(
+    given: Given, name: str, plain: Mapping[str, Samples], merged: Mapping[str, Samples]
+) -> Iterator[dict[str, Any]]:
+    """What a record says of one label at one shape: a cell for each phase."""
+    rows, length = given.shape
+    for phase, samples in plain.items():
+        folded = merged.get(phase, {})
+        yield {
+            "phase": phase,
+            "batch": rows,
+            "length": length,
+            "typical": given.typical,
+            "unmerged": _figures(samples, name),
+            "merged": _figures(folded, name) if name in folded else None,
+        }
+
+
+def _figures(samples: Samples, name: str) -> dict[str, Any]:
+    own = samples[name]
+    return {
+        **timing.summary(own),
+        "p95": float(np.quantile(own, 0.95)) if len(own) >= TAIL else None,
+        "ratio": None if name == BASE else timing.ratio(own, samples[BASE]),
+    }

@@ -1,0 +1,166 @@
+"""A session carries out runs one after another; imports, base weights and data are loaded once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peftbench import cache, tasks
+from peftbench.backbones import devices
+from peftbench.backbones.load import Backbone, load
+from peftbench.errors import UserError
+from peftbench.method.base import Method
+from peftbench.method.edit import Edit
+from peftbench.method.registry import find, make
+from peftbench.records.spec import BackboneSpec, MethodSpec, ProfileSpec, RunSpec, TaskSpec
+from peftbench.run.one_run import Clock, Progress, Run, Stop
+from peftbench.run.profile.pass_ import profile
+from peftbench.run.train import Abandoned, Diverged
+from peftbench.tasks import tokens
+
+__all__ = ["Abandoned", "Diverged", "Session"]
+
+KEPT_BACKBONES = 2  # networks kept in memory at a time: tasks with other heads need other networks
+
+
+class Session:
+    """One process's device, data and networks."""
+
+    def __init__(
+        self,
+        device: str = "auto",
+        threads: int | None = None,
+        data_dir: Path | str | None = None,
+        plugins: Iterable[Path | str] = (),
+        shared: bool = False,
+        adapters: Path | str | None = None,
+    ) -> None:
+        """`shared` says that other runs use the machine meanwhile, so that no time may be reported; trained adapters
+        are kept in the folder `adapters` if one is given."""
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.device = devices.pick(device)
+        self.data_dir = None if data_dir is None else Path(data_dir)
+        self.plugins, self.shared = tuple(plugins), shared
+        self.adapters = None if adapters is None else Path(adapters)
+        self._datasets: dict[str, tasks.Dataset] = {}
+        self._backbones: OrderedDict[str, Backbone] = OrderedDict()
+
+    def execute(
+        self, spec: RunSpec, on_progress: Progress = lambda _: None, stop: Stop = lambda: False
+    ) -> dict[str, Any]:
+        """Train and test one run; returns what its record says beside the spec.
+
+        Raises `Diverged`, `Abandoned` (when `stop` turned true), or `UserError`.
+        """
+        clock = Clock()
+        on_progress({"phase": "load"})
+        dataset = self.dataset(spec.task)
+        backbone = self.backbone(spec.backbone, dataset)
+        data = self.encode(dataset, backbone, spec.train.max_length)
+        if spec.trial is not None:  # the choice between trials must not see the test split: here it has none
+            dataset, data = replace(dataset, test=()), {k: v for k, v in data.items() if k != "test"}
+        method = self.method(spec.method)
+        clock.lap("load")
+        run = Run(spec, dataset, backbone, data, method, on_progress, stop, not self.shared, self.data_dir)
+        edit = Edit(backbone)
+        try:
+            fitted = run.train(edit, clock)
+            judged = run.test(fitted, clock) if spec.trial is None else run.judge(fitted)
+            body = {**run.describe(edit, fitted, self._file(spec)), **judged}
+        finally:
+            edit.undo()
+            _compile(backbone, False)
+        body["seconds"] = clock.seconds(hide=self.shared)
+        return body
+
+    def profile(
+        self, spec: ProfileSpec, on_progress: Progress = lambda _: None, stop: Stop = lambda: False
+    ) -> dict[str, Any]:
+        """Step time and latency of every configuration on one task, interleaved, with no other run meanwhile."""
+        dataset = self.dataset(spec.task)
+        self._backbones.clear()
+        networks = [self._load(spec.backbone, dataset) for _ in spec.methods]
+        data = self.encode(dataset, networks[0], spec.max_length)
+        methods = [self.method(m) for m in spec.methods]
+        return profile(spec, networks, methods, data, on_progress, stop)
+
+    def dataset(self, task: TaskSpec) -> tasks.Dataset:
+        """The task's data, which must still be what the plan saw."""
+        key = task.fingerprint
+        if key not in self._datasets:
+            dataset = tasks.open_task(task.name, task.options, self.data_dir)
+            if dataset.fingerprint != task.fingerprint:
+                raise UserError(f"the data of {task.name} changed since the plan was made; run again")
+            self._datasets[key] = dataset
+        return self._datasets[key]
+
+    def backbone(self, spec: BackboneSpec, dataset: tasks.Dataset) -> Backbone:
+        """The base model with a head for this task, kept between runs."""
+        key = repr((asdict(spec), dataset.kind, len(dataset.labels)))
+        if key not in self._backbones:
+            while len(self._backbones) >= KEPT_BACKBONES:
+                self._backbones.popitem(last=False)
+            self._backbones[key] = self._load(spec, dataset)
+        self._backbones.move_to_end(key)
+        backbone = self._backbones[key]
+        _compile(backbone, spec.compile)
+        return backbone
+
+    def method(self, spec: MethodSpec) -> Method:
+        return make(find(spec.name, self.plugins), spec.hyper)
+
+    def _load(self, spec: BackboneSpec, dataset: tasks.Dataset) -> Backbone:
+        labels = len(dataset.labels) if dataset.kind == "classification" else 1
+        backbone = load(
+            spec.model,
+            dataset.kind,
+            labels,
+            revision=spec.revision,
+            roles=spec.roles,
+            dtype=spec.dtype,
+            dropout=spec.dropout,
+            gradient_checkpointing=spec.gradient_checkpointing,
+            device=self.device,
+        )
+        if backbone.fingerprint != spec.fingerprint:
+            raise UserError(f"the weights of {spec.model} changed since the plan was made; run again")
+        return backbone
+
+    def encode(self, dataset: tasks.Dataset, backbone: Backbone, max_length: int) -> dict[str, tokens.Encoded]:
+        """The task's splits as token ids, by name; from the cache where they were tokenised before."""
+        folder = cache.root() / "tokens"
+        return tokens.encode(dataset, backbone.tokenizer, max_length, folder, backbone.decoder_start)
+
+    def _file(self, spec: RunSpec) -> Path | None:
+        if self.adapters is None or spec.trial is not None:
+            return None
+        return self.adapters / f"{spec.slug}--{spec.id}.safetensors"
+
+
+def _compile(backbone: Backbone, wanted: bool) -> None:
+    """Compile the network in place (its parameters keep their names), or go back to the plain call."""
+    backbone.net._compiled_call_impl = None
+    if not wanted:
+        return
+    if backbone.device.type == "cpu":
+        _need_compiler()
+    torch._dynamo.reset()
+    backbone.net.compile()
+
+
+def _need_compiler() -> None:
+    """Raises `UserError` before the first step where torch.compile would find no C++ compiler."""
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler as error:
+        raise UserError(
+            "compile: true needs a C++ compiler on the CPU, and none was found; install g++ or clang, or set CXX"
+        ) from error

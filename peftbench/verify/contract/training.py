@@ -1,0 +1,153 @@
+"""Promises about training: what moves, what learns, and that it comes out the same each time and in each precision."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from peftbench.method.base import Method
+from peftbench.verify.contract.case import RATE, ROUNDING, Bench, Case, distance, place, same, tensors
+
+BFLOAT16 = 0.1  # largest error of the whole gradient in bfloat16, over its norm; its products keep 3 digits
+
+
+def only_declared_tensors_move(case: Case) -> None:
+    """Training changes the method's own and thawed tensors and the head; every other tensor stays bit for bit."""
+    bench = Bench(case)
+    bench.start()
+    head = {id(p) for p in bench.backbone.head_parameters()}
+    declared = {place(t) for t in bench.edit.state().values()}
+    frozen = {n: t for n, t in tensors(bench.net).items() if place(t) not in declared and id(t) not in head}
+    for name, t in frozen.items():
+        assert not t.requires_grad, (
+            f"{name} would train, but it is neither outside `.base` of an adapter nor thawed: give it to "
+            "edit.thaw(...), or make it a parameter of the adapter, or leave its requires_grad alone"
+        )
+    before = {n: t.detach().clone() for n, t in frozen.items()}
+    start = bench.head()
+    losses = bench.train()
+    assert all(loss == loss and abs(loss) < 1e6 for loss in losses), f"training gives the losses {losses}"
+    after = tensors(bench.net)
+    for name, t in before.items():
+        assert name in after, f"{name} was there before training and is gone"
+        assert same(t, after[name]), f"{name} is frozen, but three training steps changed it"
+        assert after[name].grad is None, f"{name} is frozen, but a gradient reached it"
+    for old, new in zip(start, bench.backbone.head_parameters(), strict=True):
+        assert not same(old, new.detach()), "the task head did not move; it must train with every method"
+
+
+def every_trained_tensor_learns(case: Case) -> None:
+    """Within three steps every trained tensor gets a gradient that is not all zero, and moves; each is stepped once."""
+    bench = Bench(case)
+    trainer = bench.start()
+    trained = {id(p): p for p in bench.edit.trained()}
+    names = {id(p): n for n, p in bench.net.named_parameters()}
+    stepped = [id(p) for group in trainer.optimizer.param_groups for p in group["params"]]
+    for key in trained:
+        times = stepped.count(key)
+        assert times == 1, f"{names[key]} trains, but stands {times} times in the optimiser's parameter groups"
+    reached: set[int] = set()
+    prunes = type(bench.method).after_step is not Method.after_step
+
+    def note(p: Tensor) -> None:
+        if p.grad is not None and bool(p.grad.count_nonzero()):
+            reached.add(id(p))
+
+    hooks = [p.register_post_accumulate_grad_hook(note) for p in trained.values()]
+    before = {key: p.detach().clone() for key, p in trained.items()}
+    bench.train()
+    for hook in hooks:
+        hook.remove()
+    for key, p in trained.items():
+        assert key in reached, (
+            f"{names[key]} is trainable, but three steps gave it no gradient; is it used in forward, and is not every "
+            "factor beside it zero at the start?"
+        )
+        pruned = prunes and not bool(p.count_nonzero())  # put back to the zeros where it started
+        assert pruned or not same(before[key], p.detach()), f"{names[key]} got a gradient, but no step moved it"
+
+
+def two_runs_are_identical(case: Case) -> None:
+    """The same seed gives the same losses and tensors, on a new network and on one that was used and undone."""
+    first = Bench(case)
+    losses = first.train()
+    state, head = first.state(), first.head()
+    again = Bench(case)
+    untouched = again.head()
+    for turn in ("a second run on a new network", "a second run on a network used before and undone"):
+        found = again.train()
+        assert found == losses, f"{turn} with the same seed gives the losses {found} where the first gave {losses}"
+        _agree(again, state, head, turn)
+        again.edit.undo()
+        again.set_head(untouched)
+        again = Bench(case, backbone=again.backbone)
+
+
+def checkpointing_keeps_the_gradients(case: Case) -> None:
+    """Gradient checkpointing, which runs forward twice, gives the same gradients, dropout included."""
+    plain, saving = Bench(case), Bench(case, gradient_checkpointing=True)
+    for bench in (plain, saving):
+        bench.train(2)
+    expected, found = (_drawn_gradients(bench) for bench in (plain, saving))
+    assert expected.keys() == found.keys(), (
+        f"gradients reach other tensors with checkpointing: {sorted(expected.keys() ^ found.keys())[:3]}"
+    )
+    for name, gradient in expected.items():
+        close = torch.allclose(found[name], gradient, rtol=ROUNDING, atol=ROUNDING * _size(expected))
+        assert close, (
+            f"with gradient checkpointing the gradient of {name} differs by {distance(found[name], gradient):.1e} "
+            "of its size; forward runs twice then, and must not depend on how often it ran"
+        )
+
+
+def bfloat16_stays_close(case: Case) -> None:
+    """Under bfloat16 the method's tensors stay float32 and the gradients are finite and near those of float32."""
+    exact = Bench(case)
+    exact.start(RATE / 10)  # moved from the start, but not so far that activations saturate and magnify rounding
+    exact.train(2)
+    rough = Bench(case, dtype="bfloat16")
+    for p in rough.edit.trained():
+        assert p.dtype == torch.float32, (
+            f"a trained tensor of shape {tuple(p.shape)} is {str(p.dtype).removeprefix('torch.')} on a bfloat16 "
+            "network; what trains is float32 whatever the base is"
+        )
+    rough.edit.load(exact.edit.state())
+    rough.set_head(exact.head())
+    for bench in (exact, rough):
+        bench.net.eval()  # without dropout, whose draws depend on the precision
+    expected, found = exact.gradients(), rough.gradients("bfloat16")
+    for name, gradient in found.items():
+        assert bool(torch.isfinite(gradient).all()), f"under bfloat16 the gradient of {name} is not finite"
+    assert expected.keys() == found.keys(), (
+        f"gradients reach other tensors under bfloat16: {sorted(expected.keys() ^ found.keys())[:3]}"
+    )
+    error = _norm([found[n].float() - g for n, g in expected.items()]) / _norm(list(expected.values()))
+    assert error <= BFLOAT16, f"under bfloat16 the gradient is off by {error:.2f} of its norm (allowed: {BFLOAT16})"
+    with torch.autocast("cpu", torch.bfloat16):
+        off = distance(rough.logits(), exact.logits())
+    assert off <= BFLOAT16, f"under bfloat16 the logits are off by {off:.2f} of their size (allowed: {BFLOAT16})"
+
+
+def _agree(bench: Bench, state: dict[str, Tensor], head: list[Tensor], turn: str) -> None:
+    own = bench.edit.state()
+    assert own.keys() == state.keys(), f"{turn} has other tensors: {sorted(own.keys() ^ state.keys())[:3]}"
+    for name, t in own.items():
+        assert same(t, state[name]), f"{turn} with the same seed ends with another {name}"
+    for old, new in zip(head, bench.backbone.head_parameters(), strict=True):
+        assert same(old, new.detach()), f"{turn} with the same seed ends with another task head"
+
+
+def _drawn_gradients(bench: Bench) -> dict[str, Tensor]:
+    """In training mode, with the same dropout each time."""
+    bench.net.train()
+    torch.manual_seed(3)
+    return bench.gradients()
+
+
+def _norm(parts: list[Tensor]) -> float:
+    return float(nn.utils.get_total_norm(parts))
+
+
+def _size(gradients: dict[str, Tensor]) -> float:
+    """The largest entry of any gradient: what rounding is to be compared with."""
+    return max((float(g.abs().max()) for g in gradients.values()), default=0.0)

@@ -1,0 +1,1 @@
+"""Whether committed records are true: audited, some of them run again, and compared."""

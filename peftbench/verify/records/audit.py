@@ -1,0 +1,148 @@
+"""What can be checked in records without training anything: do they say the same thing everywhere they say it?
+
+A checksum catches an edit by somebody who did not recompute it. These checks catch others: a record says twice much of
+what it says (its spec is hashed into its id and name, its scores follow from its predictions, its peak is the sum of
+its parts), and two records of one task hold the same examples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftbench.errors import UserError
+from peftbench.records import record
+from peftbench.records.record import Record
+from peftbench.records.spec import ProfileSpec, RunSpec, digest
+from peftbench.tasks import metrics
+
+NOT_FROM_PREDICTIONS = ("perplexity",)  # of the answer's tokens; predictions hold the generated texts
+SAME = 1e-9  # relative: scores recomputed by another build of scikit-learn or scipy
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with a record: the place in it ("metrics.test.accuracy"), and what was found there."""
+
+    path: Path
+    place: str
+    said: str
+
+
+def audit(results_dir: Path) -> tuple[list[Record], list[Finding]]:
+    """Every record that can be read under `results_dir`, and what is wrong with any file there."""
+    records, findings = [], []
+    folder = results_dir / record.FOLDER
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+        try:
+            records.append(record.read(path))
+        except UserError as e:
+            findings.append(Finding(path, "checksum", str(e).removeprefix(f"{path}: ")))
+    for r in records:
+        findings += [Finding(r.path, place, said) for place, said in _of(r)]
+    return records, findings + list(_examples(records))
+
+
+def _of(r: Record) -> Iterator[tuple[str, str]]:
+    yield from _identity(r)
+    if r.kind == "run" and r.is_finished:
+        yield from _length(r.body)
+        yield from _sums(r.body)
+        yield from _never_tested(r) if record.is_trial(r) else _scores(r)
+        yield from _validated(r.body)
+
+
+def _identity(r: Record) -> Iterator[tuple[str, str]]:
+    """The ids are hashes of what they identify, and the name holds them."""
+    try:
+        spec = RunSpec.from_dict(r.spec) if r.kind == "run" else ProfileSpec.from_dict(r.spec)
+    except (TypeError, KeyError, ValueError) as e:
+        yield "spec", f"cannot be read by this version ({e})"
+        return
+    if spec.id != r.spec_id:
+        yield "spec_id", f"{r.spec_id} in the record, but its spec hashes to {spec.id}"
+    if spec.slug != r.body["slug"]:
+        yield "slug", f"{r.body['slug']} in the record, but its spec is named {spec.slug}"
+    if (env := record.env_id(r.body["env"])) != r.env_id:
+        yield "env_id", f"{r.env_id} in the record, but its env hashes to {env}"
+    name = record.file_name(r.body)
+    if r.path.name != name:
+        yield "file name", f"a record with this content is named {name}"
+
+
+def _length(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    losses, stopped = body["curve"]["loss"], body.get("stopped_at")
+    if stopped is not None and len(losses) != stopped:
+        yield "curve.loss", f"{len(losses)} losses of {stopped} steps"
+    hyper = body.get("hyper") or {}
+    for key, asked in body["spec"]["method"]["hyper"].items():
+        if key in hyper and hyper[key] != asked:
+            yield f"hyper.{key}", f"{hyper[key]!r}, but the spec asks for {asked!r}"
+
+
+def _sums(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    memory = body.get("memory") or {}
+    parts, peak = memory.get("at_peak"), memory.get("peak_bytes")
+    if parts and peak is not None and None not in parts.values() and sum(parts.values()) != peak:
+        yield "memory.peak_bytes", f"{peak}, but its parts add up to {sum(parts.values())}"
+
+
+def _never_tested(r: Record) -> Iterator[tuple[str, str]]:
+    if "test" in r.body["metrics"] or r.predictions is not None:
+        yield "metrics.test", "a tuning trial has neither test scores nor predictions"
+
+
+def _scores(r: Record) -> Iterator[tuple[str, str]]:
+    """The test scores follow from the predictions."""
+    stated, predictions = r.body["metrics"], r.predictions
+    assert predictions is not None  # a finished run has them
+    values, labels, ids = (predictions.get(k) or [] for k in ("values", "labels", "ids"))
+    if not len(values) == len(labels) == len(ids) or len(set(ids)) != len(ids) or not ids:
+        yield "predictions", f"{len(values)} values, {len(labels)} labels, {len(set(ids))} different ids of {len(ids)}"
+        return
+    for name, score in stated["test"].items():
+        if name in NOT_FROM_PREDICTIONS:
+            continue
+        try:
+            again = metrics.score(name, values, labels)
+        except (TypeError, ValueError) as e:
+            yield "predictions.values", f"no {name} can be computed from them ({e})"
+            continue
+        if not _is_same(score, again):
+            yield f"metrics.test.{name}", f"{score} in the record, but its predictions give {again}"
+
+
+def _validated(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The validation scores stand in the curve, and the primary metric has its direction."""
+    stated = body["metrics"]
+    primary = stated.get("primary")
+    if primary in metrics.METRICS and stated.get("direction") != metrics.direction(primary):
+        yield "metrics.direction", f"{stated.get('direction')!r}, but {primary} is {metrics.direction(primary)!r}"
+    step = body.get("checkpoint_step")
+    chosen = [v for v in body["curve"].get("validation") or [] if v.get("step") == step]
+    if chosen and "validation" in stated and {"step": step, **stated["validation"]} != chosen[-1]:
+        yield "metrics.validation", f"not the scores that curve.validation has at step {step}"
+
+
+def _is_same(a: float | None, b: float | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return math.isclose(a, b, rel_tol=SAME, abs_tol=1e-12)
+
+
+def _examples(records: Iterable[Record]) -> Iterator[Finding]:
+    """Records of the same data hold the same ids and labels; where they do not, the odd ones out are named."""
+    by_task: dict[str, list[tuple[Record, str]]] = defaultdict(list)
+    for r in records:
+        if r.kind == "run" and r.is_finished and (told := r.predictions):
+            by_task[digest(r.spec["task"])].append((r, digest([told.get("ids"), told.get("labels")])))
+    for found in by_task.values():
+        common, number = Counter(examples for _, examples in found).most_common(1)[0]
+        for r, examples in found:
+            if examples != common:
+                said = f"not those of {number} other records of {r.spec['task']['name']}"
+                yield Finding(r.path, "predictions.ids, predictions.labels", said)

@@ -1,0 +1,67 @@
+"""Calibration for real, on a tiny network: what is asked is measured once, in processes of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import planning
+import pytest
+
+from peftbench.estimate import calibrate, forecast, run_time
+from peftbench.estimate.calibrate import Place
+from peftbench.plan.prepare import Prepared
+
+TEXT = """\
+name: e
+backbone: tiny-encoder
+tasks: [{task: synthetic/classification, limit_train: 64, limit_validation: 40, limit_test: 40}]
+budget: {trainable_params: 1000, tolerance: 0.9, steps: 3, batch_size: 4, max_length: 48, seeds: 2}
+methods: [full, lora]
+"""
+HERE = Place("cpu", jobs=2, threads=1)
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepared:
+    monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "e.yaml"
+    path.write_text(TEXT)
+    return planning.prepared(path)
+
+
+def test_a_short_grid_is_not_calibrated(prepared: Prepared) -> None:
+    said: list[str] = []
+    assert forecast.costs(prepared, HERE, said.append).steps == {}
+    assert not said
+
+
+def test_a_grid_is_measured_once_and_said_to_be(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "WORTH_SECONDS", 0)
+    said: list[str] = []
+    costs = forecast.costs(prepared, HERE, said.append)
+    assert [line.split()[0] for line in said] == ["measuring", "simulating"]
+    assert len(costs.steps) == 2
+    (shape,) = costs.shapes.values()
+    assert shape is not None
+    assert sum(shape["train"].values()) == 3
+    assert sum(shape["test"].values()) == pytest.approx(40 / 32)
+    for cost in costs.steps.values():
+        assert cost is not None
+        assert len(cost["steps"]) == len(cost["evaluated"]) == 3
+        assert all(seconds > 0 for seconds in (*cost["steps"].values(), cost["tracked"], cost["setup"]))
+    told = run_time.predict(prepared.planned, [], costs)
+    assert {t.source for t in told.values()} == {"calibration"}
+    assert forecast.costs(prepared, HERE, said.append) == costs
+    assert len(said) == 2, "the second plan asks nothing"
+
+
+def test_without_leave_to_measure_nothing_is(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "WORTH_SECONDS", 0)
+    monkeypatch.setattr(calibrate, "measure", lambda *args: pytest.fail("measured"))
+    assert forecast.costs(prepared, HERE).steps == {}
+
+
+def test_another_number_of_workers_is_another_calibration(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "WORTH_SECONDS", 0)
+    assert forecast.costs(prepared, HERE, lambda _: None).steps
+    assert calibrate.known(prepared.planned, prepared.catalogue, Place("cpu", 1, 2)).steps == {}

@@ -1,0 +1,216 @@
+"""Synthetic records for tests: bodies as sessions write them, with every number set by the test or by the seed."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from peftbench.records import record, spec
+
+ENV = {"code": "0.1", "packages": {"torch": "2.0"}, "device": "cpu", "threads": 1}
+
+# label -> (method, hyperparameters, trainable, size mark, deviation, mean accuracy, peak MiB, step ms, mergeable)
+EIGHT: dict[str, tuple[str, dict[str, Any], int, str, float | None, float, float, float, bool]] = {
+    "full": ("full", {}, 22_565_376, "native", 299.87, 0.744, 512.0, 95.0, False),
+    "lora": ("lora", {"rank": 8}, 73_728, "matched", -0.017, 0.731, 301.0, 71.0, True),
+    "qlora": ("qlora", {"rank": 8}, 73_728, "matched", -0.017, 0.729, 240.0, 118.0, True),
+    "adapter": ("adapter", {"width": 7}, 76_452, "matched", 0.019, 0.722, 297.0, 69.0, False),
+    "adapter-parallel": ("adapter", {"placement": "parallel"}, 74_112, "matched", -0.012, 0.735, 291.0, 66.0, False),
+    "prefix": ("prefix", {"length": 16}, 73_728, "matched", -0.017, 0.655, 305.0, 74.0, False),
+    "ia3": ("ia3", {}, 13_824, "native", -0.816, 0.668, 288.0, 63.0, True),
+    "dora": ("dora", {"rank": 7}, 75_264, "matched", 0.004, 0.733, 344.0, 88.0, True),
+}
+
+
+def method_spec(label: str, **changes: Any) -> spec.MethodSpec:
+    name, hyper, _, size, deviation, *_ = EIGHT.get(label, ("lora", {"rank": 4}, 0, "explicit", None))
+    fields = {"name": name, "label": label, "version": 1, "hyper": hyper, "size": size, "deviation": deviation}
+    return spec.MethodSpec(**{**fields, **changes})
+
+
+def task_spec(task: str, stand_in_for: str | None = None) -> spec.TaskSpec:
+    return spec.TaskSpec(task, hashlib.sha256(task.encode()).hexdigest(), stand_in_for=stand_in_for)
+
+
+BACKBONE = spec.BackboneSpec("minilm-l6", "f" * 64)
+
+
+def run(
+    label: str = "lora",
+    seed: int = 0,
+    score: float | None = None,
+    *,
+    task: str = "embedded/question_type",
+    stand_in_for: str | None = None,
+    experiment: str = "quickstart",
+    status: str = "finished",
+    reason: str | None = None,
+    metric: str = "accuracy",
+    direction: str = "max",
+    majority: float | None = 0.23,
+    steps: int = 40,
+    lr: float = 5e-3,
+    others: Mapping[str, float] | None = None,
+    examples: int = 400,
+    started: str = "2026-01-01T00:00:00Z",
+    env: Mapping[str, Any] = ENV,
+    method: spec.MethodSpec | None = None,
+    samples: Sequence[Mapping[str, str]] = (),
+) -> dict[str, Any]:
+    """The body of one run's record; `score` defaults to the label's mean with a little noise from the seed."""
+    rng = random.Random(f"{label}{seed}{task}")
+    method = method or method_spec(label)
+    asked = spec.RunSpec(BACKBONE, task_spec(task, stand_in_for), method, spec.TrainSpec(lr, steps, 16, 96), seed)
+    known = EIGHT.get(label, EIGHT["lora"])
+    score = known[5] + rng.gauss(0, 0.008) if score is None else score
+    done = status == "finished"
+    loss = [
+        1.1 * 0.5 ** (i / (8 + 10 * known[5])) + 0.35 + rng.gauss(0, 0.06) for i in range(steps if done else steps // 2)
+    ]
+    labels = [i % 2 for i in range(examples)]
+    return {
+        "kind": "run",
+        "spec_id": asked.id,
+        "env_id": record.env_id(env),
+        "slug": asked.slug,
+        "status": status,
+        "reason": reason,
+        "traceback": None,
+        "started": started,
+        "ended": started,
+        "seconds": {"total": 12.0, "load": None, "train": None, "evaluate": None},
+        "experiment": experiment,
+        "spec": spec.as_dict(asked),
+        "hyper": dict(method.hyper),
+        "env": dict(env),
+        "parameters": {
+            "trainable": known[2],
+            "head": 2_310,
+            "added": 0,
+            "total": 22_713_216,
+            "stored_bytes": known[2] * 4,
+        },
+        "memory": {"peak_bytes": int(known[6] * 2**20), "batch": [16, 32], "attention": "sdpa", "source": "tracker"}
+        if done
+        else None,
+        "time": {"step_seconds": None, "source": None},
+        "curve": {"loss": loss, "validation": []},
+        "metrics": {
+            "test": {metric: score, **(others or {})},
+            "validation": {},
+            "primary": metric,
+            "direction": direction,
+            "majority": majority,
+        }
+        if done
+        else None,
+        "predictions": {"ids": [f"{i:016x}" for i in range(examples)], "values": labels, "labels": labels}
+        if done
+        else None,
+        "samples": list(samples),
+        "stopped_at": steps,
+        "checkpoint_step": steps,
+    }
+
+
+def profile(
+    labels: Sequence[str] = tuple(EIGHT),
+    *,
+    task: str = "embedded/question_type",
+    stand_in_for: str | None = None,
+    experiment: str = "quickstart",
+    started: str = "2026-01-01T01:00:00Z",
+    env: Mapping[str, Any] = ENV,
+    status: str = "finished",
+    reason: str | None = None,
+    step_ms: Mapping[str, float] | None = None,
+    others: float | str | None = "not recorded",
+    work: bool = False,
+    process: int = 0,
+) -> dict[str, Any]:
+    """The body of one profile pass over `labels`; `others` is the share of the cores that other programs used.
+
+    With `work` it has what steps are made of and the ratios' intervals, which older records lack.
+    """
+    methods = tuple(method_spec(label) for label in labels)
+    asked = spec.ProfileSpec(
+        BACKBONE, task_spec(task, stand_in_for), methods, (5e-3,) * len(labels), 16, 96, process=process
+    )
+    rows = [
+        _profile_row(label, task, (step_ms or {}).get(label, EIGHT.get(label, EIGHT["lora"])[7])) for label in labels
+    ]
+    return {
+        "kind": "profile",
+        "spec_id": asked.id,
+        "env_id": record.env_id(env),
+        "slug": asked.slug,
+        "status": status,
+        "reason": reason,
+        "traceback": None,
+        "started": started,
+        "ended": started,
+        "seconds": {"total": 30.0},
+        "experiment": experiment,
+        "spec": spec.as_dict(asked),
+        "env": dict(env),
+        "rows": [{**row, **(_work(row) if work else {})} for row in rows] if status == "finished" else None,
+        **({} if others == "not recorded" else {"time": {"others_cpu_share": others}}),
+    }
+
+
+def _profile_row(label: str, task: str, milliseconds: float) -> dict[str, Any]:
+    def measured(ms: float) -> dict[str, Any]:
+        return {"median": ms / 1e3, "iqr": ms / 2e4, "n": 5}
+
+    known = EIGHT.get(label, EIGHT["lora"])
+    cost = 4.0 + len(label) * 0.13
+    return {
+        "label": label,
+        "method": known[0],
+        "task": task,
+        "step_seconds": {**measured(milliseconds), "samples": []},
+        "ratio": {"median": milliseconds / 95.0, "iqr": 0.02},
+        "latency": {
+            "1": {"unmerged": measured(cost), "merged": measured(4.0) if known[8] else None},
+            "32": {"unmerged": measured(cost * 14), "merged": measured(56.0) if known[8] else None},
+        },
+        "merge_max_change": 1e-6 if known[8] else None,
+        "shape": [16, 32],
+    }
+
+
+def _work(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Two fifths forward and backward each, a fifth optimizer; 320 tokens, 3 GFLOP and a rate of 100 GFLOP/s."""
+    median = row["step_seconds"]["median"]
+    parts = {"forward": 0.4, "backward": 0.4, "optimizer": 0.2}
+    share = 3e9 / median / 1e11
+    ratio = row["ratio"]
+    return {
+        "ratio": {**ratio, "low": ratio["median"] - 0.03, "high": ratio["median"] + 0.02, "n": 11},
+        "split_seconds": {p: {"median": median * part, "iqr": 0.0, "n": 11} for p, part in parts.items()},
+        "tokens": 320,
+        "tokens_per_second": {"median": 320 / median, "iqr": 0.0, "n": 11},
+        "flops": {"forward": 10**9, "backward": 2 * 10**9, "optimizer": 0, "total": 3 * 10**9},
+        "flops_per_second": {"median": 3e9 / median, "iqr": 0.0, "n": 11},
+        "product_share": {"median": share, "iqr": 0.0, "low": share - 0.01, "high": share + 0.01, "n": 11},
+    }
+
+
+def grid(
+    labels: Sequence[str] = tuple(EIGHT), seeds: int = 2, tasks: Mapping[str, str | None] | None = None, **changes: Any
+) -> list[dict[str, Any]]:
+    """Bodies of every run of a grid; `tasks` maps what ran to what it stands in for."""
+    tasks = tasks or {"embedded/question_type": None}
+    return [
+        run(label, seed, task=task, stand_in_for=asked, **changes)
+        for task, asked in tasks.items()
+        for label in labels
+        for seed in range(seeds)
+    ]
+
+
+def write_all(directory: Path, bodies: Sequence[Mapping[str, Any]]) -> list[Path]:
+    return [record.write(directory, body) for body in bodies]

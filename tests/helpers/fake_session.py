@@ -1,0 +1,148 @@
+"""A session without torch: it sleeps instead of training, and fails in the way that the method's `do` asks for.
+
+Workers import it as "fake_session:Session". Run as a script it is a whole runner on a fake grid, to be killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from peftbench.errors import UserError
+from peftbench.records.spec import BackboneSpec, MethodSpec, ProfileSpec, RunSpec, TaskSpec, TrainSpec
+
+STEPS = 5
+
+
+class Diverged(Exception):
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the loss is not finite at step {step}")
+        self.step = step
+
+
+class Abandoned(Exception):
+    pass
+
+
+class Session:
+    """`journal` is a file to which each start of a run adds a line, so that tests can count what really ran."""
+
+    device = "cpu"
+
+    def __init__(self, journal: str, threads: int = 1, shared: bool = False, refuse: str = "", **_: Any) -> None:
+        self.journal, self.threads, self.shared = Path(journal), threads, shared
+        if refuse == "user":
+            raise UserError("no such data directory")
+        if refuse == "bug":
+            raise KeyError("bug in the session")
+        if refuse == "die":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        self.note("opened")
+
+    def note(self, what: str) -> None:
+        with self.journal.open("a") as f:
+            f.write(f"{os.getpid()} {self.threads} {self.shared} {what}\n")
+
+    def execute(self, spec: RunSpec, on_progress: Callable, stop: Callable[[], bool]) -> dict[str, Any]:
+        self.note(f"run {spec.id}")
+        print("a library's noise on standard output", flush=True)
+        do = spec.method.hyper.get("do")
+        losses = []
+        for step in range(1, STEPS + 1):
+            if stop():
+                raise Abandoned(f"stopped before step {step}")
+            time.sleep(spec.method.hyper.get("pause", 0.002))
+            losses.append(int(hashlib.sha256(f"{spec.id} {step}".encode()).hexdigest()[:8], 16) / 2**32)
+            on_progress({"step": step, "steps": STEPS, "loss": losses[-1], "phase": "train"})
+            if step == 2 and do:
+                misbehave(do, self.journal)
+        values = [round(x * 10) for x in losses]
+        if spec.trial is not None:
+            metrics = {"validation": {"accuracy": spec.train.lr}, "primary": "accuracy", "direction": "max"}
+            return {"parameters": {"trainable": 1}, "curve": {"loss": losses, "validation": []}, "metrics": metrics}
+        return {
+            "parameters": {"trainable": 1},
+            "curve": {"loss": losses, "validation": []},
+            "metrics": {"test": {"accuracy": 0.5}, "primary": "accuracy", "direction": "max"},
+            "predictions": {"ids": list("abcde"), "values": values, "labels": values},
+        }
+
+    def profile(self, spec: ProfileSpec, on_progress: Callable, stop: Callable[[], bool]) -> dict[str, Any]:
+        others = [p for p in psutil.Process().parent().children() if p.pid != os.getpid()]
+        self.note(f"profile {spec.id} {'with others' if others else 'alone'}")
+        return {"rows": [{"label": m.label} for m in spec.methods]}
+
+
+def misbehave(do: str, journal: Path) -> None:
+    if do == "diverge":
+        raise Diverged(2)
+    if do == "oom":
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")
+    if do == "memory":
+        raise MemoryError
+    if do == "raise":
+        raise ZeroDivisionError("a bug in a method")
+    if do == "user":
+        raise UserError("label 7 is outside 0..5")
+    if do == "cuda":
+        raise RuntimeError("CUDA error: device-side assert triggered")
+    if do == "exit":
+        sys.exit(7)
+    if do == "kill" or (do == "kill once" and not (journal.parent / "killed").exists()):
+        (journal.parent / "killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if do == "hang":
+        time.sleep(600)
+
+
+def spec(number: int, task: str = "synthetic/words", **hyper: Any) -> RunSpec:
+    """The `number`-th run of a fake grid."""
+    method = MethodSpec("lora", f"lora-{number}", 1, hyper)
+    train = TrainSpec(lr=1e-3, steps=STEPS, batch_size=4, max_length=8)
+    return RunSpec(BackboneSpec("tiny-encoder", "f0"), TaskSpec(task, "d0"), method, train, seed=number)
+
+
+def profile(*runs: RunSpec) -> ProfileSpec:
+    first = runs[0]
+    return ProfileSpec(first.backbone, first.task, tuple(r.method for r in runs), tuple(1e-3 for _ in runs), 4, 8)
+
+
+def grid(count: int, pause: float) -> list[RunSpec]:
+    return [spec(n, task=f"synthetic/{n % 2}", pause=pause) for n in range(count)]
+
+
+def journal(path: Path) -> list[list[str]]:
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def main() -> None:
+    from peftbench.run import runner
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--count", type=int, default=8)
+    parser.add_argument("--pause", type=float, default=0.02)
+    parser.add_argument("--hyper", type=json.loads, default={})
+    given = parser.parse_args()
+    specs = [spec(0, **given.hyper)] if given.hyper else grid(given.count, given.pause)
+    kwargs: Mapping[str, Any] = {"journal": str(given.results.parent / "journal")}
+    outcome = runner.run(
+        lambda records: specs, given.results, experiment="fake", session="fake_session:Session",
+        session_kwargs=kwargs, jobs=2, threads=1,
+    )  # fmt: skip
+    print(json.dumps({"code": outcome.code, "counts": outcome.counts}), flush=True)
+    sys.exit(outcome.code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Who imports what. The graph is read from the source, so that an import counts although nobody runs it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import peftbench
+
+ROOT = Path(peftbench.__file__).parent
+
+
+def imports(module: str, lazy: bool) -> set[str]:
+    """Absolute names of what `module` imports; those inside functions too if `lazy`; never those for type checkers."""
+    path = file_of(module)
+    if path is None:
+        return set()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found: set[str] = set()
+    todo: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            todo += node.orelse
+            continue
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) and not lazy:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {source} | {f"{source}.{name.name}" for name in node.names if file_of(f"{source}.{name.name}")}
+        todo += ast.iter_child_nodes(node)
+    parents = {name.rsplit(".", i)[0] for name in found for i in range(1, name.count(".") + 1)}
+    return found | {p for p in parents if p.startswith("peftbench")}
+
+
+def file_of(module: str) -> Path | None:
+    parts = module.split(".")
+    if parts[0] != "peftbench":
+        return None
+    base = ROOT.joinpath(*parts[1:])
+    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
+
+
+def reachable(*modules: str, lazy: bool = False) -> set[str]:
+    found: set[str] = set()
+    todo = list(modules)
+    while todo:
+        module = todo.pop()
+        if module not in found:
+            found.add(module)
+            todo += imports(module, lazy)
+    return found
+
+
+def test_plan_imports_no_torch() -> None:
+    tops = {
+        m.partition(".")[0]
+        for m in reachable(
+            "peftbench.plan.grid", "peftbench.plan.prepare", "peftbench.cli.plan_view", "peftbench.estimate.calibrate"
+        )
+    }
+    assert "peftbench" in tops
+    assert not tops & {"torch", "transformers", "datasets", "safetensors"}
+
+
+def test_tables_and_statistics_import_only_records() -> None:
+    found = {m for m in reachable("peftbench.report.data.collect", "peftbench.report.tables.columns") if file_of(m)}
+    foreign = {m for m in found if not m.startswith("peftbench.report.assemble")}
+    assert "peftbench.records.record" in foreign
+    assert foreign <= {
+        "peftbench",
+        "peftbench.records.record",
+        "peftbench.errors",
+        "peftbench.records.spec",
+        "peftbench.plan.tuning",
+    }
+
+
+@pytest.mark.parametrize(
+    "module", ["peftbench.run.train", "peftbench.run.runner", "peftbench.run.worker", "peftbench.run.session"]
+)
+def test_the_engine_imports_no_method(module: str) -> None:
+    found = reachable(module, lazy=True)
+    assert not {m for m in found if m.startswith(("peftbench.methods", "methods"))}
+
+
+def test_the_reader_of_imports_sees_what_it_must() -> None:
+    assert "torch" in reachable("peftbench.run.train")
+    assert "torch" not in imports("peftbench.method.base", lazy=False)
+    assert "torch" in imports("peftbench.method.base", lazy=True)
+    assert "peftbench.records.record" in imports("peftbench.report.assemble", lazy=False), "relative imports too"
+
+
+def test_importing_plan_really_leaves_torch_out() -> None:
+    code = "import sys, peftbench.plan.prepare; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

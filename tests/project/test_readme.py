@@ -1,0 +1,59 @@
+"""README stays true: its table is the one that the committed records give, and what it names exists."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"{name}_script", ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_in_the_readme_is_the_one_that_the_records_give() -> None:
+    readme = script("readme")
+    assert readme.BEGIN in README
+    assert readme.replaced(README) == README
+
+
+def test_files_and_experiments_that_the_documents_name_exist() -> None:
+    text = README + (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(
+        re.findall(r"(?:experiments|examples|scripts|tests|benchmarks|peftbench|results/reference)/[\w./-]+\.\w+", text)
+    )
+    assert len(named) > 5
+    assert [n for n in sorted(named) if not (ROOT / n).exists()] == []
+
+
+def test_the_readme_of_the_results_is_the_one_that_the_records_give() -> None:
+    text = script("results_readme").text()
+    assert (ROOT / "results" / "README.md").read_text() == text
+    assert "76 finished runs" in text
+
+
+def test_the_page_of_folklore_is_the_one_that_its_estimates_give() -> None:
+    folklore = script("folklore")
+    assert folklore.PAGE.read_text() == folklore.page(json.loads(folklore.FILE.read_text())["rows"])
+
+
+def test_every_committed_set_of_results_says_what_it_is_and_which_command_made_it() -> None:
+    listed = subprocess.run(["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    sets = {path.partition("/runs/")[0] for path in listed.stdout.split() if "/runs/" in path}
+    assert len(sets) >= 7
+    assert [s for s in sorted(sets) if not (ROOT / s / "about.yaml").is_file()] == []

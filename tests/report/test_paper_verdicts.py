@@ -1,0 +1,331 @@
+"""The verdicts of the papers' figures follow their records; how rates are chosen, and what the intervals are worth."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from factories import write_all
+from paper_records import flat, found, roles_runs, trained
+
+from peftbench.errors import UserError
+from peftbench.report.papers import (
+    NOT_COMPARABLE,
+    NOT_REPRODUCED,
+    REPRODUCED,
+    WITHIN,
+    NotRun,
+    Results,
+    _make,
+    equal_size,
+    lora_plus_rates,
+    lora_rank,
+    lora_roles,
+    lr_sensitivity,
+    params_scores,
+    prefix_length,
+    qlora_memory,
+    qlora_nf4,
+)
+from peftbench.report.papers._interval import difference, mean
+from peftbench.report.papers._interval import of as interval_of
+from peftbench.report.papers._sweep import lr, method, tuned
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+# Verdicts from synthetic records
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"q": 0.60}, REPRODUCED),
+        ({"q": 0.79}, WITHIN),  # about the same
+        ({"q": 0.95}, NOT_REPRODUCED),
+        ({"q": 0.60, "q k v o": 0.70}, NOT_REPRODUCED),  # worse than q and v by far
+    ],
+)
+def test_which_roles_follows_the_records(tmp_path: Path, changes: dict[str, float], verdict: str) -> None:
+    bodies = roles_runs({**flat(0.8), **changes}, own=verdict == WITHIN)
+    assert found(lora_roles.FIGURE, tmp_path, bodies).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"dora": 0.92}, REPRODUCED),
+        ({}, WITHIN),  # DoRA's equal to LoRA's
+        ({"dora": 0.92, "qlora": 0.70}, NOT_REPRODUCED),
+        ({"dora": 0.92, "full": 0.98}, NOT_REPRODUCED),
+    ],
+)
+def test_pairs_of_one_size_follow_the_records(tmp_path: Path, changes: dict[str, float], verdict: str) -> None:
+    scores = {**dict.fromkeys(("full", "lora", "qlora", "dora"), 0.80), **changes}
+    for folder in equal_size.FOLDERS:
+        bodies = [
+            trained(name, {}, score, seed, label=name, task=f"{folder}/{task}", errors=f"{seed}")
+            for name, score in scores.items()
+            for seed in range(3)
+            for task in ("one", "two")
+        ]
+        write_all(tmp_path / folder, bodies)
+    finding = equal_size.FIGURE.find(Results(tmp_path))
+    assert finding.verdict == verdict
+    assert len(finding.claims) == 6
+
+
+def test_a_pair_that_is_not_whole_is_not_compared(tmp_path: Path) -> None:
+    for folder in equal_size.FOLDERS:
+        write_all(
+            tmp_path / folder, [trained(n, {}, 0.8, s, label=n) for n in ("full", "lora", "dora") for s in (0, 1)]
+        )
+    with pytest.raises(NotRun, match="no finished run of qlora"):
+        equal_size.FIGURE.find(Results(tmp_path))
+
+
+def test_where_nothing_was_learned_nothing_is_claimed(tmp_path: Path) -> None:
+    finding = found(lora_roles.FIGURE, tmp_path, roles_runs(flat(0.24), majority=0.23))
+    assert finding.verdict == NOT_COMPARABLE
+    page = _make.page(_make.Result(lora_roles.FIGURE, finding))
+    assert f"| {REPRODUCED} |" not in page
+    assert f"| {NOT_REPRODUCED} |" not in page
+
+
+def test_roles_of_unequal_sizes_are_not_comparable(tmp_path: Path) -> None:
+    bodies = roles_runs({**flat(0.8), "q": 0.6})
+    bodies[0]["parameters"]["trainable"] = 2000
+    assert "sizes differ" in str(found(lora_roles.FIGURE, tmp_path, bodies).incomparable)
+
+
+@pytest.mark.parametrize(("low_rank", "verdict"), [(0.80, REPRODUCED), (0.60, NOT_REPRODUCED)])
+def test_rank_follows_the_records(tmp_path: Path, low_rank: float, verdict: str) -> None:
+    bodies = [
+        trained(name, {"rank": rank}, (low_rank if rank == 1 else 0.8) + (0.1 if name == "dora" else 0), seed)
+        for name in lora_rank.METHODS
+        for rank in lora_rank.RANKS
+        for seed in range(3)
+    ]
+    assert found(lora_rank.FIGURE, tmp_path, bodies).verdict == verdict
+
+
+@pytest.mark.parametrize(("longest", "verdict"), [(0.70, REPRODUCED), (0.90, NOT_REPRODUCED)])
+def test_prefix_length_follows_the_records(tmp_path: Path, longest: float, verdict: str) -> None:
+    scores = dict(zip(prefix_length.LENGTHS, (0.60, 0.65, 0.7, 0.80, 0.85, 0.84, longest), strict=True))
+    bodies = [trained("prefix", {"length": n}, s, seed) for n, s in scores.items() for seed in range(3)]
+    assert found(prefix_length.FIGURE, tmp_path, bodies).verdict == verdict
+
+
+def plus_runs(gain: float) -> list[dict[str, Any]]:
+    """Equal rates reach 0.80, lambda 16 `gain` more, each with errors of its own."""
+    return [
+        trained(
+            "lora_plus", {"ratio": b / a}, 0.8 + (gain if 15 < b / a < 17 else 0), seed, lr=a, errors=f"{a}{b}{seed}"
+        )
+        for a in lora_plus_rates.RATES
+        for b in lora_plus_rates.RATES
+        if b >= a
+        for seed in range(3)
+    ]
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.15, REPRODUCED), (0.0, WITHIN)])
+def test_two_rates_follow_the_records(tmp_path: Path, gain: float, verdict: str) -> None:
+    assert found(lora_plus_rates.FIGURE, tmp_path, plus_runs(gain)).verdict == verdict
+
+
+def test_a_cell_where_a_seed_failed_is_shown_but_never_the_best(tmp_path: Path) -> None:
+    bodies = plus_runs(0.15)
+    lost = next(
+        i for i, b in enumerate(bodies) if b["spec"]["method"]["hyper"]["ratio"] == 64 and b["spec"]["seed"] == 0
+    )
+    again = trained(
+        "lora_plus", bodies[lost]["hyper"], 0.99, 0, lr=bodies[lost]["spec"]["train"]["lr"], status="diverged"
+    )
+    bodies[lost] = again
+    for body in bodies:
+        if body["slug"].rsplit("--", 1)[0] == again["slug"].rsplit("--", 1)[0] and body is not again:
+            body["metrics"]["validation"]["accuracy"] = 1.0
+    finding = found(lora_plus_rates.FIGURE, tmp_path, bodies)
+    assert any("1 diverged" in note for note in finding.notes)
+    assert finding.verdict == REPRODUCED
+
+
+@pytest.mark.parametrize(("adapter", "verdict"), [(0.80, REPRODUCED), (0.60, NOT_REPRODUCED)])
+def test_sizes_and_scores_follow_the_records_of_three_sweeps(tmp_path: Path, adapter: float, verdict: str) -> None:
+    named = [(name, {"rank": 8}, 0.86) for name in ("lora", "dora", "vera")]
+    named += [("prefix", {"length": 10}, 0.7), ("full", {}, 0.81), ("bitfit", {}, 0.7), ("layernorm", {}, 0.7)]
+    named += [("ia3", {}, 0.7), ("linear_probe", {}, 0.6)]
+    named += [("adapter", {"bottleneck": n, "placement": p}, adapter) for n in (8, 64) for p in ("houlsby", "parallel")]
+    homes = {"lora": "paper/lora_rank", "dora": "paper/lora_rank", "prefix": "paper/prefix_length"}
+    for name, hyper, score in named:
+        bodies = [trained(name, hyper, score, seed, params=0 if name == "linear_probe" else 1000) for seed in range(3)]
+        write_all(tmp_path / homes.get(name, "paper/params_scores"), bodies)
+    finding = params_scores.FIGURE.find(Results(tmp_path))
+    assert finding.verdict == verdict
+    assert list(_make.image(_make.Result(params_scores.FIGURE, finding)))
+
+
+def test_runs_of_different_budgets_are_not_put_on_one_axis(tmp_path: Path) -> None:
+    bodies = roles_runs({**flat(0.8), "q": 0.6})
+    bodies[-3:] = [{**b, "spec": {**b["spec"], "train": {**b["spec"]["train"], "steps": 80}}} for b in bodies[-3:]]
+    with pytest.raises(NotRun, match=r"40 steps.*80 steps"):
+        found(lora_roles.FIGURE, tmp_path, bodies)
+
+
+def sweep(rates: dict[str, list[float]], best: dict[str, float], seeds: int) -> list[dict[str, Any]]:
+    return [
+        trained(name, {}, 0.8 - 0.1 * (rate != best[name]), seed, lr=rate)
+        for name, tried in rates.items()
+        for rate in tried
+        for seed in range(seeds)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lora", "verdict"), [(2e-3, REPRODUCED), (2e-4, NOT_REPRODUCED), (8e-3, WITHIN)], ids=["ten", "one", "edge"]
+)
+def test_the_best_rates_ratio_is_known_as_far_as_the_grid_tells(tmp_path: Path, lora: float, verdict: str) -> None:
+    rates = {"full": [1e-4, 2e-4, 4e-4], "lora": [1e-4, 2e-4, 4e-4, 1e-3, 2e-3, 4e-3, 8e-3]}
+    for folder in lr_sensitivity.FOLDERS[1:]:
+        write_all(tmp_path / folder, sweep(rates, {"full": 2e-4, "lora": lora}, 1))
+    with pytest.raises(NotRun, match="lr_sensitivity"):  # one seed says nothing of the variants, the paper's own claim
+        lr_sensitivity.FIGURE.find(Results(tmp_path))
+    own = {**rates, **dict.fromkeys(lr_sensitivity.VARIANTS, rates["lora"])}
+    best = {"full": 2e-4, **dict.fromkeys(("lora", *lr_sensitivity.VARIANTS), lora)}
+    write_all(tmp_path / lr_sensitivity.OWN, sweep(own, best, 3))
+    claims = lr_sensitivity.FIGURE.find(Results(tmp_path)).claims
+    ratios = [c for c in claims if "ten times" in c.says]
+    assert {c.verdict for c in ratios} == {verdict}
+    assert (len(ratios), len(claims)) == (3, 3 + len(lr_sensitivity.VARIANTS))
+
+
+# How rates are chosen, and what intervals are worth
+
+
+def read(root: Path, bodies: list[dict[str, Any]]) -> list[Any]:
+    write_all(root / "x", bodies)
+    return Results(root).runs("x")
+
+
+def test_the_rate_is_chosen_on_validation_and_not_on_test(tmp_path: Path) -> None:
+    bodies = [trained("lora", {"rank": 1}, 0.9, lr=1e-3, validation=0.5)]
+    bodies += [trained("lora", {"rank": 1}, 0.6, lr=1e-2, validation=0.7)]
+    chosen = tuned(read(tmp_path, bodies), method)["lora"]
+    assert (chosen.lr, chosen.test) == (1e-2, 0.6)
+
+
+def test_a_rate_at_which_a_seed_failed_is_not_chosen(tmp_path: Path) -> None:
+    bodies = [trained("lora", {}, 0.6, seed, lr=1e-3) for seed in range(2)]
+    bodies += [trained("lora", {}, 0.9, 0, lr=1e-2), trained("lora", {}, 0.9, 1, lr=1e-2, status="diverged")]
+    assert tuned(read(tmp_path, bodies), method)["lora"].lr == 1e-3
+
+
+def test_tuning_trials_are_left_out(tmp_path: Path) -> None:
+    trial = trained("lora", {}, 0.9, lr=1e-2)
+    trial["spec"]["trial"] = 0
+    assert [lr(r) for r in read(tmp_path, [trial, trained("lora", {}, 0.6, lr=1e-3)])] == [1e-3]
+
+
+def test_a_difference_is_paired_by_seed_and_example(tmp_path: Path) -> None:
+    """Two configurations that err on the same examples differ by nothing, however uncertain each of them is."""
+    errors = {1: "same", 2: "same", 3: "own"}
+    bodies = [trained("lora", {"rank": r}, 0.8, s, errors=f"{errors[r]} {s}") for r in errors for s in range(3)]
+    one, two, three = (t.runs for t in tuned(read(tmp_path, bodies), lambda r: r.body["hyper"]["rank"]).values())
+    assert difference(one, two) == (0, 0, 0)
+    assert mean(one).low < 0.78
+    apart = difference(one, three)
+    assert apart.value == 0
+    assert apart.low < -0.02 < 0.02 < apart.high
+
+
+def test_one_seed_says_nothing_of_others(tmp_path: Path) -> None:
+    assert mean(read(tmp_path, [trained("lora", {}, 0.8)])) == (0.8, -math.inf, math.inf)
+
+
+def test_more_claims_make_wider_intervals_and_no_other_digits(tmp_path: Path) -> None:
+    runs = read(tmp_path, [trained("lora", {}, 0.8, seed) for seed in range(3)])
+    alone, among = mean(runs), mean(runs, claims=6)
+    assert among.low < alone.low < alone.high < among.high
+    assert mean(runs) == alone
+
+
+def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
+    """2,000 times a true accuracy of 0.7, 3 seeds with their own luck, 100 examples with their own difficulty."""
+    draw = np.random.default_rng(1)
+    hits, widths = 0, []
+    for _ in range(2000):
+        level = 0.7 + 0.03 * draw.standard_normal((3, 1)) + 0.15 * draw.standard_normal((1, 100))
+        i = interval_of((draw.random((3, 100)) < level).astype(float))
+        hits += i.low <= 0.7 <= i.high
+        widths.append(i.high - i.low)
+    assert hits / 2000 >= 0.945
+    assert np.median(widths) < 0.35  # not by saying nothing
+
+
+def test_predictions_that_contradict_the_stored_score_are_an_error(tmp_path: Path) -> None:
+    body = trained("lora", {}, 0.8)
+    body["metrics"]["test"]["accuracy"] = 0.9
+    with pytest.raises(ValueError, match="predictions have accuracy"):
+        mean(read(tmp_path, [body]))
+
+
+# Figures that are not sweeps
+
+
+def nf4_file(root: Path, **errors: float) -> None:
+    names = {"int4": 34.34, "fp4-e2m1": 31.07, "fp4-bitsandbytes": 31.07, "fp4-e3m0": 29.48, "nf4": 27.41}
+    row = {"what": "made up", "weights": 64, "tensors": 1}
+    usual = {n: p / 240 for n, p in names.items()}  # in the paper's order
+    both = {n: {"float32": errors.get(n.replace("-", "_"), usual[n]), "double": 0.12} for n in names}
+    rows = [{**row, "source": s, "error": both} for s in ("normal", "minilm-l6")]
+    content = {"block": 64, "types": {n: {"label": n, "paper_perplexity": p} for n, p in names.items()}, "rows": rows}
+    path = root / qlora_nf4.FILE
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(("nf4", "verdict"), [(0.09, REPRODUCED), (0.13, NOT_REPRODUCED)])
+def test_nf4_is_judged_by_its_error(tmp_path: Path, nf4: float, verdict: str) -> None:
+    nf4_file(tmp_path, nf4=nf4)
+    assert qlora_nf4.FIGURE.find(Results(tmp_path)).verdict == verdict
+
+
+def memory_file(root: Path, **peaks: float) -> None:
+    parts = dict.fromkeys(qlora_memory.PARTS, 10**9)
+    rows = [
+        {"name": name, "peak_bytes": 1e9 * peaks.get(name.replace("llama-", "m").replace(" ", "_"), 30), "trainable": 1,
+         "at_peak": {**parts, "weights": 5.0e9, "adapter": 10**7}, "setting": {"batch": 1, "seq": 512, "dtype": "bf16"},
+         "hyper": {"rank": 64}, "assumed": {"device": "not verified on a GPU"}}
+        for name in (*qlora_memory.MAIN, qlora_memory.SMALL, qlora_memory.UNCHECKED)
+    ]  # fmt: skip
+    path = root / qlora_memory.FILE
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"bits_per_weight": {"float32": 4.5, "double": 4.127}, "rows": rows}))
+
+
+@pytest.mark.parametrize(("qlora", "verdict"), [(45, REPRODUCED), (47.9, WITHIN), (52, NOT_REPRODUCED)])
+def test_memory_is_judged_by_the_papers_totals(tmp_path: Path, qlora: float, verdict: str) -> None:
+    memory_file(tmp_path, m65b_full=1000, m65b_qlora=qlora)
+    finding = qlora_memory.FIGURE.find(Results(tmp_path))
+    assert finding.verdict == verdict
+    assert "not measured" in finding.scale
+
+
+def test_a_damaged_file_of_figures_is_refused_by_name(tmp_path: Path) -> None:
+    nf4_file(tmp_path)
+    (tmp_path / qlora_nf4.FILE).write_text("{")
+    with pytest.raises(UserError, match=r"nf4_error\.json"):
+        qlora_nf4.FIGURE.find(Results(tmp_path))
+
+
+def test_latencies_are_judged_by_their_ratios_to_the_base() -> None:
+    """The committed pass itself: what the page says of it follows from its numbers."""
+    finding = _make.known()["lora_latency"].find(Results(ROOT / "results"))
+    by_shape = {row[0]: row[1:] for row in finding.table.rows}
+    assert set(by_shape) >= {"lora", "lora, merged", "adapter-houlsby"}
+    assert all(math.isfinite(c.low) and c.low <= c.value <= c.high for c in finding.claims)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from peftbench import cache
 from peftbench.backbones.load import Backbone, head_of
 from peftbench.backbones.normalise import normalise
 from peftbench.errors import UserError
+from peftbench.records.spec import digest
 
 
 def wrap(net: Any, tokenizer: Any = None, roles: Mapping[str, Any] | None = None) -> Backbone:
@@ -33,6 +35,32 @@ def wrap(net: Any, tokenizer: Any = None, roles: Mapping[str, Any] | None = None
     backbone = Backbone(net, normalise(net, head, roles), head, kind, tokenizer, fingerprint="")
     backbone.parameters = dict(net.named_parameters())
     return backbone
+
+
+class Structure:
+    """The modules of a network, their classes, parameters, modes and gradient flags, to be put back later.
+
+    The weights themselves are not copied: `Edit.undo` restores those.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self._modules = [
+            (m, type(m), dict(m._modules), dict(m._parameters), dict(m._buffers), m.training) for m in net.modules()
+        ]
+        self._trains = [(p, p.requires_grad) for p in net.parameters()]
+
+    def restore(self) -> None:
+        """Put every module back where it was, as it was."""
+        for module, kind, modules, parameters, buffers, training in self._modules:
+            module.__class__, module.training = kind, training
+            module._modules.clear()
+            module._modules.update(modules)
+            module._parameters.clear()
+            module._parameters.update(parameters)
+            module._buffers.clear()
+            module._buffers.update(buffers)
+        for p, trains in self._trains:
+            p.requires_grad_(trains)
 
 
 def kind_of(net: Any) -> str:
@@ -60,6 +88,9 @@ def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
+_SET_BY_SAVING = ("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path")
+
+
 def saved(net: Any, tokenizer: Any) -> Path:
     """The directory in the cache that holds the network and its tokenizer, written once for the same weights.
 
@@ -68,7 +99,8 @@ def saved(net: Any, tokenizer: Any) -> Path:
     kind_of(net)
     if tokenizer is None:
         raise UserError("a model in memory needs its tokenizer; give tokenizer=... too")
-    key = hashlib.sha256(f"{fingerprint_of(net.state_dict())} {net.config.to_json_string()}".encode()).hexdigest()[:24]
+    shape = {k: v for k, v in net.config.to_dict().items() if k not in _SET_BY_SAVING}
+    key = digest([fingerprint_of(net.state_dict()), json.loads(json.dumps(shape, default=str))])[:24]
 
     def write(folder: Path) -> None:
         net.save_pretrained(folder)

@@ -48,7 +48,8 @@ def _placed(
     """A copy of the mapping with the value at the end of the path `parts`."""
     name, *rest = parts
     place = (*above, name)
-    origins[place] = option
+    if not rest or name not in mapping:
+        origins[place] = option
     if not rest:
         return {**mapping, str(name): value}
     inner = mapping.get(str(name))

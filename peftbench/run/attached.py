@@ -36,9 +36,9 @@ class Attached:
         backbone: the network's sites, head and tokenizer.
     """
 
-    def __init__(self, backbone: Backbone, method: Method, restore: list[Any], seed: int) -> None:
+    def __init__(self, backbone: Backbone, method: Method, before: in_memory.Structure, seed: int) -> None:
         self.net, self.backbone, self.method = backbone.net, backbone, method
-        self._restore, self._seed = restore, seed
+        self._before, self._seed = before, seed
         self._edit: Edit | None = Edit(backbone)
         self._merged: AbstractContextManager[nn.Module] | None = None
         backbone.keep()
@@ -63,14 +63,11 @@ class Attached:
         in_memory.kind_of(net)
         if hasattr(net, _MARK):
             raise UserError("this network has a method attached already; call undo() on it first")
-        restore = [
-            (m, dict(m._modules), dict(m._parameters), m.training, {id(p): p.requires_grad for p in m.parameters()})
-            for m in net.modules()
-        ]
+        before = in_memory.Structure(net)
         try:
-            attached = cls(in_memory.wrap(net, tokenizer, roles), made, restore, seed)
+            attached = cls(in_memory.wrap(net, tokenizer, roles), made, before, seed)
         except BaseException:
-            _put_back(restore)
+            before.restore()
             raise
         setattr(net, _MARK, True)
         return attached
@@ -201,6 +198,8 @@ class Attached:
         state, header = adapter_file.load(Path(path))
         if header["method"] != self.method.name:
             raise UserError(f"{path} holds an adapter of {header['method']}, and {self.method.name} is attached here")
+        if header["backbone"] != self._fingerprint():
+            raise UserError(f"{path} was trained on another network; attach to the weights that it was trained on")
         self.method.finish(self._now())  # what was saved is what is left after training
         self._now().load(state)
         if self.backbone.head and adapter_file.head_path(Path(path)).exists():
@@ -215,7 +214,7 @@ class Attached:
             if id(p) in {id(h) for h in self.backbone.head_parameters()}:
                 p.data = self.backbone.pristine(name).to(self.backbone.device, self._dtypes[id(p)])
                 p.grad = None
-        _put_back(self._restore)
+        self._before.restore()
         delattr(self.net, _MARK)
         self._edit = None
 
@@ -233,6 +232,8 @@ class Attached:
         if not texts or len(texts) != len(labels) or (pairs is not None and len(pairs) != len(texts)):
             many = "" if pairs is None else f" and {len(pairs)} pairs"
             raise UserError(f"given {len(texts)} texts, {len(labels)} labels{many}; give as many of each, at least one")
+        if b.kind == "classification" and (wrong := [y for y in labels if y not in range(b.net.config.num_labels)]):
+            raise UserError(f"class {wrong[0]!r}: this head has {b.net.config.num_labels} classes, counted from 0")
         if b.tokenizer.pad_token is None:
             b.tokenizer.pad_token = b.tokenizer.eos_token or b.tokenizer.unk_token
         if b.net.config.pad_token_id is None:
@@ -259,16 +260,3 @@ class Attached:
 
 
 _MARK = "_peftbench_attached"  # on a network that has a method attached
-
-
-def _put_back(restore: list[Any]) -> None:
-    """The modules, parameters and flags of a network as they were."""
-    for module, modules, parameters, training, grads in restore:
-        module._modules.clear()
-        module._modules.update(modules)
-        module._parameters.clear()
-        module._parameters.update(parameters)
-        module.training = training
-        for p in parameters.values():
-            if p is not None and id(p) in grads:
-                p.requires_grad_(grads[id(p)])

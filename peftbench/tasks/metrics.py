@@ -1,4 +1,7 @@
-"""The tasks' official metrics, from scikit-learn, scipy, sacrebleu and rouge-score.
+"""The tasks' official metrics: counts from scikit-learn, texts from sacrebleu and rouge-score, sums of floats here.
+
+A sum of floats is `math.fsum`, which rounds once. NumPy and SciPy call a BLAS, whose kernel depends on the processor,
+and Python's own `sum` depends on its version: both change the last digits of a score of equal predictions.
 
 A value that does not exist (the correlation with a constant, an F1 without any positive) is None: never NaN, and never
 a 0 that looks like a measurement. The one exception is MCC of constant predictions, which GLUE's official scorer
@@ -8,8 +11,10 @@ defines as 0. BLEU and ROUGE-L are on the scale 0 to 100 on which papers report 
 from __future__ import annotations
 
 import math
+import operator
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,23 +70,25 @@ def mcc(predictions: Sequence[int], references: Sequence[int]) -> float | None:
 
 def pearson(predictions: Sequence[float], references: Sequence[float]) -> float | None:
     """Linear correlation; None where either side is constant, not finite, or shorter than two."""
-    return _correlation("pearsonr", predictions, references)
+    return _correlation(predictions, references) if _has_correlation(predictions, references) else None
 
 
 def spearman(predictions: Sequence[float], references: Sequence[float]) -> float | None:
     """Rank correlation; None where either side is constant, not finite, or shorter than two."""
-    return _correlation("spearmanr", predictions, references)
+    if not _has_correlation(predictions, references):
+        return None
+    return _correlation(_ranks(predictions), _ranks(references))
 
 
 def mae(predictions: Sequence[float], references: Sequence[float]) -> float | None:
     """Mean absolute error, in the label's unit."""
-    return _finite(sum(abs(p - r) for p, r in zip(predictions, references, strict=True)) / len(references))
+    return _finite(_sum(abs(p - r) for p, r in zip(predictions, references, strict=True)) / len(references))
 
 
 def rmse(predictions: Sequence[float], references: Sequence[float]) -> float | None:
     """Root of the mean squared error, in the label's unit."""
     squares = [(p - r) * (p - r) for p, r in zip(predictions, references, strict=True)]  # ** would raise on overflow
-    return _finite(math.sqrt(sum(squares) / len(squares)))
+    return _finite(math.sqrt(_sum(squares) / len(squares)))
 
 
 def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
@@ -103,12 +110,12 @@ def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
         max(scorer.score(reference, p)["rougeL"].fmeasure for reference in answers)
         for p, answers in zip(predictions, references, strict=True)
     ]
-    return 100.0 * sum(best) / len(best)
+    return 100.0 * _sum(best) / len(best)
 
 
 def perplexity(predictions: Sequence[float], references: Sequence[int]) -> float | None:
     """exp(total negative log-likelihood / total tokens): one sum in nats and one number of tokens per example."""
-    mean = sum(predictions) / sum(references)
+    mean = _sum(predictions) / sum(references)
     return _finite(math.exp(mean)) if mean < 700 else None  # exp overflows a float64 there
 
 
@@ -157,7 +164,7 @@ def majority(prepared: Dataset) -> dict[str, float | None]:
         return dict.fromkeys(prepared.metrics)
     labels = [e.label for e in prepared.train if e.label is not None]
     if prepared.kind == "regression":
-        constant: float = sum(labels) / len(labels)
+        constant: float = _sum(labels) / len(labels)
     else:
         counts = Counter(labels)
         constant = min(counts, key=lambda c: (-counts[c], c))
@@ -176,18 +183,44 @@ def _plain(values: Sequence[Any]) -> Sequence[Any]:
     return values.tolist() if hasattr(values, "tolist") else values
 
 
-def _correlation(name: str, predictions: Sequence[float], references: Sequence[float]) -> float | None:
-    if len(references) < 2 or len(set(predictions)) < 2 or len(set(references)) < 2:
-        return None
-    if not all(math.isfinite(v) for v in (*predictions, *references)):
-        return None
-    import warnings
+def _has_correlation(predictions: Sequence[float], references: Sequence[float]) -> bool:
+    if min(len(set(predictions)), len(set(references))) < 2:
+        return False
+    return all(math.isfinite(v) for v in (*predictions, *references))
 
-    from scipy import stats
 
-    with warnings.catch_warnings():  # nearly constant input: the value is then not finite, and None
-        warnings.simplefilter("ignore")
-        return _finite(float(getattr(stats, name)(predictions, references).statistic))
+def _correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    """Pearson's correlation of finite values, neither side constant."""
+    u, v = _deviations(x), _deviations(y)
+    uv, uu, vv = (math.fsum(map(operator.mul, a, b)) for a, b in ((u, v), (u, u), (v, v)))
+    return max(-1.0, min(1.0, uv / math.sqrt(uu * vv)))
+
+
+def _deviations(values: Sequence[float]) -> list[float]:
+    """Each value less the mean, over a power of two: no sum or square overflows or vanishes."""
+    scaled = _scaled(values)
+    mean = math.fsum(scaled) / len(scaled)
+    return _scaled([v - mean for v in scaled])
+
+
+def _scaled(values: Sequence[float]) -> list[float]:
+    """The values over a power of two: the largest is between 0.5 and 1. Exact, but for those 2^1022 times smaller."""
+    exponent = math.frexp(max(map(abs, values)))[1]
+    return [math.ldexp(v, -exponent) for v in values]
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """Ranks from 1; equal values share the mean of theirs."""
+    ordered = sorted(values)
+    return [(bisect_left(ordered, v) + bisect_right(ordered, v) + 1) / 2 for v in values]
+
+
+def _sum(values: Iterable[float]) -> float:
+    """The sum, rounded once; infinite where it overflows."""
+    try:
+        return math.fsum(values)
+    except OverflowError:
+        return math.inf
 
 
 def _finite(value: float) -> float | None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
+import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kernels import KERNELS, process_environment
+from scipy import stats
 
 from peftbench import tasks
 from peftbench.errors import UserError
@@ -48,6 +54,55 @@ def test_no_regression_metric_is_ever_nan_or_infinite(pairs: list[tuple[float, f
     for name in metrics.for_kind("regression"):
         value = metrics.score(name, [a for a, _ in pairs], [b for _, b in pairs])
         assert value is None or math.isfinite(value)
+
+
+def drawn(seed: int) -> tuple[list[float], list[float]]:
+    """Predictions and labels as a regression task has them: labels in steps with ties, predictions near them."""
+    draw = random.Random(seed)
+    size, noise, offset = draw.choice([5, 30, 300, 1500]), draw.choice([0.1, 1.0, 30.0]), draw.choice([0.0, 3.0])
+    labels = [draw.randrange(26) / 5 for _ in range(size)]
+    return [offset + y + draw.gauss(0, noise) for y in labels], labels
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_correlations_agree_with_scipy_to_four_units_in_the_last_place(seed: int) -> None:
+    predicted, true = drawn(seed)
+    for name, scipys in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
+        expected = float(scipys(predicted, true).statistic)
+        assert abs(metrics.score(name, predicted, true) - expected) <= 4 * math.ulp(1.0), name  # type: ignore[operator]
+
+
+def test_correlations_do_not_overflow_and_stay_in_their_range() -> None:
+    large = [1e308, -1e308, 1.5e308, 3e307]
+    assert metrics.score("pearson", large, [v / 1e308 for v in large]) == pytest.approx(1.0, abs=1e-15)
+    tiny = [5e-324, 0.0, 1e-323, 5e-324]
+    assert metrics.score("pearson", tiny, [1.0, 0.0, 2.0, 1.0]) == pytest.approx(1.0, abs=1e-15)
+    for seed in range(200):
+        predicted, true = drawn(seed)[1][:5], [3 * v + 0.1 for v in drawn(seed)[1][:5]]
+        for name in ("pearson", "spearman"):
+            value = metrics.score(name, predicted, true)
+            assert value is None or -1 <= value <= 1
+
+
+CHILD = """
+import json, sys, threadpoolctl
+from peftbench.tasks import metrics
+import numpy
+found = [metrics.score(name, *pair) for pair in json.load(sys.stdin) for name in metrics.for_kind("regression")]
+print(json.dumps([[info["architecture"] for info in threadpoolctl.threadpool_info() if "architecture" in info], found]))
+"""
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_scores_have_the_same_bits_with_every_kernel_of_the_blas(kernel: str | None) -> None:
+    environment = process_environment(kernel)
+    pairs = [drawn(seed) for seed in range(20)]
+    command = [sys.executable, "-c", CHILD]
+    done = subprocess.run(command, input=json.dumps(pairs), env=environment, capture_output=True, text=True, check=True)
+    kernels, found = json.loads(done.stdout)
+    assert kernels
+    assert kernel is None or set(kernels) == {kernel}, "the variable had no effect: this test shows nothing"
+    assert found == [metrics.score(name, *pair) for pair in pairs for name in metrics.for_kind("regression")]
 
 
 def test_undefined_classification_values_are_none_and_glues_zero_stays() -> None:

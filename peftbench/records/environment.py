@@ -18,7 +18,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "datasets", "bitsandbytes", "numpy", "tokenizers", "safetensors")
+PACKAGES = (
+    *("torch", "transformers", "datasets", "bitsandbytes", "numpy", "scipy", "tokenizers", "safetensors"),
+    "threadpoolctl",  # which names the BLAS
+)
+BLAS = {"openblas": "OpenBLAS", "mkl": "MKL", "blis": "BLIS"}  # as their makers write them
 
 
 def facts(device: str, threads: int | None, plugins: Iterable[str | Path] = ()) -> dict[str, Any]:
@@ -37,8 +41,32 @@ def facts(device: str, threads: int | None, plugins: Iterable[str | Path] = ()) 
         "device": device,
         "cpu": {"model": cpu_model(), "capability": _cpu_capability()},
         "gpu": _gpu(device),
+        "blas": blas(),
         "threads": threads,
     }
+
+
+def blas() -> dict[str, str]:
+    """The loaded BLAS libraries by the package that brings them: {"numpy": "OpenBLAS 0.3.30 SkylakeX"}.
+
+    The last word is the kernel that the library picked for this processor; kernels add in other orders. A library that
+    several packages share has its file's name in place of theirs. Empty where none is loaded that threadpoolctl knows.
+    """
+    from threadpoolctl import threadpool_info
+
+    found = {_owner(Path(i["filepath"])): i for i in threadpool_info() if i["user_api"] == "blas"}
+    return {
+        owner: " ".join(
+            filter(None, (BLAS.get(i["internal_api"], i["internal_api"]), i["version"], i.get("architecture")))
+        )
+        for owner, i in sorted(found.items())
+    }
+
+
+def _owner(library: Path) -> str:
+    """The package in whose folder a library lies, as numpy.libs/libopenblas.so; else the library's own name."""
+    inside = [p for p in library.parents if p.parent.name in ("site-packages", "dist-packages")]
+    return inside[0].name.removesuffix(".libs") if inside else library.name.partition(".")[0]
 
 
 def code(plugins: Iterable[str | Path] = ()) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from kernels import KERNELS, process_environment
 
 import peftbench
 from peftbench.records import environment
@@ -26,13 +28,38 @@ def test_the_facts_are_json_and_repeat() -> None:
 
 def test_torch_is_asked_only_where_it_is_loaded() -> None:
     code = (
-        "import sys; from peftbench import environment\n"
+        "import sys; from peftbench.records import environment\n"
         "before = environment.facts('cpu', 1)['cpu']['capability']; assert 'torch' not in sys.modules\n"
         "import torch\n"
         "print(before, environment.facts('cpu', 1)['cpu']['capability'] == torch.backends.cpu.get_cpu_capability())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["None", "True"]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_kernel_of_the_blas_is_named_for_each_package_that_brings_one(kernel: str | None) -> None:
+    code = (
+        "import json; from peftbench.records import environment\n"
+        "before = environment.facts('cpu', 1)['blas']\n"
+        "import numpy, scipy.linalg\n"
+        "print(json.dumps([before, environment.facts('cpu', 1)]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=process_environment(kernel), capture_output=True, text=True, check=True
+    )
+    before, env = json.loads(done.stdout)
+    assert before == {}, "asked only where it is loaded"
+    assert set(env["blas"]) == {"numpy", "scipy"}
+    assert all(re.fullmatch(rf"OpenBLAS [\d.]+ {kernel or '[A-Z]'}\w*", said) for said in env["blas"].values())
+    assert all(env["packages"][name] for name in ("numpy", "scipy", "threadpoolctl"))
+
+
+def test_a_library_outside_packages_goes_by_its_own_name() -> None:
+    site = Path("/venv/lib/python3.11/site-packages")
+    assert environment._owner(site / "numpy.libs" / "libscipy_openblas64_-32a4.so") == "numpy"
+    assert environment._owner(site / "torch" / "lib" / "libopenblas.so.0") == "torch"
+    assert environment._owner(Path("/usr/lib/libopenblas.so.0")) == "libopenblas"
 
 
 def test_the_source_hash_changes_with_a_source_and_with_nothing_else(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,34 @@ def test_a_number_changed_under_a_new_checksum_differs_from_the_repeat(
     assert f"{fields[0]}: " in said
 
 
+def nudged(by: float) -> Callable[[dict[str, Any]], None]:
+    """The validation score, which stands twice, a little higher."""
+
+    def change(body: dict[str, Any]) -> None:
+        for place in ("curve.validation.0.accuracy", "metrics.validation.accuracy"):
+            setter(place, lambda x: x + by)(body)
+
+    return change
+
+
+def test_the_last_digits_of_a_score_are_no_difference_and_the_text_says_that_they_are_not_equal(
+    made: Path, tmp_path: Path, check: Callable[..., Verified]
+) -> None:
+    folder = forged(made, tmp_path / "nudged", nudged(2 * 2**-52))
+    found = check(folder)
+    assert ([o.status for o in found.outcomes], found.code) == (["identical"] * 3, 0)
+    said = text.text(found, folder)
+    assert "verified, bit for bit but for the last digits of scores: 2 ulp apart, 16 allowed (3 identical)" in said
+    (row,) = [r for r in text.rows(found)["repeats"] if r["differences"]]
+    assert [d["within"] for d in row["differences"]] == [True, True]
+
+
+def test_a_score_1e_9_away_is_a_difference(made: Path, tmp_path: Path, check: Callable[..., Verified]) -> None:
+    found = check(forged(made, tmp_path / "nudged", nudged(1e-9)))
+    assert Counter(o.status for o in found.outcomes) == {"differs": 1, "identical": 2}
+    assert found.code == 1
+
+
 SELF_CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a score": (setter("metrics.test.accuracy", 0.99), "metrics.test.accuracy"),
     "a prediction": (setter("predictions.values.3", lambda v: 1 - v), "metrics.test.accuracy"),
@@ -240,6 +269,31 @@ def test_other_code_is_named_but_excuses_no_difference(
     found = check(folder, shift=1e-9)
     assert {o.status for o in found.outcomes} == {"differs"}
     assert "not the same here: code.source: '0000000000000000' recorded" in text.text(found, folder)
+
+
+def without_blas(body: dict[str, Any]) -> None:
+    """As records were before they named the BLAS."""
+    del body["env"]["blas"], body["env"]["packages"]["scipy"], body["env"]["packages"]["threadpoolctl"]
+
+
+def test_an_older_record_that_names_no_blas_is_no_record_of_another_machine(
+    made: Path, tmp_path: Path, check: Callable[..., Verified]
+) -> None:
+    folder = moved(made, tmp_path / "older", without_blas)
+    found = check(folder)
+    assert ([o.status for o in found.outcomes], found.code) == (["identical"] * 3, 0)
+    said = text.text(found, folder)
+    assert f"not recorded, so not compared: packages.scipy (here {version('scipy')}), packages.threadpoolctl" in said
+    assert "not the same here" not in said
+    assert text.rows(found)["repeats"][0]["not_recorded"]["packages.scipy"] == version("scipy")
+    assert {o.status for o in check(folder, shift=1e-9).outcomes} == {"differs"}, "what is not recorded excuses nothing"
+
+
+def test_another_kernel_of_the_blas_is_named(made: Path, tmp_path: Path, check: Callable[..., Verified]) -> None:
+    folder = moved(made, tmp_path / "moved", setter("env.blas", {"numpy": "OpenBLAS 0.3.30 Prescott"}))
+    found = check(folder, shift=1e-6)
+    assert {o.status for o in found.outcomes} == {"within tolerance"}
+    assert "not the same here: blas.numpy: 'OpenBLAS 0.3.30 Prescott' recorded" in text.text(found, folder)
 
 
 def test_a_record_of_an_older_version_is_said_to_be_one_and_not_repeated(

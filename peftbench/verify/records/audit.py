@@ -7,7 +7,6 @@ its parts), and two records of one task hold the same examples.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,9 +18,7 @@ from peftbench.records import record
 from peftbench.records.record import Record
 from peftbench.records.spec import ProfileSpec, RunSpec, digest
 from peftbench.tasks import metrics
-
-NOT_FROM_PREDICTIONS = ("perplexity",)  # of the answer's tokens; predictions hold the generated texts
-SAME = 1e-9  # relative: scores recomputed by another build of scikit-learn or scipy
+from peftbench.verify.records import rounding
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ def _never_tested(r: Record) -> Iterator[tuple[str, str]]:
 
 
 def _scores(r: Record) -> Iterator[tuple[str, str]]:
-    """The test scores follow from the predictions."""
+    """The test scores follow from the predictions, but for the last digits (rounding.py)."""
     stated, predictions = r.body["metrics"], r.predictions
     assert predictions is not None  # a finished run has them
     values, labels, ids = (predictions.get(k) or [] for k in ("values", "labels", "ids"))
@@ -105,14 +102,14 @@ def _scores(r: Record) -> Iterator[tuple[str, str]]:
         yield "predictions", f"{len(values)} values, {len(labels)} labels, {len(set(ids))} different ids of {len(ids)}"
         return
     for name, score in stated["test"].items():
-        if name in NOT_FROM_PREDICTIONS:
+        if name in rounding.NOT_FROM_PREDICTIONS:
             continue
         try:
             again = metrics.score(name, values, labels)
         except (TypeError, ValueError) as e:
             yield "predictions.values", f"no {name} can be computed from them ({e})"
             continue
-        if not _is_same(score, again):
+        if not rounding.is_same(score, again):
             yield f"metrics.test.{name}", f"{score} in the record, but its predictions give {again}"
 
 
@@ -126,12 +123,6 @@ def _validated(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     chosen = [v for v in body["curve"].get("validation") or [] if v.get("step") == step]
     if chosen and "validation" in stated and {"step": step, **stated["validation"]} != chosen[-1]:
         yield "metrics.validation", f"not the scores that curve.validation has at step {step}"
-
-
-def _is_same(a: float | None, b: float | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    return math.isclose(a, b, rel_tol=SAME, abs_tol=1e-12)
 
 
 def _examples(records: Iterable[Record]) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ Compared is all that a run's seed and spec decide: losses, scores, predictions, 
 times, and what says who ran it and when.
 
 On the machine and versions that a record names, a repeat is equal in every bit, and so one that is not is a difference.
+The last digits of scores are the exception on every machine: rounding.py says how many, and why.
 Another processor, device, number of threads or version of a library adds in another order: the first losses agree to
 rounding, and training then carries the rounding away. What is asked for there, tolerance.py says.
 """
@@ -11,8 +12,10 @@ rounding, and training then carries the rounding away. What is asked for there, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from peftbench.verify.records import rounding
 
 WHO = ("spec", "env", "env_id", "attempt", "started", "ended", "experiment", "reference", "schema", "checksum")
 WHAT_ELSE = ("seconds", "time", "reason", "traceback")
@@ -24,12 +27,17 @@ SHOWN = 60  # characters of a value
 
 @dataclass(frozen=True)
 class Difference:
-    """One field that is not equal; `within`: no more than another machine explains."""
+    """One field that is not equal; `within`: no more than rounding or another machine explains."""
 
     field: str
     recorded: Any
     repeated: Any
     within: bool = False
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether it is a score that is equal but for its last digits, which no machine has to explain."""
+        return rounding.is_score(self.field) and rounding.is_same(self.recorded, self.repeated)
 
     def __str__(self) -> str:
         return f"{self.field}: {_short(self.recorded)} recorded, {_short(self.repeated)} repeated"
@@ -37,7 +45,7 @@ class Difference:
 
 def compare(recorded: Mapping[str, Any], repeated: Mapping[str, Any]) -> list[Difference]:
     """Every field in which two bodies with their predictions differ, in the order of the record."""
-    return list(_walk("", recorded, repeated))
+    return [replace(d, within=d.is_rounding) for d in _walk("", recorded, repeated)]
 
 
 def environments(recorded: Mapping[str, Any], repeated: Mapping[str, Any]) -> tuple[list[Difference], bool]:
@@ -47,6 +55,16 @@ def environments(recorded: Mapping[str, Any], repeated: Mapping[str, Any]) -> tu
     """
     found = [d for d in _walk("", _flat(recorded), _flat(repeated)) if d.field not in ("code.commit", "code.dirty")]
     return found, any(not d.field.startswith("code.") for d in found)
+
+
+def unrecorded(recorded: Mapping[str, Any], repeated: Mapping[str, Any]) -> list[Difference]:
+    """What ran the repeat, where an older record does not say it: no reason for a difference, and no difference."""
+    known = _flat(recorded)
+    return [
+        Difference(field, None, value)
+        for field, value in _flat(repeated).items()
+        if not field.startswith("code.") and not any(field == k or field.startswith(f"{k}.") for k in known)
+    ]
 
 
 def _walk(place: str, a: Any, b: Any) -> Iterator[Difference]:

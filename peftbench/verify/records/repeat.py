@@ -25,6 +25,7 @@ from peftbench.run.view import View
 from peftbench.verify.records import differences, tolerance
 from peftbench.verify.records.audit import Finding, audit
 from peftbench.verify.records.differences import Difference
+from peftbench.verify.records.rounding import ulps
 
 IDENTICAL, WITHIN, DIFFERS, NOT_REPEATED = "identical", "within tolerance", "differs", "not repeated"
 VERIFIED = (IDENTICAL, WITHIN)
@@ -34,14 +35,21 @@ VERIFIED = (IDENTICAL, WITHIN)
 class Outcome:
     """What came of one record: `status`, the fields that differ, and what ran the two, where that is not the same.
 
-    `said` is why there is nothing to compare, or how far apart the two are.
+    An identical repeat may differ in the last digits of scores. `unrecorded` is what ran the repeat, where the record
+    does not say it. `said` is why there is nothing to compare, or how far apart the two are.
     """
 
     record: Record
     status: str
     differences: tuple[Difference, ...] = ()
     environment: tuple[Difference, ...] = ()
+    unrecorded: tuple[Difference, ...] = ()
     said: str = ""
+
+    @property
+    def rounding(self) -> float:
+        """How far apart the scores are that are equal but for their last digits, in units in the last place."""
+        return max((ulps(d.recorded, d.repeated) for d in self.differences if d.is_rounding), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -217,11 +225,15 @@ def _outcome(r: Record, gone: str | None, repeats: Sequence[Record]) -> Outcome 
     environment, may_differ = differences.environments(r.body["env"], again.body["env"])
     one, other = _whole(r), _whole(again)
     found, said = differences.compare(one, other), ""
-    if found and may_differ:
-        judged = tolerance.judge(one, other, found)
-        found, said = judged.differences, judged.said
-    status = IDENTICAL if not found else WITHIN if all(d.within for d in found) else DIFFERS
-    return Outcome(r, status, tuple(found), tuple(environment), said)
+    if all(d.is_rounding for d in found):
+        status = IDENTICAL
+    else:
+        if may_differ:
+            judged = tolerance.judge(one, other, found)
+            found, said = judged.differences, judged.said
+        status = WITHIN if all(d.within for d in found) else DIFFERS
+    unrecorded = differences.unrecorded(r.body["env"], again.body["env"])
+    return Outcome(r, status, tuple(found), tuple(environment), tuple(unrecorded), said)
 
 
 def _whole(r: Record) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from peftbench.verify.records.differences import Difference
 from peftbench.verify.records.repeat import DIFFERS, IDENTICAL, Outcome, Verified
+from peftbench.verify.records.rounding import SCORE_ULPS
 
 SHOWN = 5  # differences of one record
 
@@ -42,6 +43,7 @@ def _row(o: Outcome) -> dict[str, Any]:
         "said": o.said or None,
         "differences": [_pair(d) | {"within": d.within} for d in o.differences],
         "environment": [_pair(d) for d in o.environment],
+        "not_recorded": {d.field: d.repeated for d in o.unrecorded},
     }
 
 
@@ -70,12 +72,21 @@ def _repeats(found: Verified) -> Iterator[str]:
         yield f"  {o.status:<16}  {spec['method']['label']:<20}  {spec['task']['name']:<28}  {number}"
         if o.said:
             yield f"      {o.said}"
+        if o.status == IDENTICAL and o.rounding:
+            yield f"      {_but_for(o.rounding)}"
         if o.status == DIFFERS:
             yield from _fields([d for d in o.differences if not d.within])
         if o.status == DIFFERS and o.differences:
             yield f"      in {o.record.path.name}"
     for line in dict.fromkeys(line for o in found.outcomes for line in map(str, o.environment)):
         yield f"  not the same here: {line}"
+    here = dict.fromkeys(f"{d.field} (here {d.repeated})" for o in found.outcomes for d in o.unrecorded)
+    if here:
+        yield f"  not recorded, so not compared: {', '.join(here)}"
+
+
+def _but_for(ulps: float) -> str:
+    return f"but for the last digits of scores: {ulps:.2g} ulp apart, {SCORE_ULPS} allowed"
 
 
 def _fields(differences: Sequence[Difference]) -> Iterator[str]:
@@ -97,7 +108,10 @@ def _verdict(found: Verified) -> str:
     if found.interrupted:
         return f"interrupted; until then: {counted or 'nothing repeated'}"
     if found.code == 0:
-        bits = "bit for bit" if set(stood) == {IDENTICAL} else "within the tolerance for another machine or version"
+        apart = max(o.rounding for o in found.outcomes)
+        bits = f"bit for bit {_but_for(apart)}" if apart else "bit for bit"
+        if set(stood) != {IDENTICAL}:
+            bits = "within the tolerance for another machine or version"
         return f"verified, {bits} ({counted})"
     if not found.outcomes and not found.findings:
         return "NOT verified: there was nothing that could be repeated"

@@ -47,15 +47,14 @@ def judge(recorded: Mapping[str, Any], repeated: Mapping[str, Any], found: Seque
         "predictions.values": lambda d: predictions,
         "samples": lambda d: predictions,
         "metrics.test.perplexity": lambda d: _near(d, SCORE, floor=1.0),  # does not follow from the predictions
-        "metrics.test": lambda d: _near(d, 1e-9, floor=1.0) or (predictions and alike < 1),  # follows from them
+        "metrics.test": lambda d: predictions and alike < 1,  # follows from them
         "metrics.validation": lambda d: _near(d, SCORE, floor=1.0),
-        "metrics.majority": lambda d: _near(d, 1e-9, floor=1.0),
         "memory.batch": lambda d: False,  # the data's shape
         "memory": lambda d: moved or isinstance(d.recorded, str) or _near(d, BYTES, floor=peak),
     }
 
     def within(d: Difference) -> bool:
-        return next((cover(d) for place, cover in covers.items() if d.field.startswith(place)), False)
+        return d.within or next((cover(d) for place, cover in covers.items() if d.field.startswith(place)), False)
 
     said = (
         f"first loss {first:.1e} apart (at most {FIRST_LOSS:.0e}), losses {curve:.1e} on average (at most {CURVE}), "

@@ -86,7 +86,7 @@ def _repeats(found: Verified) -> Iterator[str]:
 
 
 def _but_for(ulps: float) -> str:
-    return f"but for the last digits of scores: {ulps:.2g} ulp apart, {SCORE_ULPS} allowed"
+    return f"but for the last digits of scores (at most {ulps:.2g} ulp apart; {SCORE_ULPS} allowed)"
 
 
 def _fields(differences: Sequence[Difference]) -> Iterator[str]:

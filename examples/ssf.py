@@ -19,9 +19,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from peftbench.backbones.modules import SiteLinear
-from peftbench.backbones.sites import Sites
-from peftbench.method.base import Method, register
-from peftbench.method.edit import Adapter, Edit
+from peftbench.edit import Adapter, Edit
+from peftbench.method import Method, register
+from peftbench.sites import Sites
 
 
 class ScaledAndShifted(Adapter):

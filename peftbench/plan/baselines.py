@@ -1,7 +1,7 @@
 """A new method against baselines that ran before: only it is trained, under their budget, on their batches and seeds.
 
-The baselines' records are read, never written. A run may stand beside them where everything but the method, its rate
-and its size is the same; where it is not, the difference is named before anything is trained.
+The baselines' records are read, never written. Which runs may be compared is `records.comparable`'s rule; what differs
+is named before anything is trained.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.method.catalogue import Catalogue
@@ -19,18 +18,10 @@ from peftbench.plan.grid import Spec
 from peftbench.plan.prepare import Prepared
 from peftbench.plan.read import load
 from peftbench.plan.run_limits import Measures
-from peftbench.records import record
+from peftbench.records import comparable, record
 from peftbench.records.record import Record
 from peftbench.records.spec import MethodSpec, ProfileSpec, RunSpec, as_dict
 
-NAMES = {  # what people call the fields of a spec
-    "task.fingerprint": "data fingerprint",
-    "task.version": "version of the task's code",
-    "backbone.fingerprint": "model fingerprint",
-    "backbone.dtype": "dtype",
-    "train.batch_size": "batch size",
-    "train.steps": "steps",
-}
 ROUNDING = 1e-6  # of a budget computed back from a size and its deviation
 
 
@@ -129,28 +120,12 @@ def _comparable(spec: RunSpec, there: Collection[Record]) -> tuple[list[Record],
     if not same_task:
         tasks = ", ".join(sorted({r.spec["task"]["name"] for r in there}))
         return [], [f"no runs on {spec.task.name} there, only on {tasks}; leave it out with --only task=NAME"]
-    mine = setting(as_dict(spec))
-    apart = {r.path: _apart(mine, setting(as_dict(RunSpec.from_dict(r.spec)))) for r in same_task}
+    mine = as_dict(spec)
+    apart = {r.path: comparable.differences(mine, r.spec) for r in same_task}
     alike = [r for r in same_task if not apart[r.path]]
     if alike:
         return alike, []
-    return [], [f"{spec.task.name}: {said}" for said in min(apart.values(), key=len)]
-
-
-def setting(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be equal for two runs to be comparable: everything but the method, its rate and the seed."""
-    parts = {part: {k: v for k, v in spec[part].items() if k != "lr"} for part in ("backbone", "task", "train")}
-    return {f"{part}.{key}": value for part, inner in parts.items() for key, value in inner.items()}
-
-
-def _apart(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
-    keys = [k for k in {**there, **here} if here.get(k) != there.get(k)]
-    return [f"{NAMES.get(k, k)}: {_brief(there.get(k))} there, {_brief(here.get(k))} here" for k in keys]
-
-
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text[:12] if len(text) == 64 and text.isalnum() else text  # a fingerprint
+    return [], [f"{spec.task.name}: {difference}" for difference in min(apart.values(), key=len)]
 
 
 def _unpaired(spec: RunSpec, alike: Sequence[Record], planned: Prepared) -> list[str]:

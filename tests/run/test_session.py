@@ -34,6 +34,15 @@ def test_a_run_repeated_after_other_runs_has_the_same_losses_and_predictions(ses
     assert first["memory"]["at_peak"] == again["memory"]["at_peak"] == alone["memory"]["at_peak"]
 
 
+@pytest.mark.parametrize("method", ["lora", "adalora"])
+def test_an_evaluation_that_decides_nothing_changes_no_loss_and_no_prediction(session: Session, method: str) -> None:
+    """So that records.comparable may leave eval_every out."""
+    never, often = (session.execute(spec(method, eval_every=n)) for n in (None, 1))
+    assert len(often["curve"]["validation"]) > len(never["curve"]["validation"])
+    assert often["curve"]["loss"] == never["curve"]["loss"]
+    assert often["predictions"] == never["predictions"]
+
+
 def test_methods_that_start_as_the_identity_have_the_same_first_loss(session: Session) -> None:
     """Same head, same first batch, no dropout of their own: only the method differs, and it changes nothing yet."""
     first = {m: session.execute(spec(m, seed=3))["curve"]["loss"][0] for m in ("full", "lora", "dora", "ia3")}

@@ -1,25 +1,26 @@
 """Records to comparisons: one row a configuration, one table a task, every number with its spread.
 
-A table compares what may be compared: runs of one experiment, on the same data, backbone and budget. Runs that differ
-in any of these (an experiment file edited between two runs into one directory) land in tables of their own. Failed
-runs stay rows. Times come from profile passes alone; what was not measured is None, never 0.
+A table compares what may be compared: runs of one experiment that `records.comparable` lets stand together. Runs that
+differ (an experiment file edited between two runs into one directory) land in tables of their own, and a note says in
+what. Failed runs stay rows. Times come from profile passes alone; what was not measured is None, never 0.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
-from typing import Any
 
-from peftbench.records import record
+from peftbench.records import comparable, record
 from peftbench.records.record import Record
 from peftbench.records.spec import digest
 from peftbench.report.data import notes, pooled, times
 from peftbench.report.data.comparison import Comparison, Entry, spread
 from peftbench.report.data.learned import learned
 from peftbench.report.stats.intervals import paired
+
+Key = tuple[str, str, str]  # experiment, task, what the runs have to have in common
 
 
 def compare(records: Iterable[Record]) -> list[Comparison]:
@@ -30,30 +31,29 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     records = list(records)
     counting = record.latest(records)
     profiles = pooled.passes(r for r in counting.values() if r.kind == "profile")
-    groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+    groups: dict[Key, list[Record]] = defaultdict(list)
     for r in counting.values():
         if r.kind == "run" and not record.is_trial(r):
-            groups[r.experiment, r.spec["task"]["name"], digest(_setting(r))].append(r)
+            groups[r.experiment, r.spec["task"]["name"], comparable.key(r.spec)].append(r)
     variants = _variants(groups)
     repeated = Counter(r.spec_id for r in records if not r.is_finished and counting[r.spec_id].is_finished)
-    return [_comparison(groups[key], profiles, variants[key], repeated) for key in sorted(groups)]
+    found = {key: _comparison(groups[key], profiles, variants[key], repeated) for key in sorted(groups)}
+    return [replace(c, notes=(*_apart(key, groups, variants), *c.notes)) for key, c in found.items()]
 
 
-def _setting(r: Record) -> dict[str, Any]:
-    """What must be equal for two runs to be comparable: everything but the method, its rate and the seed.
-
-    Under a budget of memory the parts of a batch are a method's own.
-    """
-    own = ("lr", "accumulation") if r.spec["train"].get("memory") is not None else ("lr",)
-    train = {k: v for k, v in r.spec["train"].items() if k not in own}
-    return {"backbone": r.spec["backbone"], "task": r.spec["task"], "train": train}
-
-
-def _variants(groups: Mapping[tuple[str, str, str], list[Record]]) -> dict[tuple[str, str, str], str]:
+def _variants(groups: Mapping[Key, list[Record]]) -> dict[Key, str]:
     """A suffix for each table: empty where its task has one table, else the steps and a piece of the setting's hash."""
     tables = Counter(key[:2] for key in groups)
     steps = {key: group[0].spec["train"]["steps"] for key, group in groups.items()}
     return {key: f"{steps[key]} steps ({key[2][:6]})" if tables[key[:2]] > 1 else "" for key in groups}
+
+
+def _apart(key: Key, groups: Mapping[Key, list[Record]], variants: Mapping[Key, str]) -> Iterator[str]:
+    """For each other table of the same task, why its runs are not in this one."""
+    mine = groups[key][0].spec
+    for other in sorted(k for k in groups if k[:2] == key[:2] and k != key):
+        said = "; ".join(map(str, comparable.differences(mine, groups[other][0].spec)))
+        yield f"Not comparable with the runs of {variants[other]}: {said}."
 
 
 def _comparison(runs: list[Record], profiles: list[Record], variant: str, repeated: Mapping[str, int]) -> Comparison:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from peftbench.records import comparable
 from peftbench.records.record import Record
 
 BATCHES = ("1", "32")  # batch sizes of the latencies, as records key them
@@ -95,18 +96,8 @@ def product(profile: Record) -> Mapping[str, Any] | None:
 
 
 def matching(profiles: Iterable[Record], run: Record) -> list[Record]:
-    """The profile passes of the run's experiment, task, backbone and batch shape: finished first, then the newest."""
-    shape = ["batch_size", "max_length", "accumulation"]
-    if run.spec["train"].get("memory") is not None:  # it decides on the parts of a batch, for each method apart
-        shape.remove("accumulation")
-    mine = [
-        p
-        for p in profiles
-        if p.experiment == run.experiment
-        and p.spec["task"]["name"] == run.spec["task"]["name"]
-        and p.spec["backbone"] == run.spec["backbone"]
-        and all(p.spec.get(k, 1) == run.spec["train"].get(k, 1) for k in shape)
-    ]
+    """The passes of the run's experiment that measured steps such as its own: finished first, then the newest."""
+    mine = [p for p in profiles if p.experiment == run.experiment and comparable.times_apply(p.spec, run.spec)]
     newest = sorted(mine, key=lambda p: p.order, reverse=True)
     return sorted(newest, key=lambda p: not p.is_finished)
 

@@ -1,14 +1,8 @@
-"""The interval of a mean accuracy, or of a difference of two, over seeds and test examples.
+"""The interval of a mean accuracy, or of a difference of two, over seeds and test examples: `report.stats.intervals`.
 
-Few seeds and many examples: the two parts of the variance are estimated apart, after Obuchowski and Rockette (Commun.
-Stat. Simul. 24, 1995), who compare tests read by few readers on many cases. With x (seeds S, examples n) the rightness
-of a prediction, or the difference of two configurations' on the same seed and example,
-
-    V1 = var of the seeds' means / S, of S - 1 degrees of freedom;  V2 = mean covariance over examples of two seeds / n;
-    half^2 = t(S - 1)^2 V1 + t(n - 1)^2 V2, and at least t(n - 1)^2 x the variance over examples with the seeds fixed.
-
-A bootstrap over three seeds would be too short. The claims of one figure hold together at 95 %: each has its interval
-at 1 - 0.05 / claims (Bonferroni). One seed says nothing of others: its interval has no ends.
+x (seeds S, examples n) is the rightness of a prediction, or the difference of two configurations' on the same seed and
+example. The claims of one figure hold together at 95 %: each has its interval at 1 - 0.05 / claims (Bonferroni). One
+seed says nothing of others: its interval has no ends.
 """
 
 from __future__ import annotations
@@ -21,8 +15,8 @@ import numpy as np
 
 from peftbench.records.record import Record
 from peftbench.report.papers._records import NotRun, label, score
-
-LEVEL = 0.95
+from peftbench.report.stats import intervals
+from peftbench.report.stats.intervals import LEVEL, Estimate
 
 
 class Interval(NamedTuple):
@@ -48,19 +42,14 @@ def difference(runs: Sequence[Record], reference: Sequence[Record], claims: int 
 
 def of(x: np.ndarray, claims: int = 1) -> Interval:
     """The mean of x (seeds, examples) with its interval."""
-    from scipy.special import stdtrit
+    return around(intervals.of_examples(x), claims)
 
-    seeds, examples = x.shape
-    value = float(x.mean())
-    if seeds < 2:
-        return Interval(value, -math.inf, math.inf)
-    tail = (1 - LEVEL) / claims / 2
-    by_seed, by_example = (float(stdtrit(n - 1, 1 - tail)) ** 2 for n in (seeds, examples))
-    covariance = np.cov(x) / examples  # (seeds, seeds)
-    shared = max(0.0, (covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1)))
-    square = by_seed * x.mean(1).var(ddof=1) / seeds + by_example * shared
-    half = math.sqrt(max(square, by_example * max(0.0, covariance.mean())))
-    return Interval(value, value - half, value + half)
+
+def around(e: Estimate, claims: int = 1) -> Interval:
+    """An estimate with its interval; without ends where there is one seed."""
+    half = math.inf if e.is_of_runs else e.half(1 - (1 - LEVEL) / claims)
+    assert half is not None
+    return Interval(e.value, e.value - half, e.value + half)
 
 
 def _by_seed(runs: Sequence[Record]) -> dict[int, Record]:

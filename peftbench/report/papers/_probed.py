@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from peftbench.records.record import Record
-from peftbench.report.papers._interval import LEVEL, Interval, of
+from peftbench.report.papers._interval import Interval, of
 from peftbench.report.papers._records import NotRun, label
+from peftbench.report.stats.intervals import LEVEL
 
 Array = np.ndarray[Any, Any]
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from peftbench.records import comparable
 from peftbench.records.record import Record
 from peftbench.report.papers._interval import Interval, mean
-from peftbench.report.papers._records import NotRun, Results, group, score, task, validation
+from peftbench.report.papers._records import NotRun, Results, group, score, validation
 
 
 @dataclass(frozen=True)
@@ -85,19 +86,11 @@ def best(of: Iterable[Tuned]) -> Tuned:
 
 
 def same_setting(runs: Sequence[Record]) -> None:
-    """Raises NotRun unless all runs had the same model, data and budget: others cannot share an axis."""
-    settings = {_setting(r) for r in runs}
-    if len(settings) > 1:
-        said = "; ".join(sorted(f"{s[0]} with {s[3]} steps" for s in settings))
-        raise NotRun(f"the runs differ in data or budget ({said}), so they cannot be shown together")
-
-
-def _setting(r: Record) -> tuple[Any, ...]:
-    train = r.spec["train"]
-    fixed = ("steps", "batch_size", "max_length", "head_lr", "warmup", "decay", "weight_decay", "clip")
-    backbone = r.spec["backbone"]
-    model = (backbone["fingerprint"], backbone.get("dropout"), backbone.get("dtype"))
-    return (task(r), r.spec["task"]["fingerprint"], model, train["steps"], *(train.get(name) for name in fixed))
+    """Raises NotRun, naming what differs, unless all runs may be compared: others cannot share an axis."""
+    first, *others = {comparable.key(r.spec): r.spec for r in runs}.values()
+    apart = dict.fromkeys(d.either for other in others for d in comparable.differences(first, other))
+    if apart:
+        raise NotRun(f"the runs cannot be shown together, as they differ ({'; '.join(apart)})")
 
 
 def unlearned(candidates: Iterable[Tuned]) -> str | None:

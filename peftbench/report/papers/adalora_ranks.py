@@ -10,7 +10,7 @@ from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results,
 from peftbench.report.papers._interval import of
 from peftbench.report.papers._probed import Array, by_site, points
 from peftbench.report.papers._records import NotRun, scale
-from peftbench.report.papers._sweep import method, tuned, unlearned
+from peftbench.report.papers._sweep import method, same_setting, tuned, unlearned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,6 +21,7 @@ ATTENTION, FEED_FORWARD = ("q", "k", "v", "o"), ("gate", "up", "down")
 
 def find(results: Results) -> Finding:
     runs = results.runs(FOLDER, lambda r: method(r) == "adalora")
+    same_setting(runs)
     there = {site["role"] for site in points(runs[0], "ranks")[-1]["sites"]}
     attention, ffn = ([r for r in roles if r in there] for roles in (ATTENTION, FEED_FORWARD))
     if not attention or not ffn:

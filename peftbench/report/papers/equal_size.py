@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from peftbench.report.data.collect import compare
 from peftbench.report.data.comparison import Comparison
 from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
-from peftbench.report.papers._interval import LEVEL, Interval
+from peftbench.report.papers._interval import Interval, around
 from peftbench.report.papers._records import NotRun, scale
 from peftbench.report.stats import intervals
 from peftbench.report.stats.intervals import Estimate
@@ -49,7 +48,7 @@ def find(results: Results) -> Finding:
     claims = len(means)
     return Finding(
         scale="; ".join(f"{f}: {scale([r for r in runs if r.path.is_relative_to(results.root / f)])}" for f in FOLDERS),
-        claims=tuple(_claim(p, folder, _interval(e, claims)) for (p, folder), e in means.items()),
+        claims=tuple(_claim(p, folder, around(e, claims)) for (p, folder), e in means.items()),
         table=Table(
             ("pair", *(c.task for folder in FOLDERS for c in tables[folder])),
             tuple(_row(p, ratios) for p in PAIRS),
@@ -89,20 +88,12 @@ def _mean(ratios: Iterable[Estimate]) -> Estimate:
     return found
 
 
-def _interval(e: Estimate, claims: int = 1) -> Interval:
-    if e.is_of_runs:  # one seed says nothing of others
-        return Interval(e.value, -math.inf, math.inf)
-    ends = e.interval(1 - (1 - LEVEL) / claims)
-    assert ends is not None
-    return Interval(e.value, *ends)
-
-
 def _claim(p: Pair, folder: str, ours: Interval) -> Claim:
     return Claim(f"{p.says} ({folder.partition('/')[2]})", p.paper, *ours, above=p.above, below=p.below, form="{:.3f}")
 
 
 def _row(p: Pair, ratios: dict[tuple[Pair, str], dict[str, Estimate]]) -> tuple[str, ...]:
-    told = [_interval(e) for folder in FOLDERS for e in ratios[p, folder].values()]
+    told = [around(e) for folder in FOLDERS for e in ratios[p, folder].values()]
     return f"{p.method} / {p.reference}", *(f"{i.value:.3f} [{i.low:.3f}, {i.high:.3f}]" for i in told)
 
 
@@ -117,7 +108,7 @@ def _draw(
         for number, folder in enumerate(FOLDERS):
             rows = {**ratios[p, folder], f"mean, {folder.partition('/')[2]}": means[p, folder]}
             for task, e in rows.items():
-                i, is_mean = _interval(e, len(means) if e is means[p, folder] else 1), e is means[p, folder]
+                i, is_mean = around(e, len(means) if e is means[p, folder] else 1), e is means[p, folder]
                 colour = COLOURS[number]
                 panel.errorbar(i.value, len(names), xerr=[[i.value - i.low], [i.high - i.value]], capsize=2.5,
                                color=colour, marker="D" if is_mean else "o", ms=7 if is_mean else 4.5,

@@ -113,6 +113,16 @@ def mean(of: Scores) -> Estimate:
     return _estimate(of.values, of.influences, of.grain)
 
 
+def of_examples(x: Array) -> Estimate:
+    """The mean of what every seed has on every example.
+
+    Args:
+        x: (S, n), such as 1 where a prediction is right, or the difference of two configurations' there.
+    """
+    values = x.mean(1)
+    return _estimate(values, x - values[:, None], 0.0)
+
+
 def difference(a: Scores, b: Scores, times: float = 1.0) -> Estimate:
     """a - times x b: by seed and example where the seeds are the same, else by example alone.
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from peftbench.records import record, trials
+from peftbench.records import comparable, record, trials
 from peftbench.records.record import Record
 from peftbench.records.spec import digest
 from peftbench.report.data.comparison import Comparison, Entry, safe
@@ -109,8 +109,7 @@ def of(records: Iterable[Record], comparisons: Sequence[Comparison] = ()) -> lis
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for r in record.latest(records).values():
         if r.kind == "run" and record.is_trial(r):
-            setting = [r.spec["backbone"], r.spec["task"], _budget(r)]
-            groups[r.experiment, r.spec["task"]["name"], digest(setting)].append(r)
+            groups[r.experiment, r.spec["task"]["name"], comparable.key(r.spec)].append(r)
     tables = Counter(key[:2] for key in groups)
     found = []
     for key, runs in sorted(groups.items()):
@@ -121,7 +120,7 @@ def of(records: Iterable[Record], comparisons: Sequence[Comparison] = ()) -> lis
                 task=key[1],
                 stand_in_for=spec["task"].get("stand_in_for"),
                 backbone=spec["backbone"]["model"],
-                budget=_budget(runs[0]),
+                budget={k: v for k, v in spec["train"].items() if k != "lr"},
                 metric=told["primary"] if told else "score",
                 direction=told["direction"] if told else "max",
                 rows=tuple(sorted(_rows(runs), key=lambda t: (order.get(t.label, len(order)), t.label))),
@@ -129,10 +128,6 @@ def of(records: Iterable[Record], comparisons: Sequence[Comparison] = ()) -> lis
             )
         )
     return found
-
-
-def _budget(r: Record) -> dict[str, Any]:
-    return {k: v for k, v in r.spec["train"].items() if k not in ("lr", "accumulation")}
 
 
 def _rows(runs: Iterable[Record]) -> list[Tuned]:

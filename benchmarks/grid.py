@@ -33,7 +33,7 @@ from peftbench import cache
 from peftbench.backbones import source
 from peftbench.measure import other_load, timing
 from peftbench.records import environment, record
-from peftbench.run import runner
+from peftbench.run import executors
 
 SCRIPT = Path(__file__).with_name("trainer_script.py")
 RATES = {"lora": 2e-3, "dora": 2e-3, "ia3": 2e-2, "prefix": 5e-2}
@@ -89,7 +89,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=list(RATES), default=list(RATES))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--jobs", type=int, default=2, help="the suite's workers; the cores are divided among them")
-    parser.add_argument("--threads", type=int, default=runner.cores(), help="of each script")
+    parser.add_argument("--threads", type=int, default=executors.cores(), help="of each script")
     parser.add_argument("--repeats", type=int, default=1, help="of the whole, the two sides in turn")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/grid.json"))
@@ -101,7 +101,7 @@ def about(args: argparse.Namespace) -> dict[str, Any]:
     named = {
         "model": Path(args.model).name,
         "peft": version("peft"),
-        "suite_threads": max(1, runner.cores() // args.jobs),
+        "suite_threads": max(1, executors.cores() // args.jobs),
     }
     return {**named, **{key: getattr(args, key) for key in kept}}
 

@@ -7,7 +7,7 @@ Every method that peft has too. Before a case is timed both networks get the sam
 A step is forward, loss, backward and fused AdamW over adapter and head; both sides, and for LoRA the frozen network
 with the same backward pass as well, take turns. Prints ratios (ours / theirs, taken within rounds: below 1 is faster)
 with a 95 % bootstrap interval, and writes the samples as JSON. Both sides keep the memory they free, as this suite's
-workers do (workers.KEEP_MEMORY), unless GLIBC_TUNABLES is set already. Run it when nothing else runs on the machine.
+workers do (pool.KEEP_MEMORY), unless GLIBC_TUNABLES is set already. Run it when nothing else runs on the machine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from twins import batch_for, build, difference, floor
 from peftbench.backbones import devices
 from peftbench.measure import other_load, timing
 from peftbench.records import environment
-from peftbench.run import pool
+from peftbench.run.executors import pool
 
 USUAL = {"smollm2-135m": (8, 128, 7)}  # rows, tokens, rounds; a step takes seconds there
 OTHERWISE = (32, 64, 40)

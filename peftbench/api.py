@@ -333,6 +333,7 @@ def run(
     jobs: int | None = None,
     retry_failed: bool = False,
     threads: int | None = None,
+    executor: str = "local",
     progress: bool | View = False,
 ) -> Records:
     """Run what is missing of a plan, in worker processes; what has a finished record is not run again.
@@ -344,13 +345,17 @@ def run(
         jobs: worker processes, in place of the file's. Several share the machine, and then no times are recorded.
         retry_failed: repeat runs that diverged, ran out of memory or raised an error, too.
         threads: of a single worker and of the pass that measures times; all cores by default.
+        executor: what carries out the runs: "local", the worker processes of this machine, or the name of an executor
+            that an installed package adds. The records are the same.
         progress: True prints a line a run, False only what goes wrong, on standard error; or a `View` of your own.
 
     Returns:
         All records of the directory; `.outcome` says how the runs of the plan stand.
 
     Raises:
-        UserError: the directory is in use or cannot be written, or data or model changed since the plan was made.
+        UserError: the directory is in use or cannot be written, there is no such executor, or data or model changed
+            since the plan was made.
+        peftbench.run.executors.ExecutorError: the executor cannot carry out runs here.
     """
     from peftbench.records import record
     from peftbench.run import runner
@@ -375,6 +380,7 @@ def run(
         jobs=workers,
         threads=threads if workers == 1 else None,
         profile_threads=threads,
+        executor=executor,
         retry_failed=retry_failed,
         view=view,
     )

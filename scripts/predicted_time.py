@@ -19,7 +19,7 @@ from peftbench.estimate.run_time import Predicted
 from peftbench.plan.grid import Planned
 from peftbench.records import record
 from peftbench.records.record import Record
-from peftbench.run import runner
+from peftbench.run import executors
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = """\
@@ -37,7 +37,7 @@ def section(name: str, data_dir: Path | None) -> str:
     """The table of one experiment, its finished runs alone."""
     prepared = peftbench.plan(ROOT / "experiments" / f"{name}.yaml", data_dir=data_dir).prepared
     jobs = prepared.experiment.jobs
-    place = Place(prepared.experiment.device, jobs, max(1, runner.cores() // jobs), data_dir)
+    place = Place(prepared.experiment.device, jobs, max(1, executors.cores() // jobs), data_dir)
     costs = forecast.costs(prepared, place, lambda said: print(f"{name}: {said}", file=sys.stderr))
     finished = record.finished(record.read_all(ROOT / "results" / "reference" / name))
     told = run_time.predict(prepared.planned, [], costs)

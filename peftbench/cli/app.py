@@ -55,6 +55,9 @@ Added = Annotated[
 Against = Annotated[
     Path | None, typer.Option("--against", metavar="RESULTS", help="Train only the new method, beside these records.")
 ]
+Executor = Annotated[
+    str, typer.Option("--executor", metavar="NAME", help="What carries out the runs: local, or one from a package.")
+]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Repeat diverged, oom and error too.")]
 
 
@@ -90,13 +93,15 @@ def run(
     method: Added = None,
     override: Override = None,
     against: Against = None,
+    executor: Executor = "local",
     retry_failed: RetryFailed = False,
     quiet: Quiet = False,
 ) -> None:
     """Run what is missing of an experiment, then write the report, unless it is current, and print its table."""
-    from peftbench.run.pool import WorkerError
+    from peftbench.run import executors
 
     check_device(device)
+    executors.find(executor)  # a name that nobody has is refused before anything is planned
     threads = threads_asked()
     asked = _plan(experiment, only, data_dir, plugin, method, override, against)
     check_device_is_here(device or asked.experiment.device)
@@ -113,9 +118,10 @@ def run(
             jobs=workers,
             retry_failed=retry_failed,
             threads=threads,
+            executor=executor,
             progress=progress.view(quiet),
         )
-    except WorkerError as e:
+    except executors.ExecutorError as e:
         print(f"error: {e}", file=sys.stderr)
         raise typer.Exit(1) from e
     found = api.report(made)
@@ -288,7 +294,7 @@ def _summary(
 def _place(asked: api.Plan, device: str | None, jobs: int) -> Place:
     """Where a run of this command line would compute."""
     from peftbench.estimate.calibrate import Place
-    from peftbench.run import runner
+    from peftbench.run import executors
 
-    threads = (threads_asked() if jobs == 1 else None) or max(1, runner.cores() // jobs)
+    threads = (threads_asked() if jobs == 1 else None) or max(1, executors.cores() // jobs)
     return Place(device or asked.experiment.device, jobs, threads, asked.data_dir)

@@ -51,7 +51,7 @@ def profile(
     from peftbench.report.data import pooled
     from peftbench.report.tables import passed
     from peftbench.run import runner
-    from peftbench.run.pool import WorkerError
+    from peftbench.run.executors import ExecutorError
 
     check_device(device)
     threads = threads_asked()
@@ -74,7 +74,7 @@ def profile(
             again=True,
             view=progress.view(quiet or as_json),
         )
-    except WorkerError as e:
+    except ExecutorError as e:
         print(f"error: {e}", file=sys.stderr)
         raise typer.Exit(1) from e
     records = record.read_all(chosen)

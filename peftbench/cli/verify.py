@@ -29,7 +29,7 @@ def verify(
 ) -> None:
     """Check every record, run a sample of them again, and compare: bit for bit on the same machine and versions."""
     from peftbench.cli import progress
-    from peftbench.run.pool import WorkerError
+    from peftbench.run.executors import ExecutorError
     from peftbench.verify.records import repeat, text
 
     check_device(device)
@@ -45,7 +45,7 @@ def verify(
     try:
         with tempfile.TemporaryDirectory(prefix="peftbench-verify-") as scratch:
             found = repeat.verify(results, keep or Path(scratch), asked)
-    except WorkerError as e:
+    except ExecutorError as e:
         print(f"error: {e}", file=sys.stderr)
         raise typer.Exit(1) from e
     if as_json:

@@ -24,8 +24,9 @@ from peftbench.cache import Store
 from peftbench.method.catalogue import Catalogue
 from peftbench.plan.grid import Planned
 from peftbench.records.spec import RunSpec, as_dict, digest
-from peftbench.run.pool import environment_of
+from peftbench.run.executors.pool import environment_of
 
+WORKER = "peftbench.estimate.calibration_worker"  # what `python -m` runs; it imports torch
 SECONDS = 18.0  # after which a process begins no further configuration; starting and loading come before
 # What the time and memory of a step rest on.
 CODE = ("methods", "method", "backbones", "tasks", "measure", "run", "estimate")
@@ -172,7 +173,7 @@ def _start(
         "plugins": [str(p) for p in catalogue.plugins],
     }
     question.write_text(json.dumps({"session": session, "spawned": time.time(), **asked}))
-    command = [sys.executable, "-P", "-m", "peftbench.estimate.calibration_worker", str(question), str(answer)]
+    command = [sys.executable, "-P", "-m", WORKER, str(question), str(answer)]
     nowhere = subprocess.DEVNULL
     return subprocess.Popen(command, env=environment_of(place.threads), stdout=nowhere, stderr=nowhere), answer
 

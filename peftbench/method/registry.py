@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from peftbench.errors import UserError, unknown, unknown_method
 from peftbench.method.base import Method
 
+PACKAGE = "peftbench.methods"  # of the method files
+GROUP = "peftbench.methods"  # entry points of other packages
 RESERVED = ("label", "lr", "search_space", "exempt")  # what experiment files say of a method beside its fields
 
 
@@ -49,11 +51,11 @@ def register(cls: M) -> M:
 
 def discover(plugins: Iterable[Path | str] = ()) -> dict[str, type[Method]]:
     """Every method by name: the files in ``methods/``, the entry-point group ``peftbench.methods``, and `plugins`."""
-    package = importlib.import_module("peftbench.methods")
+    package = importlib.import_module(PACKAGE)
     for module in pkgutil.iter_modules(package.__path__):
         if not module.name.startswith("_"):
             _load_own(module.name)
-    for point in entry_points(group="peftbench.methods"):
+    for point in entry_points(group=GROUP):
         try:
             point.load()
         except ImportError as error:
@@ -126,7 +128,7 @@ def _check(cls: type[Method]) -> None:
 
 def _load_own(name: str) -> None:
     try:
-        module = importlib.import_module(f"peftbench.methods.{name}")
+        module = importlib.import_module(f"{PACKAGE}.{name}")
     except UserError:
         raise
     except (Exception, SystemExit) as error:

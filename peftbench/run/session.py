@@ -19,7 +19,7 @@ from peftbench.method.edit import Edit
 from peftbench.method.registry import find, make
 from peftbench.records.spec import BackboneSpec, MethodSpec, ProfileSpec, RunSpec, TaskSpec
 from peftbench.run.one_run import Clock, Progress, Run, Stop
-from peftbench.run.profile.pass_ import profile
+from peftbench.run.profile.interleaved import profile
 from peftbench.run.train import Abandoned, Diverged
 from peftbench.tasks import tokens
 

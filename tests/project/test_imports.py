@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +98,36 @@ def test_the_reader_of_imports_sees_what_it_must() -> None:
 def test_importing_plan_really_leaves_torch_out() -> None:
     code = "import sys, peftbench.plan.prepare; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+PATH = re.compile(r"peftbench(\.\w+)*\.?(:\w+)?")
+GROUPS = {"peftbench.executors"}  # entry points for other packages: no module has this name
+
+
+def paths_in_strings() -> dict[str, str]:
+    """Every string of the sources that is a path in this package, as in `python -m`, and the file that has it."""
+    return {
+        node.value: path.name
+        for path in ROOT.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and PATH.fullmatch(node.value)
+    }
+
+
+def test_every_module_that_a_string_names_is_there() -> None:
+    lost = {}
+    for name, file in paths_in_strings().items():
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError, ValueError):
+            lost[name] = file
+    assert {name: file for name, file in lost.items() if name not in GROUPS} == {}
+
+
+def test_the_modules_that_processes_start_with_are_named_in_strings() -> None:
+    from peftbench.estimate import calibrate
+    from peftbench.run import runner
+    from peftbench.run.executors import pool
+
+    assert {runner.SESSION, calibrate.WORKER} <= set(paths_in_strings())
+    assert pool.WORKER == "peftbench.run.executors.worker", "what `python -m` runs is not __main__"

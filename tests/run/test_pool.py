@@ -1,4 +1,4 @@
-"""A pool of worker processes: what the end of a run becomes, what the death of a worker or of the parent costs."""
+"""The executor `local`: what the end of a run becomes, what the death of a worker or of the parent costs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import fake_session
 import psutil
@@ -16,36 +17,50 @@ import pytest
 
 from peftbench.errors import UserError
 from peftbench.records import record
-from peftbench.run import pool as workers
+from peftbench.run.executors import Ended, Event, ExecutorError, Notice, Progressed, Setup
+from peftbench.run.executors.local import affinity
+from peftbench.run.executors.pool import Pool, environment_of
 from peftbench.run.jobs import Job
-from peftbench.run.pool import Event, Pool, WorkerError, affinity
 
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Iterator[Pool]:
-    with Pool("fake_session:Session", {"journal": str(tmp_path / "journal"), "threads": 1}) as pool:
+    with Pool(setup(tmp_path)) as pool:
         yield pool
+
+
+def setup(tmp_path: Path, **kwargs: str) -> Setup:
+    return Setup("fake_session:Session", {"journal": str(tmp_path / "journal"), **kwargs}, threads=1)
 
 
 def job(tmp_path: Path, number: int = 0, task: str = "synthetic/words", **hyper: object) -> Job:
     return Job("run", fake_session.spec(number, task, **hyper), "fake", str(tmp_path))
 
 
-def wait_for(pool: Pool, kind: str, seconds: float = 60) -> Event:
+E = TypeVar("E", bound=Event)
+
+
+def wait_for(pool: Pool, kind: type[E], seconds: float = 60) -> E:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         for event in pool.poll(0.05):
-            if event.kind == kind:
+            if isinstance(event, kind):
                 return event
-    raise AssertionError(f"no event {kind!r} within {seconds} s")
+    raise AssertionError(f"no event {kind.__name__} within {seconds} s")
 
 
-def carry_out(pool: Pool, job: Job) -> Event:
-    pool.grow(1)
-    while not pool.idle():
+def wait_until_idle(pool: Pool, workers: int = 1, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    pool.grow(workers)
+    while len(pool.idle()) < workers:
+        assert time.monotonic() < deadline, f"no {workers} idle workers within {seconds} s"
         pool.poll(0.05)
+
+
+def carry_out(pool: Pool, job: Job) -> Ended:
+    wait_until_idle(pool)
     pool.give(pool.idle()[0], job)
-    return wait_for(pool, "ended")
+    return wait_for(pool, Ended)
 
 
 def the_record(tmp_path: Path) -> record.Record:
@@ -53,7 +68,7 @@ def the_record(tmp_path: Path) -> record.Record:
     return only
 
 
-def test_a_finished_run_is_on_disk_when_its_end_is_told(pool: Pool, tmp_path: Path) -> None:
+def test_a_finished_run_is_on_disk_when_its_end_is_reported(pool: Pool, tmp_path: Path) -> None:
     event = carry_out(pool, job(tmp_path))
     kept = the_record(tmp_path)
     assert event.facts["status"] == kept.status == "finished"
@@ -123,41 +138,37 @@ def test_a_run_whose_worker_died_after_writing_counts_as_finished(pool: Pool, tm
     worker.process.send_signal(signal.SIGSTOP)
     pool.give(worker, job(tmp_path))  # as if it were still on the run whose record is there
     worker.process.kill()
-    assert wait_for(pool, "ended").facts["status"] == "finished"
+    assert wait_for(pool, Ended).facts["status"] == "finished"
     assert the_record(tmp_path).is_finished
 
 
 def test_an_idle_worker_that_is_killed_writes_no_record(pool: Pool, tmp_path: Path) -> None:
-    pool.grow(1)
-    wait_for(pool, "ready")
+    wait_until_idle(pool)
     pool.workers[1].process.kill()
-    wait_for(pool, "replaced")
+    assert "signal 9 (SIGKILL" in wait_for(pool, Notice).text
     assert record.read_all(tmp_path) == []
 
 
 def test_abandoning_stops_a_run_between_two_steps(pool: Pool, tmp_path: Path) -> None:
-    pool.grow(1)
-    wait_for(pool, "ready")
+    wait_until_idle(pool)
     pool.give(pool.workers[1], job(tmp_path, pause=0.2))
-    wait_for(pool, "progress")
+    wait_for(pool, Progressed)
     pool.abandon()
-    assert wait_for(pool, "ended").facts["status"] == "abandoned"
+    assert wait_for(pool, Ended).facts["status"] == "abandoned"
     assert the_record(tmp_path).status == "abandoned"
 
 
 def test_workers_ignore_ctrl_c(pool: Pool, tmp_path: Path) -> None:
     pool.grow(1)
     pool.workers[1].process.send_signal(signal.SIGINT)  # at once: before any of its code has run
-    wait_for(pool, "ready")
+    wait_until_idle(pool)
     pool.workers[1].process.send_signal(signal.SIGINT)
     assert carry_out(pool, job(tmp_path)).facts["status"] == "finished"
 
 
 def test_closing_ends_every_worker_even_one_that_hangs(tmp_path: Path) -> None:
-    with Pool("fake_session:Session", {"journal": str(tmp_path / "journal")}) as pool:
-        pool.grow(2)
-        while len(pool.idle()) < 2:
-            pool.poll(0.05)
+    with Pool(setup(tmp_path)) as pool:
+        wait_until_idle(pool, 2)
         pool.give(pool.workers[1], job(tmp_path, do="hang"))
         processes = [w.process for w in pool.workers.values()]
     assert all(p.returncode is not None for p in processes)
@@ -168,15 +179,14 @@ def test_closing_ends_every_worker_even_one_that_hangs(tmp_path: Path) -> None:
     ("refuse", "error", "words"),
     [
         ("user", UserError, "no such data directory"),
-        ("bug", WorkerError, "bug in the session"),
-        ("die", WorkerError, "SIGSEGV"),
+        ("bug", ExecutorError, "bug in the session"),
+        ("die", ExecutorError, "SIGSEGV"),
     ],
 )
 def test_a_session_that_cannot_be_built_stops_everything(
     tmp_path: Path, refuse: str, error: type[Exception], words: str
 ) -> None:
-    kwargs = {"journal": str(tmp_path / "journal"), "refuse": refuse}
-    with Pool("fake_session:Session", kwargs) as pool, pytest.raises(error, match=words):
+    with Pool(setup(tmp_path, refuse=refuse)) as pool, pytest.raises(error, match=words):
         start_again_and_again(pool)
 
 
@@ -186,7 +196,7 @@ def start_again_and_again(pool: Pool) -> None:
         pool.poll(0.1)
 
 
-def test_a_record_that_cannot_be_written_is_the_users_to_mend(pool: Pool, tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_written_is_the_users_to_fix(pool: Pool, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file in the way")
     with pytest.raises(UserError, match="in the way"):
         carry_out(pool, job(tmp_path))
@@ -212,7 +222,7 @@ def test_a_parent_that_dies_leaves_no_worker_and_no_half_written_file(tmp_path: 
 def test_work_goes_to_the_worker_that_has_it_loaded(pool: Pool, tmp_path: Path) -> None:
     pool.grow(2)
     one, two = pool.workers.values()
-    one.last, two.last = job(tmp_path, task="a"), job(tmp_path, task="b")
+    one.last_job, two.last_job = job(tmp_path, task="a"), job(tmp_path, task="b")
     waiting = [job(tmp_path, 1, task="b"), job(tmp_path, 2, task="c"), job(tmp_path, 3, task="a")]
     ranked = sorted(waiting, key=lambda j: affinity(j, one, [two]))
     assert [j.spec.task.name for j in ranked] == ["a", "c", "b"]
@@ -220,6 +230,6 @@ def test_work_goes_to_the_worker_that_has_it_loaded(pool: Pool, tmp_path: Path) 
 
 def test_a_worker_keeps_the_memory_it_frees_unless_the_user_tuned_malloc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    assert "mmap_threshold" in workers.environment_of(1)["GLIBC_TUNABLES"]
+    assert "mmap_threshold" in environment_of(1)["GLIBC_TUNABLES"]
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=3")
-    assert workers.environment_of(1)["GLIBC_TUNABLES"] == "glibc.malloc.check=3"
+    assert environment_of(1)["GLIBC_TUNABLES"] == "glibc.malloc.check=3"

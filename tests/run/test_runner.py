@@ -159,17 +159,17 @@ def test_a_run_that_kills_its_worker_is_tried_once_an_invocation(go: Callable, t
 
 
 def test_killing_a_worker_from_outside_costs_one_run(tmp_path: Path) -> None:
-    parent = start(tmp_path / "r")
+    parent = start(tmp_path / "r", "--pause=0.1")
     wait_for_files(tmp_path / "r", 2)
     journal = tmp_path / "journal"
     victim = int(next(line for line in reversed(fake_session.journal(journal)) if line[3] == "run")[0])
     os.kill(victim, signal.SIGKILL)
-    out, _ = parent.communicate(timeout=60)
+    _, err = parent.communicate(timeout=60)
     counts = statuses(tmp_path / "r")
     assert counts["finished"] + counts["killed"] == COUNT
     assert counts["killed"] <= 1
-    assert "another takes its place" in out
-    assert start(tmp_path / "r").wait(60) == 0
+    assert "another takes its place" in err
+    assert start(tmp_path / "r", "--pause=0.1").wait(60) == 0
     assert len(finished(tmp_path / "r")) == COUNT
 
 
@@ -212,9 +212,9 @@ def test_ctrl_c_abandons_between_steps_and_says_how_to_resume(tmp_path: Path) ->
     parent = start(tmp_path / "r", "--pause=0.2")
     wait_until(lambda: runs_started(tmp_path))
     parent.send_signal(signal.SIGINT)
-    out, err = parent.communicate(timeout=60)
+    _, err = parent.communicate(timeout=60)
     assert parent.returncode == 130, err
-    assert "Run the same command again to resume" in out
+    assert "Run the same command again to resume" in err
     assert set(statuses(tmp_path / "r")) == {"abandoned"}
 
 

@@ -135,7 +135,7 @@ class Probes:
         """Measure after `step` optimiser steps; `last` are the tested weights, and the last point is theirs."""
         for card in self.cards:
             if last or card.throughout:
-                measure = import_module(f"peftbench.measure.probes.{card.name}").measure
+                measure = import_module(f"{__name__}.{card.name}").measure
                 earlier = [point for point in self._found[card.name] if point["step"] != step]
                 self._found[card.name] = [*earlier, {"step": step, **measure(self.trained)}]
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from peftbench.errors import UserError, unknown
-from peftbench.report.papers import NotRun, PaperFigure, Results, __name__, __path__
+from peftbench.report import papers
+from peftbench.report.papers import NotRun, PaperFigure, Results
 from peftbench.report.papers._page import FOLDER, INDEX, Result, image, index, page
 from peftbench.report.write import files
 
@@ -18,9 +19,9 @@ SUFFIXES = (".md", ".png", ".svg")
 def known() -> dict[str, PaperFigure]:
     """Every figure by name, in the order of the page. A module's name is its figure's."""
     found = []
-    for module in pkgutil.iter_modules(__path__):
+    for module in pkgutil.iter_modules(papers.__path__):
         if not module.name.startswith("_"):
-            figure: PaperFigure = importlib.import_module(f"{__name__}.{module.name}").FIGURE
+            figure: PaperFigure = importlib.import_module(f"{papers.__name__}.{module.name}").FIGURE
             if figure.name != module.name:
                 raise ValueError(f"{module.name}.py holds a figure named {figure.name}")
             found.append(figure)

@@ -1,0 +1,177 @@
+"""Where jobs are carried out: the interface of an executor, and how one is found by name.
+
+The runner decides which runs are missing; an executor decides where and when each of them happens. `local` is a pool
+of worker processes on this machine (local.py). A package adds another through the entry-point group
+`peftbench.executors`, whose name is what `--executor` takes:
+
+    [project.entry-points."peftbench.executors"]
+    mine = "my_package:MyExecutor"
+
+The entry point is a function or class that takes a `Setup` and returns an `Executor`. What builds the session, runs a
+job and writes its record is in peftbench/run/attempt.py, so that a record is the same whichever executor made it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol
+
+from peftbench.errors import UserError, unknown
+from peftbench.run.jobs import Job
+
+GROUP = "peftbench.executors"
+OWN = (EntryPoint("local", "peftbench.run.executors.local:LocalExecutor", GROUP),)
+
+
+class ExecutorError(RuntimeError):
+    """Jobs cannot be carried out here, for a reason that is not the user's mistake; the message says which."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an executor is opened with.
+
+    Attributes:
+        session: "module:Class" of the session that carries out jobs; the module also has `Diverged` and `Abandoned`.
+        kwargs: arguments of that class, as far as JSON can hold them.
+        jobs: how many jobs run side by side at most.
+        threads: of one job; None divides the cores of the machine among the jobs.
+        exclusive: the jobs measure time. They run one after another, each in a new process, with the machine to
+            itself. The runner opens no other executor meanwhile.
+        keep_open: file descriptors that every local process inherits. They hold the lock on the results directory
+            for as long as any process may still write there.
+    """
+
+    session: str
+    kwargs: Mapping[str, Any]
+    jobs: int = 1
+    threads: int | None = None
+    exclusive: bool = False
+    keep_open: tuple[int, ...] = ()
+
+    @property
+    def slots(self) -> int:
+        """How many jobs may run at the same time."""
+        return 1 if self.exclusive else self.jobs
+
+    def session_kwargs(self, cores: int) -> dict[str, Any]:
+        """The session's arguments on a machine of so many cores.
+
+        `shared` tells the session that other jobs load the machine, so that it reports no times.
+        """
+        threads = self.threads or max(1, cores // self.slots)
+        return {**self.kwargs, "threads": threads, "shared": self.slots > 1}
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker began a job. `worker` is a number from 1 that tells apart the jobs that run side by side."""
+
+    worker: int
+    job: Job
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """How far a job is: `facts` has its phase, and its step, steps and loss where there are any."""
+
+    worker: int
+    job: Job
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job is over and its record is on the disk; `facts` has `status`, `reason`, `seconds` and `metrics`."""
+
+    worker: int
+    job: Job
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A sentence for the person who watches, such as that a worker died."""
+
+    text: str
+
+
+Event = Started | Progressed | Ended | Notice
+
+
+class Executor(Protocol):
+    """Carries out jobs and leaves one record for every job that started, whatever happens to it.
+
+    The runner is the only caller, from one thread. Each job starts at most once.
+    """
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job that was submitted has neither ended nor been dropped."""
+
+    def submit(self, job: Job) -> None:
+        """Accept a job; it starts when there is room. Jobs may start in any order."""
+
+    def poll(self, timeout_seconds: float) -> list[Event]:
+        """Return what has happened since the last call, after waiting at most so long for the first event.
+
+        Raises:
+            UserError: the session refuses its arguments, or a record cannot be written.
+            ExecutorError: jobs cannot be carried out for another reason.
+        """
+
+    def abandon(self) -> None:
+        """Drop the jobs that have not started, and ask the others to stop between two steps.
+
+        `poll` reports the end of each that had started.
+        """
+
+    def kill(self, reason: str) -> None:
+        """Drop the jobs that have not started, and end the others at once.
+
+        Each that had started gets a record with the status "killed" and this reason; `poll` reports it.
+        """
+
+    def close(self, patience_seconds: float = 5) -> None:
+        """Free everything. Idle workers have so many seconds to leave; jobs that still run are lost, without record."""
+
+
+Open = Callable[[Setup], Executor]
+
+
+def find(name: str) -> Open:
+    """The function that opens the executor called `name`.
+
+    Raises:
+        UserError: there is none of this name, two have it, or it cannot be imported.
+    """
+    known = _known()
+    if name not in known:
+        raise unknown("executor", name, known)
+    try:
+        opened: Open = known[name].load()
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"the executor {name!r} ({known[name].value}) cannot be imported: {error}") from error
+    return opened
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    affine = getattr(os, "sched_getaffinity", None)
+    return len(affine(0)) if affine else os.cpu_count() or 1
+
+
+def _known() -> dict[str, EntryPoint]:
+    """The executors of this package and of installed ones, by name."""
+    known: dict[str, EntryPoint] = {}
+    for point in (*OWN, *entry_points(group=GROUP)):
+        first = known.setdefault(point.name, point)
+        if first.value != point.value:
+            raise UserError(
+                f"two executors are named {point.name!r}: {first.value} and {point.value}; "
+                "uninstall the package of one of them"
+            )
+    return known

@@ -1,0 +1,277 @@
+"""The worker processes of the executor `local`: start them, send them jobs, read their events, handle their exits.
+
+Each worker is a new interpreter (worker.py) with two pipes, not a fork: CUDA does not survive a fork, and the
+environment variables that limit threads must be set before torch is imported. A worker that dies costs only the run
+that it was on: the pool writes the `killed` record of that run, and `grow` starts another worker in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import IO, Any
+
+from peftbench.errors import UserError
+from peftbench.run.attempt import write_killed
+from peftbench.run.executors import Ended, Event, ExecutorError, Notice, Progressed, Setup, cores
+from peftbench.run.executors import worker as worker_module
+from peftbench.run.jobs import Job
+
+# Without this, glibc returns a large tensor's memory to the system when it is freed, and the system clears every page
+# again for the next tensor, in every step. Logits over a large vocabulary suffer most.
+KEEP_MEMORY = f"glibc.malloc.mmap_threshold={2**34}:glibc.malloc.trim_threshold={2**34}"
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+MAX_FAILED_STARTS = 3  # workers that may die one after another before any of them was ready
+STDERR_TAIL = 4000  # characters kept of what a dead worker printed
+WORKER = worker_module.__name__  # what `python -m` runs
+
+
+@dataclass
+class WorkerProcess:
+    """One live process, seen from the parent.
+
+    Attributes:
+        number: from 1; the process that replaces this one gets the same number.
+        env: what the worker's records say of it; None until it is ready.
+        job: what it is running now.
+        started: when that job was sent.
+        last_job: what it ran last; the backbone and data of that job are still loaded.
+        retiring: it takes no further job and leaves by itself.
+        kill_reason: why the pool killed it.
+    """
+
+    number: int
+    process: subprocess.Popen[bytes]
+    stderr: IO[bytes]
+    env: Mapping[str, Any] | None = None
+    job: Job | None = None
+    started: datetime | None = None
+    last_job: Job | None = None
+    unread: bytes = b""
+    retiring: bool = False
+    kill_reason: str | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        return self.env is not None and self.job is None and not self.retiring
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(message, default=str).encode() + b"\n")
+            self.process.stdin.flush()
+        except OSError:
+            return  # it has just died: the end of its other pipe reports that
+
+    def stderr_tail(self) -> str:
+        """The end of what the process and its libraries printed."""
+        self.stderr.seek(0, os.SEEK_END)
+        self.stderr.seek(max(0, self.stderr.tell() - STDERR_TAIL))
+        return self.stderr.read().decode(errors="replace").strip()
+
+
+@dataclass
+class Pool:
+    """Worker processes that each hold one session.
+
+    Args:
+        setup: the session, its arguments, and whether each process serves a single job (`exclusive`). Arguments
+            that JSON lacks, such as a path, arrive as text.
+    """
+
+    setup: Setup
+    workers: dict[int, WorkerProcess] = field(default_factory=dict)
+    _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    _failed_starts: int = 0
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.close(patience_seconds=0 if error else 5)
+
+    def grow(self, size: int) -> None:
+        """Start workers until there are `size`; they load while the caller goes on."""
+        for number in range(1, size + 1):
+            if number not in self.workers:
+                self._start(number)
+
+    def idle(self) -> list[WorkerProcess]:
+        """The workers that can take a job now."""
+        return [w for w in self.workers.values() if w.is_idle]
+
+    def busy(self) -> list[WorkerProcess]:
+        """The workers that are on a job."""
+        return [w for w in self.workers.values() if w.job is not None]
+
+    def give(self, worker: WorkerProcess, job: Job) -> None:
+        """Send a job to an idle worker."""
+        worker.job, worker.last_job, worker.started = job, job, datetime.now(UTC)
+        worker.send({"do": "job", "job": job.to_json()})
+
+    def poll(self, timeout_seconds: float) -> list[Event]:
+        """Return what has happened since the last call, after waiting at most so long for the first event.
+
+        Raises:
+            UserError: a session refuses what the user gave, or a record cannot be written.
+            ExecutorError: workers do not start, for another reason.
+        """
+        events: list[Event] = []
+        for key, _ in self._selector.select(timeout_seconds):
+            worker: WorkerProcess = key.data
+            received = os.read(key.fd, 65536)
+            *lines, worker.unread = (worker.unread + received).split(b"\n")
+            for line in lines:
+                events += self._handle_message(worker, json.loads(line))
+            if not received:
+                events += self._handle_exit(worker)
+        return events
+
+    def abandon(self) -> None:
+        """Ask workers to stop between two steps; end those that are on no job, as they have nothing to lose."""
+        for worker in list(self.workers.values()):
+            if worker.job is None:
+                self._end(worker, patience_seconds=0)
+            else:
+                worker.send({"do": "abandon"})
+
+    def kill(self, reason: str) -> None:
+        """End the workers that are on a job; `poll` then reports each job as killed for this reason."""
+        for worker in self.busy():
+            worker.kill_reason = reason
+            worker.process.kill()
+
+    def close(self, patience_seconds: float = 5) -> None:
+        """End all workers: idle ones by themselves within so many seconds, others at once and without a record."""
+        for worker in self.workers.values():
+            worker.send({"do": "quit"})
+        deadline = time.monotonic() + patience_seconds
+        for worker in list(self.workers.values()):
+            self._end(worker, max(0.0, deadline - time.monotonic()) if worker.is_idle else 0)
+        self._selector.close()
+
+    def _start(self, number: int) -> None:
+        kwargs = self.setup.session_kwargs(cores())
+        stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
+        command = [sys.executable, "-P", "-X", "faulthandler", "-m", WORKER]
+        # Ctrl-C goes to the whole process group: it stays blocked in the child until the child ignores it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=environment_of(kwargs["threads"]),
+                pass_fds=self.setup.keep_open,
+                bufsize=0,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        worker = WorkerProcess(number, process, stderr)
+        self.workers[number] = worker
+        self._selector.register(_stdout_of(worker), selectors.EVENT_READ, worker)
+        worker.send(
+            {
+                "do": "set up",
+                "session": self.setup.session,
+                "kwargs": kwargs,
+                "keep_open": self.setup.keep_open,
+                "single": self.setup.exclusive,
+            }
+        )
+
+    def _handle_message(self, worker: WorkerProcess, message: dict[str, Any]) -> list[Event]:
+        kind = message.pop("event")
+        if kind == "unwritable" or (kind == "failed" and message["by_user"]):
+            raise UserError(message["message"])
+        if kind == "failed":
+            raise ExecutorError(f"a worker cannot start: {message['message']}\n{message['traceback']}")
+        if kind == "ready":
+            worker.env, self._failed_starts = message["env"], 0
+            return []
+        assert worker.job is not None
+        job = worker.job
+        if kind == "progress":
+            return [Progressed(worker.number, job, message["progress"])]
+        worker.job, worker.retiring = None, message.pop("retire")
+        return [Ended(worker.number, job, message)]
+
+    def _handle_exit(self, worker: WorkerProcess) -> list[Event]:
+        """Write the killed record of the job of a worker that the pool did not end itself."""
+        self._end(worker, patience_seconds=5, keep_stderr=True)
+        cause = _exit_cause(worker.process.returncode)
+        tail = worker.stderr_tail()
+        worker.stderr.close()
+        if worker.env is None and worker.kill_reason is None:
+            self._failed_starts += 1
+            if self._failed_starts >= MAX_FAILED_STARTS:
+                raise ExecutorError(
+                    f"{MAX_FAILED_STARTS} workers in a row {cause} while starting; the last one printed:\n{tail}"
+                )
+        events: list[Event] = []
+        if worker.job is not None:
+            assert worker.env is not None
+            assert worker.started is not None
+            reason = worker.kill_reason or f"the worker process {cause}"
+            facts = write_killed(worker.job, worker.env, worker.started, reason, tail)
+            events.append(Ended(worker.number, worker.job, facts))
+        if not worker.retiring:
+            events.append(Notice(f"worker {worker.number} {cause}; another takes its place"))
+        return events
+
+    def _end(self, worker: WorkerProcess, patience_seconds: float, keep_stderr: bool = False) -> None:
+        process = worker.process
+        assert process.stdin is not None
+        self._selector.unregister(_stdout_of(worker))
+        del self.workers[worker.number]
+        if not _has_ended(process, patience_seconds):
+            process.stdin.close()  # it leaves at once, but finishes a record that it is writing
+            if not _has_ended(process, patience_seconds=2):
+                process.kill()
+                process.wait()
+        process.stdin.close()
+        _stdout_of(worker).close()
+        if not keep_stderr:
+            worker.stderr.close()
+
+
+def environment_of(threads: int | None) -> dict[str, str]:
+    """The environment variables of a process that computes on so many threads.
+
+    Libraries read the number of threads when they are imported, so it must be there before.
+    """
+    env = {"GLIBC_TUNABLES": KEEP_MEMORY, **os.environ}
+    env["PYTHONPATH"] = os.pathsep.join(p or os.getcwd() for p in sys.path)
+    return env | {"TOKENIZERS_PARALLELISM": "false"} | ({v: str(threads) for v in THREAD_VARIABLES} if threads else {})
+
+
+def _has_ended(process: subprocess.Popen[bytes], patience_seconds: float) -> bool:
+    try:
+        process.wait(patience_seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _stdout_of(worker: WorkerProcess) -> IO[bytes]:
+    assert worker.process.stdout is not None
+    return worker.process.stdout
+
+
+def _exit_cause(code: int) -> str:
+    """What ended a process, in words that follow "the worker process"."""
+    if code >= 0:
+        return f"exited with code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else "unknown"
+    hint = "; the system does this when memory runs out" if name == "SIGKILL" else ""
+    return f"was killed by signal {-code} ({name}{hint})"

@@ -26,7 +26,7 @@ def test_the_facts_are_json_and_repeat() -> None:
 
 def test_torch_is_asked_only_where_it_is_loaded() -> None:
     code = (
-        "import sys; from peftbench import environment\n"
+        "import sys; from peftbench.records import environment\n"
         "before = environment.facts('cpu', 1)['cpu']['capability']; assert 'torch' not in sys.modules\n"
         "import torch\n"
         "print(before, environment.facts('cpu', 1)['cpu']['capability'] == torch.backends.cpu.get_cpu_capability())"

@@ -157,7 +157,7 @@ def profile(
         "spec": spec.as_dict(asked),
         "env": dict(env),
         "rows": [{**row, **(_work(row) if work else {})} for row in rows] if status == "finished" else None,
-        **({} if others == "not recorded" else {"time": {"others_cpu_share": others}}),
+        **({} if others == "not recorded" else {"time": {"background_cpu_share": others}}),
     }
 
 

@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 
 import factories
+import msgspec
 import pytest
 
 from peftbench.errors import UserError
-from peftbench.records import record
+from peftbench.records import files, record
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])}
@@ -62,7 +63,7 @@ def test_writers_racing_for_a_number_all_get_their_own(tmp_path):
 def test_a_taken_number_is_never_overwritten(tmp_path, monkeypatch):
     first = record.write(tmp_path, factories.run(score=0.5))
     before = first.read_bytes()
-    monkeypatch.setattr(record, "_attempt", lambda name, stem: 0)  # as if the directory had been listed before `first`
+    monkeypatch.setattr(files, "attempt_in", lambda name, stem: 0)  # as if the directory had been listed before `first`
     assert record.write(tmp_path, factories.run(score=0.9)).name.endswith("--2.json")
     assert first.read_bytes() == before
 
@@ -117,7 +118,7 @@ def test_a_record_that_was_only_laid_out_anew_still_reads(tmp_path):
 def test_a_foreign_file_is_named_with_the_fix(tmp_path, content):
     path = record.write(tmp_path, factories.run()).with_name("other.json")
     path.write_text(content)
-    with pytest.raises(UserError, match=r"other\.json.*(schema 99|not a peftbench record).*move it out"):
+    with pytest.raises(UserError, match=r"other\.json.*(format is 99|not a peftbench record).*move it out"):
         record.read_all(tmp_path)
 
 
@@ -182,7 +183,7 @@ def test_a_file_in_the_way_of_the_directory_is_explained(tmp_path):
 
 def test_a_crash_between_writing_and_linking_leaves_no_record(tmp_path):
     code = (
-        "import os, sys\nfrom peftbench import record\nimport factories\n"
+        "import os, sys\nfrom peftbench.records import record\nimport factories\n"
         "os.link = lambda *a: os._exit(9)\nrecord.write(sys.argv[1], factories.run())"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=PATHS).returncode == 9
@@ -241,8 +242,8 @@ def test_a_long_or_odd_label_still_makes_a_file_name(tmp_path):
 def test_reading_parses_no_predictions_until_somebody_asks(tmp_path, monkeypatch):
     factories.write_all(tmp_path, factories.grid(["full", "lora"]))
     parsed = []
-    loads = json.loads
-    monkeypatch.setattr(json, "loads", lambda text: parsed.append(text) or loads(text))
+    decode = msgspec.json.decode
+    monkeypatch.setattr(msgspec.json, "decode", lambda text: parsed.append(text) or decode(text))
     records = record.read_all(tmp_path)
     assert len(parsed) == len(records) == 4
     assert not any(b'"predictions"' in text for text in parsed)

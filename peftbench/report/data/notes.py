@@ -96,7 +96,7 @@ def conditions(profile: Record) -> str:
     threads = f"with {_count(number, 'thread')}" if number is not None else ""
     if (several := pooled.processes(profile)) > 1:
         threads += f"{', ' if threads else ''}in {several} processes"
-    others = times.others_cpu_share(profile)
+    others = times.background_cpu_share(profile)
     if others is None:
         return f"Times: {', '.join(t for t in ('no other run of this command beside them', threads) if t)}."
     used = f"other programs used {others * 100:.0f} % of the machine meanwhile."

@@ -23,7 +23,7 @@ from peftbench.records.record import Record
 from peftbench.records.spec import TAIL, digest
 
 CONFIDENCE = 0.95
-LARGEST = ("merge_max_change", "others_cpu_share")  # of what all processes saw
+LARGEST = ("merge_max_change", "background_cpu_share")  # of what all processes saw
 
 
 def passes(profiles: Iterable[Record]) -> list[Record]:

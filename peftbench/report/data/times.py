@@ -85,9 +85,9 @@ class Times:
         return [name for name, time in named.items() if time is not None and time.is_noisy]
 
 
-def others_cpu_share(profile: Record) -> float | None:
+def background_cpu_share(profile: Record) -> float | None:
     """What other programs used of the machine's cores during a pass, 0 to 1; None where it is not known."""
-    return (profile.body.get("time") or {}).get("others_cpu_share")
+    return (profile.body.get("time") or {}).get("background_cpu_share")
 
 
 def product(profile: Record) -> Mapping[str, Any] | None:

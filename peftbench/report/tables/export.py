@@ -7,7 +7,7 @@ from typing import Any
 
 from peftbench.report.data.average import Average
 from peftbench.report.data.comparison import Comparison, Entry, mean, spread
-from peftbench.report.data.times import BATCHES, PHASES, Latency, Times, others_cpu_share
+from peftbench.report.data.times import BATCHES, PHASES, Latency, Times, background_cpu_share
 from peftbench.report.tables import differences
 
 
@@ -71,7 +71,7 @@ def measured(times: Times | None) -> dict[str, Any]:
         **_work(times),
         "latency_seconds": {b: _latency(latency.get(b)) for b in BATCHES},
         "merge_max_change": times.merge_max_change if times else None,
-        "others_cpu_share": others_cpu_share(times.profile) if times else None,
+        "others_cpu_share": background_cpu_share(times.profile) if times else None,
     }
 
 

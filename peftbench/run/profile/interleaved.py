@@ -88,7 +88,7 @@ def profile(
     return {
         "rows": rows,
         "base": {"latency": base_latency},
-        "time": {"others_cpu_share": others, "product": product},
+        "time": {"background_cpu_share": others, "product": product},
         "sources": {**steps.SOURCES, **latency.SOURCES},
     }
 

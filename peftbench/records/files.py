@@ -1,0 +1,161 @@
+"""The bytes of a record file: laid out canonically, checked when read, linked to their name whole or not at all.
+
+Each file carries a checksum of its own content: a file cut short by a crash or changed by hand is refused by name
+instead of quietly changing a result. The layout is canonical (sorted keys, one top-level key a line). So the checksum
+is verified on the bytes as written, and the long list of predictions is decoded only when somebody asks for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from peftbench.errors import UserError
+from peftbench.records import upgrades
+
+FOREIGN_FIX = "Read it with the version of peftbench that wrote it, or move it out of the results directory."
+
+_TAIL = ',\n"checksum":"'
+_PREDICTIONS = b'"predictions":'
+
+
+def encode(body: Mapping[str, Any]) -> bytes:
+    """The file's bytes: sorted keys, one top-level key a line, the checksum of the rest last."""
+    text = _canonical(body)
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    return f'{text[:-2]}{_TAIL}{checksum}"\n}}\n'.encode()
+
+
+def read_bytes(path: Path) -> bytes:
+    """What the file holds. Raises UserError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read ({e.strerror}). Make the file readable, or move it away.") from e
+
+
+def decode(raw: bytes, path: Path, predictions: bool = False) -> dict[str, Any]:
+    """The checked content of a record file, in today's format; with its predictions only if they are asked for.
+
+    Raises UserError naming `path` and the fix where the bytes are cut short, edited, or no record that can be read.
+    """
+    head, intact = _checked(raw)
+    if intact and not predictions:
+        head = b"\n".join(line for line in head.split(b"\n") if not line.startswith(_PREDICTIONS)).rstrip(b",")
+    body = _json(head + b"\n}" if intact else raw, path)
+    if problem := upgrades.problem(body):
+        raise UserError(f"{path}: {problem}. {FOREIGN_FIX}")
+    if not intact:
+        _refuse_edited(body, path)
+        if not predictions:
+            body.pop("predictions", None)
+    try:
+        return upgrades.upgraded(body)
+    except ValueError as e:
+        raise UserError(f"{path}: {e}. {FOREIGN_FIX}") from e
+
+
+def decode_predictions(raw: bytes, path: Path) -> dict[str, Any] | None:
+    """The predictions alone; None where the record has none. Raises UserError as `decode` does."""
+    head, intact = _checked(raw)
+    if not intact:
+        return decode(raw, path, predictions=True).get("predictions")
+    line = next((line for line in head.split(b"\n") if line.startswith(_PREDICTIONS)), b"")
+    found: dict[str, Any] | None = _json(b"{" + line.rstrip(b",") + b"}", path).get("predictions")
+    return found
+
+
+def stem(body: Mapping[str, Any]) -> str:
+    """The file name up to the attempt. A long slug is cut: the ids identify the record, and names have 255 bytes."""
+    readable = re.sub(r"[^\w.=-]", "_", body["slug"]).encode()[:150].decode(errors="ignore").lstrip(".")
+    return f"{readable}--{body['spec_id']}--{body['env_id'][:8]}--"
+
+
+def attempt_in(name: str, stem: str) -> int:
+    """The attempt that a file of this name holds; 0 for other files. Every write asks it of all names."""
+    number = name[len(stem) : -len(".json")] if name.startswith(stem) and name.endswith(".json") else ""
+    return int(number) if number.isdigit() else 0
+
+
+def link(content: bytes, path: Path) -> None:
+    """Put `content` at `path` in one step. Raises FileExistsError if the name is taken; leaves nothing behind then."""
+    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # or the new name may be lost with the power
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turn an operating system's refusal into the directory and the fix."""
+    try:
+        yield
+    except FileExistsError as e:
+        raise UserError(
+            f"{folder}: a file is in the way of this directory. Move it, or choose another --results."
+        ) from e
+    except OSError as e:
+        fixes = {
+            errno.ENOSPC: "Free some space, or choose another --results",
+            errno.EDQUOT: "Free some of your quota, or choose another --results",
+            errno.EPERM: "Choose a --results on a file system with hard links that you may write to",
+        }
+        fix = fixes.get(e.errno or 0, "Choose a --results directory that you may write to")
+        raise UserError(
+            f"{folder}: the record could not be written ({e.strerror}). {fix}, and run again to resume."
+        ) from e
+
+
+def _canonical(body: Mapping[str, Any]) -> str:
+    lines = (f"{json.dumps(k)}:{_compact(body[k])}" for k in sorted(body))
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _checked(raw: bytes) -> tuple[bytes, bool]:
+    """(the bytes before the checksum, whether they are laid out as we write them and have that checksum)."""
+    head, tail, rest = raw.rpartition(_TAIL.encode())
+    return head, bool(tail) and hashlib.sha256(head + b"\n}").hexdigest().encode() + b'"\n}\n' == rest
+
+
+def _json(raw: bytes, path: Path) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        raise UserError(
+            f"{path}: half-written or damaged: it is not valid JSON ({e}). Restore the file from a copy, or delete it "
+            "and run the experiment again: only this run is repeated."
+        ) from e
+
+
+def _refuse_edited(body: dict[str, Any], path: Path) -> None:
+    """Raise unless the content still has its checksum; a file that was only laid out anew passes."""
+    checksum = body.pop("checksum", None)
+    if checksum != hashlib.sha256(_canonical(body).encode()).hexdigest():
+        raise UserError(
+            f"{path}: changed after it was written: its content does not match its checksum. Records are never edited: "
+            "restore the file from a copy, or delete it and run the experiment again: only this run is repeated."
+        )

@@ -1,8 +1,8 @@
-"""The user's cache directory: unpacked models and tokenised data, each built once and whole.
+"""The user's cache directory: models, tokenised data and computed answers, each built once.
 
-Several workers start at the same moment and want the same thing. One of them builds it under a file lock, in a
-temporary place beside the final one, and renames it; the others wait and then read. What lies under its final name is
-therefore always complete, also after a crash or a full disk.
+Several workers may need the same entry at the same moment. One of them builds it under a file lock and in a temporary
+directory, then renames it. The others wait and read. So an entry under its final name is always complete, even after a
+crash or on a full disk.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from typing import Any
 from peftbench.errors import UserError
 from peftbench.records.spec import digest
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EFBIG}
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EFBIG}
 
 
 def root() -> Path:
-    """The cache directory: $PEFTBENCH_CACHE, or `peftbench` in the platform's cache directory of this user."""
-    given = os.environ.get("PEFTBENCH_CACHE")
-    if given:
-        return Path(given).expanduser()
+    """Return the cache directory: $PEFTBENCH_CACHE, or `peftbench` in the user's cache directory on this platform."""
+    chosen = os.environ.get("PEFTBENCH_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "peftbench"
     if sys.platform == "win32":
@@ -41,21 +41,36 @@ def root() -> Path:
 
 
 def directory(final: Path, build: Callable[[Path], None]) -> Path:
-    """`final`, built by `build(empty directory)` unless it is there; built once, however many processes ask.
+    """Return the directory `final`; build it first if it does not exist.
 
-    Raises UserError where the cache cannot be written; what `build` raises passes through and leaves nothing behind.
+    Only one process builds it; the others wait.
+
+    Args:
+        final: the path of the finished directory.
+        build: fills an empty directory that it gets as its argument.
+
+    Raises:
+        UserError: the cache cannot be written. Any error of `build` passes through, and `final` does not exist then.
     """
     return _once(final, build, directory=True)
 
 
 def file(final: Path, write: Callable[[Path], None]) -> Path:
-    """`final`, written by `write(path of a file to create)` unless it is there; like `directory`, for one file."""
+    """Return the file `final`; write it first if it does not exist.
+
+    Args:
+        final: the path of the finished file.
+        write: creates a file at the path that it gets as its argument.
+
+    Raises:
+        UserError: the cache cannot be written. Any error of `write` passes through, and `final` does not exist then.
+    """
     return _once(final, write, directory=False)
 
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold the lock beside `path`; freed by the system when its process dies."""
+    """Hold the lock of `path`. The system releases it if the process dies."""
     from filelock import FileLock
 
     with _writable(path.parent):
@@ -75,7 +90,7 @@ def _once(final: Path, make: Callable[[Path], None], *, directory: bool) -> Path
         if final.exists():  # another process built it while this one waited
             return final
         prefix = f".{final.name}.part-"
-        for stale in final.parent.glob(f"{prefix}*"):  # of a process that died: nobody else holds the lock
+        for stale in final.parent.glob(f"{prefix}*"):  # the process that made it has died, because the lock is ours
             shutil.rmtree(stale, ignore_errors=True)
         with _writable(final.parent), tempfile.TemporaryDirectory(prefix=prefix, dir=final.parent) as inside:
             part = Path(inside) / final.name
@@ -87,40 +102,52 @@ def _once(final: Path, make: Callable[[Path], None], *, directory: bool) -> Path
 
 
 @contextmanager
-def _writable(place: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission into a message that names the place and the way out."""
+def _writable(folder: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission into a UserError that names the path and the fix."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK:  # a build's own trouble (a network, a missing source) is not the disk's
+        if error.errno not in _DISK_ERRORS:  # e.g. a network error of `build`, which is not the fault of the cache
             raise
-        name = error.filename or place
-        raise UserError(
-            f"cannot write the cache at {name}: {error.strerror}. Free some space there or give another directory in "
-            "the environment variable PEFTBENCH_CACHE."
-        ) from error
+        name = error.filename or folder
+        raise _cannot_write(name, error) from error
+
+
+def _cannot_write(path: str | Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write the cache at {path}: {error.strerror}. Free some space there or give another directory in "
+        "the environment variable PEFTBENCH_CACHE."
+    )
 
 
 ENGINE = Path(__file__).parent
 
 
 def code_key(*packages: str, files: Iterable[Path] = ()) -> str:
-    """The sha256 of all sources of these packages of peftbench, and of further `files`: what a cached answer rests on.
+    """Return a hash of the code that a cached answer depends on.
 
-    A package is a room ("backbones"), a room inside one ("method/layers"), a single module ("cache"), or "methods",
-    the folder of the method files. One changed, added, renamed or removed file gives another key.
+    One changed, added, renamed or removed file gives another key.
 
-    Raises ValueError for a package without files: its key would cover nothing.
+    Args:
+        packages: packages of peftbench. Each is a package ("backbones"), a package inside one ("method/layers"), a
+            module ("cache"), or "methods", the folder of the method files.
+        files: further files.
+
+    Returns:
+        The sha256 as 64 hex digits.
+
+    Raises:
+        ValueError: a package has no files, so that its key would cover nothing.
     """
-    found: dict[str, Path] = {str(p): p for p in files}
+    covered: dict[str, Path] = {str(p): p for p in files}
     for package in packages:
         inside = [p for p in _folder(package).rglob("*") if p.suffix in (".py", ".json")]
         module = ENGINE / f"{package}.py"
         sources = inside or ([module] if module.is_file() else [])
         if not sources:
             raise ValueError(f"no package {package!r} of peftbench: a cache key over it would cover nothing")
-        found |= {f"{package}:{p.relative_to(_folder(package)) if inside else p.name}": p for p in sources}
-    hashes = {name: _sha256(path) for name, path in found.items() if path.is_file()}
+        covered |= {f"{package}:{p.relative_to(_folder(package)) if inside else p.name}": p for p in sources}
+    hashes = {name: _sha256(path) for name, path in covered.items() if path.is_file()}
     return digest(hashes)
 
 
@@ -129,28 +156,32 @@ def _folder(package: str) -> Path:
 
 
 def method_folder() -> Path:
-    """The folder of the method files, found without importing them."""
-    found = find_spec("peftbench.methods")
-    places = list(found.submodule_search_locations or []) if found else []
-    if not places:
+    """Return the folder of the method files without importing them.
+
+    Raises:
+        UserError: peftbench is not installed.
+    """
+    spec = find_spec("peftbench.methods")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    if not folders:
         raise UserError("peftbench.methods is not there; install peftbench (in a checkout: pip install -e .)")
-    return Path(places[0])
+    return Path(folders[0])
 
 
 def file_hashes(files: Iterable[Path]) -> dict[str, str]:
-    """sha256 by path; files that are gone are left out."""
+    """Return the sha256 of each file by its path. Files that do not exist are left out."""
     return {p.as_posix(): _sha256(p) for p in sorted(set(files)) if p.is_file()}
 
 
 def versions(*packages: str) -> dict[str, str | None]:
-    """The installed version of each package; None where it is not installed."""
-    found: dict[str, str | None] = {}
+    """Return the installed version of each package, or None for a package that is not installed."""
+    installed: dict[str, str | None] = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = None
-    return found
+            installed[package] = None
+    return installed
 
 
 def _sha256(path: Path) -> str:
@@ -159,45 +190,63 @@ def _sha256(path: Path) -> str:
 
 @dataclass
 class Stores:
-    """The open answer files of one process, saved together."""
+    """The stores that one process has opened. They are saved together."""
 
     folder: Path = field(default_factory=lambda: root() / "answers")
     _open: dict[str, Store] = field(default_factory=dict)
 
     def open(self, kind: str, key: str) -> Store:
-        """The answers of a kind that rest on what `key` hashes."""
+        """Return the store of one kind of answers.
+
+        Args:
+            kind: the kind of answers, such as "sites"; it begins the file's name.
+            key: a hash of everything that the answers depend on. Another key opens another file.
+        """
         name = f"{kind} {key}"
         if name not in self._open:
             self._open[name] = Store(self.folder, kind, key)
         return self._open[name]
 
     def save(self) -> None:
-        """Write what was learned. Raises UserError where the cache cannot be written."""
+        """Write every store that has new answers.
+
+        Raises:
+            UserError: the cache cannot be written.
+        """
         for store in self._open.values():
             store.save()
 
 
 class Store:
-    """One cache file: answers by question. Written whole or not at all; not trusted unless its checksum fits."""
+    """One cache file: JSON values by question.
+
+    The file is replaced as a whole. If its checksum does not match, the store is empty.
+    """
 
     def __init__(self, folder: Path, kind: str, key: str) -> None:
         self.key, self.path, self.changed = key, folder / f"{kind}-{key[:24]}.json", False
         self.answers = self._read()
 
-    def get(self, question: str, ask: Callable[[], Any]) -> Any:
+    def get(self, question: str, compute: Callable[[], Any]) -> Any:
+        """Return the stored answer to a question; compute and store it first if there is none."""
         if question not in self.answers:
-            self.answers[question] = json.loads(json.dumps(ask()))
+            self.answers[question] = json.loads(json.dumps(compute()))
             self.changed = True
         return self.answers[question]
 
     def put(self, question: str, answer: Any) -> None:
-        """Keep an answer that is there already, unless one is kept."""
+        """Store an answer, unless the question has one."""
         self.get(question, lambda: answer)
 
     def save(self) -> None:
+        """Write the file if there are new answers.
+
+        Raises:
+            UserError: the cache cannot be written.
+        """
         if not self.changed:
             return
-        answers = {**self._read(), **self.answers}  # another process may have learned something meanwhile
+        answers = {**self._read(), **self.answers}  # another process may have added answers since we read the file
         content = json.dumps({"checksum": digest(answers), "answers": answers}).encode()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,16 +258,13 @@ class Store:
             except OSError:
                 Path(temporary).unlink(missing_ok=True)
                 raise
-        except OSError as e:
-            raise UserError(
-                f"cannot write the cache at {self.path.parent}: {e.strerror}. Free some space there or give another "
-                "directory in the environment variable PEFTBENCH_CACHE."
-            ) from e
+        except OSError as error:
+            raise _cannot_write(self.path.parent, error) from error
         self.changed = False
 
     def _read(self) -> dict[str, Any]:
         try:
             content = json.loads(self.path.read_bytes())
             return content["answers"] if content["checksum"] == digest(content["answers"]) else {}
-        except (OSError, ValueError, KeyError, TypeError):  # absent, cut short or foreign: made again
+        except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: the answers are computed again
             return {}

@@ -1,4 +1,4 @@
-"""Mistakes a user can mend: one clear message, exit code 2, no traceback."""
+"""User errors: one clear message, exit code 2, no traceback."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ from typing import Any
 
 
 class UserError(Exception):
-    """What was given, what is valid, and the fix. The command line prints it and exits with code 2."""
+    """A mistake of the user. The message says what was given, what is valid, and the fix.
+
+    The command line prints the message and exits with code 2.
+    """
 
 
 def unknown(what: str, given: object, valid: Iterable[str], where: str = "") -> UserError:
-    """The error for a name outside its set, with the nearest valid name.
+    """Return the error for a name that is not valid, with the nearest valid name.
+
+    Args:
+        what: the kind of name, such as "method".
+        given: the name that the user wrote.
+        valid: all valid names.
+        where: the place of the mistake, to begin the message with.
 
     >>> print(unknown("method", "lroa", ["lora", "dora"]))
     unknown method 'lroa'; did you mean 'lora'? Valid: dora, lora
@@ -26,11 +35,11 @@ def unknown(what: str, given: object, valid: Iterable[str], where: str = "") -> 
 
 
 def unknown_method(given: object, valid: Iterable[str], where: str = "") -> UserError:
-    """The error for a method that is not there: it may stand in a file that was not given."""
+    """Return the error for a method that is not registered. Its message names --plugin, which may be missing."""
     return UserError(f"{unknown('method', given, valid, where)}. A method of your own is given with --plugin FILE")
 
 
-WORDS = {
+VALID_TYPES = {
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
     "int_from_float": "must be a whole number",
@@ -44,10 +53,17 @@ WORDS = {
 }
 
 
-def said(error: Mapping[str, Any]) -> str:
-    """What is valid where `error` (one of ValidationError.errors()) was found; for a choice, the nearest one too."""
+def validation_message(error: Mapping[str, Any]) -> str:
+    """Translate one error of pydantic: "must be a whole number".
+
+    Args:
+        error: one entry of `ValidationError.errors()`.
+
+    Returns:
+        What is valid. For a wrong choice, the nearest valid choice too.
+    """
     message = error["msg"].removeprefix("Value error, ").replace("Input should be ", "must be ")
     if error["type"] == "literal_error":
         near = get_close_matches(str(error["input"]), re.findall(r"'([^']*)'", message), n=1)
         message += f"; did you mean {near[0]!r}?" if near else ""
-    return WORDS.get(error["type"], message)
+    return VALID_TYPES.get(error["type"], message)

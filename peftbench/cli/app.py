@@ -285,7 +285,7 @@ def _summary(
     from peftbench.cli import plan_view
     from peftbench.estimate.forecast import forecast
 
-    prepared = asked.prepared.standing(records)
+    prepared = asked.prepared.with_best_trials(records)
     found = forecast(prepared, records, place, say)
     rows = plan_view.plan_rows(prepared, records, found.times, found.peaks)
     return rows, plan_view.plan_summary(prepared, rows, place.jobs, found.loading)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from peftbench.method.catalogue import MethodFacts
     from peftbench.tasks import TaskCard
-    from peftbench.tasks.data import TaskOption
+    from peftbench.tasks.dataset import TaskOption
 
 WIDTH = 110
 
@@ -86,7 +86,7 @@ def tasks_table(cards: Iterable[TaskCard]) -> str:
 
 def task_card(c: TaskCard) -> str:
     """What a task is, and the keys that it takes in an experiment file."""
-    from peftbench.plan.experiment import Task
+    from peftbench.plan.experiment import TaskSection
 
     several = bool(c.metrics_by_kind)
     head = {
@@ -103,7 +103,7 @@ def task_card(c: TaskCard) -> str:
     if several:
         lines += ["", "metrics (the first one decides unless metric names another)"]
         lines += [f"  {kind + ':':16}{', '.join(names)}" for kind, names in c.metrics_by_kind.items()]
-    shared = ", ".join(key for key in Task.model_fields if key != "task")
+    shared = ", ".join(key for key in TaskSection.model_fields if key != "task")
     return "\n".join([c.name, "=" * len(c.name), "", *lines, "", f"keys of every task: {shared}"])
 
 

@@ -59,7 +59,7 @@ def profile(
     read, chosen = asked.experiment, asked.results_dir(results)
     check_device_is_here(device or read.device)
     recorded = record.read_all(chosen)
-    planned = [p for p in asked.prepared.standing(recorded).planned if p.spec.trial is None]
+    planned = [p for p in asked.prepared.with_best_trials(recorded).planned if p.spec.trial is None]
     specs = passes(read, read.profile_of(rounds, processes), planned)
     before = {r.path for r in recorded}
     try:

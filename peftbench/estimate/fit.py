@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from peftbench.errors import UserError
 from peftbench.estimate.step import Estimate, Setting
-from peftbench.plan import units
+from peftbench.plan import memory_size
 
 AXES = ("batch", "seq")
 LARGEST = 1 << 20
@@ -27,7 +27,7 @@ class Fit:
 def parsed_size(text: str) -> int:
     """Bytes of "24GB" (10^9) or "24GiB" (2^30)."""
     try:
-        return units.parsed_size(text)
+        return memory_size.parsed_size(text)
     except UserError as error:
         raise UserError(f"--fit: {error}") from error
 

@@ -133,7 +133,7 @@ def _checked(name: str, given: Mapping[str, Any], plugins: Iterable[Path]) -> di
     try:
         checked = dict(registry.schema(cls).model_validate(dict(given)))
     except ValidationError as e:
-        mistakes = [(".".join(map(str, m["loc"])), m["input"], errors.said(m)) for m in e.errors()]
+        mistakes = [(".".join(map(str, m["loc"])), m["input"], errors.validation_message(m)) for m in e.errors()]
         raise BadHyper(name, mistakes) from e
     try:
         instance = cls(**checked)

@@ -1,1 +1,1 @@
-"""From an experiment file to the runs it asks for. Pure: no torch, no network loaded, no step simulated."""
+"""Planning: from an experiment file to its runs. No torch, no network and no simulated step."""

@@ -1,4 +1,4 @@
-"""From an experiment's `methods:` to configurations: grids expanded, names and values checked, labels unique."""
+"""Expand the methods of an experiment into configurations: one for each point of a grid, with a unique label."""
 
 from __future__ import annotations
 
@@ -12,45 +12,78 @@ from peftbench.errors import UserError, unknown, unknown_method
 from peftbench.method.catalogue import BadHyper, MethodFacts
 from peftbench.plan import tuning
 from peftbench.plan.experiment import RESERVED, Experiment, MethodEntry
-from peftbench.plan.read import exemptions
+from peftbench.plan.read import invalid_exemptions
 from peftbench.plan.strict_yaml import Place, spell
 
-LONGEST_LABEL = 60
-Check = Callable[[str, Mapping[str, Any]], dict[str, Any]]  # Manifest.hyper
+LONGEST_LABEL = 60  # characters
+Check = Callable[[str, Mapping[str, Any]], dict[str, Any]]  # Catalogue.hyper
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """One row of the tables to come; `hyper` is what differs from the method's defaults."""
+    """A method with its hyperparameters: one row of the tables.
+
+    Attributes:
+        name: the method's name.
+        label: the name of the row.
+        lr: the learning rate; trials may replace it.
+        hyper: the hyperparameters that differ from the method's defaults.
+        version: the version of the method's code.
+        knob: the hyperparameter that a budget of size solves; None if the method has none.
+        knob_is_given: whether the file fixes the knob.
+        knob_schema: the JSON Schema of the knob.
+        defaults: the method's defaults.
+        place: where the configuration is in the file.
+        first_seed: the seed of the first repetition.
+        space: the values that trials draw from; empty if the configuration is not tuned.
+        exempt: reasons by the name of the budget that does not hold for it.
+    """
 
     name: str
     label: str
     lr: float
     hyper: Mapping[str, Any]
     version: int
-    knob: str | None  # None: the method has none
+    knob: str | None
     knob_is_given: bool
     knob_schema: Mapping[str, Any]
     defaults: Mapping[str, Any]
     place: Place
-    first_seed: int = 0  # of its repetitions
-    space: tuning.Space = field(default_factory=dict)  # what trials draw from; empty: it is not tuned
-    exempt: Mapping[str, str] = field(default_factory=dict)  # budgets that do not hold for it: the reasons
+    first_seed: int = 0
+    space: tuning.Space = field(default_factory=dict)
+    exempt: Mapping[str, str] = field(default_factory=dict)
 
 
 def expand(experiment: Experiment, methods: Mapping[str, MethodFacts], check: Check) -> list[Configuration]:
-    """Every configuration, in the file's order. Raises one UserError that names every mistake."""
-    found: list[Configuration] = []
+    """Expand and check the methods of an experiment.
+
+    Args:
+        experiment: the experiment.
+        methods: the facts of each known method by its name.
+        check: checks the hyperparameters of a method, `(name, hyper)`, and returns all of them with the defaults.
+
+    Returns:
+        The configurations in the file's order.
+
+    Raises:
+        UserError: there are mistakes; the message lists all of them.
+    """
+    configurations: list[Configuration] = []
     mistakes: list[str] = []
     for entry in experiment.methods:
         try:
-            found += _expanded(experiment, entry, methods, check)
+            configurations += _expanded(experiment, entry, methods, check)
         except UserError as e:
             mistakes.append(str(e))
     if mistakes:
         raise UserError("\n".join(mistakes))
+    _check_labels(experiment, configurations)
+    return configurations
+
+
+def _check_labels(experiment: Experiment, configurations: list[Configuration]) -> None:
     by_label: dict[str, Configuration] = {}
-    for one in found:
+    for one in configurations:
         if one.label in by_label:
             raise experiment.error(
                 one.place,
@@ -60,7 +93,6 @@ def expand(experiment: Experiment, methods: Mapping[str, MethodFacts], check: Ch
         by_label[one.label] = one
     if "reference" in experiment.model_fields_set and experiment.reference not in by_label:
         raise unknown("label", experiment.reference, by_label, where=experiment.where(("reference",)))
-    return found
 
 
 def _expanded(
@@ -81,10 +113,10 @@ def _expanded(
             raise experiment.error((*entry.place, key), "given an empty list; a grid needs at least one value")
     points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     labels = _labels(experiment, entry, points)
-    return [_one(experiment, entry, facts, p, label, check) for p, label in zip(points, labels, strict=True)]
+    return [_configuration(experiment, entry, facts, p, label, check) for p, label in zip(points, labels, strict=True)]
 
 
-def _one(
+def _configuration(
     experiment: Experiment, entry: MethodEntry, facts: MethodFacts, point: dict[str, Any], label: str, check: Check
 ) -> Configuration:
     lr = point.get("lr", facts.lr if entry.lr is None else entry.lr)
@@ -93,9 +125,9 @@ def _one(
     first = entry.first_seed
     if isinstance(first, bool) or not isinstance(first, int) or first < 0:
         raise experiment.error((*entry.place, "first_seed"), f"given {first!r}; a first seed is a whole number from 0")
-    given = {**entry.hyper, **{k: v for k, v in point.items() if k != "lr"}}
+    written = {**entry.hyper, **{k: v for k, v in point.items() if k != "lr"}}
     try:
-        hyper = check(entry.name, given)
+        hyper = check(entry.name, written)
     except BadHyper as e:
         errors = [
             str(experiment.error((*entry.place, key) if key else entry.place, f"given {value!r}; {valid}"))
@@ -103,7 +135,7 @@ def _one(
         ]
         raise UserError("\n".join(errors)) from e
     exempt = _exempt(experiment, entry)
-    space = {} if "trials" in exempt else _space(experiment, entry, facts, given, "lr" in point, check)
+    space = {} if "trials" in exempt else _space(experiment, entry, facts, written, "lr" in point, check)
     return Configuration(
         name=entry.name,
         label=label,
@@ -111,7 +143,7 @@ def _one(
         hyper={key: value for key, value in hyper.items() if value != facts.defaults[key]},
         version=facts.version,
         knob=facts.size_knob,
-        knob_is_given=facts.size_knob in given,
+        knob_is_given=facts.size_knob in written,
         knob_schema=facts.schema.get(facts.size_knob or "", {}),
         defaults=facts.defaults,
         place=entry.place,
@@ -130,7 +162,7 @@ def _exempt(experiment: Experiment, entry: MethodEntry) -> Mapping[str, str]:
     for axis, reason in entry.exempt.items():
         if not isinstance(reason, str) or not reason.strip():
             raise experiment.error((*place, axis), f"given {reason!r}; every exemption needs its reason, in words")
-    if mistakes := list(exemptions(experiment, entry.exempt, place)):
+    if mistakes := list(invalid_exemptions(experiment, entry.exempt, place)):
         raise UserError("\n".join(map(str, mistakes)))
     return dict(entry.exempt)
 
@@ -139,29 +171,26 @@ def _space(
     experiment: Experiment,
     entry: MethodEntry,
     facts: MethodFacts,
-    given: Mapping[str, Any],
+    fixed: Mapping[str, Any],
     rate_is_grid: bool,
     check: Check,
 ) -> tuning.Space:
-    """What the configuration's trials draw from. A rate that the file gives is kept, so that there are no trials.
-
-    Raises UserError for a space that cannot be drawn from.
-    """
-    b, place, asked = experiment.budget, (*entry.place, "search_space"), entry.search_space
+    """The values that the configuration's trials draw from. A rate that the file gives is kept, without trials."""
+    b, place, written = experiment.budget, (*entry.place, "search_space"), entry.search_space
     rate_is_given = rate_is_grid or entry.lr is not None
     solved = facts.size_knob if b.trainable_params is not None else None
-    if asked is None:
+    if written is None:
         if b.trials is None or rate_is_given:
             return {}
         if "lr" not in facts.search_space:
-            said = f"{facts.name} declares no rates to tune; write its lr, or search_space: {{lr: [1e-4, 1e-2]}}"
-            raise experiment.error(entry.place, said)
-        return tuning.declared(facts.search_space, [*given, *([solved] if solved else [])])
+            message = f"{facts.name} declares no rates to tune; write its lr, or search_space: {{lr: [1e-4, 1e-2]}}"
+            raise experiment.error(entry.place, message)
+        return tuning.declared_space(facts.search_space, [*fixed, *([solved] if solved else [])])
     try:
-        space = tuning.checked(asked, rate_is_given, given, solved)
+        space = tuning.checked_space(written, rate_is_given, fixed, solved)
         for key, values in space.items():
             for value in values if key != "lr" else ():
-                check(entry.name, {**given, key: value})
+                check(entry.name, {**fixed, key: value})
     except UserError as e:
         raise experiment.error(place, str(e)) from e
     if b.trials is None:
@@ -170,7 +199,7 @@ def _space(
 
 
 def _is_grid(value: Any, schema: Mapping[str, Any]) -> bool:
-    """A list is a grid, but for a hyperparameter that is itself a list: there a list of lists is."""
+    """Whether a value is a grid: a list or, for a hyperparameter that is itself a list, a list of lists."""
     kinds = [schema.get("type"), *(s.get("type") for s in schema.get("anyOf", []))]
     if "array" in kinds:
         return isinstance(value, list) and bool(value) and all(isinstance(v, list) for v in value)
@@ -178,12 +207,12 @@ def _is_grid(value: Any, schema: Mapping[str, Any]) -> bool:
 
 
 def _labels(experiment: Experiment, entry: MethodEntry, points: list[dict[str, Any]]) -> list[str]:
-    """`lora`, `lora rank=2 lr=0.005`; a list of labels names the points of the grid in order."""
+    """Return a label for each point of the grid: `lora`, `lora rank=2 lr=0.005`, or the file's list of labels."""
     place = (*entry.place, "label")
     if isinstance(entry.label, list):
         if len(entry.label) != len(points):
-            said = f"{len(entry.label)} labels for {len(points)} configurations"
-            raise experiment.error(place, f"{said}; give one for each, or one text")
+            counts = f"{len(entry.label)} labels for {len(points)} configurations"
+            raise experiment.error(place, f"{counts}; give one for each, or one text")
         labels = entry.label
     else:
         start = entry.name if entry.label is None else entry.label
@@ -192,8 +221,8 @@ def _labels(experiment: Experiment, entry: MethodEntry, points: list[dict[str, A
             labels = [" ".join([start, *(f"{k}={_short(v)}" for k, v in p.items())]) for p in points]
     for label in labels:
         if not isinstance(label, str) or not label.strip() or not label.isprintable() or len(label) > LONGEST_LABEL:
-            wanted = f"a label is a text of 1 to {LONGEST_LABEL} printable characters"
-            raise experiment.error(place, f"given {label!r}; {wanted}")
+            valid = f"a label is a text of 1 to {LONGEST_LABEL} printable characters"
+            raise experiment.error(place, f"given {label!r}; {valid}")
     return labels
 
 

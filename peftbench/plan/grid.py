@@ -1,7 +1,6 @@
-"""(Experiment, facts, records) -> what to run next: budgets resolved into sizes, grids into specs. Pure, no torch.
+"""Build the grid of an experiment: every run as a `RunSpec`, at the size that the budget gives each method.
 
-`grid` is all that an experiment asks for; `plan` is the part of it that the records lack: tuning trials first, then the
-runs with the values that won, and when they are settled one profile pass a task.
+`next_runs` selects from it the runs that the records lack.
 """
 
 from __future__ import annotations
@@ -17,19 +16,25 @@ from peftbench.plan import run_limits, size_budget, tuning
 from peftbench.plan.configurations import Configuration
 from peftbench.plan.experiment import Experiment
 from peftbench.plan.resolve import Facts, TaskFacts
-from peftbench.plan.selection import Only
+from peftbench.plan.selection import Selection
 from peftbench.records.spec import MethodSpec, ProfileSpec, RunSpec, TrainSpec
 
-Parameters = Callable[[str, Mapping[str, Any], Sites], int]  # Manifest.parameters
+Parameters = Callable[[str, Mapping[str, Any], Sites], int]  # Catalogue.parameters
 Spec = RunSpec | ProfileSpec
-EVERYTHING = Only()
+EVERYTHING = Selection()
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of the grid. `trainable` counts the method's own parameters, without the task's head.
+    """One run of the grid.
 
-    `trials` are those that decide the values of a final run; while it `waits` for them, its spec has the untuned ones.
+    Attributes:
+        spec: the run. While it waits for trials, the untuned values stand for the tuned ones.
+        trainable: trainable parameters of the method, without the task head.
+        task: the task of the run.
+        trials: the trials that decide the hyperparameters of a final run.
+        waits: whether the run waits for trials.
+        untuned: the method with its untuned hyperparameters; None if none of them is tuned.
     """
 
     spec: RunSpec
@@ -37,15 +42,16 @@ class Planned:
     task: TaskFacts
     trials: tuple[Planned, ...] = field(default=(), repr=False)
     waits: bool = False
-    untuned: MethodSpec | None = field(default=None, repr=False)  # None: nothing of it is drawn
+    untuned: MethodSpec | None = field(default=None, repr=False)
 
     @property
     def label(self) -> str:
+        """The method's label."""
         return self.spec.method.label
 
     @property
     def like(self) -> RunSpec:
-        """The run that takes as long and as much memory: what is drawn changes neither, as sizes are not drawn."""
+        """The untuned run. It takes the same time and memory, because trials change no size."""
         return self.spec if self.untuned is None else replace(self.spec, method=self.untuned)
 
 
@@ -54,23 +60,33 @@ def grid(
     facts: Facts,
     configurations: Sequence[Configuration],
     parameters: Parameters,
-    only: Only = EVERYTHING,
+    selection: Selection = EVERYTHING,
     measures: run_limits.Measures = run_limits.NONE,
 ) -> list[Planned]:
-    """Every run that the experiment asks for, `only` applied: all trials, then the final runs. By task, and there all
-    methods of the first trial or seed first. Trials are those of the methods and tasks; a seed has none of its own.
+    """Return the selected runs of an experiment: all trials, then the final runs.
 
-    Raises UserError where a method does not fit the network, or, with a strict budget, has no size that matches it.
+    Both are ordered by task, then by trial or seed, then by method. All seeds of a final run share its trials.
+
+    Args:
+        experiment: the experiment.
+        facts: the facts about the base model and the selected tasks.
+        configurations: all configurations of the experiment.
+        parameters: counts the trainable parameters of a method, `(name, hyper, sites)`.
+        selection: the part of the grid.
+        measures: measurements that budgets of tokens and memory need.
+
+    Raises:
+        UserError: a method does not fit the network, no size matches a strict budget, or no step fits into the memory.
     """
-    chosen = [c for c in configurations if only.has_method(c)]
+    chosen = [c for c in configurations if selection.has_method(c)]
     trials, final = [], []
     for task in facts.tasks:
-        length = run_limits.of(experiment, task, facts.backbone, measures)
+        length = run_limits.run_length(experiment, task, facts.backbone, measures)
         runs = [_run(experiment, facts, c, task, parameters, length, measures) for c in chosen]
         tried = [_trials(experiment, c, p, parameters) for c, p in zip(chosen, runs, strict=True)]
         trials += [p for i in range(experiment.budget.trials or 0) for all_ in tried for p in all_[i : i + 1]]
         for seed in range(experiment.budget.seeds):
-            if only.has_seed(seed):
+            if selection.has_seed(seed):
                 for p, mine in zip(runs, tried, strict=True):
                     untuned = p.spec.method if mine else None
                     spec = replace(p.spec, seed=p.spec.seed + seed)
@@ -87,8 +103,8 @@ def _run(
     length: run_limits.Length,
     measures: run_limits.Measures,
 ) -> Planned:
-    """A configuration's first final run on a task, untuned."""
-    exempt = {**task.asked.exempt, **configuration.exempt}
+    """Return the first final run of a configuration on a task, untuned."""
+    exempt = {**task.section.exempt, **configuration.exempt}
     method, trainable = _sized(experiment, replace(configuration, exempt=exempt), task.sites, parameters)
     train = _train(experiment, task, configuration.lr, length)
     probes = {name: CARDS[name].version for name in experiment.probes}
@@ -103,7 +119,7 @@ def _run(
 def _trials(
     experiment: Experiment, configuration: Configuration, final: Planned, parameters: Parameters
 ) -> tuple[Planned, ...]:
-    """What is tried for a configuration on a task; nothing where it is not tuned."""
+    """Return the trials of a configuration on a task; none if it is not tuned."""
     c, b, spec, task = configuration, experiment.budget, final.spec, final.task
     if not c.space or "trials" in spec.method.exempt:
         return ()
@@ -111,23 +127,23 @@ def _trials(
     if b.tuning_steps is not None:
         train = replace(train, steps=b.tuning_steps, tokens=None, seconds=None)
     space = {key: list(values) for key, values in c.space.items()}
-    found = []
+    trials = []
     for i in range(b.trials or 0):
-        values = tuning.drawn(c.space, i)
+        values = tuning.draw(c.space, i)
         lr = values.pop("lr", c.lr)
-        set_ = {k: v for k, v in {**c.hyper, **values}.items() if v != c.defaults[k]}
-        given = c.knob_is_given or c.knob in values
-        tried = replace(c, hyper=set_, knob_is_given=given, exempt=spec.method.exempt)
+        hyper = {k: v for k, v in {**c.hyper, **values}.items() if v != c.defaults[k]}
+        knob_is_given = c.knob_is_given or c.knob in values
+        tried = replace(c, hyper=hyper, knob_is_given=knob_is_given, exempt=spec.method.exempt)
         method, trainable = _sized(experiment, tried, task.sites, parameters)
         run = replace(spec, method=method, train=replace(train, lr=lr), seed=0, trial=i, space=space, probes={})
-        found.append(Planned(run, trainable, task, untuned=spec.method))
-    return tuple(found)
+        trials.append(Planned(run, trainable, task, untuned=spec.method))
+    return tuple(trials)
 
 
 def _sized(
     experiment: Experiment, configuration: Configuration, sites: Sites, parameters: Parameters
 ) -> tuple[MethodSpec, int]:
-    """The method at the size that the budget asks for, and its trainable parameters."""
+    """Return the method at the size that the budget gives it, and its trainable parameters."""
     c, target = configuration, experiment.budget.trainable_params
     exempt = "trainable_params" in c.exempt
 
@@ -156,7 +172,7 @@ def _sized(
 
 
 def _range(schema: Mapping[str, Any]) -> tuple[int, int]:
-    """The least and the greatest value that a size knob takes."""
+    """Return the least and the greatest value of a size knob."""
     options = [s for s in (schema, *schema.get("anyOf", [])) if s.get("type") == "integer"]
     kind = options[0] if options else {}
     low = kind.get("minimum", kind.get("exclusiveMinimum", 0) + 1)
@@ -164,20 +180,20 @@ def _range(schema: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _train(experiment: Experiment, task: TaskFacts, lr: float, length: run_limits.Length) -> TrainSpec:
-    """The experiment's schedule and budget with what is different for the task."""
-    b, t = experiment.budget, experiment.train
+    """Return the training that the experiment's schedule and budget and the task's section define."""
+    b, t, section = experiment.budget, experiment.train, task.section
     return TrainSpec(
         lr=lr,
         steps=length.steps,
-        batch_size=task.asked.batch_size or b.batch_size,
-        max_length=task.asked.max_length or b.max_length,
+        batch_size=section.batch_size or b.batch_size,
+        max_length=section.max_length or b.max_length,
         accumulation=b.accumulation,
         head_lr=t.head_lr,
         warmup=t.warmup,
         decay=t.decay,
         weight_decay=t.weight_decay,
         clip=t.clip,
-        eval_every=task.asked.eval_every or t.eval_every,
+        eval_every=section.eval_every or t.eval_every,
         patience=t.patience,
         checkpoint=t.checkpoint,
         tokens=length.tokens,

@@ -1,7 +1,7 @@
-"""The JSON Schema of an experiment file, methods' hyperparameters included, for editors that complete and check YAML.
+"""The JSON Schema of experiment files, for editors that complete and check YAML.
 
-The schema describes the file as people write it, shorthands too; the file itself is checked by experiment.py, which
-knows more than a schema can say.
+It covers the shorthands of the file and the hyperparameters of the methods. `read.load` does not use it, because it
+checks more than a schema can express.
 """
 
 from __future__ import annotations
@@ -11,32 +11,37 @@ from typing import Any
 
 from peftbench import tasks
 from peftbench.method.catalogue import MethodFacts
-from peftbench.plan.experiment import EXEMPT, Backbone, Experiment, Task
-from peftbench.tasks import data, local
+from peftbench.plan.experiment import EXEMPTIBLE, BackboneSection, Experiment, TaskSection
+from peftbench.tasks import local
+from peftbench.tasks.dataset import KINDS, LIMITS
 
 RATE = {"type": "number", "exclusiveMinimum": 0}
 EXEMPTIONS = {
     "type": "object",
-    "description": "budgets that do not hold for it, each with the reason, which every table prints",
-    "properties": {axis: {"type": "string", "minLength": 1} for axis in EXEMPT},
+    "description": "budgets that do not hold for this method, each with the reason, which every table prints",
+    "properties": {axis: {"type": "string", "minLength": 1} for axis in EXEMPTIBLE},
     "additionalProperties": False,
 }
 
 
 def json_schema(methods: Mapping[str, MethodFacts]) -> dict[str, Any]:
-    """The schema (draft 2020-12) of experiment files with these methods."""
+    """Return the JSON Schema (draft 2020-12) of experiment files.
+
+    Args:
+        methods: the facts of each method by its name.
+    """
     schema = Experiment.model_json_schema()
     definitions, properties = schema["$defs"], schema["properties"]
     names = tasks.names()
-    definitions["Backbone"] = Backbone.model_json_schema()
-    definitions["Task"] = _task(names)
-    properties["backbone"] = {"anyOf": [{"type": "string", "minLength": 1}, {"$ref": "#/$defs/Backbone"}]}
+    definitions["BackboneSection"] = BackboneSection.model_json_schema()
+    definitions["TaskSection"] = _task(names)
+    properties["backbone"] = {"anyOf": [{"type": "string", "minLength": 1}, {"$ref": "#/$defs/BackboneSection"}]}
     properties["tasks"] = {
         "type": "array",
         "minItems": 1,
-        "items": {"anyOf": [{"enum": names}, {"$ref": "#/$defs/Task"}]},
+        "items": {"anyOf": [{"enum": names}, {"$ref": "#/$defs/TaskSection"}]},
     }
-    properties["profile"] = {"anyOf": [{"const": False}, {"$ref": "#/$defs/Profile"}]}
+    properties["profile"] = {"anyOf": [{"const": False}, {"$ref": "#/$defs/ProfileSection"}]}
     properties["methods"] = {
         "type": "array",
         "minItems": 1,
@@ -53,26 +58,26 @@ def json_schema(methods: Mapping[str, MethodFacts]) -> dict[str, Any]:
 
 
 def _task(names: list[str]) -> dict[str, Any]:
-    schema = Task.model_json_schema()
+    schema = TaskSection.model_json_schema()
     properties = schema["properties"]
     properties["task"] |= {"enum": names}
     properties["stand_in"] |= {"anyOf": [{"enum": names}, {"type": "null"}]}
     whole = {"type": "integer", "minimum": 1}
-    for limit in data.LIMITS:
+    for limit in LIMITS:
         properties[limit] = {**whole, "description": f"examples kept of the {limit.removeprefix('limit_')} split"}
     properties["rows"] = {**whole, "description": "examples of a synthetic task"}
     for option in local.OWN:
         properties[option.name] = {"description": f"of your own files (task: local): {option.what}"}
-    properties["kind"] |= {"enum": list(data.KINDS)}
+    properties["kind"] |= {"enum": list(KINDS)}
     return schema | {"additionalProperties": False}
 
 
 def _method(facts: MethodFacts) -> dict[str, Any]:
-    """`{lora: {rank: 4, lr: [1e-3, 5e-3]}}`: each value, or a list of them as a grid."""
+    """Return the schema of `{lora: {rank: 4, lr: [1e-3, 5e-3]}}`. Each value may be a list, which is a grid."""
     label = {"type": "string", "minLength": 1, "description": "names the rows of the tables"}
     knobs = {"label": _grid(label), "lr": _grid({**RATE, "description": f"learning rate; default {facts.lr:g}"})}
     knobs |= {key: _grid(dict(value)) for key, value in facts.schema.items()}
-    first = "seed of the first repetition: two rows of one method without a seed in common"
+    first = "seed of the first repetition; gives two entries of one method different seeds"
     knobs["first_seed"] = {"type": "integer", "minimum": 0, "default": 0, "description": first}
     knobs |= {"search_space": _space(facts), "exempt": EXEMPTIONS}
     inner = {"type": ["object", "null"], "properties": knobs, "additionalProperties": False}
@@ -86,11 +91,11 @@ def _method(facts: MethodFacts) -> dict[str, Any]:
 
 
 def _space(facts: MethodFacts) -> dict[str, Any]:
-    """`{lr: [1e-4, 1e-2], alpha: [8, 16]}`"""
+    """Return the schema of a search space: `{lr: [1e-4, 1e-2], alpha: [8, 16]}`."""
     values = {"lr": RATE, **facts.schema}
     return {
         "type": "object",
-        "description": "what trials draw from, in place of the method's own: rates between the least and the greatest",
+        "description": "what trials draw from, in place of the method's own space: for lr its range, else the values",
         "properties": {k: {"type": "array", "minItems": 2, "items": _untitled(v)} for k, v in values.items()},
         "maxProperties": 2,
         "additionalProperties": False,
@@ -108,8 +113,8 @@ def _grid(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(schema: Any) -> Any:
-    """Without the titles that pydantic makes of field names: editors show the description instead."""
+    """Remove the titles that pydantic makes of field names, so that editors show the descriptions."""
     if isinstance(schema, dict):
-        named = {k: v for k, v in schema.items() if not (k == "title" and isinstance(v, str))}
-        return {key: _plain(value) for key, value in named.items()}
+        untitled = {k: v for k, v in schema.items() if not (k == "title" and isinstance(v, str))}
+        return {key: _plain(value) for key, value in untitled.items()}
     return [_plain(v) for v in schema] if isinstance(schema, list) else schema

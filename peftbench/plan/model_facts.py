@@ -1,6 +1,6 @@
-"""What a plan asks about a base model: its identity and its sites. No weights are read and no network is loaded.
+"""Facts about a base model that planning needs: its fingerprint and its sites.
 
-The sites come from the configuration on the meta device, once; the answer is kept in the cache.
+The sites come from the model's configuration on the meta device: no weights are loaded. The cache keeps them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,15 @@ from peftbench.records.spec import digest
 
 
 def fingerprint(model: str, revision: str | None = None) -> str:
-    """The sha256 that identifies a base model's weights. Raises UserError where the model cannot be had."""
+    """Return the sha256 that identifies the weights of a base model.
+
+    Args:
+        model: a preset, a directory or a hub id.
+        revision: a commit or tag on the hub.
+
+    Raises:
+        UserError: the model is not available.
+    """
     return source.fingerprint(model, revision)
 
 
@@ -28,16 +36,25 @@ def sites(
     revision: str | None = None,
     roles: Mapping[str, Any] | None = None,
 ) -> Sites:
-    """The sites of a base model with a head of `labels` outputs, or as a causal model.
+    """Return the sites of a base model.
 
-    Raises UserError where the model cannot be had or its roles are unknown.
+    Args:
+        stores: the stores of cached answers.
+        model: a preset, a directory or a hub id.
+        labels: the number of outputs of the task head; unused with `causal`.
+        causal: whether the model generates text and so has no task head.
+        revision: a commit or tag on the hub.
+        roles: module paths by role, for an unknown architecture.
+
+    Raises:
+        UserError: the model is not available or its roles are unknown.
     """
     key = {"code": cache.code_key("backbones"), "packages": cache.versions("torch", "transformers")}
-    asked = {"model": fingerprint(model, revision), "roles": roles, "labels": labels, "causal": causal}
+    question = {"model": fingerprint(model, revision), "roles": roles, "labels": labels, "causal": causal}
 
     def build() -> dict[str, Any]:
         from peftbench.backbones.load import skeleton  # torch
 
         return skeleton(model, "generation" if causal else "classification", labels, revision, roles).as_dict()
 
-    return Sites.from_dict(stores.open("sites", digest(key)).get(digest(asked), build))
+    return Sites.from_dict(stores.open("sites", digest(key)).get(digest(question), build))

@@ -1,6 +1,7 @@
-"""(Experiment, planned runs, records) -> what to run next. Pure, no torch.
+"""Decide what to run next from the planned runs and the records.
 
-Tuning trials come first, then the runs with the values that won, and when they are settled one profile pass a task.
+Tuning trials come first, then the final runs with the values of the best trials. The profile passes come last, when all
+runs have ended.
 """
 
 from __future__ import annotations
@@ -9,15 +10,23 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from peftbench.plan.experiment import Experiment, Profile
+from peftbench.plan.experiment import Experiment, ProfileSection
 from peftbench.plan.grid import Planned
 from peftbench.records import record, trials
 from peftbench.records.record import Record
 from peftbench.records.spec import LatencySpec, ProfileSpec, RunSpec, Spec
 
 
-def standing(planned: Sequence[Planned], records: Iterable[Record], retry_failed: bool = False) -> list[Planned]:
-    """The runs as the records leave them: those whose trials are settled with the values that won."""
+def with_best_trials(
+    planned: Sequence[Planned], records: Iterable[Record], retry_failed: bool = False
+) -> list[Planned]:
+    """Return the runs, with the values of the best trial where all trials have ended.
+
+    Args:
+        planned: the runs of the grid.
+        records: all records of the results directory.
+        retry_failed: whether failed trials run again.
+    """
     now = list(records)
     return _resolved(planned, now, _ready(now, retry_failed, now))
 
@@ -29,30 +38,38 @@ def plan(
     retry_failed: bool = False,
     before: Iterable[Record] | None = None,
 ) -> list[Spec]:
-    """What is still to be run: the missing runs, or, where there are none, the missing profile passes.
+    """Return what is left to run: the missing runs, or the missing profile passes if no run is missing.
 
-    `before` are the records that there were when this invocation began: what has been attempted since is not attempted
-    again in it. None: it begins now.
+    Args:
+        experiment: the experiment.
+        planned: the runs of the grid.
+        records: all records of the results directory.
+        retry_failed: whether failed runs run again.
+        before: the records from before this invocation; by default `records`. A run that was attempted since then is
+            not attempted again.
     """
     now = list(records)
     ready = _ready(now, retry_failed, now if before is None else before)
-    return [spec for spec in _asked(experiment, planned, now, ready) if ready(spec.id)]
+    return [spec for spec in _specs(experiment, planned, now, ready) if ready(spec.id)]
 
 
-def asked(
+def all_specs(
     experiment: Experiment,
     planned: Sequence[Planned],
     records: Iterable[Record],
     retry_failed: bool = False,
     before: Iterable[Record] | None = None,
 ) -> list[Spec]:
-    """Like `plan`, with what is done: all runs, and, once they are settled, all profile passes."""
+    """Return what `plan` returns together with what is done: all runs and, when they have ended, all profile passes.
+
+    The arguments are those of `plan`.
+    """
     now = list(records)
-    return _asked(experiment, planned, now, _ready(now, retry_failed, now if before is None else before))
+    return _specs(experiment, planned, now, _ready(now, retry_failed, now if before is None else before))
 
 
 def profiles(experiment: Experiment, planned: Sequence[Planned], records: Iterable[Record]) -> list[ProfileSpec]:
-    """A profile pass a task, over the configurations that finished there; none where it is switched off."""
+    """Return the profile passes over the final runs that have finished; none if the experiment has no profile."""
     if experiment.profile is None:
         return []
     finished = record.finished(records)
@@ -60,16 +77,21 @@ def profiles(experiment: Experiment, planned: Sequence[Planned], records: Iterab
     return passes(experiment, experiment.profile, done)
 
 
-def passes(experiment: Experiment, asked: Profile, planned: Iterable[Planned]) -> list[ProfileSpec]:
-    """A profile pass a task over all that is planned there, whether it has run or not.
+def passes(experiment: Experiment, section: ProfileSection, planned: Iterable[Planned]) -> list[ProfileSpec]:
+    """Return one profile pass for each task and process, over all planned configurations.
 
-    Its processes take turns with those of other tasks, so that each task's are spread over the time.
+    The tasks alternate, so that the processes of each task are spread over time.
+
+    Args:
+        experiment: the experiment.
+        section: rounds, processes and shapes of the pass.
+        planned: the configurations to measure, whether they have run or not.
     """
     by_task: dict[str, dict[str, RunSpec]] = {}
     for p in planned:
         by_task.setdefault(p.spec.task.name, {})[p.label] = p.spec
     specs = []
-    for process, runs in itertools.product(range(asked.processes), by_task.values()):
+    for process, runs in itertools.product(range(section.processes), by_task.values()):
         first = next(iter(runs.values()))
         specs.append(
             ProfileSpec(
@@ -80,10 +102,10 @@ def passes(experiment: Experiment, asked: Profile, planned: Iterable[Planned]) -
                 batch_size=first.train.batch_size,
                 max_length=first.train.max_length,
                 accumulation=first.train.accumulation if first.train.memory is None else 1,
-                rounds=asked.rounds,
-                warmup=asked.warmup,
+                rounds=section.rounds,
+                warmup=section.warmup,
                 reference=experiment.reference,
-                latency=LatencySpec(**asked.latency.model_dump()),
+                latency=LatencySpec(**section.latency.model_dump()),
                 process=process,
                 accumulations=tuple(r.train.accumulation for r in runs.values() if r.train.memory is not None),
             )
@@ -91,7 +113,7 @@ def passes(experiment: Experiment, asked: Profile, planned: Iterable[Planned]) -
     return specs
 
 
-def _asked(
+def _specs(
     experiment: Experiment, planned: Sequence[Planned], records: Sequence[Record], ready: Callable[[str], bool]
 ) -> list[Spec]:
     now = _resolved(planned, records, ready)
@@ -107,26 +129,26 @@ def _resolved(planned: Sequence[Planned], records: Sequence[Record], ready: Call
 
 
 def _tuned(p: Planned, latest: Mapping[str, Record], ready: Callable[[str], bool]) -> Planned:
-    """The final run with the values of the best trial, once all of them are settled."""
+    """Return the final run with the values of the best trial, or marked as waiting while a trial is missing."""
     ids = [t.spec.id for t in p.trials]
     if any(map(ready, ids)) or not trials.settled(ids, latest):
         return replace(p, waits=True)
-    won = p.trials[trials.best([latest[i] for i in ids])]
-    train = replace(p.spec.train, lr=won.spec.train.lr)
-    return replace(p, spec=replace(p.spec, method=won.spec.method, train=train), trainable=won.trainable, waits=False)
+    best = p.trials[trials.best([latest[i] for i in ids])]
+    train = replace(p.spec.train, lr=best.spec.train.lr)
+    return replace(p, spec=replace(p.spec, method=best.spec.method, train=train), trainable=best.trainable, waits=False)
 
 
 def _ready(records: Sequence[Record], retry_failed: bool, before: Iterable[Record]) -> Callable[[str], bool]:
-    """Whether a spec is to be attempted now."""
+    """Return the function that tells by its id whether a spec should be attempted now."""
     latest = record.latest(records)
     old = {r.path for r in before}
-    tried = {r.spec_id for r in records if r.path not in old}
+    attempted = {r.spec_id for r in records if r.path not in old}
 
     def ready(spec_id: str) -> bool:
         last = latest.get(spec_id)
         if last is None:
             return True
-        if last.is_finished or spec_id in tried:
+        if last.is_finished or spec_id in attempted:
             return False
         return retry_failed or last.status in record.RETRIED
 

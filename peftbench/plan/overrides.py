@@ -1,8 +1,8 @@
-"""`--set budget.steps=10`: values in place of those of an experiment's file, checked as if they stood there.
+"""`--set budget.steps=10`: replace values of an experiment file, which are then checked like the file's own.
 
 A key is the path of a value in the file: `budget.steps`, `train.head_lr`, `backbone.model`. In `methods` and `tasks`
-the second part names the entries: `methods.lora.rank` is every entry of the method `lora`, or the one of that label;
-`tasks.glue/rte.steps` every entry of that task. `*` is all of them. A value is written as in YAML.
+the second part selects entries. `methods.lora.rank` selects all entries of the method `lora`, or the entry with that
+label. `tasks.glue/rte.steps` selects all entries of that task; `*` selects every entry. A value is written as in YAML.
 """
 
 from __future__ import annotations
@@ -14,27 +14,33 @@ from peftbench.errors import UserError, unknown
 from peftbench.plan import strict_yaml
 from peftbench.plan.strict_yaml import Document, Place
 
-LISTS = ("methods", "tasks")  # of entries that a key names
-SHORT = {"backbone": "model", "tasks": "task"}  # what a plain word there stands for
+LISTS = ("methods", "tasks")  # sections whose entries a key selects
+SHORTHANDS = {"backbone": "model"}  # the key that a plain text in place of a mapping gives
 
 
-def applied(document: Document, texts: Sequence[str]) -> Document:
-    """The document with each `KEY=VALUE` in its place, the last of equal keys first of all.
+def apply(document: Document, texts: Sequence[str]) -> Document:
+    """Return the document with the values of `KEY=VALUE` texts. The last of several equal keys wins.
 
-    Raises UserError for a text that is no KEY=VALUE, and for a key that names no entry of a list; whether the value is
-    valid there, the check of the whole file says, in the name of the option.
+    The check of the whole file decides later whether the values are valid, and names the option then.
+
+    Args:
+        document: the experiment file.
+        texts: `KEY=VALUE` texts, as `--set` takes them.
+
+    Raises:
+        UserError: a text is not KEY=VALUE, or its key selects no entry of a list.
     """
     if not texts:
         return document
     value, origins = dict(document.value), dict(document.origins)
     for text in texts:
-        key, equals, given = text.partition("=")
+        key, equals, value_text = text.partition("=")
         option = f"--set {text!r}"
         section, _, inner = key.strip().partition(".")
         parts = [section, *(inner.rsplit(".", 1) if section in LISTS else inner.split("."))] if inner else [section]
         if not equals or not all(parts):
             raise UserError(f"{option}: give KEY=VALUE, such as budget.steps=10 or methods.lora.rank=4")
-        parsed = strict_yaml.scalar(given)
+        parsed = strict_yaml.scalar(value_text)
         if parts[0] in LISTS and len(parts) > 1:
             value[parts[0]] = _in_list(value.get(parts[0]), parts, parsed, option, origins)
         else:
@@ -45,7 +51,7 @@ def applied(document: Document, texts: Sequence[str]) -> Document:
 def _placed(
     mapping: dict[str, Any], parts: Place, above: Place, value: Any, option: str, origins: dict[Place, str]
 ) -> dict[str, Any]:
-    """A copy of the mapping with the value at the end of the path `parts`."""
+    """Return a copy of the mapping with the value at the end of the path `parts`."""
     name, *rest = parts
     place = (*above, name)
     if not rest or name not in mapping:
@@ -53,39 +59,45 @@ def _placed(
     if not rest:
         return {**mapping, str(name): value}
     inner = mapping.get(str(name))
-    if isinstance(inner, str) and name in SHORT:
-        inner = {SHORT[str(name)]: inner}
+    if isinstance(inner, str) and name in SHORTHANDS:
+        inner = {SHORTHANDS[str(name)]: inner}
     if inner is not None and not isinstance(inner, dict):
         raise UserError(f"{option}: {strict_yaml.spell(place)} is {inner!r}, which has no keys")
     return {**mapping, str(name): _placed(dict(inner or {}), tuple(rest), place, value, option, origins)}
 
 
 def _in_list(entries: Any, parts: Sequence[str], value: Any, option: str, origins: dict[Place, str]) -> list[Any]:
-    """A copy of `methods` or `tasks` with the value set in every entry that the key names."""
-    section, wanted, *inner = parts
+    """Return a copy of `methods` or `tasks` with the value set in every entry that the key selects."""
+    section, selected, *inner = parts
     if not isinstance(entries, list):
         raise UserError(f"{option}: the file has no list of {section}")
     if not inner:
-        raise UserError(f"{option}: say which value, such as {section}.{wanted}.{_example(section)}")
-    key, new, hit = inner[0], list(entries), False
-    for i, entry in enumerate(entries):
-        if wanted == "*" or wanted in _names(section, entry):
-            hit = True
-            if section == "tasks":
-                whole = {"task": entry} if isinstance(entry, str) else dict(entry)
-                origins[section, i, key] = option
-                new[i] = {**whole, key: value}
-            else:
-                ((name, given),) = ({entry: None} if isinstance(entry, str) else entry).items()
-                origins[section, i, name, key] = option
-                new[i] = {name: {**(given or {}), key: value}}
-    if not hit:
-        raise unknown(section[:-1], wanted, {n for e in entries for n in _names(section, e)}, where=option)
+        raise UserError(f"{option}: say which value, such as {section}.{selected}.{_example(section)}")
+    key, new = inner[0], list(entries)
+    chosen = [i for i, entry in enumerate(entries) if selected == "*" or selected in _names(section, entry)]
+    for i in chosen:
+        entry = entries[i]
+        if section == "tasks" and isinstance(entry, (str, dict)):
+            origins[section, i, key] = option
+            new[i] = {**({"task": entry} if isinstance(entry, str) else entry), key: value}
+        elif section == "methods" and _is_method(entry):
+            ((name, values),) = ({entry: None} if isinstance(entry, str) else entry).items()
+            origins[section, i, name, key] = option
+            new[i] = {name: {**(values or {}), key: value}}
+    if not chosen:
+        raise unknown(section[:-1], selected, {n for e in entries for n in _names(section, e)}, where=option)
     return new
 
 
+def _is_method(entry: Any) -> bool:
+    """Whether an entry has the form of a method. The check of the whole file reports one that has not."""
+    if isinstance(entry, dict):
+        return len(entry) == 1 and all(isinstance(values, dict | None) for values in entry.values())
+    return isinstance(entry, str)
+
+
 def _names(section: str, entry: Any) -> list[str]:
-    """What a key may call an entry: a method's name or label, a task's name."""
+    """The names that select an entry: a method's name and labels, a task's name."""
     if isinstance(entry, str):
         return [entry]
     if not isinstance(entry, dict):

@@ -1,4 +1,4 @@
-"""From an experiment's file to a grid that is ready to run or to be shown: the steps that `run` and `plan` share."""
+"""Prepare an experiment: the steps from a checked file to the grid, which `run` and `plan` share."""
 
 from __future__ import annotations
 
@@ -14,37 +14,53 @@ from peftbench.plan.experiment import Experiment
 from peftbench.plan.grid import Planned
 from peftbench.plan.resolve import Facts
 from peftbench.plan.run_limits import Measures
-from peftbench.plan.selection import Only
+from peftbench.plan.selection import Selection
 from peftbench.records.record import Record
 from peftbench.records.spec import Spec
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """An experiment with its facts and all its runs."""
+    """An experiment that is ready to run.
+
+    Attributes:
+        experiment: the experiment.
+        facts: the facts about the base model and the tasks.
+        planned: the selected runs of the grid.
+        catalogue: the known methods, plugins included.
+    """
 
     experiment: Experiment
     facts: Facts
     planned: Sequence[Planned]
     catalogue: Catalogue
 
-    def results_dir(self, given: Path | None) -> Path:
-        """Where records go: the directory given, or results/NAME."""
-        return given if given is not None else Path("results") / self.experiment.name
+    def results_dir(self, chosen: Path | None) -> Path:
+        """Return the directory for records: the chosen one, or results/NAME."""
+        return chosen if chosen is not None else Path("results") / self.experiment.name
 
     def planner(self, before: Iterable[Record], retry_failed: bool) -> Callable[[list[Record]], list[Spec]]:
-        """The function from records to specs that the runner calls between its rounds."""
+        """Return the function from the records to all specs, which the runner calls whenever all its runs have ended.
+
+        Args:
+            before: the records from before this invocation.
+            retry_failed: whether failed runs run again.
+        """
         first = list(before)
-        return lambda records: next_runs.asked(self.experiment, self.planned, records, retry_failed, first)
+        return lambda records: next_runs.all_specs(self.experiment, self.planned, records, retry_failed, first)
 
     def check_jobs(self, jobs: int) -> None:
-        """Raises UserError where so many workers would spoil what the budget counts."""
+        """Refuse several workers with a budget of seconds, because they would slow each other down.
+
+        Raises:
+            UserError: the budget counts seconds and `jobs` is above 1.
+        """
         if self.experiment.budget.seconds is not None and jobs > 1:
             raise UserError(f"--jobs {jobs}: runs that share the machine get less done in the budget's seconds; use 1")
 
-    def standing(self, records: Iterable[Record]) -> Prepared:
-        """With the values that won in the runs whose trials are settled."""
-        return replace(self, planned=next_runs.standing(self.planned, records))
+    def with_best_trials(self, records: Iterable[Record]) -> Prepared:
+        """Return the experiment with the values of the best trials in the runs whose trials have ended."""
+        return replace(self, planned=next_runs.with_best_trials(self.planned, records))
 
 
 def prepare(
@@ -54,25 +70,27 @@ def prepare(
     plugins: Sequence[Path] = (),
     measures: Callable[[Catalogue], Measures] = lambda _: run_limits.NONE,
 ) -> Prepared:
-    """Check and plan an experiment: all its runs, `only` applied. Raises UserError for whatever is wrong with it.
+    """Check an experiment and plan its runs.
 
     Args:
-        experiment: as `read.load` returns it.
-        only: parts of the grid, such as "method=lora".
-        data_dir: the folder with data sets. One that is not there is a mistake; one that lacks a task's files leaves
-            that task to its stand-in.
+        experiment: the experiment, as `read.load` returns it.
+        only: `key=value` texts that select a part of the grid, such as "method=lora".
+        data_dir: the folder with data sets. If it lacks the files of a task, the task's stand-in runs.
         plugins: files with methods.
-        measures: what budgets of tokens and memory ask of texts and networks. Planning itself loads no network and
-            simulates no step: the caller knows who can tell.
+        measures: makes the measurements that budgets of tokens and memory need, because planning itself loads no
+            network and simulates no step.
+
+    Raises:
+        UserError: the experiment cannot run as written, or `data_dir` does not exist.
     """
     if data_dir is not None and not data_dir.is_dir():
         what = "is a file, not a directory" if data_dir.exists() else "there is no such directory"
         raise UserError(f"--data-dir {data_dir}: {what}; give the folder that holds the data sets, or leave it out")
     catalogue = Catalogue(tuple(p.expanduser().resolve() for p in plugins))
     expanded = configurations.expand(experiment, catalogue.methods(), catalogue.hyper)
-    part = Only.parse(only, experiment, expanded)
-    facts = resolve.gather(experiment, part, catalogue.stores, data_dir)
+    selection = Selection.parse(only, experiment, expanded)
+    facts = resolve.gather(experiment, selection, catalogue.stores, data_dir)
     probes.check(experiment.probes, (task.kind for task in facts.tasks), data_dir)
-    planned = grid.grid(experiment, facts, expanded, catalogue.parameters, part, measures(catalogue))
+    planned = grid.grid(experiment, facts, expanded, catalogue.parameters, selection, measures(catalogue))
     catalogue.save()
     return Prepared(experiment, facts, planned, catalogue)

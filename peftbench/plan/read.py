@@ -1,7 +1,7 @@
-"""YAML -> `Experiment`: the only place that knows the file format of an experiment.
+"""Read an experiment: YAML -> `Experiment`.
 
-Every mistake in a file is reported with the file, the place (`methods[2].lora.rank`), the line, what was given and what
-is valid; all mistakes that can be told apart at once come in one `UserError`.
+A mistake is reported with its file, its place (`methods[2].lora.rank`), its line, the given value and the valid ones.
+One `UserError` lists all mistakes of a file that can be found at once.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ from peftbench.errors import UserError, unknown
 from peftbench.plan import overrides as overrides_
 from peftbench.plan import strict_yaml
 from peftbench.plan.experiment import (
-    EXEMPT,
-    LENGTHS,
+    EXEMPTIBLE,
+    LENGTH_UNITS,
     RESERVED,
-    Backbone,
-    Budget,
+    BackboneSection,
+    BudgetSection,
     Experiment,
-    Latency,
+    LatencySection,
     MethodEntry,
-    Part,
-    Profile,
-    Task,
-    Train,
+    ProfileSection,
+    Section,
+    TaskSection,
+    TrainSection,
 )
 from peftbench.plan.strict_yaml import Document, Place
-from peftbench.tasks import data, local
+from peftbench.tasks import local
+from peftbench.tasks.dataset import LIMITS
 
-WANTED = {
+EXPECTED = {  # what a missing or malformed value must be
     "name": "a name of letters, digits, dots, dashes and underscores, such as glue_small",
     "device": "auto, cpu, cuda, cuda:N or mps",
     "model": "a preset, a directory or a hub id, e.g. model: minilm-l6",
@@ -44,30 +45,28 @@ WANTED = {
     "tasks": "a list of tasks, e.g. tasks: [embedded/question_type]",
     "methods": "a list of methods, e.g. methods: [full, lora]",
 }
-
-
-SECTIONS: dict[Place, type[Part]] = {
-    ("backbone",): Backbone,
-    ("budget",): Budget,
-    ("train",): Train,
-    ("profile",): Profile,
-    ("profile", "latency"): Latency,
+SECTIONS: dict[Place, type[Section]] = {
+    ("backbone",): BackboneSection,
+    ("budget",): BudgetSection,
+    ("train",): TrainSection,
+    ("profile",): ProfileSection,
+    ("profile", "latency"): LatencySection,
 }
-
-
 Source = str | Path | Mapping[str, Any] | Experiment
-IN_MEMORY = Path("experiment")  # what messages call one that is no file
+IN_MEMORY = Path("experiment")  # stands for the file's path in messages about an experiment that has no file
 
 
 def load(source: Source, added: Sequence[str] = (), overrides: Sequence[str] = ()) -> Experiment:
-    """The experiment of a file, of the packaged one of that name (`quickstart`), or of one in memory.
+    """Read and check an experiment.
 
     Args:
-        source: a path, a name, the mapping that a file would hold, or an experiment that was read before.
-        added: further items of its `methods`, written as there: `mine`, `mine: {lr: 1e-3}`.
-        overrides: values in place of its own: `budget.steps=10` (see overrides.py).
+        source: the path of a YAML file, the name of a packaged experiment (`quickstart`), the mapping that a file would
+            hold, or an experiment that was read before.
+        added: further items of `methods`, written as in the file: `mine`, `mine: {lr: 1e-3}`.
+        overrides: `KEY=VALUE` texts that replace values of the file: `budget.steps=10` (see overrides.py).
 
-    Raises UserError naming every mistake.
+    Raises:
+        UserError: the file is missing or has mistakes; the message lists all of them.
     """
     document = _document(source)
     if not isinstance(document.value, dict):
@@ -75,21 +74,21 @@ def load(source: Source, added: Sequence[str] = (), overrides: Sequence[str] = (
         raise UserError(f"{document.path}: {what}; an experiment is a mapping with name, backbone, tasks, methods, ...")
     if isinstance(source, Experiment):
         added = (*source.added, *added)
-    document = overrides_.applied(document, overrides)
+    document = overrides_.apply(document, overrides)
     mistakes: list[UserError] = []
     plain = _normalised(document, mistakes)
     _add(document, plain, added, mistakes)
     try:
         experiment = Experiment.model_validate(plain) if not mistakes else None
     except ValidationError as e:
-        mistakes += [_explained(document, error) for error in e.errors() if not _is_echo(error)]
+        mistakes += [_explained(document, error) for error in e.errors() if not _is_redundant(error)]
     mistakes += _misspelt(document, plain)
     if mistakes or experiment is None:
         raise UserError("\n".join(dict.fromkeys(map(str, mistakes))))
     earlier = source.overrides if isinstance(source, Experiment) else ()
     experiment._document, experiment._added, experiment._overrides = document, tuple(added), (*earlier, *overrides)
-    if crossed := list(_crossed(experiment)):
-        raise UserError("\n".join(map(str, crossed)))
+    if conflicts := list(_conflicts(experiment)):
+        raise UserError("\n".join(map(str, conflicts)))
     return experiment
 
 
@@ -101,31 +100,44 @@ def _document(source: Source) -> Document:
     return strict_yaml.load(find(source))
 
 
-def _crossed(experiment: Experiment) -> Iterator[UserError]:
-    """Mistakes between sections, each where it can be mended."""
+def _conflicts(experiment: Experiment) -> Iterator[UserError]:
+    """Yield an error for each conflict between sections, at the place to change."""
     b = experiment.budget
     for i, task in enumerate(experiment.tasks):
-        for name in LENGTHS:
-            if name != b.length and getattr(task, name) is not None:
-                said = f"the budget counts {b.length}, and so must every task: write {b.length}: ... here"
-                yield experiment.error(("tasks", i, name), said)
-        yield from exemptions(experiment, task.exempt, ("tasks", i, "exempt"))
+        for name in LENGTH_UNITS:
+            if name != b.length_unit and getattr(task, name) is not None:
+                message = f"the budget counts {b.length_unit}, and so must every task: write {b.length_unit}: ... here"
+                yield experiment.error(("tasks", i, name), message)
+        yield from invalid_exemptions(experiment, task.exempt, ("tasks", i, "exempt"))
     if b.seconds is not None and experiment.jobs > 1:
-        said = "runs that share the machine would get less done in the seconds of the budget; write jobs: 1"
-        yield experiment.error(("jobs",), said)
+        message = "runs that share the machine would get less done in the seconds of the budget; write jobs: 1"
+        yield experiment.error(("jobs",), message)
 
 
-def exemptions(experiment: Experiment, exempt: Mapping[str, str], place: Place) -> Iterator[UserError]:
-    """A mistake for every exemption from what is no budget, or none that the experiment has."""
+def invalid_exemptions(experiment: Experiment, exempt: Mapping[str, str], place: Place) -> Iterator[UserError]:
+    """Yield an error for each exemption from an unknown budget, or from one that the experiment does not have.
+
+    Args:
+        experiment: the experiment.
+        exempt: the reasons by the budget's name.
+        place: where the exemptions are in the file.
+    """
     for axis in exempt:
-        if axis not in EXEMPT:
-            yield unknown("budget", axis, EXEMPT, where=experiment.where((*place, axis)))
+        if axis not in EXEMPTIBLE:
+            yield unknown("budget", axis, EXEMPTIBLE, where=experiment.where((*place, axis)))
         elif getattr(experiment.budget, axis) is None:
             yield experiment.error((*place, axis), f"there is no budget of {axis} to be exempt from; remove it")
 
 
 def find(source: str | Path) -> Path:
-    """The path of an experiment file given as a path or as the bare name of a packaged one."""
+    """Return the path of an experiment file.
+
+    Args:
+        source: a path, or the name of a packaged experiment.
+
+    Raises:
+        UserError: there is neither such a file nor such a packaged experiment.
+    """
     path = Path(source).expanduser()
     if path.is_file():
         return path
@@ -134,23 +146,23 @@ def find(source: str | Path) -> Path:
     known = packaged()
     if str(source) in known:
         return known[str(source)]
-    beside = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-    near = get_close_matches(str(source), [*beside, *known], n=1)
+    in_folder = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    near = get_close_matches(str(source), [*in_folder, *known], n=1)
     hint = f"; did you mean {near[0]}?" if near else "."
     raise UserError(f"no experiment file {source}{hint} Packaged experiments: {', '.join(known) or 'none'}")
 
 
 def packaged() -> dict[str, Path]:
-    """The experiments that come with peftbench, by name: `quickstart`, `paper/lora_rank`."""
+    """Return the paths of the experiments that come with peftbench, by name: `quickstart`, `paper/lora_rank`."""
     from importlib.resources import files
 
     folder = Path(str(files("peftbench.experiments")))
-    found = [*sorted(folder.glob("*.yaml")), *sorted(folder.glob("paper/*.yaml"))]
-    return {p.relative_to(folder).with_suffix("").as_posix(): p for p in found}
+    paths = [*sorted(folder.glob("*.yaml")), *sorted(folder.glob("paper/*.yaml"))]
+    return {p.relative_to(folder).with_suffix("").as_posix(): p for p in paths}
 
 
 def _normalised(document: Document, mistakes: list[UserError]) -> dict[str, Any]:
-    """The long form of the file: shorthands written out, so that each place has one type."""
+    """Write out the shorthands of the file, so that each place has one type."""
     plain = dict(document.value)
     if isinstance(plain.get("backbone"), str):
         plain["backbone"] = {"model": plain["backbone"]}
@@ -174,10 +186,10 @@ def _normalised(document: Document, mistakes: list[UserError]) -> dict[str, Any]
 
 
 def _add(document: Document, plain: dict[str, Any], added: Sequence[str], mistakes: list[UserError]) -> None:
-    """Methods of the command line behind those of the file."""
+    """Append the methods of the command line to those of the file."""
     for text in added:
         place = (f"--method {text!r}",)
-        document.lines[place] = 0  # of no line
+        document.lines[place] = 0  # it has no line
         try:
             entry = _entry(document, strict_yaml.scalar(text), place)
         except UserError as mistake:
@@ -188,7 +200,7 @@ def _add(document: Document, plain: dict[str, Any], added: Sequence[str], mistak
 
 
 def _entry(document: Document, item: Any, place: Place) -> MethodEntry:
-    """`lora` or `{lora: {rank: 4, label: small, lr: 1e-3}}`."""
+    """Parse one item of `methods`: `lora` or `{lora: {rank: 4, label: small, lr: 1e-3}}`."""
     if isinstance(item, str):
         return MethodEntry(item, place)
     if not isinstance(item, dict) or len(item) != 1:
@@ -203,45 +215,45 @@ def _entry(document: Document, item: Any, place: Place) -> MethodEntry:
     return MethodEntry(name, (*place, name), label, lr, 0 if first is None else first, hyper, space, exempt)
 
 
-def _is_echo(error: Any) -> bool:
-    """A list whose every item is wrong is reported as empty, too."""
+def _is_redundant(error: Any) -> bool:
+    """Whether pydantic reports a list as too short only because all its items are invalid."""
     return error["type"] == "too_short" and bool(error["input"])
 
 
 def _explained(document: Document, error: Any) -> UserError:
-    """pydantic's finding in the words of the file."""
+    """Translate an error of pydantic into the terms of the file."""
     place: Place = tuple(error["loc"])
     if error["type"] == "missing":
-        return document.error(place[:-1], f"{place[-1]} is missing; it must be {WANTED[str(place[-1])]}")
+        return document.error(place[:-1], f"{place[-1]} is missing; it must be {EXPECTED[str(place[-1])]}")
     if error["type"] == "extra_forbidden":
         return unknown("key", place[-1], _keys(place[:-1]), where=document.where(place))
-    message = errors.said(error)
+    message = errors.validation_message(error)
     if error["type"] == "value_error":
         return document.error(place, message)
     if error["type"] == "string_pattern_mismatch":
-        message = f"must be {WANTED[str(place[-1])]}"
+        message = f"must be {EXPECTED[str(place[-1])]}"
     if error["type"] in ("model_type", "dict_type", "model_attributes_type"):
         message = "must be a mapping" + (f" with the keys {', '.join(_keys(place))}" if _keys(place) else "")
     return document.error(place, f"given {error['input']!r}; {message}")
 
 
 def _misspelt(document: Document, plain: Mapping[str, Any]) -> list[UserError]:
-    """Keys of tasks that are no option of any task, but nearly a key; what remains, the tasks themselves check."""
-    keys = [*Task.model_fields, *data.LIMITS]
-    found = []
+    """Find unknown keys of tasks that resemble a valid key. The tasks check all other keys as their options."""
+    keys = [*TaskSection.model_fields, *LIMITS]
+    mistakes = []
     for i, task in enumerate(plain["tasks"] if isinstance(plain.get("tasks"), tuple) else ()):
         for key in task if isinstance(task, dict) else ():
             if key not in (*keys, *local.OPTIONS) and get_close_matches(key, keys, n=1, cutoff=0.7):
                 valid = [*keys, *(local.OPTIONS if task.get("task") == "local" else ())]
-                found.append(unknown("key", key, valid, where=document.where(("tasks", i, key))))
-    return found
+                mistakes.append(unknown("key", key, valid, where=document.where(("tasks", i, key))))
+    return mistakes
 
 
 def _keys(place: Place) -> list[str]:
-    """The keys that are valid inside the mapping at `place`."""
+    """Return the keys that are valid in the mapping at a place."""
     if not place:
         return list(Experiment.model_fields)
     if place[0] == "tasks":
-        return list(Task.model_fields)
-    part = SECTIONS.get(place)
-    return list(part.model_fields) if part else []
+        return list(TaskSection.model_fields)
+    section = SECTIONS.get(place)
+    return list(section.model_fields) if section else []

@@ -1,7 +1,7 @@
-"""What planning needs to know of the tasks and the base model, gathered before anything runs; imports no torch itself.
+"""Resolve the tasks and the base model of an experiment: find data and model and collect their facts.
 
-Here stand-ins are decided: a task whose data cannot be had is replaced by the one that the experiment names for the
-case, and from here on bears that one's name.
+Stand-ins are decided here. If a task's data is not available, its stand-in runs in its place under the stand-in's own
+name.
 """
 
 from __future__ import annotations
@@ -16,68 +16,89 @@ from peftbench.backbones.sites import Sites
 from peftbench.cache import Stores
 from peftbench.errors import UserError
 from peftbench.plan import model_facts
-from peftbench.plan.experiment import Experiment, Task
-from peftbench.plan.selection import Only
+from peftbench.plan.experiment import Experiment, TaskSection
+from peftbench.plan.selection import Selection
 from peftbench.records.spec import BackboneSpec, TaskSpec
 
-FILES = ("train", "validation", "test")  # options of a local task that are paths, relative to the experiment's file
+FILES = ("train", "validation", "test")  # options of a local task that are paths relative to the experiment's file
 
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """A task that will run: what was written, what really runs, and the sites of the network that it is run on."""
+    """A task that will run.
 
-    asked: Task
+    Attributes:
+        section: the task's section of the experiment file.
+        spec: the task that runs: the task of the file or its stand-in.
+        kind: "classification", "regression" or "generation".
+        mean_words: mean words of an example, answer included.
+        rows: the number of examples by split.
+        sites: the sites of the network that runs the task.
+        unavailable: why the stand-in runs; None if the task itself runs.
+        labels: outputs of the task head; 1 for regression and generation.
+    """
+
+    section: TaskSection
     spec: TaskSpec
     kind: str
-    mean_words: float  # of an example, answer included
-    rows: Mapping[str, int]  # by split
+    mean_words: float
+    rows: Mapping[str, int]
     sites: Sites
-    unavailable: str | None = None  # why the task asked for is not what runs
-    labels: int = 1  # outputs of the head; 1 where a value is predicted or a text is written
+    unavailable: str | None = None
+    labels: int = 1
 
 
 @dataclass(frozen=True)
 class Facts:
+    """The base model and the tasks that an experiment runs."""
+
     backbone: BackboneSpec
     tasks: tuple[TaskFacts, ...]
 
 
-def gather(experiment: Experiment, only: Only, stores: Stores, data_dir: Path | None = None) -> Facts:
-    """The facts about the tasks that `only` leaves and about their base model.
+def gather(experiment: Experiment, selection: Selection, stores: Stores, data_dir: Path | None = None) -> Facts:
+    """Collect the facts about the selected tasks and the base model.
 
-    Raises UserError where a task or model is unknown or cannot be had and nothing stands in for it; all tasks are
-    looked at before it is raised.
+    Args:
+        experiment: the experiment.
+        selection: the part of the grid that will run.
+        stores: the stores of cached answers.
+        data_dir: the folder with data sets.
+
+    Raises:
+        UserError: a task or the model is unknown or not available, without a stand-in. The message covers all tasks.
     """
-    prepared, mistakes = [], []
+    opened, mistakes = [], []
     for i, task in enumerate(experiment.tasks):
-        if only.has_task(task):
+        if selection.has_task(task):
             try:
-                prepared.append((i, task, *_prepare(experiment, i, task, data_dir)))
+                opened.append((i, task, *_open_or_stand_in(experiment, task, data_dir)))
             except UserError as e:
                 mistakes.append(str(experiment.error(("tasks", i), str(e))))
-    _refuse_twice(experiment, prepared, mistakes)
+    mistakes += _repeated_names(experiment, [(i, spec.name) for i, _, spec, _, _ in opened])
     if mistakes:
         raise UserError("\n".join(mistakes))
     backbone = _backbone(experiment)
-    facts = []
-    for i, task, spec, told, unavailable in prepared:
+    task_facts = []
+    for i, task, spec, facts, unavailable in opened:
         try:
-            causal = told["kind"] == "generation"
-            labels = len(told["labels"]) or 1
+            causal = facts["kind"] == "generation"
+            labels = len(facts["labels"]) or 1
             sites = model_facts.sites(stores, backbone.model, labels, causal, backbone.revision, backbone.roles)
         except UserError as e:
             raise experiment.error(("backbone",), f"{e} (for task {spec.name}, tasks[{i}])") from e
-        facts.append(TaskFacts(task, spec, told["kind"], told["mean_words"], told["rows"], sites, unavailable, labels))
-    return Facts(backbone, tuple(facts))
+        known = (facts["kind"], facts["mean_words"], facts["rows"])
+        task_facts.append(TaskFacts(task, spec, *known, sites, unavailable, labels))
+    return Facts(backbone, tuple(task_facts))
 
 
-def _prepare(
-    experiment: Experiment, i: int, task: Task, data_dir: Path | None
+def _open_or_stand_in(
+    experiment: Experiment, task: TaskSection, data_dir: Path | None
 ) -> tuple[TaskSpec, dict[str, Any], str | None]:
+    """Return the task that runs, its facts, and why it is the stand-in (None if it is not)."""
     options = _with_paths(experiment, task)
     if task.stand_in is not None:
-        tasks.card(task.stand_in)  # an unknown name must be seen where the task itself can be had, too
+        tasks.card(task.stand_in)  # report an unknown stand-in even where it is not needed
     try:
         return *_open(task.task, options, data_dir, None), None
     except tasks.TaskUnavailable as e:
@@ -86,20 +107,20 @@ def _prepare(
         limits = {key: value for key, value in options.items() if key.startswith("limit_")}
         try:
             return *_open(task.stand_in, limits, data_dir, task.task), str(e)
-        except tasks.TaskUnavailable as other:
-            raise UserError(f"{e}\nIts stand-in cannot be had either: {other}") from other
+        except tasks.TaskUnavailable as second:
+            raise UserError(f"{e}\nIts stand-in cannot be had either: {second}") from second
 
 
 def _open(
     name: str, options: Mapping[str, Any], data_dir: Path | None, stand_in_for: str | None
 ) -> tuple[TaskSpec, dict[str, Any]]:
     card = tasks.card(name)
-    told = tasks.facts(tasks.open_task(name, options, data_dir))
-    return TaskSpec(told["name"], told["fingerprint"], card.version, stand_in_for, options), told
+    facts = tasks.facts(tasks.open_task(name, options, data_dir))
+    return TaskSpec(facts["name"], facts["fingerprint"], card.version, stand_in_for, options), facts
 
 
-def _with_paths(experiment: Experiment, task: Task) -> dict[str, Any]:
-    """The task's options, a local task's files relative to the working directory, as the results directory is."""
+def _with_paths(experiment: Experiment, task: TaskSection) -> dict[str, Any]:
+    """Return the task's options, with the paths of a local task relative to the working directory."""
     options = task.options
     if task.task != "local":
         return options
@@ -111,14 +132,18 @@ def _with_paths(experiment: Experiment, task: Task) -> dict[str, Any]:
     return options
 
 
-def _refuse_twice(experiment: Experiment, prepared: list[Any], mistakes: list[str]) -> None:
-    """Two tasks of one name would share their rows in the tables."""
+def _repeated_names(experiment: Experiment, names: list[tuple[int, str]]) -> list[str]:
+    """Return a message for each repeated name of a task, because tables are by the task's name."""
     seen: dict[str, int] = {}
-    for i, _, spec, _, _ in prepared:
-        if spec.name in seen:
-            said = f"{spec.name} runs already as tasks[{seen[spec.name]}]; tables need unique tasks"
-            mistakes.append(str(experiment.error(("tasks", i), f"{said}: remove one, or change its stand_in or name")))
-        seen.setdefault(spec.name, i)
+    mistakes = []
+    for i, name in names:
+        if name in seen:
+            message = f"{name} runs already as tasks[{seen[name]}]; tables need unique tasks"
+            mistakes.append(
+                str(experiment.error(("tasks", i), f"{message}: remove one, or change its stand_in or name"))
+            )
+        seen.setdefault(name, i)
+    return mistakes
 
 
 def _backbone(experiment: Experiment) -> BackboneSpec:

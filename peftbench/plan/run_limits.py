@@ -1,4 +1,7 @@
-"""What limits a run other than steps: training tokens, seconds, memory. Pure: what must be measured is asked."""
+"""The limits of a run: its length in steps, training tokens or seconds, and the memory of a step.
+
+Nothing is measured here. The caller passes `Measures`, which know texts and networks.
+"""
 
 from __future__ import annotations
 
@@ -7,49 +10,65 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from peftbench.errors import UserError
-from peftbench.plan.experiment import Budget, Experiment
+from peftbench.plan.experiment import BudgetSection, Experiment
 from peftbench.plan.resolve import TaskFacts
 from peftbench.records.spec import BackboneSpec, RunSpec, TaskSpec, TrainSpec
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What texts and networks must be asked for, where a budget depends on it."""
+    """Measurements of texts and networks that budgets of tokens and of memory need.
 
-    mean_tokens: Callable[[BackboneSpec, TaskSpec, int], float]  # of a training example, at a largest length
-    peak: Callable[[RunSpec, TaskFacts], int]  # bytes of a step of the run on the largest batch that there can be
+    Attributes:
+        mean_tokens: tokens of a mean training example, from the backbone, the task and the maximal length in tokens.
+        peak: bytes of a training step of the run, from the run and its task, on the largest possible batch.
+    """
+
+    mean_tokens: Callable[[BackboneSpec, TaskSpec, int], float]
+    peak: Callable[[RunSpec, TaskFacts], int]
 
 
-def _unasked(*_: object) -> float:
+def _not_measured(*_: object) -> float:
     raise NotImplementedError("planning with this budget needs the measures of texts and networks")
 
 
-NONE = Measures(_unasked, _unasked)  # type: ignore[arg-type]
+NONE = Measures(_not_measured, _not_measured)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Length:
-    """How long a run is: its steps, and the budget that they follow from; no steps where seconds limit it."""
+    """The length of a run.
+
+    Attributes:
+        steps: optimiser steps; 0 if seconds limit the run.
+        tokens: the budget of training tokens that the steps follow from, if any.
+        seconds: the budget of seconds, if any.
+    """
 
     steps: int
     tokens: int | None = None
     seconds: float | None = None
 
 
-def of(experiment: Experiment, task: TaskFacts, backbone: BackboneSpec, measures: Measures) -> Length:
-    """The length of every run on a task, the same for all methods."""
-    b, asked = experiment.budget, task.asked
+def run_length(experiment: Experiment, task: TaskFacts, backbone: BackboneSpec, measures: Measures) -> Length:
+    """Return the length of the runs on a task. It is the same for all methods."""
+    b, section = experiment.budget, task.section
     if b.seconds is not None:
-        return Length(0, seconds=asked.seconds or b.seconds)
+        return Length(0, seconds=section.seconds or b.seconds)
     if b.tokens is None:
-        return Length(asked.steps or b.steps)
-    tokens = asked.tokens or b.tokens
-    mean = measures.mean_tokens(backbone, task.spec, asked.max_length or b.max_length)
-    return Length(steps_for(tokens, asked.batch_size or b.batch_size, mean), tokens=tokens)
+        return Length(section.steps or b.steps)
+    tokens = section.tokens or b.tokens
+    mean = measures.mean_tokens(backbone, task.spec, section.max_length or b.max_length)
+    return Length(steps_for(tokens, section.batch_size or b.batch_size, mean), tokens=tokens)
 
 
 def steps_for(tokens: int, batch_size: int, mean: float) -> int:
-    """The least number of steps whose batches have so many tokens, with examples of the mean length.
+    """Return the least number of steps whose batches hold a number of tokens.
+
+    Args:
+        tokens: training tokens.
+        batch_size: examples in a step.
+        mean: mean tokens of an example.
 
     >>> steps_for(1000, 4, 25.0), steps_for(1001, 4, 25.0), steps_for(1, 4, 25.0)
     (10, 11, 1)
@@ -57,10 +76,20 @@ def steps_for(tokens: int, batch_size: int, mean: float) -> int:
     return max(1, math.ceil(tokens / (batch_size * mean)))
 
 
-def within_memory(budget: Budget, spec: RunSpec, task: TaskFacts, measures: Measures) -> TrainSpec:
-    """The run's training with its batch in the fewest parts of which a step fits; the batch itself stays as it is.
+def within_memory(budget: BudgetSection, spec: RunSpec, task: TaskFacts, measures: Measures) -> TrainSpec:
+    """Split the batches of a run into the fewest parts with which a step fits into the budget of memory.
 
-    Raises UserError where not even single examples fit.
+    Args:
+        budget: the experiment's budget.
+        spec: the run.
+        task: the task of the run.
+        measures: predicts the peak of a step.
+
+    Returns:
+        The run's training with its `accumulation`; the batch size stays the same.
+
+    Raises:
+        UserError: a step on a single example does not fit, or its peak is not known.
     """
     limit = budget.memory_bytes
     if limit is None:
@@ -90,9 +119,17 @@ _FIX = "exempt the method with a reason, as in exempt: {memory: why}"
 
 
 def fewest_parts(limit: int, batch_size: int, peak: Callable[[int], int]) -> int | None:
-    """The fewest parts of a batch with which a step's peak is within the limit; None where none is.
+    """Find the fewest parts of a batch with which the peak of a step stays within a limit.
 
-    By bisection over the examples of a part: more of them never take less.
+    The search bisects over the examples of a part, because more examples never need less memory.
+
+    Args:
+        limit: bytes.
+        batch_size: examples in a batch.
+        peak: bytes of a step with a number of parts.
+
+    Returns:
+        The number of parts, or None if even parts of one example are too large.
 
     >>> fewest_parts(50, 16, lambda parts: 10 * -(-16 // parts))
     4

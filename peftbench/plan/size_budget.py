@@ -7,16 +7,20 @@ from dataclasses import dataclass
 
 from peftbench.errors import UserError
 
-HIGHEST = 1 << 20  # knobs are ranks, widths and lengths: no network has more
+HIGHEST = 1 << 20  # above the ranks, widths and lengths of every network
 
 
 @dataclass(frozen=True)
 class Solved:
-    """The knob's value nearest to the budget.
+    """The value of the size knob that comes nearest to the budget.
 
-    ``deviation`` is achieved / target - 1; ``matched`` says whether it lies within the tolerance. ``neighbours`` are
-    the sizes around the target as (value, parameters): the largest at or below it and the smallest above it, where
-    they exist.
+    Attributes:
+        value: the value of the knob.
+        achieved: the trainable parameters at that value.
+        deviation: achieved / target - 1.
+        matched: whether the deviation is within the tolerance.
+        neighbours: the sizes next to the target as (value, parameters): the largest at or below it and the smallest
+            above it, if they exist.
     """
 
     value: int
@@ -29,10 +33,21 @@ class Solved:
 def solve(
     count: Callable[[int], int], target: int, tolerance: float, low: int = 1, high: int = HIGHEST, strict: bool = False
 ) -> Solved:
-    """The integer in [low, high] whose `count`, which must not fall, is nearest to `target`; of two the smaller.
+    """Find the value of the size knob whose number of parameters is nearest to the target.
 
-    With `strict`, raises UserError naming the sizes around the target where the nearest is not within `tolerance`. Also
-    raises it where the count falls with the knob, as no budget can then be solved.
+    Of two values at the same distance, the smaller one is the result.
+
+    Args:
+        count: trainable parameters at a value of the knob; must not fall as the value grows.
+        target: the budget in trainable parameters.
+        tolerance: the largest relative deviation that counts as matched.
+        low: the least value of the knob.
+        high: the greatest value of the knob.
+        strict: whether a deviation beyond the tolerance is an error.
+
+    Raises:
+        UserError: with `strict`, no size is within the tolerance; or the count falls as the knob grows.
+        ValueError: `high` is below `low`.
 
     >>> solve(lambda rank: 1000 * rank, 7400, 0.1).value
     7
@@ -54,11 +69,11 @@ def solve(
 
 
 def _bracket(count: Callable[[int], int], target: int, low: int, high: int) -> tuple[int | None, int | None]:
-    """The largest value with a count of at most `target`, and the next, each None outside [low, high]."""
+    """Return the largest value whose count is at most `target`, and the next value; None for one outside the range."""
     if count(low) > target:
         return None, low
     below, step = low, 1
-    while True:  # doubling steps first: a count far above the target may be slow or refused by the method
+    while True:  # start with small steps: a method may refuse a size far above the target, or count it slowly
         above = min(below + step, high)
         if above == below:
             return below, None

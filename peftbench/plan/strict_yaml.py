@@ -1,7 +1,7 @@
-"""YAML read strictly: safe types only, no key twice, and the line of everything kept for error messages.
+"""Read YAML strictly and keep the line of each value for error messages.
 
-Differs from PyYAML's `safe_load` in three ways that matter to people who write experiments: ``1e-3`` is a number (YAML
-1.1 reads it as text), a key given twice is refused instead of quietly winning, and each value knows its line.
+PyYAML's `safe_load` differs in three ways that matter to authors of experiments. It reads ``1e-3`` as text (YAML 1.1);
+here it is a number. It accepts a repeated key, whose last value wins; here that is an error. It forgets the lines.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import yaml
 from peftbench.errors import UserError
 
 Place = tuple[str | int, ...]  # ("methods", 2, "lora", "rank")
-MOST_NODES = 100_000  # an alias that repeats itself a billion times must not take the machine down
+MAX_NODES = 100_000  # nested aliases can stand for billions of values and would exhaust the memory
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader, with the numbers of YAML 1.2 such as 1e-3 and 5E4."""
+    """A SafeLoader that reads the numbers of YAML 1.2, such as 1e-3 and 5E4."""
 
 
 _Loader.add_implicit_resolver(
@@ -33,28 +33,35 @@ _Loader.add_implicit_resolver(
 
 @dataclass(frozen=True)
 class Document:
-    """A file's content and the line (from 1) of each value by its place."""
+    """The content of a file, with what error messages say about its values.
+
+    Attributes:
+        path: the path of the file.
+        value: the content as plain Python values.
+        lines: the line of each value, counted from 1, by its place.
+        origins: the command-line option that set a value, by the value's place.
+    """
 
     path: Path
     value: Any
     lines: dict[Place, int] = field(repr=False)
-    origins: dict[Place, str] = field(default_factory=dict, repr=False)  # values that an option gave, by place
+    origins: dict[Place, str] = field(default_factory=dict, repr=False)
 
     def where(self, place: Place) -> str:
-        """The file, place and line of the value at `place`, or the option that gave it: to begin a message with."""
+        """Describe where a value is, to begin a message with: file, place and line, or the option that set it."""
         option = next((self.origins[place[:n]] for n in range(len(place), 0, -1) if place[:n] in self.origins), None)
         if option is not None:
             return f"{option}: {spell(place)}"
         line = next((self.lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in self.lines), None)
         return f"{self.path}: {spell(place) or 'the file'}{f' (line {line})' if line else ''}"
 
-    def error(self, place: Place, said: str) -> UserError:
-        """The error for the value at `place`."""
-        return UserError(f"{self.where(place)}: {said}")
+    def error(self, place: Place, message: str) -> UserError:
+        """Return the error for the value at a place."""
+        return UserError(f"{self.where(place)}: {message}")
 
 
 def spell(place: Place) -> str:
-    """The place as people write it.
+    """Write a place as people do.
 
     >>> spell(("methods", 2, "lora", "rank"))
     'methods[2].lora.rank'
@@ -63,7 +70,11 @@ def spell(place: Place) -> str:
 
 
 def load(path: Path) -> Document:
-    """Read `path`. Raises UserError naming the file and line where it cannot be read or is not well-formed."""
+    """Read a YAML file.
+
+    Raises:
+        UserError: the file cannot be read or is not well-formed; the message names the line.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as e:
@@ -85,7 +96,10 @@ def load(path: Path) -> Document:
 
 
 def scalar(text: str) -> Any:
-    """The value that `text` has after a key of a file. Raises UserError where it is not YAML.
+    """Parse a text as the value of a key in a YAML file.
+
+    Raises:
+        UserError: the text is not YAML.
 
     >>> scalar("1e-3"), scalar("q v"), scalar("null")
     (0.001, 'q v', None)
@@ -93,16 +107,16 @@ def scalar(text: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError) as e:
-        said = _malformed(e, text) if isinstance(e, yaml.YAMLError) else e
-        raise UserError(f"{text!r} cannot be read as a YAML value ({said}); put it in quotes") from e
+        reason = _malformed(e, text) if isinstance(e, yaml.YAMLError) else e
+        raise UserError(f"{text!r} cannot be read as a YAML value ({reason}); put it in quotes") from e
 
 
 class _Reader:
-    """Builds plain values from nodes, writing down the line of each."""
+    """Builds plain values from YAML nodes and notes the line of each in the document."""
 
     def __init__(self, loader: _Loader, document: Document) -> None:
         self.loader, self.document = loader, document
-        self.open: list[yaml.Node] = []
+        self.open: list[yaml.Node] = []  # the nodes that contain the current one
         self.nodes = 0
 
     def read(self, node: yaml.Node, place: Place) -> Any:
@@ -110,8 +124,8 @@ class _Reader:
         self.nodes += 1
         if any(node is parent for parent in self.open):
             raise self.document.error(place, "an alias (*) inside the value that it stands for; write the value out")
-        if self.nodes > MOST_NODES:
-            raise self.document.error(place, f"the file has more than {MOST_NODES} values with its aliases written out")
+        if self.nodes > MAX_NODES:
+            raise self.document.error(place, f"the file has more than {MAX_NODES} values with its aliases written out")
         self.open.append(node)
         try:
             if isinstance(node, yaml.MappingNode):
@@ -124,13 +138,13 @@ class _Reader:
 
     def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
         self._refuse_repeated(node, place)
-        self.loader.flatten_mapping(node)  # merge keys: << takes another mapping's values
+        self.loader.flatten_mapping(node)  # resolve merge keys: << inserts the values of another mapping
         value = {}
         for key, child in node.value:
             name = self._scalar(key, place)
             inner = (*place, str(name))
             self.document.lines[inner] = key.start_mark.line + 1
-            value[str(name)] = self.read(child, inner)  # of merged values the mapping's own, which come last, win
+            value[str(name)] = self.read(child, inner)  # the mapping's own values come last and replace merged ones
         return value
 
     def _refuse_repeated(self, node: yaml.MappingNode, place: Place) -> None:
@@ -152,7 +166,7 @@ class _Reader:
     def _scalar(self, node: yaml.Node, place: Place) -> Any:
         try:
             return self.loader.construct_object(node, deep=True)
-        except ValueError as e:  # 2024-13-45 looks like a date and is none
+        except ValueError as e:  # e.g. 2024-13-45, which has the form of a date
             raise self.document.error(
                 place, f"given {node.value!r}, which cannot be read ({e}); put it in quotes"
             ) from e
@@ -163,12 +177,12 @@ def _malformed(error: yaml.YAMLError, text: str) -> str:
     if mark is None:
         line = text.count("\n", 0, getattr(error, "position", 0)) + 1
         return f"line {line}: not YAML: {getattr(error, 'reason', error)}"
-    said = f"{getattr(error, 'context', None) or ''} {getattr(error, 'problem', None) or ''}".strip()
+    problem = f"{getattr(error, 'context', None) or ''} {getattr(error, 'problem', None) or ''}".strip()
     hint = ""
-    if "\\t" in said:
+    if "\\t" in problem:
         hint = "; indent with spaces, not tabs"
-    elif "could not determine a constructor" in said:
+    elif "could not determine a constructor" in problem:
         hint = "; an experiment holds plain text, numbers, lists and mappings only"
-    elif "undefined alias" in said:
+    elif "undefined alias" in problem:
         hint = "; a text that starts with * must be quoted"
-    return f"line {mark.line + 1}, column {mark.column + 1}: not well-formed YAML: {said}{hint}"
+    return f"line {mark.line + 1}, column {mark.column + 1}: not well-formed YAML: {problem}{hint}"

@@ -1,8 +1,8 @@
-"""Tuning trials: what is drawn for them, and which one wins. Pure: no torch, and scipy only where something is drawn.
+"""The values of tuning trials.
 
-Every configuration has as many trials. Trial i of each is drawn at the same point of the unit square (a scrambled
-Halton sequence from a fixed seed), scaled to the configuration's own space: learning rates by their logarithm, another
-hyperparameter to one of its values. More trials continue the sequence, so that the first ones need not run again.
+All configurations have the same number of trials. Trial i uses point i of one scrambled Halton sequence with a fixed
+seed. The point is scaled to the configuration's search space: learning rates on a log scale, another hyperparameter to
+one of its values. More trials continue the sequence, so that the earlier ones need not run again.
 """
 
 from __future__ import annotations
@@ -14,48 +14,60 @@ from typing import Any
 
 from peftbench.errors import UserError
 
-Space = Mapping[str, tuple[Any, ...]]  # "lr": its least and greatest rate; another: the values that it may take
-SEED = 0  # of the scrambling
-MOST = 2  # dimensions: the rate and one more
-DIGITS = 3  # of a drawn rate
+Space = Mapping[str, tuple[Any, ...]]  # "lr": the least and the greatest rate; another: its possible values
+SEED = 0  # of the scrambled sequence
+DIMENSIONS = 2  # the learning rate and one more hyperparameter
+DIGITS = 3  # significant digits of a drawn learning rate
 
 
-def declared(search_space: Mapping[str, Sequence[Any]], taken: Collection[str]) -> Space:
-    """The space of a method's own: its rates, and the first other hyperparameter that is not `taken`."""
-    others = [key for key in search_space if key != "lr" and key not in taken]
-    return {"lr": _ends(search_space["lr"]), **{key: tuple(search_space[key]) for key in others[: MOST - 1]}}
+def declared_space(search_space: Mapping[str, Sequence[Any]], fixed: Collection[str]) -> Space:
+    """Return the space that a method declares: its learning rates and at most one more hyperparameter.
+
+    Args:
+        search_space: the method's declaration.
+        fixed: hyperparameters that are not tuned, because the file or the budget decides them.
+    """
+    others = [key for key in search_space if key != "lr" and key not in fixed]
+    return {"lr": _range(search_space["lr"]), **{key: tuple(search_space[key]) for key in others[: DIMENSIONS - 1]}}
 
 
-def checked(asked: Any, rate_is_given: bool, given: Collection[str], solved: str | None) -> Space:
-    """The space as a file writes it; raises UserError saying what is wrong with it.
+def checked_space(space: Any, rate_is_given: bool, fixed: Collection[str], solved: str | None) -> Space:
+    """Check the search space of a method as a file writes it.
 
-    `given` are the hyperparameters that the file fixes, `solved` the one that a budget decides.
+    Args:
+        space: the value of `search_space` in the file.
+        rate_is_given: whether the file fixes the learning rate.
+        fixed: the hyperparameters that the file fixes.
+        solved: the hyperparameter that the budget of size decides, if any.
+
+    Raises:
+        UserError: the space is not valid.
     """
     example = "{lr: [1e-4, 1e-2], alpha: [8, 16]}"
-    if not isinstance(asked, dict) or not asked or not all(isinstance(v, list) and len(v) > 1 for v in asked.values()):
-        raise UserError(f"given {asked!r}; valid: two or more values for each hyperparameter, such as {example}")
-    if len(asked) > MOST:
-        raise UserError(f"given {', '.join(asked)}; a space has lr and at most one hyperparameter more")
-    if ("lr" in asked) == rate_is_given:
-        said = "lr is given as a value and as a space; remove one" if rate_is_given else "lr is always tuned; add lr"
-        raise UserError(f"{said}, as in {example}")
-    for key in asked:
-        if key in given:
+    if not isinstance(space, dict) or not space or not all(isinstance(v, list) and len(v) > 1 for v in space.values()):
+        raise UserError(f"given {space!r}; valid: two or more values for each hyperparameter, such as {example}")
+    if len(space) > DIMENSIONS:
+        raise UserError(f"given {', '.join(space)}; a space has lr and at most one hyperparameter more")
+    if ("lr" in space) == rate_is_given:
+        fault = "lr is given as a value and as a space; remove one" if rate_is_given else "lr is always tuned; add lr"
+        raise UserError(f"{fault}, as in {example}")
+    for key in space:
+        if key in fixed:
             raise UserError(f"{key} is given as a value and as a space; remove one")
         if key == solved:
             raise UserError(f"{key} is decided by the budget of trainable_params; remove it here")
-    rates = asked.get("lr", [1.0])
+    rates = space.get("lr", [1.0])
     if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and 0 < v < math.inf for v in rates):
         raise UserError(f"lr: given {rates}; a learning rate is a number above 0")
-    if "lr" in asked and min(rates) == max(rates):
+    if "lr" in space and min(rates) == max(rates):
         raise UserError(f"lr: given {rates}; the least and the greatest rate must differ")
-    return {key: _ends(values) if key == "lr" else tuple(values) for key, values in asked.items()}
+    return {key: _range(values) if key == "lr" else tuple(values) for key, values in space.items()}
 
 
-def drawn(space: Space, trial: int) -> dict[str, Any]:
-    """The values of a trial, by name.
+def draw(space: Space, trial: int) -> dict[str, Any]:
+    """Draw the values of a trial, counted from 0.
 
-    >>> sorted(drawn({"lr": (1e-4, 1e-2), "alpha": (8, 16, 32)}, 0).items())
+    >>> sorted(draw({"lr": (1e-4, 1e-2), "alpha": (8, 16, 32)}, 0).items())
     [('alpha', 16), ('lr', 0.0026)]
     """
     point = dict(zip(sorted(space, key=lambda key: key != "lr"), _points(trial + 1)[trial], strict=False))
@@ -64,20 +76,23 @@ def drawn(space: Space, trial: int) -> dict[str, Any]:
 
 @cache
 def _points(count: int) -> list[list[float]]:
-    """The first points of the sequence, (count, 2), the same for every configuration."""
+    """The first points of the sequence, (count, 2), the same for all configurations."""
     import numpy as np
     from scipy.stats import qmc
 
-    points: list[list[float]] = qmc.Halton(MOST, scramble=True, rng=np.random.default_rng(SEED)).random(count).tolist()
+    points: list[list[float]] = (
+        qmc.Halton(DIMENSIONS, scramble=True, rng=np.random.default_rng(SEED)).random(count).tolist()
+    )
     return points
 
 
-def _scaled(key: str, values: Sequence[Any], unit: float) -> Any:
+def _scaled(key: str, values: Sequence[Any], coordinate: float) -> Any:
+    """Map a coordinate in [0, 1) to a value."""
     if key != "lr":
-        return values[min(int(unit * len(values)), len(values) - 1)]
+        return values[min(int(coordinate * len(values)), len(values) - 1)]
     low, high = values
-    return float(f"{low * (high / low) ** unit:.{DIGITS}g}")
+    return float(f"{low * (high / low) ** coordinate:.{DIGITS}g}")
 
 
-def _ends(rates: Sequence[float]) -> tuple[float, float]:
+def _range(rates: Sequence[float]) -> tuple[float, float]:
     return float(min(rates)), float(max(rates))

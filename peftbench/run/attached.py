@@ -21,7 +21,7 @@ from peftbench.method.registry import find, make
 from peftbench.records.spec import TrainSpec
 from peftbench.run import evaluate
 from peftbench.run.train import Trainer, fit
-from peftbench.tasks import batches, data, tokens
+from peftbench.tasks import batches, dataset, tokens
 from peftbench.tasks.tokens import Encoded
 
 NAME = "in memory"  # what messages call texts that are no task's
@@ -240,7 +240,7 @@ class Attached:
             b.net.config.pad_token_id = b.tokenizer.pad_token_id
         generates = b.kind == "generation"
         examples = [
-            data.example(
+            dataset.example(
                 text,
                 None if pairs is None else pairs[i],
                 None if generates else labels[i],

@@ -11,7 +11,7 @@ from typing import Any
 
 from peftbench.errors import unknown
 from peftbench.tasks import e2e, embedded, glue, local, synthetic
-from peftbench.tasks.data import Dataset, Example, Opener, TaskCard, TaskUnavailable, facts
+from peftbench.tasks.dataset import Dataset, Example, Opener, TaskCard, TaskUnavailable, facts
 
 __all__ = ["VERSION", "Dataset", "Example", "TaskCard", "TaskUnavailable", "card", "facts", "names", "open_task"]
 

@@ -11,8 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftbench.errors import UserError
-from peftbench.tasks import splits, tables
-from peftbench.tasks.data import Dataset, Example, Options, TaskCard, TaskUnavailable, check_options, dataset, example
+from peftbench.tasks import splits, table_files
+from peftbench.tasks.dataset import (
+    Dataset,
+    Example,
+    Options,
+    TaskCard,
+    TaskUnavailable,
+    check_options,
+    dataset,
+    example,
+)
 
 FILES = {  # the names in the challenge's archive, and the short ones
     "train": ("train.csv", "trainset.csv"),
@@ -73,9 +82,9 @@ def _file(folder: Path, split: str) -> Path | None:
 
 
 def _read(path: Path) -> list[Example]:
-    rows = tables.read(path)
+    rows = table_files.read(path)
     for name in ("mr", "ref"):
-        tables.column(rows, name, path, "E2E")
+        table_files.column(rows, name, path, "E2E")
     out = []
     for line, row in rows:
         if not row["mr"].strip() or not row["ref"].strip():

@@ -23,7 +23,16 @@ from pathlib import Path
 
 from peftbench.backbones import embedded
 from peftbench.tasks import splits
-from peftbench.tasks.data import Dataset, Example, Options, TaskCard, TaskUnavailable, check_options, dataset, example
+from peftbench.tasks.dataset import (
+    Dataset,
+    Example,
+    Options,
+    TaskCard,
+    TaskUnavailable,
+    check_options,
+    dataset,
+    example,
+)
 
 NEUTRAL = 0.5  # movie_sentiment leaves out means of at most this size
 DIALOG_WORDS = 4  # shorter lines ("what?", "i did.") answer anything

@@ -11,8 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftbench.errors import UserError
-from peftbench.tasks import hub, splits, tables
-from peftbench.tasks.data import Dataset, Example, Options, TaskCard, TaskUnavailable, check_options, dataset, example
+from peftbench.tasks import glue_hub, splits, table_files
+from peftbench.tasks.dataset import (
+    Dataset,
+    Example,
+    Options,
+    TaskCard,
+    TaskUnavailable,
+    check_options,
+    dataset,
+    example,
+)
 
 
 @dataclass(frozen=True)
@@ -105,8 +114,8 @@ def _find(data_dir: Path | None, folder: str) -> Path | None:
 
 def _from_hub(card: TaskCard, layout: Layout, data_dir: Path | None) -> tuple[list[Example], list[Example]]:
     try:
-        return hub.glue(card.name.split("/")[1], layout.hub, regression=not layout.classes)
-    except hub.Unreachable as error:
+        return glue_hub.glue(card.name.split("/")[1], layout.hub, regression=not layout.classes)
+    except glue_hub.Unreachable as error:
         looked = "no data directory was given"
         if data_dir is not None:
             missing = f"has no {layout.folder} in it" if data_dir.is_dir() else "does not exist"
@@ -140,7 +149,7 @@ Pick = Callable[[list[str], "str | int"], str]
 
 def _table(path: Path, layout: Layout) -> tuple[int, Pick, list[tuple[int, list[str]]]]:
     """(number of columns, how to pick one, records) of a file with a header, or of CoLA's, which has none."""
-    records = list(tables.tsv_records(path))
+    records = list(table_files.tsv_records(path))
     if not records:
         raise UserError(f"{path} is empty; fetch GLUE's official files again")
     if isinstance(layout.text, int):
@@ -148,7 +157,7 @@ def _table(path: Path, layout: Layout) -> tuple[int, Pick, list[tuple[int, list[
     header = records[0][1]
     for name in (layout.text, layout.pair, layout.label):
         if isinstance(name, str):
-            tables.column([(1, dict.fromkeys(header))], name, path, "GLUE")
+            table_files.column([(1, dict.fromkeys(header))], name, path, "GLUE")
     return len(header), lambda fields, column: fields[header.index(str(column))], records[1:]
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError, unknown
-from peftbench.tasks import metrics, splits, tables
-from peftbench.tasks.data import (
+from peftbench.tasks import metrics, splits, table_files
+from peftbench.tasks.dataset import (
     KINDS,
     ROW_LIMITS,
     SPLITS,
@@ -132,13 +132,13 @@ def _path(given: str, data_dir: Path | None) -> Path:
 
 
 def _rows(path: Path, options: Options, kind: str) -> list[_Row]:
-    table = tables.read(path)
+    table = table_files.read(path)
     if not table:
         raise UserError(f"{path} has a header and no rows; an empty split cannot be used")
     target = "answer" if kind == "generation" else "label"
     columns = {what: _text(options, what) for what in ("text", "pair", target) if options.get(what) is not None}
     for what, column in columns.items():
-        tables.column(table, column, path, what)
+        table_files.column(table, column, path, what)
     out = []
     for line, row in table:
         where = f"{path}, line {line}"

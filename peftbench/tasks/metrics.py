@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftbench.errors import unknown
-from peftbench.tasks.data import Dataset
+from peftbench.tasks.dataset import Dataset
 
 Score = Callable[[Sequence[Any], Sequence[Any]], "float | None"]
 

@@ -9,7 +9,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 
-from peftbench.tasks.data import Example
+from peftbench.tasks.dataset import Example
 
 SHARE, MOST = 0.1, 1000  # of a carved split: a tenth of the rows, at most a thousand
 Key = Callable[[Example], str]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from peftbench.errors import UserError
 from peftbench.tasks import splits
-from peftbench.tasks.data import (
+from peftbench.tasks.dataset import (
     ROW_LIMITS,
     Dataset,
     Example,

@@ -20,7 +20,7 @@ import numpy as np
 
 from peftbench import cache
 from peftbench.errors import UserError
-from peftbench.tasks.data import SPLITS, Dataset, Example
+from peftbench.tasks.dataset import SPLITS, Dataset, Example
 
 VERSION = 1  # raise when the same input would be encoded differently: it is part of the cache's key
 Array = np.ndarray[Any, Any]

@@ -250,7 +250,7 @@ def test_the_cache_keeps_a_decoders_tokens_apart_from_an_encoder_decoders(
 def test_prompt_and_answer_are_cut_each_to_the_whole_length(
     data: tasks.Dataset, network: Backbone, tmp_path: Path
 ) -> None:
-    long = tasks.data.example("x" * 50, references=["y" * 50])
+    long = tasks.dataset.example("x" * 50, references=["y" * 50])
     cut = dataclasses.replace(data, train=(long,), fingerprint="long")
     split = encoded(cut, network, tmp_path, 16)["train"]
     assert split.answer_start is not None

@@ -129,12 +129,12 @@ def test_plan_as_json_has_a_row_for_each_run(call: Call, tiny: str) -> None:
 
 
 def test_plan_says_that_a_stand_in_runs(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from peftbench.tasks import hub
+    from peftbench.tasks import glue_hub
 
     def unreachable(*args: Any, **kwargs: Any) -> Any:
-        raise hub.Unreachable("switched off for the test")
+        raise glue_hub.Unreachable("switched off for the test")
 
-    monkeypatch.setattr(hub, "glue", unreachable)
+    monkeypatch.setattr(glue_hub, "glue", unreachable)
     path = tmp_path / "e.yaml"
     path.write_text(
         TINY.replace("task: synthetic/classification, rows: 60", "task: glue/rte, stand_in: synthetic/pair")
@@ -147,12 +147,12 @@ def test_plan_says_that_a_stand_in_runs(call: Call, tmp_path: Path, monkeypatch:
 def test_a_data_directory_without_a_tasks_files_still_means_a_stand_in(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from peftbench.tasks import hub
+    from peftbench.tasks import glue_hub
 
     def unreachable(*args: Any, **kwargs: Any) -> Any:
-        raise hub.Unreachable("switched off for the test")
+        raise glue_hub.Unreachable("switched off for the test")
 
-    monkeypatch.setattr(hub, "glue", unreachable)
+    monkeypatch.setattr(glue_hub, "glue", unreachable)
     path = tmp_path / "e.yaml"
     glue = "task: glue/rte, stand_in: synthetic/pair"
     path.write_text(TINY.replace("task: synthetic/classification, rows: 60", glue))
@@ -342,12 +342,12 @@ def test_tasks_lists_all_and_shows_one(call: Call) -> None:
 
 
 def test_the_card_of_local_data_lists_every_option_and_the_metrics_of_each_kind(call: Call) -> None:
-    from peftbench.tasks import data, local, metrics
+    from peftbench.tasks import dataset, local, metrics
 
     card = call("tasks", "local").out
     items = re.split(r"\n(?:  )?(?=\S)", card)
     lines = {item.split()[0]: " ".join(item.split()) for item in items if item.strip()}
-    assert set(lines) >= {*local.OPTIONS, *data.LIMITS}
+    assert set(lines) >= {*local.OPTIONS, *dataset.LIMITS}
     for name, said in {
         "train": "[required]",
         "text": "[required]",
@@ -357,10 +357,10 @@ def test_the_card_of_local_data_lists_every_option_and_the_metrics_of_each_kind(
         "kind": "[default: classification, or generation where answer is given]",
     }.items():
         assert said in lines[name]
-    for kind in data.KINDS:
+    for kind in dataset.KINDS:
         assert lines[f"{kind}:"].endswith(", ".join(metrics.for_kind(kind)))
     told = json.loads(call("tasks", "local", "--json").out)
-    assert [o["name"] for o in told["options"]] == [*local.OPTIONS, *data.LIMITS]
+    assert [o["name"] for o in told["options"]] == [*local.OPTIONS, *dataset.LIMITS]
     assert told["metrics_by_kind"]["regression"] == metrics.for_kind("regression")
 
 
@@ -377,7 +377,7 @@ def test_schema_knows_the_methods_and_takes_what_the_suite_takes(call: Call) -> 
     assert lora["additionalProperties"] is False
     assert {"rank", "alpha", "dropout", "roles", *experiment.RESERVED} == set(lora["properties"])
     assert lora["properties"]["rank"]["anyOf"][0] == {"type": "integer", "minimum": 1}
-    assert "glue/rte" in schema["$defs"]["Task"]["properties"]["task"]["enum"]
+    assert "glue/rte" in schema["$defs"]["TaskSection"]["properties"]["task"]["enum"]
     used = {r for r in json.dumps(schema).split('"') if r.startswith("#/$defs/")}
     assert used <= {f"#/$defs/{name}" for name in schema["$defs"]}
 

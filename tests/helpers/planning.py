@@ -13,7 +13,7 @@ from peftbench.plan import grid as plan
 from peftbench.plan.configurations import Configuration
 from peftbench.plan.prepare import Prepared, prepare
 from peftbench.plan.resolve import Facts, TaskFacts
-from peftbench.plan.selection import Only
+from peftbench.plan.selection import Selection
 from peftbench.records.record import Record
 from peftbench.records.spec import BackboneSpec, ProfileSpec, RunSpec, TaskSpec, as_dict
 
@@ -70,8 +70,8 @@ def known(asked: experiment.Experiment) -> Facts:
     return Facts(BackboneSpec("tiny-encoder", "0" * 64), tuple(found))
 
 
-def grid(asked: experiment.Experiment, part: Only | None = None) -> list[plan.Planned]:
-    return plan.grid(asked, known(asked), CONFIGURATIONS, parameters, part or Only())
+def grid(asked: experiment.Experiment, part: Selection | None = None) -> list[plan.Planned]:
+    return plan.grid(asked, known(asked), CONFIGURATIONS, parameters, part or Selection())
 
 
 def recorded(

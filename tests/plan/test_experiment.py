@@ -73,7 +73,7 @@ def test_integers_may_have_underscores(tmp_path: Path) -> None:
 def test_profile_is_on_unless_false(tmp_path: Path) -> None:
     assert read(tmp_path, BASE).profile is not None
     assert read(tmp_path, f"{BASE}profile: false\n").profile is None
-    assert read(tmp_path, f"{BASE}profile: {{rounds: 9}}\n").profile == experiment.Profile(rounds=9)
+    assert read(tmp_path, f"{BASE}profile: {{rounds: 9}}\n").profile == experiment.ProfileSection(rounds=9)
 
 
 def test_a_tasks_other_keys_are_its_options(tmp_path: Path) -> None:

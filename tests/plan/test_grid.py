@@ -12,7 +12,7 @@ from peftbench.errors import UserError
 from peftbench.plan import experiment, next_runs, selection
 from peftbench.plan import grid as plan
 from peftbench.plan.resolve import Facts
-from peftbench.plan.selection import Only
+from peftbench.plan.selection import Selection
 from peftbench.records.spec import ProfileSpec
 
 
@@ -141,7 +141,7 @@ def test_passes_without_runs_are_those_that_come_when_all_runs_have_finished(ask
 def test_a_files_rounds_hold_where_it_has_some_and_the_default_is_enough_for_an_interval(tmp_path: Path) -> None:
     given = load(tmp_path, TEXT + "profile: {rounds: 3}\n")
     assert given.profile_of().rounds == 3
-    assert load(tmp_path, TEXT + "profile: false\n").profile_of().rounds == experiment.Profile().rounds
+    assert load(tmp_path, TEXT + "profile: false\n").profile_of().rounds == experiment.ProfileSection().rounds
 
 
 def test_the_processes_of_a_pass_take_turns_over_the_tasks(tmp_path: Path) -> None:
@@ -162,17 +162,17 @@ def test_profile_false_measures_no_times(tmp_path: Path) -> None:
 def test_asked_has_what_is_done_too_so_that_progress_can_be_counted(asked: experiment.Experiment) -> None:
     everything = grid(asked)
     records = [recorded(p.spec) for p in everything]
-    assert len(next_runs.asked(asked, everything, records[:3])) == len(everything)
-    assert len(next_runs.asked(asked, everything, records)) == len(everything) + 2 * asked.profile_of().processes
+    assert len(next_runs.all_specs(asked, everything, records[:3])) == len(everything)
+    assert len(next_runs.all_specs(asked, everything, records)) == len(everything) + 2 * asked.profile_of().processes
 
 
-def parse(asked: experiment.Experiment, *given: str) -> Only:
-    return Only.parse(given, asked, CONFIGURATIONS)
+def parse(asked: experiment.Experiment, *given: str) -> Selection:
+    return Selection.parse(given, asked, CONFIGURATIONS)
 
 
 def test_only_takes_or_within_a_key_and_and_between_keys(asked: experiment.Experiment) -> None:
     part = parse(asked, "task=one", "method=full", "method=lora rank=2", "seed=1")
-    narrowed = Facts(known(asked).backbone, tuple(t for t in known(asked).tasks if part.has_task(t.asked)))
+    narrowed = Facts(known(asked).backbone, tuple(t for t in known(asked).tasks if part.has_task(t.section)))
     runs = plan.grid(asked, narrowed, CONFIGURATIONS, parameters, part)
     assert [(p.spec.task.name, p.label, p.spec.seed) for p in runs] == [("one", "full", 1), ("one", "lora rank=2", 1)]
 

@@ -83,6 +83,17 @@ def test_a_mistake_names_the_option_and_what_is_valid(override: str, message: st
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("entry", [5, None, {"lora": 3}, {"lora": {}, "ia3": {}}])
+def test_an_entry_that_is_no_method_is_a_mistake_of_the_file(entry: Any) -> None:
+    with pytest.raises(UserError, match=r"methods\[0\]"):
+        loaded("methods.*.lr=1e-3", methods=[entry])
+
+
+def test_an_entry_that_is_no_task_is_a_mistake_of_the_file() -> None:
+    with pytest.raises(UserError, match=r"tasks\[0\]"):
+        loaded("tasks.*.steps=3", tasks=[5])
+
+
 def test_the_files_own_mistakes_still_name_the_file(tmp_path: Path) -> None:
     path = tmp_path / "e.yaml"
     path.write_text("name: e\nbackbone: tiny-encoder\ntasks: [x]\nmethods: [full]\nbudget: {seeds: 0}\n")

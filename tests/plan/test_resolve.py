@@ -11,14 +11,13 @@ from planning import TEXT, load
 from peftbench import tasks
 from peftbench.cache import Stores
 from peftbench.errors import UserError
-from peftbench.method.catalogue import Catalogue
 from peftbench.plan import resolve
 from peftbench.plan.resolve import Facts
-from peftbench.plan.selection import Only
+from peftbench.plan.selection import Selection
 
 
-def gathered(tmp_path: Path, text: str, **more: Any) -> Facts:
-    return resolve.gather(load(tmp_path, text), Only(), Catalogue(stores=Stores(tmp_path / "catalogue"), **more))
+def gathered(tmp_path: Path, text: str) -> Facts:
+    return resolve.gather(load(tmp_path, text), Selection(), Stores(tmp_path / "answers"))
 
 
 SYNTHETIC = TEXT[: TEXT.index("tasks:")] + "tasks: TASKS\nmethods: [full]\n"
@@ -77,9 +76,9 @@ def test_a_model_that_cannot_be_had_names_its_place(tmp_path: Path) -> None:
 
 
 def stop_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    from peftbench.tasks import hub
+    from peftbench.tasks import glue_hub
 
     def unreachable(*args: Any, **kwargs: Any) -> Any:
-        raise hub.Unreachable("switched off for the test")
+        raise glue_hub.Unreachable("switched off for the test")
 
-    monkeypatch.setattr(hub, "glue", unreachable)
+    monkeypatch.setattr(glue_hub, "glue", unreachable)

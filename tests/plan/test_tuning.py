@@ -23,7 +23,7 @@ from peftbench.plan import configurations, experiment, next_runs, tuning
 from peftbench.plan import grid as plan
 from peftbench.plan.configurations import Configuration
 from peftbench.plan.grid import Planned
-from peftbench.plan.selection import Only
+from peftbench.plan.selection import Selection
 from peftbench.records.record import Record, is_trial
 from peftbench.records.spec import ProfileSpec, RunSpec
 from peftbench.run import runner
@@ -39,9 +39,9 @@ def asked(tmp_path: Path) -> experiment.Experiment:
 
 
 def grid(
-    asked: experiment.Experiment, part: Only | None = None, ones: Sequence[Configuration] = TUNED_ONES
+    asked: experiment.Experiment, part: Selection | None = None, ones: Sequence[Configuration] = TUNED_ONES
 ) -> list[Planned]:
-    return plan.grid(asked, known(asked), ones, parameters, part or Only())
+    return plan.grid(asked, known(asked), ones, parameters, part or Selection())
 
 
 def trials(planned: Sequence[Planned], label: str, task: str = "one") -> list[RunSpec]:
@@ -74,19 +74,19 @@ def test_trials_of_all_methods_lie_at_the_same_points_of_their_own_spaces(asked:
 def test_the_points_are_those_of_the_records_that_there_are() -> None:
     """Another sequence (or another version's way to scramble it) would run all trials again."""
     space = {"lr": (1e-4, 1e-2), "alpha": (8, 16, 32)}
-    drawn = [tuning.drawn(space, i) for i in range(4)]
+    drawn = [tuning.draw(space, i) for i in range(4)]
     assert [d["lr"] for d in drawn] == [0.0026, 0.00026, 0.00821, 0.000821]
     assert [d["alpha"] for d in drawn] == [16, 32, 8, 16]
 
 
 def test_the_rates_of_few_trials_are_spread_over_the_space() -> None:
     space = {"lr": (1e-4, 1.0)}
-    quarters = {int(math.log10(tuning.drawn(space, i)["lr"] / 1e-4)) for i in range(4)}
+    quarters = {int(math.log10(tuning.draw(space, i)["lr"] / 1e-4)) for i in range(4)}
     assert quarters == {0, 1, 2, 3}, "one in each of its four decades"
 
 
 def test_a_second_hyperparameter_takes_its_listed_values_and_no_others() -> None:
-    drawn = Counter(tuning.drawn({"alpha": (8, 16, 32), "lr": (1e-4, 1e-2)}, i)["alpha"] for i in range(12))
+    drawn = Counter(tuning.draw({"alpha": (8, 16, 32), "lr": (1e-4, 1e-2)}, i)["alpha"] for i in range(12))
     assert drawn == {8: 4, 16: 4, 32: 4}
 
 
@@ -225,7 +225,7 @@ def test_a_profile_pass_has_the_chosen_values_and_no_trials(asked: experiment.Ex
 
 
 def test_a_part_by_seed_keeps_the_trials_that_its_final_runs_need(asked: experiment.Experiment) -> None:
-    part = grid(asked, Only.parse(["seed=1", "method=lora", "task=one"], asked, TUNED_ONES))
+    part = grid(asked, Selection.parse(["seed=1", "method=lora", "task=one"], asked, TUNED_ONES))
     assert len(trials(part, "lora")) == 4
     assert {p.spec.seed for p in part if p.spec.trial is None} == {1}
     assert {p.spec.method.name for p in part} == {"lora"}
@@ -249,7 +249,7 @@ def test_what_tuning_draws_is_neither_timed_nor_simulated_apart(asked: experimen
     assert len({calibrate.run_key(p) for p in everything}) == 1
     assert len({key for key, _ in run_memory._questions(everything, Costs(None, {}, {}, {})).values()}) == 1
     mine = trials(everything, "lora")
-    resolved = next_runs.standing(everything, scored(mine, [0.0, 0.0, 0.0, 1.0]))
+    resolved = next_runs.with_best_trials(everything, scored(mine, [0.0, 0.0, 0.0, 1.0]))
     assert {calibrate.run_key(p) for p in resolved} == {calibrate.run_key(p) for p in everything}
 
 
@@ -359,14 +359,14 @@ def test_an_interrupted_grid_goes_on_after_its_trials_and_repeats_none(
         rounds.append(len(records))
         if len(rounds) == 2:
             raise KeyboardInterrupt  # after the first round: trials, and the runs that wait for none
-        return next_runs.asked(one, everything, records)
+        return next_runs.all_specs(one, everything, records)
 
     how: dict[str, Any] = {"experiment": "e", "session": "fake_session:Session", "quiet": True}
     how |= {"session_kwargs": {"journal": str(journal)}}
     assert runner.run(planner, results, **how).code == runner.INTERRUPTED
     before = [line[-1] for line in fake_session.journal(journal) if line[3] == "run"]
     assert len(before) == 2 * 4 + 2
-    assert runner.run(lambda records: next_runs.asked(one, everything, records), results, **how).code == 0
+    assert runner.run(lambda records: next_runs.all_specs(one, everything, records), results, **how).code == 0
     ran = Counter(line[-1] for line in fake_session.journal(journal) if line[3] == "run")
     assert set(ran.values()) == {1}
     assert len(ran) == 2 * 4 + 3 * 2

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from peftbench import tasks
 from peftbench.errors import UserError
 from peftbench.tasks import batches, tokens
-from peftbench.tasks.data import example
+from peftbench.tasks.dataset import example
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from peftbench import tasks
 from peftbench.errors import UserError
-from peftbench.tasks import hub, splits
-from peftbench.tasks.data import example
+from peftbench.tasks import glue_hub, splits
+from peftbench.tasks.dataset import example
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 shared_data = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
@@ -33,9 +33,9 @@ SYNTHETIC = {
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     def files(names: list[str]) -> list[Path]:
-        raise hub.Unreachable("no network")
+        raise glue_hub.Unreachable("no network")
 
-    monkeypatch.setattr(hub, "_files", files)
+    monkeypatch.setattr(glue_hub, "_files", files)
 
 
 def _tsv(path: Path, rows: list[str], start: str = "") -> None:
@@ -181,7 +181,7 @@ def test_a_hub_that_never_answers_is_given_up_within_the_deadline(monkeypatch: p
     release = threading.Event()
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", absent)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: release.wait(30))
-    monkeypatch.setattr(hub, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(glue_hub, "PROBE_SECONDS", 0.3)
     start = time.monotonic()
     with pytest.raises(tasks.TaskUnavailable, match="no answer within"):
         tasks.open_task("glue/rte")
@@ -205,7 +205,7 @@ def test_the_hubs_files_give_the_same_task_as_the_official_ones(
         made = datasets.Dataset.from_dict({**table, "label": [c for _, _, c in rows], "idx": list(range(30))})
         made.to_parquet(str(files[hub_split]))
     asked: list[str] = []
-    monkeypatch.setattr(hub, "_files", lambda names: asked.extend(names) or list(files.values()))
+    monkeypatch.setattr(glue_hub, "_files", lambda names: asked.extend(names) or list(files.values()))
     from_hub = tasks.open_task("glue/rte")
     assert asked == ["rte/train-00000-of-00001.parquet", "rte/validation-00000-of-00001.parquet"]
     assert from_hub.fingerprint == tasks.open_task("glue/rte", data_dir=tmp_path).fingerprint

@@ -1,4 +1,4 @@
-"""Sizes of memory as people write them."""
+"""Sizes of memory as people write them: "24GB", "24GiB"."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ UNITS |= {f"{p}iB": 2 ** (10 * i) for i, p in enumerate("KMGT", 1)}
 
 
 def parsed_size(text: str) -> int:
-    """Bytes of "24GB" (10^9) or "24GiB" (2^30)."""
+    """Return the bytes of "24GB" (24 x 10^9) or "24GiB" (24 x 2^30).
+
+    Raises:
+        UserError: the text is not a size above 0 with a unit.
+    """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
     units = {name.lower(): size for name, size in UNITS.items()}
     if match is None or match[2].lower() not in units or float(match[1]) <= 0:

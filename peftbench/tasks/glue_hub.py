@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from peftbench.tasks.data import Example, example
+from peftbench.tasks.dataset import Example, example
 
 REPOSITORY = "nyu-mll/glue"
 REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"

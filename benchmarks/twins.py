@@ -21,7 +21,8 @@ from cases import Case
 from torch import Tensor, nn
 
 from peftbench.backbones import devices, source
-from peftbench.backbones.load import DTYPES, Backbone, load, natural_kind
+from peftbench.backbones.configuration import natural_kind
+from peftbench.backbones.load import DTYPES, Backbone, load
 from peftbench.backbones.losses import IGNORED, counted, loss_sum
 from peftbench.method import registry
 from peftbench.method.edit import Edit

@@ -36,7 +36,8 @@ with the interpreter and its libraries in it. The shapes of bert-large and gpt2-
 
 def measured(model: str, name: str, size: int, length: int) -> tuple[int, int | None]:
     """Peak of live tensors and of resident memory of the real second step."""
-    from peftbench.backbones.load import blank, load, natural_kind
+    from peftbench.backbones.configuration import natural_kind
+    from peftbench.backbones.load import load, load_on_meta
     from peftbench.backbones.source import PRESETS
     from peftbench.estimate import simulate
     from peftbench.estimate.count import origin
@@ -45,7 +46,7 @@ def measured(model: str, name: str, size: int, length: int) -> tuple[int, int | 
 
     kind = natural_kind(origin(model))
     torch.manual_seed(0)
-    backbone = load(model, kind, 2) if model in PRESETS else simulate.fill(blank(origin(model), kind, 2), _drawn)
+    backbone = load(model, kind, 2) if model in PRESETS else simulate.fill(load_on_meta(origin(model), kind, 2), _drawn)
     trainer = simulate.trainer_of(backbone, make(find(name), Catalogue().hyper(name, {})), "float32")
     batch = simulate.batch_of(backbone, size, length, padded=size > 1)
     backbone.net.train()

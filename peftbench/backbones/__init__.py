@@ -1,1 +1,1 @@
-"""Base models: sites by role over transformers networks, the embedded presets, and how they are loaded."""
+"""Base models: networks with sites by role, the embedded presets, and how they are loaded."""

@@ -1,7 +1,7 @@
-"""Published architectures by name, without weights: for counting and estimating; free of torch.
+"""Published architectures by name, without weights, for counting and estimating. Imports no torch.
 
-`architectures.json` holds for each the facts of its published configuration that decide a size, with their source, and
-the hub id of weights of that architecture.
+`architectures.json` holds, for each, the size-related values of its published configuration, their source, and the
+hub id of weights of that architecture.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 
 @lru_cache
 def known() -> Mapping[str, Mapping[str, Any]]:
-    """Every architecture by name: `config`, `source`, and `weights`, which is None where none are published."""
+    """Return every architecture by name: `config`, `source`, and `weights` (None if none are published)."""
     text = files("peftbench.backbones").joinpath("architectures.json").read_text(encoding="utf-8")
     return json.loads(text)
 
 
 def config(name: str) -> Any:
-    """The transformers configuration of architecture `name`."""
+    """Return the transformers configuration of architecture `name`."""
     from transformers import AutoConfig
 
     facts = dict(known()[name]["config"])
@@ -29,7 +29,7 @@ def config(name: str) -> Any:
 
 
 def hint(name: str) -> str:
-    """What to say where weights were asked for by the name of an architecture; empty for any other name."""
+    """Return what an error adds if `name` is an architecture without weights; empty for any other name."""
     if name not in known():
         return ""
     weights = known()[name]["weights"]

@@ -1,7 +1,7 @@
-"""Prefix slots behind transformers' attention interface: an attention function and its mask function.
+"""Prefix slots in transformers' attention interface: an attention function and its mask function.
 
-Both are needed. With the function alone, transformers builds no mask for an unknown implementation and padded batches
-are silently wrong. The mask is always explicit: `is_causal` would shift with the longer key side.
+Both are needed. With the attention function alone, transformers builds no mask for an unknown implementation, and
+padded batches are silently wrong. The mask is always explicit, because `is_causal` would misalign with the longer keys.
 """
 
 from __future__ import annotations
@@ -18,17 +18,33 @@ NAME = "peftbench_prefix"
 
 
 def prefix_attention(
-    module: Any,  # the architecture's attention layer, with a `prefix_slot`
-    query: Tensor,  # (batch, heads, queries, head width), after rotary embedding
-    key: Tensor,  # (batch, key-value heads, keys, head width), the cache's included
+    module: Any,
+    query: Tensor,
+    key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,  # (batch, 1, queries, keys), True = attend
+    attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     position_bias: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention over [prefix; keys]; every query sees the whole prefix (2101.00190, eq. 3)."""
+    """Compute scaled dot-product attention over [prefix; keys]; every query sees the whole prefix (2101.00190, eq. 3).
+
+    transformers calls it for every attention layer of a network that has a method in its prefix slots.
+
+    Args:
+        module: The architecture's attention layer, which has a `prefix_slot`.
+        query: (batch, heads, queries, head width), after the rotary embedding.
+        key: (batch, key-value heads, keys, head width), including cached keys.
+        value: As `key`.
+        attention_mask: (batch, 1, queries, keys), True where a query attends; None for no mask.
+        dropout: Dropout probability of the attention weights.
+        scaling: Factor of the scores; None for 1 / sqrt(head width).
+        position_bias: Bias to add to the scores (T5).
+
+    Returns:
+        The output (batch, queries, heads, head width), and None for the attention weights.
+    """
     slot = module.prefix_slot
     slot.__dict__["was_called"] = True
     prefix = slot()
@@ -55,36 +71,36 @@ def prefix_attention(
 
 
 def prefix_mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    """The mask of `sdpa`, never skipped where a skip would lean on `is_causal`."""
+    """Build the mask of `sdpa`; never skip one that `is_causal` would replace."""
     kwargs["allow_is_causal_skip"] = False
-    return sdpa_mask_unread(*args, **kwargs)
+    return sdpa_mask_without_sync(*args, **kwargs)
 
 
-def sdpa_mask_unread(*args: Any, **kwargs: Any) -> Tensor | None:
-    """The mask of `sdpa`, without reading from the device whether it hides anything: that would wait for its work.
+def sdpa_mask_without_sync(*args: Any, **kwargs: Any) -> Tensor | None:
+    """Build the mask of `sdpa` without reading from the device whether it hides anything.
 
-    transformers leaves out a mask that hides nothing, and to know that it reads the padding. Here a padding mask on a
-    device with a queue is applied unread; a batch without padding comes without one (`devices.on_device`). On the CPU
-    nothing waits, and nothing changes.
+    transformers skips a mask that hides nothing; to decide, it reads the padding, which waits for the device. Here a
+    padding mask on an asynchronous device is applied unread. `devices.on_device` leaves out the mask of a batch without
+    padding. On the CPU nothing waits, and behaviour is unchanged.
     """
     padding = kwargs.get("attention_mask")
-    if padding is not None and is_queued(padding.device):
+    if padding is not None and is_asynchronous(padding.device):
         kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
     return sdpa_mask(*args, **kwargs)
 
 
-def is_queued(device: torch.device) -> bool:
-    """Whether work on `device` goes on while Python does, until something is read."""
+def is_asynchronous(device: torch.device) -> bool:
+    """Whether work on `device` is queued and runs while Python continues."""
     return device.type != "cpu"
 
 
 def configurations(net: Any) -> list[Any]:
-    """Every configuration that a part of the network reads: the network's, and T5's stacks have copies of their own."""
+    """Return every configuration object in the network; T5's stacks have their own copies."""
     return list({id(m.config): m.config for m in net.modules() if hasattr(m, "config")}.values())
 
 
 def _causal(queries: int, keys: int, device: torch.device) -> Tensor:
-    """True where a query may see a key; the last query sees the last key."""
+    """Return a causal mask (queries, keys); the last query sees the last key."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
@@ -96,4 +112,4 @@ def _added(bias: Tensor, mask: Tensor | None) -> Tensor:
 
 AttentionInterface.register(NAME, prefix_attention)
 AttentionMaskInterface.register(NAME, prefix_mask)
-AttentionMaskInterface.register("sdpa", sdpa_mask_unread)
+AttentionMaskInterface.register("sdpa", sdpa_mask_without_sync)

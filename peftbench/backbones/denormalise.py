@@ -1,4 +1,4 @@
-"""The way back from `normalise`: the weights under the names and in the layouts that transformers gives them."""
+"""The inverse of `normalise`: weights under the names and in the layouts of transformers."""
 
 from __future__ import annotations
 
@@ -12,23 +12,30 @@ from transformers.pytorch_utils import Conv1D
 from peftbench.backbones.modules import FusedQKV
 
 
-def skeleton(net: Any) -> Any:
-    """The network as transformers defines it, on the meta device: names, shapes and kinds of layer, no weights."""
+def plain_on_meta(net: Any) -> Any:
+    """Return the network as transformers defines it, on the meta device: names, shapes and layer types, no weights."""
     with torch.device("meta"):
         return type(net)(copy.deepcopy(net.config))
 
 
 def plain_state(net: Any) -> dict[str, Tensor]:
-    """The state dict that the network would have without `normalise`; a quantised layer comes dequantised."""
+    """Return the state dict that the network has without `normalise`.
+
+    Args:
+        net: A normalised network.
+
+    Returns:
+        Tensors by transformers' names. Fused layers are joined, Conv1D weights are (in, out), and quantised weights
+        are dequantised.
+    """
     with torch.no_grad():
-        plain = {name: m for name, m in skeleton(net).named_modules(remove_duplicate=False) if isinstance(m, Conv1D)}
-        return {
-            name: t.t().contiguous() if name.removesuffix(".weight") in plain else t for name, t in _joined(net).items()
-        }
+        modules = plain_on_meta(net).named_modules(remove_duplicate=False)
+        transposed = {f"{name}.weight" for name, m in modules if isinstance(m, Conv1D)}
+        return {name: t.t().contiguous() if name in transposed else t for name, t in _joined(net).items()}
 
 
 def _joined(net: nn.Module) -> dict[str, Tensor]:
-    """By name: dense weights (out, in), with q, k and v in one again where they were one."""
+    """Return dense weights (out, in) by name, with q, k and v joined where the architecture has one fused layer."""
     state: dict[str, Tensor] = {}
     layers: dict[str, Any] = {}
     for path, module in net.named_modules(remove_duplicate=False):

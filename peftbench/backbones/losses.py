@@ -9,17 +9,27 @@ IGNORED = -100  # label of a position that is not trained on: prompt and padding
 
 
 def counted(kind: str, labels: Tensor) -> int | Tensor:
-    """How many terms the loss of a batch has: examples, or for generation the answer tokens that are predicted.
+    """Return the number of terms in the loss of a batch: examples, or predicted answer tokens for generation.
 
-    Tokens are counted where the labels are, and the number stays there: reading it would wait for the device.
+    Tokens are counted on the labels' device, and the count stays there: reading it would wait for the device.
+
+    Args:
+        kind: Kind of task.
+        labels: (batch,) or, for generation, (batch, length).
     """
     return (labels[:, 1:] != IGNORED).sum() if kind == "generation" else len(labels)
 
 
 def loss_sum(kind: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy (classification, generation: next answer token) or squared error (regression), summed, float32.
+    """Return the summed loss of a batch in float32.
 
-    `logits` (batch, classes), (batch, 1) or (batch, length, vocabulary); `labels` (batch) or (batch, length).
+    Classification has the cross-entropy, regression the squared error, and generation the cross-entropy of the next
+    answer token.
+
+    Args:
+        kind: Kind of task.
+        logits: (batch, classes), (batch, 1) for regression, or (batch, length, vocabulary) for generation.
+        labels: (batch,) or, for generation, (batch, length), with `IGNORED` at positions that are not trained on.
     """
     logits = logits.float()
     if kind == "classification":

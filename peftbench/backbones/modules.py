@@ -1,7 +1,7 @@
-"""What a method meets at a site: one kind of linear layer, one kind of sublayer, one kind of prefix slot.
+"""The modules that a method meets at a site: linear layers, sublayers and prefix slots.
 
-The backbone normalises and the method does not: Conv1D becomes `SiteLinear`, a fused query-key-value layer becomes
-three of them, a sublayer's residual and norm are offered by `Block` whatever the architecture calls them.
+The backbone normalises, so that methods need not: Conv1D becomes `SiteLinear`, a fused query-key-value layer becomes
+three of them, and `Block` offers a sublayer's residual and norm under one interface for all architectures.
 """
 
 from __future__ import annotations
@@ -13,16 +13,27 @@ from torch import Tensor, nn
 
 
 class SiteLinear(nn.Linear):
-    """A dense layer y = W x + b at a linear site. W: (out, in)."""
+    """A dense layer y = W x + b at a linear site, with W (out, in).
 
-    is_dense = True  # the layer's product is that of `dense_weight` and `bias`: whoever has them need not call it
+    Attributes:
+        is_dense: Whether the output is exactly x W^T + b with `dense_weight` and `bias`. A fused computation may then
+            use these and skip the layer's forward.
+    """
 
-    def dense_weight(self, dtype: torch.dtype | None = None) -> Tensor:  # (out, in), itself unless cast
+    is_dense = True
+
+    def dense_weight(self, dtype: torch.dtype | None = None) -> Tensor:  # (out, in)
+        """Return W (out, in), cast to `dtype` if given; without a cast it is the parameter itself."""
         return self.weight if dtype is None else self.weight.to(dtype)
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None) -> SiteLinear:
-        """A layer around these very tensors (parameters stay the same objects)."""
+        """Make a layer around existing tensors.
+
+        Args:
+            weight: W (out, in). A parameter stays the same object; a tensor becomes a frozen parameter.
+            bias: b (out,) or None.
+        """
         layer = cls(weight.shape[1], weight.shape[0], bias=False, device="meta")
         layer.weight = weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight, requires_grad=False)
         if bias is not None:
@@ -31,14 +42,22 @@ class SiteLinear(nn.Linear):
 
 
 class FusedQKV(nn.Module):
-    """Three layers where the architecture has one: computes q, k and v and lays them out as the fused layer did."""
+    """Three layers in place of a fused query-key-value layer; the output has the fused layer's layout."""
 
     q: SiteLinear
     k: SiteLinear
     v: SiteLinear
 
     def __init__(self, weight: Tensor, bias: Tensor | None, layout: str, heads: int) -> None:
-        """`weight`: (3 * width, width), rows in thirds (GPT-2) or, by head, as q, k, v of one head (GPT-NeoX)."""
+        """Split a fused layer.
+
+        Args:
+            weight: (3 * width, width).
+            bias: (3 * width,) or None.
+            layout: Order of the rows: "thirds" for all of q, then k, then v (GPT-2); "by_head" for q, k and v of one
+                head after another (GPT-NeoX).
+            heads: Number of attention heads.
+        """
         super().__init__()
         self.layout, self.heads = layout, heads
         for i, role in enumerate("qkv"):
@@ -52,13 +71,13 @@ class FusedQKV(nn.Module):
         return t.reshape(self.heads, 3, -1, *t.shape[1:])[:, i].reshape(-1, *t.shape[1:])
 
     def join(self, parts: list[Tensor]) -> Tensor:
-        """Rows of q, k and v, each (width, ...), as the fused layer lays them out: (3 * width, ...)."""
+        """Join the rows of q, k and v, each (width, ...), in the fused layer's layout: (3 * width, ...)."""
         if self.layout == "thirds":
             return torch.cat(parts)
         return torch.stack([p.unflatten(0, (self.heads, -1)) for p in parts], dim=1).flatten(0, 2)
 
     def split(self, rows: Tensor) -> list[Tensor]:
-        """The way back from `join`."""
+        """Split rows (3 * width, ...) into those of q, k and v: the inverse of `join`."""
         return [self._rows(rows, i) for i in range(3)]
 
     def forward(self, x: Tensor) -> Tensor:  # (..., width) -> (..., 3 * width)
@@ -70,10 +89,13 @@ class FusedQKV(nn.Module):
 
 
 class Block(nn.Module):
-    """A sublayer f inside its residual: y = norm(f(x) + r), or y = f(x) + r where the network is pre-norm.
+    """A sublayer f inside its residual: y = norm(f(x) + r), or y = f(x) + r in a pre-norm network.
 
-    A method may swap it for a module of the same call: ``forward(x, f, r) -> f'`` with x the sublayer's input, f its
-    output and r the residual, all (..., width); the network goes on with f' in place of f.
+    A method may swap it for a module with the same call, ``forward(x, f, r) -> Tensor``. The network continues with the
+    result in place of f.
+
+    Attributes:
+        width: Width of the residual stream.
     """
 
     _post_norm: nn.Module | None
@@ -82,19 +104,34 @@ class Block(nn.Module):
     def __init__(self, width: int, norm: nn.Module | None, taps: dict[str, tuple[nn.Module, int]]) -> None:
         super().__init__()
         self.width = width
-        self.__dict__["_post_norm"] = norm  # references, not children: the modules belong to the network
+        # References, not submodules: these modules belong to the network.
+        self.__dict__["_post_norm"] = norm
         self.__dict__["_taps"] = taps
         self._seen: dict[str, Tensor] = {}
 
     def norm(self, h: Tensor) -> Tensor:
-        """The layer norm after the residual's addition; the identity in a pre-norm network."""
+        """Apply the layer norm after the residual addition; the identity in a pre-norm network."""
         return h if self._post_norm is None else self._post_norm(h)
 
     def forward(self, x: Tensor, f: Tensor, r: Tensor) -> Tensor:
+        """Return the sublayer's new output.
+
+        Args:
+            x: Input of the sublayer (..., width).
+            f: Output of the sublayer (..., width).
+            r: Residual that the network adds to f (..., width).
+
+        Returns:
+            The output (..., width) to use in place of f.
+        """
         return f
 
     def connect(self, stand_in: nn.Module) -> list[Any]:
-        """Let `stand_in` be called at this place; returns the hooks' handles, to be removed by the caller."""
+        """Install hooks that call `stand_in` at this place.
+
+        Returns:
+            The hooks' handles, which the caller removes.
+        """
 
         def seen(name: str, argument: int) -> Any:
             def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -115,9 +152,14 @@ class Block(nn.Module):
 
 
 class PrefixSlot(nn.Module):
-    """One per attention layer, empty: a method swaps it for a module whose call gives keys and values to put in front.
+    """The empty prefix slot of an attention layer. A method swaps it for a module that returns keys and values.
 
-    ``forward() -> (K, V)``, each (key-value heads, prefix length, head width), or None for no prefix.
+    The replacement has ``forward() -> (K, V)``, each (key-value heads, prefix length, head width). Attention then sees
+    K and V before its own keys and values.
+
+    Attributes:
+        heads: Number of key-value heads.
+        head_width: Width of one head.
     """
 
     def __init__(self, heads: int, head_width: int) -> None:
@@ -125,4 +167,5 @@ class PrefixSlot(nn.Module):
         self.heads, self.head_width = heads, head_width
 
     def forward(self) -> tuple[Tensor, Tensor] | None:
+        """Return keys and values, each (key-value heads, prefix length, head width); None for no prefix."""
         return None

@@ -1,4 +1,4 @@
-"""Turn a transformers network into one whose sites a method can meet, and list them."""
+"""Rewrite a transformers network so that methods meet uniform modules at its sites, and list the sites."""
 
 from __future__ import annotations
 
@@ -21,13 +21,20 @@ from peftbench.errors import UserError
 def normalise(net: Any, head: list[str], roles: Mapping[str, Any] | None = None) -> Sites:
     """Rewrite the network's linear layers in place, add block sites and slots, and return the sites.
 
-    `head` names the modules of the task head; `roles` stands in for the architecture's own table. Works on the meta
-    device too. Raises `UserError` where a pattern matches nothing or not a linear layer.
+    Works on the meta device too.
+
+    Args:
+        net: A transformers network.
+        head: Paths of the modules of the task head.
+        roles: Role table in place of the architecture's own.
+
+    Raises:
+        UserError: A path matches no module, or not a linear layer.
     """
     kind = net.config.model_type
     table = role_tables.table(kind, net.config, roles)
     if kind == "t5":
-        t5.settle(net)
+        t5.accept_adapted_ffn(net)
     sites = _linear_sites(net, table, head)
     sites += _block_sites(net, table)
     sites += _prefix_sites(net, table)
@@ -108,7 +115,7 @@ def _sublayers(net: Any, role: str, spec: Mapping[str, Any]) -> list[Site]:
 
 
 def _tapped(net: nn.Module, place: str, what: str, count: int) -> list[tuple[Any, int]]:
-    """The modules of ``path:argument``, one for each of the `count` sublayers."""
+    """Return a (module, argument index) pair for each of the `count` sublayers that ``path:argument`` matches."""
     pattern, _, argument = place.partition(":")
     paths = _expand(net, pattern, what)
     if len(paths) != count:
@@ -151,7 +158,7 @@ def _head_width(config: Any) -> int:
 
 
 def _expand(net: Any, patterns: str | list[str], role: str) -> list[str]:
-    """The paths of the modules that match a pattern or a list of them, each in the network's order."""
+    """Return the paths of the modules that match a pattern or a list of patterns, each in the network's order."""
     paths = []
     for pattern in listed(patterns):
         if not hasattr(net, net.base_model_prefix):  # T5 with a language head is its own base model
@@ -177,6 +184,6 @@ def _numel(module: nn.Module, ending: str = "") -> int:
 
 
 def _place(net: nn.Module) -> Any:
-    """Sort key: the order in which the network defines its modules."""
+    """Return a sort key: the order in which the network defines its modules."""
     order = {name: i for i, (name, _) in enumerate(net.named_modules(remove_duplicate=False))}
     return lambda site: order[site.path]

@@ -1,8 +1,8 @@
-"""Prompt vectors at the embeddings: a slot in the token embedding, and placeholders for it in a batch.
+"""Prompt vectors: a slot in the token embedding, and placeholder tokens for it in a batch.
 
-With V tokens in the table, the ids V, V + 1, ... stand for the prompt's vectors: `PromptSlot` looks them up in what a
-method swapped in, and all other ids in the frozen table. A batch with placeholders is an ordinary, longer batch, so
-pooling, positions, masks and caches need to know nothing of prompts.
+With V tokens in the table, the ids V, V + 1, ... stand for the prompt's vectors. `PromptSlot` looks these up in the
+module that a method swapped in, and all other ids in the frozen table. A batch with placeholders is an ordinary, longer
+batch, so pooling, positions, masks and caches need no knowledge of prompts.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
+from peftbench.backbones.devices import has_no_data
 from peftbench.backbones.losses import IGNORED
 from peftbench.errors import UserError
 
 
 class PromptSlot(nn.Module):
-    """In the token embedding, empty: a method swaps it for a module whose call gives the vectors to be looked up.
+    """The empty prompt slot of a token embedding. A method swaps it for a module that returns the prompt's vectors.
 
-    ``forward() -> (length, width)`` with the embedding's own width, or None for no prompt.
+    The replacement has ``forward() -> Tensor (length, width)`` with the embedding's own width.
+
+    Attributes:
+        tokens: Number of tokens in the embedding table.
+        width: Width of the embedding.
     """
 
     def __init__(self, table: nn.Embedding) -> None:
@@ -30,31 +34,35 @@ class PromptSlot(nn.Module):
         self.tokens, self.width = table.num_embeddings, table.embedding_dim
 
     def forward(self) -> Tensor | None:
+        """Return the prompt's vectors (length, width); None for no prompt."""
         return None
 
     @property
     def is_meta(self) -> bool:
-        """Whether the network has sizes only."""
-        weight = self.__dict__["_table"].weight
-        return weight.is_meta or isinstance(weight, FakeTensor)
+        """Whether the network has shapes only, without values."""
+        return has_no_data(self.__dict__["_table"].weight)
 
     @torch.no_grad()
     def embed(self, ids: Tensor) -> Tensor:  # (length) -> (length, width)
-        """What the network embeds these tokens as: rows of the table, scaled where the architecture scales them."""
+        """Return the network's embedding of token ids, scaled where the architecture scales it."""
         table = self.__dict__["_table"]
         return table(ids.to(table.weight.device)).detach()
 
     def connect(self) -> list[Any]:
-        """Look placeholders up in the module at this place; returns the hooks' handles, to be removed by the caller."""
-        table, asked = self.__dict__["_table"], list[Tensor]()
+        """Install hooks that look placeholders up in the module now in the slot.
+
+        Returns:
+            The hooks' handles, which the caller removes.
+        """
+        table, pending = self.__dict__["_table"], list[Tensor]()
 
         def hide(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             (ids,) = args
-            asked[:] = [ids]
+            pending[:] = [ids]
             return (ids.masked_fill(ids >= self.tokens, 0),)
 
         def show(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
-            ids, stand_in = asked.pop(), table.prompt_slot
+            ids, stand_in = pending.pop(), table.prompt_slot
             stand_in.__dict__["was_called"] = True
             vectors = nn.functional.embedding((ids - self.tokens).clamp(min=0), stand_in())  # (..., width)
             return torch.where((ids >= self.tokens).unsqueeze(-1), vectors.to(out.dtype), out)
@@ -63,17 +71,28 @@ class PromptSlot(nn.Module):
 
 
 def insert(batch: Mapping[str, Tensor], length: int, first: int, config: Any) -> dict[str, Tensor]:
-    """`batch` with the `length` placeholders ``first, first + 1, ...`` in each row, as the network is to be called.
+    """Insert prompt placeholders into each row of a batch.
 
-    They stand after the first token of an encoder, whose pooling reads that one, and in front of the first token of any
-    other network, padded on whichever side. input_ids, attention_mask, token_type_ids, position_ids and a causal
-    model's labels (B, L) -> (B, L + length); anything else stays. Raises `UserError` where the
-    network has too few positions.
+    An encoder's placeholders follow its first token, because its pooling reads that token. Other networks' placeholders
+    precede the first token of the text, whichever side is padded.
+
+    Args:
+        batch: The batch. input_ids, attention_mask, token_type_ids, position_ids and a causal model's labels, all
+            (B, L), are extended; other tensors stay.
+        length: Number of placeholders.
+        first: Id of the first placeholder; the others follow it.
+        config: The network's configuration.
+
+    Returns:
+        The batch with tensors of shape (B, L + length).
+
+    Raises:
+        UserError: The network has too few positions.
     """
     if not length:
         return dict(batch)
     ids = batch["input_ids"]
-    check_room(ids.shape[1], length, config)
+    check_positions(ids.shape[1], length, config)
     mask = batch.get("attention_mask", torch.ones_like(ids))
     at = mask.argmax(1, keepdim=True) + is_encoder(config)  # (B, 1), of the first placeholder
     column = torch.arange(ids.shape[1] + length, device=ids.device)
@@ -94,9 +113,16 @@ def insert(batch: Mapping[str, Tensor], length: int, first: int, config: Any) ->
 
 
 def remove(logits: Tensor, inputs: Mapping[str, Tensor], first: int) -> Tensor:
-    """A network's answer to `inputs`, made by `insert`, without the placeholders: (B, L + length, ...) -> (B, L, ...).
+    """Drop the placeholder positions from a network's logits.
 
-    A classifier's answer (B, classes), and that of a decoder which reads texts of its own, have none.
+    Args:
+        logits: (B, L + length, ...). A classifier's logits (B, classes) have no placeholders and stay, as do those of
+            a decoder behind an encoder.
+        inputs: The inputs of the network, from `insert`.
+        first: Id of the first placeholder.
+
+    Returns:
+        Logits (B, L, ...).
     """
     if logits.ndim == 2 or "decoder_input_ids" in inputs:
         return logits
@@ -105,15 +131,24 @@ def remove(logits: Tensor, inputs: Mapping[str, Tensor], first: int) -> Tensor:
 
 
 def is_encoder(config: Any) -> bool:
-    """Whether every token sees every other, so that the first one can stand for the text."""
+    """Whether every token attends to every other one, so that the first token can represent the text."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as encoders
 
     other = getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", False)
     return config.model_type in encoders and not other
 
 
-def check_room(longest: int, length: int, config: Any) -> None:
-    """Raises `UserError` where texts of `longest` tokens and a prompt need more positions than the network has."""
+def check_positions(longest: int, length: int, config: Any) -> None:
+    """Check that a network has enough positions for a prompt and the longest text.
+
+    Args:
+        longest: Tokens of the longest text.
+        length: Vectors of the prompt.
+        config: The network's configuration.
+
+    Raises:
+        UserError: They exceed the network's positions.
+    """
     room = getattr(config, "max_position_embeddings", None)
     if room is None or not length:
         return

@@ -1,17 +1,16 @@
-"""Where each architecture keeps its roles: one table each, in the format that `roles:` of an experiment takes.
+"""Where each architecture has its roles: one table each, in the format of `roles:` in an experiment.
 
-    q k v o gate up down   path of a linear layer, with * for the layer's index; three roles may share one fused layer
-    fused                  how a fused query-key-value layer lays out its rows: "thirds" (GPT-2) or "by_head" (GPT-NeoX)
+    q k v o gate up down   path of a linear layer, with * for the layer index; q, k and v may share one fused layer
+    fused                  row layout of a fused query-key-value layer: "thirds" (GPT-2) or "by_head" (GPT-NeoX)
     attn, ffn              a sublayer: `output` names the module whose output is the sublayer's result before the
                            residual is added, `input` and `residual` name module inputs as "path:argument",
                            `norm` the layer norm after the addition (post-norm networks only)
     prefix                 the attention module that calls transformers' attention interface
-    prompt                 the token embedding; where none is named, the one that the network itself names
+    prompt                 the token embedding; if not given, the network's own input embedding
     embed, norm            modules that can be thawed
 
-Where a role stands at several paths of a layer or in several stacks, it takes a list of what is said above.
-
-Facts read from the model definitions of transformers 5.23.
+A role with several paths in a layer, or in several stacks, has a list of these. The tables follow the model
+definitions of transformers 5.23.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ KEYS = (*ROLES, "fused")
 
 
 def _bert(base: str) -> dict[str, Any]:
-    """BERT and its descendants: post-norm, the residual is the second argument of both output modules."""
+    """BERT and its descendants: post-norm; the residual is the second argument of both output modules."""
     layer = f"{base}.encoder.layer.*"
     return {
         "q": f"{layer}.attention.self.query",
@@ -162,10 +161,10 @@ def _distilbert(config: Any) -> dict[str, Any]:
 def _t5(config: Any) -> dict[str, Any]:
     """T5: encoder and decoder, pre-norm; the FFN is gated in 1.1 and Flan-T5.
 
-    A decoder layer has three sublayers, and cross-attention is an attention like the others: its layers are q, k, v and
-    o sites, it has a prefix slot (Li and Liang 2021, section 4, give BART one in all three), and it is an `attn` block,
-    by the rule "an adapter after each sublayer" (Houlsby et al. 2019, section 2.1). Mahabadi et al. 2021
-    (arXiv:2106.04647) leave it out of that last one; so does a `roles:` without it.
+    A decoder layer has three sublayers, and its cross-attention is treated like any attention. Its layers are q, k, v
+    and o sites. It has a prefix slot, because Li and Liang 2021 (section 4) give all three attentions of BART a prefix.
+    It is an `attn` block, because Houlsby et al. 2019 (section 2.1) place an adapter after each sublayer. Mahabadi et
+    al. 2021 (arXiv:2106.04647) place none after cross-attention; a `roles:` without it does the same.
     """
     encoder, decoder = "transformer.encoder.block.*.layer", "transformer.decoder.block.*.layer"
     attention = {
@@ -214,9 +213,15 @@ ABSENT = {
 
 
 def table(kind: str, config: Any, roles: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The role table of architecture `kind`, or `roles` from the experiment in its place.
+    """Return the role table of an architecture, or `roles` from the experiment in its place.
 
-    Raises `UserError` for an architecture that is not known when no `roles` are given, and for malformed `roles`.
+    Args:
+        kind: Architecture: the configuration's `model_type`.
+        config: The network's configuration.
+        roles: Role table from the experiment; None for the architecture's own.
+
+    Raises:
+        UserError: No table is known and no `roles` are given, or `roles` are malformed.
     """
     if roles is not None:
         check(roles)
@@ -230,7 +235,7 @@ def table(kind: str, config: Any, roles: Mapping[str, Any] | None = None) -> dic
 
 
 def check(roles: Any) -> None:
-    """Raises `UserError` for the first mistake that shows without the network."""
+    """Raise `UserError` for the first mistake in a role table that can be detected without the network."""
     if not isinstance(roles, Mapping):
         raise UserError(f"backbone.roles = {roles!r} must be a mapping of roles to paths")
     for key, value in roles.items():
@@ -251,7 +256,7 @@ def check(roles: Any) -> None:
 
 
 def listed(value: Any) -> list[Any]:
-    """What a role's entry names: one thing, or a list of them."""
+    """Return a role's entry as a list."""
     return value if isinstance(value, list) else [value]
 
 

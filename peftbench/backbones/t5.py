@@ -1,4 +1,4 @@
-"""What T5 needs beside its role table. Facts read from the model definition of transformers 5.23."""
+"""T5's differences from other architectures that its role table cannot express. From transformers 5.23."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers.models.t5 import modeling_t5
 
 
 class _Dense(modeling_t5.T5DenseActDense):
-    """The FFN of T5 1.0: wo(act(wi x)). The library's own looks at ``wo.weight``, which an adapter need not have."""
+    """The FFN of T5 1.0: wo(act(wi x)). The library's version reads ``wo.weight``, which an adapter may lack."""
 
     def forward(self, x: Tensor) -> Tensor:  # (..., width) -> (..., width)
         return self.wo(self.dropout(self.act(self.wi(x))))
@@ -26,18 +26,18 @@ class _GatedDense(modeling_t5.T5DenseGatedActDense):
 _PLAIN = {modeling_t5.T5DenseActDense: _Dense, modeling_t5.T5DenseGatedActDense: _GatedDense}
 
 
-def settle(net: nn.Module) -> None:
-    """Let any module stand where an FFN's second layer stands."""
+def accept_adapted_ffn(net: nn.Module) -> None:
+    """Replace the class of every FFN, so that any module can stand in place of its second layer."""
     for module in net.modules():
         if type(module) in _PLAIN:
             module.__class__ = _PLAIN[type(module)]
 
 
 def untie(net: Any) -> None:
-    """Give a network made from a configuration of T5 1.1 or Flan-T5 the language head of its own that these have.
+    """Give a T5 1.1 or Flan-T5 made from a configuration its own language-model head.
 
-    transformers ties every T5 that it makes; `scale_decoder_outputs` is what it keeps of a configuration's
-    ``tie_word_embeddings: false``. One loaded from a checkpoint with two different tensors is untied already.
+    transformers ties the head of every T5 that it creates from a configuration. `scale_decoder_outputs` is how it keeps
+    the configuration's ``tie_word_embeddings: false``. A checkpoint with two different tensors is untied already.
     """
     head = getattr(net, "lm_head", None)
     if head is not None and not net.config.scale_decoder_outputs and head.weight is net.shared.weight:

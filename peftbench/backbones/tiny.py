@@ -1,4 +1,4 @@
-"""Three randomly initialised networks and a byte-level tokenizer, for tests and smoke runs: nothing is downloaded."""
+"""Three small randomly initialised networks and a byte-level tokenizer, for tests and smoke runs without downloads."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ FRAMES = {  # what the tokenizer puts around one text and around two
     "tiny-encoder": ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1"),
     "tiny-t5": ("$A [EOS]", "$A [EOS] $B [EOS]"),
 }
-SEED = 20240  # of the weights: they are part of the preset
+SEED = 20240  # for the weights, which are part of the preset
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[EOS]"]
 
 
 def config(name: str) -> Any:
-    """The transformers configuration of preset `name`."""
+    """Return the transformers configuration of preset `name`."""
     from transformers import AutoConfig
 
     facts = dict(TINY[name])
@@ -54,7 +54,10 @@ def config(name: str) -> Any:
 
 
 def tokenizer(name: str) -> Any:
-    """One token a byte; an encoder frames its texts with [CLS] and [SEP], T5 ends them with [EOS]."""
+    """Make a tokenizer with one token per byte.
+
+    An encoder frames its texts with [CLS] and [SEP]; T5 ends them with [EOS].
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

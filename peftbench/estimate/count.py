@@ -96,12 +96,13 @@ def count(
 
 def network(asked: Question) -> Backbone:
     """The network in question on the meta device."""
-    from peftbench.backbones.load import blank, natural_kind
+    from peftbench.backbones.configuration import natural_kind
+    from peftbench.backbones.load import load_on_meta
 
     if asked.task is not None and asked.task not in KINDS:
         raise unknown("task", asked.task, KINDS, where="--task")
     place = origin(asked.model)
-    return blank(place, asked.task or natural_kind(place), asked.labels, asked.roles)
+    return load_on_meta(place, asked.task or natural_kind(place), asked.labels, asked.roles)
 
 
 def origin(model: str) -> Origin:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from peftbench.backbones import load, source
+from peftbench.backbones.configuration import load_config
 from peftbench.estimate import depth, simulate
 from peftbench.estimate.step import NUMBERS_NEEDED, equal_layers, not_estimable, simulated
 from peftbench.method.edit import Edit
@@ -49,7 +50,7 @@ def peak(asked: Mapping[str, Any], plugins: Iterable[Path | str] = ()) -> dict[s
     shape: list[int] = []
 
     def course(layers: int | None) -> simulate.Course:
-        network = load.blank(
+        network = load.load_on_meta(
             origin,
             kind,
             labels,
@@ -73,7 +74,7 @@ def peak(asked: Mapping[str, Any], plugins: Iterable[Path | str] = ()) -> dict[s
             except NUMBERS_NEEDED as error:
                 raise not_estimable(method, error) from error
 
-    found: depth.Peak = simulated(course, equal_layers(load._config(origin, labels, kind, b.dropout)))[0]
+    found: depth.Peak = simulated(course, equal_layers(load_config(origin, labels, kind, b.dropout)))[0]
     return {"bytes": found.bytes, "batch": shape}
 
 

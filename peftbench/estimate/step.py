@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from peftbench.backbones.load import DTYPES, Backbone, blank, natural_kind
+from peftbench.backbones.configuration import load_config, natural_kind
+from peftbench.backbones.load import DTYPES, Backbone, load_on_meta
 from peftbench.errors import UserError, unknown
 from peftbench.estimate import depth, simulate
 from peftbench.estimate.count import Question, count, network, origin
@@ -142,7 +143,7 @@ def course(
     """The simulated step of a network of `layers` layers (None: its own)."""
     place = origin(question.model)
     kind = question.task or natural_kind(place)
-    network = blank(
+    network = load_on_meta(
         place,
         kind,
         question.labels,
@@ -184,10 +185,8 @@ def simulated(
 
 def _equal_layers(question: Question) -> int | None:
     """How many layers the network has; None where they are not known to be alike."""
-    from peftbench.backbones.load import _config
-
     place = origin(question.model)
-    return equal_layers(_config(place, question.labels, question.task or natural_kind(place), None))
+    return equal_layers(load_config(place, question.labels, question.task or natural_kind(place)))
 
 
 def equal_layers(config: Any) -> int | None:

@@ -23,7 +23,7 @@ def mean_tokens(
     asked = [backbone.fingerprint, task.fingerprint, task.version, max_length]
 
     def count() -> float:
-        from peftbench.backbones.load import tokenizer_and_start  # torch
+        from peftbench.backbones.tokenizers import tokenizer_and_start  # torch
 
         dataset = tasks.open_task(task.name, task.options, data_dir)
         if dataset.fingerprint != task.fingerprint:

@@ -126,7 +126,7 @@ def _take_head(state: Mapping[str, Tensor], backbone: Backbone, path: Path) -> N
     there = _head(backbone)
     if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in there.items()}:
         raise UserError(f"the head beside {path} is for another task; load the backbone with that task's labels")
-    backbone.keep()
+    backbone.save_snapshot()
     with torch.no_grad():
         for name, p in there.items():
             p.data = state[name].to(p.device)

@@ -92,7 +92,7 @@ class Edit:
             raise ValueError(f"part is 'all' or 'bias', not {part!r}")
         inside = [""] if roles == "*" else [f"{s.path}." for s in self.backbone.sites.of(roles)]
         head = {id(p) for p in self.backbone.head_parameters()}
-        self.backbone.keep()
+        self.backbone.save_snapshot()
         for name, p in self.backbone.parameters.items():
             if id(p) in head or not name.startswith(tuple(inside)) or (part == "bias" and not name.endswith("bias")):
                 continue
@@ -221,7 +221,7 @@ class Edit:
         names = {id(p): name for name, p in self.backbone.parameters.items()}
         for p in old.parameters():
             if id(p) not in kept and id(p) in names and id(old) not in {id(m) for m in new.modules()}:
-                self.backbone.keep()
+                self.backbone.save_snapshot()
                 self._dropped[names[id(p)]] = p
                 p.data = torch.empty(0, dtype=p.dtype, device=p.device)
 

@@ -53,8 +53,8 @@ def sites(
     question = {"model": fingerprint(model, revision), "roles": roles, "labels": labels, "causal": causal}
 
     def build() -> dict[str, Any]:
-        from peftbench.backbones.load import skeleton  # torch
+        from peftbench.backbones.load import load_sites  # torch
 
-        return skeleton(model, "generation" if causal else "classification", labels, revision, roles).as_dict()
+        return load_sites(model, "generation" if causal else "classification", labels, revision, roles).as_dict()
 
     return Sites.from_dict(stores.open("sites", digest(key)).get(digest(question), build))

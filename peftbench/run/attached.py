@@ -41,7 +41,7 @@ class Attached:
         self._before, self._seed = before, seed
         self._edit: Edit | None = Edit(backbone)
         self._merged: AbstractContextManager[nn.Module] | None = None
-        backbone.keep()
+        backbone.save_snapshot()
         self._dtypes = {id(p): p.dtype for p in backbone.parameters.values()}
         devices.seed("adapter", method.name, seed)
         method.attach(self._edit)

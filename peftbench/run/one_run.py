@@ -54,7 +54,7 @@ class Run:
         devices.seed("adapter", self.spec.method.name, *axes)
         self.method.attach(edit)
         longest = max(int(split.lengths.max()) for split in self.data.values())
-        prompt.check_room(longest, self.backbone.virtual_tokens, self.backbone.net.config)
+        prompt.check_positions(longest, self.backbone.virtual_tokens, self.backbone.net.config)
         self.counts = edit.counts()
         told = self.method.parameters(self.backbone.sites)
         if told != self.counts["trainable"]:

@@ -9,7 +9,7 @@ import torch
 from architectures import ALL, DECODERS, HEADS, INNER, LABELS, LAYERS, T5, WIDTH, Zoo, batch, logits
 from torch import nn
 
-from peftbench.backbones.load import head_of, skeleton
+from peftbench.backbones.load import head_of, load_sites
 from peftbench.backbones.sites import LINEAR
 from peftbench.method.edit import Edit
 from peftbench.methods.lora import LoRALinear
@@ -109,7 +109,7 @@ def test_the_head_is_everything_outside_the_encoder_and_its_pooler(zoo: Zoo, nam
 @pytest.mark.parametrize("name", ALL)
 def test_the_skeleton_on_the_meta_device_has_the_same_sites(zoo: Zoo, name: str) -> None:
     model = zoo[name]
-    found = skeleton(str(model.folder), model.kind, LABELS)
+    found = load_sites(str(model.folder), model.kind, LABELS)
     assert found == model.backbone.sites
 
 

@@ -87,7 +87,7 @@ def test_a_checkpoint_of_another_width_is_refused(copy: Any) -> None:
 def test_a_head_for_another_number_of_labels_is_drawn_afresh(zoo: Zoo) -> None:
     """A model fine-tuned on three classes is a fair start for a task with five: only its classifier goes."""
     backbone = load(str(zoo["bert"].folder), "classification", 5)
-    assert backbone.fresh == ["classifier"]
+    assert backbone.newly_initialized == ["classifier"]
     assert backbone.net(**batch()).logits.shape == (2, 5)
     pooler = "bert.pooler.dense.weight"
     assert torch.equal(backbone.parameters[pooler], dict(zoo["bert"].untouched.named_parameters())[pooler])
@@ -100,7 +100,7 @@ def test_fresh_heads_depend_on_the_seed_alone(zoo: Zoo, tmp_path: Path) -> None:
     for file in model.folder.glob("token*"):
         shutil.copy(file, tmp_path)
     backbone = load(str(tmp_path), "classification", 2)
-    assert backbone.fresh == ["classifier.dense", "classifier.out_proj"]
+    assert backbone.newly_initialized == ["classifier.dense", "classifier.out_proj"]
 
     def drawn(seed: int) -> list[torch.Tensor]:
         torch.manual_seed(seed)

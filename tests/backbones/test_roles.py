@@ -8,7 +8,7 @@ import pytest
 import torch
 from architectures import HEADS, INNER, LAYERS, WIDTH, Model, Zoo, batch, logits, loss, save
 
-from peftbench.backbones.load import skeleton
+from peftbench.backbones.load import load_sites
 from peftbench.errors import UserError
 from peftbench.method.edit import Edit
 from peftbench.method.registry import discover, make
@@ -66,7 +66,7 @@ def test_an_unknown_architecture_without_roles_is_refused_with_an_example(phi: M
     with pytest.raises(UserError, match=r"no roles are known for the architecture 'phi' \(known: bert, .*roles: \{q:"):
         phi.load()
     with pytest.raises(UserError, match="no roles are known"):
-        skeleton(str(phi.folder), "generation")
+        load_sites(str(phi.folder), "generation")
 
 
 @pytest.mark.parametrize("name", ["lora", "ia3", "prefix", "qlora", "dora"])
@@ -74,7 +74,7 @@ def test_roles_of_an_unknown_architecture_work_end_to_end(phi: Model, name: str)
     backbone = phi.load(roles=PHI, dropout=0.0)
     before = logits(backbone.net.eval(), batch())
     torch.testing.assert_close(before, logits(phi.untouched, batch()), rtol=0, atol=1e-5)
-    assert backbone.sites == skeleton(str(phi.folder), "generation", roles=PHI)
+    assert backbone.sites == load_sites(str(phi.folder), "generation", roles=PHI)
     edit, method = Edit(backbone), make(discover()[name], {})
     method.attach(edit)
     optimizer = method.optimizer(backbone.net.train(), 1e-2, 0.0)
@@ -154,7 +154,7 @@ def test_a_mistake_in_roles_is_named(phi: Model, mistake: str) -> None:
     with pytest.raises(UserError, match=said):
         phi.load(roles=roles)
     with pytest.raises(UserError, match=said):
-        skeleton(str(phi.folder), "generation", roles=roles)
+        load_sites(str(phi.folder), "generation", roles=roles)
 
 
 def test_a_fused_layer_without_its_layout_is_refused(bloom: Model) -> None:

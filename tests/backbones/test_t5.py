@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from peftbench import tasks
 from peftbench.backbones import attention, source, tiny
-from peftbench.backbones.load import Backbone, load, skeleton
+from peftbench.backbones.load import Backbone, load, load_sites
 from peftbench.backbones.losses import counted, loss_sum
 from peftbench.errors import UserError
 from peftbench.method.edit import Adapter, Edit
@@ -181,7 +181,7 @@ def test_a_configuration_alone_gives_the_sites_and_the_published_size(tmp_path: 
     facts, parameters = SIZES[size]
     config = {"model_type": "t5", "vocab_size": 32128, "d_kv": 64, "decoder_start_token_id": 0, **facts}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    sites = skeleton(str(tmp_path), "generation")
+    sites = load_sites(str(tmp_path), "generation")
     inner = config["num_heads"] * config["d_kv"]
     assert sites.base == parameters
     assert {s.size for s in sites.of("q k v")} == {(config["d_model"], inner)}
@@ -308,7 +308,7 @@ def test_t5_classifies_and_regresses_with_a_head_on_its_last_answer_token(task: 
     assert backbone.head == ["classification_head"]
     labels = 2 if task != "regression" else 1
     kind = "regression" if task == "regression" else "classification"
-    assert skeleton("tiny-t5", "classification", labels) == backbone.sites
+    assert load_sites("tiny-t5", "classification", labels) == backbone.sites
     assert [s.path.removeprefix("transformer.") for s in backbone.sites.of("q")] == [
         s.path for s in load("tiny-t5", "generation").sites.of("q")
     ]

@@ -14,7 +14,7 @@ import torch
 from run_specs import spec
 
 from peftbench.backbones import architectures, embedded, roles, source
-from peftbench.backbones.load import blank, load
+from peftbench.backbones.load import load, load_on_meta
 from peftbench.cli.app import main
 from peftbench.errors import UserError
 from peftbench.estimate.count import Question, as_text, count, network, origin, parsed
@@ -106,7 +106,7 @@ def test_every_architecture_counts_with_a_method(name: str) -> None:
 @pytest.mark.parametrize(("name", "kind"), [("minilm-l6", "classification"), ("smollm2-135m", "generation")])
 def test_an_embedded_models_sizes_are_those_of_its_weights(name: str, kind: str) -> None:
     place = source.Origin(name, str(embedded.model_dir(name)))
-    assert blank(place, kind, 2).sites == network(Question(name)).sites
+    assert load_on_meta(place, kind, 2).sites == network(Question(name)).sites
 
 
 def test_an_embedded_model_is_counted_without_fetching_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from peftbench.backbones.load import blank, load, natural_kind
+from peftbench.backbones.configuration import natural_kind
+from peftbench.backbones.load import load, load_on_meta
 from peftbench.errors import UserError
 from peftbench.estimate import depth, simulate
 from peftbench.estimate.count import Question, origin
@@ -245,7 +246,7 @@ def test_sizes_are_read_in_both_systems() -> None:
 def test_blank_networks_hold_the_dtypes_of_loaded_ones() -> None:
     for model in MODELS:
         loaded = load(model, natural_kind(origin(model)), 2, dtype="bfloat16").net
-        empty = blank(origin(model), natural_kind(origin(model)), 2, dtype="bfloat16").net
+        empty = load_on_meta(origin(model), natural_kind(origin(model)), 2, dtype="bfloat16").net
         assert {n: (t.shape, t.dtype) for n, t in [*loaded.named_parameters(), *loaded.named_buffers()]} == {
             n: (t.shape, t.dtype) for n, t in [*empty.named_parameters(), *empty.named_buffers()]
         }

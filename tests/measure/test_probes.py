@@ -45,7 +45,7 @@ def attached(encoder: Backbone) -> Iterator[Attached]:
     def attach(method: str, spread: float = 0.1, **hyper: Any) -> Edit:
         for edit in edits:
             edit.undo()
-        encoder.keep()
+        encoder.save_snapshot()
         edits.append(Edit(encoder))
         torch.manual_seed(5)
         make(find(method), hyper).attach(edits[-1])

@@ -76,4 +76,4 @@ def forbid_asking(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(catalogue, "read_methods", asked)
     monkeypatch.setattr(registry, "find", asked)
-    monkeypatch.setattr(load, "skeleton", asked)
+    monkeypatch.setattr(load, "load_sites", asked)

@@ -87,7 +87,7 @@ NETWORKS = ("bert", "llama", "t5")
 def test_a_training_step_waits_for_nothing(
     name: str, architecture: str, zoo: Zoo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "is_queued", lambda device: True)
+    monkeypatch.setattr(attention, "is_asynchronous", lambda device: True)
     backbone = zoo[architecture].backbone
     made = registry.find(name)()
     try:
@@ -128,7 +128,7 @@ def test_a_mask_that_is_not_read_changes_no_logit(
     kept = inputs["attention_mask"].bool() if architecture == "llama" else slice(None)
     with torch.no_grad():
         read = backbone.net(**inputs).logits
-        monkeypatch.setattr(attention, "is_queued", lambda device: True)
+        monkeypatch.setattr(attention, "is_asynchronous", lambda device: True)
         unread = backbone.net(**inputs).logits
     torch.testing.assert_close(unread[kept], read[kept], rtol=1e-5, atol=1e-6)
 
@@ -216,7 +216,7 @@ def test_every_adamw_is_fused_in_all_its_groups(name: str, zoo: Zoo) -> None:
 
 
 def test_evaluation_reads_one_answer_a_batch_and_pads_little(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "is_queued", lambda device: True)
+    monkeypatch.setattr(attention, "is_asynchronous", lambda device: True)
     draw = np.random.default_rng(0)
     lengths = draw.integers(3, 30, size=70)
     ids = [draw.integers(5, 60, size=n).astype(np.int32) for n in lengths]

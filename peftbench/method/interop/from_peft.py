@@ -108,7 +108,7 @@ def _take_head(tensors: dict[str, Tensor], config: Mapping[str, Any], backbone: 
     for name, p in backbone.parameters.items():
         if id(p) in own:
             given = tensors.pop(f"{inside}{name}", None)
-            if given is None and name.rpartition(".")[0] in backbone.fresh:
+            if given is None and name.rpartition(".")[0] in backbone.newly_initialized:
                 raise UserError(f"the adapter has no {name}, and neither has the base model; save the head with it")
             head[name] = p.detach() if given is None else given
             if head[name].shape != p.shape:

@@ -6,7 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from peftbench.backbones.denormalise import plain_state, skeleton
+from peftbench.backbones.denormalise import plain_on_meta, plain_state
 from peftbench.errors import UserError
 from peftbench.method.edit import NotMergeable
 from peftbench.method.interop.trained import Trained
@@ -31,7 +31,7 @@ def write(trained: Trained, folder: Path) -> None:
 
 def _plain(net: Any) -> Any:
     state = {name: t.clone() for name, t in plain_state(net).items()}
-    plain = skeleton(net)
+    plain = plain_on_meta(net)
     plain.load_state_dict(state, assign=True)
     plain.tie_weights()
     plain.config = copy.deepcopy(net.config)

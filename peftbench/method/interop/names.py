@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from peftbench.backbones.denormalise import skeleton
+from peftbench.backbones.denormalise import plain_on_meta
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.sites import LINEAR, Site
 from peftbench.errors import UserError
@@ -20,7 +20,7 @@ Read = tuple[str, dict[str, Any], dict[str, Tensor]]  # method, hyperparameters,
 
 def layout(net: Any, paths: Iterable[str]) -> dict[str, Any]:
     """Whether the layers at these paths store (in, out), as GPT-2's do."""
-    plain = skeleton(net)
+    plain = plain_on_meta(net)
     return {"fan_in_fan_out": any(isinstance(plain.get_submodule(path), Conv1D) for path in paths)}
 
 

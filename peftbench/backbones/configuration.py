@@ -1,0 +1,80 @@
+"""Configurations of base models, checked and adapted for a kind of task. Reads no weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peftbench.backbones import architectures, source, tiny
+from peftbench.errors import UserError
+
+
+def load_config(origin: source.Origin, labels: int, kind: str, dropout: float | None = None) -> Any:
+    """Load the transformers configuration of a model for tasks of `kind`.
+
+    Args:
+        origin: Where the model comes from.
+        labels: Number of outputs of the task head; unused for generation.
+        kind: "classification", "regression" or "generation".
+        dropout: Value for every dropout probability; None to keep the model's own.
+
+    Raises:
+        UserError: The configuration does not load, or the model does not suit `kind`.
+    """
+    from transformers import AutoConfig
+
+    if origin.place:
+        try:
+            config = AutoConfig.from_pretrained(origin.place, **origin.options)
+        except (OSError, ValueError, KeyError) as error:
+            raise origin.load_error("config.json", error) from error
+    else:
+        config = (tiny if origin.model in tiny.TINY else architectures).config(origin.model)
+    _check_kind(origin, config, kind)
+    if kind != "generation":
+        config.num_labels = labels
+    if dropout is not None:
+        for key in list(config.to_dict()):
+            if ("dropout" in key or key.endswith("pdrop")) and isinstance(getattr(config, key, None), (int, float)):
+                setattr(config, key, dropout)
+    return config
+
+
+def natural_kind(origin: source.Origin) -> str:
+    """Return the kind of task of the architecture itself: "generation" for decoders, else "classification"."""
+    try:
+        load_config(origin, 1, "generation")
+    except UserError:  # if it is no encoder either, loading it for classification raises again
+        return "classification"
+    return "generation"
+
+
+def decoder_start(config: Any, kind: str) -> int | None:
+    """Return the decoder's first token id if an encoder-decoder generates; else None."""
+    return config.decoder_start_token_id if kind == "generation" and config.is_encoder_decoder else None
+
+
+def _check_kind(origin: source.Origin, config: Any, kind: str) -> None:
+    """Raise `UserError` if the architecture does not suit `kind`.
+
+    Encoders are refused for generation, although transformers has causal classes for some: they attend to the answers
+    that they predict.
+    """
+    from transformers.models.auto import modeling_auto as known
+
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        raise UserError(
+            f"backbone {origin.model!r} ({config.model_type}) has an encoder and a decoder, and its config.json does "
+            "not say which token the decoder begins with; set decoder_start_token_id there (T5: 0, its padding)"
+        )
+    both = config.is_encoder_decoder and config.model_type in known.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    encoder = config.model_type in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    causal = config.model_type in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not encoder
+    if kind == "generation" and not (both or causal):
+        raise UserError(
+            f"a generation task needs a causal model or an encoder with a decoder, and backbone {origin.model!r} "
+            f"({config.model_type}) is neither; use a decoder, like smollm2-135m"
+        )
+    if kind != "generation" and config.model_type not in known.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        raise UserError(
+            f"transformers has no sequence classifier for backbone {origin.model!r} ({config.model_type}); use another"
+        )

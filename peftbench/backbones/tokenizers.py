@@ -1,0 +1,68 @@
+"""Tokenizers of base models, and the padding token that tokenizer and network share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peftbench.backbones import configuration, source, tiny
+from peftbench.errors import UserError
+
+
+def load_tokenizer(origin: source.Origin) -> Any:
+    """Load a model's tokenizer and give it a padding token.
+
+    Raises:
+        UserError: The tokenizer does not load, or has no vocabulary.
+    """
+    from transformers import AutoTokenizer
+
+    if not origin.place:
+        return tiny.tokenizer(origin.model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(origin.place, **origin.options)
+    except Exception as error:  # tokenizers raises bare Exceptions, and ImportError where a package is missing
+        raise origin.load_error("tokenizer", error) from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # without its files, transformers makes up an empty one
+        raise UserError(
+            f"the tokenizer of backbone {origin.model!r} has no vocabulary; save it beside the weights: "
+            f"tokenizer.save_pretrained({origin.place!r})"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def share_padding_token(net: Any, tokenizer: Any, model: str) -> None:
+    """Set the padding id of the network's configuration to the tokenizer's.
+
+    A causal classifier finds the last token of each row by the configuration's padding id.
+
+    Raises:
+        UserError: The network does not know the tokenizer's padding token.
+    """
+    rows = net.get_input_embeddings().num_embeddings
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
+        raise UserError(
+            f"the tokenizer of backbone {model!r} pads with token {tokenizer.pad_token_id}, and the network has "
+            f"{rows} tokens; set a pad_token that the network knows in tokenizer_config.json"
+        )
+    net.config.pad_token_id = tokenizer.pad_token_id
+
+
+def tokenizer_and_start(model: str, kind: str, revision: str | None = None) -> tuple[Any, int | None]:
+    """Load the tokenizer of `model` and the decoder's first token id, without the network.
+
+    Args:
+        model: Preset, directory or hub id.
+        kind: Kind of task.
+        revision: Commit, branch or tag of a hub model.
+
+    Returns:
+        The tokenizer, and `Backbone.decoder_start`.
+
+    Raises:
+        UserError: The model cannot be loaded, or does not suit `kind`.
+    """
+    origin = source.origin(model, revision)
+    config = configuration.load_config(origin, 1, kind)
+    return load_tokenizer(origin), configuration.decoder_start(config, kind)

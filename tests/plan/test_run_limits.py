@@ -105,6 +105,7 @@ def test_so_many_steps_reach_the_tokens_and_one_less_does_not(tokens: int, batch
 
 def test_the_mean_length_is_that_of_the_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from peftbench.run.session import Session
+    from peftbench.tasks import tokens
 
     monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "e.yaml"
@@ -115,7 +116,7 @@ def test_the_mean_length_is_that_of_the_texts(tmp_path: Path, monkeypatch: pytes
     dataset = session.dataset(spec.task)
     lengths = session.encode(dataset, session.backbone(spec.backbone, dataset), 48)["train"].lengths
     assert spec.train.steps == math.ceil(2_000 / (4 * sum(lengths) / len(lengths)))
-    monkeypatch.setattr("peftbench.run.session.Session.encode", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(tokens, "encode", lambda *_: pytest.fail("asked again"))
     assert [p.spec for p in planning.prepared(path).planned] == [p.spec for p in prepared.planned]
 
 

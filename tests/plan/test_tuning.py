@@ -361,7 +361,7 @@ def test_an_interrupted_grid_goes_on_after_its_trials_and_repeats_none(
             raise KeyboardInterrupt  # after the first round: trials, and the runs that wait for none
         return next_runs.all_specs(one, everything, records)
 
-    how: dict[str, Any] = {"experiment": "e", "session": "fake_session:Session", "quiet": True}
+    how: dict[str, Any] = {"experiment": "e", "session": "fake_session:Session"}
     how |= {"session_kwargs": {"journal": str(journal)}}
     assert runner.run(planner, results, **how).code == runner.INTERRUPTED
     before = [line[-1] for line in fake_session.journal(journal) if line[3] == "run"]
@@ -383,7 +383,7 @@ def test_a_diverged_trial_is_a_result_and_a_broken_one_a_failure(
 ) -> None:
     mine = trials(grid(asked), "lora")[:2]
     first = replace(mine[0], method=replace(mine[0].method, hyper={"do": do}))
-    how: dict[str, Any] = {"experiment": "e", "session": "fake_session:Session", "quiet": True}
+    how: dict[str, Any] = {"experiment": "e", "session": "fake_session:Session"}
     how |= {"session_kwargs": {"journal": str(tmp_path / "journal")}}
     assert runner.run(lambda _: [first, mine[1]], tmp_path / "results", **how).code == code
 

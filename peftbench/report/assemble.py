@@ -13,13 +13,14 @@ from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.records import record
-from peftbench.report.data import beside
+from peftbench.report.data import beside, latencies, tunings
 from peftbench.report.data.average import Average, averages
 from peftbench.report.data.collect import compare
 from peftbench.report.data.comparison import Comparison
-from peftbench.report.tables import budgets, latencies, trials
+from peftbench.report.data.latencies import Latencies
+from peftbench.report.data.tunings import Tuning
+from peftbench.report.tables import budgets, latency_page, trials
 from peftbench.report.tables.export import listed
-from peftbench.report.tables.latencies import Latencies
 from peftbench.report.write import files, fresh
 
 FOLDER = "report"  # under the results directory
@@ -31,7 +32,7 @@ class Loaded:
 
     comparisons: list[Comparison]
     passes: list[Latencies]  # profile passes
-    tunings: list[trials.Tuning]
+    tunings: list[Tuning]
     sources: str  # digest of what a report of them is made from
 
 
@@ -40,8 +41,8 @@ def load(results_dir: Path | str) -> Loaded:
     sources = fresh.sources(results_dir)
     records = record.read_all(results_dir)
     compared = budgets.noted(compare(records))
-    tunings = trials.of(records, compared)
-    return Loaded(trials.noted(compared, tunings), latencies.of(records), tunings, sources)
+    tuned = tunings.of(records, compared)
+    return Loaded(trials.noted(compared, tuned), latencies.of(records), tuned, sources)
 
 
 def load_against(results_dir: Path | str, baselines_dir: Path | str) -> Loaded:
@@ -51,8 +52,8 @@ def load_against(results_dir: Path | str, baselines_dir: Path | str) -> Loaded:
     compared = budgets.noted(beside.together(records, others, baselines_dir))
     shown = {(c.experiment, c.task) for c in compared}
     tried = [r for r in others if record.is_trial(r) and (r.experiment, r.spec["task"]["name"]) in shown]
-    tunings = trials.of([*records, *tried], compared)
-    return Loaded(trials.noted(compared, tunings), latencies.of(records), tunings, sources)
+    tuned = tunings.of([*records, *tried], compared)
+    return Loaded(trials.noted(compared, tuned), latencies.of(records), tuned, sources)
 
 
 def write(
@@ -104,7 +105,7 @@ def rows(results_dir: Path | str, loaded: Loaded | None = None) -> list[dict[str
     entries = [(c, e) for c in loaded.comparisons for e in c.entries]
     for row, (c, e) in zip(found, entries, strict=True):
         row["tuning"] = trials.json_row(c, e, loaded.tunings)
-    return found or latencies.rows(loaded.passes) or [r for t in loaded.tunings for r in trials.trial_rows(t)]
+    return found or latency_page.rows(loaded.passes) or [r for t in loaded.tunings for r in trials.trial_rows(t)]
 
 
 def text_table(results_dir: Path | str, loaded: Loaded | None = None) -> str:

@@ -124,9 +124,9 @@ def test_the_examples_in_the_documentation_hold() -> None:
     import doctest
 
     from peftbench.plan import tuning
-    from peftbench.report.tables import trials as told
+    from peftbench.report.data import tunings
 
-    for module in (run_limits, tuning, told):
+    for module in (run_limits, tuning, tunings):
         found = doctest.testmod(module)
         assert found.attempted
         assert not found.failed, module.__name__

@@ -71,11 +71,40 @@ def test_plan_imports_no_torch() -> None:
     assert not tops & {"torch", "transformers", "datasets", "safetensors"}
 
 
-def test_tables_and_statistics_import_only_records() -> None:
-    found = reachable("peftbench.report.data.collect", "peftbench.report.tables.columns", root=False, lazy=True)
-    ours = [m.split(".") for m in found if file_of(m)]
-    assert ["peftbench", "records", "record"] in ours
-    assert {parts[1] for parts in ours} == {"report", "records", "errors"}
+FLOORS = {"stats": 1, "data": 2, "tables": 3, "figures": 3, "write": 4, "papers": 5, "assemble": 5}  # of the report
+
+
+def test_inside_the_report_arrows_go_one_way() -> None:
+    upwards, seen = [], 0
+    for path in sorted((ROOT / "report").rglob("*.py")):
+        module = ".".join(["peftbench", *path.relative_to(ROOT).with_suffix("").parts])
+        for name in imports(module, lazy=True):
+            here, there = (m.split(".")[2:3] for m in (module, name))
+            if here != there and name.startswith("peftbench.report.") and here != ["__init__"]:
+                seen += 1
+                upwards += [f"{module} -> {name}"] if FLOORS[there[0]] >= FLOORS[here[0]] else []
+    assert seen > 50
+    assert not upwards
+
+
+def test_the_data_of_a_report_are_no_circle() -> None:
+    names = [f"peftbench.report.data.{p.stem}" for p in (ROOT / "report" / "data").glob("*.py") if p.stem != "__init__"]
+    below = {name: reachable(*(imports(name, lazy=True) - {name})) for name in names}
+    assert "peftbench.report.data.comparison" in below["peftbench.report.data.verdicts"]
+    assert not [name for name in names if name in below[name]]
+
+
+def test_the_report_reads_records_and_nothing_else() -> None:
+    files = [p for p in (ROOT / "report").rglob("*.py") if p.parent.name != "papers"]
+    modules = {".".join(["peftbench", *p.relative_to(ROOT).with_suffix("").parts]) for p in files}
+    found = {name.split(".")[1] for m in modules for name in imports(m, lazy=True) if name.startswith("peftbench.")}
+    assert found == {"report", "records", "cache", "errors"}
+
+
+def test_the_bitsandbytes_backend_does_not_know_the_layer_that_it_serves() -> None:
+    text = (ROOT / "method" / "layers" / "nf4_bitsandbytes.py").read_text()
+    assert "import " in text
+    assert "layers.nf4 import" not in text, "not even for type checkers"
 
 
 MODULES = [".".join(("peftbench", *p.relative_to(ROOT).with_suffix("").parts)) for p in sorted(ROOT.rglob("*.py"))]

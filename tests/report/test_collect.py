@@ -14,7 +14,7 @@ import pytest
 
 from peftbench.records import record
 from peftbench.report import assemble
-from peftbench.report.data import times
+from peftbench.report.data import times, verdicts
 from peftbench.report.data.average import averages
 from peftbench.report.data.collect import compare
 from peftbench.report.tables import columns as tables
@@ -68,7 +68,7 @@ def test_a_relative_score_is_over_the_seeds_that_both_ran(tmp_path):
     runs = [("full", 0, 0.8), ("full", 1, 0.4), ("lora", 0, 0.6)]
     tables = compared(tmp_path, [factories.run(*r, task=task, majority=0.1) for r in runs for task in ("a", "b")])
     assert [entry(c, "lora").relative for c in tables] == pytest.approx([0.75, 0.75])
-    assert tables[0].verdicts["lora"].relative.value == pytest.approx(0.75)
+    assert verdicts.of(tables[0])["lora"].relative.value == pytest.approx(0.75)
     (a,) = averages(tables)
     assert next(s for s in a.standings if s.label == "lora").relative == pytest.approx(0.75)
 

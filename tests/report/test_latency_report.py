@@ -10,7 +10,7 @@ import factories
 
 from peftbench.records import record
 from peftbench.report import assemble
-from peftbench.report.tables import latencies
+from peftbench.report.data import latencies
 
 
 def timed(ms: float, ratio: float | None) -> dict[str, Any]:

@@ -79,8 +79,8 @@ def test_the_files_that_a_figure_names_exist_and_its_experiments_are_valid(name:
         for file in files:
             assert (ROOT / file).is_file(), command
             if file.endswith(".yaml"):
-                read = read.load(ROOT / file)
-                assert words[words.index("--results") + 1] == f"results/{_folder(name, read.name)}"
+                experiment = read.load(ROOT / file)
+                assert words[words.index("--results") + 1] == f"results/{_folder(name, experiment.name)}"
 
 
 def _folder(figure: str, experiment: str) -> str:

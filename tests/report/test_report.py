@@ -17,6 +17,7 @@ from peftbench import cache
 from peftbench.errors import UserError
 from peftbench.records import record
 from peftbench.report import assemble
+from peftbench.report.data import comparison
 from peftbench.report.figures import curves, placement, plots, quality, style
 from peftbench.report.tables import format
 from peftbench.report.write import fresh
@@ -314,8 +315,8 @@ def test_no_label_of_eight_close_configurations_covers_another():
 def test_the_figures_leave_the_users_style_and_backend_alone(tmp_path):
     factories.write_all(tmp_path, [factories.run("lora", 0)])
     code = (
-        "import sys, matplotlib\nbefore = dict(matplotlib.rcParams)\nfrom peftbench import cache, report\n"
-        "report.write(sys.argv[1])\nassert dict(matplotlib.rcParams) == before"
+        "import sys, matplotlib\nbefore = dict(matplotlib.rcParams)\nfrom peftbench.report import assemble\n"
+        "assemble.write(sys.argv[1])\nassert dict(matplotlib.rcParams) == before"
     )
     paths = {**os.environ, "PYTHONPATH": str(ROOT), "DISPLAY": "", "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=paths, check=True)
@@ -331,4 +332,7 @@ def test_statistics_import_neither_torch_nor_pandas_nor_matplotlib():
 def test_numbers_read_as_documented():
     import doctest
 
-    assert doctest.testmod(format).failed == 0
+    for module in (format, comparison):
+        found = doctest.testmod(module)
+        assert found.attempted
+        assert not found.failed, module.__name__

@@ -18,7 +18,7 @@ import pytest
 
 from peftbench.records import record, spec
 from peftbench.report import assemble
-from peftbench.report.tables.trials import expected_best
+from peftbench.report.data.tunings import expected_best
 
 SPACE = {"lr": [1e-4, 1e-2], "alpha": [8.0, 16.0, 32.0]}
 RATES = (1e-3, 2e-3, 5e-4, 4e-3)

@@ -15,6 +15,7 @@ import pytest
 from peftbench.plan import read
 from peftbench.records import record
 from peftbench.report import assemble
+from peftbench.report.data import verdicts
 from peftbench.report.data.average import averages
 from peftbench.report.data.collect import compare
 from peftbench.report.figures import plots
@@ -54,7 +55,7 @@ def table(levels, seeds=5, **changes):
 
 def test_clearly_different_configurations_are_told_apart_and_alike_ones_are_not(tmp_path):
     (c,) = compared(tmp_path, table({"full": 0.80, "lora": 0.80, "ia3": 0.60}))
-    v = c.verdicts
+    v = verdicts.of(c)
     assert v["ia3"].p_holm < 0.01
     assert v["lora"].p_holm > 0.05
     assert {label: found.tied for label, found in v.items()} == {"full": True, "lora": True, "ia3": False}
@@ -70,8 +71,8 @@ def test_a_lower_score_is_better_where_the_metric_says_so(tmp_path):
     bodies = [factories.run(label, s, v + 0.01 * s * v, metric="perplexity", direction="min", majority=None)
               for label, v in (("full", 5.0), ("lora", 9.0)) for s in range(3)]  # fmt: skip
     (c,) = compared(tmp_path, bodies)
-    assert c.verdicts["full"].is_best
-    assert c.verdicts["lora"].better[0] == 0.0
+    assert verdicts.of(c)["full"].is_best
+    assert verdicts.of(c)["lora"].better[0] == 0.0
     said = " ".join(conclusions.sentences(c))
     assert "lora is worse" in said
     assert "from the seeds alone" in said
@@ -80,14 +81,14 @@ def test_a_lower_score_is_better_where_the_metric_says_so(tmp_path):
 def test_the_same_method_under_two_names_without_a_common_seed_is_a_tie(tmp_path):
     bodies = [predicted("lora", s, 0.75) for s in range(3)] + [predicted("lora-again", s, 0.75) for s in range(3, 6)]
     (c,) = compared(tmp_path, bodies)
-    assert all(v.tied for v in c.verdicts.values())
+    assert all(v.tied for v in verdicts.of(c).values())
     assert "No configuration can be told apart from the best" in " ".join(conclusions.sentences(c))
 
 
 def test_one_seed_is_said_to_say_nothing_of_the_methods(tmp_path):
     (c,) = compared(tmp_path, table({"full": 0.8, "lora": 0.78}, seeds=1))
     assert "nothing follows for the methods themselves" in " ".join(conclusions.sentences(c))
-    assert c.verdicts["lora"].interval is not None
+    assert verdicts.of(c)["lora"].interval is not None
 
 
 def test_with_one_seed_worse_is_said_of_the_trained_networks(tmp_path):
@@ -117,7 +118,7 @@ def test_seeds_that_agree_have_not_learned_a_task_whose_test_examples_leave_it_o
     for right, learned in ((0.54, False), (0.8, True)):
         bodies = [predicted("full", s, right, stream="alike") for s in range(3)]
         (c,) = compared(tmp_path / str(right), bodies)
-        low, _ = c.verdicts["full"].interval
+        low, _ = verdicts.of(c)["full"].interval
         assert c.entries[0].mean > 0.5
         assert c.learned is learned is (low > 0.5), "as the interval in its table says"
 
@@ -132,7 +133,7 @@ def test_predictions_that_contradict_their_score_widen_nothing_and_are_named(tmp
     bodies = table({"full": 0.8, "lora": 0.78}, seeds=3)
     bodies[0]["metrics"]["test"]["accuracy"] += 0.2
     (c,) = compared(tmp_path, bodies)
-    assert (c.verdicts["full"].mean.examples, c.verdicts["lora"].mean.examples) == (0, 200)
+    assert (verdicts.of(c)["full"].mean.examples, verdicts.of(c)["lora"].mean.examples) == (0, 200)
     assert "The intervals of full are from the seeds alone" in " ".join(conclusions.sentences(c))
 
 
@@ -167,7 +168,7 @@ def test_every_table_shows_intervals_ties_and_sentences(tmp_path, monkeypatch):
 def test_who_is_surely_on_the_front_has_probability_one_and_is_marked_in_the_figure(tmp_path):
     bodies = [*table({"full": 0.80, "lora": 0.79, "dora": 0.60}), factories.profile(["full", "lora", "dora"])]
     (c,) = compared(tmp_path, bodies)
-    fronts = {label: v.on_front for label, v in c.verdicts.items()}
+    fronts = {label: v.on_front for label, v in verdicts.of(c).items()}
     assert fronts["lora"]["memory"] == 1.0  # the least memory of the three
     assert fronts["dora"]["memory"] < 0.01  # more memory and worse than lora
     assert 0.2 < fronts["full"]["memory"] < 0.95

@@ -8,7 +8,7 @@ closer than half a step to the middle of two bytes may get the farther one.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,10 +16,21 @@ from torch import Tensor
 from peftbench.errors import UserError
 from peftbench.method.layers.nf4_tables import dynamic_table
 
-if TYPE_CHECKING:
-    from peftbench.method.layers.nf4 import NF4Linear
-
 Parts = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # codes, absmax, scales, offset
+
+
+class Stored(Protocol):
+    """A linear layer's weight (out_features, in_features) in 4 bits, as `nf4.NF4Linear` keeps it."""
+
+    out_features: int
+    in_features: int
+    block: int  # weights that share one absmax
+    codes: Tensor  # uint8 (ceil(out_features * in_features / 2),)
+    absmax: Tensor  # float32 (blocks,), or uint8 where it is quantised itself
+    scales: Tensor | None  # float32 (ceil(blocks / 256),); None without double quantisation
+    offset: Tensor | None  # float32 ()
+    pairs: Tensor  # int64 (256,), `nf4_tables.pair_table`
+    dynamic: Tensor  # float32 (256,), `nf4_tables.dynamic_table`
 
 
 def library() -> Any:
@@ -48,7 +59,7 @@ def quantize(weight: Tensor, block: int, statistics_block: int, double: bool) ->
     return codes.view(-1), small, second.absmax, offset
 
 
-def linear(x: Tensor, layer: NF4Linear, bias: Tensor | None, statistics_block: int) -> Tensor:
+def linear(x: Tensor, layer: Stored, bias: Tensor | None, statistics_block: int) -> Tensor:
     """x W^T + b; dequantises again in backward. The library's state is made of the layer's buffers at each call."""
     if x.dtype == torch.float64:
         raise UserError("NF4 backend 'bitsandbytes' computes in 16 or 32 bits, not float64; use backend 'torch'")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from peftbench.report.data import verdicts
 from peftbench.report.data.comparison import Comparison, Entry, spread
 from peftbench.report.data.notes import NOT_LEARNED
 from peftbench.report.stats import intervals, ranks
@@ -143,7 +144,7 @@ def _seed_spread(pairs: Sequence[tuple[Comparison, Entry]]) -> float | None:
 
 def _interval(pairs: Sequence[tuple[Comparison, Entry]]) -> tuple[float, float] | None:
     """Of the average over tasks, the tasks taken as given."""
-    known = [v.relative for c, e in pairs if (v := c.verdicts.get(e.label)) and v.relative]
+    known = [v.relative for c, e in pairs if (v := verdicts.of(c).get(e.label)) and v.relative]
     gains = [intervals.inverse(r) if c.direction == "min" else r for (c, _), r in zip(pairs, known, strict=False)]
     found = intervals.average(gains) if len(gains) == len(pairs) else None
     return found.interval() if found else None

@@ -1,19 +1,14 @@
-"""A comparison: one table's configurations, each over its seeds, with what can be said of them."""
+"""A comparison: one table's configurations, each over its seeds. Data only: `verdicts` says what follows from it."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftbench.records.record import Record
 from peftbench.report.data import times
-
-if TYPE_CHECKING:
-    from peftbench.report.data.verdicts import Verdict
-    from peftbench.report.stats.intervals import Scores
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,7 @@ class Entry:
         return self.parameters.get(name) if self.parameters else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # told apart by identity: what is computed of one is kept by it
 class Comparison:
     """One table: every configuration that an experiment ran on one task under one budget."""
 
@@ -88,20 +83,6 @@ class Comparison:
         variant = f"--{self.variant}" if self.variant else ""
         return safe(f"{self.experiment}--{self.task}{stand_in}{variant}")
 
-    @cached_property
-    def scores(self) -> Mapping[str, Scores]:
-        """By label, the scores over seeds and what each test example does to them; reads the predictions when asked."""
-        from peftbench.report.data import verdicts as judge
-
-        return judge.scores(self)
-
-    @cached_property
-    def verdicts(self) -> Mapping[str, Verdict]:
-        """By label, what can be said of every configuration that has a score."""
-        from peftbench.report.data import verdicts as judge
-
-        return judge.of(self)
-
     @property
     def other_metrics(self) -> list[str]:
         """Names of the further test metrics that any run has, sorted."""
@@ -121,3 +102,15 @@ def mean(values: Sequence[float]) -> float | None:
 def spread(values: Sequence[float]) -> float | None:
     """Sample standard deviation; None for fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None
+
+
+def length(budget: Mapping[str, Any]) -> str:
+    """How long a run trains, from its TrainSpec.
+
+    >>> length({"steps": 40}), length({"steps": 0, "seconds": 60.0}), length({"steps": 9, "tokens": 5000})
+    ('40 steps', '60 s of steps', '9 steps (5,000 tokens)')
+    """
+    if budget.get("seconds") is not None:
+        return f"{budget['seconds']:g} s of steps"
+    tokens = f" ({budget['tokens']:,} tokens)" if budget.get("tokens") is not None else ""
+    return f"{budget['steps']} steps{tokens}"

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import TYPE_CHECKING
 
-from peftbench.report.data import verdicts
+from peftbench.report.data import scores
+from peftbench.report.data.comparison import Entry
 from peftbench.report.stats import intervals
 from peftbench.report.stats.intervals import LEVEL, wilson
-
-if TYPE_CHECKING:
-    from peftbench.report.data.comparison import Entry
 
 PROPORTIONS = ("accuracy", "f1")  # shares of examples: their sampling error is at most about the binomial one
 CORRELATIONS = ("mcc", "matthews", "pearson", "spearman")
@@ -30,7 +27,7 @@ def learned(base: Entry, majority: float | None, direction: str, metric: str) ->
         return None
     sign = -1 if direction == "min" else 1
     if base.n >= 3:
-        half = intervals.mean(verdicts.known(base)).half() or 0.0  # seeds that agree, and no examples: none is known
+        half = intervals.mean(scores.known(base)).half() or 0.0  # seeds that agree, and no examples: none is known
         return sign * (base.mean - majority) > half
     if direction == "min":
         return None

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from peftbench.records.record import Record
 from peftbench.records.spec import digest
 from peftbench.report.data import pooled, times
-
-if TYPE_CHECKING:
-    from peftbench.report.data.comparison import Entry
+from peftbench.report.data.comparison import Entry
 
 DISTURBED = 0.1  # share of the cores in other programs' hands, above which times are called so
 NOT_LEARNED = "not learned at this budget"

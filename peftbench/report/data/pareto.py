@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from peftbench.report.data import scores
+from peftbench.report.data.comparison import Comparison, Entry
 from peftbench.report.stats.intervals import RANGES, Scores
-
-if TYPE_CHECKING:
-    from peftbench.report.data.comparison import Comparison, Entry
 
 DRAWS = 1000
 SHOWN = 40  # of them in a figure
@@ -52,7 +50,7 @@ COSTS: Mapping[str, Callable[[Entry], tuple[float, float] | None]] = {
 
 def probabilities(c: Comparison) -> dict[str, dict[str, float | None]]:
     """By label and cost, the probability to be on the front; None where its score's variance or its cost is unknown."""
-    found: dict[str, dict[str, float | None]] = {label: dict.fromkeys(COSTS) for label in c.scores}
+    found: dict[str, dict[str, float | None]] = {label: dict.fromkeys(COSTS) for label in scores.of(c)}
     for cost in COSTS:
         labels, quality, costs = draws(c, cost)
         if len(labels) > 1:
@@ -64,15 +62,15 @@ def probabilities(c: Comparison) -> dict[str, dict[str, float | None]]:
 
 def draws(c: Comparison, cost: str) -> tuple[list[str], Array, Array]:
     """(labels, quality (draws, k) where more is better, costs (draws, k)) of those whose uncertainty is known."""
-    scores = c.scores
-    entries = [e for e in c.entries if e.label in scores and scores[e.label].influences is not None and COSTS[cost](e)]
+    known = scores.of(c)
+    entries = [e for e in c.entries if e.label in known and known[e.label].influences is not None and COSTS[cost](e)]
     labels = [e.label for e in entries]
     if not entries:
         return labels, np.zeros((DRAWS, 0)), np.zeros((DRAWS, 0))
     random = np.random.RandomState(0)  # its streams are the same in every version of numpy
-    values, moved = _moved([scores[label] for label in labels], random)
-    known = [COSTS[cost](e) or (0.0, 0.0) for e in entries]
-    at, around = np.array(known).T
+    values, moved = _moved([known[label] for label in labels], random)
+    spent = [COSTS[cost](e) or (0.0, 0.0) for e in entries]
+    at, around = np.array(spent).T
     sign = -1 if c.direction == "min" else 1
     drawn = np.clip(values + moved, *RANGES.get(c.metric, (-math.inf, math.inf)))
     return labels, sign * drawn, at + around * random.standard_normal((DRAWS, len(entries)))

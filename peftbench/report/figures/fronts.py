@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from numpy.typing import NDArray
 
-from peftbench.report.data import pareto
+from peftbench.report.data import pareto, verdicts
 from peftbench.report.data.comparison import Comparison
 
 LEGEND = f"line: Pareto front; grey: {pareto.SHOWN} others by chance; %: how often a method is on it"
@@ -41,7 +41,7 @@ def draw(panel: Axes, c: Comparison, cost: str, unit: float) -> bool:
 
 def shares(c: Comparison, cost: str) -> Mapping[str, str]:
     """By label, what to write behind it."""
-    found = {label: (v.on_front or {}).get(cost) for label, v in c.verdicts.items()}
+    found = {label: (v.on_front or {}).get(cost) for label, v in verdicts.of(c).items()}
     return {label: f" {share * 100:.0f} %" for label, share in found.items() if share is not None and share >= LEAST}
 
 

@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from peftbench.report.data.latencies import BASE, PHASES, Cell, Latencies, Timed
 from peftbench.report.figures.style import MUTED, Look, files, settle
-from peftbench.report.tables.latencies import BASE, PHASES, Cell, Latencies, Timed
 
 PUBLISHED = (
     "The LoRA paper's table 1 (arXiv:2106.09685; one forward pass of GPT-2 medium on a Quadro RTX 8000, at batch × "

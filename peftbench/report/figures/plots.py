@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 
 from peftbench.report.data.average import Average
 from peftbench.report.data.comparison import Comparison
+from peftbench.report.data.latencies import Latencies
 from peftbench.report.figures import average_figure as by_average
 from peftbench.report.figures import curves, quality, style
 from peftbench.report.figures import latency_figure as by_shape
 from peftbench.report.figures import rank_figure as by_rank
 from peftbench.report.figures import tuning_figures as tuned
 from peftbench.report.figures.style import Look, looks
-from peftbench.report.tables.latencies import Latencies
 
 __all__ = ["average_figures", "figures", "latency_figure", "looks", "rank_figure", "tuning_figures"]
 

@@ -19,10 +19,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from peftbench.report.data.comparison import Comparison
+from peftbench.report.data.comparison import Comparison, length
 from peftbench.report.data.notes import NOT_LEARNED
-from peftbench.report.tables.format import length
-from peftbench.report.tables.trials import Tuning
+from peftbench.report.data.tunings import Tuning
 
 # Okabe and Ito's colours, the yellow darkened to be seen on white
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d00")

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from peftbench.report.data.tunings import Tuned, Tuning, expected_best, score, scores, value_of
 from peftbench.report.figures import style
 from peftbench.report.figures.style import MUTED, Look
-from peftbench.report.tables.trials import Tuned, Tuning, expected_best, score, scores, value_of
 
 
 def drawn(t: Tuning, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from peftbench.report.data import scores
 from peftbench.report.data.collect import compare
 from peftbench.report.data.comparison import Comparison
 from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
@@ -67,7 +68,7 @@ def _learned(results: Results, folder: str) -> list[Comparison]:
     found = [c for c in compare(results.counting(folder)) if c.learned is not False]
     wanted = {label for p in PAIRS for label in (p.method, p.reference)}
     for c in found:
-        if missing := sorted(wanted - c.scores.keys()):
+        if missing := sorted(wanted - scores.of(c).keys()):
             raise NotRun(f"{folder} has no finished run of {', '.join(missing)} on {c.task}")
     if not found:
         raise NotRun(f"{folder} has no task that full fine-tuning learned")
@@ -75,7 +76,7 @@ def _learned(results: Results, folder: str) -> list[Comparison]:
 
 
 def _ratio(c: Comparison, p: Pair) -> Estimate:
-    found = intervals.ratio(c.scores[p.method], c.scores[p.reference])
+    found = intervals.ratio(scores.of(c)[p.method], scores.of(c)[p.reference])
     if found is None:
         raise NotRun(f"{p.reference} has no positive score on {c.task}, so there is no ratio to it")
     return found

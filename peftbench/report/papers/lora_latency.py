@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from peftbench.report.data.latencies import Cell, Latencies, Timed
+from peftbench.report.data.latencies import of as latencies
 from peftbench.report.papers import Claim, Finding, NotRun, Paper, PaperFigure, Results, Table
 from peftbench.report.papers._records import machine
-from peftbench.report.tables.latencies import Cell, Latencies, Timed
-from peftbench.report.tables.latencies import of as latencies
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

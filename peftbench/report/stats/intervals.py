@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,7 +120,7 @@ def of_examples(x: Array) -> Estimate:
         x: (S, n), such as 1 where a prediction is right, or the difference of two configurations' there.
     """
     values = x.mean(1)
-    return _estimate(values, x - values[:, None], 0.0)
+    return replace(_estimate(values, x - values[:, None], 0.0), value=float(x.mean()))
 
 
 def difference(a: Scores, b: Scores, times: float = 1.0) -> Estimate:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from peftbench.report.data import verdicts
 from peftbench.report.data.average import Average
 from peftbench.report.data.comparison import Comparison, Entry, mean, spread
 from peftbench.report.data.times import BATCHES, Latency, Spread, Times
@@ -45,8 +46,8 @@ def _latency(times: Times | None, batch: str) -> Latency:
 
 def _score(c: Comparison) -> Callable[[Entry], str]:
     def cell(e: Entry) -> str:
-        v = c.verdicts.get(e.label)
-        tied = TIED if v and v.tied and len(c.verdicts) > 1 else ""
+        v = verdicts.of(c).get(e.label)
+        tied = TIED if v and v.tied and len(verdicts.of(c)) > 1 else ""
         return format.estimate(e.mean, v.interval if v else None, e.n, tied)
 
     return cell
@@ -54,7 +55,7 @@ def _score(c: Comparison) -> Callable[[Entry], str]:
 
 def _relative(c: Comparison) -> Callable[[Entry], str]:
     def cell(e: Entry) -> str:
-        v = c.verdicts.get(e.label)
+        v = verdicts.of(c).get(e.label)
         return format.estimate(e.relative, v.relative.interval() if v and v.relative else None)
 
     return cell

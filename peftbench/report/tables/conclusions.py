@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
+from peftbench.report.data import verdicts
+from peftbench.report.data.comparison import Comparison
 from peftbench.report.data.verdicts import Verdict
 from peftbench.report.stats import power
 from peftbench.report.stats.intervals import LEVEL, RANGES, Estimate
-
-if TYPE_CHECKING:
-    from peftbench.report.data.comparison import Comparison
 
 ALPHA = 1 - LEVEL
 POINTS = 0.02  # of the metric's unit range, the difference that the sentences plan for
@@ -19,12 +17,12 @@ POINTS = 0.02  # of the metric's unit range, the difference that the sentences p
 
 def sentences(c: Comparison) -> Iterator[str]:
     """Most important first; none where differences mean nothing, or there is nothing to compare."""
-    if c.learned is False or len(c.verdicts) < 2:
+    if c.learned is False or len(verdicts.of(c)) < 2:
         return
     yield from _scope(c)
-    if any(v.tied is not None for v in c.verdicts.values() if not v.is_best):
+    if any(v.tied is not None for v in verdicts.of(c).values() if not v.is_best):
         yield _about_the_best(c)
-    if any(v.p_holm is not None for v in c.verdicts.values()):
+    if any(v.p_holm is not None for v in verdicts.of(c).values()):
         yield _about_the_reference(c)
         yield from _tied_but_worse(c)
     yield from _more(c)
@@ -32,26 +30,26 @@ def sentences(c: Comparison) -> Iterator[str]:
 
 def _scope(c: Comparison) -> Iterator[str]:
     """What the intervals are of, where that is not seeds and examples both."""
-    one = [label for label, v in c.verdicts.items() if v.mean.is_of_runs]
+    one = [label for label, v in verdicts.of(c).items() if v.mean.is_of_runs]
     if one:
-        whose = "" if len(one) == len(c.verdicts) else f" of {listed(one)}"
+        whose = "" if len(one) == len(verdicts.of(c)) else f" of {listed(one)}"
         yield (
             f"One seed{whose}: intervals and ties hold for these trained networks on new test examples. What another "
             "seed would change is not known, so nothing follows for the methods themselves."
         )
-    elif min(v.mean.seeds for v in c.verdicts.values()) == 2:
+    elif min(v.mean.seeds for v in verdicts.of(c).values()) == 2:
         yield "Two seeds hardly show how far seeds differ: intervals take 12.7 standard errors (three seeds: 4.3)."
-    blind = [label for label, v in c.verdicts.items() if not v.mean.examples]
+    blind = [label for label, v in verdicts.of(c).items() if not v.mean.examples]
     if blind:
-        whose = "" if len(blind) == len(c.verdicts) else f" of {listed(blind)}"
+        whose = "" if len(blind) == len(verdicts.of(c)) else f" of {listed(blind)}"
         yield f"The intervals{whose} are from the seeds alone: what the test examples add is not known for {c.metric}."
 
 
 def _about_the_best(c: Comparison) -> str:
-    best = next(label for label, v in c.verdicts.items() if v.is_best)
-    tied = [label for label, v in c.verdicts.items() if v.tied and not v.is_best]
-    others = [label for label, v in c.verdicts.items() if v.tied is False]
-    sample = _sample(list(c.verdicts.values()))
+    best = next(label for label, v in verdicts.of(c).items() if v.is_best)
+    tied = [label for label, v in verdicts.of(c).items() if v.tied and not v.is_best]
+    others = [label for label, v in verdicts.of(c).items() if v.tied is False]
+    sample = _sample(list(verdicts.of(c).values()))
     if not others:
         return f"No configuration can be told apart from the best, {best}, {sample}."
     if not tied:
@@ -61,7 +59,7 @@ def _about_the_best(c: Comparison) -> str:
 
 def _about_the_reference(c: Comparison) -> str:
     sign = -1 if c.direction == "min" else 1
-    known = {label: v for label, v in c.verdicts.items() if v.p_holm is not None and v.difference}
+    known = {label: v for label, v in verdicts.of(c).items() if v.p_holm is not None and v.difference}
     sure = {label: sign * d.value for label, d in _sure(c).items()}
     runs = [n for n, v in known.items() if v.difference and v.difference.is_of_runs]
     whose = "Of these trained networks, against" if len(runs) == len(known) else "Against"
@@ -78,11 +76,11 @@ def _about_the_reference(c: Comparison) -> str:
 def _tied_but_worse(c: Comparison) -> Iterator[str]:
     """What looks like a contradiction and is none."""
     sign = -1 if c.direction == "min" else 1
-    both = [n for n, d in _sure(c).items() if sign * d.value < 0 and c.verdicts[n].tied]
+    both = [n for n, d in _sure(c).items() if sign * d.value < 0 and verdicts.of(c)[n].tied]
     if not both:
         return
     start = f"{listed(both)} {_are(both)} surely below {c.reference} and yet marked as tied with the best"
-    if c.verdicts[c.reference].is_best:
+    if verdicts.of(c)[c.reference].is_best:
         yield f"{start}: Bonferroni's correction, which decides on ties, is stricter than Holm's."
     else:
         yield f"{start}: every pair has an interval of its own, and theirs to the best is wider or not corrected alike."
@@ -90,14 +88,14 @@ def _tied_but_worse(c: Comparison) -> Iterator[str]:
 
 def _sure(c: Comparison) -> dict[str, Estimate]:
     """By label, the differences to the reference that are not zero at the table's level."""
-    known = ((n, v.difference, v.p_holm) for n, v in c.verdicts.items())
+    known = ((n, v.difference, v.p_holm) for n, v in verdicts.of(c).items())
     return {n: d for n, d, p in known if d and p is not None and p < ALPHA}
 
 
 def _more(c: Comparison) -> Iterator[str]:
     """How much more it would take to see a small difference between two of them."""
-    pairs = [v.to_best for v in c.verdicts.values() if v.to_best and v.tied and not v.to_best.is_of_runs]
-    pairs = pairs or [v.to_best for v in c.verdicts.values() if v.to_best and not v.to_best.is_of_runs]
+    pairs = [v.to_best for v in verdicts.of(c).values() if v.to_best and v.tied and not v.to_best.is_of_runs]
+    pairs = pairs or [v.to_best for v in verdicts.of(c).values() if v.to_best and not v.to_best.is_of_runs]
     pairs = [p for p in pairs if p.is_known]
     if not pairs:
         return
@@ -124,13 +122,13 @@ def _size(c: Comparison) -> tuple[float, str]:
         low, high = RANGES[c.metric]
         size = POINTS * (high if low < 0 else high - low)
         return size, f"a difference of 2 points of {c.metric}"
-    best = next(v for v in c.verdicts.values() if v.is_best).mean.value
+    best = next(v for v in verdicts.of(c).values() if v.is_best).mean.value
     return POINTS * abs(best), f"a difference of 2 % of the best {c.metric} ({POINTS * abs(best):.3g})"
 
 
-def _sample(verdicts: Sequence[Verdict]) -> str:
+def _sample(all_: Sequence[Verdict]) -> str:
     """`with 3 seeds and 400 test examples`"""
-    means: list[Estimate] = [v.mean for v in verdicts]
+    means: list[Estimate] = [v.mean for v in all_]
     low, high = min(m.seeds for m in means), max(m.seeds for m in means)
     seeds = f"{low}" if low == high else f"{low} to {high}"
     examples = max(m.examples for m in means)

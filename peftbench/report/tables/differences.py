@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from peftbench.report.data import verdicts
 from peftbench.report.data.comparison import Comparison, Entry
 from peftbench.report.data.notes import NOT_LEARNED
 from peftbench.report.data.pareto import COSTS
@@ -24,7 +25,7 @@ LEGEND = (
 
 def known(c: Comparison) -> bool:
     """Whether there is a difference to show."""
-    return any(v.difference or v.to_best for v in c.verdicts.values())
+    return any(v.difference or v.to_best for v in verdicts.of(c).values())
 
 
 def legend(c: Comparison) -> str:
@@ -47,7 +48,7 @@ def columns(c: Comparison) -> list[Column]:
 
 def row(c: Comparison, e: Entry) -> dict[str, Any]:
     """One configuration for other programs: unrounded, None where not known."""
-    v = c.verdicts.get(e.label)
+    v = verdicts.of(c).get(e.label)
     better = v.better if v and v.better else (None, None, None)
     return {
         **_bounds("mean", v.interval if v else None),
@@ -71,7 +72,7 @@ def _bounds(name: str, interval: tuple[float, float] | None) -> dict[str, float 
 
 
 def _cell(c: Comparison, cell: Callable[[Verdict], str]) -> Callable[[Entry], str]:
-    return lambda e: cell(c.verdicts[e.label]) if e.label in c.verdicts else format.DASH
+    return lambda e: cell(verdicts.of(c)[e.label]) if e.label in verdicts.of(c) else format.DASH
 
 
 def _signed(of: Estimate | None) -> str:

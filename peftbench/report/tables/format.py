@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from peftbench.report.data.times import Spread
 
@@ -132,18 +131,6 @@ def size(mark: str, deviation: float | None) -> str:
     if deviation >= 9:
         return f"{mark} ({deviation + 1:,.0f}×)"
     return f"{mark} ({deviation * 100:+.1f} %)".replace("-", "−")
-
-
-def length(budget: Mapping[str, Any]) -> str:
-    """How long a run trains, from its TrainSpec.
-
-    >>> length({"steps": 40}), length({"steps": 0, "seconds": 60.0}), length({"steps": 9, "tokens": 5000})
-    ('40 steps', '60 s of steps', '9 steps (5,000 tokens)')
-    """
-    if budget.get("seconds") is not None:
-        return f"{budget['seconds']:g} s of steps"
-    tokens = f" ({budget['tokens']:,} tokens)" if budget.get("tokens") is not None else ""
-    return f"{budget['steps']} steps{tokens}"
 
 
 def failures(failed: Mapping[str, int]) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.records.record import Record, latest
-from peftbench.report.data import notes, pooled, times
+from peftbench.report.data import latencies, notes, pooled, times
 from peftbench.report.data.times import Spread, Times
-from peftbench.report.tables import columns, costs, export, format, latencies
+from peftbench.report.tables import columns, costs, export, format, latency_page
 from peftbench.report.tables.terminal import block
 
 
@@ -68,8 +68,8 @@ def _latencies(profile: Record, found: Sequence[Measured]) -> list[str]:
     if not by_shape.cells:  # an older record
         return [columns.text([columns.Column("method", lambda m: m.label), *columns.latency_columns()], found)]
     return [
-        columns.text(latencies.columns(), by_shape.cells),
-        columns.text(latencies.handling_columns(), by_shape.handling),
+        columns.text(latency_page.columns(), by_shape.cells),
+        columns.text(latency_page.handling_columns(), by_shape.handling),
     ]
 
 

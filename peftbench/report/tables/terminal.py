@@ -6,18 +6,19 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from peftbench.report.data.average import Average
-from peftbench.report.data.comparison import Comparison, Entry
+from peftbench.report.data.comparison import Comparison, Entry, length
+from peftbench.report.data.latencies import Latencies
 from peftbench.report.data.samples import first_sample
-from peftbench.report.tables import columns, conclusions, format, latencies, trials
+from peftbench.report.data.tunings import Tuning
+from peftbench.report.tables import columns, conclusions, latency_page, trials
 from peftbench.report.tables.columns import WIDTH
-from peftbench.report.tables.latencies import Latencies
 
 
 def text(
     comparisons: Sequence[Comparison],
     averages: Sequence[Average],
     passes: Sequence[Latencies] = (),
-    tunings: Sequence[trials.Tuning] = (),
+    tunings: Sequence[Tuning] = (),
 ) -> str:
     """A table for each task, then one over the tasks, then latencies by shape, then trials, each with its notes."""
     others = [*(_latency(p) for p in passes), *(_tuning(t) for t in tunings)]
@@ -26,7 +27,7 @@ def text(
 
 def _comparison(c: Comparison) -> str:
     majority = f", majority class {c.majority:.3f}" if c.majority is not None else ""
-    title = f"{c.experiment}: {c.title} ({c.backbone}, {format.length(c.budget)}{majority})"
+    title = f"{c.experiment}: {c.title} ({c.backbone}, {length(c.budget)}{majority})"
     return block(title, columns.text(columns.columns(c), c.entries), [*conclusions.sentences(c), *c.notes, *_sample(c)])
 
 
@@ -36,13 +37,13 @@ def _average(a: Average) -> str:
 
 
 def _latency(p: Latencies) -> str:
-    handling = f"\n{columns.text(latencies.handling_columns(), p.handling)}" if p.handling else ""
-    table = columns.text(latencies.columns(), p.cells)
+    handling = f"\n{columns.text(latency_page.handling_columns(), p.handling)}" if p.handling else ""
+    table = columns.text(latency_page.columns(), p.cells)
     return block(f"{p.experiment}: latency, {p.title}", table + "\n" + handling, p.facts)
 
 
-def _tuning(t: trials.Tuning) -> str:
-    title = f"{t.experiment}: {t.title} ({t.backbone}, {format.length(t.budget)} a trial)"
+def _tuning(t: Tuning) -> str:
+    title = f"{t.experiment}: {t.title} ({t.backbone}, {length(t.budget)} a trial)"
     return block(title, columns.text(trials.columns(t), t.rows), [trials.LEGEND])
 
 

@@ -1,21 +1,14 @@
-"""Tuning trials as tables and curves: what was tried, what won, whether at an edge, and what fewer trials would find.
-
-Scores are those on the validation split: trials never see the test split. A failed trial counts as a trial and loses.
-"""
+"""Tuning trials as text: the table of what they chose, rows for other programs, and notes under a comparison."""
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from peftbench.records import comparable, record, trials
-from peftbench.records.record import Record
-from peftbench.records.spec import digest
-from peftbench.report.data.comparison import Comparison, Entry, safe
+from peftbench.report.data.comparison import Comparison, Entry, length
+from peftbench.report.data.tunings import Tuned, Tuning, chosen_for, expected_best, score, scores, value_of
 from peftbench.report.tables import format
 from peftbench.report.tables.columns import Column
 
@@ -24,145 +17,6 @@ LEGEND = (
     "are those on the validation split, and a failed trial counts and loses. Edge: no trial lies beyond the chosen "
     "rate, or the chosen value is the first or last that its space has, so that a better one may lie outside."
 )
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """The trials of one configuration on one task, by number."""
-
-    label: str
-    method: str
-    trials: tuple[Record, ...] = field(repr=False)
-
-    @property
-    def best(self) -> Record:
-        return self.trials[trials.best(self.trials)]
-
-    @property
-    def failed(self) -> int:
-        return sum(score(r) is None for r in self.trials)
-
-    @property
-    def space(self) -> Mapping[str, Sequence[Any]]:
-        return self.best.spec["space"]
-
-    @property
-    def chosen(self) -> dict[str, Any]:
-        return {key: value_of(self.best, key) for key in sorted(self.space, key=lambda key: key != "lr")}
-
-    @property
-    def edges(self) -> dict[str, str]:
-        """Which chosen values lie at an edge, "lower" or "upper"; none where nothing was chosen between."""
-        if self.failed == len(self.trials):
-            return {}
-        tried = {k: [value_of(r, k) for r in self.trials] if k == "lr" else v for k, v in self.space.items()}
-        return {k: e for k, v in self.chosen.items() if (e := trials.place(k, v, tried[k]))}
-
-    def is_of(self, e: Entry) -> bool:
-        """Whether `e` holds the final runs with the values that won."""
-        return e.runs[0].spec["method"] == self.best.spec["method"] and e.lr == self.best.spec["train"]["lr"]
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """All trials of an experiment on one task, at one length; the fields are named as those of a Comparison."""
-
-    experiment: str
-    task: str
-    stand_in_for: str | None
-    backbone: str
-    budget: Mapping[str, Any]  # of a trial: TrainSpec without the rate
-    metric: str
-    direction: str
-    rows: tuple[Tuned, ...]
-    variant: str = ""
-    learned: bool | None = None
-
-    @property
-    def title(self) -> str:
-        name = f"{self.task} (stand-in for {self.stand_in_for})" if self.stand_in_for else self.task
-        return f"Tuning, {name}{', ' + self.variant if self.variant else ''}"
-
-    @property
-    def slug(self) -> str:
-        stand_in = f"--stand-in-for-{self.stand_in_for}" if self.stand_in_for else ""
-        return safe(f"{self.experiment}--{self.task}{stand_in}{'--' + self.variant if self.variant else ''}--tuning")
-
-
-def score(r: Record) -> float | None:
-    """A trial's score on the validation split, in the metric's own direction."""
-    found = trials.score(r)
-    return None if found is None else float(r.body["metrics"]["validation"][r.body["metrics"]["primary"]])
-
-
-def value_of(r: Record, key: str) -> Any:
-    """What a trial had for a drawn hyperparameter; one at the method's default stands in the record's full list."""
-    if key == "lr":
-        return r.spec["train"]["lr"]
-    hyper = r.spec["method"]["hyper"]
-    return hyper[key] if key in hyper else (r.body.get("hyper") or {}).get(key, "default")
-
-
-def of(records: Iterable[Record], comparisons: Sequence[Comparison] = ()) -> list[Tuning]:
-    """One Tuning for each experiment, task and length of trials; rows in the order of the comparisons' tables."""
-    order = {e.label: i for i, e in reversed(list(enumerate(e for c in comparisons for e in c.entries)))}
-    groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
-    for r in record.latest(records).values():
-        if r.kind == "run" and record.is_trial(r):
-            groups[r.experiment, r.spec["task"]["name"], comparable.key(r.spec)].append(r)
-    tables = Counter(key[:2] for key in groups)
-    found = []
-    for key, runs in sorted(groups.items()):
-        spec, told = runs[0].spec, next((m for r in runs if (m := r.body.get("metrics"))), None)
-        found.append(
-            Tuning(
-                experiment=key[0],
-                task=key[1],
-                stand_in_for=spec["task"].get("stand_in_for"),
-                backbone=spec["backbone"]["model"],
-                budget={k: v for k, v in spec["train"].items() if k != "lr"},
-                metric=told["primary"] if told else "score",
-                direction=told["direction"] if told else "max",
-                rows=tuple(sorted(_rows(runs), key=lambda t: (order.get(t.label, len(order)), t.label))),
-                variant=f"{format.length(spec['train'])} ({key[2][:6]})" if tables[key[:2]] > 1 else "",
-            )
-        )
-    return found
-
-
-def _rows(runs: Iterable[Record]) -> list[Tuned]:
-    """A file may have been edited between two runs: trials from different spaces are not one choice."""
-    groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
-    for r in runs:
-        m = r.spec["method"]
-        groups[m["label"], m["name"], digest([r.spec["space"], m["version"]])].append(r)
-    keyed = sorted(groups.items())
-    return [Tuned(key[0], key[1], tuple(sorted(rs, key=lambda r: r.spec["trial"]))) for key, rs in keyed]
-
-
-def expected_best(scores: Sequence[float], direction: str = "max") -> list[float]:
-    """The expected best of k of the scores, for k = 1 ... n: the mean over all subsets of k, without replacement.
-
-    This is the unbiased form (Tang et al. 2020, arXiv:2004.13705) of the expected validation performance of Dodge et
-    al. 2019 (arXiv:1909.03004), whose own draws with replacement and is too low.
-
-    >>> expected_best([1.0, 2.0, 3.0])
-    [2.0, 2.6666666666666665, 3.0]
-    """
-    n, best_last = len(scores), sorted(scores, reverse=direction == "min")
-    return [
-        math.fsum(math.comb(i, k - 1) * best_last[i] for i in range(k - 1, n)) / math.comb(n, k)
-        for k in range(1, n + 1)
-    ]
-
-
-def scores(t: Tuning, row: Tuned) -> list[float] | None:
-    """A configuration's scores, with the worst of the whole table for a failed trial; None where nothing finished."""
-    known = [s for one in t.rows for r in one.trials if (s := score(r)) is not None]
-    if not known or row.failed == len(row.trials):
-        return None
-    worst = (max if t.direction == "min" else min)(known)
-    return [worst if (s := score(r)) is None else s for r in row.trials]
 
 
 def columns(t: Tuning) -> list[Column]:
@@ -231,12 +85,6 @@ def noted(comparisons: Sequence[Comparison], tunings: Sequence[Tuning]) -> list[
     return [replace(c, notes=(*c.notes, *_notes(c, tunings))) for c in comparisons]
 
 
-def chosen_for(c: Comparison, e: Entry, tunings: Sequence[Tuning]) -> tuple[Tuning, Tuned] | None:
-    """The trials that chose an entry's values; None where none did."""
-    mine = [t for t in tunings if (t.experiment, t.task) == (c.experiment, c.task)]
-    return next(((t, row) for t in mine for row in t.rows if row.is_of(e)), None)
-
-
 def json_row(c: Comparison, e: Entry, tunings: Sequence[Tuning]) -> dict[str, Any] | None:
     """What chose an entry's values, JSON-ready; None where no trial did."""
     found = chosen_for(c, e, tunings)
@@ -258,7 +106,7 @@ def _notes(c: Comparison, tunings: Sequence[Tuning]) -> Iterator[str]:
         return
     chosen = {e.label: one for e in c.entries if (one := chosen_for(c, e, tunings))}
     if chosen:
-        lengths = sorted({f"{len(row.trials)} trials of {format.length(t.budget)}" for t, row in chosen.values()})
+        lengths = sorted({f"{len(row.trials)} trials of {length(t.budget)}" for t, row in chosen.values()})
         values = "; ".join(f"{label} {told(row.chosen)}" for label, (_, row) in chosen.items())
         yield f"Tuned on the validation split, {' or '.join(lengths)} a method: {values}."
     edges = {label: ", ".join(f"{k}: {e}" for k, e in row.edges.items()) for label, (_, row) in chosen.items()}

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from peftbench.report.data.average import Average
-from peftbench.report.data.comparison import Comparison, safe
+from peftbench.report.data.comparison import Comparison, length, safe
+from peftbench.report.data.latencies import Latencies
 from peftbench.report.data.samples import first_sample
+from peftbench.report.data.tunings import Tuning
 from peftbench.report.figures import plots
 from peftbench.report.tables import columns as tables
 from peftbench.report.tables import conclusions, costs, differences, export, latency_page, trials
-from peftbench.report.tables.format import length
-from peftbench.report.tables.latencies import Latencies
 
 HEADINGS = {
     "quality-vs-trainable": "Quality against trainable parameters",
@@ -40,12 +40,12 @@ def build(
     comparisons: Sequence[Comparison],
     averages: Sequence[Average],
     passes: Sequence[Latencies] = (),
-    tunings: Sequence[trials.Tuning] = (),
+    tunings: Sequence[Tuning] = (),
 ) -> Iterator[tuple[str, bytes]]:
     """(path, content) of every file, `report.md` first."""
     files: dict[str, bytes] = {}
     figures: dict[str, list[str]] = {}
-    all_: list[Comparison | Latencies | trials.Tuning] = [*comparisons, *passes, *tunings]
+    all_: list[Comparison | Latencies | Tuning] = [*comparisons, *passes, *tunings]
     names = sorted({one.experiment for one in all_})
     by_experiment = {name: [c for c in comparisons if c.experiment == name] for name in names}
     looks = {name: plots.looks(group) for name, group in by_experiment.items()}
@@ -93,7 +93,7 @@ def _tables(c: Comparison) -> Iterator[tuple[str, str]]:
         yield f"{name}.tex", tables.latex(costs.columns(c.reference), c.entries, caption, name)
 
 
-def _tuning_tables(t: trials.Tuning) -> Iterator[tuple[str, str]]:
+def _tuning_tables(t: Tuning) -> Iterator[tuple[str, str]]:
     yield f"{t.slug}.md", f"# {t.title}\n\n{_tuning(t)}"
     yield f"{t.slug}.csv", tables.csv(trials.trial_rows(t))
     caption = f"{t.title}: {t.backbone}, {length(t.budget)} a trial. {trials.LEGEND}"
@@ -118,7 +118,7 @@ def _page(
     by_experiment: Mapping[str, Sequence[Comparison]],
     averages: Sequence[Average],
     passes: Sequence[Latencies],
-    tunings: Sequence[trials.Tuning],
+    tunings: Sequence[Tuning],
     figures: Mapping[str, Sequence[str]],
 ) -> str:
     parts = ["# Results\n", LEGEND]
@@ -158,7 +158,7 @@ def _differences(c: Comparison) -> str:
     return f"{tables.markdown(differences.columns(c), c.entries)}\n{differences.legend(c)}\n"
 
 
-def _tuning(t: trials.Tuning) -> str:
+def _tuning(t: Tuning) -> str:
     facts = f"{length(t.budget)} a trial, batches of {t.budget['batch_size']} examples. {trials.LEGEND}"
     return f"{facts}\n\n{tables.markdown(trials.columns(t), t.rows)}"
 
@@ -184,7 +184,7 @@ def _links(slug: str) -> str:
     return f"The table as [CSV](tables/{slug}.csv), [LaTeX](tables/{slug}.tex), [Markdown](tables/{slug}.md).\n"
 
 
-def _figures(c: Comparison | trials.Tuning, names: Sequence[str]) -> Iterator[str]:
+def _figures(c: Comparison | Tuning, names: Sequence[str]) -> Iterator[str]:
     for name in names:
         heading = HEADINGS[name.removeprefix(f"{c.slug}--").removesuffix(".png")]
         yield _figure(name, heading, c.title)

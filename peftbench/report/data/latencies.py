@@ -1,4 +1,4 @@
-"""Latencies of a profile pass: a table of every configuration at every shape, beside the untouched base network.
+"""Latencies of a profile pass: every configuration at every shape, beside the untouched base network.
 
 Records from before shapes were a list have no base and no such table; `times.py` reads what those have.
 """
@@ -6,7 +6,7 @@ Records from before shapes were a list have no base and no such table; `times.py
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,6 @@ from peftbench.records import record
 from peftbench.records.record import Record
 from peftbench.report.data import notes, pooled
 from peftbench.report.data.comparison import safe
-from peftbench.report.data.times import Spread
-from peftbench.report.tables import format
-from peftbench.report.tables.columns import Column
 
 BASE = "base"  # the row of the network without adapters; a label of its own in no experiment's tables
 PHASES = {
@@ -154,72 +151,3 @@ def _handling(r: Record) -> Iterator[Handling]:
         if merge or switch:
             medians = {"merge": merge and merge["median"], "switch": switch and switch["median"]}
             yield Handling(row["label"], **medians, n=(switch or merge)["n"])
-
-
-def columns() -> list[Column]:
-    """The columns of the readable table of cells."""
-    return [
-        Column("method", lambda c: c.label),
-        Column("phase", lambda c: c.phase),
-        Column("batch × tokens", lambda c: f"{c.batch} × {c.length}" + (" (median)" if c.typical else "")),
-        Column("p50, ms", lambda c: _ms(c.unmerged, "median"), 1),
-        Column("p95, ms", lambda c: _ms(c.unmerged, "p95"), 3),
-        Column("/ base", lambda c: _ratio(c.unmerged), 0),
-        Column("merged: p50, ms", lambda c: _ms(c.merged, "median"), 2),
-        Column("merged: p95, ms", lambda c: _ms(c.merged, "p95"), 4),
-        Column("merged / base", lambda c: _ratio(c.merged), 0),
-        Column("n", lambda c: format.count(c.unmerged.n if c.unmerged else None), 5),
-    ]
-
-
-def handling_columns() -> list[Column]:
-    """The columns of the readable table of what folding and switching take."""
-    return [
-        Column("method", lambda h: h.label),
-        Column("put another adapter in place, ms", lambda h: _milliseconds(h.switch)),
-        Column("fold into the weights, ms", lambda h: _milliseconds(h.merge)),
-        Column("n", lambda h: format.count(h.n)),
-    ]
-
-
-def rows(passes: Sequence[Latencies]) -> list[dict[str, Any]]:
-    """One flat row a cell for other programs: seconds, unrounded, null where not measured."""
-    return [
-        {
-            "experiment": p.experiment,
-            "task": p.profile.spec["task"]["name"],
-            "backbone": p.profile.spec["backbone"]["model"],
-            "method": c.label,
-            "phase": c.phase,
-            "batch": c.batch,
-            "length": c.length,
-            "typical": c.typical,
-            **_flat("", c.unmerged),
-            **_flat("merged_", c.merged),
-            **{f"{name}_seconds": getattr(handling.get(c.label), name, None) for name in ("merge", "switch")},
-        }
-        for p in passes
-        for handling in [{h.label: h for h in p.handling}]
-        for c in p.cells
-    ]
-
-
-def _flat(prefix: str, t: Timed | None) -> dict[str, float | None]:
-    names = {"p50_seconds": "median", "p95_seconds": "p95", "n": "n", "ratio": "ratio"}
-    names |= {"ratio_low": "low", "ratio_high": "high"}
-    return {prefix + name: getattr(t, key) if t else None for name, key in names.items()}
-
-
-def _ms(t: Timed | None, which: str) -> str:
-    return _milliseconds(getattr(t, which) if t else None)
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return format.milliseconds(Spread(seconds, None) if seconds is not None else None)
-
-
-def _ratio(t: Timed | None) -> str:
-    if t is None or t.ratio is None:
-        return format.DASH
-    interval = f" [{t.low:.2f}, {t.high:.2f}]" if t.low is not None and t.high is not None else ""
-    return f"{t.ratio:.2f}×{interval}"

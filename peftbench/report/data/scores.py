@@ -1,0 +1,41 @@
+"""What is known of a configuration's runs: its scores over the seeds, and what each test example does to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from peftbench.report.data.comparison import Comparison, Entry
+from peftbench.report.data.once import once
+from peftbench.report.stats import influence
+from peftbench.report.stats.intervals import Scores
+
+
+@once
+def of(c: Comparison) -> Mapping[str, Scores]:
+    """By label, what is known of every configuration that has a score; predictions are read here, once a comparison."""
+    scored = [e for e in c.entries if e.n]
+    return {e.label: known(e, _labels(scored[0])) for e in scored}
+
+
+def known(e: Entry, labels: list | None = None) -> Scores:
+    """What is known of one configuration's runs; examples count where all have `labels`, or the first run's."""
+    labels = labels or _labels(e)
+    runs = {r.spec["seed"]: r for r in e.runs if r.is_finished}
+    seeds, moved = tuple(sorted(e.scores)), list[np.ndarray]()
+    for seed in seeds:
+        told = runs[seed].predictions or {"values": [], "labels": []}
+        effect = (
+            influence.influences(e.metric, told["values"], labels, e.scores[seed]) if told["labels"] == labels else None
+        )
+        moved += [] if effect is None else [effect]
+    whole = np.array(moved) if len(moved) == len(seeds) else None
+    grain = influence.grain(e.metric, whole.shape[1]) if whole is not None else 0.0
+    return Scores(seeds, np.array([e.scores[s] for s in seeds]), whole, grain)
+
+
+def _labels(e: Entry) -> list:
+    """The test labels as the first of its runs that has some was given them."""
+    told = (r.predictions for r in sorted(e.runs, key=lambda r: int(r.spec["seed"])) if r.is_finished)
+    return next((p["labels"] for p in told if p and p["labels"]), [])

@@ -378,6 +378,11 @@ def test_a_run_is_repeated_with_the_threads_of_its_record(made: Path, tmp_path: 
     assert threads == {"1": 2, "3": 1}
 
 
+def test_what_stood_in_place_of_the_files_values_is_no_result(made: Path, tmp_path: Path, check: Callable) -> None:
+    folder = forged(made, tmp_path / "set", lambda body: body.update(overrides=["budget.steps=5"]))
+    assert [o.status for o in check(folder).outcomes] == ["identical"] * 3
+
+
 def test_stale_repeats_in_the_directory_do_not_count(made: Path, check: Callable[..., Verified]) -> None:
     assert check(made).code == 0
     assert {o.status for o in check(made, shift=0.5).outcomes} == {"differs"}

@@ -17,10 +17,11 @@ from typing import Any
 
 from peftbench.verify.records import rounding
 
-WHO = ("spec", "env", "env_id", "attempt", "started", "ended", "experiment", "reference", "schema", "checksum")
+ASKED = ("spec", "experiment", "reference", "overrides")
+WHO = ("env", "env_id", "attempt", "started", "ended", "schema", "checksum")
 WHAT_ELSE = ("seconds", "time", "reason", "traceback")
 OF_THE_PROCESS = ("memory.resident_bytes", "memory.allocated_bytes", "memory.reserved_bytes")
-FREE = frozenset((*WHO, *WHAT_ELSE, *OF_THE_PROCESS))  # not compared
+FREE = frozenset((*ASKED, *WHO, *WHAT_ELSE, *OF_THE_PROCESS))  # not compared
 GROWN = ("", "memory")  # where newer code writes fields that older records lack
 SHOWN = 60  # characters of a value
 

@@ -116,7 +116,7 @@ def test_the_mean_length_is_that_of_the_texts(tmp_path: Path, monkeypatch: pytes
     dataset = session.dataset(spec.task)
     lengths = session.encode(dataset, session.backbone(spec.backbone, dataset), 48)["train"].lengths
     assert spec.train.steps == math.ceil(2_000 / (4 * sum(lengths) / len(lengths)))
-    monkeypatch.setattr("peftbench.run.session.Session.encode", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(Session, "encode", lambda *_: pytest.fail("asked again"))
     assert [p.spec for p in planning.prepared(path).planned] == [p.spec for p in prepared.planned]
 
 

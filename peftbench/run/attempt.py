@@ -58,7 +58,7 @@ class SessionHost:
         Args:
             job: what to run.
             on_progress: called with the phase, the step and the loss.
-            stop: asked between two steps; True abandons the run.
+            stop: called between two steps; True abandons the run.
             writing: entered while the record is written.
 
         Returns:

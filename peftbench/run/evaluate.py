@@ -15,31 +15,46 @@ from peftbench.backbones.losses import counted, loss_sum
 from peftbench.tasks import batches
 from peftbench.tasks.tokens import Encoded
 
-Stop = Callable[[], None]
+Check = Callable[[], None]  # called before each batch; raises `Abandoned` to stop
 
 
 @torch.inference_mode()
-def predict(backbone: Backbone, data: Encoded, batch_size: int, dtype: str, check: Stop = lambda: None) -> list[Any]:
-    """A class index (classification) or a number (regression) for each example."""
+def predict(backbone: Backbone, data: Encoded, batch_size: int, dtype: str, check: Check = lambda: None) -> list[Any]:
+    """Predict a label for each example.
+
+    Args:
+        backbone: the network; it is put into evaluation mode.
+        data: n examples.
+        batch_size: examples that are evaluated together.
+        dtype: "float32", or "bfloat16" for autocast.
+        check: called before each batch.
+
+    Returns:
+        n class indices (classification) or numbers (regression).
+    """
     backbone.net.eval()
     values: list[Any] = [None] * len(data.lengths)
     for indices, batch in _batches(backbone, data, batch_size, check):
         del batch["labels"]
         with autocast(backbone.device, dtype):
             logits = backbone.net(**batch).logits.float()
-        found = logits.argmax(-1) if backbone.kind == "classification" else logits.squeeze(-1)
-        for i, value in zip(indices, found.tolist(), strict=True):
+        predicted = logits.argmax(-1) if backbone.kind == "classification" else logits.squeeze(-1)
+        for i, value in zip(indices, predicted.tolist(), strict=True):
             values[i] = value
     return values
 
 
 @torch.inference_mode()
 def perplexity(
-    backbone: Backbone, data: Encoded, batch_size: int, dtype: str, check: Stop = lambda: None
+    backbone: Backbone, data: Encoded, batch_size: int, dtype: str, check: Check = lambda: None
 ) -> float | None:
-    """exp of the mean negative log-likelihood of the answers' tokens; None where that is not a finite number."""
+    """The perplexity of the answers; the arguments are those of `predict`.
+
+    Returns:
+        exp of the mean negative log-likelihood of the answers' tokens; None if that is not a finite number.
+    """
     backbone.net.eval()
-    losses, counts = list[Tensor](), list[Tensor]()  # read at the end: until then the device need not wait
+    losses, counts = list[Tensor](), list[Tensor]()  # read at the end, so that the device does not wait for each batch
     for _, batch in _batches(backbone, data, batch_size, check):
         labels = batch.pop("labels")
         with autocast(backbone.device, dtype):
@@ -52,9 +67,16 @@ def perplexity(
 
 @torch.inference_mode()
 def generate(
-    backbone: Backbone, data: Encoded, batch_size: int, dtype: str, longest: int, check: Stop = lambda: None
+    backbone: Backbone, data: Encoded, batch_size: int, dtype: str, longest: int, check: Check = lambda: None
 ) -> list[str]:
-    """Greedy answers of at most `longest` tokens, with a key-value cache."""
+    """Greedy answers, written with a key-value cache; the other arguments are those of `predict`.
+
+    Args:
+        longest: the most tokens of an answer.
+
+    Returns:
+        n texts without special tokens.
+    """
     backbone.net.eval()
     tokenizer = backbone.tokenizer
     texts = [""] * len(data.lengths)
@@ -62,10 +84,8 @@ def generate(
     for indices in batches.evaluation(data.answer_start, batch_size):
         check()
         batch = backbone.inputs(batches.prompts(data, indices, tokenizer.pad_token_id))
-        apart = (
-            data.decoder_start is not None
-        )  # an encoder reads the prompt: the decoder's text has its own first token
-        width = 1 if apart else batch["input_ids"].shape[1]
+        has_encoder = data.decoder_start is not None  # it reads the prompt; the decoder has a first token of its own
+        width = 1 if has_encoder else batch["input_ids"].shape[1]
         with autocast(backbone.device, dtype):
             out = backbone.net.generate(
                 **{k: v.to(backbone.device) for k, v in batch.items()},
@@ -77,14 +97,14 @@ def generate(
                 no_repeat_ngram_size=0,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
-                **({"decoder_start_token_id": data.decoder_start} if apart else {}),
+                **({"decoder_start_token_id": data.decoder_start} if has_encoder else {}),
             )
         for i, row in zip(indices, out[:, width:].cpu(), strict=True):
             texts[i] = tokenizer.decode(row, skip_special_tokens=True).strip()
     return texts
 
 
-def _batches(backbone: Backbone, data: Encoded, batch_size: int, check: Stop) -> Any:
+def _batches(backbone: Backbone, data: Encoded, batch_size: int, check: Check) -> Any:
     for indices in batches.evaluation(data.lengths, batch_size):
         check()
         batch = batches.collate(data, indices, backbone.tokenizer.pad_token_id)

@@ -1,4 +1,4 @@
-"""One attempt at a spec: what a worker is given, how it ended, and the record that it leaves."""
+"""The data of one attempt at a spec: the job, how it ended, and its record."""
 
 from __future__ import annotations
 
@@ -12,27 +12,45 @@ from peftbench.records.spec import ProfileSpec, RunSpec, as_dict
 
 @dataclass(frozen=True)
 class Job:
-    """One attempt at a spec, and where its record goes."""
+    """One attempt at a spec, and where its record goes.
 
-    kind: str  # "run" | "profile"
+    Attributes:
+        kind: "run" or "profile".
+        spec: what to run.
+        experiment: the experiment's name, for the record.
+        results_dir: the directory of the record.
+        reference: the label that the experiment's scores and costs are relative to.
+        overrides: values in place of the experiment file's, as `--set` takes them.
+    """
+
+    kind: str
     spec: RunSpec | ProfileSpec
     experiment: str
     results_dir: str
-    reference: str = ProfileSpec.reference  # the label that the experiment's scores and costs are relative to
-    overrides: tuple[str, ...] = ()  # what stood in place of the file's values, as `--set` takes it
+    reference: str = ProfileSpec.reference
+    overrides: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        """The job as JSON values, for a worker in another process."""
         return {**asdict(self), "spec": as_dict(self.spec)}
 
     @classmethod
     def from_json(cls, d: Mapping[str, Any]) -> Job:
+        """The job that `to_json` gave."""
         read = RunSpec.from_dict if d["kind"] == "run" else ProfileSpec.from_dict
         return cls(**{**d, "spec": read(d["spec"]), "overrides": tuple(d.get("overrides", ()))})
 
 
 @dataclass
 class Ending:
-    """How an attempt ended; `body` is what the session measured."""
+    """How an attempt ended.
+
+    Attributes:
+        status: one of `record.STATUSES`.
+        reason: why it did not finish, in a sentence.
+        traceback: where it failed, or the last lines of a process that died.
+        body: what the session measured.
+    """
 
     status: str
     reason: str | None = None
@@ -41,7 +59,14 @@ class Ending:
 
 
 def record_of(job: Job, env: Mapping[str, Any], started: datetime, ending: Ending) -> dict[str, Any]:
-    """The record of an attempt that ends now, but for what `record.write` adds: schema, env_id, attempt."""
+    """The record of an attempt that ends now, without what `record.write` adds: schema, env_id, attempt.
+
+    Args:
+        job: what was attempted.
+        env: what ran it: versions, device, threads.
+        started: when it started, with a time zone.
+        ending: how it ended.
+    """
     ended = datetime.now(UTC)
     return {
         **ending.body,

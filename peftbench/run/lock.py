@@ -25,10 +25,17 @@ POLL_SECONDS = 0.05
 
 @contextmanager
 def hold(results_dir: Path, patience_seconds: float = 15) -> Iterator[int]:
-    """Hold the lock on `results_dir`, which is made if missing; yields the file descriptor for workers to inherit.
+    """Hold the lock on a results directory.
 
-    Where the holder lives, raises UserError at once. Where it is dead, its workers are about to notice: they are
-    waited for, so long at most.
+    Args:
+        results_dir: made if missing.
+        patience_seconds: how long to wait where the holder is dead but its workers have not noticed yet.
+
+    Yields:
+        The file descriptor of the lock, for workers to inherit.
+
+    Raises:
+        UserError: another runner holds the lock (at once while it lives), or the directory cannot be written.
     """
     deadline = time.monotonic() + patience_seconds
     path = results_dir / NAME
@@ -42,12 +49,12 @@ def hold(results_dir: Path, patience_seconds: float = 15) -> Iterator[int]:
         os.write(fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         yield fd
     finally:
-        path.unlink(missing_ok=True)  # while it is held: `_try` sees that the name has gone
+        path.unlink(missing_ok=True)  # while it is held: `_try` sees that the file has no name any more
         os.close(fd)
 
 
 def _try(path: Path) -> int | None:
-    """The locked file's descriptor, or None where somebody else has it."""
+    """The locked file's descriptor, or None if another process has the lock."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -69,7 +76,7 @@ def _try(path: Path) -> int | None:
 
 
 def _is_same_file(fd: int, path: Path) -> bool:
-    """Whether the name still means the locked file: its last holder removes it before letting go."""
+    """Whether the path still leads to the locked file: its last holder removes it before releasing the lock."""
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except FileNotFoundError:
@@ -77,7 +84,7 @@ def _is_same_file(fd: int, path: Path) -> bool:
 
 
 def _holder(path: Path) -> dict[str, Any] | None:
-    """Who holds the lock; None while it has not yet said so, or has just let go."""
+    """Who holds the lock; None before the holder has written its name, or after it has released the lock."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -85,7 +92,7 @@ def _holder(path: Path) -> dict[str, Any] | None:
 
 
 def _is_dead(holder: dict[str, Any] | None) -> bool:
-    """True also while nobody is named: the next look tells."""
+    """Whether the holder's process is gone; True also while nobody is named, as the next attempt finds out."""
     if holder is None:
         return True
     if holder["host"] != socket.gethostname():

@@ -30,7 +30,19 @@ KEPT_SAMPLES = 5  # generated examples shown in a record
 
 
 class Run:
-    """The pieces of one run, in the order in which a session strings them together: train, describe, test."""
+    """The parts of one run, in the order in which a session calls them: train, test, describe.
+
+    Args:
+        spec: the run.
+        dataset: the task's examples and metrics.
+        backbone: the network, without a method yet.
+        data: the token ids of each split, by name.
+        method: the method with its hyperparameters.
+        on_progress: called with the phase, the step and the loss.
+        stop: called between two steps; True abandons the run.
+        timed: whether the record says how long steps take.
+        data_dir: where probes find texts.
+    """
 
     def __init__(
         self,
@@ -46,28 +58,37 @@ class Run:
     ) -> None:
         self.spec, self.dataset, self.backbone, self.data, self.method = spec, dataset, backbone, data, method
         self.on_progress, self.stop, self.timed = on_progress, stop, timed
-        self.data_dir = data_dir  # where probes find texts
+        self.data_dir = data_dir
 
     def start(self, edit: Edit) -> Trainer:
-        """Attach, and make the optimiser; the head's stream does not know the method, the adapter's does."""
+        """Attach the method and make the optimiser.
+
+        The random stream of the adapter depends on the method; that of the head does not.
+
+        Raises:
+            UserError: the texts are too long for the network, or the method's formula is not what it trains.
+        """
         axes = self.spec.axes
         devices.seed("adapter", self.spec.method.name, *axes)
         self.method.attach(edit)
         longest = max(int(split.lengths.max()) for split in self.data.values())
         prompt.check_positions(longest, self.backbone.virtual_tokens, self.backbone.net.config)
         self.counts = edit.counts()
-        told = self.method.parameters(self.backbone.sites)
-        if told != self.counts["trainable"]:
+        declared = self.method.parameters(self.backbone.sites)
+        if declared != self.counts["trainable"]:
             raise UserError(
-                f"{self.spec.method.name}: parameters() says {told:,} and {self.counts['trainable']:,} train; "
-                "sizes and budgets would be wrong. Mend the formula or what attach() adds"
+                f"{self.spec.method.name}: parameters() says {declared:,} and {self.counts['trainable']:,} train; "
+                "sizes and budgets would be wrong. Fix the formula or what attach() adds"
             )
         devices.seed("head", *axes)
         self.backbone.reset_head()
         return Trainer.start(edit, self.method, self.spec.train, self.spec.backbone.dtype)
 
     def train(self, edit: Edit, clock: Clock) -> Fitted:
-        """Attach and train; the streams of dropout and order do not know the method."""
+        """Attach and train. The random streams of dropout and of the batches' order do not depend on the method.
+
+        Raises `Diverged`, `Abandoned` or `UserError`.
+        """
         trainer = self.start(edit)
         pad = self.backbone.tokenizer.pad_token_id
         order, widest = self._order()
@@ -91,7 +112,10 @@ class Run:
         return fitted
 
     def _order(self) -> tuple[Iterable[Array], int]:
-        """The batches, as many as there are steps or, under a limit of seconds, without end; and which to track."""
+        """The example indices of each batch, and the index of the batch whose step is tracked (the widest).
+
+        There are as many batches as steps, or endlessly many under a limit of seconds.
+        """
         lengths, t = self.data["train"].lengths, self.spec.train
         seed = devices.stream("order", *self.spec.axes)
         if t.seconds is None:
@@ -101,8 +125,8 @@ class Run:
             lengths, batches.order(lengths, t.batch_size, batches.POOL, seed)
         )
 
-    def trained(self, fitted: Fitted) -> dict[str, Any]:
-        """How much was trained: tokens without padding, seconds of steps where they were limited."""
+    def amount_trained(self, fitted: Fitted) -> dict[str, Any]:
+        """How much was trained: tokens without padding, and seconds of steps if these were limited."""
         lengths, t = self.data["train"].lengths, self.spec.train
         seen = batches.order(lengths, t.batch_size, fitted.stopped_at, devices.stream("order", *self.spec.axes))
         return {
@@ -112,29 +136,33 @@ class Run:
         }
 
     def validate(self, step: int) -> dict[str, float | None]:
-        if step < self.spec.train.steps:  # the last weights are looked at when the method has finished with them
+        """The validation metrics after so many steps; probes measure then, too."""
+        if step < self.spec.train.steps:  # the last weights are measured after the method's `finish`
             self.probes.look(step)
         return self._scores("validation")[0]
 
     @property
-    def chosen_by(self) -> str:
-        """The metric that decides on the validation split; answers are written for the test split only."""
+    def selection_metric(self) -> str:
+        """The metric that compares checkpoints and trials on the validation split.
+
+        For generation it is perplexity, as answers are generated for the test split only.
+        """
         return "perplexity" if self.dataset.kind == "generation" else self.dataset.metric
 
     def better(self, a: Any, b: Any) -> bool:
         """Whether validation `a` beats `b`; an undefined score loses."""
-        name = self.chosen_by
+        name = self.selection_metric
         if a[name] is None or b[name] is None:
             return b[name] is None and a[name] is not None
         return a[name] > b[name] if metrics.direction(name) == "max" else a[name] < b[name]
 
     def describe(self, edit: Edit, fitted: Fitted, keep: Path | None) -> dict[str, Any]:
-        """Sizes, costs and curves of the trained run."""
+        """Sizes, costs and curves of the trained run; saves the adapter at `keep`, if given."""
         header = {"method": self.spec.method.name, "hyper": asdict(self.method), "backbone": self.backbone.fingerprint}
         with tempfile.TemporaryDirectory(prefix="peftbench-") as scratch:
             stored = adapter_file.save(Path(scratch) / "adapter.safetensors", edit.state(), header)
         if keep is not None:
-            header["base"] = self._base()  # not in what is measured: the size of names is no method's doing
+            header["base"] = self._base()  # not in the file that is measured: these names say nothing about the method
             adapter_file.save(keep, edit.state(), header)
             adapter_file.save_head(keep, self.backbone, header)
         steps = fitted.step_seconds[2:]  # the first two warm up
@@ -145,30 +173,30 @@ class Run:
             "time": {"step_seconds": timing.summary(steps), "source": "this run"} if steps else None,
             "curve": {"loss": fitted.losses, "validation": fitted.validation},
             "stopped_at": fitted.stopped_at,
-            "trained": self.trained(fitted),
+            "trained": self.amount_trained(fitted),
             "checkpoint_step": fitted.checkpoint_step,
             **({"probes": self.probes.record()} if self.spec.probes else {}),
         }
 
     def _base(self) -> dict[str, Any]:
-        """What loads this backbone again, beside the weights' fingerprint."""
+        """What loads this backbone again, in addition to the weights' fingerprint."""
         b = self.spec.backbone
         labels = [str(name) for name in self.dataset.labels]
-        told = {"model": b.model, "revision": b.revision, "roles": b.roles, "dtype": b.dtype}
-        return {**told, "kind": self.dataset.kind, "labels": labels}
+        model = {"model": b.model, "revision": b.revision, "roles": b.roles, "dtype": b.dtype}
+        return {**model, "kind": self.dataset.kind, "labels": labels}
 
-    def chosen(self, fitted: Fitted) -> dict[str, Any]:
+    def checkpoint_scores(self, fitted: Fitted) -> dict[str, Any]:
         """The validation metrics of the checkpoint that was kept."""
         at = next(v for v in fitted.validation if v["step"] == fitted.checkpoint_step)
         return {name: value for name, value in at.items() if name != "step"}
 
-    def judge(self, fitted: Fitted) -> dict[str, Any]:
-        """What a trial has in place of a test: its score on the validation split."""
-        name = self.chosen_by
-        return {"metrics": {"validation": self.chosen(fitted), "primary": name, "direction": metrics.direction(name)}}
+    def trial_scores(self, fitted: Fitted) -> dict[str, Any]:
+        """What a tuning trial has in place of a test: its scores on the validation split."""
+        name, scores = self.selection_metric, self.checkpoint_scores(fitted)
+        return {"metrics": {"validation": scores, "primary": name, "direction": metrics.direction(name)}}
 
     def test(self, fitted: Fitted, clock: Clock) -> dict[str, Any]:
-        """The test split, read once, after every choice is made."""
+        """Scores and predictions on the test split, which is read once, after every choice is made."""
         self.on_progress({"phase": "test"})
         scores, values = clock.within("evaluate", lambda: self._scores("test"))
         examples = self.dataset.test
@@ -176,7 +204,7 @@ class Run:
         body: dict[str, Any] = {
             "metrics": {
                 "test": scores,
-                "validation": self.chosen(fitted),
+                "validation": self.checkpoint_scores(fitted),
                 "primary": self.dataset.metric,
                 "direction": metrics.direction(self.dataset.metric),
                 "majority": metrics.majority(self.dataset).get(self.dataset.metric),
@@ -199,26 +227,26 @@ class Run:
         data, examples = self.data[split], getattr(self.dataset, split)
         size, dtype = eval_batch(self.spec), self.spec.backbone.dtype
         if self.dataset.kind != "generation":
-            values = evaluate.predict(self.backbone, data, size, dtype, self._check)
+            values = evaluate.predict(self.backbone, data, size, dtype, self._raise_if_stopped)
             labels = [e.label for e in examples]
             return {m: metrics.score(m, values, labels) for m in self.dataset.metrics}, values
-        fluency = evaluate.perplexity(self.backbone, data, size, dtype, self._check)
-        scores: dict[str, float | None] = {"perplexity": fluency}
+        perplexity = evaluate.perplexity(self.backbone, data, size, dtype, self._raise_if_stopped)
+        scores: dict[str, float | None] = {"perplexity": perplexity}
         if split != "test":
             return scores, []
         train = self.data["train"]
         assert train.answer_start is not None  # a generation task
         longest = max(int(n - s) for n, s in zip(train.lengths, train.answer_start, strict=True))
-        values = evaluate.generate(self.backbone, data, size, dtype, longest, self._check)
+        values = evaluate.generate(self.backbone, data, size, dtype, longest, self._raise_if_stopped)
         references = [e.references for e in examples]
         for m in self.dataset.metrics:
             if m != "perplexity":
                 scores[m] = metrics.score(m, values, references)
         return scores, values
 
-    def _check(self) -> None:
+    def _raise_if_stopped(self) -> None:
         if self.stop():
-            raise Abandoned("asked to stop while evaluating")
+            raise Abandoned("stopped on request while evaluating")
 
 
 def eval_batch(spec: RunSpec) -> int:
@@ -227,7 +255,7 @@ def eval_batch(spec: RunSpec) -> int:
 
 
 class Clock:
-    """Wall-clock seconds by phase; what is measured within one phase is taken out of the one around it."""
+    """Wall-clock seconds by phase: load, train, evaluate. An inner phase does not count for the outer one."""
 
     def __init__(self) -> None:
         self._start = self._last = time.perf_counter()
@@ -235,11 +263,13 @@ class Clock:
         self._spent = {"load": 0.0, "train": 0.0, "evaluate": 0.0}
 
     def lap(self, phase: str) -> None:
+        """Add the time since the last lap to a phase."""
         now = time.perf_counter()
         self._spent[phase] += now - self._last - self._inner
         self._last, self._inner = now, 0.0
 
     def within(self, phase: str, work: Callable[[], Any]) -> Any:
+        """Do `work` as an inner phase, and return its result."""
         started = time.perf_counter()
         try:
             return work()
@@ -249,6 +279,6 @@ class Clock:
             self._inner += spent
 
     def seconds(self, hide: bool) -> dict[str, float | None]:
-        """`total` always; the parts are None when other runs shared the machine."""
+        """Seconds in total and by phase; with `hide`, because other runs shared the machine, the phases are None."""
         parts = {k: None if hide else round(v, 4) for k, v in self._spent.items()}
         return {"total": round(time.perf_counter() - self._start, 4), **parts}

@@ -1,4 +1,4 @@
-"""A session carries out runs one after another; imports, base weights and data are loaded once."""
+"""A session trains and measures one run after another; imports, base weights and data are loaded once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,16 @@ KEPT_BACKBONES = 2  # networks kept in memory at a time: tasks with other heads 
 
 
 class Session:
-    """One process's device, data and networks."""
+    """One process's device, data and networks.
+
+    Args:
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        threads: torch's; None leaves them as they are.
+        data_dir: the folder with data sets.
+        plugins: files with methods.
+        shared: other runs use the machine at the same time, so no times are reported.
+        adapters: the folder where trained adapters are kept; None for nowhere.
+    """
 
     def __init__(
         self,
@@ -40,8 +49,6 @@ class Session:
         shared: bool = False,
         adapters: Path | str | None = None,
     ) -> None:
-        """`shared` says that other runs use the machine meanwhile, so that no time may be reported; trained adapters
-        are kept in the folder `adapters` if one is given."""
         if threads is not None:
             torch.set_num_threads(threads)
         self.device = devices.pick(device)
@@ -54,16 +61,27 @@ class Session:
     def execute(
         self, spec: RunSpec, on_progress: Progress = lambda _: None, stop: Stop = lambda: False
     ) -> dict[str, Any]:
-        """Train and test one run; returns what its record says beside the spec.
+        """Train and test one run.
 
-        Raises `Diverged`, `Abandoned` (when `stop` turned true), or `UserError`.
+        Args:
+            spec: the run.
+            on_progress: called with the phase, the step and the loss.
+            stop: called between two steps; True abandons the run.
+
+        Returns:
+            What the record says in addition to the spec.
+
+        Raises:
+            Diverged: the loss or a trained weight is no longer a number.
+            Abandoned: `stop` returned True.
+            UserError: data or weights changed since the plan, or the method does not fit the network.
         """
         clock = Clock()
         on_progress({"phase": "load"})
         dataset = self.dataset(spec.task)
         backbone = self.backbone(spec.backbone, dataset)
         data = self.encode(dataset, backbone, spec.train.max_length)
-        if spec.trial is not None:  # the choice between trials must not see the test split: here it has none
+        if spec.trial is not None:  # trials are compared without the test split, so they do not have it
             dataset, data = replace(dataset, test=()), {k: v for k, v in data.items() if k != "test"}
         method = self.method(spec.method)
         clock.lap("load")
@@ -71,8 +89,8 @@ class Session:
         edit = Edit(backbone)
         try:
             fitted = run.train(edit, clock)
-            judged = run.test(fitted, clock) if spec.trial is None else run.judge(fitted)
-            body = {**run.describe(edit, fitted, self._file(spec)), **judged}
+            scores = run.test(fitted, clock) if spec.trial is None else run.trial_scores(fitted)
+            body = {**run.describe(edit, fitted, self._adapter_file(spec)), **scores}
         finally:
             edit.undo()
             _compile(backbone, False)
@@ -82,7 +100,10 @@ class Session:
     def profile(
         self, spec: ProfileSpec, on_progress: Progress = lambda _: None, stop: Stop = lambda: False
     ) -> dict[str, Any]:
-        """Step time and latency of every configuration on one task, interleaved, with no other run meanwhile."""
+        """Measure step time and latency of every configuration on one task, interleaved.
+
+        No other run may use the machine meanwhile; arguments and errors are those of `execute`.
+        """
         dataset = self.dataset(spec.task)
         self._backbones.clear()
         networks = [self._load(spec.backbone, dataset) for _ in spec.methods]
@@ -91,7 +112,7 @@ class Session:
         return profile(spec, networks, methods, data, on_progress, stop)
 
     def dataset(self, task: TaskSpec) -> tasks.Dataset:
-        """The task's data, which must still be what the plan saw."""
+        """The task's data. Raises `UserError` if they changed since the plan was made."""
         key = task.fingerprint
         if key not in self._datasets:
             dataset = tasks.open_task(task.name, task.options, self.data_dir)
@@ -101,7 +122,10 @@ class Session:
         return self._datasets[key]
 
     def backbone(self, spec: BackboneSpec, dataset: tasks.Dataset) -> Backbone:
-        """The base model with a head for this task, kept between runs."""
+        """The base model with a head for this task, kept between runs.
+
+        Raises `UserError` if the weights changed since the plan was made.
+        """
         key = repr((asdict(spec), dataset.kind, len(dataset.labels)))
         if key not in self._backbones:
             while len(self._backbones) >= KEPT_BACKBONES:
@@ -113,6 +137,7 @@ class Session:
         return backbone
 
     def method(self, spec: MethodSpec) -> Method:
+        """The method with its hyperparameters."""
         return make(find(spec.name, self.plugins), spec.hyper)
 
     def _load(self, spec: BackboneSpec, dataset: tasks.Dataset) -> Backbone:
@@ -133,28 +158,28 @@ class Session:
         return backbone
 
     def encode(self, dataset: tasks.Dataset, backbone: Backbone, max_length: int) -> dict[str, tokens.Encoded]:
-        """The task's splits as token ids, by name; from the cache where they were tokenised before."""
+        """The task's splits as token ids, by name; read from the cache if they were tokenised before."""
         folder = cache.root() / "tokens"
         return tokens.encode(dataset, backbone.tokenizer, max_length, folder, backbone.decoder_start)
 
-    def _file(self, spec: RunSpec) -> Path | None:
+    def _adapter_file(self, spec: RunSpec) -> Path | None:
         if self.adapters is None or spec.trial is not None:
             return None
         return self.adapters / f"{spec.slug}--{spec.id}.safetensors"
 
 
-def _compile(backbone: Backbone, wanted: bool) -> None:
+def _compile(backbone: Backbone, enabled: bool) -> None:
     """Compile the network in place (its parameters keep their names), or go back to the plain call."""
     backbone.net._compiled_call_impl = None
-    if not wanted:
+    if not enabled:
         return
     if backbone.device.type == "cpu":
-        _need_compiler()
+        _check_compiler()
     torch._dynamo.reset()
     backbone.net.compile()
 
 
-def _need_compiler() -> None:
+def _check_compiler() -> None:
     """Raises `UserError` before the first step where torch.compile would find no C++ compiler."""
     from torch._inductor import cpp_builder, exc
 

@@ -20,12 +20,17 @@ from peftbench.measure.timing import Phased
 from peftbench.method.base import Method
 from peftbench.method.edit import Edit
 from peftbench.records.spec import TrainSpec
+from peftbench.run.schedule import rate, rate_at
 
 Batch = Mapping[str, Tensor]
 
 
 class Diverged(Exception):
-    """The loss or a trained weight is no longer a number. `body` is what the failed run's record keeps."""
+    """The loss or a trained weight is no longer a number.
+
+    Attributes:
+        body: what the failed run's record keeps: the curve so far.
+    """
 
     def __init__(self, step: int, what: str, fitted: Fitted) -> None:
         super().__init__(f"{what} at step {step}")
@@ -33,25 +38,25 @@ class Diverged(Exception):
 
 
 class Abandoned(Exception):
-    """The run was asked to stop between two steps."""
+    """The run stopped between two steps because `stop` returned True."""
 
 
 @dataclass
 class Fitted:
-    """What training leaves behind beside the weights."""
+    """What training produces in addition to the weights. Times leave out the tracked step."""
 
-    losses: list[float] = field(default_factory=list)  # one an optimiser step
+    losses: list[float] = field(default_factory=list)  # one for each optimiser step
     validation: list[dict[str, Any]] = field(default_factory=list)  # {"step": n, metric: value}
-    step_seconds: list[float] = field(default_factory=list)
-    seconds: float = 0.0  # of all steps, but for the tracked one; only with a limit
-    stopped_at: int = 0
-    checkpoint_step: int = 0
-    memory: dict[str, Any] | None = None
+    step_seconds: list[float] = field(default_factory=list)  # of each step, if steps are timed
+    seconds: float = 0.0  # of all steps, if they are timed or limited
+    stopped_at: int = 0  # the number of steps
+    checkpoint_step: int = 0  # the number of steps after which the weights were as they are now
+    memory: dict[str, Any] | None = None  # the record of the tracked step
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """One network with one method attached, and how it is stepped."""
+    """One network with one method attached, its optimiser, and what a training step is."""
 
     backbone: Backbone
     edit: Edit
@@ -62,7 +67,14 @@ class Trainer:
 
     @classmethod
     def start(cls, edit: Edit, method: Method, spec: TrainSpec, dtype: str) -> Trainer:
-        """The method's optimiser over what it trains, and one group for the head, the same for every method."""
+        """Make the method's optimiser over what it trains, with one group for the head that all methods share.
+
+        Args:
+            edit: the network with the method attached.
+            method: the method.
+            spec: learning rates, weight decay, accumulation, clipping, schedule.
+            dtype: "float32", or "bfloat16" for autocast.
+        """
         backbone = edit.backbone
         head = backbone.head_parameters()
         optimizer = method.optimizer(backbone.net, spec.lr, spec.weight_decay)
@@ -76,15 +88,20 @@ class Trainer:
         return cls(backbone, edit, method, spec, dtype, optimizer)
 
     def step(self, batch: Batch, done: float, live: Phased | None = None) -> Tensor:
-        """One optimiser step on `batch`, in micro-batches; returns the mean loss, still on the device.
+        """One optimiser step, in micro-batches.
 
-        `done` is the share of training behind us once this step is: what the method's `after_step` is told. `live` is
-        told the phases.
+        Args:
+            batch: input_ids, attention_mask and labels, each (batch, ...).
+            done: the share of training that is over after this step, for the method's `after_step`.
+            live: an instrument; it is notified of the phases "forward", "backward" and "optimizer".
+
+        Returns:
+            The mean loss, a scalar that is still on the device.
         """
         kind, device = self.backbone.kind, self.backbone.device
         batch = self.backbone.inputs(batch)
         total = counted(kind, batch["labels"])
-        parts = _parts(batch, self.spec.accumulation)
+        parts = _micro_batches(batch, self.spec.accumulation)
         mean = torch.zeros((), device=device)
         for part in parts:
             _phase(live, "forward")
@@ -107,9 +124,10 @@ class Trainer:
         return mean
 
     def tracked_step(self, batch: Batch, done: float, by_role: bool = False) -> tuple[Tensor, dict[str, Any]]:
-        """The same step under the memory tracker; uncompiled, since a compiled graph hides its tensors.
+        """`step` under the memory tracker; uncompiled, as a compiled graph hides its tensors.
 
-        With `by_role` the record splits its parts by module role too (measure/roles.py).
+        Returns:
+            The mean loss, and the memory record in bytes; `by_role` splits its parts by module role, too.
         """
         net, (group, *_) = self.backbone.net, self.optimizer.param_groups
         compiled, net._compiled_call_impl = net._compiled_call_impl, None
@@ -129,13 +147,13 @@ class Trainer:
         }
 
     def schedule(self, done: int, share: float | None = None) -> None:
-        """Set every group's rate for the step after `done` steps, or at a share of the seconds there are."""
+        """Set every group's learning rate for the step after `done` steps, or at a `share` of the seconds."""
         share = rate(done, self.spec) if share is None else rate_at(share, self.spec)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * share
 
     def groups(self) -> dict[str, list[Tensor]]:
-        """The tensors that memory is split into before a step."""
+        """The tensors that exist before a step, by the part of memory that they count for."""
         net = self.backbone.net
         head: list[Tensor] = [*self.backbone.head_parameters()]
         base = {id(p) for p in self.backbone.parameters.values()}
@@ -143,27 +161,6 @@ class Trainer:
         placed = {id(t) for t in [*adapter, *head]}
         rest = [t for t in [*net.parameters(), *net.buffers()] if id(t) not in placed]
         return {"weights": rest, "adapter": adapter, "head": head}
-
-
-def rate(done: int, spec: TrainSpec) -> float:
-    """The share of the peak rate after `done` steps: linear warm-up, then linear, cosine or no decay to zero."""
-    warmup = round(spec.warmup * spec.steps)
-    if done < warmup:
-        return (done + 1) / warmup
-    return _decayed((done - warmup) / max(1, spec.steps - warmup), spec.decay)
-
-
-def rate_at(share: float, spec: TrainSpec) -> float:
-    """The share of the peak rate once this share of the training time will be over."""
-    if share < spec.warmup:
-        return share / spec.warmup
-    return _decayed(min(1.0, (share - spec.warmup) / (1 - spec.warmup)), spec.decay)
-
-
-def _decayed(progress: float, decay: str) -> float:
-    if decay == "constant":
-        return 1.0
-    return 1.0 - progress if decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def fit(
@@ -177,12 +174,21 @@ def fit(
     on_progress: Callable[[dict[str, Any]], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Fitted:
-    """Train for ``spec.steps`` steps, or the first step after ``spec.seconds``; leaves the chosen checkpoint in it.
+    """Train for ``spec.steps`` steps, or for ``spec.seconds`` of steps; leave the chosen checkpoint in place.
 
-    `batches` has one for each step. Of the seconds only steps take any: neither evaluation nor the tracker's step.
-    `evaluate` gives the validation metrics after so many steps; `better(a, b)` says whether a beats b. The step at
-    index `tracked` runs under the memory tracker. With `timed`, each step's seconds are kept (the device is
-    synchronised between steps). Raises `Diverged` or `Abandoned`.
+    Args:
+        trainer: the network, its method and its optimiser.
+        batches: a function that makes the batch, for each step. Evaluation and the tracked step use up no seconds.
+        evaluate: the validation metrics after so many steps.
+        better: whether the validation metrics `a` beat `b`.
+        tracked: the index of the step that runs under the memory tracker.
+        timed: whether to keep the seconds of each step; the device is synchronised between steps.
+        on_progress: called with the phase, the step and the loss.
+        stop: called between two steps; True abandons the run.
+
+    Raises:
+        Diverged: the loss or a trained weight is no longer a number.
+        Abandoned: `stop` returned True.
     """
     spec, out, pending = trainer.spec, Fitted(), list[Tensor]()
     best: tuple[dict[str, Any], dict[str, Tensor], list[Tensor]] | None = None
@@ -191,7 +197,7 @@ def fit(
     limited = spec.seconds is not None
     for i, make in enumerate(batches):
         if stop():
-            raise Abandoned(f"asked to stop after {i}{'' if limited else f' of {spec.steps}'} steps")
+            raise Abandoned(f"stopped on request after {i}{'' if limited else f' of {spec.steps}'} steps")
         batch = on_device(make(), device)
         done = _share(out, spec)
         trainer.schedule(i, done if limited else None)
@@ -211,7 +217,7 @@ def fit(
         last = out.stopped_at == spec.steps if spec.seconds is None else out.seconds >= spec.seconds
         due = last or (spec.eval_every is not None and out.stopped_at % spec.eval_every == 0)
         if due or device.type == "cpu" or len(pending) >= 20:  # elsewhere, reading a loss would wait for the device
-            _read(pending, out)
+            _read_losses(pending, out)
             on_progress({"phase": "train", **_position(out, spec), "loss": out.losses[-1]})
         if due:
             now = {"step": out.stopped_at, **evaluate(out.stopped_at)}
@@ -219,7 +225,7 @@ def fit(
             trainer.backbone.net.train()
             if best is None or better(now, best[0]):
                 best = (now, *_copy(trainer)) if spec.checkpoint == "best" else (now, {}, [])
-            elif spec.patience is not None and _stale(out.validation, best[0]) >= spec.patience:
+            elif spec.patience is not None and _evaluations_since(out.validation, best[0]) >= spec.patience:
                 break
         if last:
             break
@@ -233,20 +239,20 @@ def fit(
 
 
 def _share(out: Fitted, spec: TrainSpec) -> float:
-    """The share of training behind us after the next step, which is taken to last as long as the mean one so far."""
+    """The share of training that is over after the next step, if that lasts as long as the mean step so far."""
     if spec.seconds is None:
         return (out.stopped_at + 1) / spec.steps
     return min(1.0, out.seconds * (1 + 1 / max(1, out.stopped_at)) / spec.seconds)
 
 
 def _position(out: Fitted, spec: TrainSpec) -> dict[str, float]:
-    """How far it is: steps of steps, or seconds of seconds."""
+    """How far training is: of its steps, or of its seconds."""
     if spec.seconds is None:
         return {"step": out.stopped_at, "steps": spec.steps}
     return {"step": round(out.seconds, 1), "steps": spec.seconds}
 
 
-def _parts(batch: Batch, count: int) -> list[Batch]:
+def _micro_batches(batch: Batch, count: int) -> list[Batch]:
     if count == 1:
         return [batch]
     chunks = {k: v.chunk(count) for k, v in batch.items()}
@@ -264,7 +270,7 @@ def _now(device: torch.device, timed: bool) -> float:
     return time.perf_counter()
 
 
-def _read(pending: list[Tensor], out: Fitted) -> None:
+def _read_losses(pending: list[Tensor], out: Fitted) -> None:
     for loss in torch.stack(pending).tolist():
         out.losses.append(loss)
         if not math.isfinite(loss):
@@ -272,8 +278,8 @@ def _read(pending: list[Tensor], out: Fitted) -> None:
     pending.clear()
 
 
-def _stale(validation: list[dict[str, Any]], best: Mapping[str, Any]) -> int:
-    """Evaluations since the best one."""
+def _evaluations_since(validation: list[dict[str, Any]], best: Mapping[str, Any]) -> int:
+    """How many evaluations came after the best one."""
     return sum(v["step"] > best["step"] for v in validation)
 
 

@@ -1,4 +1,4 @@
-"""What the runner tells whoever watches a grid: the interface, and the two views that need no terminal."""
+"""Progress of a grid for the person who watches: the interface of a view, and the two views that need no terminal."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ from peftbench.records.spec import Spec, outcome, title
 
 
 class View(Protocol):
-    """What the runner tells. `facts` of an end: status, reason, seconds, metrics, as `workers.Event` has them."""
+    """Where the runner shows progress; it calls every method from one thread."""
 
     def planned(self, total: int, done: int) -> None:
-        """The grid as known now: how many specs it has, and how many of them need no run."""
+        """The grid, as known now, has `total` specs, of which `done` need no run."""
 
-    def started(self, worker: int, spec: Spec) -> None: ...
+    def started(self, worker: int, spec: Spec) -> None:
+        """A worker (a number from 1) began a spec."""
 
-    def stepped(self, worker: int, facts: Mapping[str, Any]) -> None: ...
+    def stepped(self, worker: int, facts: Mapping[str, Any]) -> None:
+        """The worker's run is at the phase, step and loss in `facts`."""
 
-    def ended(self, worker: int, spec: Spec, facts: Mapping[str, Any]) -> None: ...
+    def ended(self, worker: int, spec: Spec, facts: Mapping[str, Any]) -> None:
+        """The worker's run is over; `facts` has status, reason, seconds and metrics."""
 
-    def note(self, text: str) -> None: ...
+    def note(self, text: str) -> None:
+        """Something to know that belongs to no run."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Nothing more will come."""
 
 
 class Quiet:
-    """Nothing but what went wrong, on standard error."""
+    """Only failures, on standard error."""
 
     def planned(self, total: int, done: int) -> None:
         return
@@ -84,13 +89,21 @@ class Lines:
 
 @dataclass
 class Count:
-    """How far the grid is, runs under way counted by their steps, and from that when it will be done."""
+    """How far the grid is and when it will be done; a run in progress counts by the share of its steps.
+
+    Attributes:
+        total: specs of the grid.
+        done: those that are over.
+        before: those that were done when this invocation began.
+        began: when it began, in seconds of `time.monotonic`.
+        shares: by worker, how much of its current run is done, from 0 to 1.
+    """
 
     total: int = 0
     done: int = 0
-    before: int = 0  # done when this invocation began
+    before: int = 0
     began: float = field(default_factory=time.monotonic)
-    shares: dict[int, float] = field(default_factory=dict)  # by worker: how much of its run is done
+    shares: dict[int, float] = field(default_factory=dict)
 
     def plan(self, total: int, done: int) -> None:
         if self.total == 0:
@@ -107,21 +120,23 @@ class Count:
 
     @property
     def reached(self) -> float:
+        """Specs that are over, with the shares of those in progress."""
         return self.done + sum(self.shares.values())
 
     @property
     def seconds_left(self) -> float | None:
-        here = self.reached - self.before
-        if here <= 0:
+        """At the speed of this invocation so far; None before it has done anything."""
+        advanced = self.reached - self.before
+        if advanced <= 0:
             return None
-        return (time.monotonic() - self.began) / here * max(0.0, self.total - self.reached)
+        return (time.monotonic() - self.began) / advanced * max(0.0, self.total - self.reached)
 
     def __str__(self) -> str:
         return f"[{self.done}/{self.total}]"
 
 
 def duration(seconds: float) -> str:
-    """As precise as a person needs: "0.4 s", "42 s", "3 min 5 s", "2 h 10 min"."""
+    """Seconds as text, as precise as a person needs: "0.4 s", "42 s", "3 min 5 s", "2 h 10 min"."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -17,7 +17,8 @@ from peftbench.method.edit import Edit
 from peftbench.method.layers import nf4
 from peftbench.method.registry import find, make
 from peftbench.records.spec import TrainSpec
-from peftbench.run.train import Trainer, rate
+from peftbench.run.schedule import rate
+from peftbench.run.train import Trainer
 from peftbench.verify.contract import Case
 from peftbench.verify.contract.case import Bench
 

@@ -20,6 +20,7 @@ from peftbench.run import executors, runner
 from peftbench.run.executors.local import LocalExecutor
 from peftbench.run.view import Quiet
 
+LOADED = ("cpu", "blas")  # read from libraries, where the process has loaded them; a fake session loads none
 TIMES = ("started", "ended", "seconds", "env_id", "checksum")  # what differs between two attempts at one spec
 
 
@@ -77,7 +78,7 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
     for r in record.read_all(folder):
         assert r.spec_id not in found
         body = {k: v for k, v in r.body.items() if k not in TIMES}
-        body["env"] = {**body["env"], "cpu": None}  # its capability is asked of torch, where the process has loaded it
+        body["env"] = {k: v for k, v in body["env"].items() if k not in LOADED}
         body["traceback"] = (body["traceback"] or "").splitlines()[-1:]  # above it: the executor's own functions
         found[r.spec_id] = {**body, "predictions": r.predictions}
     return found

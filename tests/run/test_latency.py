@@ -109,15 +109,15 @@ def test_no_configuration_begins_a_round_and_each_is_still_timed_once_in_it() ->
     def rounds(phase: str, actions: Mapping[str, Callable[[], Any]]) -> dict[str, list[float]]:
         return timing.interleaved(actions, 2, 1, lambda: None, lambda: float(len(log)))
 
-    samples = latency._settled(rounds, "phase", actions, settle=lambda: log.append("first"))
+    samples = latency._warm_samples(rounds, "phase", actions, settle=lambda: log.append("first"))
     assert log == ["first", "b", "a", "first", "a", "b", "first", "b", "a"]
     assert samples == {"a": [1.0, 1.0], "b": [1.0, 1.0]}
 
 
 def test_a_tail_is_given_only_where_enough_samples_reach_it() -> None:
     few, enough = [1.0] * (latency.TAIL - 1), [float(i) for i in range(latency.TAIL)]
-    assert latency._figures({"a": few, latency.BASE: few}, "a")["p95"] is None
-    assert latency._figures({"a": enough, latency.BASE: [*few, 1.0]}, "a")["p95"] == pytest.approx(18.05)
+    assert latency._statistics({"a": few, latency.BASE: few}, "a")["p95"] is None
+    assert latency._statistics({"a": enough, latency.BASE: [*few, 1.0]}, "a")["p95"] == pytest.approx(18.05)
 
 
 def test_switching_leaves_the_network_as_it_was_and_moves_the_head_too() -> None:

@@ -13,7 +13,7 @@ from peftbench.tasks.tokens import Encoded
 
 
 def typical(data: Encoded, size: int, net: Backbone) -> dict[str, Tensor]:
-    """A batch of `size` examples around the median length (repeated where the data are fewer)."""
+    """A batch of `size` examples around the median length; examples repeat if there are fewer."""
     order = np.argsort(data.lengths, kind="stable")
     start = max(0, (len(order) - size) // 2)
     indices = np.resize(order[start : start + size], size)
@@ -22,7 +22,7 @@ def typical(data: Encoded, size: int, net: Backbone) -> dict[str, Tensor]:
 
 
 def exact(data: Encoded, size: int, length: int, net: Backbone) -> dict[str, Tensor]:
-    """A batch (size, length) of the data's own tokens without padding: its texts one after another, cut into rows.
+    """A batch (size, length) of the data's own tokens without padding: the texts in a row, cut into equal lengths.
 
     Raises `UserError` for a length that the network has no positions for.
     """

@@ -1,6 +1,6 @@
-"""The profile pass: step time and inference latency of every configuration, interleaved.
+"""The profile pass: step time and inference latency of every configuration, measured in interleaved rounds.
 
-No other run of the command goes on meanwhile; what other programs use of the machine is measured and recorded.
+No other run of the command uses the machine meanwhile. The load from other programs is measured and recorded.
 """
 
 from __future__ import annotations
@@ -30,9 +30,24 @@ def profile(
     on_progress: Callable[[dict[str, Any]], None],
     stop: Callable[[], bool],
 ) -> dict[str, Any]:
-    """Time every configuration of a grid on one task; `networks` holds one fresh network a method.
+    """Time every configuration of a grid on one task.
 
-    Every configuration takes the same batches, of the training data's median length. Ratios are taken within rounds.
+    Every configuration gets the same batches, of the training data's median length. Ratios are taken within rounds.
+
+    Args:
+        spec: the configurations, the rounds, and the shapes of batches.
+        networks: one for each method, without a method yet.
+        methods: one for each configuration of `spec`.
+        data: the token ids of each split, by name.
+        on_progress: called with the phase.
+        stop: called before each action; True abandons the pass.
+
+    Returns:
+        What the record says in addition to the spec; times in seconds, None where something was not measured.
+
+    Raises:
+        Abandoned: `stop` returned True.
+        UserError: the spec names a length of latencies that the network has no positions for.
     """
     names = [m.label for m in spec.methods]
     base = latency.untouched(networks[0])
@@ -45,17 +60,17 @@ def profile(
     ) -> Samples:
         on_progress({"phase": phase})
 
-        def guarded(action: Callable[[], Any]) -> Callable[[], None]:
+        def stoppable(action: Callable[[], Any]) -> Callable[[], None]:
             def run() -> None:
                 if stop():
-                    raise Abandoned("asked to stop while profiling")
+                    raise Abandoned("stopped on request while profiling")
                 action()
 
             return run
 
         if not actions:
             return {}
-        actions = {name: guarded(action) for name, action in actions.items()}
+        actions = {name: stoppable(action) for name, action in actions.items()}
         synchronise = partial(devices.synchronise, networks[0].device)
         return timing.interleaved(actions, number, spec.warmup, synchronise, last=last)
 
@@ -73,22 +88,15 @@ def profile(
         return rounds(phase, actions, spec.latency.rounds or spec.rounds)
 
     latencies, base_latency = latency.measure(latency.Pass(spec, base, edits, passes), data["test"])
-    others = watch.share()
-    rows = []
-    for i, name in enumerate(names):
-        rows.append(
-            {
-                "label": name,
-                "method": spec.methods[i].name,
-                "task": spec.task.name,
-                **stepped[name],
-                **latencies[name],
-            }
-        )
+    background_cpu_share = watch.share()
+    rows = [
+        {"label": m.label, "method": m.name, "task": spec.task.name, **stepped[m.label], **latencies[m.label]}
+        for m in spec.methods
+    ]
     return {
         "rows": rows,
         "base": {"latency": base_latency},
-        "time": {"background_cpu_share": others, "product": product},
+        "time": {"background_cpu_share": background_cpu_share, "product": product},
         "sources": {**steps.SOURCES, **latency.SOURCES},
     }
 

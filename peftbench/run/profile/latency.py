@@ -1,8 +1,9 @@
-"""Inference latency of every configuration, beside that of the base network without any, in the same rounds.
+"""Inference latency of every configuration, and of the base network without adapters in the same rounds.
 
-Encoders: one forward pass. Networks that generate: the pass over the prompt that fills a cache (prefill), and each
-token after it (decode), apart. Adapters as they stand, and folded into the weights where they fold; beside it what it
-takes to fold them, and to put another adapter's tensors in their place.
+For an encoder, latency is the time of one forward pass. For a network that generates, it is the time of the pass over
+the prompt that fills a cache (prefill) and, apart from it, of each token after that (decode). Adapters are timed as
+they are and, if they can be folded into the weights, folded. Folding them, and replacing their tensors by another
+adapter's, are timed, too.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
-class Given:
+class TimedBatch:
     """A batch that every configuration is timed on."""
 
     tensors: Mapping[str, Tensor]  # without labels
-    typical: bool  # of the task's own median length, not of one that the experiment names
+    typical: bool  # of the task's median length, not of a length that the experiment names
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -67,13 +68,18 @@ class Pass:
 
 
 def measure(shared: Pass, data: Encoded) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """(what a record's row says of each label, the base's own cells); every time in seconds, null where it is not.
+    """Measure all latencies of a profile pass.
 
-    `rounds` of `shared` runs the actions round by round and returns one sample a round for each.
+    Args:
+        shared: the configurations, and `rounds`, which runs actions round by round and returns one sample a round.
+        data: the test split's token ids.
+
+    Returns:
+        By label what a record's row says, and the cells of the base network; seconds, None where not measured.
     """
     batches = list(_batches(shared, data))
     networks = {name: edit.backbone for name, edit in shared.edits.items()}
-    plain = [_timed(shared, networks, given, "latency") for given in batches]
+    plain = [_latencies(shared, networks, batch, "latency") for batch in batches]
     usual = inputs.typical(data, max(shared.spec.latency.batches), shared.base)
     merged, change = _merged(shared, batches, usual)
     folding = _folding(shared, change)
@@ -91,38 +97,38 @@ def measure(shared: Pass, data: Encoded) -> tuple[dict[str, dict[str, Any]], lis
 
 
 def untouched(backbone: Backbone) -> Backbone:
-    """A copy of a network that no method has changed yet, and that none will: what latencies are compared with."""
+    """A copy of a network without a method, which latencies are compared with."""
     net = copy.deepcopy(backbone.net)
     return replace(backbone, net=net, parameters=dict(net.named_parameters()), _snapshot=None)
 
 
-def _batches(shared: Pass, data: Encoded) -> Iterator[Given]:
-    asked, base = shared.spec.latency, shared.base
-    for size in asked.batches:
+def _batches(shared: Pass, data: Encoded) -> Iterator[TimedBatch]:
+    shapes, base = shared.spec.latency, shared.base
+    for size in shapes.batches:
         if base.kind == "generation":
             usual = inputs.exact(data, size, inputs.median_prompt(data), base)
         else:
             usual = inputs.typical(data, size, base)
-        yield Given(_unlabelled(usual), True)
-        for length in asked.lengths:
-            yield Given(inputs.exact(data, size, length, base), False)
+        yield TimedBatch(_unlabelled(usual), True)
+        for length in shapes.lengths:
+            yield TimedBatch(inputs.exact(data, size, length, base), False)
 
 
 def _unlabelled(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v for k, v in batch.items() if k != "labels"}
 
 
-def _timed(shared: Pass, networks: Mapping[str, Backbone], given: Given, what: str) -> dict[str, Samples]:
-    """Samples by phase and label, the base's too."""
-    rows, length = given.shape
+def _latencies(shared: Pass, networks: Mapping[str, Backbone], batch: TimedBatch, what: str) -> dict[str, Samples]:
+    """Samples by phase and label, those of the base network too."""
+    rows, length = batch.shape
     title = f"{what}, {rows} x {length}"
     everyone = {BASE: shared.base, **networks}
     if shared.base.kind != "generation":
-        passes = {name: _forward(shared, b, given.tensors) for name, b in everyone.items()}
-        return {"forward": _settled(shared.rounds, title, passes)}
+        passes = {name: _forward(shared, b, batch.tensors) for name, b in everyone.items()}
+        return {"forward": _warm_samples(shared.rounds, title, passes)}
     laps: dict[str, list[tuple[float, float]]] = {name: [] for name in everyone}
-    writing = {name: _generation(shared, b, given.tensors, laps[name]) for name, b in everyone.items()}
-    done = _settled(shared.rounds, title, writing, settle=_generation(shared, shared.base, given.tensors, []))
+    writing = {name: _generation(shared, b, batch.tensors, laps[name]) for name, b in everyone.items()}
+    done = _warm_samples(shared.rounds, title, writing, settle=_generation(shared, shared.base, batch.tensors, []))
     timed = {name: laps[name][-len(done[name]) :] for name in everyone}  # warm-up rounds come first
     return {
         "prefill": {name: [first for first, _ in pairs] for name, pairs in timed.items()},
@@ -130,13 +136,13 @@ def _timed(shared: Pass, networks: Mapping[str, Backbone], given: Given, what: s
     }
 
 
-def _settled(
+def _warm_samples(
     rounds: Rounds, title: str, actions: Mapping[str, Callable[[], Any]], settle: Callable[[], Any] | None = None
 ) -> Samples:
-    """The samples of `actions`, none of which is the first of its round: that one finds the caches cold.
+    """The samples of `actions`, none of which is the first of its round, as the first one finds the caches cold.
 
-    `settle` (by default the first action) goes before them, at whichever end a round begins: rounds run forwards and
-    backwards in turn, so every other call of it is the last of a round and does nothing.
+    `settle` (by default the first action) runs before them. Rounds run forwards and backwards in turn, so it stands at
+    both ends of the list, and every other call of it is the last of a round and does nothing.
     """
     if not actions:
         return {}
@@ -163,7 +169,7 @@ def _forward(shared: Pass, backbone: Backbone, batch: Mapping[str, Tensor]) -> C
 def _generation(
     shared: Pass, backbone: Backbone, batch: Mapping[str, Tensor], laps: list[tuple[float, float]]
 ) -> Callable[[], None]:
-    """Reads the prompts and writes the spec's number of tokens; each run adds (seconds of the prefill, of a token)."""
+    """Reads the prompts and writes as many tokens as the spec says; each run adds (seconds of prefill, of a token)."""
 
     def now() -> float:
         devices.synchronise(backbone.device)
@@ -173,21 +179,21 @@ def _generation(
         tokens = shared.spec.latency.tokens
         with torch.inference_mode(), devices.autocast(backbone.device, shared.spec.backbone.dtype):
             started = now()
-            begun = decoding.prefill(backbone, batch)
+            state = decoding.prefill(backbone, batch)
             filled = now()
             for _ in range(tokens):
-                begun = decoding.decode(backbone, begun, decoding.greedy(begun))
+                state = decoding.decode(backbone, state, decoding.greedy(state))
             laps.append((filled - started, (now() - filled) / tokens))
 
     return run
 
 
 def _merged(
-    shared: Pass, batches: Sequence[Given], usual: Mapping[str, Tensor]
+    shared: Pass, batches: Sequence[TimedBatch], usual: Mapping[str, Tensor]
 ) -> tuple[list[dict[str, Samples]], dict[str, float]]:
-    """Latencies with the adapters folded in, where they fold, and the largest change of a logit that folding causes."""
-    batch = _unlabelled(usual)
-    before = {name: _forward(shared, edit.backbone, batch)() for name, edit in shared.edits.items()}
+    """Latencies of the adapters that can be folded, and the largest change of a logit that folding causes."""
+    largest = _unlabelled(usual)
+    before = {name: _forward(shared, edit.backbone, largest)() for name, edit in shared.edits.items()}
     change: dict[str, float] = {}
     with ExitStack() as stack:
         for name, edit in shared.edits.items():
@@ -197,16 +203,16 @@ def _merged(
                 stack.enter_context(edit.merged())
             except NotMergeable:
                 continue
-            after = _forward(shared, edit.backbone, batch)()
+            after = _forward(shared, edit.backbone, largest)()
             change[name] = float((after - before[name]).abs().max())
         networks = {name: shared.edits[name].backbone for name in change}
         if not networks:
             return [{} for _ in batches], change
-        return [_timed(shared, networks, given, "merged latency") for given in batches], change
+        return [_latencies(shared, networks, batch, "merged latency") for batch in batches], change
 
 
 def _folding(shared: Pass, names: Mapping[str, float]) -> Samples:
-    """Seconds of folding all adapters of a network into plain layers, and of putting these in place and out again."""
+    """Seconds of folding all adapters of a network into plain layers, putting these in place and taking them out."""
 
     def action(edit: Edit) -> Callable[[], None]:
         def run() -> None:
@@ -215,11 +221,11 @@ def _folding(shared: Pass, names: Mapping[str, float]) -> Samples:
 
         return run
 
-    return _settled(shared.rounds, "merging", {name: action(shared.edits[name]) for name in names})
+    return _warm_samples(shared.rounds, "merging", {name: action(shared.edits[name]) for name in names})
 
 
 def _switching(shared: Pass) -> Samples:
-    """Seconds of putting another adapter, held on the device, in place of the one that is: its tensors and its head."""
+    """Seconds of replacing the adapter by another one that is on the device: its tensors and its head."""
 
     def action(edit: Edit) -> Callable[[], None]:
         targets = serving.targets(edit)
@@ -227,27 +233,27 @@ def _switching(shared: Pass) -> Samples:
         return lambda: serving.place(targets, other)
 
     with torch.no_grad():
-        return _settled(shared.rounds, "switching adapters", {n: action(edit) for n, edit in shared.edits.items()})
+        return _warm_samples(shared.rounds, "switching adapters", {n: action(edit) for n, edit in shared.edits.items()})
 
 
 def _cells(
-    given: Given, name: str, plain: Mapping[str, Samples], merged: Mapping[str, Samples]
+    batch: TimedBatch, name: str, plain: Mapping[str, Samples], merged: Mapping[str, Samples]
 ) -> Iterator[dict[str, Any]]:
-    """What a record says of one label at one shape: a cell for each phase."""
-    rows, length = given.shape
+    """What a record says of one label at one shape: one cell for each phase."""
+    rows, length = batch.shape
     for phase, samples in plain.items():
         folded = merged.get(phase, {})
         yield {
             "phase": phase,
             "batch": rows,
             "length": length,
-            "typical": given.typical,
-            "unmerged": _figures(samples, name),
-            "merged": _figures(folded, name) if name in folded else None,
+            "typical": batch.typical,
+            "unmerged": _statistics(samples, name),
+            "merged": _statistics(folded, name) if name in folded else None,
         }
 
 
-def _figures(samples: Samples, name: str) -> dict[str, Any]:
+def _statistics(samples: Samples, name: str) -> dict[str, Any]:
     own = samples[name]
     return {
         **timing.summary(own),

@@ -1,7 +1,7 @@
-"""The training step in a profile pass: its time, what it is made of, and how near it comes to the machine's speed.
+"""The training step in a profile pass: its time, the time of its phases, and how near it comes to the machine's speed.
 
-The speed is that of a large matrix product in the step's own dtype, timed as one more action of the same rounds, so
-that what slows the machine slows both.
+That speed is the rate of a large matrix product in the step's dtype. The product is timed as one more action of the
+same rounds, so that whatever slows the machine slows both.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SOURCES = {
 
 
 class Rounds(Protocol):
-    """Times actions in turns, after warm-up; samples by action, one a round."""
+    """Times actions in turns after warm-up; returns the seconds by action, one sample a round."""
 
     def __call__(self, phase: str, actions: Mapping[str, Callable[[], Any]], *, last: str | None = None) -> Samples: ...
 
@@ -43,9 +43,16 @@ class Rounds(Protocol):
 def measure(
     trainers: Mapping[str, Trainer], batch: Mapping[str, Tensor], reference: str, rounds: Rounds
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """By label what a row says of the step (SOURCES names the figures), and the record of the matrix product.
+    """Time real training steps of every configuration, and a matrix product in the same rounds.
 
-    Every trainer takes real steps on `batch`.
+    Args:
+        trainers: by label; each takes steps on the batch.
+        batch: input_ids, attention_mask and labels, each (batch, ...), on the device.
+        reference: the label that ratios are relative to.
+        rounds: times the actions.
+
+    Returns:
+        By label what a row says of the step (SOURCES defines the figures), and the record of the matrix product.
     """
     first = next(iter(trainers.values()))
     device, dtype = first.backbone.device, first.dtype
@@ -53,7 +60,7 @@ def measure(
     def synchronize() -> None:
         devices.synchronise(device)
 
-    queued = device.type != "cpu"  # where synchronising inside a step would change its time
+    queued = device.type != "cpu"  # synchronising inside a step would change its time
     clocks = {name: timing.PhaseClock(synchronize) for name in trainers}
     taken = {name: count(1) for name in trainers}
 
@@ -115,7 +122,7 @@ def _step(
 
 
 def _product(width: int, device: torch.device, dtype: str) -> Callable[[], None]:
-    """A few large square products into a result that is there already; random values, as zeros cost a GPU less."""
+    """A few large square products into an existing result. Values are random, as zeros cost a GPU less."""
     a, b = (torch.rand(width, width, device=device).to(getattr(torch, dtype)) for _ in range(2))
     out = torch.empty_like(a)
 

@@ -35,7 +35,10 @@ class LoRALinear(Adapter):
         return self.base(x) + self.scale * self.update(x)
 
     def can_fuse(self) -> bool:
-        """Whether base and update can be computed together: plain, undropped, and over a frozen product."""
+        """Whether base and update can be computed in one fused product.
+
+        This needs a frozen dense base, no dropout, and `update` as defined here.
+        """
         plain = type(self).update is LoRALinear.update
         return plain and not (self.training and self.dropout) and lowrank.fits(self.base)
 

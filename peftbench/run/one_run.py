@@ -14,7 +14,7 @@ from peftbench.backbones import devices, prompt
 from peftbench.backbones.load import Backbone
 from peftbench.errors import UserError
 from peftbench.measure import timing
-from peftbench.measure.probes import Probes, Trained
+from peftbench.measure.probes import Probes, TrainedNetwork
 from peftbench.method import adapter_file
 from peftbench.method.base import Method
 from peftbench.method.edit import Edit
@@ -71,8 +71,8 @@ class Run:
         trainer = self.start(edit)
         pad = self.backbone.tokenizer.pad_token_id
         order, widest = self._order()
-        self.probes = Probes(self.spec.probes, Trained(edit, self.spec.backbone.dtype, self.data_dir))
-        clock.within("evaluate", lambda: self.probes.look(0))
+        self.probes = Probes(self.spec.probes, TrainedNetwork(edit, self.spec.backbone.dtype, self.data_dir))
+        clock.within("evaluate", lambda: self.probes.measure(0))
         devices.seed("dropout", *self.spec.axes)
         clock.lap("load")
         fitted = fit(
@@ -87,7 +87,7 @@ class Run:
         )
         clock.lap("train")
         self.method.finish(edit)
-        clock.within("evaluate", lambda: self.probes.look(fitted.checkpoint_step, last=True))
+        clock.within("evaluate", lambda: self.probes.measure(fitted.checkpoint_step, last=True))
         return fitted
 
     def _order(self) -> tuple[Iterable[Array], int]:
@@ -113,7 +113,7 @@ class Run:
 
     def validate(self, step: int) -> dict[str, float | None]:
         if step < self.spec.train.steps:  # the last weights are looked at when the method has finished with them
-            self.probes.look(step)
+            self.probes.measure(step)
         return self._scores("validation")[0]
 
     @property

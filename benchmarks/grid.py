@@ -31,7 +31,7 @@ from tabulate import tabulate
 
 from peftbench import cache
 from peftbench.backbones import source
-from peftbench.measure import other_load, timing
+from peftbench.measure import background_load, timing
 from peftbench.records import environment, record
 from peftbench.run import executors
 
@@ -48,7 +48,7 @@ Scores = dict[tuple[str, str], list[float]]  # (task, method) -> one value a see
 
 def main() -> None:
     args = arguments()
-    watch = other_load.Watch()
+    watch = background_load.LoadMonitor()
     seconds: dict[str, list[float]] = {"ours": [], "peft": []}
     scripts: list[dict[str, Any]] = []
     scores: dict[str, Scores] = {}

@@ -29,7 +29,7 @@ from tabulate import tabulate
 from twins import batch_for, build, difference, floor
 
 from peftbench.backbones import devices
-from peftbench.measure import other_load, timing
+from peftbench.measure import background_load, timing
 from peftbench.records import environment
 from peftbench.run.executors import pool
 
@@ -48,7 +48,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     device = devices.pick(args.device)
-    watch = other_load.Watch()
+    watch = background_load.LoadMonitor()
     out = args.out or Path(f"results/benchmarks/step_time-{Path(args.model).name}-{args.dtype}.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     rows: dict[str, Any] = {}

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from peftbench.backbones import devices, source
 from peftbench.backbones.configuration import natural_kind
-from peftbench.backbones.load import DTYPES, Backbone, load
+from peftbench.backbones.load import Backbone, load
 from peftbench.backbones.losses import IGNORED, counted, loss_sum
+from peftbench.backbones.networks import DTYPES
 from peftbench.method import registry
 from peftbench.method.edit import Edit
 from peftbench.records.spec import TrainSpec

@@ -1,1 +1,1 @@
-"""One file for each fine-tuning method's paper; installed as `peftbench.methods`."""
+"""One file for each fine-tuning method, written from its paper; installed as `peftbench.methods`."""

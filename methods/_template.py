@@ -16,7 +16,7 @@ from peftbench.method import Adapter, Edit, Method, SiteLinear, Sites, register
 
 
 class TemplateLinear(Adapter):
-    """Stands where a linear layer stood. What is outside `self.base` is saved, counted and trained."""
+    """Replaces a linear layer. Everything outside `self.base` is saved, counted and trained."""
 
     def __init__(self, base: SiteLinear, scale: float) -> None:
         super().__init__(base)
@@ -25,10 +25,10 @@ class TemplateLinear(Adapter):
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
         y = self.base(x)
-        return y + (self.scale * self.shift).to(y.dtype)  # under autocast y is bfloat16, and has to stay so
+        return y + (self.scale * self.shift).to(y.dtype)  # under autocast y is bfloat16 and must stay so
 
     def folded(self) -> SiteLinear:
-        """A plain layer that computes the same; leave this method out if there is none."""
+        """Return a plain layer that computes the same. Delete this method if there is none."""
         W, b = self.base.dense_weight(), self.base.bias
         shift = self.scale * self.shift
         return SiteLinear.of(W, shift.to(W.dtype) if b is None else (b + shift).to(b.dtype))
@@ -42,17 +42,15 @@ class Template(Method):
     name = "template"
     paper = "arXiv:0000.00000"
     formula = "h = W x + b + scale * shift"
-    lr = 1e-3  # used where an experiment names no rate
+    lr = 1e-3  # if an experiment names no rate
     lr_source = "where in the paper the rate comes from"
-    search_space = {
-        "lr": (1e-4, 1e-3, 1e-2)
-    }  # what tuning draws from; a second hyperparameter may follow: "scale": (...)
+    search_space = {"lr": (1e-4, 1e-3, 1e-2)}  # what tuning draws from; a field may follow: "scale": (0.5, 1.0, 2.0)
     size_formula = "out at each site"
-    caveats = "what is known about when it fails, with its source: a paper, or a record of this project"
-    size_knob = None  # the field that a parameter budget may solve, e.g. "rank"; None: the method has one size
+    caveats = "known weaknesses, each with its source: a paper, or a record of this project"
+    size_knob = None  # the field that a parameter budget solves, e.g. "rank"; None: the method has one size
     starts_as_identity = True  # does the network compute the same before the first step?
 
-    # Hyperparameters: typed, with a range and a description. Nothing else is a field. A size that a budget may solve:
+    # Hyperparameters are fields, with type, range and description; nothing else is a field. A size for budgets:
     # rank: Annotated[int, Field(ge=1, description="r, the rank of the update")] = 8   (and size_knob = "rank" above)
     scale: Annotated[float, Field(gt=0, description="what it scales")] = 1.0
     roles: Annotated[str, Field(description="linear roles to change: q k v o gate up down")] = "q v"
@@ -62,5 +60,5 @@ class Template(Method):
         edit.swap(self.roles, lambda base: TemplateLinear(base, self.scale))
 
     def parameters(self, sites: Sites) -> int:
-        """How many numbers train, from the sites' sizes alone: (in, out) for a linear site."""
+        """Return how many numbers train, from the sites' sizes alone: (in, out) for a linear site."""
         return sum(site.size[1] for site in sites.linear(self.roles))

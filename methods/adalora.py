@@ -1,15 +1,15 @@
 """AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning (Zhang et al. 2023, arXiv:2303.10512).
 
-Section 3.1:  W' = W + (alpha / r_0) P Lambda Q,  with P (out, r_0), Q (r_0, in) and the diagonal Lambda (r_0,), and
-gamma (||P^T P - I||_F^2 + ||Q Q^T - I||_F^2) of each layer added to the loss. r_0 is the initial rank.
+Section 3.1:  W' = W + (alpha / r_0) P Lambda Q,  with P (out, r_0), Q (r_0, in) and the diagonal Lambda (r_0,). The
+loss gains gamma (||P^T P - I||_F^2 + ||Q Q^T - I||_F^2) for each layer. r_0 is the initial rank.
 
-Section 3.2: of all triplets (P's column, Lambda's entry, Q's row) of all layers only the b(t) with the largest scores S
-keep their Lambda. With I = |w dL/dw| of each number w, averaged as I' and |I - I'| averaged as U',
-s = I' U'  and  S_i = s(Lambda_i) + mean s(P's column i) + mean s(Q's row i). A masked entry goes on getting gradients
-and may come back. Section 3.3: b(t) falls by a cubic from all triplets to r for each layer.
+Section 3.2: a triplet is a column of P, an entry of Lambda and a row of Q. Of all triplets of all layers, only the b(t)
+with the largest scores S keep their Lambda. With I = |w dL/dw| of each number w, averaged as I', and |I - I'| averaged
+as U', the score is s = I' U'  and  S_i = s(Lambda_i) + mean s(P's column i) + mean s(Q's row i). A masked entry still
+gets gradients and may return. Section 3.3: b(t) falls by a cubic from all triplets to r per layer.
 
-The paper has no alpha / r_0; the authors' code and peft have it (peft adds 1e-5 to r_0). They also take the mean of the
-norms, unsquared, where section 3.1 has the sum of squares: their gamma is another one.
+The paper has no alpha / r_0; the authors' code and peft have it (peft adds 1e-5 to r_0). Their regulariser is the mean
+of the norms, unsquared, where section 3.1 has the sum of squares; so their gamma has another scale.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class SVDLinear(Adapter):
         self.Lambda = nn.Parameter(torch.zeros(initial_rank, device=where))
         self.Q = nn.Parameter(torch.empty(initial_rank, base.in_features, device=where).normal_(std=0.02))
         self.steps = 0
-        # I' and U' by tensor. Like an optimiser's moments they serve training only, and are no part of the adapter.
+        # I' and U' by tensor. Like an optimiser's moments, they are not part of the adapter.
         self.averages: dict[str, tuple[Tensor, Tensor]] = {}
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
-        if lowrank.fits(self.base) and not (self.training and self.dropout):  # the same, in fewer passes
+        if lowrank.fits(self.base) and not (self.training and self.dropout):  # the same result from one fused product
             return lowrank.linear(x, self.base, self.Lambda.unsqueeze(1) * self.Q, self.P, self.scale)
         y = self.base(x)
         x = F.dropout(x, self.dropout, self.training)
@@ -59,15 +59,15 @@ class SVDLinear(Adapter):
 
 
 def orthogonality(layers: list[SVDLinear]) -> Tensor:
-    """R(P, Q) of section 3.1, the sum over `layers`."""
+    """Return R(P, Q) of section 3.1, summed over `layers`."""
     products = torch.stack([G for layer in layers for G in (layer.P.T @ layer.P, layer.Q @ layer.Q.T)])
     eye = torch.eye(products.shape[-1], device=products.device, dtype=products.dtype)
     return (products - eye).square().sum()
 
 
 @torch.no_grad()
-def weigh(layers: list[SVDLinear], beta1: float, beta2: float) -> None:
-    """Take this step's gradients into the averages of sensitivity and uncertainty."""
+def update_sensitivity(layers: list[SVDLinear], beta1: float, beta2: float) -> None:
+    """Update the averages of sensitivity and uncertainty with this step's gradients."""
     for layer in layers:
         for name, w in layer.named_parameters(recurse=False):
             if name not in layer.averages:
@@ -83,10 +83,18 @@ def weigh(layers: list[SVDLinear], beta1: float, beta2: float) -> None:
 
 
 def budget(t: int, steps: int, warmup: int, final: int, start: int, end: int) -> int:
-    """b(t), how many triplets of all layers are kept after t of T `steps`: section 3.3, from `start` to `end`.
+    """Return b(t) of section 3.3: how many triplets of all layers are kept after step t.
 
-    `warmup` is t_i, `final` t_f. Between them the excess over `end` is (1 - (t - t_i) / (T - t_i - t_f))^3 of what it
-    was, rounded down, as in the authors' code.
+    Between warm-up and final phase, the excess over `end` is (1 - (t - t_i) / (T - t_i - t_f))^3 of its initial value,
+    rounded down, as in the authors' code.
+
+    Args:
+        t: Number of steps done.
+        steps: T, all steps.
+        warmup: t_i, steps before the budget falls.
+        final: t_f, steps with the final budget.
+        start: Budget at the start.
+        end: Budget at the end.
     """
     if t < warmup:
         return start
@@ -97,7 +105,7 @@ def budget(t: int, steps: int, warmup: int, final: int, start: int, end: int) ->
 
 @torch.no_grad()
 def allocate(layers: list[SVDLinear], kept: int) -> None:
-    """Keep Lambda where the score is among the `kept` largest of all layers, and make it zero elsewhere."""
+    """Keep Lambda where the score is among the `kept` largest of all layers, and zero it elsewhere."""
     scores = torch.cat([layer.scores() for layer in layers])
     mask = torch.zeros_like(scores)
     mask[scores.argsort(descending=True, stable=True)[:kept]] = 1
@@ -106,17 +114,17 @@ def allocate(layers: list[SVDLinear], kept: int) -> None:
 
 
 def final_ranks(net: nn.Module) -> dict[str, int]:
-    """How many singular values are not zero, by the path of the layer."""
+    """Return the number of non-zero singular values by the path of the layer."""
     return {path: int(m.Lambda.count_nonzero()) for path, m in net.named_modules() if isinstance(m, SVDLinear)}
 
 
 @register
 @dataclass(frozen=True)
 class AdaLoRA(Method):
-    """Low-rank updates whose ranks are shared out while training: important layers keep more singular values.
+    """Low-rank updates whose ranks are reallocated during training: important layers keep more singular values.
 
-    Starts as the identity (Lambda = 0) and merges into the weights. `rank` is the average at the end; the parameters
-    that train, and are stored, are those of the initial rank, half as many again by default.
+    Starts as the identity (Lambda = 0) and merges into the weights. `rank` is the average rank at the end. All triplets
+    of the initial rank, by default half as many again, train and are stored.
     """
 
     name = "adalora"
@@ -131,7 +139,7 @@ class AdaLoRA(Method):
         "paper names (AdaLoRA issue 11). All initial triplets cost memory and storage to the end. Stopping early, or "
         "taking the best checkpoint, may leave more than the target rank."
     )
-    version = 2  # base and update in one product: other last digits
+    version = 2  # one fused product of base and update: the last digits changed
     size_knob = "rank"
     search_space = {"lr": (5e-4, 1.2e-3, 2.5e-3, 5e-3), "gamma": (0.1, 0.3, 0.5), "alpha": (8.0, 16.0, 32.0)}
 
@@ -172,7 +180,7 @@ class AdaLoRA(Method):
 
     def optimizer(self, net: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
         optimizer = super().optimizer(net, lr, weight_decay)
-        for layer in _layers(net):  # beside the moments, so that they count as the optimiser's memory
+        for layer in _layers(net):  # stored with the moments, so that they count as the optimiser's memory
             optimizer.state[layer] = layer.averages  # type: ignore[index]
         return optimizer
 
@@ -186,8 +194,8 @@ class AdaLoRA(Method):
         t = layers[0].steps
         steps = max(t, round(t / done))  # T: `done` is t / T
         warmup, final = int(self.warmup * steps), int(self.final * steps)
-        if t <= steps - final:  # later the scores, and so the ranks, stay
-            weigh(layers, self.beta1, self.beta2)
+        if t <= steps - final:  # afterwards scores and ranks stay fixed
+            update_sensitivity(layers, self.beta1, self.beta2)
         if t >= steps - final or (t >= warmup and t % self.interval == 0):
             start, end = self.first_rank * len(layers), self.rank * len(layers)
             allocate(layers, budget(t, steps, warmup, final, start, end))

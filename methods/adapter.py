@@ -1,9 +1,9 @@
-"""Bottleneck adapters, in the three placements of three papers; x, f and r are a sublayer's input, output and residual.
+"""Bottleneck adapters in the placements of three papers. x, f and r are a sublayer's input, output and residual.
 
 houlsby   (Houlsby et al. 2019, arXiv:1902.00751, section 2.1)  f' = f + U s(D f), after attention and after the FFN;
           the layer norms train too
 pfeiffer  (Pfeiffer et al. 2020, arXiv:2005.00247, section 3.1) f' = f + U s(D norm(f + r)), after the FFN only
-parallel  (He et al. 2021, arXiv:2110.04366, section 4)         f' = f + scale U s(D x), beside the FFN
+parallel  (He et al. 2021, arXiv:2110.04366, section 4)         f' = f + scale U s(D x), parallel to the FFN
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from torch.nn import functional as F
 from peftbench.method import Adapter, Block, Edit, Method, Sites, register
 
 NONLINEARITY: dict[str, Callable[[Tensor], Tensor]] = {
-    "houlsby": F.gelu,
+    "houlsby": F.gelu,  # from the authors' code
     "pfeiffer": F.relu,
     "parallel": F.relu,
-}  # Houlsby: the authors' code
+}
 
 
 class Bottleneck(Adapter):
-    """D: width -> bottleneck, a nonlinearity, U: bottleneck -> width, both with biases."""
+    """D: width -> bottleneck, a nonlinearity, U: bottleneck -> width; D and U have biases."""
 
     def __init__(self, base: Block, bottleneck: int, placement: str, scale: float, device: torch.device) -> None:
         super().__init__(base)
@@ -40,7 +40,7 @@ class Bottleneck(Adapter):
     def _initialise(self) -> None:
         for layer in (self.D, self.U):
             nn.init.zeros_(layer.bias)
-            if self.placement == "parallel":  # section 4.1 there: as LoRA, so that it starts as the identity
+            if self.placement == "parallel":  # He et al., section 4.1: like LoRA, so that it starts as the identity
                 nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
             else:  # section 3.6 of Houlsby: near the identity
                 nn.init.trunc_normal_(layer.weight, std=0.01, a=-0.02, b=0.02)
@@ -48,19 +48,19 @@ class Bottleneck(Adapter):
             nn.init.zeros_(self.U.weight)
 
     def forward(self, x: Tensor, f: Tensor, r: Tensor) -> Tensor:  # each (..., width)
-        seen = {"houlsby": f, "parallel": x}.get(self.placement)
-        if seen is None:  # pfeiffer
-            seen = self.base.norm(f + r)
-        change = self.U(NONLINEARITY[self.placement](self.D(seen)))
+        h = {"houlsby": f, "parallel": x}.get(self.placement)
+        if h is None:  # pfeiffer
+            h = self.base.norm(f + r)
+        change = self.U(NONLINEARITY[self.placement](self.D(h)))
         return f + (change if self.scale == 1 else self.scale * change)
 
 
 @register
 @dataclass(frozen=True)
 class BottleneckAdapter(Method):
-    """Small two-layer networks after (or beside) the sublayers of a frozen base.
+    """Small two-layer networks after, or parallel to, the sublayers of a frozen base.
 
-    Not a linear map, so it never merges and costs time at inference. Parallel adapters start as the identity, the
+    It is not a linear map, so it never merges and adds inference time. Parallel adapters start as the identity, the
     others near it.
     """
 

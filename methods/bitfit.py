@@ -1,7 +1,7 @@
 """BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models (Ben Zaken et al. 2021,
 arXiv:2106.10199).
 
-Section 3: only the bias terms train, every b of y = W x + b and of the layer norms; every W and gain stays.
+Section 3: only the bias terms train: every b of y = W x + b and of the layer norms. Every W and gain stays frozen.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from peftbench.method import Edit, Method, Sites, UserError, register
 @register
 @dataclass(frozen=True)
 class BitFit(Method):
-    """All biases of the base train, those of its layer norms too, and nothing else.
+    """All biases of the base train, including those of its layer norms, and nothing else.
 
     Nothing is added, so there is nothing to merge. Architectures without biases (Llama, Mistral, Qwen3) are refused;
     Qwen2 has them at queries, keys and values only.
@@ -35,7 +35,7 @@ class BitFit(Method):
     search_space = {"lr": (1e-4, 4e-4, 1e-3, 3e-3, 1e-2)}
 
     def attach(self, edit: Edit) -> None:
-        self.parameters(edit.backbone.sites)  # refuses a network that has none
+        self.parameters(edit.backbone.sites)  # raises for a network without biases
         edit.thaw("*", "bias")
 
     def parameters(self, sites: Sites) -> int:

@@ -19,7 +19,7 @@ from peftbench.methods.lora import LoRALinear
 
 
 class DoRALinear(LoRALinear):
-    """LoRA in the direction, and a magnitude of its own for each output."""
+    """LoRA for the direction of each weight row, and a trained magnitude m for its norm."""
 
     def __init__(self, base: SiteLinear, rank: int, alpha: float, dropout: float = 0.0) -> None:
         super().__init__(base, rank, alpha, dropout)
@@ -31,19 +31,19 @@ class DoRALinear(LoRALinear):
         with torch.no_grad():
             W = self.base.dense_weight().to(self.A.dtype)
             norm = torch.linalg.vector_norm(torch.addmm(W, self.B, self.A, alpha=self.scale), dim=1)
-            return norm.clamp_(min=torch.finfo(norm.dtype).tiny)  # a row of zeros stays one, and no 0 / 0
+            return norm.clamp_(min=torch.finfo(norm.dtype).tiny)  # no 0 / 0 for a row of zeros
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
-        if self.in_one():  # the same, without W + s B A
+        if self.can_fuse():  # the same result, without computing W + s B A
             return lowrank.linear(x, self.base, self.A, self.B, self.scale, self.m, self.squares)
         g = self.m / self.norm()  # exactly 1 at the start
         Wx, bias = self.base(x), self.base.bias
-        # g (W x + s B A x) + b, written as a change of the base's output, so that the start is the identity to the bit
+        # g (W x + s B A x) + b, written as a change of the base's output: at the start it is exactly the identity
         out = Wx + (g - 1) * (Wx if bias is None else Wx - bias) + g * self.scale * self.update(x)
-        return out.to(Wx.dtype)  # under autocast the base answers in bfloat16, and what follows expects that
+        return out.to(Wx.dtype)  # under autocast the base returns bfloat16, which the next layer expects
 
     def _apply(self, fn: Any, recurse: bool = True) -> DoRALinear:
-        """Cast to more digits, ||W||^2 is to have them too."""
+        """Recompute ||W||^2 after a move or cast, so that it has the new dtype's precision."""
         super()._apply(fn, recurse)
         self.squares = lowrank.norms(self.base, self.A.dtype).square()
         return self
@@ -57,14 +57,14 @@ class DoRALinear(LoRALinear):
 @register
 @dataclass(frozen=True)
 class DoRA(Method):
-    """LoRA for the direction of each weight row, and a trained magnitude m beside it.
+    """LoRA for the direction of each weight row, and a trained magnitude m for its norm.
 
     Starts as the identity (m is the rows' own norm) and merges into the weights.
     """
 
     name = "dora"
     paper = "arXiv:2402.09353"
-    version = 2  # base and update in one product: other last digits
+    version = 2  # one fused product of base and update: the last digits changed
     formula = "h = m (W + (alpha/r) B A) x / ||W + (alpha/r) B A||, rowwise, norm detached"
     lr = 2e-4
     lr_source = "table 8: LLaMA-7B, commonsense reasoning"

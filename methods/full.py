@@ -1,4 +1,4 @@
-"""Full fine-tuning: every parameter of the base trains. The reference that the others are compared with."""
+"""Full fine-tuning: every parameter of the base trains. The reference that other methods are compared with."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from peftbench.method import Edit, Method, Sites, register
 class Full(Method):
     """All of the base's parameters train, from their pretrained values.
 
-    Nothing is added and nothing is merged. The optimiser keeps two numbers beside every weight, so this is the most
-    expensive method in memory. Devlin et al. 2019 (arXiv:1810.04805), appendix A.3, name rates of 2e-5 to 5e-5.
+    Nothing is added and nothing is merged. The optimiser stores two numbers per weight, so this method needs the most
+    memory. Devlin et al. 2019 (arXiv:1810.04805), appendix A.3, recommend rates of 2e-5 to 5e-5.
     """
 
     name = "full"

@@ -1,9 +1,9 @@
 """GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection (Zhao et al. 2024, arXiv:2403.03507).
 
 Algorithm 2, for each matrix W (m, n) of attention and FFN with gradient G:  every T steps P (m, r) becomes the r first
-left singular vectors of G;  R = P^T G is what Adam sees, so that its moments are (r, n);  W <- W - lr * alpha P N with
-Adam's normalised step N. That is for m <= n; a taller matrix is projected from the right, R = G Q with Q (n, r). All
-other parameters (embeddings, norms, biases, the head) are trained by plain AdamW.
+left singular vectors of G;  Adam sees R = P^T G, so that its moments are (r, n);  W <- W - lr * alpha P N with Adam's
+normalised step N. That is for m <= n; a taller matrix is projected from the right, R = G Q with Q (n, r). All other
+parameters (embeddings, norms, biases, the head) are trained by plain AdamW.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from peftbench.method import Edit, Method, SiteLinear, Sites, register
 
 
 class GaLoreAdamW(torch.optim.Optimizer):
-    """AdamW, in a subspace of the gradient for the groups that have a ``rank`` (with ``update_gap`` and ``scale``).
+    """AdamW; groups with a ``rank`` (and ``update_gap``, ``scale``) are stepped in a subspace of their gradients.
 
-    A group without a rank is stepped exactly as torch.optim.AdamW steps it. The moments stay when the subspace changes,
-    as in the paper.
+    A group without a rank is stepped exactly as torch.optim.AdamW steps it. The moments are kept when the subspace
+    changes, as in the paper.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class GaLoreAdamW(torch.optim.Optimizer):
         beta1, beta2 = group["betas"]
         M.lerp_(G, 1 - beta1)
         V.mul_(beta2).addcmul_(G, G, value=1 - beta2)
-        W.mul_(1 - group["lr"] * group["weight_decay"])  # decoupled: never projected
+        W.mul_(1 - group["lr"] * group["weight_decay"])  # decoupled weight decay is not projected
         lr = group["lr"] / (1 - beta1**t)
-        sd = (V / (1 - beta2**t)).sqrt_().add_(group["eps"])  # the one temporary: an embedding's is large
+        sd = (V / (1 - beta2**t)).sqrt_().add_(group["eps"])  # the only temporary; for an embedding it is large
         if rank is None:
             W.addcdiv_(M, sd, value=-lr)
         else:
@@ -75,12 +75,19 @@ class GaLoreAdamW(torch.optim.Optimizer):
 
 
 def singular_vectors(G: Tensor, rank: int) -> Tensor:  # (m, n) -> (m, rank), orthonormal columns
-    """The first left singular vectors of G (all of them if there are fewer).
+    """Return the first left singular vectors of G (all of them if there are fewer).
 
-    Their signs are arbitrary, and the moments of before depend on them: the largest entry of each is made positive.
+    Their signs are arbitrary, but existing moments depend on them: the largest entry of each vector is made positive.
+
+    Args:
+        G: (m, n).
+        rank: Number of vectors.
+
+    Returns:
+        (m, rank), orthonormal columns; NaN if G is not finite.
     """
     if not bool(G.isfinite().all()):
-        return G.new_full((len(G), min(rank, *G.shape)), torch.nan)  # the loop reports that training diverged
+        return G.new_full((len(G), min(rank, *G.shape)), torch.nan)  # the training loop reports the divergence
     U = torch.linalg.svd(G.float() if G.dtype.itemsize < 4 else G, full_matrices=False).U[:, :rank]
     signs = U.gather(0, U.abs().argmax(0, keepdim=True)).sign()
     return (U * signs).to(G.dtype)
@@ -89,10 +96,10 @@ def singular_vectors(G: Tensor, rank: int) -> Tensor:  # (m, n) -> (m, rank), or
 @register
 @dataclass(frozen=True)
 class GaLore(Method):
-    """All parameters train; Adam's moments for attention and FFN matrices live in a few directions of their gradients.
+    """All parameters train; Adam's moments of attention and FFN matrices live in a few directions of their gradients.
 
-    Nothing is added and nothing is merged; what it saves is optimiser state. The gradient of a matrix is still there in
-    full for a moment, and the directions are found anew every `update_gap` steps.
+    Nothing is added and nothing is merged; it saves optimiser state. The full gradient of a matrix still exists
+    briefly, and the directions are recomputed every `update_gap` steps.
     """
 
     name = "galore"
@@ -107,7 +114,7 @@ class GaLore(Method):
         "Memory is saved in the optimiser's state only: weights and gradients are those of full fine-tuning, and the "
         "whole model is stored."
     )
-    version = 2  # the step without copies of a matrix: other last digits
+    version = 2  # the step without copies of a matrix: the last digits changed
     search_space = {"lr": (1e-5, 3e-5, 1e-4, 2e-4, 5e-4), "rank": (4, 8), "alpha": (1.0, 2.0, 4.0)}
 
     rank: Annotated[int, Field(ge=1, description="r, directions a matrix; 4 and 8 are the paper's for GLUE")] = 4
@@ -122,10 +129,10 @@ class GaLore(Method):
         edit.thaw("*")
 
     def optimizer(self, net: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-        sites = [m.weight for m in net.modules() if isinstance(m, SiteLinear)]  # attention and FFN, and nothing else
+        sites = [m.weight for m in net.modules() if isinstance(m, SiteLinear)]  # only attention and FFN
         projected = [p for p in dict.fromkeys(sites) if p.requires_grad]
-        taken = {id(p) for p in projected}
-        others = [p for p in net.parameters() if p.requires_grad and id(p) not in taken]
+        projected_ids = {id(p) for p in projected}
+        others = [p for p in net.parameters() if p.requires_grad and id(p) not in projected_ids]
         own = {"rank": self.rank, "update_gap": self.update_gap, "scale": self.alpha}
         groups = [
             {"params": projected, "weight_decay": weight_decay, **own},

@@ -2,7 +2,7 @@
 arXiv:2205.05638).
 
 Section 3.3: learned vectors rescale keys, values and the FFN's inner activations:
-softmax(Q (l_k * K)^T / sqrt(d)) (l_v * V)  and  (l_ff * gamma(W_1 x)) W_2, all starting at one.
+softmax(Q (l_k * K)^T / sqrt(d)) (l_v * V)  and  (l_ff * gamma(W_1 x)) W_2. All vectors start at one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ScaledOutput(Adapter):
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
         if lowrank.fits(self.base):
-            return vectors.scaled_output(x, self.base, self.l)  # the same, in fewer passes
+            return vectors.scaled_output(x, self.base, self.l)  # the same result, fused
         y = self.base(x)
         return y * self.l.to(y.dtype)
 
@@ -35,7 +35,7 @@ class ScaledOutput(Adapter):
 
 
 class ScaledInput(Adapter):
-    """W (l * x) + b: the inner activations, on their way into the FFN's second layer."""
+    """W (l * x) + b: the inner activations, as input of the FFN's second layer."""
 
     def __init__(self, base: SiteLinear) -> None:
         super().__init__(base)
@@ -54,9 +54,9 @@ class ScaledInput(Adapter):
 @register
 @dataclass(frozen=True)
 class IA3(Method):
-    """Three learned vectors a layer: they rescale keys, values and the FFN's inner activations.
+    """Three learned vectors per layer rescale keys, values and the FFN's inner activations.
 
-    Starts as the identity, merges into the weights, and has one size: a parameter budget cannot be met, only reported.
+    Starts as the identity, merges into the weights, and has one size: it cannot be matched to a parameter budget.
     """
 
     name = "ia3"
@@ -64,7 +64,7 @@ class IA3(Method):
     formula = "k -> l_k * k,  v -> l_v * v,  gamma(W_1 x) -> l_ff * gamma(W_1 x)"
     lr = 3e-3
     lr_source = "section 3.2: 1,000 steps of Adafactor at 3e-3"
-    version = 2  # scaling goes through the weight where that is shorter: other last digits
+    version = 2  # scaling goes through the weight where that is shorter: the last digits changed
     size_formula = "d_k + d_v + d_ff a layer"
     caveats = (
         "One size: it cannot be grown for a harder task. At the rates that suit LoRA it hardly moves: .31 on GSM8K at "

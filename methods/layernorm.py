@@ -1,8 +1,8 @@
 """Tuning LayerNorm in Attention: Towards Efficient Multi-Modal LLM Finetuning (Zhao et al. 2023, arXiv:2312.11420).
 
-y = g (x - mean(x)) / sd(x) + b, or y = g x / rms(x): only g and b train, here in every norm of the base, the first and
-the last included, as in the paper's variant that trains nothing else. (The paper's main variant also trains the
-embeddings and the output, which a network that stays with text does not need.)
+y = g (x - mean(x)) / sd(x) + b, or y = g x / rms(x): only g and b train. Here they train in every norm of the base,
+including the first and the last, as in the paper's variant that trains nothing else. The paper's main variant also
+trains the embeddings and the output, which a text-only network does not need.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from peftbench.method import Edit, Method, Sites, register
 class LayerNormTuning(Method):
     """All norms of the base train, gains and biases, and nothing else.
 
-    Nothing is added, so there is nothing to merge. Houlsby et al. 2019 (arXiv:1902.00751, figure 3) already compare
-    their adapters with it.
+    Nothing is added, so there is nothing to merge. Houlsby et al. 2019 (arXiv:1902.00751, figure 3) already compare it
+    with their adapters.
     """
 
     name = "layernorm"

@@ -1,6 +1,6 @@
 """Understanding intermediate layers using linear classifier probes (Alain and Bengio 2016, arXiv:1610.01644).
 
-Section 3: a classifier is trained on features h = f(x) whose network f does not learn:  logits = head(h).
+Section 3: a classifier trains on features h = f(x) of a frozen network f:  logits = head(h).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from peftbench.method import Edit, Method, Sites, UserError, register
 @register
 @dataclass(frozen=True)
 class LinearProbe(Method):
-    """Only the task head trains, on the frozen base's last features: the floor that a method has to beat.
+    """Only the task head trains, on the frozen base's last features: the lower bound for every other method.
 
     The head is the architecture's own and trains with every method; here nothing else does. It is linear in GPT-2 or
-    Llama; BERT's pooler and RoBERTa's dense layer make it two layers. `lr` is the head's rate unless the experiment
-    sets `head_lr`, which then decides alone.
+    Llama; with BERT's pooler or RoBERTa's dense layer it has two layers. `lr` is the head's rate, unless the experiment
+    sets `head_lr`, which takes precedence.
     """
 
     name = "linear_probe"
@@ -34,7 +34,7 @@ class LinearProbe(Method):
     search_space = {"lr": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)}
 
     def attach(self, edit: Edit) -> None:
-        self.parameters(edit.backbone.sites)  # refuses a network without a head
+        self.parameters(edit.backbone.sites)  # raises for a network without a head
 
     def parameters(self, sites: Sites) -> int:
         if not sites.head:

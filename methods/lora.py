@@ -19,7 +19,7 @@ from peftbench.method.layers import lowrank
 
 
 class LoRALinear(Adapter):
-    """A linear layer with a trainable update of rank r beside it."""
+    """A linear layer with a trainable update of rank r."""
 
     def __init__(self, base: SiteLinear, rank: int, alpha: float, dropout: float = 0.0) -> None:
         super().__init__(base)
@@ -27,15 +27,18 @@ class LoRALinear(Adapter):
         where = base.dense_weight().device
         self.A = nn.Parameter(torch.empty(rank, base.in_features, device=where))
         self.B = nn.Parameter(torch.zeros(base.out_features, rank, device=where))
-        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # the authors' code; the paper says Gaussian, without a width
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # as in the authors' code; the paper says Gaussian
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
-        if self.in_one():
-            return lowrank.linear(x, self.base, self.A, self.B, self.scale)  # the same, in fewer passes
+        if self.can_fuse():
+            return lowrank.linear(x, self.base, self.A, self.B, self.scale)  # the same result from one fused product
         return self.base(x) + self.scale * self.update(x)
 
-    def in_one(self) -> bool:
-        """Whether base and update can be computed together: plain, undropped, and over a frozen product."""
+    def can_fuse(self) -> bool:
+        """Whether base and update can be computed in one fused product.
+
+        This needs a frozen dense base, no dropout, and `update` as defined here.
+        """
         plain = type(self).update is LoRALinear.update
         return plain and not (self.training and self.dropout) and lowrank.fits(self.base)
 
@@ -51,14 +54,14 @@ class LoRALinear(Adapter):
 @register
 @dataclass(frozen=True)
 class LoRA(Method):
-    """A trainable low-rank update beside frozen linear layers.
+    """A trainable low-rank update added to frozen linear layers.
 
     Starts as the identity (B = 0) and merges into the weights, so that it costs nothing at inference.
     """
 
     name = "lora"
     paper = "arXiv:2106.09685"
-    version = 2  # base and update in one product: other last digits
+    version = 2  # one fused product of base and update: the last digits changed
     formula = "h = W x + (alpha/r) B A x"
     lr = 5e-4
     lr_source = "table 9: RoBERTa base on MNLI, SST-2, CoLA and others, 4e-4 to 5e-4"

@@ -1,10 +1,10 @@
 """LoRA+: Efficient Low Rank Adaptation of Large Models (Hayou et al. 2024, arXiv:2402.12354).
 
-LoRA with two learning rates,  eta_B = lambda eta_A,  lambda > 1: with one for both, the features of a wide network do
-not learn from A and B alike. The paper's advice is lambda = 2^4.
+LoRA with two learning rates,  eta_B = lambda eta_A,  lambda > 1. With one rate for both, A and B of a wide network do
+not both learn features. The paper recommends lambda = 2^4.
 
 The groups are those of peft's `create_loraplus_optimizer`, weight decay included (AdamW scales it with the rate, so B
-decays lambda times as fast), but for the task head: peft steps the head's matrices with A and its biases with B; here
+decays lambda times as fast). The task head differs: peft steps the head's matrices with A and its biases with B; here
 the runner trains the head at the same rate for every method.
 """
 
@@ -24,14 +24,14 @@ from peftbench.methods.lora import LoRA, LoRALinear
 @register
 @dataclass(frozen=True)
 class LoRAPlus(LoRA):
-    """LoRA whose B learns `ratio` times as fast as its A.
+    """LoRA whose B has `ratio` times the learning rate of its A.
 
-    The network, its size and merging are LoRA's. The experiment's `lr` is A's; a schedule moves both rates together.
+    The network, its size and merging are LoRA's. The experiment's `lr` is A's; a schedule scales both rates together.
     """
 
     name = "lora_plus"
     paper = "arXiv:2402.12354"
-    version = 2  # base and update in one product: other last digits
+    version = 2  # one fused product of base and update: the last digits changed
     formula = "h = W x + (alpha/r) B A x,  eta_B = lambda eta_A"
     lr = 1e-4
     lr_source = "the authors' script for RoBERTa base on MNLI, there with a ratio of 20"

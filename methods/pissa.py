@@ -3,8 +3,8 @@ arXiv:2404.02948).
 
 Section 3:  W = U S V^T;  h = W_res x + (alpha / r) B A x,  where A (r, in) and B (out, r) start as the r largest
 singular triplets, A = sqrt(S_r) V_r^T and B = U_r sqrt(S_r) (each divided by sqrt(alpha / r)), and the residual
-W_res = W - (alpha / r) B A is frozen. With alpha = r, the paper's choice, the scale is one. (The paper writes x W and
-calls the left factor A; the names here are LoRA's, as in peft.) The signs of the vectors cancel in B A.
+W_res = W - (alpha / r) B A is frozen. With alpha = r, the paper's choice, the scale is one. The paper writes x W and
+calls the left factor A; the names here are LoRA's, as in peft. The signs of the vectors cancel in B A.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from torch.nn import functional as F
 from peftbench.method import Edit, Method, SiteLinear, Sites, UserError, register
 from peftbench.methods.lora import LoRALinear
 
-SEED = 0  # of the randomised decomposition: loading an adapter must find the same residual again
+SEED = 0  # for the randomised SVD: loading an adapter must give the same residual again
 
 
 class ResidualLinear(nn.Module):
-    """What is left of a layer without its principal part. A buffer, for no number here is added to the network's."""
+    """The frozen residual of a layer without its principal part.
+
+    The weight is a buffer, so that it does not count as an added parameter.
+    """
 
     weight: Tensor
     bias: nn.Parameter | None
@@ -45,9 +48,16 @@ class ResidualLinear(nn.Module):
 
 
 def principal(W: Tensor, rank: int, iterations: int | None) -> tuple[Tensor, Tensor]:
-    """A = sqrt(S) V^T (r, in) and B = U sqrt(S) (out, r) of the `rank` largest singular triplets of W (out, in).
+    """Return the factors of the `rank` largest singular triplets of a weight.
 
-    With `iterations`, by the randomised decomposition of Halko et al. (arXiv:0909.4061), its draws from a fixed seed.
+    Args:
+        W: (out, in).
+        rank: Number of triplets.
+        iterations: Subspace iterations of the randomised SVD of Halko et al. (arXiv:0909.4061), drawn from a fixed
+            seed; None for the exact SVD.
+
+    Returns:
+        A = sqrt(S) V^T (r, in) and B = U sqrt(S) (out, r).
     """
     W = W.detach().float()
     if iterations is None:
@@ -64,14 +74,14 @@ def principal(W: Tensor, rank: int, iterations: int | None) -> tuple[Tensor, Ten
 @register
 @dataclass(frozen=True)
 class PiSSA(Method):
-    """LoRA that starts from a weight's largest singular triplets, and freezes what is left of the weight.
+    """LoRA that starts from a weight's largest singular triplets and freezes the rest of the weight.
 
-    Starts as the identity up to rounding: W is split in two and added up again. Merges into the weights.
+    Starts as the identity up to rounding, because W is split in two and added up again. Merges into the weights.
     """
 
     name = "pissa"
     paper = "arXiv:2404.02948"
-    version = 2  # base and update in one product: other last digits
+    version = 2  # one fused product of base and update: the last digits changed
     formula = "h = (W - s B0 A0) x + s B A x, B0 A0 from the r largest singular triplets, s = alpha/r"
     size_formula = "r (in + out) at each site"
     lr = 2e-5

@@ -1,7 +1,7 @@
 """Prefix-Tuning: Optimizing Continuous Prompts for Generation (Li and Liang 2021, arXiv:2101.00190).
 
-Section 4.2: each attention layer sees trained keys and values, P_k and P_v, in front of its own. Section 4.3: they may
-be computed while training as P[i] = MLP(P'[i]) from a smaller matrix P'; the MLP is dropped afterwards.
+Section 4.2: each attention layer attends to trained keys and values, P_k and P_v, before its own. Section 4.3: during
+training they may be computed as P[i] = MLP(P'[i]) from a smaller matrix P'; the MLP is dropped afterwards.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from peftbench.method import Adapter, Edit, Method, PrefixSlot, Sites, register
 
 
 class Prefix(Adapter):
-    """Keys and values to put in front: the trained tensors themselves."""
+    """Keys and values of one layer's prefix: the trained tensors themselves."""
 
     def __init__(self, base: PrefixSlot, K: Tensor, V: Tensor) -> None:
         super().__init__(base)
@@ -28,7 +28,7 @@ class Prefix(Adapter):
 
 
 class Reparametrisation(nn.Module):
-    """P' (length, width), and the MLP that all layers share but for its last rows."""
+    """P' (length, width), and the part of the MLP that all layers share: all but its last rows."""
 
     def __init__(self, length: int, width: int, hidden: int, device: torch.device) -> None:
         super().__init__()
@@ -56,10 +56,10 @@ class ReparametrisedPrefix(Adapter):
 @register
 @dataclass(frozen=True)
 class PrefixTuning(Method):
-    """Trained keys and values in front of every attention layer's own.
+    """Trained keys and values before every attention layer's own.
 
     Not the identity at the start, never merged; attention grows by the prefix's length. With reparametrisation the MLP
-    trains too, so its size is far above what is stored; a parameter budget counts what trains.
+    trains too, so many more parameters train than are stored; a parameter budget counts those that train.
     """
 
     name = "prefix"
@@ -76,7 +76,7 @@ class PrefixTuning(Method):
         "Hugging Face peft), and a longer one is not always better (arXiv:2106.09685, figure 2). It makes attention "
         "longer and never merges"
     )
-    version = 2  # attention on the CPU without copies of grouped heads: other last digits
+    version = 2  # attention on the CPU without copies of grouped heads: the last digits changed
     size_knob = "length"
     search_space = {"lr": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)}
     starts_as_identity = False
@@ -101,7 +101,7 @@ class PrefixTuning(Method):
         return self.std * torch.randn(slot.heads, self.length, slot.head_width)
 
     def finish(self, edit: Edit) -> None:
-        """Keep what the MLP computes, and drop it."""
+        """Replace the MLP by the keys and values that it computes."""
 
         @torch.no_grad()
         def plain(module: ReparametrisedPrefix) -> Prefix:

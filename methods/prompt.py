@@ -1,6 +1,6 @@
 """The Power of Scale for Parameter-Efficient Prompt Tuning (Lester, Al-Rfou and Constant 2021, arXiv:2104.08691).
 
-Section 2:  [P; X]  goes into the frozen network, with P (length, width) trained and X the embedded text.
+Section 2:  the frozen network reads [P; X], with P (length, width) trained and X the embedded text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ COMMON = 5_000  # section 3.2
 
 
 class Prompt(Adapter):
-    """The vectors that stand in every text: the trained tensor itself."""
+    """The prompt's vectors: the trained tensor itself."""
 
     def __init__(self, base: PromptSlot, P: Tensor) -> None:
         super().__init__(base)
@@ -32,10 +32,10 @@ class Prompt(Adapter):
 @register
 @dataclass(frozen=True)
 class PromptTuning(Method):
-    """Trained vectors among the embedded tokens: in front of the text, or after an encoder's first token.
+    """Trained vectors among the embedded tokens: before the text, or after an encoder's first token.
 
     Not the identity at the start, never merged; every text grows by the prompt's length, in each layer. The paper's
-    networks are encoder-decoders; a first token that pools (BERT's [CLS]) stays first here.
+    networks are encoder-decoders. An encoder whose first token pools (BERT's [CLS]) keeps it first here.
     """
 
     name = "prompt"
@@ -71,11 +71,11 @@ class PromptTuning(Method):
         )
 
     def _first(self, slot: PromptSlot, tokenizer: Any) -> Tensor:  # (length, embedding width)
-        if self.init == "random" or slot.is_meta:  # without numbers there are no rows to copy, only their size
+        if self.init == "random" or slot.is_meta:  # on the meta device there are no rows to copy
             return torch.rand(self.length, slot.width) - 0.5
         tokens = torch.tensor(common(tokenizer, slot.tokens))
         rounds = [torch.randperm(len(tokens)) for _ in range(-(-self.length // len(tokens)))]
-        return slot.embed(tokens[torch.cat(rounds)[: self.length]]).float()  # none twice before each came once
+        return slot.embed(tokens[torch.cat(rounds)[: self.length]]).float()  # repeats only after every token was used
 
     def parameters(self, sites: Sites) -> int:
         (slot,) = sites.of("prompt")
@@ -83,15 +83,22 @@ class PromptTuning(Method):
 
 
 def common(tokenizer: Any, rows: int) -> list[int]:
-    """The ids of the 5,000 most common tokens, by their order in the vocabulary, as in the paper.
+    """Return the ids of the 5,000 most common tokens, by their order in the vocabulary, as in the paper.
 
-    T5's vocabulary is ordered by likelihood (section 3.2). Others are in the order in which they were learned, which is
-    by frequency too: merges of byte pairs, or words of WordPiece. Left out are special and added tokens, and places
-    that a vocabulary keeps free ([unused7] in BERT's).
+    T5's vocabulary is ordered by likelihood (section 3.2). Other vocabularies are in the order in which they were
+    learned, which follows frequency too: merges of byte pairs, or words of WordPiece. Special and added tokens and
+    unused entries ([unused7] in BERT's) are left out.
+
+    Args:
+        tokenizer: The network's tokenizer.
+        rows: Rows of the embedding table; higher ids are left out.
+
+    Raises:
+        UserError: The tokenizer has only special tokens.
     """
     no_text = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
     words = {i: token for token, i in tokenizer.get_vocab().items() if i < rows and token not in no_text}
-    found = [i for i in sorted(words) if not re.fullmatch(r"[\[<]unused_?\d+[\]>]", words[i])][:COMMON]
-    if not found:
+    ids = [i for i in sorted(words) if not re.fullmatch(r"[\[<]unused_?\d+[\]>]", words[i])][:COMMON]
+    if not ids:
         raise UserError("the tokenizer has no token but special ones; use init: random")
-    return found
+    return ids

@@ -1,8 +1,8 @@
-"""QDoRA: DoRA in place of LoRA over a base of 4-bit NormalFloat (Liu et al. 2024, arXiv:2402.09353, where QLoRA is
-enhanced with DoRA; reported by Turgutlu, "Efficient finetuning of Llama 3 with FSDP QDoRA", Answer.AI 2024).
+"""QDoRA: DoRA in place of LoRA over a base in 4-bit NormalFloat (Liu et al. 2024, arXiv:2402.09353, which combines
+QLoRA with DoRA; reported by Turgutlu, "Efficient finetuning of Llama 3 with FSDP QDoRA", Answer.AI 2024).
 
 W' = m (V + B A) / ||V + B A||  with V = dequant(W_NF4), rowwise, the norm held constant in the gradient. m starts as
-the norm of V, not of the unrounded weight, so that only the rounding changes the network before the first step.
+the norm of V, not of the original weight, so that only the rounding changes the network before the first step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class QDoRA(QLoRA):
 
     name = "qdora"
     paper = "arXiv:2402.09353"
-    version = 2  # base and update in one product: other last digits
+    version = 2  # one fused product of base and update: the last digits changed
     formula = "h = m (V + (alpha/r) B A) x / ||V + (alpha/r) B A||,  V = dequant(W_NF4)"
     lr = 2e-4
     lr_source = "what QLoRA (table 9 of its paper) and DoRA (table 8) have in common"

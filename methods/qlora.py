@@ -1,8 +1,8 @@
 """QLoRA: Efficient Finetuning of Quantized LLMs (Dettmers et al. 2023, arXiv:2305.14314).
 
 Equation 5:  Y = X doubleDequant(c1, c2, W_NF4) + X L1 L2.  Every linear layer of the base is stored as 4-bit
-NormalFloat with double quantisation (section 3; `peftbench/method/layers/nf4.py`), frozen;
-LoRA trains over it in full precision.
+NormalFloat with double quantisation (section 3; `peftbench/method/layers/nf4.py`) and frozen. LoRA trains over it in
+full precision.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class QLoRA(Method):
 
     name = "qlora"
     paper = "arXiv:2305.14314"
-    version = 2  # base and update in one product: other last digits
+    version = 2  # one fused product of base and update: the last digits changed
     formula = "h = dequant(W_NF4) x + (alpha/r) B A x"
     lr = 2e-4
     lr_source = "table 9: 7B and 13B models"

@@ -1,7 +1,7 @@
 """A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA (Kalajdzievski 2023, arXiv:2312.03732).
 
-h = W x + (alpha / sqrt(r)) B A x: of all powers of r, only this one keeps the size of what adapters add and of their
-gradients as r grows; LoRA's alpha / r lets both shrink.
+h = W x + (alpha / sqrt(r)) B A x. Of all powers of r, only this one keeps the scale of the adapter's output and of its
+gradients as r grows; LoRA's alpha / r shrinks both.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from peftbench.methods.lora import LoRA, LoRALinear
 class RSLoRA(LoRA):
     """LoRA with its update divided by the root of the rank, so that a large rank learns as fast as a small one.
 
-    At one rank it is LoRA with another alpha; what differs is how it goes from rank to rank.
+    At a fixed rank it is LoRA with another alpha; only its scaling from rank to rank differs.
     """
 
     name = "rslora"
     paper = "arXiv:2312.03732"
-    version = 2  # base and update in one product: other last digits
+    version = 2  # one fused product of base and update: the last digits changed
     formula = "h = W x + (alpha/sqrt(r)) B A x"
     lr = 2e-4
     lr_source = (
@@ -42,5 +42,5 @@ class RSLoRA(LoRA):
     alpha: Annotated[float, Field(gt=0, description="alpha; the update is scaled by alpha / sqrt(r)")] = 16.0
 
     def attach(self, edit: Edit) -> None:
-        alpha = self.alpha * math.sqrt(self.rank)  # which LoRALinear divides by r
+        alpha = self.alpha * math.sqrt(self.rank)  # LoRALinear divides it by r
         edit.swap(self.roles, lambda base: LoRALinear(base, self.rank, alpha, self.dropout))

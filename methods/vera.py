@@ -1,11 +1,11 @@
 """VeRA: Vector-based Random Matrix Adaptation (Kopiczko et al. 2023, arXiv:2310.11454).
 
-Section 3.1:  h = W x + Lambda_b B Lambda_d A x,  with A (r, in) and B (out, r) random, frozen and shared by all layers;
-only the vectors d (r,) and b (out,) on the diagonals of Lambda_d and Lambda_b train. b = 0 and d = 0.1 at the start.
+Section 3.1:  h = W x + Lambda_b B Lambda_d A x,  with A (r, in) and B (out, r) random, frozen and shared by all layers.
+Only the vectors d (r,) and b (out,) on the diagonals of Lambda_d and Lambda_b train; they start at d = 0.1 and b = 0.
 
-The paper has one pair for layers of one shape. For several shapes there is still one pair here, of the largest sizes,
-of which a layer takes the first columns of A and the first rows of B. That and the draws (Kaiming uniform, A before B,
-from one CPU generator) are as in peft 0.21, so that with its seed and roles d and b can be copied to and from it.
+The paper shares one pair among layers of one shape. Here one pair of the largest sizes serves all shapes: a layer uses
+the first columns of A and the first rows of B. This, and the draws (Kaiming uniform, A before B, from one CPU
+generator), follow peft 0.21, so that with the same seed and roles, d and b can be copied to and from it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from peftbench.method.layers import lowrank, vectors
 
 
 class Projection(nn.Module):
-    """The frozen pair that all layers share: one module, so that moving the network moves it once.
+    """The frozen pair that all layers share, as one module, so that moving the network moves it once.
 
-    Buffers that are not saved: the seed gives them back, which is why the stored adapter is two vectors a layer.
+    Its buffers are not saved: the seed reproduces them. The stored adapter therefore has only two vectors per layer.
     """
 
     A: Tensor
@@ -61,7 +61,7 @@ class VeRALinear(Adapter):
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
         if lowrank.fits(self.base) and not (self.training and self.dropout) and vectors.pays(x, self.A, self.B):
-            return vectors.vera(x, self.base, self.d, self.b, self.A, self.B)  # the same, in smaller products
+            return vectors.vera(x, self.base, self.d, self.b, self.A, self.B)  # the same result, with fewer operations
         y = self.base(x)
         x = F.dropout(x, self.dropout, self.training)
         update = self.b * F.linear(self.d * F.linear(x, self.A), self.B)
@@ -76,10 +76,10 @@ class VeRALinear(Adapter):
 @register
 @dataclass(frozen=True)
 class VeRA(Method):
-    """Two trained vectors a layer scale a random update that is frozen and shared by all layers.
+    """Two trained vectors per layer scale a random update that is frozen and shared by all layers.
 
-    Starts as the identity (b = 0) and merges into the weights. The shared pair is drawn anew from `projection_seed`
-    whenever an adapter is loaded; it costs memory while it is attached, but is not stored.
+    Starts as the identity (b = 0) and merges into the weights. The shared pair is drawn again from `projection_seed`
+    whenever an adapter is loaded; it uses memory while attached, but is not stored.
     """
 
     name = "vera"
@@ -93,7 +93,7 @@ class VeRA(Method):
         "frozen pair of that size takes part in every step. It wants rates some ten times LoRA's (the paper's appendix "
         "A), and d is to start at 0.1 or below (table 6c)."
     )
-    version = 2  # the update goes through the weight where that is shorter: other last digits
+    version = 2  # the update goes through the weight where that is shorter: the last digits changed
     size_knob = "rank"
     search_space = {"lr": (2e-3, 4e-3, 1e-2, 2e-2, 5e-2), "d_initial": (1e-7, 0.1, 1.0)}
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from peftbench.backbones.source import locate
-from peftbench.method.interop.trained import open_trained
+from peftbench.method.interop.trained_adapter import open_trained
 from peftbench.tasks import open_task
 
 MODEL, TASK, ALLOWED, TEXTS = "minilm-l6", "embedded/question_type", 1e-6, 48

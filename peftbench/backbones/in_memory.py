@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from peftbench import cache
-from peftbench.backbones.load import Backbone, head_of
+from peftbench.backbones.load import Backbone
+from peftbench.backbones.networks import head_of
 from peftbench.backbones.normalise import normalise
 from peftbench.errors import UserError
 from peftbench.records.spec import digest

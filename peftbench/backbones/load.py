@@ -6,25 +6,29 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from peftbench import cache
-from peftbench.backbones import prompt, source, t5, tiny
-from peftbench.backbones.attention import configurations
+from peftbench.backbones import prompt, source, tiny
 from peftbench.backbones.configuration import decoder_start, load_config
 from peftbench.backbones.devices import has_no_data
+from peftbench.backbones.networks import (
+    DTYPES,
+    build_network,
+    head_of,
+    prepare_for_training,
+    random_network,
+    within,
+)
 from peftbench.backbones.normalise import normalise
 from peftbench.backbones.sites import Sites
 from peftbench.backbones.tokenizers import load_tokenizer, share_padding_token
 from peftbench.errors import UserError
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass
@@ -157,13 +161,13 @@ def load(
     """
     origin = source.origin(model, revision)
     config = load_config(origin, labels, kind, dropout)
-    net, missing = _build(origin, kind, config, dtype)
+    net, missing = build_network(origin, kind, config, dtype)
     head = head_of(net, kind)
-    fresh = sorted({key.rpartition(".")[0] for key in missing if _within(key, head)})
+    fresh = sorted({key.rpartition(".")[0] for key in missing if within(key, head)})
     net.requires_grad_(False)
     sites = normalise(net, head, roles)
     net.to(device)
-    _prepare(net, gradient_checkpointing)
+    prepare_for_training(net, gradient_checkpointing)
     tokenizer = load_tokenizer(origin)
     share_padding_token(net, tokenizer, model)
     backbone = Backbone(net, sites, head, kind, tokenizer, source.fingerprint(model, revision), fresh)
@@ -221,97 +225,11 @@ def load_on_meta(
         if getattr(config, "layer_types", None) is not None:
             config.layer_types = config.layer_types[:layers]
     with torch.device("meta"):
-        net = _random(kind, config, DTYPES[dtype]).requires_grad_(False)
+        net = random_network(kind, config, DTYPES[dtype]).requires_grad_(False)
     if origin.model in tiny.TINY:
-        net.to(DTYPES[dtype])  # buffers too, as `_build` does
+        net.to(DTYPES[dtype])  # buffers too, as `build_network` does
     head = head_of(net, kind)
     backbone = Backbone(net, normalise(net, head, roles), head, kind, None, "")
-    _prepare(net, gradient_checkpointing)
+    prepare_for_training(net, gradient_checkpointing)
     backbone.parameters = dict(net.named_parameters())
     return backbone
-
-
-def head_of(net: Any, kind: str) -> list[str]:
-    """Return the paths of the task head's modules: all outside the base model, and its pooler.
-
-    Causal models have none.
-    """
-    if kind == "generation":
-        return []
-    base = net.base_model_prefix
-    names = [name for name, child in net.named_children() if name != base and list(child.parameters())]
-    if getattr(getattr(net, base), "pooler", None) is not None:
-        names.insert(0, f"{base}.pooler")
-    return names
-
-
-def _prepare(net: Any, gradient_checkpointing: bool) -> None:
-    if gradient_checkpointing:
-        enable = getattr(net, "activation_checkpointing_enable", None) or net.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
-        # transformers makes the embeddings' output require a gradient, which only reentrant checkpointing needs. With
-        # it, backward would recompute every frozen layer below the first adapter for nothing.
-        net.disable_input_require_grads()
-    for own in configurations(net):
-        own.use_cache = False
-
-
-def _auto(kind: str, config: Any) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
-
-    if kind != "generation":
-        return AutoModelForSequenceClassification
-    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-
-
-def _random(kind: str, config: Any, dtype: torch.dtype = torch.float32) -> Any:
-    """Make a randomly initialised network from its configuration."""
-    net = _auto(kind, config).from_config(config, dtype=dtype)
-    if config.model_type == "t5":
-        t5.untie(net)
-    return net
-
-
-def _build(origin: source.Origin, kind: str, config: Any, dtype: str) -> tuple[Any, list[str]]:
-    """Load or make the network; return it with the names of the parameters that no checkpoint provides."""
-    if not origin.place:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(tiny.SEED)
-            net = _random(kind, config).to(DTYPES[dtype])
-        return net, [name for name, _ in net.named_parameters() if not name.startswith(net.base_model_prefix)]
-    try:
-        net, info = _auto(kind, config).from_pretrained(
-            origin.place,
-            config=config,
-            dtype=DTYPES[dtype],
-            output_loading_info=True,
-            use_safetensors=True,  # nothing is ever unpickled
-            ignore_mismatched_sizes=True,  # for a head with other labels; other mismatches are refused below
-            **origin.options,
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise origin.load_error(_broken(origin), error) from error
-    missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
-    head = head_of(net, kind)
-    lost = [key for key in missing if not _within(key, head)]
-    if lost:
-        raise UserError(
-            f"the checkpoint of {origin.model!r} lacks {len(lost)} tensors of {type(net).__name__}, or has them in "
-            f"another shape, e.g. {lost[0]}; it is not a checkpoint of this architecture"
-        )
-    return net, missing
-
-
-def _broken(origin: source.Origin) -> str:
-    """Return the name of the weight file that cannot be read, which the library's own message omits."""
-    for file in sorted(Path(origin.place).glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except SafetensorError:
-            return file.name
-    return "weights"
-
-
-def _within(name: str, modules: list[str]) -> bool:
-    return any(name.startswith(f"{module}.") for module in modules)

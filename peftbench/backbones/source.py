@@ -109,7 +109,7 @@ def fingerprint(model: str, revision: str | None = None) -> str:
     if model in TINY:
         return spec.digest({"tiny": TINY[model], "seed": SEED})
     if model in EMBEDDED:
-        return embedded.WHEELS[model].sha256
+        return embedded.fingerprint(model)
     place = locate(model, revision)
     if place != model or Path(place).is_dir():
         files = sorted({f for pattern in _FILES for f in Path(place).glob(pattern)})

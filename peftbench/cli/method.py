@@ -50,12 +50,12 @@ def export(
         raise unknown("format", to, ["merged", "peft"], where="--to")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty directory; name another")
-    from peftbench.method.interop import merged, to_peft
-    from peftbench.method.interop.trained import open_trained
+    from peftbench.method.interop import to_peft, to_transformers
+    from peftbench.method.interop.trained_adapter import open_trained
 
     opened = open_trained(trained, backbone, labels, plugin or ())
     if to == "merged":
-        merged.write(opened, folder)
+        to_transformers.write(opened, folder)
     else:
         for remark in to_peft.write(opened, folder):
             print(f"note: {remark}", file=sys.stderr)

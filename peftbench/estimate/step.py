@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from peftbench.backbones.configuration import load_config, natural_kind
-from peftbench.backbones.load import DTYPES, Backbone, load_on_meta
+from peftbench.backbones.load import Backbone, load_on_meta
+from peftbench.backbones.networks import DTYPES
 from peftbench.errors import UserError, unknown
 from peftbench.estimate import depth, simulate
 from peftbench.estimate.count import Question, count, network, origin

@@ -1,12 +1,13 @@
-"""Floating-point operations of what runs inside it, counted from the shapes of every matrix product.
+"""Count floating-point operations from the shapes of every matrix product.
 
-A multiplication and an addition are two operations. Counted are matrix and vector products, attention and
-convolutions, in forward, backward and optimizer alike, inside custom autograd functions too; what works element by
-element (norms, activations, AdamW), sorts or factorises (SVD) counts nothing. The formulas are those of
-torch.utils.flop_counter, with what it lacks: in-place products, products with a vector, linear layers that a backend
-keeps whole, attention on CPU and MPS. A fused attention counts the full square whatever its mask skips, and its
-backward recomputes the scores: five products where the forward has two. What gradient checkpointing computes again is
-counted again. A compiled module runs eagerly inside the mode.
+A multiplication and an addition are two operations. Matrix and vector products, attention and convolutions count, in
+forward, backward and optimizer alike, also inside custom autograd functions. Elementwise operations (norms,
+activations, AdamW), sorting and factorisations (SVD) count nothing.
+
+The formulas are those of torch.utils.flop_counter, plus what it lacks: in-place products, products with a vector,
+linear layers that a backend keeps whole, attention on CPU and MPS. A fused attention counts the full square whatever
+its mask skips. Its backward recomputes the scores: five products, where the forward has two. What gradient
+checkpointing recomputes counts again. A compiled module runs eagerly inside the mode.
 
     with Flops() as flops:
         loss = net(batch)
@@ -14,8 +15,8 @@ counted again. A compiled module runs eagerly inside the mode.
         loss.backward()
     flops.total, flops.by_phase  # int, {"forward": int, "backward": int, "optimizer": int}
 
-It may stand inside or around LiveTensors, and inside FakeTensorMode (not around it: fake tensors may take an operation
-apart, and its parts would be counted once more).
+It may be nested inside or around LiveTensors, and inside FakeTensorMode. It must not be around FakeTensorMode: fake
+tensors may decompose an operation, and its parts would count again.
 """
 
 from __future__ import annotations
@@ -36,7 +37,11 @@ Formula = Callable[..., int]
 
 
 class Flops(TorchDispatchMode):
-    """Counts the floating-point operations of what runs inside it, without changing a number."""
+    """Dispatch mode that counts floating-point operations without changing any result.
+
+    Attributes:
+        by_phase: Operations of each phase.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +54,11 @@ class Flops(TorchDispatchMode):
         return sum(self.by_phase.values())
 
     def phase(self, name: str) -> None:
-        """Say what comes next: "forward" (as at entry), "backward" or "optimizer", as often as they alternate."""
+        """Start a phase: "forward" (also the first one), "backward" or "optimizer". Phases may alternate.
+
+        Raises:
+            ValueError: There is no such phase.
+        """
         if name not in PHASES:
             raise ValueError(f"Flops: unknown phase {name!r}; the phases are {', '.join(PHASES)}")
         self._phase = name
@@ -60,7 +69,7 @@ class Flops(TorchDispatchMode):
         kwargs = kwargs or {}
         formula = _FORMULAS.get(func._overloadpacket)
         if formula is None and func.namespace == "aten":
-            with self:  # what is composed of other operations arrives whole in inference mode
+            with self:  # in inference mode, composite operations arrive undecomposed
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
@@ -71,7 +80,7 @@ class Flops(TorchDispatchMode):
 
 
 def _of_shapes(formula: Callable[..., int], start: int, count: int) -> Formula:
-    """The formula over the shapes of `count` tensors, the first of which is argument number `start`."""
+    """Apply a formula to the shapes of `count` tensor arguments, beginning with argument number `start`."""
     return lambda *args, **_: formula(*(tuple(t.shape) for t in args[start : start + count]))
 
 
@@ -84,7 +93,7 @@ def _linear(x: Shape, weight: Shape) -> int:  # (..., in), (out, in) or (in,)
 
 
 def _linear_backward(x: Any, _: Any, weight: Any, wanted: Sequence[bool], **__: Any) -> int:
-    """One product for the gradient of the input and one for the weight's, as far as they are wanted."""
+    """Count one product for the input's gradient and one for the weight's, as far as they are needed."""
     return sum(map(bool, wanted[:2])) * _linear(x.shape, weight.shape)
 
 

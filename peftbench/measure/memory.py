@@ -1,11 +1,13 @@
-"""Peak memory of a training step, counted exactly: every storage that is alive, by what it is for.
+"""Peak memory of a training step, counted exactly: every live storage, by its purpose.
 
-A dispatch mode sees each operation's tensors, in forward, backward and optimizer alike. A storage is counted once,
-however many views it has, from the operation that made it until its last reference is gone. The count is therefore
-deterministic to the byte, and exact for the algorithms that ran: another attention kernel or optimizer variant is
-another count. What a kernel allocates and frees inside itself is not seen (oneDNN packs bfloat16 weights so on some
-processors). A compiled module runs eagerly inside the mode: the figure is the eager step's. Under FakeTensorMode the
-same tracker predicts a step that does not fit.
+A dispatch mode sees each operation's tensors, in forward, backward and optimizer alike. A storage counts once, however
+many views it has, from the operation that creates it until its last reference is gone. The count is therefore
+deterministic to the byte, and exact for the algorithms that ran: another attention kernel or optimizer variant has
+another count.
+
+The mode does not see what a kernel allocates and frees internally (on some processors oneDNN packs bfloat16 weights
+so). A compiled module runs eagerly inside the mode, so the figure is the eager step's. Under FakeTensorMode the same
+tracker predicts a step that does not fit in memory.
 
     with LiveTensors({"weights": base, "adapter": added, "head": head}, optimizer) as live:
         loss = net(batch)
@@ -15,7 +17,7 @@ same tracker predicts a step that does not fit.
         optimizer.step()
     live.record()["at_peak"]  # {"weights": ..., "activations": ..., ...}, bytes at the moment of the peak
 
-With ``roles=roles.of(backbone)`` (measure/roles.py) the record also says where in the network these bytes are:
+With ``roles=module_roles.of(backbone)`` the record also splits these bytes by place in the network:
 
     live.record()["by_role"]  # {"q": {"weights": ..., "activations": ..., ...}, "ffn": ..., ...}
 """
@@ -35,38 +37,34 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from peftbench.measure.module_roles import OTHER, RoleWatch
-from peftbench.measure.resident import DevicePeak
+from peftbench.measure.module_roles import OTHER, RoleTracker
+from peftbench.measure.system_memory import DevicePeak
 
 PHASES = ("forward", "backward", "optimizer")
 
 
 @dataclass
-class _Life:
-    """One storage: its bytes, what it is for, and between which events it lived."""
+class _Lifetime:
+    """One storage: its bytes, its purpose, and the events between which it lives."""
 
     bytes: int
     kind: str  # a group's name, "gradients", "optimizer", "activations", "temporaries"
-    born: int  # index of the event; 0 for what was there at entry
-    role: str  # whose it is; "other" throughout where nobody asked
+    born: int  # index of the event; 0 for storages that exist at entry
+    role: str  # "other" if no roles are given
     died: int | None = None
 
 
 class LiveTensors(TorchDispatchMode):
-    """Counts the live tensor bytes of what runs inside it, without changing a number.
+    """Dispatch mode that counts live tensor bytes without changing any result.
 
-    `groups` names what exists beforehand: at least "weights", "adapter" and "head" for a record; a storage in two
-    groups counts in the first. Gradients and optimizer state are found through the optimizer. Other tensors from
-    before, such as the batch, count as activations from the beginning, once they are used. Storages made in a forward
-    and alive when the next backward starts are activations; all that is none of these is temporary. With gradient
-    checkpointing, what is computed again in backward is temporary.
+    Gradients and optimizer state are found through the optimizer. Other tensors that exist at entry, such as the batch,
+    count as activations from the beginning, once they are used. Storages that a forward creates and that live when the
+    next backward starts are activations; all others are temporaries. What gradient checkpointing recomputes in backward
+    is temporary.
 
-    Only dense tensors on `device` count (default: where the first tensor of the groups is). Raises ValueError when the
-    optimizer updates a parameter that is in no group.
-
-    With `roles` the record splits every part by module. Weights, gradients and optimizer state are where their
-    parameter is; what is computed belongs to the innermost module with a role whose forward runs, and in backward to
-    the one whose forward made the running node of the graph.
+    With `roles` the record splits every part by module. Weights, gradients and optimizer state belong to the module of
+    their parameter. A computed tensor belongs to the innermost module with a role whose forward runs; in backward, to
+    the module whose forward created the running graph node.
     """
 
     def __init__(
@@ -76,6 +74,18 @@ class LiveTensors(TorchDispatchMode):
         device: torch.device | None = None,
         roles: Mapping[nn.Module, str] | None = None,
     ) -> None:
+        """Prepare the tracker; counting begins on entry.
+
+        Args:
+            groups: Tensors that exist at entry, by group: at least "weights", "adapter" and "head" for a record. A
+                storage in two groups counts in the first.
+            optimizer: The optimizer of the step.
+            device: Only dense tensors on this device count; None for the device of the first tensor.
+            roles: Role of each module, from `module_roles.of`; None for no split by role.
+
+        Raises:
+            ValueError: The groups are empty. On entry: the optimizer updates a parameter that is in no group.
+        """
         super().__init__()
         self._groups = {name: list(tensors) for name, tensors in groups.items()}
         self._optimizer = optimizer
@@ -83,13 +93,13 @@ class LiveTensors(TorchDispatchMode):
         if device is None and first is None:
             raise ValueError("LiveTensors: the groups hold no tensor; pass the network's parameters and buffers")
         self._device = device or first.device  # type: ignore[union-attr]
-        self._lives: dict[int, _Life] = {}  # the living, by storage
-        self._dead: list[_Life] = []
-        self._changes: list[int] = [0]  # bytes by event; the first holds all that was there at entry
+        self._lives: dict[int, _Lifetime] = {}  # live storages by address
+        self._dead: list[_Lifetime] = []
+        self._changes: list[int] = [0]  # change of bytes by event; the first is the sum at entry
         self._phases: list[tuple[int, str]] = []
         self._watches: list[weakref.finalize] = []
         self._hooks: list[Any] = []
-        self._watch = None if roles is None else RoleWatch(roles)
+        self._watch = None if roles is None else RoleTracker(roles)
         self._peak = DevicePeak(self._device)
         self._record: dict[str, Any] | None = None
 
@@ -127,7 +137,7 @@ class LiveTensors(TorchDispatchMode):
         self._lives, self._dead, self._groups = {}, [], {}
 
     def phase(self, name: str) -> None:
-        """Say what comes next: "forward" (as at entry), "backward" or "optimizer", as often as they alternate."""
+        """Start a phase: "forward" (also the first one), "backward" or "optimizer". Other names raise ValueError."""
         if name not in PHASES:
             raise ValueError(f"LiveTensors: unknown phase {name!r}; the phases are {', '.join(PHASES)}")
         if name == "backward":
@@ -139,13 +149,17 @@ class LiveTensors(TorchDispatchMode):
         self._phases.append((len(self._changes), name))
 
     def record(self) -> dict[str, Any]:
-        """What was measured, after the mode has ended; bytes throughout.
+        """Return the measurement after the mode has ended.
 
-        "peak_bytes": the largest sum of live tensors. "at_peak": its parts at that moment (the first, if it is reached
-        twice): every group, gradients, optimizer, activations, temporaries. "peak_phase": the phase it fell in.
-        "resident_bytes", "allocated_bytes", "reserved_bytes": the process's resident set and the CUDA allocator's
-        figures, None where there are none. "by_role": "at_peak" of every role that has anything, only if roles were
-        given; their sum is "at_peak".
+        Returns:
+            In bytes: "peak_bytes", the largest sum of live tensors. "at_peak", its parts at that moment (the first if
+            the peak is reached twice): every group, gradients, optimizer, activations, temporaries. "peak_phase", the
+            phase of the peak. "resident_bytes", "allocated_bytes" and "reserved_bytes", the process's resident set and
+            the CUDA allocator's figures, None if not measured. "by_role", only if roles were given: "at_peak" of every
+            role with any bytes; their sum is "at_peak".
+
+        Raises:
+            RuntimeError: The mode has not ended.
         """
         if self._record is None:
             raise RuntimeError("LiveTensors.record() is there after the `with` block has ended")
@@ -155,7 +169,7 @@ class LiveTensors(TorchDispatchMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is not torch.ops.aten.lift_fresh.default:  # torch.tensor(...): its argument was made just now
+        if func is not torch.ops.aten.lift_fresh.default:  # the argument of torch.tensor(...) is new, not from before
             for leaf in tree_leaves((args, kwargs)):
                 if isinstance(leaf, Tensor):
                     self._see(leaf, "activations", before=True)
@@ -166,10 +180,7 @@ class LiveTensors(TorchDispatchMode):
         return out
 
     def _see(self, tensor: Tensor, kind: str, before: bool, owner: Any = None) -> None:
-        """Count the tensor's storage if it is new, and follow its size if it was resized in place.
-
-        `owner` is the parameter (or module) that it belongs to, where there is one.
-        """
+        """Count the tensor's storage if it is new, and follow a resize. `owner` is its parameter or module, if any."""
         if not self._counts(tensor):
             return
         storage = tensor.untyped_storage()
@@ -183,7 +194,7 @@ class LiveTensors(TorchDispatchMode):
         else:
             role = self._role(owner, before)
             self._watches.append(weakref.finalize(storage, self._forget, key))
-        self._lives[key] = _Life(size, kind, 0 if before else len(self._changes), role)
+        self._lives[key] = _Lifetime(size, kind, 0 if before else len(self._changes), role)
         if before:
             self._changes[0] += size
         else:
@@ -203,7 +214,7 @@ class LiveTensors(TorchDispatchMode):
     def _forget(self, key: int) -> None:
         self._end(self._lives.pop(key))
 
-    def _end(self, life: _Life) -> None:
+    def _end(self, life: _Lifetime) -> None:
         life.died = len(self._changes)
         self._changes.append(-life.bytes)
         self._dead.append(life)
@@ -266,9 +277,13 @@ def track_step(
     forward: Callable[[], Tensor],
     roles: Mapping[nn.Module, str] | None = None,
 ) -> dict[str, Any]:
-    """Run one step (forward, backward, optimizer, gradients freed) and give its `LiveTensors.record()`.
+    """Run one step (forward, backward, optimizer, gradients freed) and return its `LiveTensors.record()`.
 
-    `forward` returns the loss. Parameters and optimizer state change as in any step.
+    Args:
+        groups: As in `LiveTensors`.
+        optimizer: The optimizer of the step.
+        forward: Returns the loss.
+        roles: As in `LiveTensors`.
     """
     with LiveTensors(groups, optimizer, roles=roles) as live:
         loss = forward()

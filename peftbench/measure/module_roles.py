@@ -1,9 +1,10 @@
-"""Which part of a network a tensor belongs to: its module's role, in the forward and, by the graph's nodes, after it.
+"""Which part of a network a tensor belongs to: the role of its module, in the forward and in the graph's backward
+nodes.
 
-q k v o gate up down norm embed    the sites' own; an adapter at a site, or in a slot (prefix, prompt), is the site's
-attn, ffn                          what lies between the layers of a sublayer: softmax, activation, a post-norm's sum
-layer                              what a transformer layer computes outside its sublayers: a pre-norm's sum
-head                               the task head, or the layer that gives a causal model's logits
+q k v o gate up down norm embed    the sites' own; an adapter at a site or in a slot (prefix, prompt) has the site's
+role attn, ffn                          between the layers of a sublayer: softmax, activation, the sum before a
+post-norm layer                              outside the sublayers of a transformer layer: the sum before a pre-norm
+head                               the task head, or the layer that computes a causal model's logits
 other                              the rest: the batch, masks, rotary tables, the loss, an optimizer's temporaries
 """
 
@@ -27,10 +28,10 @@ _ATTENTION = ("q", "k", "v", "o")
 
 
 def of(backbone: Backbone) -> dict[nn.Module, str]:
-    """The role of every module that has one of its own, outer ones first; call it after a method was attached.
+    """Return the role of every module that has one of its own, outer modules first. Call it after attaching a method.
 
-    A module that is not named belongs to the innermost one around it that is. A module at several sites has the first
-    one's role.
+    A module without a role belongs to the innermost enclosing module with one. A module at several sites has the role
+    of the first.
     """
     net = backbone.net
     places = dict.fromkeys(backbone.head, "head") | _containers(backbone)
@@ -45,7 +46,10 @@ def of(backbone: Backbone) -> dict[nn.Module, str]:
 
 
 def _containers(backbone: Backbone) -> dict[str, str]:
-    """Paths of the modules around linear sites: of one sublayer's sites only, or the innermost that run with both."""
+    """Return roles of modules that enclose linear sites.
+
+    A module that encloses sites of only one sublayer has that sublayer's role; the innermost that runs both is a layer.
+    """
     below: dict[str, set[str]] = {}
     linear = [site for site in backbone.sites if site.role in LINEAR]
     for site in linear:
@@ -53,18 +57,18 @@ def _containers(backbone: Backbone) -> dict[str, str]:
         while path := path.rpartition(".")[0]:
             below.setdefault(path, set()).add("attn" if site.role in _ATTENTION else "ffn")
     runs = {p: kinds for p, kinds in below.items() if not isinstance(backbone.net.get_submodule(p), nn.ModuleList)}
-    if len(set().union(*below.values())) == 1:  # where one kind is all, only the modules right around its sites
+    if len(set().union(*below.values())) == 1:  # if there is only one sublayer kind: only the sites' parent modules
         runs = {p: kinds for p, kinds in runs.items() if p in {site.path.rpartition(".")[0] for site in linear}}
     both = {p for p, kinds in runs.items() if len(kinds) == 2}
     layers = {p for p in both if not any(other.startswith(f"{p}.") for other in both)}
     return {p: next(iter(kinds)) for p, kinds in runs.items() if p not in both} | dict.fromkeys(layers, "layer")
 
 
-class RoleWatch:
-    """Knows, while a step runs, whose work is being done: by hooks around the modules' forwards and by graph nodes.
+class RoleTracker:
+    """Tracks, during a step, which module's work is running, through forward hooks and graph nodes.
 
-    The hooks write a role into the metadata of the nodes that a forward made, and hold neither node nor tensor, so that
-    nothing lives longer for being watched.
+    The hooks write a role into the metadata of the nodes that a forward creates. They keep neither node nor tensor, so
+    that tracking extends no lifetime.
     """
 
     def __init__(self, roles: Mapping[nn.Module, str]) -> None:
@@ -78,6 +82,7 @@ class RoleWatch:
         self._hooks: list[Any] = []
 
     def start(self) -> None:
+        """Install the hooks."""
         for module in self._roles:
             self._hooks += [
                 module.register_forward_pre_hook(self._enter, with_kwargs=True),
@@ -85,31 +90,32 @@ class RoleWatch:
             ]
 
     def stop(self) -> None:
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
 
     def place(self, owner: Any) -> str:
-        """The role of a parameter or buffer, or of a module that an optimizer keeps state for."""
+        """Return the role of a parameter or buffer, or of a module for which an optimizer keeps state."""
         if isinstance(owner, nn.Module):
             return self._roles.get(owner, next((self._owners[id(p)] for p in owner.parameters()), OTHER))
         return self._owners.get(id(owner), OTHER)
 
     def now(self) -> str:
-        """The role whose forward is running (again, with gradient checkpointing), else that of the running node."""
+        """Return the role whose forward runs, also in a recomputation; else that of the running graph node."""
         if self._running:
             return self._running[-1]
         node: Any = torch._C._current_autograd_node()
         return OTHER if node is None else node.metadata.get(_KEY, OTHER)
 
     def _within(self, module: nn.Module) -> Iterator[nn.Module]:
-        """The module, and those inside it that have no role of their own."""
+        """Yield the module and its submodules without a role of their own."""
         yield module
         for child in module.children():
             if child not in self._roles:
                 yield from self._within(child)
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        self._claim((args, kwargs))  # made by the module around this one, which has not ended yet
+        self._claim((args, kwargs))  # the enclosing module, which still runs, created the inputs
         self._running.append(self._roles[module])
 
     def _leave(self, module: nn.Module, args: Any, out: Any) -> None:
@@ -117,7 +123,7 @@ class RoleWatch:
         self._running.pop()
 
     def _claim(self, tensors: Any) -> None:
-        """Give the nodes behind `tensors` that have no role the one that is running."""
+        """Give the running role to the nodes behind `tensors` that have none."""
         role = self._running[-1] if self._running else OTHER
         nodes: list[Any] = [t.grad_fn for t in tree_leaves(tensors) if isinstance(t, Tensor)]
         while nodes:

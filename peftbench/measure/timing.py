@@ -1,9 +1,9 @@
-"""Times that can be compared on a noisy machine: actions interleaved round by round, ratios taken within a round.
+"""Times that are comparable on a noisy machine: actions interleaved in rounds, ratios taken within a round.
 
-Whatever slows a machine for a second slows all actions of that round alike, so the ratio of two of them holds still
-while both wander. Rounds run forwards and backwards in turn, so that a steady drift cancels out and no action always
-follows the same neighbour. The device is synchronised before each reading of the clock; the garbage collector runs
-between rounds, never inside a timed action. A ratio bears a bootstrap interval over its rounds.
+Anything that slows a machine for a second slows all actions of that round alike. The ratio of two actions therefore
+stays stable while both times vary. Odd rounds run in reverse order, so that a steady drift cancels out and no action
+always follows the same other one. The device is synchronised before each reading of the clock. The garbage collector
+runs between rounds, never inside a timed action. A ratio has a bootstrap interval over its rounds.
 """
 
 from __future__ import annotations
@@ -20,20 +20,24 @@ from peftbench.measure.memory import PHASES
 
 CONFIDENCE = 0.95  # of the intervals
 RESAMPLES = 9999  # of the rounds, drawn with replacement
-SEED = 0  # of that drawing: the same samples give the same interval
+SEED = 0  # for resampling: the same samples give the same interval
 
 
 class Phased(Protocol):
-    """What a training step tells where it is: the memory tracker, the counter of operations, a clock."""
+    """Anything that a training step notifies of its phases: the memory tracker, the operation counter, a clock."""
 
     def phase(self, name: str) -> None:
-        """Say what comes next: "forward", "backward" or "optimizer"."""
+        """Start a phase: "forward", "backward" or "optimizer"."""
 
 
 class PhaseClock:
-    """Seconds of each phase of the steps taken `with` it, one sample a step; the device is synchronised at the borders.
+    """Measures the seconds of each phase, one sample per step; use it as a context manager around each step.
 
-    On a device with a queue this makes a step slower: its whole time is then to be taken without a clock.
+    The device is synchronised at the phase boundaries. On an asynchronous device this slows the step down, so its total
+    time must be measured without this clock.
+
+    Attributes:
+        samples: Seconds of each phase by step.
     """
 
     def __init__(self, synchronize: Callable[[], None], clock: Callable[[], float] = time.perf_counter) -> None:
@@ -52,7 +56,11 @@ class PhaseClock:
         self._lap(None)
 
     def phase(self, name: str) -> None:
-        """Say what comes next, as often as the phases alternate; their parts add up."""
+        """Start a phase. Phases may alternate; their parts add up.
+
+        Raises:
+            ValueError: There is no such phase.
+        """
         if name not in PHASES:
             raise ValueError(f"PhaseClock: unknown phase {name!r}; the phases are {', '.join(PHASES)}")
         self._lap(name)
@@ -73,10 +81,21 @@ def interleaved(
     clock: Callable[[], float] = time.perf_counter,
     last: str | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of every action in every round, in the actions' order; sample i of all actions is of the same round.
+    """Time every action in every round.
 
-    `warmup` rounds run first and are not timed. The action `last` ends every round, so that what it leaves in the
-    caches meets the next round's first action, which changes. Raises ValueError without actions or rounds.
+    Args:
+        actions: Actions by name.
+        rounds: Timed rounds.
+        warmup: Rounds that run before these and are not timed.
+        synchronize: Waits for the device.
+        clock: Returns seconds.
+        last: Name of an action that ends every round, so that the caches it leaves affect another action each round.
+
+    Returns:
+        Seconds by action, in the actions' order; sample i of every action is from round i.
+
+    Raises:
+        ValueError: There are no actions or no rounds.
     """
     if not actions or rounds < 1 or warmup < 0:
         raise ValueError(
@@ -85,7 +104,7 @@ def interleaved(
     samples: dict[str, list[float]] = {name: [] for name in actions}
     collecting = gc.isenabled()
     gc.collect()
-    gc.freeze()  # the libraries' many objects need not be looked through again between rounds
+    gc.freeze()  # collections between rounds then skip the libraries' many objects
     try:
         for number in range(-warmup, rounds):
             gc.collect()
@@ -106,12 +125,19 @@ def interleaved(
 
 
 def summary(samples: Sequence[float]) -> dict[str, Any]:
-    """{"median", "iqr", "n", "samples"}, seconds; "iqr" (third quartile less the first) is None for a single sample."""
+    """Return {"median", "iqr", "n", "samples"} in seconds.
+
+    "iqr", the interquartile range, is None for a single sample.
+    """
     return {**spread(samples), "samples": list(samples)}
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """{"median", "iqr", "n"} of figures that follow from samples kept elsewhere. Raises ValueError without any."""
+    """Return {"median", "iqr", "n"} of values whose samples are stored elsewhere.
+
+    Raises:
+        ValueError: There are no values.
+    """
     if not values:
         raise ValueError("no samples: nothing was timed")
     low, high = np.quantile(values, [0.25, 0.75])
@@ -120,10 +146,12 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def ratio(samples: Sequence[float], reference_samples: Sequence[float]) -> dict[str, Any]:
-    """{"median", "iqr", "low", "high", "n"} of the ratios taken round by round, not the ratio of the medians.
+    """Return {"median", "iqr", "low", "high", "n"} of the ratios of two actions, taken round by round.
 
-    "low" and "high" bound the median's interval. Raises ValueError where the two do not have one sample for each of
-    the same rounds.
+    "low" and "high" bound the median's interval. The ratio of the medians is not used.
+
+    Raises:
+        ValueError: The two have different numbers of rounds.
     """
     if len(samples) != len(reference_samples):
         raise ValueError(
@@ -135,15 +163,15 @@ def ratio(samples: Sequence[float], reference_samples: Sequence[float]) -> dict[
 
 
 def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """The median's 95 % percentile bootstrap interval, the same for the same values; None, None for fewer than two.
+    """Return the median's 95 % percentile bootstrap interval; (None, None) for fewer than two values.
 
-    The rounds are resampled, each with its pair: what slowed a whole round is in both times of that pair.
+    Each resample draws rounds, so both times of a round stay together. The interval is the same for the same values.
     """
     if len(values) < 2:
         return None, None
     from scipy.stats import bootstrap
 
-    found = bootstrap(
+    resampled = bootstrap(
         (np.asarray(values),),
         np.median,
         confidence_level=CONFIDENCE,
@@ -151,7 +179,7 @@ def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
         method="percentile",
         rng=np.random.default_rng(SEED),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(resampled.low), float(resampled.high)
 
 
 def _timed(action: Callable[[], None], synchronize: Callable[[], None], clock: Callable[[], float]) -> float:

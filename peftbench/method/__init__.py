@@ -1,8 +1,8 @@
-"""The plugin contract: all that a method file imports, and all that reads or writes adapters.
+"""The plugin contract: everything that a method file imports, and the code that reads or writes adapters.
 
     from peftbench.method import Adapter, Edit, Method, SiteLinear, Sites, register
 
-is the one import of a method file. The names are loaded when they are first used, because some of them import torch
+is the only peftbench import that a method file needs. Names are loaded on first use, because some of them import torch
 and `peftbench --help` must not.
 """
 

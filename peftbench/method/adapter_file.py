@@ -1,4 +1,4 @@
-"""Adapters on disk: safetensors with a JSON header; nothing is ever unpickled."""
+"""Adapters on disk: safetensors with a JSON header. Nothing is ever unpickled."""
 
 from __future__ import annotations
 
@@ -34,7 +34,19 @@ _DTYPES = {  # as a safetensors header spells them
 
 
 def save(path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any]) -> int:
-    """Write tensors and header (method, hyperparameters, backbone fingerprint ...); returns the file's bytes."""
+    """Write an adapter file.
+
+    Args:
+        path: File to write.
+        state: Tensors by name.
+        header: Method, hyperparameters, backbone fingerprint and so on; JSON-ready.
+
+    Returns:
+        Size of the file in bytes.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         save_file({n: t.detach().cpu().contiguous() for n, t in state.items()}, path, metadata=_metadata(header))
@@ -44,9 +56,13 @@ def save(path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any]) -> 
 
 
 def size(state: Mapping[str, Tensor], header: Mapping[str, Any]) -> int:
-    """The bytes of the file that `save` would write, from names and shapes alone: the tensors may be on "meta".
+    """Return the size in bytes of the file that `save` would write, from names and shapes alone.
 
-    A safetensors file is eight bytes, a JSON header padded to a multiple of eight, and the numbers.
+    A safetensors file has eight bytes, a JSON header padded to a multiple of eight, and the tensors' data.
+
+    Args:
+        state: Tensors by name; they may be on the meta device.
+        header: As in `save`.
     """
     listed: dict[str, Any] = {"__metadata__": _metadata(header)}
     end = 0
@@ -58,7 +74,14 @@ def size(state: Mapping[str, Tensor], header: Mapping[str, Any]) -> int:
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the header. Raises `UserError` for a file that is damaged or not ours."""
+    """Read an adapter file.
+
+    Returns:
+        Tensors by name, and the header.
+
+    Raises:
+        UserError: The file is damaged, or not one of this format.
+    """
     try:
         with safe_open(path, framework="pt") as f:
             header = json.loads((f.metadata() or {}).get("peftbench", "null"))
@@ -73,25 +96,42 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def head_path(path: Path) -> Path:
-    """Where the task head that was trained with the adapter at `path` is kept: beside it, since sizes count apart."""
+    """Return the file of the task head that was trained with the adapter at `path`.
+
+    It is a separate file, because the head does not count towards the adapter's size.
+    """
     return path.with_suffix(".head.safetensors")
 
 
 def save_head(path: Path, backbone: Backbone, header: Mapping[str, Any]) -> None:
-    """Write the task head beside the adapter at `path`."""
+    """Write the task head next to the adapter at `path`."""
     save(head_path(path), _head(backbone), header)
 
 
 def load_head(path: Path, backbone: Backbone) -> None:
-    """Take over the head beside the adapter at `path`. Raises `UserError` for that of another task."""
+    """Load the head next to the adapter at `path` into the backbone.
+
+    Raises:
+        UserError: The head belongs to another task.
+    """
     _take_head(load(head_path(path))[0], backbone, path)
 
 
 def apply(path: Path, backbone: Backbone, plugins: Iterable[Path | str] = ()) -> Edit:
-    """The trained adapter at `path`, and its head if one is kept beside it, on a backbone as it was loaded.
+    """Put a trained adapter, and its head if there is one, on a backbone.
 
-    `Edit.undo` takes the adapter off again, `Backbone.reset_head` the head. Raises `UserError` for another backbone,
-    size or number of labels.
+    `Edit.undo` removes the adapter, `Backbone.reset_head` the head.
+
+    Args:
+        path: The adapter file.
+        backbone: The backbone as loaded.
+        plugins: Python files that register further methods.
+
+    Returns:
+        The edit that holds the adapter.
+
+    Raises:
+        UserError: The adapter has another backbone, size or number of labels.
     """
     state, header = load(path)
     if header["backbone"] != backbone.fingerprint:
@@ -102,7 +142,7 @@ def apply(path: Path, backbone: Backbone, plugins: Iterable[Path | str] = ()) ->
     edit = Edit(backbone)
     method = make(find(header["method"], plugins), header["hyper"], where=str(path))
     method.attach(edit)
-    method.finish(edit)  # what was saved is what is left after training
+    method.finish(edit)  # the saved state is the one after `finish`
     try:
         edit.load(state)
         if head_path(path).exists():

@@ -1,7 +1,7 @@
-"""The plugin contract: what a fine-tuning method is, and how methods are found.
+"""The plugin contract: the base class of every fine-tuning method.
 
-A method is a frozen dataclass in one file of ``methods/``: its fields are its hyperparameters, and nothing else is. It
-does two things to a network, both through `Edit`: it swaps modules at named roles, or it thaws base parameters.
+A method is a frozen dataclass in one file of ``methods/``. Its fields are its hyperparameters, and it has no other
+fields. It changes a network in two ways, both through `Edit`: it swaps modules at roles, or it thaws base parameters.
 
     @register
     @dataclass(frozen=True)
@@ -13,7 +13,7 @@ does two things to a network, both through `Edit`: it swaps modules at named rol
         def attach(self, edit: Edit) -> None:
             edit.swap("q v", lambda base: LoRALinear(base, self.rank))
 
-Importing this module imports neither torch nor any method; `discover` does.
+Importing this module imports neither torch nor any method.
 """
 
 from __future__ import annotations
@@ -33,38 +33,77 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """Base of every method. Only `attach`, `parameters` and the class facts are required.
+    """Base class of every method. `attach`, `parameters`, `name`, `paper` and `lr` are required.
 
-    The class's docstring is the method's card. Class facts (set as plain class attributes, without annotation):
+    The docstring of a subclass is the method's card (`peftbench methods NAME`). The attributes below are facts about
+    the class. A subclass sets them as plain class attributes, without annotation, so that they are not hyperparameters.
+
+    Attributes:
+        name: Name in experiment files.
+        paper: arXiv number, e.g. "arXiv:2106.09685".
+        lr: Learning rate if the experiment names none.
+        lr_source: Where in the paper that rate comes from.
+        formula: One line for the card, e.g. "h = W x + (alpha/r) B A x".
+        size_formula: What trains, in one line for the card, e.g. "r (in + out) at each site".
+        caveats: Known weaknesses, each with its source: a paper, or a record of this project.
+        needs: What a network must have, if some lack it, e.g. "a task head". `attach` and `parameters` refuse others.
+        size_knob: The integer field that a parameter budget solves; None if the method has one size.
+        search_space: What tuning may draw. "lr" draws any rate between its least and greatest value; a field draws one
+            of its values. Tuning draws the rate and one field: the first that neither the experiment nor a budget sets.
+        version: Raise it when a change alters results; older records then no longer count as done.
+        starts_as_identity: Whether the network computes the same before the first step. The contract tests check it.
     """
 
-    name: ClassVar[str]  # what experiment files call it
-    paper: ClassVar[str]  # "arXiv:2106.09685"
-    lr: ClassVar[float]  # learning rate where an experiment names none
-    lr_source: ClassVar[str] = ""  # where that rate comes from
-    formula: ClassVar[str] = ""  # one line for the card, e.g. "h = W x + (alpha/r) B A x"
-    size_formula: ClassVar[str] = ""  # what trains, as the card tells it, e.g. "r (in + out) at each site"
-    caveats: ClassVar[str] = ""  # what is known about when it fails, with its source: a paper, or a record
-    needs: ClassVar[str] = ""  # what a network must have for it, if some lack it: "a task head"; those are refused
-    size_knob: ClassVar[str | None] = None  # the field that a parameter budget solves
-    # What tuning may draw: for "lr" any rate from the least to the greatest one, for a field one of the values. Beside
-    # the rate, the first field counts that neither the experiment's file gives nor a budget solves.
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    lr: ClassVar[float]
+    lr_source: ClassVar[str] = ""
+    formula: ClassVar[str] = ""
+    size_formula: ClassVar[str] = ""
+    caveats: ClassVar[str] = ""
+    needs: ClassVar[str] = ""
+    size_knob: ClassVar[str | None] = None
     search_space: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    version: ClassVar[int] = 1  # raise it when a change alters results: older records then no longer count as done
-    starts_as_identity: ClassVar[bool] = True  # the paper's own claim; the contract tests hold it to it
+    version: ClassVar[int] = 1
+    starts_as_identity: ClassVar[bool] = True
 
     def attach(self, edit: Edit) -> None:
-        """Change the network, through `edit` only."""
+        """Change the network, only through `edit`.
+
+        Args:
+            edit: The edit of one backbone; see `Edit.swap` and `Edit.thaw`.
+
+        Raises:
+            UserError: The network does not suit the method, or the hyperparameters do not suit the network.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define attach(self, edit)")
 
     def parameters(self, sites: Sites) -> int:
-        """The paper's closed formula for its trainable parameters; the contract tests count them as well."""
+        """Return the number of trainable parameters from the paper's closed formula.
+
+        The contract tests and every run compare it with the count on the network.
+
+        Args:
+            sites: The sites of the network, with their sizes.
+
+        Returns:
+            The number of trainable parameters outside the task head.
+
+        Raises:
+            UserError: The network does not suit the method.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define parameters(self, sites)")
 
     def optimizer(self, net: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-        """The optimiser over everything in `net` that requires a gradient (the head comes later, from the runner).
+        """Make the optimiser of all parameters of `net` that require a gradient.
 
-        AdamW; weight decay on matrices only, not on biases and scales, as is usual for transformers.
+        The default is AdamW, with weight decay on matrices only, as is usual for transformers. The runner adds the task
+        head afterwards.
+
+        Args:
+            net: The network with the method attached.
+            lr: Peak learning rate.
+            weight_decay: Weight decay of matrices.
         """
         trained = [p for p in net.parameters() if p.requires_grad]
         groups = [
@@ -74,21 +113,34 @@ class Method:
         return adamw(net, groups, lr)
 
     def extra_loss(self, net: nn.Module) -> Tensor | None:
-        """A term added to the task's loss at each step; None for none."""
+        """Return a scalar to add to the task's loss at each step; None for none."""
         return None
 
     def after_step(self, net: nn.Module, done: float) -> None:
-        """Called after each optimiser step; `done` is the share of training behind us, in (0, 1].
+        """Do what the method does after each optimiser step.
 
-        The step's gradients are still there, in ``p.grad``, as the optimiser saw them (clipped); they go afterwards.
+        The step's gradients are still in ``p.grad``, clipped as the optimiser saw them; they are freed afterwards.
+
+        Args:
+            net: The network with the method attached.
+            done: Share of the training that is done, in (0, 1].
         """
 
     def finish(self, edit: Edit) -> None:
-        """Called once after training: drop a reparametrisation, prune."""
+        """Do what the method does once after training, e.g. drop a reparametrisation or prune.
+
+        The network's outputs must not change, neither then nor with a second call.
+        """
 
 
 def adamw(net: nn.Module, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-    """AdamW over parameter groups of `net`, in one kernel where its device has that; groups may be empty."""
+    """Make AdamW over parameter groups, fused where the device supports it.
+
+    Args:
+        net: The network whose device decides.
+        groups: Parameter groups of torch.optim; groups may be empty.
+        lr: Learning rate of groups that have none of their own.
+    """
     import torch
 
     return torch.optim.AdamW(groups, lr=lr, fused=all(p.device.type in ("cpu", "cuda") for p in net.parameters()))

@@ -1,7 +1,7 @@
-"""The facts about every method, cached so that planning and `--help` import no torch.
+"""The facts about every method, cached so that planning and `--help` need no torch.
 
-Method files import torch. Their facts are read once; the answers are plain JSON in the cache (`cache.Store`), keyed by
-everything that they derive from: the method files, the plugins, the code that counts, the versions of the packages.
+Method files import torch. Their facts are read once and cached as plain JSON (`cache.Store`). The key covers everything
+that they depend on: the method files, the plugins, the counting code, and the versions of the packages.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from peftbench.records.spec import digest
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """A method's class facts and hyperparameters as plain data; `schema` is the JSON Schema of the latter by name."""
+    """A method's class facts and hyperparameters as plain data. `schema` has the JSON Schema of each hyperparameter."""
 
     name: str
     paper: str
@@ -44,7 +44,11 @@ class MethodFacts:
 
 
 class BadHyper(UserError):
-    """Hyperparameters of a wrong type or range; `mistakes` are (field, given, what is valid)."""
+    """Hyperparameters of a wrong type or range.
+
+    Attributes:
+        mistakes: (field, given value, what is valid) for each mistake.
+    """
 
     def __init__(self, name: str, mistakes: list[tuple[str, Any, str]]) -> None:
         super().__init__("; ".join(f"{name}.{key} = {given!r}: {valid}" for key, given, valid in mistakes))
@@ -53,27 +57,43 @@ class BadHyper(UserError):
 
 @dataclass
 class Catalogue:
-    """Every method's facts, from the cache where it has them."""
+    """The facts of every method, from the cache if it has them.
+
+    Attributes:
+        plugins: Python files that register further methods.
+        stores: The cache's stores.
+    """
 
     plugins: tuple[Path, ...] = ()
     stores: Stores = field(default_factory=Stores)
 
     def methods(self) -> dict[str, MethodFacts]:
-        """Every method by name, plugins included."""
+        """Return the facts of every method by name, plugins included."""
         facts = self._store().get("all", lambda: {n: asdict(f) for n, f in read_methods(self.plugins).items()})
         return {name: MethodFacts(**f) for name, f in facts.items()}
 
     def hyper(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """All hyperparameters of a method, `given` checked and completed. Raises BadHyper."""
+        """Return all hyperparameters of a method: `given`, checked, and the defaults of the others.
+
+        Raises:
+            UserError: The method or a hyperparameter is unknown.
+            BadHyper: A value has a wrong type or range.
+        """
         return self._store().get(f"hyper {name} {digest(given)}", lambda: _checked(name, given, self.plugins))
 
     def parameters(self, name: str, hyper: Mapping[str, Any], sites: Sites) -> int:
-        """The trainable parameters of a method on a network, head excluded, by the method's own formula."""
+        """Return the trainable parameters of a method on a network, head excluded, by the method's own formula.
+
+        Args:
+            name: Name of the method.
+            hyper: All its hyperparameters.
+            sites: The sites of the network.
+        """
         key = f"parameters {name} {digest(hyper)} {digest(sites.as_dict())}"
         return self._store().get(key, lambda: _make(name, hyper, self.plugins).parameters(sites))
 
     def save(self) -> None:
-        """Write what was learned since; the answers given so far hold without it."""
+        """Write new facts to the cache."""
         self.stores.save()
 
     @cached_property
@@ -90,12 +110,12 @@ class Catalogue:
 
 
 def read_methods(plugins: Iterable[Path] = ()) -> dict[str, MethodFacts]:
-    """The facts from the method classes themselves; imports torch."""
+    """Read the facts from the method classes; imports torch."""
     import inspect
 
-    found = {}
+    facts = {}
     for name, cls in registry.discover(plugins).items():
-        found[name] = MethodFacts(
+        facts[name] = MethodFacts(
             name=name,
             paper=cls.paper,
             formula=cls.formula,
@@ -112,18 +132,15 @@ def read_methods(plugins: Iterable[Path] = ()) -> dict[str, MethodFacts]:
             source=str(registry.source(cls)),
             search_space={key: list(values) for key, values in cls.search_space.items()},
         )
-    return found
+    return facts
 
 
 def _make(name: str, hyper: Mapping[str, Any], plugins: Iterable[Path]) -> Any:
-
     return registry.make(registry.find(name, plugins), hyper)
 
 
 def _checked(name: str, given: Mapping[str, Any], plugins: Iterable[Path]) -> dict[str, Any]:
     from pydantic import ValidationError
-
-    from peftbench.method import registry
 
     cls = registry.find(name, plugins)
     known = registry.defaults(cls)
@@ -143,7 +160,7 @@ def _checked(name: str, given: Mapping[str, Any], plugins: Iterable[Path]) -> di
 
 
 def _package_sha(module: str) -> dict[str, str]:
-    """The Python files of the top-level package that a plugin's entry point lives in."""
+    """Return the hashes of the Python files of the top-level package that defines a plugin's entry point."""
     spec = find_spec(module.partition(".")[0])
     if spec is None:
         return {}

@@ -1,4 +1,4 @@
-"""Change a network and undo it, save it, load it, merge it, count it: written once, for methods it does not know."""
+"""Change a network and undo, save, load, merge and count the change. Written once, without knowledge of any method."""
 
 from __future__ import annotations
 
@@ -18,41 +18,59 @@ from peftbench.errors import UserError
 
 
 class NotMergeable(Exception):
-    """This adapter cannot be written as a plain layer of the base network."""
+    """The adapter cannot be written as a plain layer of the base network."""
 
 
 class Adapter(nn.Module):
-    """Stands where `base` stood. Every parameter and buffer outside ``.base`` is adapter state."""
+    """A module that replaces the module `base` at a site. Parameters and buffers outside ``.base`` are the adapter's
+    state.
 
-    base: Any  # what `swap` found at the site, by the site's own interface (backbones/modules.py)
+    At a linear site it is called with x (..., in) and returns (..., out). At a block it has the call of `Block`, in a
+    slot that of `PrefixSlot` or `PromptSlot`.
+
+    Attributes:
+        base: The module that stood at the site, with the interface of `backbones/modules.py`.
+    """
+
+    base: Any
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base
 
     def folded(self) -> nn.Module:
-        """A new plain layer that computes the same; never touches `base`. Raises `NotMergeable` where there is none."""
+        """Return a new plain layer that computes the same as this adapter, without changing `base`.
+
+        Raises:
+            NotMergeable: There is no such layer. This is the default.
+        """
         raise NotMergeable(f"{type(self).__name__} is not a linear map and has no plain layer")
 
 
 class Edit:
-    """All that one method does to one backbone, and the way back.
+    """All changes of one method to one backbone, and their undo.
 
     >>> edit = Edit(backbone)
     >>> method.attach(edit)        # swaps and thaws
     >>> ...                        # train
-    >>> edit.undo()                # bit for bit
+    >>> edit.undo()                # restores every bit
+
+    Making an edit freezes every parameter of the network.
+
+    Attributes:
+        backbone: The backbone.
+        net: Its network.
     """
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone, self.net = backbone, backbone.net
         self.net.requires_grad_(False)
-        self._swaps: list[tuple[Site, nn.Module, nn.Module]] = []  # (site, what stood there, what stands there)
+        self._swaps: list[tuple[Site, nn.Module, nn.Module]] = []  # (site, old module, new module)
         self._thawed: dict[str, nn.Parameter] = {}
-        self._widened: dict[str, nn.Parameter] = {}  # frozen beside a thawed one, in float32 like it
-        self._dropped: dict[str, nn.Parameter] = {}  # base weights that no module needs while this edit lasts
+        self._widened: dict[str, nn.Parameter] = {}  # frozen parameters cast to float32; see `_widen`
+        self._dropped: dict[str, nn.Parameter] = {}  # base weights that no module uses during this edit
         self._hooks: list[Any] = []
-        self._attention: list[tuple[Any, str]] = []  # configurations and the attention they asked for
+        self._attention: list[tuple[Any, str]] = []  # configurations and their original attention implementation
 
     @property
     def linear_roles(self) -> str:
@@ -60,10 +78,17 @@ class Edit:
         return " ".join(r for r in self.backbone.sites.roles if r in LINEAR)
 
     def swap(self, roles: str, make: Callable[[Any], nn.Module]) -> None:
-        """Put ``make(old)`` in place of the module at every site with one of the space-separated `roles`.
+        """Replace the module at every site with one of the roles by ``make(old)``.
 
-        A new module that is no `Adapter` and keeps nothing of the old one (a quantised layer) frees the old weights
-        until `undo`. Raises `UserError` for a role that this network does not have.
+        A new module that is not an `Adapter` and keeps nothing of the old one (a quantised layer) frees the old weights
+        until `undo`.
+
+        Args:
+            roles: Role names, separated by spaces.
+            make: Returns the new module for the module at a site.
+
+        Raises:
+            UserError: The network lacks a role, or a sublayer or slot already has an adapter.
         """
         for site in self.backbone.sites.of(roles):
             old = self.net.get_submodule(site.path)
@@ -76,7 +101,7 @@ class Edit:
             self._connect(old, new)
 
     def replace(self, kind: type[nn.Module], make: Callable[[Any], nn.Module]) -> None:
-        """Put ``make(module)`` in place of every swapped-in module of class `kind` (a reparametrisation, say)."""
+        """Replace every swapped-in module of class `kind` by ``make(module)``, e.g. to drop a reparametrisation."""
         for i, (site, old, now) in enumerate(self._swaps):
             if isinstance(now, kind):
                 new = make(now).train(now.training)
@@ -84,9 +109,17 @@ class Edit:
                 self._swaps[i] = (site, old, new)
 
     def thaw(self, roles: str, part: str = "all") -> None:
-        """Train the base's own parameters at `roles`, or everywhere with ``"*"``; never the head.
+        """Train the base's own parameters at sites. The task head is never included.
 
-        `part` is "all" or "bias". They become float32 while they train.
+        The parameters become float32 while they train.
+
+        Args:
+            roles: Role names, separated by spaces, or "*" for the whole base.
+            part: "all" or "bias".
+
+        Raises:
+            UserError: The network lacks a role.
+            ValueError: `part` is neither.
         """
         if part not in ("all", "bias"):
             raise ValueError(f"part is 'all' or 'bias', not {part!r}")
@@ -102,11 +135,14 @@ class Edit:
         self._widen()
 
     def undo(self) -> None:
-        """Put everything back as it was loaded, bit for bit. Thawed and dropped weights come from the kept file."""
+        """Restore the network as it was loaded, bit for bit.
+
+        Thawed and dropped weights are read back from the backbone's snapshot.
+        """
         for hook in self._hooks:
             hook.remove()
-        for config, usual in self._attention:
-            config._attn_implementation = usual
+        for config, original in self._attention:
+            config._attn_implementation = original
         for site, old, new in reversed(self._swaps):
             if isinstance(old, PromptSlot):
                 self.backbone.virtual_tokens = 0
@@ -119,11 +155,18 @@ class Edit:
         self._thawed, self._widened, self._dropped = {}, {}, {}
 
     def state(self) -> dict[str, Tensor]:
-        """Adapter tensors and thawed tensors, nothing else, by the paths of their sites. A shared tensor comes once."""
+        """Return the adapter tensors and thawed tensors by the paths of their sites. A shared tensor appears once."""
         return {name: t.detach() for name, t in self._state().items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the tensors of another edit of the same method. Raises `UserError` naming every difference."""
+        """Copy the tensors of another edit of the same method into this one.
+
+        Args:
+            state: Tensors from `state`.
+
+        Raises:
+            UserError: Names or shapes differ; the message lists the first differences.
+        """
         own = self._state()
         wrong = [f"{n}: missing" for n in own if n not in state] + [f"{n}: unexpected" for n in state if n not in own]
         wrong += [
@@ -140,9 +183,12 @@ class Edit:
 
     @contextmanager
     def merged(self) -> Iterator[nn.Module]:
-        """The network with folded copies in place of the adapters; unmerging puts the adapters back, so it is exact.
+        """Yield the network with folded copies in place of the adapters.
 
-        Raises `NotMergeable` before anything changes if one adapter has no plain layer.
+        Unmerging puts the adapters back, so it is exact.
+
+        Raises:
+            NotMergeable: An adapter has no plain layer. Nothing has changed then.
         """
         top = {site.path: new for site, _, new in self._swaps}
         with torch.no_grad():
@@ -156,21 +202,21 @@ class Edit:
                 self.net.set_submodule(path, top[path])
 
     def adapters(self) -> list[Adapter]:
-        """The adapters in place, in the order of their sites."""
+        """Return the adapters in place, in the order of their sites."""
         return [module for _, module in self.placed()]
 
     def placed(self) -> list[tuple[Site, Any]]:
-        """Each adapter with its site, the uppermost where one stands on another."""
+        """Return each adapter with its site; the uppermost one if several are stacked."""
         top = {site.path: (site, new) for site, _, new in self._swaps}
         return [(site, module) for site, module in top.values() if isinstance(module, Adapter)]
 
     def trained(self) -> list[nn.Parameter]:
-        """What the method trains, without the head: by identity, never by name."""
+        """Return the parameters that the method trains, without the head; found by identity, not by name."""
         head = {id(p) for p in self.backbone.head_parameters()}
         return [p for p in self.net.parameters() if p.requires_grad and id(p) not in head]
 
     def counts(self) -> dict[str, int]:
-        """Parameters: `trainable` by the method, `head`, `added` to the base, and `total` with all of them."""
+        """Return parameter counts: `trainable` (by the method), `head`, `added` (to the base) and `total`."""
         own = {id(p) for p in self.backbone.parameters.values()}
         added = sum(p.numel() for p in self.net.parameters() if id(p) not in own and p.dtype.is_floating_point)
         sites = self.backbone.sites
@@ -182,7 +228,11 @@ class Edit:
         }
 
     def check_used(self) -> None:
-        """After a forward pass: raises `UserError` for a slot that the network never called."""
+        """Check, after a forward pass, that the network called every slot in use.
+
+        Raises:
+            UserError: A prefix or prompt was never called.
+        """
         for site, old, _ in self._swaps:
             if isinstance(old, PrefixSlot):
                 module = self.net.get_submodule(site.path.removesuffix(".prefix_slot"))
@@ -208,11 +258,11 @@ class Edit:
         return {name: tensors[name] for name in seen.values()}
 
     def _widen(self) -> None:
-        """A norm's kernel wants gain and bias of one type, also where only one of them trains."""
+        """Cast the frozen vectors next to thawed ones to float32: a norm's kernel needs gain and bias of one dtype."""
         homes = {name.rpartition(".")[0] for name in self._thawed}
         for name, p in self.backbone.parameters.items():
-            beside = name.rpartition(".")[0] in homes and name not in self._thawed
-            if beside and p.ndim == 1 and p.dtype != torch.float32:
+            adjacent = name.rpartition(".")[0] in homes and name not in self._thawed
+            if adjacent and p.ndim == 1 and p.dtype != torch.float32:
                 p.data = p.data.float()
                 self._widened[name] = p
 
@@ -239,7 +289,7 @@ class Edit:
 
 
 def _own(module: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """The tensors of an adapter outside its base; an adapter under an adapter has its own."""
+    """Return the tensors of an adapter outside its base; an adapter below it has its own."""
     if not isinstance(module, Adapter):
         return {}
     mine = {f"{prefix}.{n}": t for n, t in module.state_dict(keep_vars=True).items() if not n.startswith("base.")}

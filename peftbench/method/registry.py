@@ -1,4 +1,4 @@
-"""How methods are found: the files in `methods/`, entry points, plugin files; and how one is made from its values.
+"""Find methods in `methods/`, entry points and plugin files, and make one from its hyperparameters.
 
 Importing this module imports neither torch nor any method; `discover` does.
 """
@@ -23,23 +23,22 @@ from peftbench.method.base import Method
 
 PACKAGE = "peftbench.methods"  # of the method files
 GROUP = "peftbench.methods"  # entry points of other packages
-RESERVED = ("label", "lr", "search_space", "exempt")  # what experiment files say of a method beside its fields
-
+RESERVED = ("label", "lr", "search_space", "exempt")  # settings of a method in experiment files that are not fields
 
 M = TypeVar("M", bound=type[Method])
 
-
 _registry: dict[str, type[Method]] = {}
-
-
-_sources: dict[str, str] = {}  # method name -> file it came from
-
-
+_sources: dict[str, str] = {}  # method name -> file
 _plugins: dict[Path, str] = {}  # plugin file -> module name, so that a file is loaded once
 
 
 def register(cls: M) -> M:
-    """Class decorator: make a method known by its ``name``. A second class of the same name is an error."""
+    """Class decorator: register a method under its ``name``.
+
+    Raises:
+        UserError: Another file registered a method of this name.
+        TypeError: The class lacks something that a method must have.
+    """
     _check(cls)
     source = getattr(sys.modules.get(cls.__module__), "__file__", None) or cls.__module__
     taken = _sources.get(cls.name)
@@ -50,7 +49,17 @@ def register(cls: M) -> M:
 
 
 def discover(plugins: Iterable[Path | str] = ()) -> dict[str, type[Method]]:
-    """Every method by name: the files in ``methods/``, the entry-point group ``peftbench.methods``, and `plugins`."""
+    """Return every method by name.
+
+    Args:
+        plugins: Python files that register further methods.
+
+    Returns:
+        The methods of ``methods/``, of the entry-point group ``peftbench.methods`` and of `plugins`.
+
+    Raises:
+        UserError: A file does not load or registers no method.
+    """
     package = importlib.import_module(PACKAGE)
     for module in pkgutil.iter_modules(package.__path__):
         if not module.name.startswith("_"):
@@ -68,7 +77,15 @@ def discover(plugins: Iterable[Path | str] = ()) -> dict[str, type[Method]]:
 
 
 def find(name: str, plugins: Iterable[Path | str] = ()) -> type[Method]:
-    """The method called `name`, or a `UserError` with the nearest name."""
+    """Return the method called `name`.
+
+    Args:
+        name: Name of the method.
+        plugins: As in `discover`.
+
+    Raises:
+        UserError: There is no such method; the message has the nearest name.
+    """
     known = discover(plugins)
     if name not in known:
         raise unknown_method(name, known)
@@ -76,7 +93,16 @@ def find(name: str, plugins: Iterable[Path | str] = ()) -> type[Method]:
 
 
 def make(cls: type[Method], hyper: Mapping[str, Any], where: str = "") -> Method:
-    """An instance with `hyper` checked by type and range; every mistake is named in one `UserError`."""
+    """Make an instance of a method from checked hyperparameters.
+
+    Args:
+        cls: The method class.
+        hyper: Hyperparameters by name; the others have their defaults.
+        where: Location of the hyperparameters for the message, e.g. a file name.
+
+    Raises:
+        UserError: A hyperparameter is unknown, or has a wrong type or range; the message lists every mistake.
+    """
     names = [f.name for f in fields(cls)]
     for key in hyper:
         if key not in names:
@@ -84,29 +110,29 @@ def make(cls: type[Method], hyper: Mapping[str, Any], where: str = "") -> Method
     try:
         return cls(**dict(schema(cls).model_validate(dict(hyper))))
     except ValidationError as error:
-        said = "; ".join(f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors())
-        raise UserError(f"{where or cls.name}: {said}") from error
+        mistakes = "; ".join(f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors())
+        raise UserError(f"{where or cls.name}: {mistakes}") from error
 
 
 def schema(cls: type[Method]) -> type[BaseModel]:
-    """The hyperparameters as a pydantic model: types, ranges, defaults, descriptions."""
+    """Return the hyperparameters as a pydantic model: types, ranges, defaults, descriptions."""
     hints = get_type_hints(cls, include_extras=True)
     given: dict[str, Any] = {f.name: (hints[f.name], ... if f.default is MISSING else f.default) for f in fields(cls)}
     return create_model(cls.__name__, __config__=ConfigDict(extra="forbid", strict=True), **given)
 
 
 def defaults(cls: type[Method]) -> dict[str, Any]:
-    """The hyperparameters with their default values."""
+    """Return the hyperparameters with their default values."""
     return {f.name: f.default if f.default is not MISSING else None for f in fields(cls)}
 
 
 def source(cls: type[Method]) -> Path:
-    """The file that defines the method."""
+    """Return the file that defines the method."""
     return Path(_sources[cls.name])
 
 
 def _check(cls: type[Method]) -> None:
-    """Raises `TypeError` for a class that cannot be a method, saying what it lacks."""
+    """Raise `TypeError` if a class cannot be a method, naming what it lacks."""
     for fact in ("name", "paper", "lr"):
         if not hasattr(cls, fact):
             raise TypeError(f"method class {cls.__name__} must set the class attribute `{fact}`")
@@ -132,7 +158,7 @@ def _load_own(name: str) -> None:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        raise UserError(f"methods/{name}.py does not load: {_told(error)}") from error
+        raise UserError(f"methods/{name}.py does not load: {_describe(error)}") from error
     if module.__file__ not in _sources.values():
         raise UserError(f"{module.__file__} registers no method; decorate its class with @register, or move it away")
 
@@ -156,13 +182,13 @@ def _load_file(path: Path) -> None:
         raise
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise UserError(f"the plugin {path} does not load: {_told(error, path)}") from error
+        raise UserError(f"the plugin {path} does not load: {_describe(error, path)}") from error
     if set(_registry) == before and path.as_posix() not in _sources.values():
         raise UserError(f"the plugin {path} registers no method; decorate its class with @register")
     _plugins[path] = name
 
 
-def _told(error: BaseException, path: Path | None = None) -> str:
-    """What went wrong, and in which line of the file at `path`, where that is known."""
+def _describe(error: BaseException, path: Path | None = None) -> str:
+    """Describe an error, with the line of the file at `path` if known."""
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if path and Path(f.filename) == path]
     return f"{type(error).__name__}: {error}" + (f" (line {lines[-1]})" if lines else "")

@@ -1,4 +1,4 @@
-"""`new-method`: a copy of the template with the names filled in."""
+"""Copy the method template with the names filled in (`new-method`)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,18 @@ from peftbench.errors import UserError
 
 
 def new_method(name: str, known: Iterable[str], here: Path) -> Path:
-    """Write `methods/NAME.py` when `here` is in a checkout of peftbench, else `here`/NAME.py; returns its path.
+    """Write a new method file from the template.
 
-    Raises UserError for a name that no Python module can have, that a method has, or whose file exists.
+    Args:
+        name: Name of the method.
+        known: Names of the methods that exist.
+        here: Working directory. In a checkout of peftbench the file goes to `methods/`, else into `here`.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        UserError: The name is not a Python identifier, is taken, or its file exists or cannot be written.
     """
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_") or not name.isascii():
         raise UserError(
@@ -40,7 +49,7 @@ def new_method(name: str, known: Iterable[str], here: Path) -> Path:
 
 
 def filled_in(template: str, name: str) -> str:
-    """The template's text with `template` and `Template...` replaced by the method's name in both spellings."""
+    """Return the template's text with `template` and `Template...` replaced by the method's name in both spellings."""
     camel = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
     text = re.sub(r"\bTemplate(?=[A-Z]\w*|\b)", camel, template)
     return re.sub(r'\bname = "template"', f'name = "{name}"', text)

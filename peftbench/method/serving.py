@@ -1,8 +1,8 @@
-"""Several trained adapters on one base network: one at a time, or another one for each row of a batch.
+"""Several trained adapters on one base network: one at a time, or a different one for each row of a batch.
 
-All are of one method, with the same hyperparameters. `batch` runs the network once: it gives each adapter module, and
-the head, the tensors of each row's own adapter, and vectorises over the rows (torch.func.vmap); the base's layers see
-the whole batch. It is therefore written once for every method whose adapters stand at sites and map x row by row.
+All adapters have one method and the same hyperparameters. `AdapterSet.batch` runs the network once. Each adapter
+module, and the head, gets the tensors of each row's own adapter and is vectorised over the rows (torch.func.vmap); the
+base's layers see the whole batch. This works for every method whose adapters stand at sites and map x row by row.
 """
 
 from __future__ import annotations
@@ -28,28 +28,41 @@ from peftbench.method.edit import Adapter, Edit
 
 
 class AdapterSet:
-    """Adapters by name, held on the device of `backbone`; the first is in place.
+    """Adapters by name, kept on the device of `backbone`; the first one is in place.
 
     >>> adapters = AdapterSet(backbone, {"a": Path("a.safetensors"), "b": Path("b.safetensors")})
     >>> adapters.switch("b")                                # seconds
-    >>> adapters.batch(["a", "b"], inputs).logits           # row 0 by a, row 1 by b
+    >>> adapters.batch(["a", "b"], inputs).logits           # row 0 with a, row 1 with b
+
+    Attributes:
+        backbone: The backbone.
+        edit: The edit that holds the adapter in place.
     """
 
     def __init__(self, backbone: Backbone, files: Mapping[str, Path], plugins: Iterable[Path | str] = ()) -> None:
-        """Raises `UserError` for no file, another backbone, or adapters of different methods or hyperparameters."""
+        """Load the adapters and put the first one in place.
+
+        Args:
+            backbone: The backbone that the adapters were trained on, as loaded.
+            files: Adapter files by name; a head file next to an adapter is loaded with it.
+            plugins: Python files that register further methods.
+
+        Raises:
+            UserError: No file is given, or the adapters differ in backbone, method, hyperparameters or shapes.
+        """
         if not files:
             raise UserError("an adapter set needs at least one adapter file")
         backbone.net.eval()
         self.backbone = backbone
         self._states: dict[str, dict[str, Tensor]] = {}
         first = next(iter(files.values()))
-        asked = adapter_file.load(first)[1]
+        expected = adapter_file.load(first)[1]
         for name, path in files.items():
             state, header = adapter_file.load(path)
             for key in ("method", "hyper", "backbone"):
-                if header[key] != asked[key]:
+                if header[key] != expected[key]:
                     raise UserError(
-                        f"{path} has the {key} {header[key]!r} and {first} has {asked[key]!r}; "
+                        f"{path} has the {key} {header[key]!r} and {first} has {expected[key]!r}; "
                         "the adapters of a set differ in their numbers only"
                     )
             head = adapter_file.head_path(path)
@@ -64,10 +77,21 @@ class AdapterSet:
 
     @property
     def names(self) -> list[str]:
+        """Names of the adapters."""
         return list(self._states)
 
     def switch(self, name: str) -> float:
-        """Put the adapter `name` in place, with its head; returns the seconds that it took, the device done."""
+        """Put an adapter in place, with its head.
+
+        Args:
+            name: Name of the adapter.
+
+        Returns:
+            Seconds that the switch took, with the device synchronised.
+
+        Raises:
+            UserError: There is no adapter of this name.
+        """
         state = self._state(name)
         synchronise(self.backbone.device)
         started = time.perf_counter()
@@ -77,9 +101,18 @@ class AdapterSet:
 
     @torch.no_grad()
     def batch(self, names: Sequence[str], inputs: Mapping[str, Tensor]) -> Any:
-        """The network's output for `inputs`, row i by the adapter ``names[i]``, in one pass.
+        """Run the network once, with the adapter ``names[i]`` for row i.
 
-        Raises `UserError` for a prefix, which is no function of a row, and for methods that train the base itself.
+        Args:
+            names: Name of an adapter for each row.
+            inputs: The network's inputs, each (rows, ...).
+
+        Returns:
+            The network's output.
+
+        Raises:
+            UserError: The names do not match the rows, an adapter is a prefix (which is the same for every row), or the
+                method trains the base itself.
         """
         rows = len(next(iter(inputs.values())))
         if len(names) != rows:
@@ -90,7 +123,7 @@ class AdapterSet:
 
     @contextmanager
     def _by_row(self, stacked: Mapping[str, Tensor]) -> Iterator[None]:
-        """While it lasts, adapters and head compute each row with that row's tensors."""
+        """Make the adapters and the head compute each row with that row's tensors."""
         modules = self._modules()
         left = [key for key in stacked if not any(key.startswith(f"{path}.") for path in modules)]
         if left:
@@ -121,23 +154,23 @@ class AdapterSet:
 
 @torch.no_grad()
 def place(targets: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Put the tensors of `state` in place of those that are there, by name."""
+    """Copy the tensors of `state` into `targets`, by name."""
     for name, t in targets.items():
         t.copy_(state[name])
 
 
 def targets(edit: Edit) -> dict[str, Tensor]:
-    """The tensors in place that an adapter and its head fill, by the names that their files have."""
+    """Return the tensors in place that an adapter and its head fill, by their names in adapter files."""
     head = {id(p) for p in edit.backbone.head_parameters()}
     return edit.state() | {n: p for n, p in edit.backbone.parameters.items() if id(p) in head}
 
 
 def _row_by_row(module: nn.Module, stacked: Mapping[str, Tensor]) -> Callable[..., Any]:
-    """`module` with the tensors ``stacked[name][i]`` for row i of its arguments."""
+    """Return a forward of `module` that uses the tensors ``stacked[name][i]`` for row i of its arguments."""
     plain = copy.copy(module)  # shares its tensors, and keeps the class's own forward
     if isinstance(module, Adapter) and not isinstance(module.base, Adapter):
-        plain._modules = {**module._modules, "base": _Whole(module.base)}
-    plain._forward_hooks, plain._forward_pre_hooks = OrderedDict(), OrderedDict()  # they run once, around this
+        plain._modules = {**module._modules, "base": _UnbatchedBase(module.base)}
+    plain._forward_hooks, plain._forward_pre_hooks = OrderedDict(), OrderedDict()  # run once, by the outer module
     rows = len(next(iter(stacked.values())))
 
     def forward(*args: Tensor) -> Any:
@@ -152,30 +185,30 @@ def _row_by_row(module: nn.Module, stacked: Mapping[str, Tensor]) -> Callable[..
     return forward
 
 
-class _Whole(nn.Module):
-    """A base layer that leaves the vectorised rows and sees the whole batch; its own kernels need not be vmap's."""
+class _UnbatchedBase(nn.Module):
+    """A base layer that sees the whole batch inside vmap; its own kernels need not support vmap."""
 
-    is_dense = False  # it is to be called, even where its product is its weight's
+    is_dense = False  # so that adapters call it, and do not read its weight
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.__dict__["_base"] = base
 
     def forward(self, x: Tensor) -> Any:
-        return _Leave.apply(x, self._base)
+        return _CallOnWholeBatch.apply(x, self._base)
 
     def __getattr__(self, name: str) -> Any:  # its weight, bias, sizes
         return getattr(self.__dict__["_base"], name)
 
 
-class _Leave(torch.autograd.Function):
+class _CallOnWholeBatch(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, base: nn.Module) -> Any:
         return base(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Nothing is kept: serving has no gradient."""
+        """Save nothing: serving has no gradient."""
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, base: nn.Module) -> tuple[Any, int]:

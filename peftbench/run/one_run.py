@@ -14,7 +14,7 @@ from peftbench.backbones import devices, prompt
 from peftbench.backbones.load import Backbone
 from peftbench.errors import UserError
 from peftbench.measure import timing
-from peftbench.measure.probes import Probes, Trained
+from peftbench.measure.probes import Probes, TrainedNetwork
 from peftbench.method import adapter_file
 from peftbench.method.base import Method
 from peftbench.method.edit import Edit
@@ -92,8 +92,8 @@ class Run:
         trainer = self.start(edit)
         pad = self.backbone.tokenizer.pad_token_id
         order, widest = self._order()
-        self.probes = Probes(self.spec.probes, Trained(edit, self.spec.backbone.dtype, self.data_dir))
-        clock.within("evaluate", lambda: self.probes.look(0))
+        self.probes = Probes(self.spec.probes, TrainedNetwork(edit, self.spec.backbone.dtype, self.data_dir))
+        clock.within("evaluate", lambda: self.probes.measure(0))
         devices.seed("dropout", *self.spec.axes)
         clock.lap("load")
         fitted = fit(
@@ -108,7 +108,7 @@ class Run:
         )
         clock.lap("train")
         self.method.finish(edit)
-        clock.within("evaluate", lambda: self.probes.look(fitted.checkpoint_step, last=True))
+        clock.within("evaluate", lambda: self.probes.measure(fitted.checkpoint_step, last=True))
         return fitted
 
     def _order(self) -> tuple[Iterable[Array], int]:
@@ -138,7 +138,7 @@ class Run:
     def validate(self, step: int) -> dict[str, float | None]:
         """The validation metrics after so many steps; probes measure then, too."""
         if step < self.spec.train.steps:  # the last weights are measured after the method's `finish`
-            self.probes.look(step)
+            self.probes.measure(step)
         return self._scores("validation")[0]
 
     @property

@@ -9,7 +9,8 @@ import torch
 from architectures import ALL, DECODERS, HEADS, INNER, LABELS, LAYERS, T5, WIDTH, Zoo, batch, logits
 from torch import nn
 
-from peftbench.backbones.load import head_of, load_sites
+from peftbench.backbones.load import load_sites
+from peftbench.backbones.networks import head_of
 from peftbench.backbones.sites import LINEAR
 from peftbench.method.edit import Edit
 from peftbench.methods.lora import LoRALinear

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
-from peftbench.measure import resident
+from peftbench.measure import system_memory
 from peftbench.measure.memory import LiveTensors, track_step
 
 BATCH, WIDE, OUT = 8, 16, 4
@@ -288,27 +288,27 @@ def test_no_hook_and_no_watch_stays_behind() -> None:
 
 
 def test_the_resident_mark_covers_what_was_touched() -> None:
-    if not resident.reset_resident():
+    if not system_memory.reset_resident():
         pytest.skip("the high-water mark cannot be reset here")
-    before = resident.resident_peak_bytes()
+    before = system_memory.resident_peak_bytes()
     block = torch.ones(8 << 20)  # 32 MiB
-    after = resident.resident_peak_bytes()
+    after = system_memory.resident_peak_bytes()
     assert before is not None
     assert after is not None
     assert after - before > block.nbytes // 2
     del block
-    resident.reset_resident()
-    again = resident.resident_peak_bytes()
+    system_memory.reset_resident()
+    again = system_memory.resident_peak_bytes()
     assert again is not None
     assert again < after
 
 
 def test_what_cannot_be_measured_is_none_and_not_zero(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    monkeypatch.setattr(resident, "_CLEAR", tmp_path / "absent" / "clear_refs")
+    monkeypatch.setattr(system_memory, "_CLEAR", tmp_path / "absent" / "clear_refs")
     net, optimizer, x = _linear()
     record = track_step(_groups(net), optimizer, lambda: net(x).sum())
     assert record["resident_bytes"] is None
     assert record["allocated_bytes"] is None
     assert record["reserved_bytes"] is None
-    monkeypatch.setattr(resident, "_STATUS", tmp_path / "absent")
-    assert resident.resident_peak_bytes() is None
+    monkeypatch.setattr(system_memory, "_STATUS", tmp_path / "absent")
+    assert system_memory.resident_peak_bytes() is None

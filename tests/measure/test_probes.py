@@ -20,8 +20,8 @@ from torch import Tensor
 from peftbench.backbones.load import Backbone, load
 from peftbench.errors import UserError
 from peftbench.measure import probes
-from peftbench.measure.probes import CARDS, Probes, Trained, decomposition, ranks, subspaces, wikitext2_loss
-from peftbench.measure.probes._changes import changes
+from peftbench.measure.probes import CARDS, Probes, TrainedNetwork, decomposition, ranks, subspaces, wikitext2_loss
+from peftbench.measure.probes.weight_changes import weight_changes
 from peftbench.method.edit import Edit
 from peftbench.method.registry import find, make
 from peftbench.plan import read
@@ -116,7 +116,7 @@ def test_directions_of_an_update_are_those_of_its_rank_and_of_none_there_is_none
 
 def test_the_directions_of_a_lora_adapter_span_the_rows_of_its_A(attached: Attached) -> None:
     edit = attached("lora", rank=3)
-    found = {site["path"]: site for site in subspaces.measure(Trained(edit))["sites"]}
+    found = {site["path"]: site for site in subspaces.measure(TrainedNetwork(edit))["sites"]}
     for site, module in edit.placed():
         own = found[site.path]
         update, A = (_similarity.vectors(own[key], own["width"]) for key in ("update", "A"))
@@ -127,7 +127,7 @@ def test_the_directions_of_a_lora_adapter_span_the_rows_of_its_A(attached: Attac
 
 def test_a_matrix_that_is_drawn_and_never_trained_has_no_directions_to_tell(attached: Attached) -> None:
     """VeRA's A is one random matrix for all layers: two runs would seem to have learned the same."""
-    assert all(s["A"] is None for s in subspaces.measure(Trained(attached("vera")))["sites"])
+    assert all(s["A"] is None for s in subspaces.measure(TrainedNetwork(attached("vera")))["sites"])
 
 
 # Magnitude and direction
@@ -150,7 +150,7 @@ def test_a_direction_that_hardly_turns_is_not_lost_in_rounding() -> None:
 @pytest.mark.parametrize("method", ["full", "lora", "dora", "ia3"])
 def test_decomposition_of_trained_weights_follows_the_papers_equations(attached: Attached, method: str) -> None:
     edit = attached(method)
-    found = {site["path"]: site for site in decomposition.measure(Trained(edit))["sites"]}
+    found = {site["path"]: site for site in decomposition.measure(TrainedNetwork(edit))["sites"]}
     assert found
     with edit.merged() as net:
         for path, site in found.items():
@@ -162,7 +162,7 @@ def test_decomposition_of_trained_weights_follows_the_papers_equations(attached:
 
 def test_weights_that_no_step_has_touched_have_not_changed(attached: Attached) -> None:
     for method in ("full", "lora"):
-        sites = decomposition.measure(Trained(attached(method, spread=0.0)))["sites"]
+        sites = decomposition.measure(TrainedNetwork(attached(method, spread=0.0)))["sites"]
         assert {(s["dM"], s["dD"]) for s in sites} == {(0.0, 0.0)}
 
 
@@ -171,13 +171,13 @@ def test_an_update_far_below_the_weights_last_digit_is_seen(attached: Attached) 
     with torch.no_grad():
         for module in edit.adapters():
             module.B.mul_(1e-9)
-    for change, module in zip(changes(edit), edit.adapters(), strict=True):
+    for change, module in zip(weight_changes(edit), edit.adapters(), strict=True):
         update = module.scale * module.B.detach().double() @ module.A.detach().double()
         assert torch.allclose(change.after - change.before, update, rtol=1e-3, atol=1e-16)
 
 
 def test_every_layer_is_named_by_role_and_number(attached: Attached) -> None:
-    sites = ranks.measure(Trained(attached("full")))["sites"]
+    sites = ranks.measure(TrainedNetwork(attached("full")))["sites"]
     layers = {role: [s["layer"] for s in sites if s["role"] == role] for role in ("q", "v", "up", "down")}
     assert layers == {role: [0, 1] for role in layers}
 
@@ -195,7 +195,7 @@ def test_adaloras_final_ranks_are_the_ranks_of_its_updates(attached: Attached) -
             module.Lambda.mul_(torch.rand_like(module.Lambda) < 0.5)
     told = adalora.final_ranks(edit.net)
     assert len(set(told.values())) > 1
-    assert {s["path"]: s["rank"] for s in ranks.measure(Trained(edit))["sites"]} == told
+    assert {s["path"]: s["rank"] for s in ranks.measure(TrainedNetwork(edit))["sites"]} == told
 
 
 def test_the_rank_of_nothing_is_zero_and_of_a_product_its_inner_size() -> None:
@@ -209,7 +209,7 @@ def test_the_rank_of_nothing_is_zero_and_of_a_product_its_inner_size() -> None:
 
 def test_wikitext_loss_is_what_transformers_computes(data_dir: Path) -> None:
     backbone = load("tiny-decoder", "generation")
-    found = wikitext2_loss.measure(Trained(Edit(backbone), data_dir=data_dir))
+    found = wikitext2_loss.measure(TrainedNetwork(Edit(backbone), data_dir=data_dir))
     ids = wikitext2_loss.windows(backbone.tokenizer, (data_dir / "wikitext-2" / "test.txt").read_text())
     with torch.no_grad():
         each = [backbone.net(input_ids=row[None], labels=row[None]).loss.item() for row in ids]
@@ -236,7 +236,7 @@ def test_a_prompt_in_front_of_the_text_adds_no_token_to_the_mean(data_dir: Path)
     backbone = load("tiny-decoder", "generation")
     edit = Edit(backbone)
     make(find("prompt"), {"length": 3}).attach(edit)
-    found = wikitext2_loss.measure(Trained(edit, data_dir=data_dir))
+    found = wikitext2_loss.measure(TrainedNetwork(edit, data_dir=data_dir))
     row = wikitext2_loss.windows(backbone.tokenizer, (data_dir / "wikitext-2" / "test.txt").read_text())[:1]
     with torch.no_grad():
         inputs = backbone.inputs({"input_ids": row, "attention_mask": torch.ones_like(row)})
@@ -304,7 +304,7 @@ def test_probes_stand_in_the_record_and_change_nothing_else(data_dir: Path) -> N
         "wikitext2_loss": [0, 2, 4, 6],
     }
     assert [s["rank"] for s in found["ranks"]["points"][0]["sites"]] == [2] * 4  # q and v of two layers
-    base = wikitext2_loss.measure(Trained(Edit(load("tiny-decoder", "generation")), data_dir=data_dir))
+    base = wikitext2_loss.measure(TrainedNetwork(Edit(load("tiny-decoder", "generation")), data_dir=data_dir))
     assert found["wikitext2_loss"]["points"][0]["loss"] == pytest.approx(base["loss"], rel=1e-6)
     assert all({"version", "paper", "definition"} <= set(probe) for probe in found.values())
 
@@ -325,4 +325,4 @@ def test_the_last_point_is_of_the_weights_that_are_tested() -> None:
 
 def test_a_probe_of_another_version_is_not_measured_in_its_name() -> None:
     with pytest.raises(UserError, match="version 99"):
-        Probes({"ranks": 99}, Trained(None))  # type: ignore[arg-type]
+        Probes({"ranks": 99}, TrainedNetwork(None))  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from peftbench.errors import UserError
 from peftbench.method import adapter_file
 from peftbench.method.edit import Edit
 from peftbench.method.interop import from_peft, to_peft
-from peftbench.method.interop.trained import open_trained
+from peftbench.method.interop.trained_adapter import open_trained
 from peftbench.method.registry import find, make
 
 peft = pytest.importorskip("peft")

@@ -19,8 +19,8 @@ from peftbench.backbones.load import Backbone
 from peftbench.errors import UserError
 from peftbench.method import adapter_file
 from peftbench.method.edit import Edit
-from peftbench.method.interop import from_peft, merged, to_peft
-from peftbench.method.interop.trained import open_trained
+from peftbench.method.interop import from_peft, to_peft, to_transformers
+from peftbench.method.interop.trained_adapter import open_trained
 from peftbench.method.layers.nf4 import NF4Linear
 
 peft = pytest.importorskip("peft")
@@ -190,7 +190,7 @@ def test_what_peft_has_not_is_refused_with_the_reason(
 @pytest.mark.parametrize(("name", "method"), [("bert", "bitfit"), ("gpt2", "bitfit"), ("bert", "linear_probe")])
 def test_trained_biases_and_heads_merge_exactly(zoo: Zoo, tmp_path: Path, name: str, method: str) -> None:
     backbone, _ = moved(zoo[name], method, {}, tmp_path / "a.safetensors")
-    merged.write(open_trained(tmp_path / "a.safetensors"), tmp_path / "out")
+    to_transformers.write(open_trained(tmp_path / "a.safetensors"), tmp_path / "out")
     net = type(plain(zoo[name])).from_pretrained(tmp_path / "out").eval()
     assert not torch.allclose(logits(net, batch()), logits(zoo[name].untouched, batch()), rtol=1e-3)
     agree(backbone.net, net)

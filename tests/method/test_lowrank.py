@@ -36,11 +36,11 @@ def _both(layer: Any, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Output and gradients, in one product and by the formula."""
     torch.manual_seed(1)
     trained = [p for p in layer.parameters() if p.requires_grad]
-    assert layer.in_one()
+    assert layer.can_fuse()
     found = []
     for plain in (False, True):
         if plain:
-            layer.in_one = lambda: False
+            layer.can_fuse = lambda: False
         y = layer(x)
         dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(2), dtype=y.dtype)
         wanted = [x, *trained] if x.requires_grad else trained
@@ -152,8 +152,8 @@ def test_other_bases_other_updates_and_dropout_go_by_the_formula() -> None:
     assert trained.base.weight.grad is not None
     dropping = _layer(LoRALinear)
     dropping.dropout = 0.5
-    assert not dropping.in_one()
-    assert dropping.eval().in_one()
+    assert not dropping.can_fuse()
+    assert dropping.eval().can_fuse()
     assert not lowrank.fits(NF4Linear.from_dense(plain.base, compute_dtype=torch.bfloat16))
 
 

@@ -13,8 +13,8 @@ from transformers import AutoTokenizer
 
 from peftbench.backbones.denormalise import plain_state
 from peftbench.errors import UserError
-from peftbench.method.interop import merged
-from peftbench.method.interop.trained import open_trained
+from peftbench.method.interop import to_transformers
+from peftbench.method.interop.trained_adapter import open_trained
 from peftbench.method.layers.nf4 import NF4Linear
 
 
@@ -48,7 +48,7 @@ def test_a_merged_model_loads_without_this_project_and_computes_the_same(
     zoo: Zoo, tmp_path: Path, name: str, method: str, hyper: dict[str, Any]
 ) -> None:
     backbone, _ = moved(zoo[name], method, hyper, tmp_path / "a.safetensors")
-    merged.write(open_trained(tmp_path / "a.safetensors"), tmp_path / "out")
+    to_transformers.write(open_trained(tmp_path / "a.safetensors"), tmp_path / "out")
     net = auto(zoo[name].kind).from_pretrained(tmp_path / "out").eval()
     inputs = batch()
     ours = logits(backbone.net, inputs)
@@ -66,5 +66,5 @@ def test_what_does_not_merge_is_refused_with_the_reason(
 ) -> None:
     moved(zoo["bert"], method, hyper, tmp_path / "a.safetensors")
     with pytest.raises(UserError, match=f"{method} cannot be merged"):
-        merged.write(open_trained(tmp_path / "a.safetensors"), tmp_path / "out")
+        to_transformers.write(open_trained(tmp_path / "a.safetensors"), tmp_path / "out")
     assert not (tmp_path / "out").exists()

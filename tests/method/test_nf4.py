@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from peftbench.errors import UserError
-from peftbench.method.layers import nf4
+from peftbench.method.layers import nf4, nf4_quantization
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_large_tensors_are_worked_on_in_parts_with_the_same_result(monkeypatch: 
     weight = _randn(37, 531)
     whole = nf4.quantize(weight)
     expected = nf4.dequantize(whole, torch.bfloat16)
-    monkeypatch.setattr(nf4, "_CHUNK", 1000)
+    monkeypatch.setattr(nf4_quantization, "_CHUNK", 1000)
     parts = nf4.quantize(weight)
     assert torch.equal(parts.codes, whole.codes)
     assert torch.equal(parts.absmax, whole.absmax)

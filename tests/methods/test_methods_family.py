@@ -12,7 +12,7 @@ from paper_trial import CLOSE, LAYER, LAYERS, Trial
 from reference_bert import Linear, bert, dense
 from torch import Tensor
 
-from peftbench.backbones.load import head_of
+from peftbench.backbones.networks import head_of
 from peftbench.method.edit import Edit
 from peftbench.method.layers import nf4
 from peftbench.method.registry import find, make

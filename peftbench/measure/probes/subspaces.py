@@ -1,8 +1,8 @@
-"""The directions that a layer's update reads (LoRA, arXiv:2106.09685, section 7.2), kept to be compared between runs.
+"""The directions that a layer's update reads, stored for comparison between runs (LoRA, arXiv:2106.09685, section 7.2).
 
 The paper compares the right-singular vectors of the trained matrices A of two runs. A starts at random and, in short
-training, keeps much of its start; the update B A starts at zero. So both are kept. Two runs are compared by
-`report/papers/_similarity.py`.
+training, keeps much of its start; the update B A starts at zero. Both are therefore stored.
+`report/papers/_similarity.py` compares two runs.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftbench.measure.probes import Trained
-from peftbench.measure.probes._changes import changes
+from peftbench.measure.probes import TrainedNetwork
+from peftbench.measure.probes.weight_changes import weight_changes
 
-KEPT = 16  # directions of a matrix; more would make records of megabytes
+KEPT = 16  # directions per matrix; more would make records of several megabytes
 
 
-def measure(trained: Trained) -> dict[str, Any]:
-    """{"sites": [{"role", "layer", "path", "width", "update", "A"}]}; see `directions`. "A": null if none trains."""
+def measure(trained: TrainedNetwork) -> dict[str, Any]:
+    """Return {"sites": [{"role", "layer", "path", "width", "update", "A"}]}; see `directions`.
+
+    "A" is null if none trains.
+    """
     sites = []
-    for c in changes(trained.edit):
+    for c in weight_changes(trained.edit):
         A = getattr(c.adapter, "A", None)
         if isinstance(A, nn.Parameter) and A.requires_grad:
             down = directions(A.detach().double().cpu())
@@ -33,9 +36,9 @@ def measure(trained: Trained) -> dict[str, Any]:
 
 
 def directions(matrix: Tensor) -> dict[str, Any]:
-    """The singular values and right-singular vectors (rows) of a matrix (any, in), the largest first, KEPT at most.
+    """Return the largest singular values and their right-singular vectors of a matrix (any, in), at most `KEPT`.
 
-    Directions without a singular value (below 1e-8 of the largest) are none.
+    Directions with a singular value below 1e-8 of the largest are left out.
     """
     _, singular, rows = torch.linalg.svd(matrix, full_matrices=False)
     count = min(KEPT, int((singular > 1e-8 * singular[0]).sum()))

@@ -1,4 +1,4 @@
-"""What a language model forgets: its loss on general text that no task trains on (after arXiv:2405.09673)."""
+"""How much a language model forgets: its loss on general text that no task trains on (after arXiv:2405.09673)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,24 @@ from torch import Tensor
 from peftbench.backbones.devices import autocast
 from peftbench.backbones.losses import IGNORED, loss_sum
 from peftbench.errors import UserError
-from peftbench.measure.probes import Trained, wikitext_file
+from peftbench.measure.probes import TrainedNetwork, wikitext_file
 
-WINDOWS, LENGTH = 32, 64  # 2,048 tokens, of which the first of each window predicts only
+WINDOWS, LENGTH = 32, 64  # 2,048 tokens; the first of each window is not predicted
 BATCH = 16
 
 
 @torch.inference_mode()
-def measure(trained: Trained) -> dict[str, Any]:
-    """{"loss": mean over all predicted tokens, "windows": the mean of each, "tokens": how many, "sha256": the text's}.
+def measure(trained: TrainedNetwork) -> dict[str, Any]:
+    """Measure the loss on WikiText-2.
 
-    The windows are the same for every run with the same tokenizer, so that runs compare window by window.
+    All runs with the same tokenizer use the same windows, so that runs can be compared window by window.
+
+    Returns:
+        "loss": mean cross-entropy in nats over all predicted tokens. "windows": the mean of each window. "tokens":
+        number of predicted tokens. "sha256": hash of the text.
+
+    Raises:
+        UserError: The network is not a causal language model, or the text is missing.
     """
     backbone = trained.edit.backbone
     if backbone.kind != "generation" or backbone.net.config.is_encoder_decoder:
@@ -33,7 +40,7 @@ def measure(trained: Trained) -> dict[str, Any]:
     for batch in ids.split(BATCH):
         batch = batch.to(backbone.device)
         labels = batch.clone()
-        labels[:, 0] = IGNORED  # nothing stands before it; behind a method's prompt it would be predicted
+        labels[:, 0] = IGNORED  # it has no context; after a method's prompt it would otherwise be predicted
         inputs = backbone.inputs({"input_ids": batch, "attention_mask": torch.ones_like(batch), "labels": labels})
         labels = inputs.pop("labels")
         with autocast(backbone.device, trained.dtype):
@@ -49,7 +56,11 @@ def measure(trained: Trained) -> dict[str, Any]:
 
 
 def windows(tokenizer: Any, text: str) -> Tensor:
-    """(WINDOWS, LENGTH) token ids of `text`, from starts at equal distances; no special tokens are added."""
+    """Return token ids (WINDOWS, LENGTH) of `text`, from equidistant starts, without special tokens.
+
+    Raises:
+        ValueError: The text is too short.
+    """
     ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     if len(ids) < WINDOWS * LENGTH:
         raise ValueError(f"WikiText-2's test text has {len(ids)} tokens here; {WINDOWS * LENGTH} are needed")

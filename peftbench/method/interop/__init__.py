@@ -1,1 +1,1 @@
-"""Trained adapters for other programs, and theirs for this one."""
+"""Trained adapters in the formats of other libraries, and adapters of these in ours."""

@@ -1,6 +1,7 @@
-"""Read what Hugging Face peft 0.21 saved into an adapter file of peftbench, or say why that cannot be exact.
+"""Convert what Hugging Face peft 0.21 saved to an adapter file, or explain why that cannot be exact.
 
-One entry of `METHODS` for each of peft's types: from configuration and tensors to our method, hyperparameters, state.
+`METHODS` has one function for each of peft's adapter types. It converts configuration and tensors to our method,
+hyperparameters and state.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from peftbench.backbones.modules import FusedQKV
 from peftbench.errors import UserError, unknown
 from peftbench.method import adapter_file
 from peftbench.method.edit import Edit
-from peftbench.method.interop import prompts, vera
-from peftbench.method.interop.lowrank import LowRank, roles_of, split
-from peftbench.method.interop.names import IN, Read, whole_roles
+from peftbench.method.interop import prefix_and_prompt, vera
+from peftbench.method.interop.lowrank_updates import LowRank, alpha_of, roles_of, split
+from peftbench.method.interop.peft_names import IN, Read, whole_roles
 from peftbench.method.registry import discover, find, make
 
 KINDS = {"CAUSAL_LM": "generation", "SEQ_2_SEQ_LM": "generation", "SEQ_CLS": "classification"}
-# settings of LoraConfig that change what is computed, and that no method here has
+# Settings of LoraConfig that change the computation and that no method here supports.
 REFUSED = (
     "layer_replication",
     "target_parameters",
@@ -45,10 +46,20 @@ REFUSED = (
 
 
 def read(folder: Path, model: str, out: Path, labels: int | None = None, revision: str | None = None) -> str:
-    """Write the adapter in `folder`, made for the base `model`, to `out`; returns a line that says what it is.
+    """Convert the adapter in `folder` and write it to `out`.
 
-    `labels` is how many outputs a head has that was not saved, `revision` a hub model's commit, branch or tag.
-    Raises `UserError` naming what cannot be represented exactly.
+    Args:
+        folder: Directory that peft's save_pretrained wrote.
+        model: The base model that the adapter was made for.
+        out: Adapter file to write.
+        labels: Number of outputs of a task head that was not saved.
+        revision: Commit, branch or tag of a hub model.
+
+    Returns:
+        One line with the method and its hyperparameters.
+
+    Raises:
+        UserError: The adapter cannot be read, or cannot be represented exactly; the message names the cause.
     """
     config, tensors = _files(folder)
     kind = KINDS.get(config.get("task_type") or "")
@@ -92,16 +103,16 @@ def _files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _labels(tensors: Mapping[str, Tensor]) -> int:
-    """The outputs of the head that was saved with the adapter."""
+    """Return the number of outputs of the head that was saved with the adapter."""
     ends = ("classifier.weight", "classifier.out_proj.weight", "score.weight")
-    found = [t.shape[0] for name, t in tensors.items() if name.endswith(ends) and "pre_classifier" not in name]
-    if not found:
+    outputs = [t.shape[0] for name, t in tensors.items() if name.endswith(ends) and "pre_classifier" not in name]
+    if not outputs:
         raise UserError("the adapter was saved without its classifier; say how many outputs it has: --labels N")
-    return int(found[0])
+    return int(outputs[0])
 
 
 def _take_head(tensors: dict[str, Tensor], config: Mapping[str, Any], backbone: Backbone) -> dict[str, Tensor]:
-    """The head's tensors, taken out of `tensors`. What peft did not save is the base's own."""
+    """Remove the head's tensors from `tensors` and return them. Tensors that peft did not save come from the base."""
     inside = "base_model." if config["peft_type"] == "PREFIX_TUNING" else IN
     head: dict[str, Tensor] = {}
     own = {id(p) for p in backbone.head_parameters()}
@@ -131,10 +142,8 @@ def _lora(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Ba
     rank = len(first.A)
     stabilised = bool(config.get("use_rslora")) and not config.get("use_dora") and "rslora" in discover()
     method = "dora" if config.get("use_dora") else "rslora" if stabilised else "lora"
-    alpha = first.scale * (math.sqrt(rank) if stabilised else rank)
-    near = round(alpha, 9)
-    alpha = near if near / (math.sqrt(rank) if stabilised else rank) == first.scale else alpha
-    hyper = {"rank": rank, "alpha": float(alpha), "dropout": float(config.get("lora_dropout") or 0.0), "roles": roles}
+    alpha = float(alpha_of(first, stabilised))
+    hyper = {"rank": rank, "alpha": alpha, "dropout": float(config.get("lora_dropout") or 0.0), "roles": roles}
     state: dict[str, Tensor] = {}
     for path, u in parts.items():
         state |= {f"{path}.A": u.A, f"{path}.B": u.B} | ({} if u.m is None else {f"{path}.m": u.m})
@@ -156,18 +165,18 @@ def _refuse_settings(config: Mapping[str, Any]) -> None:
 
 
 def _layers(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, LowRank]:
-    """The updates by layer, as peft scales them."""
+    """Return the updates by layer, scaled as in peft."""
     ends = {".lora_A.weight": "A", ".lora_B.weight": "B", ".lora_magnitude_vector": "m"}
-    found: dict[str, dict[str, Tensor]] = {}
+    by_layer: dict[str, dict[str, Tensor]] = {}
     for name, t in tensors.items():
         end = next((e for e in ends if name.endswith(e)), None)
         if end is None or not name.startswith(IN):
             raise UserError(f"the adapter has a tensor {name} that is no part of LoRA, DoRA or the task head")
-        found.setdefault(name.removeprefix(IN).removesuffix(end), {})[ends[end]] = t.float()
-    if not found:
+        by_layer.setdefault(name.removeprefix(IN).removesuffix(end), {})[ends[end]] = t.float()
+    if not by_layer:
         raise UserError("the adapter has no lora_A and lora_B")
     layers = {}
-    for path, parts in found.items():
+    for path, parts in by_layer.items():
         if not {"A", "B"} <= parts.keys() or bool(config.get("use_dora")) != ("m" in parts):
             raise UserError(f"{path} has only {', '.join(sorted(parts))} of what its adapter consists of")
         rank = _pattern(config.get("rank_pattern"), path, config["r"])
@@ -179,13 +188,13 @@ def _layers(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[st
     return layers
 
 
-def _pattern(patterns: Mapping[str, Any] | None, path: str, usual: Any) -> Any:
-    """peft's rule: the first pattern that matches the end of the path, else the usual value."""
-    return next((value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", path)), usual)
+def _pattern(patterns: Mapping[str, Any] | None, path: str, default: Any) -> Any:
+    """Return the value of the first pattern that matches the end of the path, else the default: peft's rule."""
+    return next((value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", path)), default)
 
 
 def _by_site(layers: Mapping[str, LowRank], backbone: Backbone) -> dict[str, LowRank]:
-    """The updates by our sites; a fused layer's is taken apart."""
+    """Return the updates by our sites, with fused layers split."""
     fused = {path: m for path, m in backbone.net.named_modules() if isinstance(m, FusedQKV)}
     changed = set().union(*(roles_of(fused[path], u) for path, u in layers.items() if path in fused))
     roles = "".join(role for role in "qkv" if role in changed)
@@ -222,7 +231,7 @@ def _ia3(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Bac
 
 
 def _norms(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> Read:
-    """Norms that peft did not tune are the base's own."""
+    """Read the norms; those that peft did not tune are the base's own."""
     inside = tuple(f"{site.path}." for site in backbone.sites.of("norm"))
     state = {n: p.detach().float().clone() for n, p in backbone.parameters.items() if n.startswith(inside)}
     for name, t in tensors.items():
@@ -240,6 +249,6 @@ METHODS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], Backbone],
     "IA3": _ia3,
     "VERA": vera.read,
     "LN_TUNING": _norms,
-    "PREFIX_TUNING": prompts.read_prefix,
-    "PROMPT_TUNING": prompts.read_prompt,
+    "PREFIX_TUNING": prefix_and_prompt.read_prefix,
+    "PROMPT_TUNING": prefix_and_prompt.read_prompt,
 }

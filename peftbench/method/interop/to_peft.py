@@ -1,12 +1,12 @@
-"""Write a trained adapter as Hugging Face peft 0.21 saves one: adapter_config.json and adapter_model.safetensors.
+"""Write a trained adapter in the format of Hugging Face peft 0.21: adapter_config.json and adapter_model.safetensors.
 
-One entry of `METHODS` a method: it turns an adapter in place into peft's configuration and tensors, or refuses.
+`METHODS` has one function for each method. It converts an adapter in place to peft's configuration and tensors, or
+refuses.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ from torch import Tensor
 
 from peftbench.backbones.modules import FusedQKV
 from peftbench.errors import UserError
-from peftbench.method.interop import prompts, vera
-from peftbench.method.interop.lowrank import LowRank, updates
-from peftbench.method.interop.names import IN, Exported, layout
-from peftbench.method.interop.trained import Trained
+from peftbench.method.interop import prefix_and_prompt, vera
+from peftbench.method.interop.lowrank_updates import LowRank, alpha_of, updates
+from peftbench.method.interop.peft_names import IN, Exported, layout
+from peftbench.method.interop.trained_adapter import TrainedAdapter
 from peftbench.method.registry import find, make
 
 MERGED = "write a plain model: --to merged"
-REASONS = {  # why a method of this project does not travel to peft, and what does
+REASONS = {  # why a method has no counterpart in peft, and the alternative
     "bitfit": f"peft has no adapter that trains biases alone; {MERGED}",
     "full": f"it trains all weights of the base; {MERGED}",
     "galore": f"it trains weights of the base; {MERGED}",
@@ -33,8 +33,15 @@ REASONS = {  # why a method of this project does not travel to peft, and what do
 }
 
 
-def write(trained: Trained, folder: Path) -> list[str]:
-    """Write the adapter into `folder`; returns remarks for the user. Raises `UserError` where it cannot be exact."""
+def write(trained: TrainedAdapter, folder: Path) -> list[str]:
+    """Write the adapter into `folder`.
+
+    Returns:
+        Remarks for the user.
+
+    Raises:
+        UserError: peft has no equal adapter.
+    """
     if trained.method not in METHODS:
         why = REASONS.get(trained.method, f"none is known here; {MERGED}, if it merges")
         raise UserError(
@@ -57,14 +64,14 @@ def write(trained: Trained, folder: Path) -> list[str]:
     return _remarks(trained)
 
 
-def _task(trained: Trained) -> str:
+def _task(trained: TrainedAdapter) -> str:
     if trained.backbone.kind != "generation":
         return "SEQ_CLS"
     return "SEQ_2_SEQ_LM" if trained.backbone.net.config.is_encoder_decoder else "CAUSAL_LM"
 
 
-def _head(trained: Trained, config: dict[str, Any]) -> dict[str, Tensor]:
-    """The head's tensors; peft keeps whole modules, which it finds by the ends of their paths."""
+def _head(trained: TrainedAdapter, config: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the head's tensors. peft saves whole modules, which it finds by the ends of their paths."""
     net, head = trained.backbone.net, trained.backbone.head
     if config["peft_type"] == "PREFIX_TUNING":
         return {f"base_model.{path}.{n}": t for path in head for n, t in net.get_submodule(path).state_dict().items()}
@@ -72,21 +79,20 @@ def _head(trained: Trained, config: dict[str, Any]) -> dict[str, Tensor]:
     return {f"{IN}{path}.{n}": t for path in head for n, t in net.get_submodule(path).state_dict().items()}
 
 
-def _remarks(trained: Trained) -> list[str]:
-    said = []
-    if trained.method in ("qlora", "qdora"):
-        said.append(
-            "the adapter was trained over a base in 4-bit NormalFloat: load the base model so "
-            "(BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4')), or use --to merged"
-        )
-    return said
+def _remarks(trained: TrainedAdapter) -> list[str]:
+    if trained.method not in ("qlora", "qdora"):
+        return []
+    return [
+        "the adapter was trained over a base in 4-bit NormalFloat: load the base model so "
+        "(BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4')), or use --to merged"
+    ]
 
 
-def _low_rank(taken: Callable[[Any], LowRank], **more: Any) -> Callable[[Trained], Exported]:
-    """A method whose adapters are low-rank updates, as peft's LoRA with the settings `more`."""
+def _low_rank(as_low_rank: Callable[[Any], LowRank], **more: Any) -> Callable[[TrainedAdapter], Exported]:
+    """Return the export function of a method with low-rank updates, as peft's LoRA with the settings `more`."""
 
-    def export(trained: Trained) -> Exported:
-        layers = updates(trained.edit, taken)
+    def export(trained: TrainedAdapter) -> Exported:
+        layers = updates(trained.edit, as_low_rank)
         tensors: dict[str, Tensor] = {}
         for path, u in layers.items():
             tensors |= {f"{IN}{path}.lora_A.weight": u.A, f"{IN}{path}.lora_B.weight": u.B}
@@ -102,28 +108,20 @@ def _low_rank(taken: Callable[[Any], LowRank], **more: Any) -> Callable[[Trained
 
 
 def _config(layers: dict[str, LowRank], rslora: bool) -> dict[str, Any]:
-    """Rank and alpha; where fused layers have a higher rank than others, patterns name them."""
+    """Return rank and alpha; patterns name fused layers with a higher rank than others."""
     rank = min(len(u.A) for u in layers.values())
-    alpha = {path: _alpha(u, rslora) for path, u in layers.items()}
+    alpha = {path: alpha_of(u, rslora) for path, u in layers.items()}
     wider = {path: len(u.A) for path, u in layers.items() if len(u.A) != rank}
-    usual = next(alpha[path] for path in layers if path not in wider)
+    common = next(alpha[path] for path in layers if path not in wider)
     return {
         "peft_type": "LORA",
         "r": rank,
-        "lora_alpha": usual,
+        "lora_alpha": common,
         "rank_pattern": {rf"^{path}".replace(".", r"\."): r for path, r in wider.items()},
         "alpha_pattern": {rf"^{path}".replace(".", r"\."): alpha[path] for path in wider},
         "target_modules": sorted(layers),
         "bias": "none",
     }
-
-
-def _alpha(u: LowRank, rslora: bool) -> float:
-    """What peft divides by r (or its root) to have our scale: a multiple of ours where the rank is."""
-    rank = len(u.A)
-    alpha = u.scale * (math.sqrt(rank) if rslora else rank)
-    near = round(alpha, 9)
-    return near if near / (math.sqrt(rank) if rslora else rank) == u.scale else alpha
 
 
 def _lora(module: Any) -> LowRank:
@@ -138,8 +136,8 @@ def _adalora(module: Any) -> LowRank:  # P Lambda Q
     return LowRank(module.Q, module.P * module.Lambda, module.scale)
 
 
-def _pissa(trained: Trained) -> Exported:
-    """W - s B0 A0 + s B A: peft knows the whole W, so B0 A0 is taken off by an update of twice the rank."""
+def _pissa(trained: TrainedAdapter) -> Exported:
+    """Export W - s B0 A0 + s B A. peft has the whole W, so an update of twice the rank subtracts s B0 A0."""
     edit = trained.edit
     state = {name: t.clone() for name, t in edit.state().items()}
     edit.undo()
@@ -147,14 +145,14 @@ def _pissa(trained: Trained) -> Exported:
     first = {id(m): (m.A.detach().clone(), m.B.detach().clone()) for _, m in edit.placed()}
     edit.load(state)
 
-    def taken(module: Any) -> LowRank:
+    def from_whole_weight(module: Any) -> LowRank:
         A0, B0 = first[id(module)]
         return LowRank(torch.cat([module.A, A0]), torch.cat([module.B, -B0], dim=1), module.scale)
 
-    return _low_rank(taken)(trained)
+    return _low_rank(from_whole_weight)(trained)
 
 
-def _ia3(trained: Trained) -> Exported:
+def _ia3(trained: TrainedAdapter) -> Exported:
     net = trained.backbone.net
     vectors: dict[str, Tensor] = {}
     inner: list[str] = []
@@ -177,8 +175,8 @@ def _ia3(trained: Trained) -> Exported:
     }
 
 
-def _norms(trained: Trained) -> Exported:
-    """peft keeps a copy of each norm, gain and bias."""
+def _norms(trained: TrainedAdapter) -> Exported:
+    """Export every norm's gain and bias, because peft stores copies of them."""
     state = trained.edit.state()
     paths = sorted({name.rpartition(".")[0] for name in state})
     tensors = {
@@ -187,7 +185,7 @@ def _norms(trained: Trained) -> Exported:
     return {"peft_type": "LN_TUNING", "target_modules": paths}, tensors
 
 
-METHODS: dict[str, Callable[[Trained], Exported]] = {
+METHODS: dict[str, Callable[[TrainedAdapter], Exported]] = {
     "lora": _low_rank(_lora),
     "lora_plus": _low_rank(_lora),
     "qlora": _low_rank(_lora),
@@ -199,6 +197,6 @@ METHODS: dict[str, Callable[[Trained], Exported]] = {
     "ia3": _ia3,
     "vera": vera.write,
     "layernorm": _norms,
-    "prefix": prompts.write_prefix,
-    "prompt": prompts.write_prompt,
+    "prefix": prefix_and_prompt.write_prefix,
+    "prompt": prefix_and_prompt.write_prompt,
 }

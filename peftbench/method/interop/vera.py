@@ -1,9 +1,9 @@
-"""VeRA in peft's form: one frozen pair A, B for all layers, vectors d (r,) and b (out,) for each.
+"""VeRA in peft's format: one frozen pair A, B for all layers, and vectors d (r,) and b (out,) for each.
 
-A fused layer's q and v have a d of their own here, and each reads the first rows of B; in peft the whole layer has one
-d, and each of its rows a row of B. The same map comes of a pair with a block of r for each fused role and one for all
-other layers, d being zero outside a layer's own blocks: A' = [A; A; ...], and in a role's columns of B' stand the first
-rows of B, where the fused layer has that role's rows.
+Here a fused layer's q and v have separate d, and each uses the first rows of B. In peft the whole layer has one d, and
+each of its rows uses one row of B. Both are the same map with a larger pair: a block of r for each fused role, and one
+for all other layers. A' = [A; A; ...]; d is zero outside a layer's own blocks. In a role's columns, B' has the first
+rows of B at that role's rows of the fused layer.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from peftbench.backbones.load import Backbone
 from peftbench.backbones.modules import FusedQKV
 from peftbench.errors import UserError
 from peftbench.method.edit import Edit
-from peftbench.method.interop.names import IN, Exported, Read, layout, whole_roles
-from peftbench.method.interop.trained import Trained
+from peftbench.method.interop.peft_names import IN, Exported, Read, layout, whole_roles
+from peftbench.method.interop.trained_adapter import TrainedAdapter
 from peftbench.method.registry import find, make
 
 PAIR = ("base_model.vera_A", "base_model.vera_B")
 
 
-def write(trained: Trained) -> Exported:
-    """The vectors, and the pair beside them, so that who loads it draws nothing."""
+def write(trained: TrainedAdapter) -> Exported:
+    """Export the vectors, and the pair with them, so that the importer need not draw it."""
     net = trained.edit.net
     layers: dict[str, dict[str, Any]] = {}  # peft's layers, each with its adapters by block
     for site, module in trained.edit.placed():
@@ -57,7 +57,11 @@ def write(trained: Trained) -> Exported:
 
 
 def read(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> Read:
-    """Raises `UserError` for a pair that is not the one which peftbench draws from the adapter's seed."""
+    """Import the vectors.
+
+    Raises:
+        UserError: The pair is not the one that peftbench draws from the adapter's seed, or the adapter has other parts.
+    """
     if config.get("bias", "none") != "none":
         raise UserError(f"the adapter trains biases (bias = {config['bias']!r}) beside VeRA; no method here does both")
     layers = _layers(tensors)
@@ -93,26 +97,26 @@ def read(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Bac
 
 
 def _layers(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """(d, b) of each of peft's layers."""
-    found: dict[str, dict[str, Tensor]] = {}
+    """Return (d, b) of each of peft's layers."""
+    by_layer: dict[str, dict[str, Tensor]] = {}
     for name, t in tensors.items():
         path, _, end = name.removeprefix(IN).rpartition(".vera_lambda_")
         if name.startswith(IN) and end in ("d", "b"):
-            found.setdefault(path, {})[end] = t.float()
+            by_layer.setdefault(path, {})[end] = t.float()
         elif name not in PAIR:
             raise UserError(f"the adapter has a tensor {name} that is no part of VeRA or the task head")
-    for path, parts in found.items():
+    for path, parts in by_layer.items():
         if len(parts) < 2:
             raise UserError(f"{path} has only {', '.join(parts)} of what its adapter consists of")
-    if not found:
+    if not by_layer:
         raise UserError("the adapter has no vera_lambda_d and vera_lambda_b")
-    return {path: (parts["d"], parts["b"]) for path, parts in found.items()}
+    return {path: (parts["d"], parts["b"]) for path, parts in by_layer.items()}
 
 
 def _same_pair(
     hyper: Mapping[str, Any], blocks: Sequence[str], tensors: Mapping[str, Tensor], backbone: Backbone
 ) -> bool:
-    """Whether peft computes with the pair that our method draws. What it did not save, it draws as we do."""
+    """Whether peft's pair is the one that our method draws. If the adapter has none, peft draws it as we do."""
     if PAIR[0] not in tensors:
         return list(blocks) == [""]
     edit = Edit(backbone)
@@ -123,7 +127,7 @@ def _same_pair(
 
 
 def _pair(edit: Edit, blocks: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """A' (r * blocks, in) and B' (out, r * blocks) of peft's layers, from the pair of the method in place."""
+    """Return A' (r * blocks, in) and B' (out, r * blocks) of peft's layers, from the pair of the method in place."""
     pair: Any = edit.adapters()[0].projection
     rank, outside = len(pair.A), len(pair.B)
     parts: list[Tensor] = []

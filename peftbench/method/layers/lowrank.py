@@ -1,16 +1,16 @@
-"""The products of a frozen linear layer with a low-rank update, forward and backward, without a tensor to spare.
+"""A frozen linear layer with a low-rank update: fused forward and backward that allocate no extra tensors.
 
     y = g (W x + s B A x) + b       x (..., in), W (out, in), A (r, in), B (out, r), b (out,); s a number
-    g = m / ||W + s B A||           m (out,), the norm over each row and constant in the gradient; without m, g = 1
+    g = m / ||W + s B A||           m (out,), the norm of each row, constant in the gradient; without m, g = 1
 
-Autograd on the plain formula computes the same with a full-size tensor, and a pass over it, for every sign in it. Here
-one output is made and added into. Backward keeps x, the activation s A x (..., r) and, with m, y; not W, which is
-frozen, so that of a 4-bit layer no dense copy lives from one pass to the other. With h = g dy:
+Autograd on the plain formula computes the same, but makes and reads a full-size tensor for each of its operations. Here
+one output is allocated and added into. For backward it keeps x, the activation s A x (..., r) and, with m, y. It does
+not keep W, which is frozen; so no dense copy of a 4-bit layer lives between the passes. With h = g dy:
 
     dx = h W + s h B A    dA = s (h B)^T x    dB = h^T (s A x)    dm = sum over the rows of dy (y - b), over m
 
-g scales what is smaller, weight or output. The norm needs no W + s B A: row by row its square is ||W||^2, which never
-changes, + 2 s <B, W A^T> + s^2 <B, B A A^T>.
+g scales the smaller of weight and output. The norm needs no W + s B A. The square of each row's norm is ||W||^2, which
+is constant, + 2 s <B, W A^T> + s^2 <B, B A A^T>.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ROWS = 128  # multiplied at once where a sum over rows follows
-CHUNK = 1 << 20  # weights widened at once, where the norm's products want more digits than W has
+ROWS = 128  # rows multiplied at once in `dot_rows`
+CHUNK = 1 << 20  # weights cast at once, if the norm's products need a wider dtype than W has
 
 
 def fits(base: Any) -> bool:
-    """Whether `base` is exactly x W^T + b with W from its `dense_weight`, and none of it trains.
+    """Whether `base` computes exactly x W^T + b with W from its `dense_weight`, and is frozen.
 
-    A linear site's layer says the first by ``is_dense`` (backbones/modules.py); an adapter, or a layer with a product
-    of its own, does not.
+    A layer states the former with ``is_dense`` (backbones/modules.py). An adapter, or a layer with its own kernel, has
+    no such attribute.
     """
     return getattr(base, "is_dense", False) and not any(p.requires_grad for p in base.parameters(recurse=False))
 
@@ -37,9 +37,21 @@ def fits(base: Any) -> bool:
 def linear(
     x: Tensor, base: Any, A: Tensor, B: Tensor, scale: float, m: Tensor | None = None, squares: Tensor | None = None
 ) -> Tensor:
-    """y (..., out) for a base that `fits`; in autocast's dtype under autocast, else in x's. Gradients: x, A, B, m.
+    """Return y of a frozen base with a low-rank update; gradients flow to x, A, B and m.
 
-    `squares` (out,): ||W||^2 of each row, which m needs.
+    The result has autocast's dtype under autocast, else the dtype of x.
+
+    Args:
+        x: (..., in).
+        base: A layer that `fits`.
+        A: (r, in).
+        B: (out, r).
+        scale: s.
+        m: Magnitudes (out,); None for g = 1.
+        squares: ||W||^2 of each row (out,); needed with m.
+
+    Returns:
+        y (..., out).
     """
     return _LowRank.apply(x, A, B, m, scale, base, squares)
 
@@ -88,7 +100,7 @@ class _LowRank(torch.autograd.Function):
             dx = (dy @ W).addmm_(up, A.to(dy.dtype)).view(ctx.shape).to(ctx.dtype)
         if needs_A:
             dA = (up.t() @ rows).to(A.dtype)
-        if needs_B:  # (r, n) (n, out): several times as fast on the CPU as its transpose, for the same numbers
+        if needs_B:  # (r, n) (n, out): several times faster on the CPU than the transposed product
             dB = (down.t() @ dy).t().to(B.dtype)
             dB = dB if after is None else dB.mul_(after)
         return dx, dA, dB, dm, None, None, None
@@ -96,34 +108,34 @@ class _LowRank(torch.autograd.Function):
 
 @torch.no_grad()
 def norms(base: Any, dtype: torch.dtype) -> Tensor:
-    """||W|| of each row, (out,), in `dtype`."""
+    """Return ||W|| of each row, (out,), in `dtype`."""
     W = base.dense_weight()
     return torch.cat([torch.linalg.vector_norm(part.to(dtype), dim=1) for part in W.split(_step(W, dtype))])
 
 
 def _norm(W: Tensor, A: Tensor, B: Tensor, scale: float, squares: Tensor) -> Tensor:
-    """||W + s B A|| of each row, (out,), in A's dtype."""
+    """Return ||W + s B A|| of each row, (out,), in the dtype of A."""
     parts = [F.linear(part.to(A.dtype), A) for part in W.split(_step(W, A.dtype))]
     crossed = parts[0] if len(parts) == 1 else torch.cat(parts)  # W A^T, (out, r)
     crossed = torch.addmm(crossed, B, A @ A.t(), beta=2, alpha=scale)
     squared = torch.add(squares, torch.linalg.vecdot(B, crossed), alpha=scale)
-    return squared.clamp_(min=torch.finfo(A.dtype).tiny).sqrt_()  # a row of zeros has none, and rounding may lose it
+    return squared.clamp_(min=torch.finfo(A.dtype).tiny).sqrt_()  # zero for a row of zeros; rounding may go below it
 
 
 def _weight_is_smaller(W: Tensor, rows: Tensor) -> bool:
-    """Than its output: out * in numbers against n * out."""
+    """Whether the weight has fewer numbers (out * in) than the output (n * out)."""
     return W.shape[1] < len(rows)
 
 
 def _step(W: Tensor, dtype: torch.dtype) -> int:
-    """Rows of W to take at a time, so that a copy of them in `dtype` stays small."""
+    """Return the number of rows of W to cast at a time, so that their copy in `dtype` stays small."""
     return len(W) if W.dtype == dtype else max(1, CHUNK // W.shape[1])
 
 
 def _magnitude_gradient(dy: Tensor, y: Tensor, b: Tensor | None, m: Tensor) -> Tensor:
-    """dm (out,): what m multiplies is read off the output instead of being kept beside it.
+    """Return dm (out,). What m multiplies is recovered from the output, so that it need not be kept.
 
-    Nothing can be read off where a magnitude is exactly zero, as for a row of zeros; the gradient is zero there.
+    It cannot be recovered where a magnitude is exactly zero, as for a row of zeros; the gradient is zero there.
     """
     total = dot_rows(dy, y, m.dtype)
     if b is not None:
@@ -132,12 +144,12 @@ def _magnitude_gradient(dy: Tensor, y: Tensor, b: Tensor | None, m: Tensor) -> T
 
 
 def dense(base: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """W and b of a base that `fits`, in `dtype`."""
+    """Return W and b of a base that `fits`, in `dtype`."""
     return base.dense_weight(dtype), None if base.bias is None else base.bias.to(dtype)
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """What nn.Linear would compute in."""
+    """Return the dtype in which nn.Linear would compute."""
     device = x.device.type
     if device != "meta" and x.dtype != torch.float64 and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
@@ -145,7 +157,16 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 
 def dot_rows(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """The sum over the rows of a b: (..., width) twice -> (width,), in `dtype`; no product of full size is made."""
+    """Return the sum over the rows of a * b, without a full-size product.
+
+    Args:
+        a: (..., width).
+        b: (..., width).
+        dtype: Dtype of the sum.
+
+    Returns:
+        (width,).
+    """
     a, b = a.flatten(0, -2), b.flatten(0, -2)
     if a.dtype != dtype or b.dtype != dtype or len(a) <= ROWS:
         return (a * b).sum(0, dtype=dtype)

@@ -1,8 +1,8 @@
-"""bitsandbytes' kernels for the 4-bit layer: an optional backend, imported only when it is asked for.
+"""The optional bitsandbytes backend of the 4-bit layer; the package is imported only if it is used.
 
-Codes, absmax and their layout are the ones of `nf4.quantize`, so a layer's stored tensors do not depend on its backend,
-but for the doubly quantised absmax: on the CPU bitsandbytes looks its byte up in a grid of 65,536 steps, and a value
-closer than half a step to the middle of two bytes may get the farther one.
+Codes, absmax and their layout equal those of `nf4.quantize`, so a layer's stored tensors do not depend on its backend.
+The exception is the doubly quantised absmax on the CPU. There bitsandbytes looks its byte up in a grid of 65,536 steps,
+and a value within half a step of the middle of two bytes may get the farther one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ class Stored(Protocol):
 
 
 def library() -> Any:
-    """The package, or a UserError that says how to get along without."""
+    """Import bitsandbytes.
+
+    Raises:
+        UserError: It is not installed; the message names the alternative.
+    """
     try:
         return import_module("bitsandbytes")
     except ImportError as reason:
@@ -44,7 +48,20 @@ def library() -> Any:
 
 
 def quantize(weight: Tensor, block: int, statistics_block: int, double: bool) -> Parts:
-    """What `nf4.quantize` stores, computed by bitsandbytes. Raises UserError for what it does not support."""
+    """Compute with bitsandbytes what `nf4.quantize` stores.
+
+    Args:
+        weight: (out, in).
+        block: Weights that share one absmax.
+        statistics_block: Absmax values that share one scale.
+        double: Whether to quantise the absmax too.
+
+    Returns:
+        Codes, absmax, scales and offset; the last two are None without double quantisation.
+
+    Raises:
+        UserError: bitsandbytes does not support this device, shape or block size.
+    """
     functional = library().functional
     _check_rows(weight.shape[-1], block, weight.device)
     try:
@@ -60,7 +77,20 @@ def quantize(weight: Tensor, block: int, statistics_block: int, double: bool) ->
 
 
 def linear(x: Tensor, layer: Stored, bias: Tensor | None, statistics_block: int) -> Tensor:
-    """x W^T + b; dequantises again in backward. The library's state is made of the layer's buffers at each call."""
+    """Return x W^T + b; backward dequantises again. The library's state is built from the layer's buffers at each call.
+
+    Args:
+        x: (..., in).
+        layer: The 4-bit layer.
+        bias: (out,) or None.
+        statistics_block: Absmax values that share one scale.
+
+    Returns:
+        (..., out).
+
+    Raises:
+        UserError: bitsandbytes does not support this dtype or shape.
+    """
     if x.dtype == torch.float64:
         raise UserError("NF4 backend 'bitsandbytes' computes in 16 or 32 bits, not float64; use backend 'torch'")
     _check_rows(layer.in_features, layer.block, x.device)
@@ -82,7 +112,10 @@ def linear(x: Tensor, layer: Stored, bias: Tensor | None, statistics_block: int)
 
 
 def _check_rows(length: int, block: int, device: torch.device) -> None:
-    """Its AVX512 kernel takes every row to start a new block; elsewhere values come out wrong without a word (0.50)."""
+    """Raise `UserError` if bitsandbytes' AVX512 kernel would be wrong.
+
+    The kernel assumes that every row starts a new block; other shapes give wrong values without an error (0.50).
+    """
     if device.type == "cpu" and length % block:
         raise UserError(
             f"NF4 backend 'bitsandbytes' is wrong on the CPU for rows of {length} weights, not a multiple of the block "

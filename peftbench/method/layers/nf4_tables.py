@@ -1,4 +1,4 @@
-"""The lookup tables of 4-bit NormalFloat, of the types it is held against, and of the 8-bit type of its statistics.
+"""Lookup tables of 4-bit NormalFloat, of the data types it is compared with, and of the 8-bit type of its statistics.
 
 All are computed from their definitions, not copied.
 """
@@ -12,32 +12,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_OUTERMOST = 0.9677083  # 1 - (1/32 + 1/30) / 2: the probability of the largest quantile (appendix E), as published
+_OUTERMOST = 0.9677083  # 1 - (1/32 + 1/30) / 2: probability of the largest quantile (appendix E), as published
 
 
 def code_table(device: torch.device | str | None = None) -> Tensor:
-    """The 16 NF4 values in ascending order, float32."""
+    """Return the 16 NF4 values, ascending, float32."""
     return torch.tensor(_code_values(), dtype=torch.float32, device=device)
 
 
 def dynamic_table(device: torch.device | str | None = None) -> Tensor:
-    """The 256 values of the signed 8-bit dynamic type (https://arxiv.org/abs/1511.04561), ascending, float32."""
+    """Return the 256 values of the signed 8-bit dynamic type (https://arxiv.org/abs/1511.04561), ascending, float32."""
     return torch.tensor(_dynamic_values(), dtype=torch.float32, device=device)
 
 
 def integer_table(device: torch.device | str | None = None) -> Tensor:
-    """Int4: k / 7 for k from -7 to 7, float32 (15,); equation 1 of QLoRA with 7 in the place of Int8's 127."""
+    """Return the Int4 values k / 7 for k from -7 to 7, float32 (15,).
+
+    This is equation 1 of QLoRA with 7 in place of Int8's 127.
+    """
     return torch.arange(-7, 8, dtype=torch.float32, device=device) / 7
 
 
 def float_table(
     exponent_bits: int, mantissa_bits: int, subnormal: float = 1.0, device: torch.device | str | None = None
 ) -> Tensor:
-    """Sign, exponent e and mantissa m over their largest value, ascending, float32; zero once.
+    """Return the values of a small float type over their largest value, ascending, float32, zero once.
 
-    In units of the smallest step, with M mantissa bits: (2^M + m) 2^(e - 1), and m itself where e is 0. E2M1 is
-    (0 1 2 3 4 6 8 12) / 12 (as in OCP's Microscaling Formats 1.0), E3M0 is (0 1 2 4 8 16 32 64) / 64.
-    `subnormal` moves the values of e = 0: bitsandbytes' FP4 is E2M1 with 1 / 16.
+    In units of the smallest step, with exponent e, mantissa m and M mantissa bits, a value is (2^M + m) 2^(e - 1), and
+    m where e is 0. E2M1 is (0 1 2 3 4 6 8 12) / 12, as in OCP's Microscaling Formats 1.0. E3M0 is
+    (0 1 2 4 8 16 32 64) / 64.
+
+    Args:
+        exponent_bits: Number of exponent bits.
+        mantissa_bits: M.
+        subnormal: Factor of the values with e = 0; bitsandbytes' FP4 is E2M1 with 1 / 16.
+        device: Device of the table.
     """
     implicit = 2**mantissa_bits
     above = [m * subnormal for m in range(implicit)]
@@ -47,9 +56,10 @@ def float_table(
 
 
 def pair_table(device: torch.device | str | None = None) -> Tensor:
-    """For every byte its two code values, the eight bytes of both float32 as one int64 (256,).
+    """Return for every byte its two code values, as the eight bytes of two float32 in one int64 (256,).
 
-    One lookup a byte then yields two weights (four times as fast as looking up pairs, six times as single codes).
+    One lookup per byte then gives two weights: four times faster than looking up pairs, six times faster than single
+    codes.
     """
     values = np.array(_code_values(), dtype=np.float32)
     pairs = np.stack([values.repeat(16), np.tile(values, 16)], axis=1)
@@ -58,7 +68,10 @@ def pair_table(device: torch.device | str | None = None) -> Tensor:
 
 @cache
 def _code_values() -> tuple[float, ...]:
-    """Appendix E. The published table was made with float32 probabilities and division: so is this, to be equal."""
+    """Compute the values of appendix E.
+
+    The published table was computed with float32 probabilities and division; this does the same, to be equal.
+    """
     quantile = NormalDist().inv_cdf
     below = [quantile(p) for p in _linspace(_OUTERMOST, 0.5, 9)[:-1].tolist()]
     above = [quantile(p) for p in _linspace(_OUTERMOST, 0.5, 8)[:-1].tolist()]
@@ -68,10 +81,10 @@ def _code_values() -> tuple[float, ...]:
 
 @cache
 def _dynamic_values() -> tuple[float, ...]:
-    """Sign, a unary exponent of base ten (1e-6 to 1), and the remaining bits linear within the decade.
+    """Compute sign, a unary exponent of base ten (1e-6 to 1), and the remaining bits linear within the decade.
 
-    Computed in float64 and rounded once. bitsandbytes computes it with float32 vector instructions: there the last bit
-    of some values depends on the processor, here nothing does.
+    The values are computed in float64 and rounded once. bitsandbytes uses float32 vector instructions, so the last bit
+    of some of its values depends on the processor.
     """
     values = [0.0, 1.0]
     for exponent in range(7):
@@ -82,7 +95,10 @@ def _dynamic_values() -> tuple[float, ...]:
 
 
 def _linspace(start: float, stop: float, count: int) -> np.ndarray:
-    """float32 steps counted from both ends to the middle, as torch's scalar code; numpy differs in the last bit."""
+    """Return float32 steps counted from both ends to the middle, like torch's scalar code.
+
+    numpy's linspace differs in the last bit.
+    """
     first, last = np.float32(start), np.float32(stop)
     step = (last - first) / np.float32(count - 1)
     half = count // 2

@@ -1,17 +1,17 @@
-"""Frozen linear layers under trained vectors, forward and backward, with no tensor and no pass that could be spared.
+"""Frozen linear layers scaled by trained vectors: fused forward and backward that allocate no extra tensors.
 
     IA3, scaled output:  y = l (W x + b)            l (out,)
     IA3, scaled input:   y = W (l x) + b            l (in,)
     VeRA:                y = W x + b + c B d A x    d (r,), c (out,); A (r, in), B (out, r) frozen
 
-x (..., in), W (out, in), b (out,). Autograd on these formulas keeps and makes a tensor as large as x or y for every
-product in them. A vector can also be taken through the weight, which is smaller than a batch: W l, and W + c B d A,
-whose gradients are, with h = dy W and G = dy^T x,
+x (..., in), W (out, in), b (out,). Autograd on these formulas allocates, and keeps, a tensor as large as x or y for
+every product. A vector can instead multiply the weight, which is smaller than a batch: W l, and W + c B d A. Their
+gradients are, with h = dy W and G = dy^T x,
 
     scaled input:  dx = h l           dl = sum over the rows of h x
     VeRA:          dx = dy (W + c B d A)    dc = rows of (B d A) . G    dd = rows of ((c B)^T G) . A
 
-so that of VeRA's products none is as large as batch times r.
+so that no product of VeRA is as large as batch times r.
 """
 
 from __future__ import annotations
@@ -27,25 +27,55 @@ from peftbench.method.layers.lowrank import dense, dot_rows, product_dtype
 
 
 def scaled_output(x: Tensor, base: Any, l: Tensor) -> Tensor:  # noqa: E741
-    """l (W x + b), (..., in) -> (..., out), for a base that `lowrank.fits`; in autocast's dtype, else in x's."""
+    """Return l (W x + b), in autocast's dtype under autocast, else in the dtype of x.
+
+    Args:
+        x: (..., in).
+        base: A layer that `lowrank.fits`.
+        l: (out,).
+
+    Returns:
+        (..., out).
+    """
     return _ScaledOutput.apply(x, l, base)
 
 
 def scaled_input(x: Tensor, base: Any, l: Tensor) -> Tensor:  # noqa: E741
-    """W (l x) + b, (..., in) -> (..., out), for a base that `lowrank.fits`; in autocast's dtype, else in x's."""
+    """Return W (l x) + b, in autocast's dtype under autocast, else in the dtype of x.
+
+    Args:
+        x: (..., in).
+        base: A layer that `lowrank.fits`.
+        l: (in,).
+
+    Returns:
+        (..., out).
+    """
     return _ScaledInput.apply(x, l, base)
 
 
 def vera(x: Tensor, base: Any, d: Tensor, c: Tensor, A: Tensor, B: Tensor) -> Tensor:
-    """W x + b + c B d A x, (..., in) -> (..., out), for a base that `lowrank.fits`, where it `pays`."""
+    """Return W x + b + c B d A x. Use it where it `pays`.
+
+    Args:
+        x: (..., in).
+        base: A layer that `lowrank.fits`.
+        d: (r,), trained.
+        c: (out,), trained.
+        A: (r, in), frozen.
+        B: (out, r), frozen.
+
+    Returns:
+        (..., out).
+    """
     return _VeRA.apply(x, d, c, A, B, base)
 
 
 def pays(x: Tensor, A: Tensor, B: Tensor) -> bool:
-    """Whether c B d A (out, in) is to be made: fewer products for so many rows, and no digits lost in adding it to W.
+    """Whether computing c B d A (out, in) takes fewer operations for this batch, and adding it to W loses no precision.
 
-    A step takes 2 n r (in + out) products beside the frozen layer's through the rank, and n in out + 4 r in out
-    through the weight.
+    In addition to the frozen layer, a step takes 2 n r (in + out) products through the rank, or n in out + 4 r in out
+    through the weight, for n rows of x.
     """
     (r, inside), outside = A.shape, len(B)
     n = x.numel() // inside
@@ -123,5 +153,5 @@ class _VeRA(torch.autograd.Function):
 
 
 def _updated(W: Tensor, d: Tensor, c: Tensor, A: Tensor, B: Tensor) -> Tensor:
-    """W + c B d A, (out, in)."""
+    """Return W + c B d A, (out, in)."""
     return torch.addmm(W, B * d * c.unsqueeze(1), A)

@@ -11,7 +11,7 @@ from typing import Any
 
 from peftbench.backbones import devices
 from peftbench.backbones.load import Backbone
-from peftbench.measure import other_load, timing
+from peftbench.measure import background_load, timing
 from peftbench.method.base import Method
 from peftbench.method.edit import Edit
 from peftbench.records.spec import ProfileSpec, TrainSpec
@@ -74,7 +74,7 @@ def profile(
         synchronise = partial(devices.synchronise, networks[0].device)
         return timing.interleaved(actions, number, spec.warmup, synchronise, last=last)
 
-    watch = other_load.Watch()
+    watch = background_load.LoadMonitor()
     for t in trainers:
         t.backbone.net.train()
     stepped, product = steps.measure(dict(zip(names, trainers, strict=True)), batch, spec.reference, rounds)

@@ -1,8 +1,8 @@
-"""What the operating system and the CUDA allocator say about memory, beside the tracker's own count.
+"""Memory figures of the operating system and of the CUDA allocator, which complement the tracker's own count.
 
-The resident set's high-water mark is the process's, interpreter and libraries included: a check on the tracker, and
-what a user sees in a process list. It can be reset only on Linux, where the system allows it; elsewhere it is None,
-since a mark left by something earlier would not be this step's.
+The high-water mark of the resident set covers the whole process, with interpreter and libraries. It is a check on the
+tracker, and what a user sees in a process list. Only Linux can reset it. Elsewhere it is None, because an earlier peak
+would not belong to this step.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def reset_resident() -> bool:
-    """Set the high-water mark back to what is resident now; False where that is not possible."""
+    """Reset the high-water mark to the current resident set; return whether that is possible."""
     try:
         _CLEAR.write_text("5")
     except OSError:
@@ -25,7 +25,7 @@ def reset_resident() -> bool:
 
 
 def resident_peak_bytes() -> int | None:
-    """The high-water mark of the process's resident set since the last reset; None where it cannot be read."""
+    """Return the high-water mark of the resident set since the last reset, in bytes; None if it cannot be read."""
     try:
         lines = _STATUS.read_text().splitlines()
     except OSError:
@@ -35,20 +35,21 @@ def resident_peak_bytes() -> int | None:
 
 
 class DevicePeak:
-    """Both figures over one stretch: `start()`, then `read()`."""
+    """Measures resident set and CUDA allocator from `start()` to `read()`."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device if device.type == "cuda" and torch.cuda.is_available() else None
         self._resettable = False
 
     def start(self) -> None:
+        """Reset both peaks."""
         self._resettable = reset_resident()
         if self._cuda is not None:
             torch.cuda.synchronize(self._cuda)
             torch.cuda.reset_peak_memory_stats(self._cuda)
 
     def read(self) -> dict[str, int | None]:
-        """Bytes: resident_bytes, allocated_bytes, reserved_bytes; None for what was not measured."""
+        """Return resident_bytes, allocated_bytes and reserved_bytes; None for a figure that is not available."""
         resident = resident_peak_bytes() if self._resettable else None
         if self._cuda is None:
             return {"resident_bytes": resident, "allocated_bytes": None, "reserved_bytes": None}

@@ -8,7 +8,7 @@ from threading import Thread
 import psutil
 import pytest
 
-from peftbench.measure import other_load
+from peftbench.measure import background_load
 
 Linux = namedtuple("Linux", "user nice system idle iowait irq softirq steal guest guest_nice")
 Mac = namedtuple("Mac", "user nice system idle")
@@ -21,8 +21,8 @@ class Machine:
         self.times, self.own, self.now = times, 0.0, 0.0
         monkeypatch.setattr(psutil, "cpu_times", lambda: self.times)
         monkeypatch.setattr(psutil, "cpu_count", lambda logical: 4)
-        monkeypatch.setattr(other_load, "own_seconds", lambda: self.own)
-        monkeypatch.setattr(other_load, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(background_load, "own_seconds", lambda: self.own)
+        monkeypatch.setattr(background_load, "perf_counter", lambda: self.now)
 
     def goes_on(self, seconds: float, own: float, **used: float) -> None:
         self.now += seconds
@@ -32,21 +32,21 @@ class Machine:
 
 def test_the_share_is_what_the_process_did_not_use_itself_over_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, Mac(100.0, 0.0, 50.0, 1000.0))
-    watch = other_load.Watch()
+    watch = background_load.LoadMonitor()
     machine.goes_on(10, own=10, user=14, system=4, idle=22)
     assert watch.share() == pytest.approx(8 / 40)
 
 
 def test_waiting_is_not_use_and_a_guests_time_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, Linux(*[0.0] * 10))
-    watch = other_load.Watch()
+    watch = background_load.LoadMonitor()
     machine.goes_on(10, own=10, user=14, guest=2, nice=3, guest_nice=1, steal=1, idle=15, iowait=7)
     assert watch.share() == pytest.approx((14 + 3 + 1 - 10) / 40)
 
 
 def test_counters_that_run_a_tick_behind_give_zero_and_never_less(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, Mac(0.0, 0.0, 0.0, 0.0))
-    watch = other_load.Watch()
+    watch = background_load.LoadMonitor()
     machine.goes_on(10, own=10.02, user=10, idle=30)
     assert watch.share() == 0.0
 
@@ -56,7 +56,7 @@ def test_counters_that_lack_this_processs_own_use_are_not_believed(
     monkeypatch: pytest.MonkeyPatch, used: dict[str, float]
 ) -> None:
     machine = Machine(monkeypatch, Mac(0.0, 0.0, 0.0, 0.0))
-    watch = other_load.Watch()
+    watch = background_load.LoadMonitor()
     machine.goes_on(10, own=10, **used)
     assert watch.share() is None
 
@@ -66,16 +66,16 @@ def test_where_the_system_tells_nothing_the_share_is_unknown(monkeypatch: pytest
         raise PermissionError("/proc/stat")
 
     machine = Machine(monkeypatch, Mac(0.0, 0.0, 0.0, 0.0))
-    assert other_load.Watch().share() is None, "no time has gone by"
+    assert background_load.LoadMonitor().share() is None, "no time has gone by"
     monkeypatch.setattr(psutil, "cpu_times", refused)
-    watch = other_load.Watch()
+    watch = background_load.LoadMonitor()
     machine.goes_on(10, own=0)
     assert watch.share() is None
 
 
 def test_what_a_thread_of_this_process_uses_is_its_own() -> None:
-    before = other_load.own_seconds()
+    before = background_load.own_seconds()
     thread = Thread(target=lambda: sum(i * i for i in range(2_000_000)))
     thread.start()
     thread.join()
-    assert other_load.own_seconds() > before
+    assert background_load.own_seconds() > before

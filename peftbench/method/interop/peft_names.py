@@ -1,4 +1,4 @@
-"""How peft names things, and what its layers are called here: shared by both directions."""
+"""Names and layouts of Hugging Face peft, shared by import and export."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ Read = tuple[str, dict[str, Any], dict[str, Tensor]]  # method, hyperparameters,
 
 
 def layout(net: Any, paths: Iterable[str]) -> dict[str, Any]:
-    """Whether the layers at these paths store (in, out), as GPT-2's do."""
+    """Return peft's setting for the layers at these paths: whether their weights are (in, out), as in GPT-2."""
     plain = plain_on_meta(net)
     return {"fan_in_fan_out": any(isinstance(plain.get_submodule(path), Conv1D) for path in paths)}
 
 
 def whole_roles(paths: Iterable[str], backbone: Backbone) -> str:
-    """The roles that these paths make up, whole. Raises `UserError` for part of one, or a layer that has none."""
+    """Return the roles whose sites are exactly these paths, separated by spaces.
+
+    Raises:
+        UserError: A path has no role, or a role is covered only in part.
+    """
     given = set(paths)
     sites: dict[str, Site] = {site.path: site for site in backbone.sites if site.role in LINEAR}
     for path in given:

@@ -1,4 +1,4 @@
-"""Write a trained network as a plain transformers model: no adapters, the original names and layouts."""
+"""Write a trained network as a plain transformers model: no adapters, transformers' names and layouts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from typing import Any
 from peftbench.backbones.denormalise import plain_on_meta, plain_state
 from peftbench.errors import UserError
 from peftbench.method.edit import NotMergeable
-from peftbench.method.interop.trained import Trained
+from peftbench.method.interop.trained_adapter import TrainedAdapter
 
 
-def write(trained: Trained, folder: Path) -> None:
-    """Write the model, with its tokenizer, into `folder`. Raises `UserError` for an adapter that does not merge."""
+def write(trained: TrainedAdapter, folder: Path) -> None:
+    """Write the merged model, with its tokenizer, into `folder`.
+
+    Raises:
+        UserError: The adapter does not merge.
+    """
     try:
         with trained.edit.merged() as net:
             plain = _plain(net)
@@ -35,5 +39,5 @@ def _plain(net: Any) -> Any:
     plain.load_state_dict(state, assign=True)
     plain.tie_weights()
     plain.config = copy.deepcopy(net.config)
-    plain.config.use_cache = True  # off while training only
+    plain.config.use_cache = True  # off only during training
     return plain

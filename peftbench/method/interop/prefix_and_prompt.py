@@ -1,4 +1,4 @@
-"""Prefixes and prompts, the adapters that stand beside the text, in peft's form and back."""
+"""Export prefixes and prompts to peft's format, and import them from it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from torch import Tensor
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.prompt import is_encoder
 from peftbench.errors import UserError
-from peftbench.method.interop import rotary
-from peftbench.method.interop.names import Exported, Read
-from peftbench.method.interop.trained import Trained
+from peftbench.method.interop import rotary_prefix
+from peftbench.method.interop.peft_names import Exported, Read
+from peftbench.method.interop.trained_adapter import TrainedAdapter
 
 SAMPLED = {"vocabulary": "SAMPLE_VOCAB", "random": "RANDOM"}  # peft's names for how a prompt started
 
 
-def write_prefix(trained: Trained) -> Exported:
-    """All keys and values in one tensor. Raises `UserError` where peft's is another function."""
+def write_prefix(trained: TrainedAdapter) -> Exported:
+    """Export a prefix: all keys and values in one tensor.
+
+    Raises:
+        UserError: peft's prefix computes something else on this network.
+    """
     net = trained.backbone.net
-    rotary.check(net.config, "exporting")
-    parts = [t for _, m in trained.edit.placed() for t in (rotary.turned(net, m.K, m.K.shape[1]), m.V)]
+    rotary_prefix.check(net.config, "exporting")
+    parts = [t for _, m in trained.edit.placed() for t in (rotary_prefix.turned(net, m.K, m.K.shape[1]), m.V)]
     rows = [t.transpose(0, 1).flatten(1) for t in parts]  # (length, key-value heads * head width)
     prompt = torch.cat(rows, dim=1)  # (length, layers * 2 * key-value heads * head width)
     _, module = trained.edit.placed()[0]
@@ -41,8 +45,12 @@ def write_prefix(trained: Trained) -> Exported:
 
 
 def read_prefix(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> Read:
-    """Keys and values by layer, turned back. Raises `UserError` where peft's is another function."""
-    rotary.check(backbone.net.config, "importing")
+    """Import a prefix: keys and values by layer, rotated back.
+
+    Raises:
+        UserError: peft's prefix computes something else on this network.
+    """
+    rotary_prefix.check(backbone.net.config, "importing")
     prompt = _only(tensors, "prefix")  # (length, layers * 2 * width)
     slots = backbone.sites.of("prefix")
     heads, width = slots[0].size
@@ -52,12 +60,16 @@ def read_prefix(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbo
     )  # (layers * 2, heads, length, width)
     state: dict[str, Tensor] = {}
     for site, K, V in zip(slots, parts[::2], parts[1::2], strict=True):
-        state |= {f"{site.path}.K": rotary.turned(backbone.net, K, -len(prompt)), f"{site.path}.V": V}
+        state |= {f"{site.path}.K": rotary_prefix.turned(backbone.net, K, -len(prompt)), f"{site.path}.V": V}
     return "prefix", {"length": len(prompt)}, state
 
 
-def write_prompt(trained: Trained) -> Exported:
-    """The vectors in front of the text. Raises `UserError` where peft's prompt is another function."""
+def write_prompt(trained: TrainedAdapter) -> Exported:
+    """Export a prompt: the vectors in front of the text.
+
+    Raises:
+        UserError: peft's prompt computes something else on this network.
+    """
     _check_prompt(trained.backbone, "exporting")
     _, module = trained.edit.placed()[0]
     net = trained.backbone.net.config
@@ -74,7 +86,11 @@ def write_prompt(trained: Trained) -> Exported:
 
 
 def read_prompt(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> Read:
-    """The vectors in front of the text. Raises `UserError` where peft's prompt is another function."""
+    """Import a prompt: the vectors in front of the text.
+
+    Raises:
+        UserError: peft's prompt computes something else on this network.
+    """
     _check_prompt(backbone, "importing")
     prompt = _only(tensors, "prompt")
     (slot,) = backbone.sites.of("prompt")
@@ -89,7 +105,7 @@ def read_prompt(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbo
 
 
 def _check_prompt(backbone: Backbone, doing: str) -> None:
-    """Raises `UserError` where the logits would differ."""
+    """Raise `UserError` if the logits would differ."""
     if is_encoder(backbone.net.config):
         raise UserError(
             f"{doing} a prompt for the encoder {backbone.net.config.model_type}: peft's stands in front of the text, "

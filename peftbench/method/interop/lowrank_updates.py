@@ -1,11 +1,12 @@
-"""Low-rank updates of a network's own layers: what LoRA and its relatives are to every other program.
+"""Low-rank updates of a network's original layers: the common form of LoRA and its variants in other libraries.
 
-A fused layer's q, k and v have updates of their own here; elsewhere the layer has one. Both are the same map:
+A fused layer's q, k and v have separate updates here; elsewhere the whole layer has one. Both are the same map:
 [s B_q A_q; 0; s B_v A_v] = s [B_q 0; 0 0; 0 B_v] [A_q; A_v], of rank 2 r.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,14 @@ from peftbench.method.edit import Edit
 
 @dataclass(frozen=True)
 class LowRank:
-    """W + s B A, and for DoRA rows scaled to the lengths m. A: (r, in), B: (out, r), m: (out,)."""
+    """The update W + s B A; with m, each row of the result is scaled to the length m (DoRA).
+
+    Attributes:
+        A: (r, in).
+        B: (out, r).
+        scale: s.
+        m: (out,) or None.
+    """
 
     A: Tensor
     B: Tensor
@@ -28,12 +36,17 @@ class LowRank:
     m: Tensor | None = None
 
 
-Taken = Callable[[Any], LowRank]  # an adapter as its low-rank update
+AsLowRank = Callable[[Any], LowRank]  # converts an adapter to its low-rank update
 
 
-def updates(edit: Edit, taken: Taken) -> dict[str, LowRank]:
-    """The update of every adapted layer, by its path in the network as transformers names it."""
-    alone = {site.path: taken(module) for site, module in edit.placed()}
+def updates(edit: Edit, as_low_rank: AsLowRank) -> dict[str, LowRank]:
+    """Return the update of every adapted layer, by its path in transformers' network.
+
+    Args:
+        edit: The edit that holds the adapters.
+        as_low_rank: Converts an adapter to its update.
+    """
+    alone = {site.path: as_low_rank(module) for site, module in edit.placed()}
     layers: dict[str, dict[str, LowRank]] = {}
     for path, update in alone.items():
         parent, _, role = path.rpartition(".")
@@ -45,7 +58,7 @@ def updates(edit: Edit, taken: Taken) -> dict[str, LowRank]:
 
 
 def join(layer: FusedQKV, parts: Mapping[str, LowRank]) -> LowRank:
-    """One update of the fused layer, from those of some of its roles."""
+    """Combine the updates of some roles of a fused layer into one update of the layer."""
     roles = [r for r in "qkv" if r in parts]
     first = parts[roles[0]]
     rank = sum(len(parts[r].A) for r in roles)
@@ -63,8 +76,17 @@ def join(layer: FusedQKV, parts: Mapping[str, LowRank]) -> LowRank:
     return LowRank(torch.cat([parts[r].A for r in roles]), layer.join(blocks), first.scale, m)
 
 
+def alpha_of(update: LowRank, stabilised: bool) -> float:
+    """Return the alpha that gives the update's scale when divided by r, or by sqrt(r) if `stabilised` (rsLoRA)."""
+    rank = len(update.A)
+    divisor = math.sqrt(rank) if stabilised else rank
+    alpha = update.scale * divisor
+    near = round(alpha, 9)
+    return near if near / divisor == update.scale else alpha
+
+
 def roles_of(layer: FusedQKV, update: LowRank) -> set[str]:
-    """The roles that a fused layer's update changes."""
+    """Return the roles that a fused layer's update changes."""
     rows = zip("qkv", layer.split(update.B), strict=True)
     changed = {role for role, B in rows if bool(B.any())}
     if update.m is not None:
@@ -76,7 +98,17 @@ def roles_of(layer: FusedQKV, update: LowRank) -> set[str]:
 
 
 def split(layer: FusedQKV, update: LowRank, roles: str, path: str) -> dict[str, LowRank]:
-    """The updates of q, k and v that `join` made one of. Raises `UserError` for an update without that structure."""
+    """Split a fused layer's update into those of its roles: the inverse of `join`.
+
+    Args:
+        layer: The fused layer.
+        update: Its update.
+        roles: The roles that it changes, e.g. "qv".
+        path: Path of the layer, for messages.
+
+    Raises:
+        UserError: The update does not have the structure that `join` makes.
+    """
     rank, left = divmod(len(update.A), len(roles))
     parts: dict[str, LowRank] = {}
     for i, role in enumerate(roles):

@@ -1,4 +1,4 @@
-"""What training made of a network's linear layers: the weight before and after, whatever the method."""
+"""The weights of a network's linear layers before and after training, for any method."""
 
 from __future__ import annotations
 
@@ -14,27 +14,39 @@ from peftbench.errors import UserError
 from peftbench.method.edit import Adapter, Edit, NotMergeable
 
 
-class Change(NamedTuple):
-    """A linear site, its pretrained weight W and its trained one, both (out, in) in float64 on the CPU."""
+class WeightChange(NamedTuple):
+    """A linear site with its pretrained and its trained weight, both (out, in) in float64 on the CPU.
+
+    Attributes:
+        role: Role of the site.
+        layer: Index of the site within its role, from 0.
+        path: Path of the site.
+        before: Pretrained weight.
+        after: Trained weight.
+        adapter: The adapter at the site; None if the layer's own weight trained.
+    """
 
     role: str
-    layer: int  # from 0, counted within the role
+    layer: int
     path: str
     before: Tensor
     after: Tensor
-    adapter: Any  # the module in the layer's place; None where the layer's own weight was trained
+    adapter: Any
 
     @property
     def place(self) -> dict[str, Any]:
+        """The site's role, layer and path."""
         return {"role": self.role, "layer": self.layer, "path": self.path}
 
 
 @torch.no_grad()
-def changes(edit: Edit) -> Iterator[Change]:
-    """Every linear site that an adapter stands at or whose weight trains, one at a time, in the network's order.
+def weight_changes(edit: Edit) -> Iterator[WeightChange]:
+    """Yield every linear site that has an adapter or a trained weight, in the network's order.
 
-    The adapter is folded in float64, so that the update is not lost in the rounding of the weight. Raises `UserError`
-    for an adapter that is no linear map.
+    The adapter is folded in float64, so that rounding does not lose the update.
+
+    Raises:
+        UserError: An adapter is not a linear map.
     """
     adapters = {site.path: module for site, module in edit.placed()}
     trained = {id(p) for p in edit.trained()}
@@ -51,7 +63,7 @@ def changes(edit: Edit) -> Iterator[Change]:
         else:
             continue
         before = edit.backbone.pristine(name)
-        yield Change(site.role, layer, site.path, _exact(before), _exact(after), adapter)
+        yield WeightChange(site.role, layer, site.path, _exact(before), _exact(after), adapter)
 
 
 def _exact(weight: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""What a prefix in peft's cache is under rotary positions, and where it is no function of ours at all.
+"""Convert prefix keys between peft's positions and ours under rotary embeddings, and refuse networks without them.
 
-peft lets the text's positions start after the prefix of length L, the paper (and peftbench) at 0; the prefix's keys are
-rotated in neither. A score is then (R_{p+L} q)^T K' there and (R_p q)^T K here, so K' = R_L K makes both equal, and
-scores among the text's own tokens depend on differences only. Absolute positions have no such K'.
+In peft the text's positions start after the prefix of length L; in the paper, and here, at 0. Neither rotates the
+prefix's keys. A score is then (R_{p+L} q)^T K' in peft and (R_p q)^T K here, so K' = R_L K makes both equal. Scores
+among the text's tokens depend only on differences of positions. With absolute positions no such K' exists.
 """
 
 from __future__ import annotations
@@ -14,12 +14,21 @@ from torch import Tensor
 
 from peftbench.errors import UserError
 
-ROTARY = ("llama", "mistral", "qwen2", "qwen3", "gpt_neox")  # all rotate halves, in the leading dimensions
-STATIC = ("default", "linear", "llama3", "yarn")  # kinds whose frequencies do not change with the text's length
+ROTARY = ("llama", "mistral", "qwen2", "qwen3", "gpt_neox")  # all rotate halves of the leading dimensions
+STATIC = ("default", "linear", "llama3", "yarn")  # types whose frequencies do not depend on the text's length
 
 
 def turned(net: Any, K: Tensor, positions: int) -> Tensor:
-    """K (heads, length, head width) rotated by so many positions, as this network rotates; negative turns back."""
+    """Rotate prefix keys as this network rotates its own.
+
+    Args:
+        net: A network with rotary embeddings.
+        K: Keys (heads, length, head width).
+        positions: Number of positions to rotate by; negative to rotate back.
+
+    Returns:
+        Keys of the same shape and dtype.
+    """
     inv_freq = next(m.inv_freq for m in net.modules() if hasattr(m, "inv_freq")).double()
     angle = positions * torch.cat([inv_freq, inv_freq])
     turning, rest = K.double().split([len(angle), K.shape[-1] - len(angle)], dim=-1)
@@ -29,7 +38,7 @@ def turned(net: Any, K: Tensor, positions: int) -> Tensor:
 
 
 def check(config: Any, doing: str) -> None:
-    """Raises `UserError` where peft's prefix is another function than the paper's."""
+    """Raise `UserError` if peft's prefix differs from the paper's on this network."""
     if config.model_type not in ROTARY:
         raise UserError(
             f"{doing} a prefix for {config.model_type}: peft puts the prefix into the cache, so that the text's "

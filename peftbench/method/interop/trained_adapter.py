@@ -1,4 +1,4 @@
-"""A trained adapter on its backbone, from the file or from the run's record."""
+"""Load a trained adapter on its backbone, from its file or from the run's record."""
 
 from __future__ import annotations
 
@@ -16,33 +16,53 @@ from peftbench.records.spec import RunSpec
 
 
 @dataclass(frozen=True)
-class Trained:
-    """An adapter in place, with what its file says of it."""
+class TrainedAdapter:
+    """An adapter in place, with the metadata of its file.
+
+    Attributes:
+        path: The adapter file.
+        edit: The edit that holds the adapter.
+        method: Name of the method.
+        hyper: Its hyperparameters.
+        model: The backbone's name in the experiment.
+        revision: Commit, branch or tag of a hub model.
+        labels: Names of the classes; empty if the file has none.
+    """
 
     path: Path
     edit: Edit
     method: str
     hyper: Mapping[str, Any]
-    model: str  # the backbone, as the experiment names it
+    model: str
     revision: str | None
-    labels: tuple[str, ...]  # names of the classes, where the file has them
+    labels: tuple[str, ...]
 
     @property
     def backbone(self) -> Backbone:
+        """The backbone that the adapter is on."""
         return self.edit.backbone
 
 
 def open_trained(
     given: Path, model: str | None = None, labels: int | None = None, plugins: Iterable[Path | str] = ()
-) -> Trained:
-    """The adapter at `given`, a file or a run's record, on its backbone in evaluation mode.
+) -> TrainedAdapter:
+    """Load a trained adapter on its backbone, in evaluation mode.
 
-    `model` and `labels` stand in for what the file does not say: older files know their backbone's fingerprint only.
-    Without `labels` such a file is taken for a causal model's. Raises `UserError` where no adapter is kept.
+    `model` and `labels` replace what older files lack: these have only the backbone's fingerprint. Without `labels`
+    such a file belongs to a causal model.
+
+    Args:
+        given: An adapter file, or a run's record (*.json).
+        model: The backbone; None for the one in the file.
+        labels: Number of outputs of the task head; None for the number in the file.
+        plugins: Python files that register further methods.
+
+    Raises:
+        UserError: There is no adapter, or the file does not name its backbone and `model` is not given.
     """
     path = _file(given)
     _, header = adapter_file.load(path)
-    base = header.get("base") or _asked(path, model, labels)
+    base = header.get("base") or _base_from_options(path, model, labels)
     count = len(base["labels"]) or 1
     backbone = load(
         model or base["model"],
@@ -55,10 +75,12 @@ def open_trained(
     backbone.net.eval()
     edit = adapter_file.apply(path, backbone, plugins)
     names = tuple(base["labels"]) if header.get("base") else ()
-    return Trained(path, edit, header["method"], header["hyper"], model or base["model"], base["revision"], names)
+    return TrainedAdapter(
+        path, edit, header["method"], header["hyper"], model or base["model"], base["revision"], names
+    )
 
 
-def _asked(path: Path, model: str | None, labels: int | None) -> dict[str, Any]:
+def _base_from_options(path: Path, model: str | None, labels: int | None) -> dict[str, Any]:
     if model is None:
         raise UserError(
             f"{path} does not say which backbone it was trained on (an older file); "
@@ -70,15 +92,15 @@ def _asked(path: Path, model: str | None, labels: int | None) -> dict[str, Any]:
 
 
 def _file(given: Path) -> Path:
-    """The adapter file that `given` is, or that the run of the record `given` kept."""
+    """Return the adapter file for `given`: itself, or the one that the run of the record `given` saved."""
     if not given.is_file():
         raise UserError(f"no file {given}; give an adapter (RESULTS/adapters/*.safetensors) or a run's record (*.json)")
     if given.suffix != ".json":
         return given
-    found = record.read(given)
-    if found.kind != "run":
-        raise UserError(f"{given} is the record of a {found.kind}, not of a run")
-    spec = RunSpec.from_dict(found.spec)
+    run = record.read(given)
+    if run.kind != "run":
+        raise UserError(f"{given} is the record of a {run.kind}, not of a run")
+    spec = RunSpec.from_dict(run.spec)
     path = given.parent.parent / "adapters" / f"{spec.slug}--{spec.id}.safetensors"
     if not path.is_file():
         raise UserError(

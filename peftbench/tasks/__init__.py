@@ -1,6 +1,6 @@
-"""Tasks by name: GLUE, the embedded six, E2E, a user's own files, and synthetic ones for tests.
+"""Tasks by name: GLUE, six embedded tasks, E2E, a user's own files, and synthetic tasks for tests.
 
-Nothing heavy is imported here (no torch, transformers, datasets): planning reads task facts through this module.
+Planning reads task facts through this module, so that it imports no torch, transformers or datasets.
 """
 
 from __future__ import annotations
@@ -22,34 +22,44 @@ _TASKS: dict[str, tuple[TaskCard, Opener]] = {
     local.CARD.name: (local.CARD, local.open_local),
     **{c.name: (c, synthetic.open_synthetic) for c in synthetic.CARDS},
 }
-VERSION: Mapping[str, int] = {name: c.version for name, (c, _) in _TASKS.items()}  # of each task's preparation
+VERSION: Mapping[str, int] = {name: c.version for name, (c, _) in _TASKS.items()}  # version of each task's preparation
 
 
 def names() -> list[str]:
-    """All task names, in the order in which they are listed to users."""
+    """Return all task names, in the order of `peftbench tasks`."""
     return list(_TASKS)
 
 
 def card(name: str) -> TaskCard:
-    """What is known of a task without opening it; "local/NAME" has the card of "local"."""
-    return _TASKS[_known(name)][0]
+    """Return the card of a task, without opening its data. "local/NAME" has the card of "local".
+
+    Raises:
+        UserError: there is no task of that name.
+    """
+    return _TASKS[_base_name(name)][0]
 
 
 def open_task(name: str, options: Mapping[str, Any] | None = None, data_dir: Path | None = None) -> Dataset:
-    """The prepared task, the same on every call and machine.
+    """Prepare a task. The result is the same on every call and machine.
 
-    options: limit_train, limit_validation, limit_test (rows), and what the task adds; see its module.
-    Raises TaskUnavailable where its data cannot be had here, UserError for anything else that is wrong with it.
+    Args:
+        name: a task name, or "local/NAME".
+        options: row limits (limit_train, limit_validation, limit_test) and the task's own options; see its card.
+        data_dir: the folder with data sets.
+
+    Raises:
+        TaskUnavailable: the task's data is not available on this machine.
+        UserError: the name, an option or the data is not valid.
     """
-    base = _known(name)
-    given = dict(options or {})
+    base = _base_name(name)
+    chosen = dict(options or {})
     if base == "local" and name != base:
-        given.setdefault("name", name.split("/", 1)[1])
-    described, opener = _TASKS[base]
-    return opener(described, given, data_dir)
+        chosen.setdefault("name", name.split("/", 1)[1])
+    card, opener = _TASKS[base]
+    return opener(card, chosen, data_dir)
 
 
-def _known(name: str) -> str:
+def _base_name(name: str) -> str:
     base = "local" if name.startswith("local/") and len(name) > len("local/") else name
     if base not in _TASKS:
         raise unknown("task", name, _TASKS)

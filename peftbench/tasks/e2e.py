@@ -1,8 +1,8 @@
-"""E2E NLG (Novikova et al. 2017, 1706.09254): a restaurant's facts -> a sentence, from the challenge's CSV files.
+"""E2E NLG (Novikova et al. 2017, 1706.09254): describe a restaurant from its facts, from the challenge's CSV files.
 
-Columns `mr,ref`; one meaning has several references. Test and validation have one example a meaning, with all its
-references; train has one a reference. Without the train file the dev file is split by meaning into train and
-validation.
+The columns are `mr` (the meaning) and `ref` (a reference); one meaning has several references. Test and validation have
+one example for each meaning, with all its references. Train has one example for each reference. Without a train file,
+the dev file is split by meaning into train and validation.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from peftbench.tasks.dataset import (
     TaskCard,
     TaskUnavailable,
     check_options,
-    dataset,
     example,
+    make_dataset,
 )
 
-FILES = {  # the names in the challenge's archive, and the short ones
+FILES = {  # short names, and the names in the challenge's archive
     "train": ("train.csv", "trainset.csv"),
     "dev": ("dev.csv", "devset.csv"),
     "test": ("test.csv", "testset_w_refs.csv"),
@@ -39,15 +39,20 @@ CARD = TaskCard(
 
 
 def open_e2e(card: TaskCard, options: Options, data_dir: Path | None) -> Dataset:
-    """The task from `data_dir` or `data_dir`/e2e_nlg; TaskUnavailable without the dev and test files."""
+    """Open the task from `data_dir`, or from the folder e2e_nlg in it or next to it.
+
+    Raises:
+        TaskUnavailable: there are no E2E files.
+        UserError: the dev or the test file is missing, or a file is not valid.
+    """
     check_options(card.name, options)
     folder = _folder(card, data_dir)
     paths = {split: _file(folder, split) for split in FILES}
     notes: list[str] = []
     dev_path, test_path = paths["dev"], paths["test"]
     if dev_path is None or test_path is None:
-        lack = "dev" if dev_path is None else "test"
-        raise UserError(f"{folder} has no {' or '.join(FILES[lack])}; e2e_nlg needs the dev and the test file")
+        missing = "dev" if dev_path is None else "test"
+        raise UserError(f"{folder} has no {' or '.join(FILES[missing])}; e2e_nlg needs the dev and the test file")
     dev, test = _read(dev_path), _read(test_path)
     if paths["train"] is not None:
         train, validation = _read(paths["train"]), dev
@@ -60,18 +65,19 @@ def open_e2e(card: TaskCard, options: Options, data_dir: Path | None) -> Dataset
         "validation": _by_meaning(splits.without(validation, test, splits.by_text)),
         "test": _by_meaning(test),
     }
-    return dataset(card, parts, options, notes=notes)
+    return make_dataset(card, parts, options, notes=notes)
 
 
 def _folder(card: TaskCard, data_dir: Path | None) -> Path:
-    looked = "no data directory was given"
+    reason = "no data directory was given"
     if data_dir is not None:
-        for place in (data_dir, data_dir / "e2e_nlg", data_dir.parent / "e2e_nlg"):  # the last: DIR is the GLUE folder
-            if _file(place, "dev") or _file(place, "test"):
-                return place
-        looked = f"the data directory {data_dir} {'has no E2E files' if data_dir.is_dir() else 'does not exist'}"
+        # the last folder: `data_dir` is the GLUE folder, and e2e_nlg is next to it
+        for folder in (data_dir, data_dir / "e2e_nlg", data_dir.parent / "e2e_nlg"):
+            if _file(folder, "dev") or _file(folder, "test"):
+                return folder
+        reason = f"the data directory {data_dir} {'has no E2E files' if data_dir.is_dir() else 'does not exist'}"
     raise TaskUnavailable(
-        f"task {card.name}: {looked}. Either give the directory with the E2E challenge's CSV files, so that "
+        f"task {card.name}: {reason}. Either give the directory with the E2E challenge's CSV files, so that "
         "DIR/e2e_nlg/dev.csv and test.csv exist (--data-dir DIR), or name a stand-in in the experiment, such as "
         "stand_in: embedded/dialog_reply."
     )
@@ -85,16 +91,16 @@ def _read(path: Path) -> list[Example]:
     rows = table_files.read(path)
     for name in ("mr", "ref"):
         table_files.column(rows, name, path, "E2E")
-    out = []
+    examples = []
     for line, row in rows:
         if not row["mr"].strip() or not row["ref"].strip():
             raise UserError(f"{path}, line {line}: empty {'ref' if row['mr'].strip() else 'mr'}")
-        out.append(example(f"{row['mr'].strip()}\nDescription:", references=[" ".join(row["ref"].split())]))
-    return out
+        examples.append(example(f"{row['mr'].strip()}\nDescription:", references=[" ".join(row["ref"].split())]))
+    return examples
 
 
 def _by_meaning(rows: Sequence[Example]) -> list[Example]:
-    """One example a meaning, with all its references in the file's order."""
+    """Merge the examples of each meaning into one, with all references in the file's order."""
     answers: dict[str, list[str]] = {}
     for e in rows:
         answers.setdefault(e.text, []).extend(e.references)

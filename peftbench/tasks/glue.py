@@ -1,7 +1,7 @@
-"""GLUE (Wang et al. 2018, 1804.07461) from the official TSV files, else from the hub.
+"""GLUE (Wang et al. 2018, 1804.07461) from the official TSV files, or else from the hub.
 
-GLUE's test labels are not public: its dev split is the test split here, and validation is carved from train. Rows of
-train whose texts are a copy of a test row are left out (CoLA 16, STS-B 6); the notes say how many.
+The labels of GLUE's test split are not public. So its dev split is the test split here, and validation is carved from
+train. Rows of train that copy a test row are left out (CoLA 16, STS-B 6); the notes give their number.
 """
 
 from __future__ import annotations
@@ -19,23 +19,34 @@ from peftbench.tasks.dataset import (
     TaskCard,
     TaskUnavailable,
     check_options,
-    dataset,
     example,
+    make_dataset,
 )
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a task's columns are in its TSV files (names, or positions where there is no header) and on the hub."""
+    """The columns of a task in its TSV files and on the hub.
+
+    Attributes:
+        folder: the task's folder in the GLUE directory.
+        text: the column of the text: its name, or its position in a file without a header.
+        pair: the column of the second text, if there is one.
+        label: the column of the label.
+        hub: the names of the two texts on the hub.
+        classes: the classes as the files write them, in index order; empty for regression.
+        dev: the name of the dev file.
+        damaged_rows: whether the official file has a few damaged rows, which it is usual to leave out.
+    """
 
     folder: str
     text: str | int
     pair: str | int | None
     label: str | int
-    hub: tuple[str, str | None]  # the hub's names of the two texts
-    classes: tuple[str, ...] = ()  # what the files write, in index order; () for regression
+    hub: tuple[str, str | None]
+    classes: tuple[str, ...] = ()
     dev: str = "dev.tsv"
-    damaged_rows: bool = False  # the official file has a few broken rows, which everybody leaves out
+    damaged_rows: bool = False
 
 
 _BINARY = ("0", "1")
@@ -84,7 +95,12 @@ CARDS = [
 
 
 def open_glue(card: TaskCard, options: Options, data_dir: Path | None) -> Dataset:
-    """The task from `data_dir` (the GLUE folder or its parent), else from the hub; TaskUnavailable without both."""
+    """Open the task from `data_dir` (the GLUE folder or its parent), or else from the hub.
+
+    Raises:
+        TaskUnavailable: there is no local folder, and the hub cannot be reached.
+        UserError: an option or a file is not valid.
+    """
     check_options(card.name, options)
     layout = LAYOUTS[card.name]
     folder = _find(data_dir, layout.folder)
@@ -101,36 +117,36 @@ def open_glue(card: TaskCard, options: Options, data_dir: Path | None) -> Datase
         notes.append(f"{len(train) - len(clean)} rows of train left out: copies of test rows")
     rest, validation = splits.carve(clean, card.name)
     notes.append(f"validation: {len(validation)} rows carved from train; test: the official dev split")
-    return dataset(card, {"train": rest, "validation": validation, "test": test}, options, notes=notes)
+    return make_dataset(card, {"train": rest, "validation": validation, "test": test}, options, notes=notes)
 
 
 def _find(data_dir: Path | None, folder: str) -> Path | None:
-    """The task's folder in the GLUE directory or in its parent's `glue` or `GLUE`."""
+    """Return the task's folder in `data_dir` or in its folder `glue` or `GLUE`; None if there is none."""
     if data_dir is None:
         return None
-    places = [data_dir / folder, data_dir / "glue" / folder, data_dir / "GLUE" / folder]
-    return next((p for p in places if p.is_dir()), None)
+    folders = [data_dir / folder, data_dir / "glue" / folder, data_dir / "GLUE" / folder]
+    return next((p for p in folders if p.is_dir()), None)
 
 
 def _from_hub(card: TaskCard, layout: Layout, data_dir: Path | None) -> tuple[list[Example], list[Example]]:
     try:
         return glue_hub.glue(card.name.split("/")[1], layout.hub, regression=not layout.classes)
     except glue_hub.Unreachable as error:
-        looked = "no data directory was given"
+        reason = "no data directory was given"
         if data_dir is not None:
             missing = f"has no {layout.folder} in it" if data_dir.is_dir() else "does not exist"
-            looked = f"the data directory {data_dir} {missing}"
+            reason = f"the data directory {data_dir} {missing}"
         raise TaskUnavailable(
-            f"task {card.name}: {looked}, and the model hub cannot be reached ({error}). Either give the directory "
+            f"task {card.name}: {reason}, and the model hub cannot be reached ({error}). Either give the directory "
             f"with GLUE's official files, so that DIR/{layout.folder}/train.tsv exists (--data-dir DIR), or run where "
             "the hub can be reached."
         ) from error
 
 
 def _read(path: Path, layout: Layout) -> tuple[list[Example], int]:
-    """The file's examples and the number of damaged rows left out (only where the official file has some)."""
+    """Return the examples of a file and the number of damaged rows that were left out."""
     width, pick, records = _table(path, layout)
-    out: list[Example] = []
+    examples: list[Example] = []
     damaged = 0
     for line, fields in records:
         if len(fields) != width:
@@ -140,15 +156,15 @@ def _read(path: Path, layout: Layout) -> tuple[list[Example], int]:
             raise UserError(f"{path}, line {line}: {len(fields)} fields where {width} are needed; is the file cut off?")
         label = _label(pick(fields, layout.label), layout.classes, f"{path}, line {line}")
         pair = None if layout.pair is None else pick(fields, layout.pair).strip()
-        out.append(example(pick(fields, layout.text).strip(), pair, label))
-    return out, damaged
+        examples.append(example(pick(fields, layout.text).strip(), pair, label))
+    return examples, damaged
 
 
-Pick = Callable[[list[str], "str | int"], str]
+Pick = Callable[[list[str], "str | int"], str]  # (fields of a row, column) -> value
 
 
 def _table(path: Path, layout: Layout) -> tuple[int, Pick, list[tuple[int, list[str]]]]:
-    """(number of columns, how to pick one, records) of a file with a header, or of CoLA's, which has none."""
+    """Return the number of columns, a function that picks one, and the rows. Only the files of CoLA have no header."""
     records = list(table_files.tsv_records(path))
     if not records:
         raise UserError(f"{path} is empty; fetch GLUE's official files again")
@@ -161,15 +177,15 @@ def _table(path: Path, layout: Layout) -> tuple[int, Pick, list[tuple[int, list[
     return len(header), lambda fields, column: fields[header.index(str(column))], records[1:]
 
 
-def _label(given: str, classes: tuple[str, ...], where: str) -> int | float:
+def _label(text: str, classes: tuple[str, ...], where: str) -> int | float:
     if classes:
-        if given not in classes:
-            raise UserError(f"{where}: label {given!r} is outside its set: {', '.join(classes)}")
-        return classes.index(given)
+        if text not in classes:
+            raise UserError(f"{where}: label {text!r} is outside its set: {', '.join(classes)}")
+        return classes.index(text)
     try:
-        value = float(given)
+        value = float(text)
     except ValueError:
         value = float("nan")
     if not 0 <= value <= 5:
-        raise UserError(f"{where}: score {given!r} is not a number from 0 to 5")
+        raise UserError(f"{where}: score {text!r} is not a number from 0 to 5")
     return value

@@ -1,4 +1,4 @@
-"""GLUE from the Hugging Face hub, at one pinned revision; says within seconds when the hub cannot be had."""
+"""GLUE from the Hugging Face hub, at one pinned revision. It reports within seconds that the hub cannot be reached."""
 
 from __future__ import annotations
 
@@ -10,15 +10,27 @@ from peftbench.tasks.dataset import Example, example
 
 REPOSITORY = "nyu-mll/glue"
 REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
-PROBE_SECONDS = 10.0  # for the first sign of life; the download itself may take as long as it takes
+PROBE_SECONDS = 10.0  # for a first answer of the hub; the download has no deadline
 
 
 class Unreachable(Exception):
-    """The hub gave no answer, or not this file; the message is its reason."""
+    """The hub did not answer or did not deliver the file. The message gives the reason."""
 
 
 def glue(name: str, columns: tuple[str, str | None], *, regression: bool) -> tuple[list[Example], list[Example]]:
-    """(train, dev) of a GLUE task; `columns` are the hub's names of the two texts. Raises Unreachable."""
+    """Load a GLUE task from the hub.
+
+    Args:
+        name: the task's name on the hub, such as "rte".
+        columns: the names of the two texts on the hub; None if there is one text.
+        regression: whether the labels are numbers.
+
+    Returns:
+        The examples of the train and of the dev split.
+
+    Raises:
+        Unreachable: the hub cannot be reached, and its local cache does not have the files.
+    """
     dev = "validation_matched" if name == "mnli" else "validation"
     paths = _files([f"{name}/{split}-00000-of-00001.parquet" for split in ("train", dev)])
     train, test = (_examples(path, columns, regression) for path in paths)
@@ -26,7 +38,7 @@ def glue(name: str, columns: tuple[str, str | None], *, regression: bool) -> tup
 
 
 def _files(names: list[str]) -> list[Path]:
-    """The dataset's files: out of the hub's own cache where they are there, else downloaded into it."""
+    """Return the paths of files of the dataset in the hub's local cache; download them first if they are missing."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -39,15 +51,15 @@ def _files(names: list[str]) -> list[Path]:
         _probe()
     try:
         return [get(name, False) for name in names]
-    except Exception as error:  # whatever the hub's client raises, the remedy is the same
+    except Exception as error:  # the fix is the same for every error of the hub's client
         raise Unreachable(_reason(error)) from error
 
 
 def _probe() -> None:
-    """One small question with a deadline, because the client's own retries would take half a minute to give up."""
+    """Send one small request with a deadline, because the client itself would retry for half a minute."""
     outcome: list[Exception | None] = []
 
-    def ask() -> None:
+    def request() -> None:
         from huggingface_hub import HfApi
 
         try:
@@ -56,9 +68,9 @@ def _probe() -> None:
         except Exception as error:
             outcome.append(error)
 
-    asker = threading.Thread(target=ask, daemon=True)  # a name lookup can hang beyond any timeout of the client
-    asker.start()
-    asker.join(PROBE_SECONDS)
+    thread = threading.Thread(target=request, daemon=True)  # a name lookup can hang longer than the client's timeout
+    thread.start()
+    thread.join(PROBE_SECONDS)
     if not outcome:
         raise Unreachable(f"no answer within {PROBE_SECONDS:.0f} s")
     if outcome[0] is not None:

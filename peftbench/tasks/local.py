@@ -1,10 +1,9 @@
-"""A user's own data: CSV, TSV or JSONL files, their columns named in the experiment.
+"""A user's own data: local CSV, TSV or JSONL files whose columns the experiment names.
 
-    task: local
-    options: {name: reviews, train: reviews.csv, text: body, label: stars, kind: classification, metric: accuracy}
+    tasks: [{task: local, name: reviews, train: reviews.csv, text: body, label: stars, metric: accuracy}]
 
-Missing validation and test files are carved from train by content (about a tenth each, at most a thousand rows), so
-that copies of one text never stand on two sides; rows of train that have a copy in a given test file are left out.
+Missing validation and test splits are carved from train by content: about a tenth each, at most a thousand rows. Copies
+of one text are never in two splits. Rows of train that copy a row of a test file are left out.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from peftbench.tasks.dataset import (
     TaskCard,
     TaskOption,
     check_options,
-    dataset,
     example,
+    make_dataset,
 )
 
 CARVED = "carved from train by content, about a tenth"
@@ -45,7 +44,7 @@ OWN = (
     TaskOption("labels", "list of the classes' names; classification only", "those in train, numbers by size"),
 )
 OPTIONS = tuple(o.name for o in OWN)
-MOST_LABELS = 500  # more classes than this in a file without `labels` are taken for a mistake
+MAX_LABELS = 500  # more classes than this are probably numbers to predict; `labels` allows more
 CARD = TaskCard(
     "local",
     "classification",
@@ -59,9 +58,10 @@ CARD = TaskCard(
 
 
 def open_local(card: TaskCard, options: Options, data_dir: Path | None) -> Dataset:
-    """The dataset that the options describe. Raises UserError naming option, or file and line, for whatever is wrong.
+    """Open the dataset that the options describe. Paths are relative to the working directory, or else to `data_dir`.
 
-    Paths are taken from the current directory, else from `data_dir`.
+    Raises:
+        UserError: an option or a file is not valid; the message names the option, or file and line.
     """
     check_options("local", options, OPTIONS)
     name = f"local/{options.get('name') or Path(_text(options, 'train')).stem}"
@@ -71,21 +71,21 @@ def open_local(card: TaskCard, options: Options, data_dir: Path | None) -> Datas
         if options.get(split) is not None:
             rows[split] = _rows(_path(_text(options, split), data_dir), options, kind)
     labels = _labels(options, kind, rows["train"])
-    examples = {split: [_example(r, kind, labels) for r in found] for split, found in rows.items()}
+    examples = {split: [_example(r, kind, labels) for r in of_split] for split, of_split in rows.items()}
     parts, notes = _three(examples, name)
-    fitting = metrics.for_kind(kind)
+    valid = metrics.for_kind(kind)
     if kind == "classification" and len(labels) > 2:
-        fitting.remove("f1")
-    metric = options.get("metric", fitting[0])
-    if metric not in fitting:
-        raise unknown(f"metric for {kind}", metric, fitting, where=f"task {name}")
-    ordered = (metric, *(m for m in fitting if m != metric))
-    described = TaskCard(card.name, kind, ordered, card.licence, card.source, card.what, labels, card.version)
-    return dataset(described, parts, options, name=name, notes=notes)
+        valid.remove("f1")
+    metric = options.get("metric", valid[0])
+    if metric not in valid:
+        raise unknown(f"metric for {kind}", metric, valid, where=f"task {name}")
+    ordered = (metric, *(m for m in valid if m != metric))
+    own_card = TaskCard(card.name, kind, ordered, card.licence, card.source, card.what, labels, card.version)
+    return make_dataset(own_card, parts, options, name=name, notes=notes)
 
 
 class _Row:
-    """One row, with its place for messages."""
+    """A row of a file, with its file and line for messages."""
 
     def __init__(self, where: str, text: str, pair: str | None, target: str) -> None:
         self.where, self.text, self.pair, self.target = where, text, pair, target
@@ -94,22 +94,19 @@ class _Row:
 def _text(options: Options, key: str) -> str:
     value = options.get(key)
     if not isinstance(value, str) or not value:
-        given = "is missing" if value is None else f"must be text, not {value!r}"
-        raise UserError(f"task local: option {key} {given}; needed: train, text, and label (or answer); {_all()}")
+        fault = "is missing" if value is None else f"must be text, not {value!r}"
+        valid = f"needed: train, text, and label (or answer); options: {', '.join(OPTIONS)}"
+        raise UserError(f"task local: option {key} {fault}; {valid}")
     return value
-
-
-def _all() -> str:
-    return f"options: {', '.join(OPTIONS)}"
 
 
 def _kind(options: Options) -> str:
     kind = options.get("kind", "generation" if "answer" in options else "classification")
     if kind not in KINDS:
         raise unknown("kind", kind, KINDS, where="task local")
-    target, stray = ("answer", "label") if kind == "generation" else ("label", "answer")
-    if stray in options:
-        raise UserError(f"task local: kind {kind} takes the option {target}, not {stray}")
+    target, other = ("answer", "label") if kind == "generation" else ("label", "answer")
+    if other in options:
+        raise UserError(f"task local: kind {kind} takes the option {target}, not {other}")
     if kind == "generation" and options.get("pair") is not None:
         raise UserError("task local: kind generation has no pair; put the whole prompt in the text column")
     if kind != "classification" and options.get("labels") is not None:
@@ -119,14 +116,14 @@ def _kind(options: Options) -> str:
     return str(kind)
 
 
-def _path(given: str, data_dir: Path | None) -> Path:
-    path = Path(given).expanduser()
-    places = [path] if path.is_absolute() or data_dir is None else [path, data_dir / path]
-    for place in places:
-        if place.is_file():
-            return place
+def _path(text: str, data_dir: Path | None) -> Path:
+    path = Path(text).expanduser()
+    candidates = [path] if path.is_absolute() or data_dir is None else [path, data_dir / path]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
     raise UserError(
-        f"task local: there is no file {' nor '.join(str(p.absolute()) for p in places)}; give an "
+        f"task local: there is no file {' nor '.join(str(p.absolute()) for p in candidates)}; give an "
         "absolute path, one from the working directory, or one under --data-dir"
     )
 
@@ -139,19 +136,19 @@ def _rows(path: Path, options: Options, kind: str) -> list[_Row]:
     columns = {what: _text(options, what) for what in ("text", "pair", target) if options.get(what) is not None}
     for what, column in columns.items():
         table_files.column(table, column, path, what)
-    out = []
+    rows = []
     for line, row in table:
         where = f"{path}, line {line}"
         values = {what: _cell(row, column, where) for what, column in columns.items()}
-        out.append(_Row(where, values["text"], values.get("pair"), values[target].strip()))
-    return out
+        rows.append(_Row(where, values["text"], values.get("pair"), values[target].strip()))
+    return rows
 
 
 def _cell(row: dict[str, Any], column: str, where: str) -> str:
     value = row.get(column)
     if value is None or isinstance(value, (dict, list)):
-        found = "no value" if value is None else f"a {type(value).__name__}"
-        raise UserError(f"{where}: {found} in column {column!r}, where a text or a number is needed")
+        content = "no value" if value is None else f"a {type(value).__name__}"
+        raise UserError(f"{where}: {content} in column {column!r}, where a text or a number is needed")
     text = str(value).lower() if isinstance(value, bool) else str(value)
     if not text.strip():
         raise UserError(f"{where}: column {column!r} is empty")
@@ -159,23 +156,23 @@ def _cell(row: dict[str, Any], column: str, where: str) -> str:
 
 
 def _labels(options: Options, kind: str, train: Sequence[_Row]) -> tuple[str, ...]:
-    """The classes' names in index order: as given, else those of train (numbers in order of size)."""
+    """Return the names of the classes in index order: the option's, or else those of train with numbers by size."""
     if kind != "classification":
         return ()
-    given = options.get("labels")
-    if given is not None:
-        if not isinstance(given, (list, tuple)) or len({str(v) for v in given}) != len(given) or len(given) < 2:
-            raise UserError(f"task local: labels must be a list of at least two different names, not {given!r}")
-        return tuple(str(v).lower() if isinstance(v, bool) else str(v) for v in given)
-    found = {r.target for r in train}
-    if len(found) < 2:
-        raise UserError(f"task local: every row of train has the label {found.pop()!r}; a task needs at least two")
-    if len(found) > MOST_LABELS:
+    names = options.get("labels")
+    if names is not None:
+        if not isinstance(names, (list, tuple)) or len({str(v) for v in names}) != len(names) or len(names) < 2:
+            raise UserError(f"task local: labels must be a list of at least two different names, not {names!r}")
+        return tuple(str(v).lower() if isinstance(v, bool) else str(v) for v in names)
+    in_train = {r.target for r in train}
+    if len(in_train) < 2:
+        raise UserError(f"task local: every row of train has the label {in_train.pop()!r}; a task needs at least two")
+    if len(in_train) > MAX_LABELS:
         raise UserError(
-            f"task local: {len(found)} different labels in train; for numbers to predict use kind: regression, "
+            f"task local: {len(in_train)} different labels in train; for numbers to predict use kind: regression, "
             "else list the classes in the option labels"
         )
-    return tuple(sorted(found, key=lambda v: (_number(v) is None, _number(v) or 0.0, v)))
+    return tuple(sorted(in_train, key=lambda v: (_number(v) is None, _number(v) or 0.0, v)))
 
 
 def _example(row: _Row, kind: str, labels: tuple[str, ...]) -> Example:
@@ -199,25 +196,28 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _three(given: dict[str, list[Example]], name: str) -> tuple[dict[str, list[Example]], list[str]]:
-    """Train, validation and test: as given, cleaned of copies across them, or carved from train."""
-    train, notes = given["train"], []
-    if "test" not in given:
-        train, given["test"] = splits.carve(train, f"{name} test")
-        notes.append(f"test: {len(given['test'])} rows carved from train")
-    elif "validation" in given:
-        given["validation"] = _clean(given["validation"], given["test"], "validation", "test", notes)
-    train = _clean(train, given["test"], "train", "test", notes)
-    if "validation" not in given:
-        train, given["validation"] = splits.carve(train, f"{name} validation")
-        notes.append(f"validation: {len(given['validation'])} rows carved from train")
+def _three(parts: dict[str, list[Example]], name: str) -> tuple[dict[str, list[Example]], list[str]]:
+    """Return train, validation and test without copies across them, and notes. A missing split is carved from train."""
+    train, notes = parts["train"], []
+    if "test" not in parts:
+        train, parts["test"] = splits.carve(train, f"{name} test")
+        notes.append(f"test: {len(parts['test'])} rows carved from train")
+    elif "validation" in parts:
+        parts["validation"] = _without_copies(parts["validation"], parts["test"], "validation", "test", notes)
+    train = _without_copies(train, parts["test"], "train", "test", notes)
+    if "validation" not in parts:
+        train, parts["validation"] = splits.carve(train, f"{name} validation")
+        notes.append(f"validation: {len(parts['validation'])} rows carved from train")
     else:
-        given["validation"] = _clean(given["validation"], given["test"], "validation", "test", notes)
-        train = _clean(train, given["validation"], "train", "validation", notes)
-    return {"train": train, "validation": given["validation"], "test": given["test"]}, notes
+        parts["validation"] = _without_copies(parts["validation"], parts["test"], "validation", "test", notes)
+        train = _without_copies(train, parts["validation"], "train", "validation", notes)
+    return {"train": train, "validation": parts["validation"], "test": parts["test"]}, notes
 
 
-def _clean(rows: list[Example], others: list[Example], split: str, other: str, notes: list[str]) -> list[Example]:
+def _without_copies(
+    rows: list[Example], others: list[Example], split: str, other: str, notes: list[str]
+) -> list[Example]:
+    """Return the rows that have no copy among the others, and note the number of those left out."""
     kept = splits.without(rows, others)
     if len(kept) < len(rows):
         notes.append(f"{len(rows) - len(kept)} rows of {split} left out: copies of {other} rows")

@@ -1,6 +1,6 @@
-"""Splitting: deterministic, stratified, and never with copies of one text on two sides.
+"""Deterministic, stratified splits that never have copies of one text on two sides.
 
-Which rows go where depends on their content alone (a hash), not on a random generator or on the order of the file.
+A hash of its content decides the side of a row, independent of random generators and of the order of the file.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from collections.abc import Callable, Hashable, Sequence
 
 from peftbench.tasks.dataset import Example
 
-SHARE, MOST = 0.1, 1000  # of a carved split: a tenth of the rows, at most a thousand
-Key = Callable[[Example], str]
+SHARE, MOST = 0.1, 1000  # a carved split has a tenth of the rows, at most a thousand
+Key = Callable[[Example], str]  # rows with equal keys form a group
 
 
 def normal(text: str) -> str:
-    """The text as far as it counts for being a copy: case and white space do not."""
+    """Normalise a text for the comparison of copies: fold case and white space."""
     return " ".join(text.casefold().split())
 
 
 def by_text(e: Example) -> str:
-    """Rows of one group share the first text: also a premise used with two hypotheses stays on one side."""
+    """Group rows by the first text, so that a premise with two hypotheses stays on one side."""
     return normal(e.text)
 
 
 def by_content(e: Example) -> str:
-    """Rows of one group share both texts."""
+    """Group rows by both texts."""
     return normal(e.text) + "\n" + normal(e.pair or "")
 
 
 def distinct(rows: Sequence[Example], key: Key = by_content) -> list[Example]:
-    """The first row of every group."""
+    """Return the first row of each group."""
     first: dict[str, Example] = {}
     for e in rows:
         first.setdefault(key(e), e)
@@ -39,7 +39,7 @@ def distinct(rows: Sequence[Example], key: Key = by_content) -> list[Example]:
 
 
 def without(rows: Sequence[Example], others: Sequence[Example], key: Key = by_content) -> list[Example]:
-    """`rows` less those that have a copy among `others`."""
+    """Return the rows that have no copy among the others."""
     taken = {key(e) for e in others}
     return [e for e in rows if key(e) not in taken]
 
@@ -52,11 +52,39 @@ def carve(
     most: int = MOST,
     least: int = 1,
 ) -> tuple[list[Example], list[Example]]:
-    """(rest, carved), both in the rows' order: about `share` of every class, at most `most` rows, whole groups only.
+    """Carve a split from rows: about the same share of each class, in whole groups.
 
-    Regression is stratified by tenths of the label's distribution. `salt` makes several carvings independent.
+    Regression is stratified by tenths of the labels' distribution.
+
+    Args:
+        rows: the examples.
+        salt: makes several carvings of the same rows independent.
+        key: decides the groups.
+        share: the share of the rows to carve.
+        most: the largest number of rows to carve.
+        least: the smallest number of rows to aim at.
+
+    Returns:
+        The rest and the carved rows, both in the original order.
     """
-    wanted = max(min(round(share * len(rows)), most), least)
+    target = max(min(round(share * len(rows)), most), least)
+    groups, strata = _groups_by_stratum(rows, key)
+    carved: set[int] = set()
+    seen = 0
+    for stratum in sorted(strata, key=str):
+        seen += sum(len(groups[k]) for k in strata[stratum])
+        quota = target * seen / len(rows)  # for all strata so far, so that rounding errors do not add up
+        for k in sorted(strata[stratum], key=lambda k: _hash(salt, k)):
+            # take a whole group if that brings the number nearer to the quota
+            if len(carved) + len(groups[k]) / 2 <= quota and len(carved) + len(groups[k]) <= most:
+                carved.update(groups[k])
+    if not carved and len(groups) > 1:  # in tiny sets every quota may round to 0
+        carved.update(groups[min(groups, key=lambda k: (len(groups[k]), k))])
+    return [e for i, e in enumerate(rows) if i not in carved], [e for i, e in enumerate(rows) if i in carved]
+
+
+def _groups_by_stratum(rows: Sequence[Example], key: Key) -> tuple[dict[str, list[int]], dict[Hashable, list[str]]]:
+    """Return the rows' indices by group, and the groups by the stratum of their first row."""
     groups: dict[str, list[int]] = defaultdict(list)
     for i, e in enumerate(rows):
         groups[key(e)].append(i)
@@ -64,18 +92,7 @@ def carve(
     stratum_of = _strata(rows)
     for k, members in groups.items():
         strata[stratum_of(rows[members[0]])].append(k)
-    carved: set[int] = set()
-    seen = 0
-    for stratum in sorted(strata, key=str):
-        seen += sum(len(groups[k]) for k in strata[stratum])
-        quota = wanted * seen / len(rows)  # of all strata so far: what one rounds away, the next makes up for
-        for k in sorted(strata[stratum], key=lambda k: _hash(salt, k)):
-            # whole groups, as long as that brings the number nearer to the quota
-            if len(carved) + len(groups[k]) / 2 <= quota and len(carved) + len(groups[k]) <= most:
-                carved.update(groups[k])
-    if not carved and len(groups) > 1:  # tiny sets: every quota rounded to nothing
-        carved.update(groups[min(groups, key=lambda k: (len(groups[k]), k))])
-    return [e for i, e in enumerate(rows) if i not in carved], [e for i, e in enumerate(rows) if i in carved]
+    return groups, strata
 
 
 def _hash(salt: str, key: str) -> bytes:
@@ -83,7 +100,7 @@ def _hash(salt: str, key: str) -> bytes:
 
 
 def _strata(rows: Sequence[Example]) -> Callable[[Example], Hashable]:
-    """A function from an example to its class, or to the tenth of the labels' distribution it lies in."""
+    """Return the function from an example to its class, or to the tenth of the labels' distribution it is in."""
     values = sorted(float(e.label) for e in rows if isinstance(e.label, float))
     if not values:
         return lambda e: e.label

@@ -1,6 +1,7 @@
-"""Tiny learnable tasks for tests: common lower-case words, so that any tokenizer can read them, and known answers.
+"""Synthetic tasks for tests: tiny, learnable, with known answers.
 
-Each draws its sentences from a fixed list by hash, so that the data is the same on every machine.
+Their texts are common lower-case words, which every tokenizer can read. Hashes choose the words, so that the data is
+the same on every machine.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from peftbench.tasks.dataset import (
     TaskCard,
     TaskOption,
     check_options,
-    dataset,
     example,
+    make_dataset,
 )
 
 ROWS = {"train": 256, "validation": 48, "test": 64}
@@ -66,7 +67,11 @@ CARDS = [
 
 
 def open_synthetic(card: TaskCard, options: Options, data_dir: Path | None) -> Dataset:
-    """The task; option `rows` (at most 20,000) sets the number of training rows."""
+    """Open a synthetic task. The option `rows` sets the number of training rows, at most 20,000.
+
+    Raises:
+        UserError: an option is not valid.
+    """
     check_options(card.name, options, ("rows",))
     rows = options.get("rows", ROWS["train"])
     if isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows <= 20_000:
@@ -77,33 +82,37 @@ def open_synthetic(card: TaskCard, options: Options, data_dir: Path | None) -> D
     for split, count in {"test": ROWS["test"], "validation": ROWS["validation"], "train": rows}.items():
         parts[split] = []
         draw = 0
-        while len(parts[split]) < count:  # a sentence is used once over all splits
+        while len(parts[split]) < count:  # no sentence occurs twice, in any split
             made = _MAKE[kind](_Draw(f"{kind} {split} {draw}"), len(parts[split]))
             draw += 1
             if splits.by_content(made) not in seen:
                 seen.add(splits.by_content(made))
                 parts[split].append(made)
-    return dataset(card, parts, options)
+    return make_dataset(card, parts, options)
 
 
 class _Draw:
-    """Reproducible choices: the n-th is a hash of the name and n, the same with every Python and NumPy."""
+    """Reproducible choices. The n-th is a hash of a name and n, the same in every version of Python and NumPy."""
 
     def __init__(self, name: str) -> None:
         self.name, self.count = name, 0
 
     def below(self, limit: int) -> int:
+        """Choose an integer from 0 to `limit` - 1."""
         self.count += 1
         digest = hashlib.sha256(f"{self.name} {self.count}".encode()).digest()
         return int.from_bytes(digest[:8], "big") % limit
 
     def of(self, words: list[str]) -> str:
+        """Choose one of the words."""
         return words[self.below(len(words))]
 
     def words(self, low: int, high: int) -> list[str]:
+        """Choose from `low` to `high` filler words."""
         return [self.of(FILLERS) for _ in range(low + self.below(high - low + 1))]
 
     def put(self, sentence: list[str], word: str) -> list[str]:
+        """Insert a word at a random place of a sentence."""
         place = self.below(len(sentence) + 1)
         return [*sentence[:place], word, *sentence[place:]]
 

@@ -1,7 +1,7 @@
-"""Reading CSV, TSV and JSONL with the line of every row, so that a bad row can be named.
+"""Read table files (CSV, TSV, JSONL) with the line of each row, so that messages can name a bad row.
 
-CSV: comma, double quotes, header. TSV: tab, header, quoting off (GLUE's files have unbalanced quotes). JSONL: one
-object a line. All UTF-8, with or without a byte-order mark.
+CSV has commas, double quotes and a header. TSV has tabs and a header but no quoting, because GLUE's files have
+unbalanced quotes. JSONL has one object in each line. All are UTF-8, with or without a byte-order mark.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from typing import Any
 from peftbench.errors import UserError, unknown
 
 FORMATS = (".csv", ".tsv", ".jsonl")
-_WANTED = 'each line must be one JSON object, e.g. {"text": "...", "label": "..."}'
+_EXPECTED = 'each line must be one JSON object, e.g. {"text": "...", "label": "..."}'
 _KINDS = {"list": "a list", "str": "a text", "int": "a number", "float": "a number", "bool": "true or false"}
 Row = tuple[int, dict[str, Any]]  # line in the file (1-based), column -> value
 
 
 def read(path: Path) -> list[Row]:
-    """All rows of a CSV, TSV or JSONL file, by its suffix. Raises UserError naming file and line."""
+    """Read all rows of a CSV, TSV or JSONL file; its suffix decides the format.
+
+    Raises:
+        UserError: the file cannot be read or is not valid; the message names the line.
+    """
     suffix = path.suffix.lower()
     if suffix == ".jsonl":
         return list(_jsonl(path))
@@ -34,7 +38,11 @@ def read(path: Path) -> list[Row]:
 
 
 def text(path: Path) -> str:
-    """The file's text; UserError where it cannot be read or is not UTF-8."""
+    """Read the text of a file.
+
+    Raises:
+        UserError: the file cannot be read or is not UTF-8.
+    """
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -47,14 +55,27 @@ def text(path: Path) -> str:
 
 
 def tsv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line, fields) of every line that is not blank; split at \\n alone, as texts may hold other line separators."""
+    """Yield the line number and the fields of each line that is not blank.
+
+    Only \\n ends a line, because texts may contain other line separators.
+    """
     for number, line in enumerate(text(path).split("\n"), start=1):
         if line.strip("\r\n "):
             yield number, line.rstrip("\r").split("\t")
 
 
 def column(rows: Sequence[Row], name: str, path: Path, what: str) -> None:
-    """Raise UserError with the columns there are unless the table has the column `name`."""
+    """Check that a table has a column.
+
+    Args:
+        rows: the rows of the table.
+        name: the name of the column.
+        path: the file, to begin the message with.
+        what: what the column is for.
+
+    Raises:
+        UserError: the table does not have the column; the message lists its columns.
+    """
     if rows and name not in rows[0][1]:
         raise unknown(f"column for {what}", name, rows[0][1], where=str(path))
 
@@ -62,7 +83,7 @@ def column(rows: Sequence[Row], name: str, path: Path, what: str) -> None:
 def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
     reader = csv.reader(io.StringIO(text(path), newline=""), strict=True)
     while True:
-        start = reader.line_num + 1  # a quoted field may span lines: name the row's first
+        start = reader.line_num + 1  # a quoted field may span lines; the row's first line counts
         try:
             fields = next(reader)
         except StopIteration:
@@ -78,9 +99,9 @@ def _with_header(path: Path, records: Iterable[tuple[int, list[str]]]) -> Iterat
     _, header = next(records, (0, []))
     if not header:
         raise UserError(f"{path} is empty; it needs a header line with the columns' names")
-    twice = sorted({c for c in header if header.count(c) > 1})
-    if twice:
-        raise UserError(f"{path}, line 1: column {twice[0]!r} is there twice; names must differ")
+    repeated = sorted({c for c in header if header.count(c) > 1})
+    if repeated:
+        raise UserError(f"{path}, line 1: column {repeated[0]!r} is there twice; names must differ")
     for number, fields in records:
         if len(fields) != len(header):
             raise UserError(
@@ -99,10 +120,10 @@ def _jsonl(path: Path) -> Iterator[Row]:
             value = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(
-                f"{path}, line {number}: not JSON ({error.msg} at character {error.pos + 1}); {_WANTED}"
+                f"{path}, line {number}: not JSON ({error.msg} at character {error.pos + 1}); {_EXPECTED}"
             ) from error
         if not isinstance(value, dict):
-            raise UserError(f"{path}, line {number}: {_KINDS.get(type(value).__name__, 'null')}; {_WANTED}")
+            raise UserError(f"{path}, line {number}: {_KINDS.get(type(value).__name__, 'null')}; {_EXPECTED}")
         first = first if first is not None else value
         yield number, value
     if first is None:

@@ -171,7 +171,7 @@ def test_truncation_never_loses_the_whole_answer(
 @given(st.integers(0, 60), st.integers(1, 60), st.integers(2, 40))
 def test_fitting_keeps_the_answers_beginning_and_the_prompts_end(prompt: int, answer: int, room: int) -> None:
     p, a = list(range(prompt)), list(range(1000, 1000 + answer))
-    kept, told = tokens._fit(p, a, room)
+    kept, told = tokens._truncate(p, a, room)
     assert len(kept) + len(told) == min(prompt + answer, room)
     assert kept == p[prompt - len(kept) :]
     assert told == a[: len(told)]

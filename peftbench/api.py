@@ -41,11 +41,11 @@ PathLike = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Plan:
-    """An experiment with every run that it asks for: sizes solved, data and model found, nothing trained yet.
+    """An experiment with all its runs. Sizes are solved, and data and model are available; nothing is trained yet.
 
     Attributes:
         prepared: the experiment, its facts and its runs, as the planner made them.
-        baselines: the records that the runs are to stand beside, if `against` was given.
+        baselines: the records to compare the runs with, if `against` was given.
         data_dir: the folder with data sets.
         notes: what a reader should know before running.
     """
@@ -68,15 +68,15 @@ class Plan:
 
     @property
     def runs(self) -> tuple[RunSpec, ...]:
-        """One specification a run, tuning trials first, in the order in which they run."""
+        """The specifications of the runs in the order in which they run, tuning trials first."""
         return tuple(p.spec for p in self.prepared.planned)
 
     def frame(self) -> pd.DataFrame:
-        """The grid as a pandas data frame, one row a run.
+        """Return the grid as a pandas data frame, with one row for each run.
 
         Returns:
-            Columns: `task`, `method` (the label), `seed`, `trial` (None for a final run), `steps`, `lr` (None while
-            trials have to choose it), `trainable` (parameters without the head), `size` ("matched", "nearest",
+            Columns: `task`, `method` (the label), `seed`, `trial` (None for a final run), `steps`, `lr` (None until
+            trials have chosen it), `trainable` (parameters without the head), `size` ("matched", "nearest",
             "native", "explicit" or "exempt"), `deviation` (a fraction of the budget), `spec_id`.
         """
         import pandas as pd
@@ -99,19 +99,26 @@ class Plan:
         return pd.DataFrame(rows)
 
     def results_dir(self, given: PathLike | None = None) -> Path:
-        """Where the records go: the directory given, or results/NAME; never among the baselines."""
+        """Return the directory for the records: `given`, or results/NAME by default.
+
+        Raises:
+            UserError: it is the directory of the baselines.
+        """
         chosen = _path(given)
         if self.baselines is not None:
             return self.baselines.results_dir(chosen, self.experiment.name)
         return self.prepared.results_dir(chosen)
 
     def planner(self, before: Sequence[Record], retry_failed: bool = False) -> Callable[[list[Record]], list[Spec]]:
-        """The function from the records so far to the specifications that are next, for `run.runner.run`."""
+        """Return the function from the records so far to the specifications to run, for `run.runner.run`."""
         planner = self.prepared.planner(before, retry_failed)
         return planner if self.baselines is None else self.baselines.planner(planner)
 
     def session(self, device: str | None = None, results: Path | None = None) -> dict[str, Any]:
-        """What each worker builds its session from; trained adapters are kept under `results` if the file says so."""
+        """Return the arguments of each worker's session.
+
+        With `save_adapters` in the experiment, the workers keep trained adapters under `results`.
+        """
         keep = results is not None and self.experiment.save_adapters
         return {
             "device": device or self.experiment.device,
@@ -126,8 +133,8 @@ class Records(Sequence["Record"]):
 
     Attributes:
         folder: the results directory.
-        baselines: the directory of the records that these stand beside in a report; None for none.
-        outcome: how the `run` that made them ended; None where they were read.
+        baselines: the directory of the records that a report compares these with; None for none.
+        outcome: how the `run` that made the records ended; None if they were read.
     """
 
     def __init__(self, folder: PathLike, baselines: PathLike | None = None, outcome: Outcome | None = None) -> None:
@@ -160,12 +167,12 @@ class Records(Sequence["Record"]):
         return iter(self._records)
 
     def frame(self) -> pd.DataFrame:
-        """One row a training run, failed attempts too; profile passes are left out.
+        """Return a data frame with one row for each training run, failed attempts included, without profile passes.
 
         Returns:
             Columns: `experiment`, `task`, `method` (the label), `method_name`, `seed`, `trial`, `status`, `lr`,
             `trainable`, `peak_bytes`, `seconds` (of the whole run), `spec_id`, `path`, and `test_METRIC` and
-            `validation_METRIC` for each metric; what was not measured is missing.
+            `validation_METRIC` for each metric. A value that was not measured is missing.
         """
         import pandas as pd
 
@@ -194,11 +201,11 @@ def _row(r: Record) -> dict[str, Any]:
 
 
 class Report:
-    """What the records of a directory say: one table a task, with what can be concluded.
+    """The comparison of the runs in a results directory: a table for each task, and conclusions.
 
     Attributes:
         folder: the results directory.
-        loaded: the comparisons, passes and trials that tables and figures are made from.
+        loaded: the comparisons, passes and trials that tables and figures show.
     """
 
     def __init__(self, folder: PathLike, baselines: PathLike | None = None) -> None:
@@ -214,7 +221,7 @@ class Report:
 
     @property
     def place(self) -> Path:
-        """Where `write` puts the report if it is not told."""
+        """The folder that `write` uses by default."""
         from peftbench.report import assemble
 
         return self.folder / assemble.FOLDER
@@ -223,13 +230,16 @@ class Report:
         return str(self.frame().to_html())
 
     def rows(self) -> list[dict[str, Any]]:
-        """One JSON-ready mapping a configuration and task, failed ones too; seconds and bytes, unrounded."""
+        """Return a JSON-ready mapping for each configuration and task, failed ones included.
+
+        Times are in seconds and sizes in bytes, unrounded.
+        """
         from peftbench.report import assemble
 
         return assemble.rows(self.folder, self.loaded)
 
     def frame(self) -> pd.DataFrame:
-        """`rows` as a pandas data frame: one row a configuration and task.
+        """Return `rows` as a pandas data frame, with one row for each configuration and task.
 
         Returns:
             Among the columns are `task`, `method` (the label), `mean` and `sd` of the primary `metric` on the test
@@ -241,16 +251,16 @@ class Report:
         return pd.DataFrame(self.rows())
 
     def table(self) -> str:
-        """The tables for a terminal of 120 columns, with their notes: what `peftbench run` prints."""
+        """Return the tables and notes that `peftbench run` prints, for a terminal of 120 columns."""
         from peftbench.report import assemble
 
         return assemble.text_table(self.folder, self.loaded)
 
     def write(self, out: PathLike | None = None) -> Path:
-        """Write every table and figure to `out` (the results directory's `report` if not given).
+        """Write all tables and figures to `out`, by default the folder `report` of the results directory.
 
         Returns:
-            The path of `report.md`, which shows them all.
+            The path of `report.md`, which shows all of them.
 
         Raises:
             UserError: there are no runs, or the directory cannot be written to.
@@ -260,13 +270,21 @@ class Report:
         return assemble.write(self.folder, _path(out), self.loaded)[0]
 
     def refresh(self) -> Path:
-        """`write` under the results directory, unless the report there is up to date."""
+        """Write the report under the results directory, unless it is up to date.
+
+        Returns:
+            The path of `report.md`.
+        """
         from peftbench.report import assemble
 
         return assemble.refresh(self.folder, self.loaded)
 
     def check(self, out: PathLike | None = None) -> list[str]:
-        """One line for each file of the written report that is not, byte for byte, what the records give."""
+        """Compare the written report with what the records give.
+
+        Returns:
+            One line for each file that differs in any byte; an empty list if the report is up to date.
+        """
         from peftbench.report import assemble
 
         return assemble.check(self.folder, _path(out), self.loaded)
@@ -288,7 +306,7 @@ def plan(
     model: Any = None,
     tokenizer: Any = None,
 ) -> Plan:
-    """Read, check and plan an experiment. Nothing is trained, and no network is loaded.
+    """Read, check and plan an experiment. It trains nothing and loads no network.
 
     Args:
         experiment: the path of a YAML file, the name of a packaged experiment ("quickstart"), the mapping that such a
@@ -298,13 +316,14 @@ def plan(
         overrides: values in place of the file's: "budget.steps=10", "methods.lora.rank=4".
         data_dir: the folder with data sets such as GLUE's official files.
         plugins: files with methods of your own.
-        against: a results directory; only the new methods are planned, on the batches, seeds and budget of its runs.
-        model: a transformers network in memory, in place of the file's backbone. Its weights are saved once in the
-            cache, because runs happen in processes of their own.
+        against: a results directory with baselines. Only the new methods are planned, with the batches, seeds and
+            budget of the baselines.
+        model: a transformers network in memory, in place of the file's backbone. The cache keeps its weights, because
+            each run has a process of its own.
         tokenizer: the tokenizer of `model`.
 
     Raises:
-        UserError: something is wrong with what was given; the message names every mistake, and the fix.
+        UserError: the experiment or another argument is not valid. The message lists all mistakes with their fixes.
     """
     from peftbench.estimate.forecast import measures
     from peftbench.plan import baselines, prepare, read
@@ -336,26 +355,26 @@ def run(
     executor: str = "local",
     progress: bool | View = False,
 ) -> Records:
-    """Run what is missing of a plan, in worker processes; what has a finished record is not run again.
+    """Run the missing runs of a plan in worker processes. A run with a finished record does not run again.
 
     Args:
-        plan: what `plan` returned, or what it takes as its experiment.
+        plan: a `Plan`, or an experiment as `plan` takes it.
         results: the directory for records; results/NAME by default. The same directory resumes.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps", in place of the file's.
         jobs: worker processes, in place of the file's. Several share the machine, and then no times are recorded.
-        retry_failed: repeat runs that diverged, ran out of memory or raised an error, too.
-        threads: of a single worker and of the pass that measures times; all cores by default.
-        executor: what carries out the runs: "local", the worker processes of this machine, or the name of an executor
-            that an installed package adds. The records are the same.
-        progress: True prints a line a run, False only what goes wrong, on standard error; or a `View` of your own.
+        retry_failed: also repeat runs that diverged, ran out of memory or raised an error.
+        threads: CPU threads of a single worker and of the profile pass; all cores by default.
+        executor: the executor of the runs: "local" for worker processes on this machine, or the name of one that an
+            installed package adds. The records are the same.
+        progress: True prints a line for each run, False prints only errors, on standard error; or a `View`.
 
     Returns:
-        All records of the directory; `.outcome` says how the runs of the plan stand.
+        All records of the directory. Their `outcome` says how many runs finished or failed.
 
     Raises:
-        UserError: the directory is in use or cannot be written, there is no such executor, or data or model changed
-            since the plan was made.
-        peftbench.run.executors.ExecutorError: the executor cannot carry out runs here.
+        UserError: the directory is in use or cannot be written, the executor is unknown, or data or model changed since
+            the plan was made.
+        peftbench.run.executors.ExecutorError: the executor cannot run here.
     """
     from peftbench.records import record
     from peftbench.run import runner
@@ -391,20 +410,23 @@ _plan = plan  # `run` has a parameter of that name
 
 
 def records(folder: PathLike) -> Records:
-    """The records under a results directory; none where it does not exist yet.
+    """Return the records under a results directory. They are read at their first use; a missing directory has none.
 
-    Raises (when they are first looked at):
-        UserError: a file there is damaged, edited or foreign; the message names it.
+    Raises:
+        UserError: at the first use, a file is damaged, edited or foreign; the message names it.
     """
     return Records(folder)
 
 
 def report(records: Records | PathLike, *, against: PathLike | None = None) -> Report:
-    """Compare what ran: tables, figures and conclusions from records alone.
+    """Compare finished runs: tables, figures and conclusions from records alone.
 
     Args:
-        records: what `run` or `records` returned, or a results directory.
-        against: a directory of records to stand in the same tables; that of the plan's `against` by default.
+        records: the result of `run` or `records`, or a results directory.
+        against: a results directory with baselines for the same tables; by default that of the plan.
+
+    Raises:
+        UserError: a record is damaged, edited or foreign.
     """
     if isinstance(records, Records):
         return Report(records.folder, against or records.baselines)
@@ -429,12 +451,12 @@ def attach(
     >>> adapter.undo()                                                  # the network as it was, bit for bit
 
     Args:
-        method: its name, as `peftbench methods` lists them.
+        method: the name of a method, as `peftbench methods` lists it.
         model: a sequence classifier, causal or encoder-decoder model of transformers.
-        tokenizer: its tokenizer; needed to train on texts.
-        roles: where the roles are, for an architecture that is not known; as `backbone.roles` in a file.
+        tokenizer: the tokenizer of `model`; needed to train on texts.
+        roles: module paths by role, for an unknown architecture, as `backbone.roles` in a file.
         plugins: files with methods of your own.
-        seed: of the adapter's initial values.
+        seed: the seed of the adapter's initial values.
         hyper: the method's hyperparameters: `rank=8`, `alpha=16.0`.
 
     Raises:

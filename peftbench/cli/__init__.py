@@ -1,1 +1,1 @@
-"""The command line, a file a group of commands; `app` is the whole of it. Argument handling only."""
+"""The command line: one module for each group of commands, and `app`, which assembles them."""

@@ -1,4 +1,4 @@
-"""The cards of methods and tasks, as text for people."""
+"""The cards of methods and tasks, and tables of both, as text for people."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ WIDTH = 110
 
 
 def methods_table(methods: Mapping[str, MethodFacts]) -> str:
+    """Return a table with one line for each method."""
     from tabulate import tabulate
 
     lines = [
@@ -32,7 +33,7 @@ def methods_table(methods: Mapping[str, MethodFacts]) -> str:
 
 
 def method_card(m: MethodFacts) -> str:
-    """Paper, formula, what it does, hyperparameters with ranges, size, learning rate, and when it is known to fail."""
+    """Return the card of a method: paper, formula, size, learning rate, known failures and hyperparameters."""
     source = f" ({m.lr_source})" if m.lr_source else ""
     head = {
         "paper": m.paper + (f"  https://arxiv.org/abs/{m.paper[6:]}" if m.paper.startswith("arXiv:") else ""),
@@ -53,19 +54,22 @@ def method_card(m: MethodFacts) -> str:
     for key, default in m.defaults.items():
         schema = m.schema.get(key, {})
         shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else repr(default)
-        said = f"  {key} = {shown}  [{takes(schema)}]  {schema.get('description', '')}".rstrip()
-        lines.append(textwrap.fill(said, WIDTH, subsequent_indent="      "))
+        line = f"  {key} = {shown}  [{valid_values(schema)}]  {schema.get('description', '')}".rstrip()
+        lines.append(textwrap.fill(line, WIDTH, subsequent_indent="      "))
     return "\n".join(lines)
 
 
-def takes(schema: Mapping[str, Any]) -> str:
-    """The values that a hyperparameter takes, in words.
+def valid_values(schema: Mapping[str, Any]) -> str:
+    """Describe the valid values of a hyperparameter.
 
-    >>> takes({"type": "integer", "minimum": 1})
+    Args:
+        schema: the hyperparameter's JSON Schema.
+
+    >>> valid_values({"type": "integer", "minimum": 1})
     'integer >= 1'
     """
     if "anyOf" in schema:
-        return " or ".join(takes(s) for s in schema["anyOf"])
+        return " or ".join(valid_values(s) for s in schema["anyOf"])
     if "enum" in schema:
         return ", ".join(map(str, schema["enum"]))
     if "const" in schema:
@@ -78,6 +82,7 @@ def takes(schema: Mapping[str, Any]) -> str:
 
 
 def tasks_table(cards: Iterable[TaskCard]) -> str:
+    """Return a table with one line for each task."""
     from tabulate import tabulate
 
     lines = [{"task": c.name, "kind": c.kind, "metric": c.metric, "what": c.what, "data": c.source} for c in cards]
@@ -85,7 +90,7 @@ def tasks_table(cards: Iterable[TaskCard]) -> str:
 
 
 def task_card(c: TaskCard) -> str:
-    """What a task is, and the keys that it takes in an experiment file."""
+    """Return the card of a task: what it is, and its keys in an experiment file."""
     from peftbench.plan.experiment import TaskSection
 
     several = bool(c.metrics_by_kind)

@@ -1,4 +1,4 @@
-"""What `check-method` prints: each promise, kept or broken, and what its author looks at."""
+"""The output of `check-method`: whether each promise is kept or broken, and what to look at for a broken one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peftbench.method.registry import source
 from peftbench.verify.check_method import NETWORKS, Examination, Tell, setting, settings
 from peftbench.verify.contract import PROMISES, Promise, Verdict
 
-LOOK_AT = {
+LOOK_AT = {  # the likely cause of a broken promise
     "describes_itself": "the class: docstring, facts, each Field(...), and that __post_init__ raises UserErrors only",
     "starts_as_it_claims": "the initial values of the new tensors, and starts_as_identity",
     "evaluation_is_deterministic": "forward: self.training around dropout, random numbers, counters, mixing of rows",
@@ -36,124 +36,138 @@ LOOK_AT = {
 }
 
 
-def as_dict(found: Examination) -> dict[str, Any]:
-    """The examination as JSON rows: one a promise."""
+def as_dict(examination: Examination) -> dict[str, Any]:
+    """Return the examination as JSON values, with one entry for each promise."""
     return {
-        "method": found.method.name,
-        "sound": found.sound,
-        "networks": found.networks,
-        "refused": [{"network": c.backbone, "hyper": dict(c.hyper), "why": why} for c, why in found.refused],
+        "method": examination.method.name,
+        "sound": examination.sound,
+        "networks": examination.networks,
+        "refused": [{"network": c.backbone, "hyper": dict(c.hyper), "why": why} for c, why in examination.refused],
         "promises": [
             {
                 "promise": p.__name__,
-                "says": _says(p),
-                "outcome": _outcome(found, p),
-                "tried": found.tries(p),
+                "says": _sentence(p),
+                "outcome": _outcome(examination, p),
+                "tried": examination.tries(p),
                 "broken": [
                     {"network": c.backbone, "hyper": dict(c.hyper), "why": v.why, "at": v.at}
-                    for c, v in found.broken(p)
+                    for c, v in examination.broken(p)
                 ],
             }
             for p in PROMISES
         ],
-        "summary": summary(found),
+        "summary": summary(examination),
     }
 
 
-def text(found: Examination, width: int = 100) -> str:
-    """One sentence a promise, under a broken one the reason and what to look at; the summary last."""
+def text(examination: Examination, width: int = 100) -> str:
+    """Return the examination as text: one sentence for each promise, then the summary.
+
+    A broken promise has its reasons and what to look at below it.
+
+    Args:
+        examination: the result of `examine`.
+        width: the largest number of characters in a line.
+    """
     lines = []
     for promise in PROMISES:
-        outcome = _outcome(found, promise)
+        outcome = _outcome(examination, promise)
         mark = {"kept": "kept    ", "broken": "BROKEN  "}.get(outcome, "n/a     ")
-        lines.append(f"{mark}{promise.__name__.replace('_', ' ')}: {_says(promise)}")
+        lines.append(f"{mark}{promise.__name__.replace('_', ' ')}: {_sentence(promise)}")
         if outcome == "not applicable":
-            lines.append(f"          not applicable: {'; '.join(dict.fromkeys(found.refusals.values()))}")
+            lines.append(f"          not applicable: {'; '.join(dict.fromkeys(examination.refusals.values()))}")
         if outcome == "not tried":
             lines.append("          not tried: there is no instance to try it on")
-        lines += [f"          {line}" for line in _reasons(found, promise)]
-    if found.refused:
+        lines += [f"          {line}" for line in _reasons(examination, promise)]
+    if examination.refused:
         lines += ["", "Not tried, because the method refuses it:"]
-        lines += [f"  {NETWORKS[c.backbone]}, {setting(c.hyper)}: {why}" for c, why in found.refused]
-    lines += ["", summary(found)]
-    title = f"{found.method.name} ({source(found.method)})"
+        lines += [f"  {NETWORKS[c.backbone]}, {setting(c.hyper)}: {why}" for c, why in examination.refused]
+    lines += ["", summary(examination)]
+    title = f"{examination.method.name} ({source(examination.method)})"
     return "\n".join([title, "", *(_wrapped(line, width) for line in lines)])
 
 
 def _wrapped(line: str, width: int) -> str:
-    """The line in lines of at most `width` characters (a longer word stays whole); those that follow are set in."""
+    """Wrap a line at `width` characters, without breaking words, and indent the lines after the first."""
     indent = line[: len(line) - len(line.lstrip())]
     after = indent + ("  " if indent else " " * 8 if line[:8] in ("kept    ", "BROKEN  ", "n/a     ") else "")
     return textwrap.fill(line, width, subsequent_indent=after, break_long_words=False, break_on_hyphens=False)
 
 
 def _listed(words: list[str]) -> str:
-    """ "a, b and c"."""
+    """Join words: "a, b and c"."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def summary(found: Examination) -> str:
-    """One sentence."""
-    name, where = found.method.name, _listed([NETWORKS[n] for n in found.networks])
-    if not found.tried:
-        why = "; ".join(dict.fromkeys(found.refusals.values()))
+def summary(examination: Examination) -> str:
+    """Return one sentence: whether the method keeps the promises, on which networks."""
+    name, where = examination.method.name, _listed([NETWORKS[n] for n in examination.networks])
+    if not examination.tried:
+        why = "; ".join(dict.fromkeys(examination.refusals.values()))
         return f"{name} refuses every network, so that no promise could be tried: {why}"
-    broken = [p.__name__.replace("_", " ") for p in PROMISES if found.broken(p)]
+    broken = [p.__name__.replace("_", " ") for p in PROMISES if examination.broken(p)]
     if broken:
         return f"{name} breaks {_count(len(broken), 'promise')}: {', '.join(broken)}"
-    count = sum(found.tries(p) > 0 for p in PROMISES)
+    count = sum(examination.tries(p) > 0 for p in PROMISES)
     every = "all" if count == len(PROMISES) else "the"
     scope = "" if count == len(PROMISES) else " that apply"
-    tried = len({setting(c.hyper) for c, _ in found.tried})
+    tried = len({setting(c.hyper) for c, _ in examination.tried})
     return f"{name} keeps {every} {_count(count, 'promise')}{scope} on {where} in {_count(tried, 'setting')}"
 
 
 @contextlib.contextmanager
 def progress(classes: list[type[Method]]) -> Iterator[Tell]:
-    """What hears of each case: a bar on a terminal, lines elsewhere; both on stderr, so that stdout is the verdict."""
+    """Show the progress of an examination: a bar on a terminal, else lines. Both use stderr.
+
+    Args:
+        classes: the methods to examine.
+
+    Yields:
+        The function to call with each case and its verdicts, or with the reason of a refusal.
+    """
     if not sys.stderr.isatty():
-        yield lambda case, said: print(f"{case}: {_short(said)}", file=sys.stderr, flush=True)
+        yield lambda case, result: print(f"{case}: {_short(result)}", file=sys.stderr, flush=True)
         return
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("checking", total=len(NETWORKS) * sum(len(settings(cls)) for cls in classes))
-        yield lambda case, said: bar.update(task, advance=1, description=f"{case}: {_short(said)}")
+        yield lambda case, result: bar.update(task, advance=1, description=f"{case}: {_short(result)}")
 
 
-def _short(said: list[Verdict] | str) -> str:
-    if isinstance(said, str):
+def _short(result: list[Verdict] | str) -> str:
+    if isinstance(result, str):
         return "refused"
-    return f"{sum(v.kept for v in said)} of {len(said)} kept"
+    return f"{sum(v.kept for v in result)} of {len(result)} kept"
 
 
-def _says(promise: Promise) -> str:
+def _sentence(promise: Promise) -> str:
     return (promise.__doc__ or "").strip().splitlines()[0]
 
 
-def _outcome(found: Examination, promise: Promise) -> str:
-    if found.broken(promise):
+def _outcome(examination: Examination, promise: Promise) -> str:
+    if examination.broken(promise):
         return "broken"
-    if found.tries(promise):
+    if examination.tries(promise):
         return "kept"
-    return "not applicable" if found.refusals else "not tried"
+    return "not applicable" if examination.refusals else "not tried"
 
 
-def _reasons(found: Examination, promise: Promise) -> Iterator[str]:
-    """Each distinct reason once, with the first setting that shows it and how many others do."""
-    broken, told = found.broken(promise), set()
+def _reasons(examination: Examination, promise: Promise) -> Iterator[str]:
+    """Yield the first two distinct reasons with a setting that shows each, then the number of failures."""
+    broken, shown = examination.broken(promise), set()
     for case, verdict in broken:
-        if (verdict.why, verdict.at) in told:
+        if (verdict.why, verdict.at) in shown:
             continue
-        told.add((verdict.why, verdict.at))
-        if len(told) > 2:
+        shown.add((verdict.why, verdict.at))
+        if len(shown) > 2:
             break
         yield f"on {NETWORKS[case.backbone]}, {setting(case.hyper)}: {verdict.why}" + (
             f" (at {verdict.at})" if verdict.at else ""
         )
     if broken:
-        yield f"broken in {len(broken)} of {found.tries(promise)} tries; look at {LOOK_AT[promise.__name__]}"
+        yield f"broken in {len(broken)} of {examination.tries(promise)} tries; look at {LOOK_AT[promise.__name__]}"
 
 
 def _count(n: int, what: str) -> str:

@@ -1,195 +1,226 @@
-"""The commands about what a method costs."""
+"""The commands that compute what a method costs on any model: `count` and `estimate`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from peftbench import api
-from peftbench.cli.options import (
-    AsJson,
-    DataDir,
-    Device,
-    OnlyPart,
-    Override,
-    Plugins,
-    Quiet,
-    Results,
-    Source,
-    check_device,
-    check_device_is_here,
-    known_methods,
-    print_json,
-    threads_asked,
-)
+from peftbench.cli.options import AsJson, Plugins, known_methods, print_json
 from peftbench.errors import UserError, unknown
 
+if TYPE_CHECKING:
+    from peftbench.estimate.count import Question
+    from peftbench.estimate.step import Estimate, Setting
 
-def profile(
-    experiment: Source,
-    results: Results = None,
-    data_dir: DataDir = None,
-    device: Device = None,
-    only: OnlyPart = None,
-    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Timed rounds in each process.")] = None,
-    processes: Annotated[
-        int | None, typer.Option("--processes", min=1, help="One after another, in place of the file's.")
-    ] = None,
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A name such as llama-2-70b, a directory, or a hub id.")]
+Method = Annotated[str, typer.Argument(metavar="METHOD", help="One of `peftbench methods`.")]
+OptionalMethod = Annotated[str | None, typer.Argument(metavar="METHOD", help="One of `peftbench methods`.")]
+Hyper = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Hyperparameters, such as rank=16 or roles='q v'.")
+]
+Task = Annotated[
+    str | None,
+    typer.Option("--task", metavar="KIND", help="classification or generation. Default: what the model is made for."),
+]
+Labels = Annotated[int, typer.Option("--labels", min=1, metavar="N", help="Outputs of a classifier's head.")]
+Roles = Annotated[
+    str | None, typer.Option("--roles", metavar="ROLES", help="As backbone.roles in a file: {q: PATH, ...}.")
+]
+
+Batch = Annotated[int, typer.Option("--batch", metavar="N", help="Texts in a step.")]
+Seq = Annotated[int, typer.Option("--seq", metavar="N", help="Tokens of each text.")]
+Dtype = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="float32 (fp32) or bfloat16 (bf16).")]
+Optimizer = Annotated[
+    str, typer.Option("--optimizer", metavar="NAME", help="adamw (the method's own), sgd or adamw8bit.")
+]
+Checkpointing = Annotated[bool, typer.Option("--checkpointing", help="Use gradient checkpointing.")]
+Attention = Annotated[
+    str | None, typer.Option("--attention", metavar="KERNEL", help="math or flash. Default: as torch chooses here.")
+]
+Padding = Annotated[
+    bool | None,
+    typer.Option("--padding/--no-padding", help="Whether texts differ in length. Default: only if batch is above 1."),
+]
+ByRole = Annotated[bool, typer.Option("--by-role", help="Split the peak by module role.")]
+EveryLayer = Annotated[bool, typer.Option("--every-layer", help="Simulate all layers of a deep network.")]
+FitSize = Annotated[
+    str | None, typer.Option("--fit", metavar="SIZE", help="Find the largest --fit-axis within 24GB (10^9) or 24GiB.")
+]
+FitAxis = Annotated[str, typer.Option("--fit-axis", metavar="AXIS", help="What --fit enlarges: batch or seq.")]
+AllMethods = Annotated[bool, typer.Option("--all", help="Estimate every method at its defaults.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="With --all: folder for table and figure.")]
+Reference = Annotated[
+    str, typer.Option("--reference", metavar="METHOD", help="With --all: the method that ratios are relative to.")
+]
+
+
+def count(
+    model: Model,
+    method: Method,
+    hyper: Hyper = None,
+    task: Task = None,
+    labels: Labels = 2,
+    roles: Roles = None,
     plugin: Plugins = None,
-    override: Override = None,
     as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
-    """Measure step time and latency of an experiment's methods, without training them; again, if it was done."""
-    from peftbench.cli import progress
-    from peftbench.plan.next_runs import passes
-    from peftbench.records import record
-    from peftbench.report.data import pooled
-    from peftbench.report.tables import passed
-    from peftbench.run import runner
-    from peftbench.run.executors import ExecutorError
+    """Count the parameters that a method trains on any model.
 
-    check_device(device)
-    threads = threads_asked()
-    asked = api.plan(experiment, only=only or (), overrides=override or (), data_dir=data_dir, plugins=plugin or ())
-    read, chosen = asked.experiment, asked.results_dir(results)
-    check_device_is_here(device or read.device)
-    recorded = record.read_all(chosen)
-    planned = [p for p in asked.prepared.with_best_trials(recorded).planned if p.spec.trial is None]
-    specs = passes(read, read.profile_of(rounds, processes), planned)
-    before = {r.path for r in recorded}
-    try:
-        outcome = runner.run(
-            lambda _: specs,
-            chosen,
-            experiment=read.name,
-            overrides=read.overrides,
-            reference=read.reference,
-            session_kwargs=asked.session(device),
-            profile_threads=threads,
-            again=True,
-            view=progress.view(quiet or as_json),
-        )
-    except ExecutorError as e:
-        print(f"error: {e}", file=sys.stderr)
-        raise typer.Exit(1) from e
-    records = record.read_all(chosen)
-    done = pooled.passes(r for r in records if r.path not in before and r.is_finished)
+    It counts exactly what the method trains and stores. It needs no weights.
+    """
+    from peftbench.estimate import count as counting
+
+    question = _question(model, task, labels, roles)
+    counted = counting.count(question, method, counting.parsed(hyper or ()), tuple(plugin or ()))
     if as_json:
-        print_json(passed.rows(done, records))
-    elif not quiet:
-        print("\n".join(passed.text(r, records) for r in done))
-    raise typer.Exit(outcome.code)
+        print_json(asdict(counted))
+    else:
+        print(counting.as_text(counted))
 
 
 def estimate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name such as llama-2-70b, a directory or hub id.")],
-    method: Annotated[str | None, typer.Argument(metavar="METHOD", help="One of `peftbench methods`.")] = None,
-    hyper: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Its hyperparameters.")] = None,
-    batch: Annotated[int, typer.Option("--batch", help="Texts in a step.")] = 1,
-    seq: Annotated[int, typer.Option("--seq", help="Tokens of each text.")] = 512,
-    dtype: Annotated[str, typer.Option("--dtype", help="float32 (fp32) or bfloat16 (bf16).")] = "float32",
-    optimizer: Annotated[str, typer.Option("--optimizer", help="adamw (the method's own), sgd, adamw8bit.")] = "adamw",
-    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Gradient checkpointing.")] = False,
-    attention: Annotated[str | None, typer.Option("--attention", help="math or flash. Default: as torch here.")] = None,
-    padding: Annotated[
-        bool | None, typer.Option("--padding/--no-padding", help="Texts differ in length. Default: unless batch is 1.")
-    ] = None,
-    by_role: Annotated[bool, typer.Option("--by-role", help="Split the peak by module role.")] = False,
-    every_layer: Annotated[bool, typer.Option("--every-layer", help="Simulate all layers of a deep network.")] = False,
-    fit: Annotated[str | None, typer.Option("--fit", help="Largest --fit-axis within 24GB (10^9) or 24GiB.")] = None,
-    fit_axis: Annotated[str, typer.Option("--fit-axis", help="What --fit enlarges: batch or seq.")] = "batch",
-    every: Annotated[bool, typer.Option("--all", help="Every method at its defaults.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="With --all: table and figure go here.")] = None,
-    reference: Annotated[str, typer.Option("--reference", help="With --all: the method of the ratios.")] = "full",
-    task: Annotated[str | None, typer.Option("--task", help="classification or generation. Default: by model.")] = None,
-    labels: Annotated[int, typer.Option("--labels", min=1, help="Outputs of a classifier's head.")] = 2,
-    roles: Annotated[str | None, typer.Option("--roles", help="As backbone.roles in a file: {q: PATH, ...}.")] = None,
+    model: Model,
+    method: OptionalMethod = None,
+    hyper: Hyper = None,
+    batch: Batch = 1,
+    seq: Seq = 512,
+    dtype: Dtype = "float32",
+    optimizer: Optimizer = "adamw",
+    checkpointing: Checkpointing = False,
+    attention: Attention = None,
+    padding: Padding = None,
+    by_role: ByRole = False,
+    every_layer: EveryLayer = False,
+    fit: FitSize = None,
+    fit_axis: FitAxis = "batch",
+    all_methods: AllMethods = False,
+    out: Out = None,
+    reference: Reference = "full",
+    task: Task = None,
+    labels: Labels = 2,
+    roles: Roles = None,
     plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict the memory of a training step, its parts and its operations, for any model, without its weights."""
-    from peftbench.estimate import count as counting
+    """Predict the memory of a training step on any model.
+
+    It reports the peak, its parts and the operations of the step. It needs no weights.
+    """
     from peftbench.estimate import step
 
-    if every == (method is not None):
-        raise UserError("give a METHOD, or --all for every method at its defaults" + ("; not both" if every else ""))
-    if out is not None and not every:
-        raise UserError("--out goes with --all: it takes the table and the figure of every method")
-    if every and (fit is not None or by_role):
-        raise UserError("--all goes with neither --fit nor --by-role; name a METHOD for these")
-    asked = counting.Question(model, task, labels, None if roles is None else counting.parsed_roles(roles))
+    _check_combination(method, all_methods, out, fit, by_role)
     setting = step.Setting(batch, seq, dtype, optimizer, checkpointing, attention, padding, every_layer)
-    if every:
-        _every(asked, setting, plugin, (out, reference), as_json)
-        return
+    question = _question(model, task, labels, roles)
+    if all_methods:
+        _estimate_all(question, setting, plugin, out, reference, as_json)
+    else:
+        _estimate_one(question, str(method), hyper, setting, plugin, by_role, (fit, fit_axis), as_json)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"count": count, "estimate": estimate}
+
+
+def _question(model: str, task: str | None, labels: int, roles: str | None) -> Question:
+    from peftbench.estimate import count as counting
+
+    return counting.Question(model, task, labels, None if roles is None else counting.parsed_roles(roles))
+
+
+def _check_combination(method: str | None, all_methods: bool, out: Path | None, fit: str | None, by_role: bool) -> None:
+    if all_methods == (method is not None):
+        both = "; not both" if all_methods else ""
+        raise UserError(f"give a METHOD, or --all for every method at its defaults{both}")
+    if out is not None and not all_methods:
+        raise UserError("--out goes with --all: it takes the table and the figure of every method")
+    if all_methods and (fit is not None or by_role):
+        raise UserError("--all goes with neither --fit nor --by-role; name a METHOD for these")
+
+
+def _estimate_one(
+    question: Question,
+    method: str,
+    hyper: list[str] | None,
+    setting: Setting,
+    plugin: list[Path] | None,
+    by_role: bool,
+    fit: tuple[str | None, str],
+    as_json: bool,
+) -> None:
+    from peftbench.estimate import count as counting
+    from peftbench.estimate import step, text
+
     values = counting.parsed(hyper or ())
 
-    def ask(where: Any) -> Any:
-        return step.estimate(asked, str(method), values, where, tuple(plugin or ()), by_role)
+    def estimate_at(changed: Setting) -> Estimate:
+        return step.estimate(question, method, values, changed, tuple(plugin or ()), by_role)
 
-    if fit is not None:
-        _fit(fit, fit_axis, setting, ask, as_json)
+    size, axis = fit
+    if size is not None:
+        _fit(size, axis, setting, estimate_at, as_json)
         return
-    _show(ask(setting), as_json)
-
-
-def _show(found: Any, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    from peftbench.estimate import text
-
+    estimated = estimate_at(setting)
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(estimated))
     else:
-        print(text.as_text(found))
+        print(text.as_text(estimated))
 
 
-def _fit(size: str, axis: str, setting: Any, ask: Callable[[Any], Any], as_json: bool) -> None:
-    """Exit code 1 where nothing fits."""
-    from dataclasses import asdict
-
+def _fit(size: str, axis: str, setting: Setting, estimate_at: Callable[[Setting], Estimate], as_json: bool) -> None:
+    """Print the largest batch or length that fits; exit with 1 if none does."""
     from peftbench.estimate import fit, text
 
     if axis not in fit.AXES:
         raise unknown("axis", axis, fit.AXES, where="--fit-axis")
-    found = fit.fit(fit.parsed_size(size), axis, setting, ask)
+    fitted = fit.fit(fit.parsed_size(size), axis, setting, estimate_at)
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(fitted))
     else:
-        print(text.fit_text(found))
-    if not found.largest:
+        print(text.fit_text(fitted))
+    if not fitted.largest:
         raise typer.Exit(1)
 
 
-def _every(asked: Any, setting: Any, plugin: list[Path] | None, told: tuple[Path | None, str], as_json: bool) -> None:
-    from dataclasses import asdict
-
+def _estimate_all(
+    question: Question,
+    setting: Setting,
+    plugin: list[Path] | None,
+    out: Path | None,
+    reference: str,
+    as_json: bool,
+) -> None:
     from peftbench.estimate import step, text
 
-    (out, reference), found, refused = told, [], {}
     known = known_methods(plugin)
     if reference not in known:
         raise unknown("method", reference, known, where="--reference")
-    step.count_network(asked)  # a mistake in the model is everyone's
-    for name in known:
-        print(f"estimating {name} ...", file=sys.stderr, flush=True)  # up to a minute each for the largest
-        try:
-            found.append(step.estimate(asked, name, {}, setting, tuple(plugin or ())))
-        except UserError as error:  # a method that this network cannot take, with its reason
-            refused[name] = str(error)
-    if not found:
-        raise UserError("; ".join(dict.fromkeys(refused.values())))
-    found.sort(key=lambda e: e.method != reference)
-    written = [] if out is None else text.write(out, found, refused, reference)
+    step.count_network(question)  # report a mistake in the model once, not for each method
+    estimates, refused = _estimates(known, question, setting, plugin)
+    estimates.sort(key=lambda e: e.method != reference)
+    written = [] if out is None else text.write(out, estimates, refused, reference)
     if as_json:
-        print_json({"estimates": [asdict(e) for e in found], "refused": refused})
+        print_json({"estimates": [asdict(e) for e in estimates], "refused": refused})
     else:
-        print("\n".join([text.table(found, refused, reference), *(f"wrote {path}" for path in written)]))
+        print("\n".join([text.table(estimates, refused, reference), *(f"wrote {path}" for path in written)]))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"estimate": estimate, "profile": profile}
+def _estimates(
+    methods: Mapping[str, object], question: Question, setting: Setting, plugin: list[Path] | None
+) -> tuple[list[Estimate], dict[str, str]]:
+    """Return the estimates, and the reason of each method that the network cannot take."""
+    from peftbench.estimate import step
+
+    estimates, refused = [], {}
+    for name in methods:
+        print(f"estimating {name} ...", file=sys.stderr, flush=True)  # a method may take a minute on a large model
+        try:
+            estimates.append(step.estimate(question, name, {}, setting, tuple(plugin or ())))
+        except UserError as error:
+            refused[name] = str(error)
+    if not estimates:
+        raise UserError("; ".join(dict.fromkeys(refused.values())))
+    return estimates, refused

@@ -1,8 +1,11 @@
-"""What the command-line modules share: options, and the reading and printing that several commands do."""
+"""Options and small helpers that several commands share."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,25 +13,36 @@ import typer
 
 from peftbench.errors import UserError, unknown
 
-Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A file with a method of yours. May be repeated.")]
 Source = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A YAML file, or the name of a packaged experiment.")]
-Results = Annotated[Path | None, typer.Option("--results", help="Where records go. Default: results/NAME.")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder with data sets, e.g. GLUE's official files.")]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps, in place of the file's.")]
-OnlyPart = Annotated[
+Results = Annotated[
+    Path | None, typer.Option("--results", metavar="DIR", help="Directory of the records. Default: results/NAME.")
+]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", metavar="DIR", help="Folder with data sets, such as GLUE's official files.")
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps, in place of the file's."),
+]
+Only = Annotated[
     list[str] | None,
-    typer.Option("--only", metavar="KEY=VALUE", help="A part of the grid: method, task, seed. May be repeated."),
+    typer.Option("--only", metavar="KEY=VALUE", help="Part of the grid: method=lora, task=glue/rte. May be repeated."),
 ]
 Override = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="In place of the file's: budget.steps=10, methods.lora.rank=4."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Replace a value: budget.steps=10, methods.lora.rank=4. Repeatable."
+    ),
 ]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON, for other programs.")]
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="File with methods of your own. May be repeated.")
+]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def known_methods(plugins: list[Path] | None) -> Any:
-    """Every method by name, plugins included, from the catalogue."""
+    """Return the facts of every method by its name, plugins included."""
     from peftbench.method.catalogue import Catalogue
 
     catalogue = Catalogue(tuple(p.expanduser().resolve() for p in plugins or ()))
@@ -38,31 +52,50 @@ def known_methods(plugins: list[Path] | None) -> Any:
 
 
 def print_json(value: Any) -> None:
+    """Print a value as indented JSON."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def check_device(device: str | None) -> None:
-    """Raises UserError for a `--device` that is none."""
+@contextmanager
+def executor_errors_exit() -> Iterator[None]:
+    """Turn an error of the executor into its message and exit code 1."""
+    from peftbench.run.executors import ExecutorError
+
+    try:
+        yield
+    except ExecutorError as e:
+        print(f"error: {e}", file=sys.stderr)
+        raise typer.Exit(1) from e
+
+
+def check_device_name(device: str | None) -> None:
+    """Raise a UserError if the value of `--device` is not the name of a device."""
     import re
 
     if device is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise unknown("device", device, ["auto", "cpu", "cuda", "cuda:0", "mps"], where="--device")
 
 
-def check_device_is_here(device: str) -> None:
-    """Raises UserError for a GPU that this machine lacks, before anything is planned for it."""
+def check_device_exists(device: str) -> None:
+    """Raise a UserError if this machine does not have the device."""
     if device not in ("auto", "cpu"):
-        from peftbench.backbones.devices import pick  # torch: seconds, which only such a device is worth
+        from peftbench.backbones.devices import pick  # imports torch, which takes seconds
 
         pick(device)
 
 
-def threads_asked() -> int | None:
-    """What OMP_NUM_THREADS asks of all programs; None where it is not set. Of a list, the outermost level counts."""
+def threads_from_environment() -> int | None:
+    """Return the number of threads that OMP_NUM_THREADS sets, or None if it is not set.
+
+    Of a list, the first number counts: it is the outermost level.
+
+    Raises:
+        UserError: the value is not a whole number from 1.
+    """
     import os
 
-    given = os.environ.get("OMP_NUM_THREADS", "").strip()
-    first = given.partition(",")[0].strip()
-    if given and not (first.isdecimal() and int(first) > 0):
-        raise UserError(f"OMP_NUM_THREADS={given} in the environment: give a whole number from 1, or unset it")
-    return int(first) if given else None
+    value = os.environ.get("OMP_NUM_THREADS", "").strip()
+    first = value.partition(",")[0].strip()
+    if value and not (first.isdecimal() and int(first) > 0):
+        raise UserError(f"OMP_NUM_THREADS={value} in the environment: give a whole number from 1, or unset it")
+    return int(first) if value else None

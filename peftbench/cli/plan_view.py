@@ -1,4 +1,4 @@
-"""What the commands print of plans: text for people, plain values for programs."""
+"""The output of `plan`: rows as plain values, and a table and a summary as text."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from peftbench.run.view import duration
 
 if TYPE_CHECKING:
     from peftbench.estimate.run_time import Predicted
+    from peftbench.plan.grid import Planned
     from peftbench.plan.prepare import Prepared
 
 WIDTH = 110
-UNASKED = Peak(None, note="not simulated: `plan` does that for grids that take a minute or longer")
+NOT_SIMULATED = Peak(None, note="not simulated: `plan` does that for grids that take a minute or longer")
 SIZES = {
     "matched": "",
     "nearest": "nearest size",
@@ -32,56 +33,69 @@ def plan_rows(
     predicted: Mapping[str, Predicted],
     peaks: Mapping[str, Peak],
 ) -> list[dict[str, Any]]:
-    """One JSON-ready row a run of the grid, in the order in which they run."""
+    """Return one JSON-ready row for each run, in the order in which they run.
+
+    Args:
+        prepared: the experiment and its runs.
+        records: all records of the results directory.
+        predicted: the predicted time of each run by its spec id.
+        peaks: the predicted peak memory of a step of each run by its spec id.
+    """
     latest = record.latest(records)
-    rows = []
-    for p in prepared.planned:
-        last = None if p.waits else latest.get(p.spec.id)
-        s, peak = p.spec, peaks.get(p.spec.id, UNASKED)
-        rows.append(
-            {
-                "spec_id": s.id,
-                "task": s.task.name,
-                "stand_in_for": s.task.stand_in_for,
-                "label": s.method.label,
-                "method": s.method.name,
-                "seed": s.seed,
-                "trial": s.trial,
-                "waits_for_trials": p.waits,
-                "hyper": dict(s.method.hyper),
-                "lr": None if p.waits else s.train.lr,
-                "steps": s.train.steps,
-                "tokens": s.train.tokens,
-                "seconds": s.train.seconds,
-                "accumulation": s.train.accumulation,
-                "trainable": p.trainable,
-                "size": s.method.size,
-                "deviation": s.method.deviation,
-                "exempt": dict(s.method.exempt),
-                "predicted_seconds": round(predicted[s.id].seconds, 1),
-                "predicted_from": predicted[s.id].source,
-                "calibrated_seconds": _rounded(predicted[s.id].measured),
-                "predicted_peak_bytes": peak.bytes,
-                "predicted_peak_batch": peak.batch,
-                "predicted_peak_is_bound": peak.at_most,
-                "predicted_peak_note": peak.note,
-                "took_seconds": _rounded(last.body["seconds"]["total"]) if last else None,
-                "status": last.status if last else None,
-            }
-        )
-    return rows
+    return [
+        _row(p, predicted[p.spec.id], peaks.get(p.spec.id, NOT_SIMULATED), None if p.waits else latest.get(p.spec.id))
+        for p in prepared.planned
+    ]
+
+
+def _row(p: Planned, predicted: Predicted, peak: Peak, last: Record | None) -> dict[str, Any]:
+    s = p.spec
+    return {
+        "spec_id": s.id,
+        "task": s.task.name,
+        "stand_in_for": s.task.stand_in_for,
+        "label": s.method.label,
+        "method": s.method.name,
+        "seed": s.seed,
+        "trial": s.trial,
+        "waits_for_trials": p.waits,
+        "hyper": dict(s.method.hyper),
+        "lr": None if p.waits else s.train.lr,
+        "steps": s.train.steps,
+        "tokens": s.train.tokens,
+        "seconds": s.train.seconds,
+        "accumulation": s.train.accumulation,
+        "trainable": p.trainable,
+        "size": s.method.size,
+        "deviation": s.method.deviation,
+        "exempt": dict(s.method.exempt),
+        "predicted_seconds": round(predicted.seconds, 1),
+        "predicted_from": predicted.source,
+        "calibrated_seconds": _rounded(predicted.measured),
+        "predicted_peak_bytes": peak.bytes,
+        "predicted_peak_batch": peak.batch,
+        "predicted_peak_is_bound": peak.at_most,
+        "predicted_peak_note": peak.note,
+        "took_seconds": _rounded(last.body["seconds"]["total"]) if last else None,
+        "status": last.status if last else None,
+    }
 
 
 def plan_summary(prepared: Prepared, rows: Sequence[Mapping[str, Any]], jobs: int, loading: float = 0.0) -> str:
-    """Stand-ins, sizes off the budget, and how much there is to run: what is said before anything starts.
+    """Return what a user should know before the runs start: stand-ins, sizes off the budget, time and memory.
 
-    `loading` seconds pass in each worker before and between its runs. Where runs are finished, what the calibration
-    says of them stands beside what they took.
+    For finished runs, it compares the calibration with the time that they took.
+
+    Args:
+        prepared: the experiment and its runs.
+        rows: the result of `plan_rows`.
+        jobs: worker processes.
+        loading: seconds that each worker spends before and between its runs.
     """
     e, lines = prepared.experiment, []
     for task in prepared.facts.tasks:
         if task.unavailable is not None:
-            lines.append(f"{task.spec.name} STANDS IN for {task.spec.stand_in_for}, and every result bears its name.")
+            lines.append(f"{task.spec.name} STANDS IN for {task.spec.stand_in_for}, and every result has its name.")
             lines.append(textwrap.indent(textwrap.fill(task.unavailable, WIDTH - 4), "    "))
     target = e.budget.trainable_params
     if target is not None:
@@ -91,12 +105,13 @@ def plan_summary(prepared: Prepared, rows: Sequence[Mapping[str, Any]], jobs: in
             if r["size"] != "matched" and abs(r["deviation"]) > e.budget.tolerance
         )
         if off:
-            said = f"off the budget of {target:,} trainable parameters by more than {e.budget.tolerance:.0%}: "
-            lines.append(textwrap.fill(said + ", ".join(off), WIDTH, subsequent_indent="    "))
+            start = f"off the budget of {target:,} trainable parameters by more than {e.budget.tolerance:.0%}: "
+            lines.append(textwrap.fill(start + ", ".join(off), WIDTH, subsequent_indent="    "))
     lines += _exempt(rows)
     left = [r for r in rows if r["status"] != "finished"]
     spent = sum(r["predicted_seconds"] for r in left) / jobs + (loading if left else 0.0)
-    by = ", by arithmetic alone: plan measures" if any(r["predicted_from"] == "arithmetic" for r in left) else ""
+    rough = any(r["predicted_from"] == "arithmetic" for r in left)
+    by = ", by arithmetic alone: `plan` measures" if rough else ""
     passes = ""
     if e.profile is not None:
         passes = f", then a profile pass a task ({len(prepared.facts.tasks)}), each in {e.profile.processes} processes"
@@ -104,43 +119,46 @@ def plan_summary(prepared: Prepared, rows: Sequence[Mapping[str, Any]], jobs: in
     trials = sum(r["trial"] is not None for r in rows)
     grid = f"{len(rows)} runs" + (f" ({trials} of them tuning trials)" if trials else "")
     lines.append(f"{e.name}: {grid}, {done} finished, {len(left)} to run (~{duration(spent)}{by}){passes}")
-    lines += [said for said in (_memory(rows), _error(rows, jobs)) if said]
+    lines += [line for line in (_memory(rows), _error(rows, jobs)) if line]
     return "\n".join(lines)
 
 
 def _exempt(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Who is exempt from which budget, and why; and who is not tuned where others are."""
-    said: dict[tuple[str, str], list[str]] = {}
+    """Return lines about methods that are exempt from a budget, and about those that alone are not tuned."""
+    exempt: dict[tuple[str, str], list[str]] = {}
     for r in rows:
         for axis, reason in r["exempt"].items():
-            said.setdefault((axis, reason), []).append(r["label"])
-    lines = [f"exempt from {axis}: {', '.join(dict.fromkeys(who))} ({why})" for (axis, why), who in said.items()]
+            exempt.setdefault((axis, reason), []).append(r["label"])
+    lines = [
+        f"exempt from {axis}: {', '.join(dict.fromkeys(labels))} ({reason})"
+        for (axis, reason), labels in exempt.items()
+    ]
     tuned = {r["label"] for r in rows if r["trial"] is not None}
-    kept = dict.fromkeys(r["label"] for r in rows if tuned and r["label"] not in tuned and "trials" not in r["exempt"])
-    return [*lines, *([f"not tuned, at the rate given: {', '.join(kept)}"] if kept else [])]
+    fixed = dict.fromkeys(r["label"] for r in rows if tuned and r["label"] not in tuned and "trials" not in r["exempt"])
+    return [*lines, *([f"not tuned, at the rate given: {', '.join(fixed)}"] if fixed else [])]
 
 
 def _error(rows: Sequence[Mapping[str, Any]], jobs: int) -> str:
-    """How far the calibration was from the finished runs that it speaks of; nothing where there are none."""
+    """Compare the calibration with the finished runs that it predicted; return "" if there are none."""
     done = [r for r in rows if r["status"] == "finished" and r["calibrated_seconds"] is not None]
     if not done:
         return ""
-    said, took = (sum(r[key] for r in done) for key in ("calibrated_seconds", "took_seconds"))
-    apart = sorted(abs(r["calibrated_seconds"] / r["took_seconds"] - 1) for r in done)
+    predicted, took = (sum(r[key] for r in done) for key in ("calibrated_seconds", "took_seconds"))
+    errors = sorted(abs(r["calibrated_seconds"] / r["took_seconds"] - 1) for r in done)
     return (
-        f"calibration against {len(done)} finished runs: {duration(said / jobs)} predicted, "
-        f"{duration(took / jobs)} taken ({said / took - 1:+.0%}; "
-        f"a single run: median {apart[len(apart) // 2]:.0%}, at most {apart[-1]:.0%})"
+        f"calibration against {len(done)} finished runs: {duration(predicted / jobs)} predicted, "
+        f"{duration(took / jobs)} taken ({predicted / took - 1:+.0%}; "
+        f"a single run: median {errors[len(errors) // 2]:.0%}, at most {errors[-1]:.0%})"
     )
 
 
 def _memory(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Between which peaks the runs lie; nothing where none was predicted."""
-    told = sorted((r for r in rows if r["predicted_peak_bytes"] is not None), key=lambda r: r["predicted_peak_bytes"])
-    if not told:
+    """Return the range of the predicted peaks; "" if none was predicted."""
+    known = sorted((r for r in rows if r["predicted_peak_bytes"] is not None), key=lambda r: r["predicted_peak_bytes"])
+    if not known:
         return ""
-    low, high = told[0], told[-1]
-    where = f", {UNVERIFIED}" if any(UNVERIFIED in (r["predicted_peak_note"] or "") for r in told) else ""
+    low, high = known[0], known[-1]
+    where = f", {UNVERIFIED}" if any(UNVERIFIED in (r["predicted_peak_note"] or "") for r in known) else ""
     return (
         f"predicted peak memory of a training step: {_peak(low)} ({low['label']}) to {_peak(high)} ({high['label']})"
         f"{where}"
@@ -148,7 +166,7 @@ def _memory(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _peak(row: Mapping[str, Any]) -> str:
-    """`145 MiB`; "≤" before what is an upper bound, a dash for what was not predicted."""
+    """Format a peak: "145 MiB", "≤ 145 MiB" for an upper bound, "—" if it was not predicted."""
     if row["predicted_peak_bytes"] is None:
         return "—"
     size, unit = (row["predicted_peak_bytes"] / 2**20, "MiB")
@@ -164,7 +182,12 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 def plan_table(rows: Sequence[Mapping[str, Any]], reference: str) -> str:
-    """The grid with one line for each method of each task, its seeds together."""
+    """Return the grid as a table with one line for each method of each task, for all its seeds.
+
+    Args:
+        rows: the result of `plan_rows`.
+        reference: the label of the method that ratios are relative to; it gets a star.
+    """
     from tabulate import tabulate
 
     groups: dict[tuple[str, str, bool], list[Mapping[str, Any]]] = {}
@@ -201,20 +224,20 @@ def plan_table(rows: Sequence[Mapping[str, Any]], reference: str) -> str:
 
 
 def _set(runs: Sequence[Mapping[str, Any]]) -> str:
-    """The hyperparameters of a line, those that its trials differ in with all their values."""
+    """Format the hyperparameters of a line. One that differs between trials has all its values."""
     keys = dict.fromkeys(k for r in runs for k in r["hyper"])
     values = {k: list(dict.fromkeys(str(r["hyper"].get(k, "default")) for r in runs)) for k in keys}
     return " ".join(f"{k}={'|'.join(v)}" for k, v in values.items())
 
 
 def _rates(runs: Sequence[Mapping[str, Any]]) -> str:
-    """The rate of a line, the least and the greatest of its trials; "tuned" while trials have to decide it."""
+    """Format the learning rate of a line: its range over trials, or "tuned" until the trials have chosen it."""
     known = sorted({r["lr"] for r in runs if r["lr"] is not None})
     return "tuned" if not known else " to ".join(f"{lr:g}" for lr in dict.fromkeys((known[0], known[-1])))
 
 
 def _off(deviation: float | None) -> str:
-    """A deviation as people read it: "-1.7%", and "301x" for what is many times the budget."""
+    """Format a deviation: "-1.7%", or "301x" for many times the budget."""
     if deviation is None:
         return ""
     return f"{deviation + 1:,.0f}x" if deviation >= 9 else f"{deviation:+.1%}"

@@ -1,7 +1,6 @@
-"""What a person sees while a grid runs: a live view on a terminal, plain lines in a pipe, only errors when quiet.
+"""The progress of a grid: a live view on a terminal, plain lines in a pipe, or only errors.
 
-The runner tells one of three views the same five things. rich is imported by the live view alone, so that a pipe, a
-scheduler's log and `--help` do not wait for it.
+Only the live view imports rich, so that `--help` and runs without a terminal do not wait for it.
 """
 
 from __future__ import annotations
@@ -18,12 +17,17 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-# Names and widths; with the spaces between them they fit into 80 columns.
+# Names and widths. With a space between them they fit into 80 characters.
 COLUMNS = (("status", 9), ("method", 16), ("task", 24), ("seed", 4), ("on test", 14), ("seconds", 7))
 
 
 def view(quiet: bool, out: IO[str] | None = None) -> View:
-    """The view that fits: `out` is standard output unless given."""
+    """Return the view for an output.
+
+    Args:
+        quiet: whether to print only errors.
+        out: the stream to print to; standard output by default.
+    """
     out = out or sys.stdout
     if quiet:
         return Quiet()
@@ -31,7 +35,11 @@ def view(quiet: bool, out: IO[str] | None = None) -> View:
 
 
 class Terminal:
-    """Finished runs scroll by as rows of a table; below them stay each worker's run and the whole grid's progress."""
+    """A live view for terminals.
+
+    Runs that have ended scroll up as rows of a table. Below them are the current run of each worker and the progress
+    of the grid.
+    """
 
     def __init__(self, out: IO[str]) -> None:
         from rich.console import Console

@@ -1,8 +1,7 @@
-"""The command that holds records to what this code computes."""
+"""The command that repeats records: `verify`."""
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,30 +9,48 @@ from typing import Annotated
 
 import typer
 
-from peftbench.cli.options import AsJson, DataDir, Plugins, Quiet, check_device, print_json
+from peftbench.cli import progress
+from peftbench.cli.options import (
+    AsJson,
+    DataDir,
+    Plugins,
+    Quiet,
+    check_device_name,
+    executor_errors_exit,
+    print_json,
+)
+
+Sample = Annotated[
+    int | None, typer.Option("--sample", min=1, metavar="N", help="Runs to repeat, of all methods. Default: all runs.")
+]
+RecordDevice = Annotated[
+    str | None, typer.Option("--device", metavar="DEVICE", help="In place of the device of each record.")
+]
+Keep = Annotated[
+    Path | None, typer.Option("--keep", metavar="DIR", help="Folder for the new records. Default: not kept.")
+]
 
 
 def verify(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="A results directory.")],
-    sample: Annotated[
-        int | None, typer.Option("--sample", min=1, help="How many runs to repeat, spread over methods. Default: all.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Which ones: another seed, another sample.")] = 0,
+    sample: Sample = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="SEED", help="Chooses the runs of the sample.")] = 0,
     data_dir: DataDir = None,
-    device: Annotated[str | None, typer.Option("--device", help="In place of the one that each record names.")] = None,
+    device: RecordDevice = None,
     plugin: Plugins = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Worker processes.")] = 1,
-    keep: Annotated[Path | None, typer.Option("--keep", help="Where the repeats stay. Default: nowhere.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Worker processes.")] = 1,
+    keep: Keep = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check every record, run a sample of them again, and compare: bit for bit on the same machine and versions."""
-    from peftbench.cli import progress
-    from peftbench.run.executors import ExecutorError
+    """Check all records and repeat a sample of their runs.
+
+    On the same machine with the same versions, a repeated run must agree bit for bit.
+    """
     from peftbench.verify.records import repeat, text
 
-    check_device(device)
-    asked = repeat.Asked(
+    check_device_name(device)
+    request = repeat.Asked(
         number=sample,
         seed=seed,
         data_dir=data_dir,
@@ -42,17 +59,13 @@ def verify(
         device=device,
         view=progress.view(quiet or as_json),
     )
-    try:
-        with tempfile.TemporaryDirectory(prefix="peftbench-verify-") as scratch:
-            found = repeat.verify(results, keep or Path(scratch), asked)
-    except ExecutorError as e:
-        print(f"error: {e}", file=sys.stderr)
-        raise typer.Exit(1) from e
+    with executor_errors_exit(), tempfile.TemporaryDirectory(prefix="peftbench-verify-") as scratch:
+        audit = repeat.verify(results, keep or Path(scratch), request)
     if as_json:
-        print_json(text.rows(found))
+        print_json(text.rows(audit))
     else:
-        print(text.text(found, results))
-    raise typer.Exit(found.code)
+        print(text.text(audit, results))
+    raise typer.Exit(audit.code)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"verify": verify}

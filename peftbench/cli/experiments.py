@@ -1,0 +1,249 @@
+"""The commands that take an experiment: `run`, `plan` and `profile`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from peftbench import api
+from peftbench.cli import progress
+from peftbench.cli.options import (
+    AsJson,
+    DataDir,
+    Device,
+    Only,
+    Override,
+    Plugins,
+    Quiet,
+    Results,
+    Source,
+    check_device_exists,
+    check_device_name,
+    print_json,
+    threads_from_environment,
+    worker_errors_exit,
+)
+
+if TYPE_CHECKING:
+    from peftbench.estimate.calibrate import Place
+    from peftbench.records.record import Record
+    from peftbench.records.spec import Spec
+    from peftbench.run.runner import Outcome
+
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", min=1, metavar="N", help="Worker processes, in place of the file's.")
+]
+Added = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method", metavar="METHOD", help="Add a method, as in the file: 'lora: {rank: 2}'. May be repeated."
+    ),
+]
+Against = Annotated[
+    Path | None,
+    typer.Option("--against", metavar="DIR", help="Run only the new method, and compare it with the records in DIR."),
+]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Also repeat runs with the status diverged, oom or error.")
+]
+
+
+def run(
+    experiment: Source,
+    results: Results = None,
+    data_dir: DataDir = None,
+    device: Device = None,
+    only: Only = None,
+    jobs: Jobs = None,
+    plugin: Plugins = None,
+    method: Added = None,
+    override: Override = None,
+    against: Against = None,
+    retry_failed: RetryFailed = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run an experiment and write its report.
+
+    Runs that have a finished record are skipped, so that the same command resumes. The report is written under the
+    results directory, and its table is printed.
+    """
+    check_device_name(device)
+    threads = threads_from_environment()
+    loaded = _load(experiment, only, data_dir, plugin, method, override, against)
+    check_device_exists(device or loaded.experiment.device)
+    folder, workers = loaded.results_dir(results), jobs or loaded.experiment.jobs
+    loaded.prepared.check_jobs(workers)
+    if not quiet:
+        print(_forecast(loaded, list(api.records(folder)), _place(loaded, device, workers), None)[1], flush=True)
+    view = progress.view(quiet)
+    with worker_errors_exit():
+        records = api.run(
+            loaded, folder, device=device, jobs=workers, retry_failed=retry_failed, threads=threads, progress=view
+        )
+    _write_report(records, quiet)
+    assert records.outcome is not None  # `api.run` sets it
+    raise typer.Exit(records.outcome.code)
+
+
+def plan(
+    experiment: Source,
+    results: Results = None,
+    data_dir: DataDir = None,
+    device: Device = None,
+    only: Only = None,
+    jobs: Jobs = None,
+    plugin: Plugins = None,
+    method: Added = None,
+    override: Override = None,
+    against: Against = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the runs of an experiment: size, memory and time.
+
+    It lists each run's trainable parameters, their deviation from the budget, the predicted peak memory of a step and
+    the predicted time. For grids that take a minute or longer, it first measures a few steps on this machine.
+    """
+    from peftbench.cli import plan_view
+
+    check_device_name(device)
+    loaded = _load(experiment, only, data_dir, plugin, method, override, against)
+    place = _place(loaded, device, jobs or loaded.experiment.jobs)
+    records = list(api.records(loaded.results_dir(results)))
+    rows, summary = _forecast(loaded, records, place, lambda line: print(line, file=sys.stderr, flush=True))
+    if as_json:
+        print_json(rows)
+        return
+    print(plan_view.plan_table(rows, loaded.experiment.reference))
+    print(f"\n{summary}")
+
+
+def profile(
+    experiment: Source,
+    results: Results = None,
+    data_dir: DataDir = None,
+    device: Device = None,
+    only: Only = None,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", min=1, metavar="N", help="Timed rounds in each process.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", min=1, metavar="N", help="Processes that repeat the measurement.")
+    ] = None,
+    plugin: Plugins = None,
+    override: Override = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure step time and latency, without training.
+
+    It measures all configurations of the experiment, whether they have run or not. Each call measures anew.
+    """
+    from peftbench.plan import next_runs
+    from peftbench.records import record
+
+    check_device_name(device)
+    threads = threads_from_environment()
+    loaded = _load(experiment, only, data_dir, plugin, None, override, None)
+    folder = loaded.results_dir(results)
+    check_device_exists(device or loaded.experiment.device)
+    earlier = record.read_all(folder)
+    final = [p for p in loaded.prepared.with_best_trials(earlier).planned if p.spec.trial is None]
+    passes = next_runs.passes(loaded.experiment, loaded.experiment.profile_of(rounds, processes), final)
+    outcome = _run_passes(loaded, passes, folder, device, threads, quiet or as_json)
+    _print_passes({r.path for r in earlier}, record.read_all(folder), as_json, quiet)
+    raise typer.Exit(outcome.code)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"run": run, "plan": plan, "profile": profile}
+
+
+def _load(
+    experiment: str,
+    only: list[str] | None,
+    data_dir: Path | None,
+    plugins: list[Path] | None,
+    methods: list[str] | None,
+    overrides: list[str] | None,
+    against: Path | None,
+) -> api.Plan:
+    """Plan an experiment and print the notes of the plan on standard error."""
+    loaded = api.plan(
+        experiment,
+        only=only or (),
+        methods=methods or (),
+        overrides=overrides or (),
+        data_dir=data_dir,
+        plugins=plugins or (),
+        against=against,
+    )
+    for note in loaded.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return loaded
+
+
+def _forecast(
+    loaded: api.Plan, records: list[Record], place: Place, say: Callable[[str], None] | None
+) -> tuple[list[dict[str, Any]], str]:
+    """Return the rows of a plan and its summary.
+
+    With `say`, this machine is measured first where that helps; `say` gets a line about each measurement.
+    """
+    from peftbench.cli import plan_view
+    from peftbench.estimate.forecast import forecast
+
+    prepared = loaded.prepared.with_best_trials(records)
+    predicted = forecast(prepared, records, place, say)
+    rows = plan_view.plan_rows(prepared, records, predicted.times, predicted.peaks)
+    return rows, plan_view.plan_summary(prepared, rows, place.jobs, predicted.loading)
+
+
+def _place(loaded: api.Plan, device: str | None, jobs: int) -> Place:
+    """Return the device and the threads that the runs of this command line would have."""
+    from peftbench.estimate.calibrate import Place
+    from peftbench.run import runner
+
+    threads = (threads_from_environment() if jobs == 1 else None) or max(1, runner.cores() // jobs)
+    return Place(device or loaded.experiment.device, jobs, threads, loaded.data_dir)
+
+
+def _write_report(records: api.Records, quiet: bool) -> None:
+    report = api.report(records)
+    if report.loaded.comparisons:
+        page = report.refresh()
+        if not quiet:
+            print(f"\n{report.table()}\nreport: {page}")
+
+
+def _run_passes(
+    loaded: api.Plan, passes: Sequence[Spec], folder: Path, device: str | None, threads: int | None, quiet: bool
+) -> Outcome:
+    from peftbench.run import runner
+
+    with worker_errors_exit():
+        return runner.run(
+            lambda _: list(passes),
+            folder,
+            experiment=loaded.experiment.name,
+            overrides=loaded.experiment.overrides,
+            reference=loaded.experiment.reference,
+            session_kwargs=loaded.session(device),
+            profile_threads=threads,
+            again=True,
+            view=progress.view(quiet),
+        )
+
+
+def _print_passes(earlier: set[Path], records: Sequence[Record], as_json: bool, quiet: bool) -> None:
+    """Print the passes whose records are new."""
+    from peftbench.report.data import pooled
+    from peftbench.report.tables import passed
+
+    new = pooled.passes(r for r in records if r.path not in earlier and r.is_finished)
+    if as_json:
+        print_json(passed.rows(new, records))
+    elif not quiet:
+        print("\n".join(passed.text(r, records) for r in new))

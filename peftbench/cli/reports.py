@@ -1,0 +1,83 @@
+"""The commands that show what records say: `report` and `figures`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peftbench import api
+from peftbench.cli.options import AsJson, print_json
+
+
+def report(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="A results directory.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder for the report. Default: RESULTS/report.")
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="DIR", help="Compare with the records in DIR, in the same tables."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit with 1 if the report there is not up to date.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write tables and figures from records.
+
+    The tables are printed, too. With --json, their rows are printed, and files are written only with --out.
+    """
+    compared = api.report(results, against=against)
+    if check:
+        outdated = compared.check(out)
+        print("\n".join(outdated) or f"{out or compared.place}: every file is what the records give")
+        raise typer.Exit(1 if outdated else 0)
+    if as_json:
+        print_json(compared.rows())
+        if out is None:
+            return
+    page = compared.write(out)
+    if not as_json:
+        print(f"{compared.table()}\nreport: {page}")
+
+
+def figures(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Figures. Default: all.")] = None,
+    results: Annotated[
+        Path, typer.Option("--results", metavar="DIR", help="Directory with the committed records.")
+    ] = Path("results"),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder for paper-figures.md and the figures.")
+    ] = Path("docs"),
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit with 1 and name the files that are not up to date.")
+    ] = False,
+) -> None:
+    """Draw the papers' figures from committed records.
+
+    Each figure comes with a table and a verdict on the paper's claim; docs/paper-figures.md shows them all.
+    """
+    from peftbench.report.papers import _make
+    from peftbench.report.papers._page import INDEX
+
+    if check:
+        if outdated := _make.check(names or (), results, out):
+            print("\n".join(outdated), file=sys.stderr)
+            print("`python -m peftbench figures` makes them again from the records.", file=sys.stderr)
+            raise typer.Exit(1)
+        print(f"{out}: as the records give it")
+        return
+    answers, chosen = _make.ask_all(results), _make.chosen(names or ())
+    changed = _make.write(names or (), results, out, answers)
+    for answer in answers:
+        if answer.figure in chosen:
+            missing = f" ({answer.missing})" if answer.missing else ""
+            print(f"{answer.figure.name}: {answer.verdict}{missing}")
+    print(f"{out / INDEX}: {len(changed)} file{'s' * (len(changed) != 1)} changed")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"report": report, "figures": figures}

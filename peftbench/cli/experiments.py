@@ -23,9 +23,9 @@ from peftbench.cli.options import (
     Source,
     check_device_exists,
     check_device_name,
+    executor_errors_exit,
     print_json,
     threads_from_environment,
-    worker_errors_exit,
 )
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ Against = Annotated[
     Path | None,
     typer.Option("--against", metavar="DIR", help="Run only the new method, and compare it with the records in DIR."),
 ]
+Executor = Annotated[
+    str, typer.Option("--executor", metavar="NAME", help="Where the runs run: local, or an executor of a package.")
+]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Also repeat runs with the status diverged, oom or error.")
 ]
@@ -63,6 +66,7 @@ def run(
     method: Added = None,
     override: Override = None,
     against: Against = None,
+    executor: Executor = "local",
     retry_failed: RetryFailed = False,
     quiet: Quiet = False,
 ) -> None:
@@ -71,19 +75,18 @@ def run(
     Runs that have a finished record are skipped, so that the same command resumes. The report is written under the
     results directory, and its table is printed.
     """
+    from peftbench.run import executors
+
     check_device_name(device)
-    threads = threads_from_environment()
+    executors.find(executor)  # report an unknown name before planning
+    threads_from_environment()  # and an invalid number
     loaded = _load(experiment, only, data_dir, plugin, method, override, against)
     check_device_exists(device or loaded.experiment.device)
     folder, workers = loaded.results_dir(results), jobs or loaded.experiment.jobs
     loaded.prepared.check_jobs(workers)
     if not quiet:
         print(_forecast(loaded, list(api.records(folder)), _place(loaded, device, workers), None)[1], flush=True)
-    view = progress.view(quiet)
-    with worker_errors_exit():
-        records = api.run(
-            loaded, folder, device=device, jobs=workers, retry_failed=retry_failed, threads=threads, progress=view
-        )
+    records = _run_missing(loaded, folder, device, workers, executor, retry_failed, quiet)
     _write_report(records, quiet)
     assert records.outcome is not None  # `api.run` sets it
     raise typer.Exit(records.outcome.code)
@@ -204,10 +207,26 @@ def _forecast(
 def _place(loaded: api.Plan, device: str | None, jobs: int) -> Place:
     """Return the device and the threads that the runs of this command line would have."""
     from peftbench.estimate.calibrate import Place
-    from peftbench.run import runner
+    from peftbench.run import executors
 
-    threads = (threads_from_environment() if jobs == 1 else None) or max(1, runner.cores() // jobs)
+    threads = (threads_from_environment() if jobs == 1 else None) or max(1, executors.cores() // jobs)
     return Place(device or loaded.experiment.device, jobs, threads, loaded.data_dir)
+
+
+def _run_missing(
+    loaded: api.Plan, folder: Path, device: str | None, jobs: int, executor: str, retry_failed: bool, quiet: bool
+) -> api.Records:
+    with executor_errors_exit():
+        return api.run(
+            loaded,
+            folder,
+            device=device,
+            jobs=jobs,
+            retry_failed=retry_failed,
+            threads=threads_from_environment(),
+            executor=executor,
+            progress=progress.view(quiet),
+        )
 
 
 def _write_report(records: api.Records, quiet: bool) -> None:
@@ -223,7 +242,7 @@ def _run_passes(
 ) -> Outcome:
     from peftbench.run import runner
 
-    with worker_errors_exit():
+    with executor_errors_exit():
         return runner.run(
             lambda _: list(passes),
             folder,

@@ -21,6 +21,7 @@ from peftbench.errors import UserError
 from peftbench.method import scaffold
 from peftbench.plan import experiment
 from peftbench.run import runner
+from peftbench.run.view import Lines
 
 
 def python(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -190,7 +191,8 @@ def test_run_hands_its_options_to_the_runner_and_exits_with_its_code(
     assert one.results_dir == Path("results/tiny")
     assert [s.slug for s in one.specs_for([])] == [f"lora--synthetic_classification--s{i}" for i in (0, 1)]
     assert one.more["session_kwargs"] == {"device": "cpu", "data_dir": "d", "plugins": [], "adapters": None}
-    assert (one.more["jobs"], one.more["retry_failed"], one.more["quiet"]) == (3, True, False)
+    assert (one.more["jobs"], one.more["retry_failed"]) == (3, True)
+    assert isinstance(one.more["view"], Lines), "not quiet, and no terminal"
     assert "tiny: 2 runs, 0 finished, 2 to run" in done.out
 
 
@@ -414,6 +416,6 @@ def test_in_a_checkout_a_new_method_belongs_to_methods(tmp_path: Path, monkeypat
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "_template.py").write_text('class Template:\n    name = "template"\n')
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "peftbench"\n')
-    monkeypatch.setattr(scaffold, "method_files", lambda: [tmp_path / "methods" / "_template.py"])
+    monkeypatch.setattr(scaffold, "method_folder", lambda: tmp_path / "methods")
     assert scaffold.new_method("mine", [], tmp_path) == tmp_path / "methods" / "mine.py"
     assert (tmp_path / "methods" / "mine.py").read_text() == 'class Mine:\n    name = "mine"\n'

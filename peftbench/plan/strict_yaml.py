@@ -120,6 +120,7 @@ class _Reader:
         self.nodes = 0
 
     def read(self, node: yaml.Node, place: Place) -> Any:
+        """Return the value of a node at a place. Raises UserError for an alias inside its own value."""
         self.document.lines.setdefault(place, node.start_mark.line + 1)
         self.nodes += 1
         if any(node is parent for parent in self.open):

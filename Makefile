@@ -7,7 +7,7 @@ RUN := $(BIN)/python -m peftbench
 SMOKE := results/reference/ci_smoke
 EIGHT := full lora qlora adapter adapter-parallel prefix ia3 dora
 
-.PHONY: quickstart env test planted-bugs lint smoke verify published ci-records gpu lock clean
+.PHONY: quickstart env test planted-bugs lint smoke verify published ci-records gpu lock docs clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) fetch
@@ -65,6 +65,10 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 lock:
 	{ sed -n '/^#/p' requirements.lock; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
+
+# The site of docs/ with the API reference, in build/site; every warning is an error.
+docs: $(VENV)/.installed
+	$(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .grimp_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shutil
 import subprocess
 import sys
@@ -109,3 +110,22 @@ def test_the_package_has_at_most_fourteen_rooms_and_no_import_leads_upwards() ->
     assert done.returncode == 0, done.stdout + done.stderr
     assert "of at most 14, " in done.stdout
     assert "0 upwards, 0 rooms in or above circles" in done.stdout
+
+
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def test_the_drawing_has_the_layers_of_the_contract(house: Any) -> None:
+    drawing = re.search(r"<!-- layers: .*?-->\n```text\n(.*?)```", PAGE, re.DOTALL)
+    assert drawing is not None
+    drawn = [re.split(r" {2,}", line)[0].split(" | ") for line in drawing[1].splitlines()]
+    assert drawn == house.layers()
+
+
+def test_the_page_describes_every_room_once_and_names_files_of_that_room(house: Any) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+\? \| (.+) \|$", PAGE, re.MULTILINE)
+    assert sorted(room for room, _ in rows) == sorted(room for layer in house.layers() for room in layer)
+    for room, files in rows:
+        for file in re.findall(r"`(.+?)`", files):
+            assert file.startswith((f"peftbench/{room}/", f"peftbench/{room}.py"))
+            assert (ROOT / file).exists()

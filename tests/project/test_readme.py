@@ -1,10 +1,9 @@
-"""README stays true: its table is the one that the committed records give, and what it names exists."""
+"""Written pages stay true: README's table, the results' README and the folklore are what the committed records give."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -28,15 +27,6 @@ def test_the_table_in_the_readme_is_the_one_that_the_records_give() -> None:
     readme = script("readme")
     assert readme.BEGIN in README
     assert readme.replaced(README) == README
-
-
-def test_files_and_experiments_that_the_documents_name_exist() -> None:
-    text = README + (ROOT / "CONTRIBUTING.md").read_text()
-    named = set(
-        re.findall(r"(?:experiments|examples|scripts|tests|benchmarks|peftbench|results/reference)/[\w./-]+\.\w+", text)
-    )
-    assert len(named) > 5
-    assert [n for n in sorted(named) if not (ROOT / n).exists()] == []
 
 
 def test_the_readme_of_the_results_is_the_one_that_the_records_give() -> None:

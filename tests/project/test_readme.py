@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,17 @@ def test_the_table_in_the_readme_is_the_one_that_the_records_give() -> None:
     readme = script("readme")
     assert readme.BEGIN in README
     assert readme.replaced(README) == README
+
+
+@pytest.mark.embedded
+def test_the_first_lines_of_python_plan_a_grid_and_name_columns_that_reports_have() -> None:
+    lines = re.search(r"```python\n(import peftbench\n.*?)```", README, re.DOTALL)
+    assert lines is not None
+    call = 'peftbench.run(plan, "results/mine", progress=True)'
+    assert call in lines[1]
+    names: dict[str, Any] = {}
+    exec(lines[1].replace(call, f"peftbench.records({str(ROOT / 'results/reference/quickstart')!r})"), names)
+    assert {p.train.steps for p in names["plan"].runs} == {20}
 
 
 def test_the_readme_of_the_results_is_the_one_that_the_records_give() -> None:

@@ -158,8 +158,8 @@ def task_key(spec: RunSpec) -> str:
 
 def batch_key(spec: RunSpec) -> str:
     """Return the key of what determines which batch a run tracks."""
-    whose = spec.seed if spec.trial is None else "trials"
-    return f"{task_key(spec)} {spec.train.accumulation} {whose}"
+    seed = spec.seed if spec.trial is None else "trials"
+    return f"{task_key(spec)} {spec.train.accumulation} {seed}"
 
 
 def run_key(p: Planned) -> str:

@@ -131,8 +131,8 @@ def _tokens(batch: Mapping[str, Any]) -> tuple[int, bool]:
 
 
 def _store(catalogue: Catalogue) -> Store:
-    kept = {
+    versions = {
         "packages": cache.versions("torch", "transformers", "bitsandbytes"),
         "code": cache.code_key(*CODE, files=catalogue.plugins),
     }
-    return catalogue.stores.open("peaks", digest(kept))
+    return catalogue.stores.open("peaks", digest(versions))

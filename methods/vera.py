@@ -53,10 +53,12 @@ class VeRALinear(Adapter):
 
     @property
     def A(self) -> Tensor:  # (r, in)
+        """The first columns of the shared A: (r, in)."""
         return self.projection.A[:, : self.base.in_features]
 
     @property
     def B(self) -> Tensor:  # (out, r)
+        """The first rows of the shared B: (out, r)."""
         return self.projection.B[: self.base.out_features]
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)

@@ -92,7 +92,15 @@ def _query(s: RunSpec, task: TaskFacts, batch: Mapping[str, Any]) -> tuple[str, 
 
 
 def at_worst(spec: RunSpec, task: TaskFacts, catalogue: Catalogue) -> int:
-    """Return the peak of a run's step on the largest possible batch in bytes; simulate it now if it is not cached.
+    """Return the peak of a run's step on the largest possible batch, simulated now if it is not cached.
+
+    Args:
+        spec: The run.
+        task: Facts of its task.
+        catalogue: The methods, with the cache.
+
+    Returns:
+        Bytes.
 
     Raises:
         UserError: The method's steps cannot be simulated.

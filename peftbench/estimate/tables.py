@@ -107,7 +107,17 @@ def table(estimates: Sequence[StepEstimate], refused: Mapping[str, str], referen
 
 
 def write(folder: Path, estimates: Sequence[StepEstimate], refused: Mapping[str, str], reference: str) -> list[Path]:
-    """Write the table as Markdown and CSV, and the figure as SVG and PNG, into `folder`; return the files."""
+    """Write the table as Markdown and CSV, and the figure as SVG and PNG.
+
+    Args:
+        folder: Folder of the files.
+        estimates: The estimates.
+        refused: Reason by method for methods without an estimate.
+        reference: Method whose peak the others are divided by.
+
+    Returns:
+        The files.
+    """
     from peftbench.report.figures import memory_bars
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -63,11 +63,13 @@ class TimelineTracker(LiveTensors):
         self.marks.append(len(self._changes))
 
     def phase(self, name: str) -> None:
+        """Start a phase, which is also a part of the step."""
         super().phase(name)
         self.__dict__.setdefault("marks", []).append(len(self._changes))
 
     @property
     def phases(self) -> list[tuple[int, str]]:
+        """(event, name) at which a phase begins."""
         return self._phases
 
     def _summary(self) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def head_path(path: Path) -> Path:
 
 
 def save_head(path: Path, backbone: Backbone, header: Mapping[str, Any]) -> None:
-    """Write the task head next to the adapter at `path`."""
+    """Write the task head next to the adapter at `path`, with the adapter's header."""
     save(head_path(path), _head(backbone), header)
 
 

@@ -1,7 +1,7 @@
 """Measure on this machine, once, how long the parts of runs take, and cache the results. Imports no torch.
 
-As many processes measure at the same time as runs will share the machine, each with the threads of a run, so that the
-times include their mutual slowdown. The results are cached by machine, device, threads, package versions and training
+As many processes measure at the same time as runs will share the machine, each with the threads of a run. The times
+thus include their mutual slowdown. The results are cached by machine, device, threads, package versions and training
 code; what is known is not measured again.
 """
 

@@ -4,9 +4,9 @@ Calibration (calibrate.py) times a configuration's steps and evaluated batches a
 over the lengths of its batches, interpolated linearly between measured lengths, plus what happens once: loading,
 attaching, the step under the memory tracker.
 
-The arithmetic counts matrix products: 2 operations per weight and token forward, the same again backward for the
-gradient of the activations (none if only the head trains), and the same again for the gradient of the weights if the
-base trains. It ignores attention, optimiser and Python, and is a rough guide only.
+The arithmetic counts matrix products: 2 operations per weight and token in the forward pass. The gradient of the
+activations takes as many again, unless only the head trains; so does the gradient of the weights, if the base trains.
+The arithmetic ignores attention, optimiser and Python, and is a rough guide only.
 """
 
 from __future__ import annotations

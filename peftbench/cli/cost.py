@@ -52,7 +52,7 @@ FitSize = Annotated[
     str | None, typer.Option("--fit", metavar="SIZE", help="Find the largest --fit-axis within 24GB (10^9) or 24GiB.")
 ]
 FitAxis = Annotated[str, typer.Option("--fit-axis", metavar="AXIS", help="What --fit enlarges: batch or seq.")]
-AllMethods = Annotated[bool, typer.Option("--all", help="StepEstimate every method at its defaults.")]
+AllMethods = Annotated[bool, typer.Option("--all", help="Estimate every method at its defaults.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="With --all: folder for table and figure.")]
 Reference = Annotated[
     str, typer.Option("--reference", metavar="METHOD", help="With --all: the method that ratios are relative to.")

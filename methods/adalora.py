@@ -54,6 +54,7 @@ class SVDLinear(Adapter):
         return SiteLinear.of((W + self.scale * (self.P * self.Lambda) @ self.Q).to(W.dtype), self.base.bias)
 
     def scores(self) -> Tensor:  # S, (r_0,)
+        """Return S of section 3.2 for each triplet, (r_0,)."""
         s = {name: sensitivity * uncertainty for name, (sensitivity, uncertainty) in self.averages.items()}
         return s["Lambda"] + s["P"].mean(0) + s["Q"].mean(1)
 
@@ -67,7 +68,7 @@ def orthogonality(layers: list[SVDLinear]) -> Tensor:
 
 @torch.no_grad()
 def update_sensitivity(layers: list[SVDLinear], beta1: float, beta2: float) -> None:
-    """Update the averages of sensitivity and uncertainty with this step's gradients."""
+    """Update the averages of sensitivity (decay `beta1`) and uncertainty (decay `beta2`) with this step's gradients."""
     for layer in layers:
         for name, w in layer.named_parameters(recurse=False):
             if name not in layer.averages:
@@ -176,6 +177,7 @@ class AdaLoRA(Method):
 
     @property
     def first_rank(self) -> int:
+        """r_0, the initial rank."""
         return math.ceil(1.5 * self.rank) if self.initial_rank is None else self.initial_rank
 
     def optimizer(self, net: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:

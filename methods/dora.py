@@ -28,6 +28,7 @@ class DoRALinear(LoRALinear):
         self.register_buffer("squares", self.m.detach().square(), persistent=False)  # ||W||^2, whatever m becomes
 
     def norm(self) -> Tensor:  # (out,), without gradient
+        """Return ||W + s B A|| of each row (out,), without gradient."""
         with torch.no_grad():
             W = self.base.dense_weight().to(self.A.dtype)
             norm = torch.linalg.vector_norm(torch.addmm(W, self.B, self.A, alpha=self.scale), dim=1)

@@ -43,6 +43,7 @@ class LoRALinear(Adapter):
         return plain and not (self.training and self.dropout) and lowrank.fits(self.base)
 
     def update(self, x: Tensor) -> Tensor:  # B A x
+        """Return B A x, with dropout on x while training."""
         x = F.dropout(x, self.dropout, self.training)
         return F.linear(F.linear(x, self.A), self.B)
 

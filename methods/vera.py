@@ -4,8 +4,8 @@ Section 3.1:  h = W x + Lambda_b B Lambda_d A x,  with A (r, in) and B (out, r) 
 Only the vectors d (r,) and b (out,) on the diagonals of Lambda_d and Lambda_b train; they start at d = 0.1 and b = 0.
 
 The paper shares one pair among layers of one shape. Here one pair of the largest sizes serves all shapes: a layer uses
-the first columns of A and the first rows of B. This, and the draws (Kaiming uniform, A before B, from one CPU
-generator), follow peft 0.21, so that with the same seed and roles, d and b can be copied to and from it.
+the first columns of A and the first rows of B. This and the draws (Kaiming uniform, A before B, from one CPU
+generator) follow peft 0.21. With the same seed and roles, d and b can therefore be copied to and from it.
 """
 
 from __future__ import annotations
@@ -53,10 +53,12 @@ class VeRALinear(Adapter):
 
     @property
     def A(self) -> Tensor:  # (r, in)
+        """The first columns of the shared A: (r, in)."""
         return self.projection.A[:, : self.base.in_features]
 
     @property
     def B(self) -> Tensor:  # (out, r)
+        """The first rows of the shared B: (out, r)."""
         return self.projection.B[: self.base.out_features]
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)

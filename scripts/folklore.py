@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from peftbench.estimate.count import Question, count
-from peftbench.estimate.step import Setting, estimate
+from peftbench.estimate.count import ModelQuery, count
+from peftbench.estimate.step_estimate import Setting, estimate
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE, PAGE = ROOT / "results" / "paper" / "folklore" / "folklore.json", ROOT / "docs" / "folklore.md"
@@ -49,8 +49,8 @@ def measured() -> list[dict[str, Any]]:
     found = []
     for said, model, method, hyper, dtype in ROWS:
         setting = Setting(1, 512, dtype, checkpointing=True, attention="flash")
-        told = asdict(estimate(Question(model), method, hyper, setting))
-        found.append({"said": said, "base": count(Question(model), method, hyper).base, **told})
+        told = asdict(estimate(ModelQuery(model), method, hyper, setting))
+        found.append({"said": said, "base": count(ModelQuery(model), method, hyper).base, **told})
         print(f"{model} {method} {dtype}: {told['peak_bytes'] / 1e9:,.2f} GB", flush=True)
     return found
 

@@ -16,7 +16,7 @@ import yaml
 
 from peftbench.backbones import architectures, roles
 from peftbench.backbones.sites import Sites
-from peftbench.estimate.count import Question, network
+from peftbench.estimate.count import ModelQuery, network
 from peftbench.method.catalogue import Catalogue
 from peftbench.method.registry import discover, find, make
 
@@ -52,7 +52,7 @@ def missing(row: Row) -> str | None:
 
 @lru_cache
 def sites(model: str) -> Sites:
-    return network(Question(model)).sites
+    return network(ModelQuery(model)).sites
 
 
 def trainable(row: Row) -> int:

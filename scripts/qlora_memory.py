@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from peftbench.estimate.count import Question
-from peftbench.estimate.step import Setting, estimate
+from peftbench.estimate.count import ModelQuery
+from peftbench.estimate.step_estimate import Setting, estimate
 from peftbench.method.layers import nf4
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +38,7 @@ def rows() -> list[dict[str, Any]]:
     found = []
     for name, model, method, hyper, checkpointing in ROWS:
         setting = Setting(1, 512, "bfloat16", checkpointing=checkpointing, attention="flash")
-        told = estimate(Question(model), method, hyper, setting)
+        told = estimate(ModelQuery(model), method, hyper, setting)
         found.append({"name": name, **asdict(told)})
         print(f"{name}: {told.peak_bytes / 1e9:,.2f} GB", file=sys.stderr, flush=True)
     return found

@@ -39,19 +39,23 @@ def measured(model: str, name: str, size: int, length: int) -> tuple[int, int | 
     from peftbench.backbones.configuration import natural_kind
     from peftbench.backbones.load import load, load_on_meta
     from peftbench.backbones.source import PRESETS
-    from peftbench.estimate import simulate
+    from peftbench.estimate import fake_tensors, simulated_step
     from peftbench.estimate.count import origin
     from peftbench.method.catalogue import Catalogue
     from peftbench.method.registry import find, make
 
     kind = natural_kind(origin(model))
     torch.manual_seed(0)
-    backbone = load(model, kind, 2) if model in PRESETS else simulate.fill(load_on_meta(origin(model), kind, 2), _drawn)
-    trainer = simulate.trainer_of(backbone, make(find(name), Catalogue().hyper(name, {})), "float32")
-    batch = simulate.batch_of(backbone, size, length, padded=size > 1)
+    backbone = (
+        load(model, kind, 2)
+        if model in PRESETS
+        else fake_tensors.replace_tensors(load_on_meta(origin(model), kind, 2), _drawn)
+    )
+    trainer = simulated_step.trainer_of(backbone, make(find(name), Catalogue().hyper(name, {})), "float32")
+    batch = simulated_step.batch_of(backbone, size, length, padded=size > 1)
     backbone.net.train()
-    trainer.step(batch, 1 / simulate.STEPS)
-    record = trainer.tracked_step(batch, 2 / simulate.STEPS)[1]
+    trainer.step(batch, 1 / simulated_step.STEPS)
+    record = trainer.tracked_step(batch, 2 / simulated_step.STEPS)[1]
     return record["peak_bytes"], record["resident_bytes"]
 
 
@@ -60,10 +64,10 @@ def _drawn(t: Tensor) -> Tensor:
 
 
 def row(model: str, name: str, size: int, length: int) -> list[Any]:
-    from peftbench.estimate.count import Question
-    from peftbench.estimate.step import Setting, estimate
+    from peftbench.estimate.count import ModelQuery
+    from peftbench.estimate.step_estimate import Setting, estimate
 
-    told = estimate(Question(model), name, {}, Setting(size, length)).peak_bytes
+    told = estimate(ModelQuery(model), name, {}, Setting(size, length)).peak_bytes
     there, resident = measured(model, name, size, length)
     shown = "—" if resident is None else f"{resident:,}"
     return [model, name, size, length, f"{told:,}", f"{there:,}", told - there, shown]

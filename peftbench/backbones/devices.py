@@ -25,13 +25,13 @@ def pick(name: str) -> torch.device:
     Raises:
         UserError: The name is unknown, or the device is not available.
     """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        return torch.device(next(d for d in ("cuda", "mps", "cpu") if there[d]))
+        return torch.device(next(d for d in ("cuda", "mps", "cpu") if available[d]))
     kind = name.partition(":")[0]
-    if kind not in there:
+    if kind not in available:
         raise UserError(f"unknown device {name!r}. Valid: {', '.join(DEVICES)}, cuda:N")
-    if not there[kind]:
+    if not available[kind]:
         raise UserError(f"device {name!r} is not available here (torch {torch.__version__}); use --device auto or cpu")
     if kind == "cuda" and name != "cuda" and int(name.partition(":")[2]) >= torch.cuda.device_count():
         raise UserError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")

@@ -163,14 +163,14 @@ def load(
     config = load_config(origin, labels, kind, dropout)
     net, missing = build_network(origin, kind, config, dtype)
     head = head_of(net, kind)
-    fresh = sorted({key.rpartition(".")[0] for key in missing if within(key, head)})
+    newly_initialized = sorted({key.rpartition(".")[0] for key in missing if within(key, head)})
     net.requires_grad_(False)
     sites = normalise(net, head, roles)
     net.to(device)
     prepare_for_training(net, gradient_checkpointing)
     tokenizer = load_tokenizer(origin)
     share_padding_token(net, tokenizer, model)
-    backbone = Backbone(net, sites, head, kind, tokenizer, source.fingerprint(model, revision), fresh)
+    backbone = Backbone(net, sites, head, kind, tokenizer, source.fingerprint(model, revision), newly_initialized)
     backbone.parameters = dict(net.named_parameters())
     return backbone
 

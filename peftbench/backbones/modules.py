@@ -81,6 +81,7 @@ class FusedQKV(nn.Module):
         return [self._rows(rows, i) for i in range(3)]
 
     def forward(self, x: Tensor) -> Tensor:  # (..., width) -> (..., 3 * width)
+        """Return q, k and v of x (..., width), in the fused layer's layout: (..., 3 * width)."""
         parts = [self.q(x), self.k(x), self.v(x)]
         if self.layout == "by_head":
             parts = [p.unflatten(-1, (self.heads, -1)) for p in parts]  # (..., heads, head width)

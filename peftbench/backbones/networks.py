@@ -16,9 +16,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def head_of(net: Any, kind: str) -> list[str]:
-    """Return the paths of the task head's modules: all outside the base model, and its pooler.
+    """Return the paths of the task head's modules.
 
-    Causal models have none.
+    Args:
+        net: A transformers network.
+        kind: Kind of task.
+
+    Returns:
+        All modules outside the base model that have parameters, and its pooler; none for generation.
     """
     if kind == "generation":
         return []
@@ -50,7 +55,13 @@ def _auto(kind: str, config: Any) -> Any:
 
 
 def random_network(kind: str, config: Any, dtype: torch.dtype = torch.float32) -> Any:
-    """Make a randomly initialised network from its configuration."""
+    """Make a randomly initialised network.
+
+    Args:
+        kind: Kind of task.
+        config: The configuration.
+        dtype: Dtype of the weights.
+    """
     net = _auto(kind, config).from_config(config, dtype=dtype)
     if config.model_type == "t5":
         t5.untie(net)
@@ -58,7 +69,20 @@ def random_network(kind: str, config: Any, dtype: torch.dtype = torch.float32) -
 
 
 def build_network(origin: source.Origin, kind: str, config: Any, dtype: str) -> tuple[Any, list[str]]:
-    """Load or make the network; return it with the names of the parameters that no checkpoint provides."""
+    """Make a network from its checkpoint, or, for a tiny preset, from its seed.
+
+    Args:
+        origin: Where the model comes from.
+        kind: Kind of task.
+        config: The configuration.
+        dtype: Key of `DTYPES`.
+
+    Returns:
+        The network, and the names of the parameters that no checkpoint provides.
+
+    Raises:
+        UserError: The checkpoint cannot be read, or does not fit the architecture.
+    """
     if not origin.place:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(tiny.SEED)

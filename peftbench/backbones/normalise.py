@@ -164,10 +164,10 @@ def _expand(net: Any, patterns: str | list[str], role: str) -> list[str]:
         if not hasattr(net, net.base_model_prefix):  # T5 with a language head is its own base model
             pattern = pattern.removeprefix(f"{net.base_model_prefix}.")
         regex = re.compile(re.escape(pattern).replace(r"\*", r"\d+"))
-        found = [name for name, _ in net.named_modules(remove_duplicate=False) if regex.fullmatch(name)]
-        if not found:
+        matches = [name for name, _ in net.named_modules(remove_duplicate=False) if regex.fullmatch(name)]
+        if not matches:
             raise UserError(f"roles: {role} = {pattern!r} matches no module of {type(net).__name__}; see print(model)")
-        paths += found
+        paths += matches
     return paths
 
 

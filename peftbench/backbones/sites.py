@@ -111,16 +111,16 @@ class Sites(Sequence[Site]):
         Raises:
             UserError: No role is named, or a role is not a linear layer of this network.
         """
-        there = [role for role in self.roles if role in LINEAR]
-        wanted = there if roles is None else roles.split()
+        present = [role for role in self.roles if role in LINEAR]
+        wanted = present if roles is None else roles.split()
         if not wanted:
-            raise UserError(f"no role is named. Valid here: {', '.join(there)}")
+            raise UserError(f"no role is named. Valid here: {', '.join(present)}")
         for role in wanted:
-            if role in self.roles and role not in there:
-                raise UserError(f"role {role!r} is no linear layer. Valid here: {', '.join(there)}")
+            if role in self.roles and role not in present:
+                raise UserError(f"role {role!r} is no linear layer. Valid here: {', '.join(present)}")
             if role not in self.roles and role not in self.absent:
-                raise unknown("linear role", role, there, where=f"this {self.kind} network")
-        return self.of(" ".join(there) if roles is None else roles)
+                raise unknown("linear role", role, present, where=f"this {self.kind} network")
+        return self.of(" ".join(present) if roles is None else roles)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the sites as JSON-ready data."""

@@ -37,6 +37,11 @@ def share_padding_token(net: Any, tokenizer: Any, model: str) -> None:
 
     A causal classifier finds the last token of each row by the configuration's padding id.
 
+    Args:
+        net: The network.
+        tokenizer: Its tokenizer.
+        model: Name of the model, for the message.
+
     Raises:
         UserError: The network does not know the tokenizer's padding token.
     """

@@ -14,8 +14,8 @@ from peftbench.cli.options import AsJson, Plugins, known_methods, print_json
 from peftbench.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from peftbench.estimate.count import Question
-    from peftbench.estimate.step import Estimate, Setting
+    from peftbench.estimate.count import ModelQuery
+    from peftbench.estimate.step_estimate import Setting, StepEstimate
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A name such as llama-2-70b, a directory, or a hub id.")]
 Method = Annotated[str, typer.Argument(metavar="METHOD", help="One of `peftbench methods`.")]
@@ -75,8 +75,8 @@ def count(
     """
     from peftbench.estimate import count as counting
 
-    question = _question(model, task, labels, roles)
-    counted = counting.count(question, method, counting.parsed(hyper or ()), tuple(plugin or ()))
+    query = _query(model, task, labels, roles)
+    counted = counting.count(query, method, counting.parsed(hyper or ()), tuple(plugin or ()))
     if as_json:
         print_json(asdict(counted))
     else:
@@ -111,24 +111,24 @@ def estimate(
 
     It reports the peak, its parts and the operations of the step. It needs no weights.
     """
-    from peftbench.estimate import step
+    from peftbench.estimate import step_estimate
 
     _check_combination(method, all_methods, out, fit, by_role)
-    setting = step.Setting(batch, seq, dtype, optimizer, checkpointing, attention, padding, every_layer)
-    question = _question(model, task, labels, roles)
+    setting = step_estimate.Setting(batch, seq, dtype, optimizer, checkpointing, attention, padding, every_layer)
+    query = _query(model, task, labels, roles)
     if all_methods:
-        _estimate_all(question, setting, plugin, out, reference, as_json)
+        _estimate_all(query, setting, plugin, out, reference, as_json)
     else:
-        _estimate_one(question, str(method), hyper, setting, plugin, by_role, (fit, fit_axis), as_json)
+        _estimate_one(query, str(method), hyper, setting, plugin, by_role, (fit, fit_axis), as_json)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"count": count, "estimate": estimate}
 
 
-def _question(model: str, task: str | None, labels: int, roles: str | None) -> Question:
+def _query(model: str, task: str | None, labels: int, roles: str | None) -> ModelQuery:
     from peftbench.estimate import count as counting
 
-    return counting.Question(model, task, labels, None if roles is None else counting.parsed_roles(roles))
+    return counting.ModelQuery(model, task, labels, None if roles is None else counting.parsed_roles(roles))
 
 
 def _check_combination(method: str | None, all_methods: bool, out: Path | None, fit: str | None, by_role: bool) -> None:
@@ -142,7 +142,7 @@ def _check_combination(method: str | None, all_methods: bool, out: Path | None, 
 
 
 def _estimate_one(
-    question: Question,
+    query: ModelQuery,
     method: str,
     hyper: list[str] | None,
     setting: Setting,
@@ -152,12 +152,12 @@ def _estimate_one(
     as_json: bool,
 ) -> None:
     from peftbench.estimate import count as counting
-    from peftbench.estimate import step, text
+    from peftbench.estimate import step_estimate, tables
 
     values = counting.parsed(hyper or ())
 
-    def estimate_at(changed: Setting) -> Estimate:
-        return step.estimate(question, method, values, changed, tuple(plugin or ()), by_role)
+    def estimate_at(changed: Setting) -> StepEstimate:
+        return step_estimate.estimate(query, method, values, changed, tuple(plugin or ()), by_role)
 
     size, axis = fit
     if size is not None:
@@ -167,58 +167,58 @@ def _estimate_one(
     if as_json:
         print_json(asdict(estimated))
     else:
-        print(text.as_text(estimated))
+        print(tables.as_text(estimated))
 
 
-def _fit(size: str, axis: str, setting: Setting, estimate_at: Callable[[Setting], Estimate], as_json: bool) -> None:
+def _fit(size: str, axis: str, setting: Setting, estimate_at: Callable[[Setting], StepEstimate], as_json: bool) -> None:
     """Print the largest batch or length that fits; exit with 1 if none does."""
-    from peftbench.estimate import fit, text
+    from peftbench.estimate import memory_fit, tables
 
-    if axis not in fit.AXES:
-        raise unknown("axis", axis, fit.AXES, where="--fit-axis")
-    fitted = fit.fit(fit.parsed_size(size), axis, setting, estimate_at)
+    if axis not in memory_fit.AXES:
+        raise unknown("axis", axis, memory_fit.AXES, where="--fit-axis")
+    fitted = memory_fit.fit(memory_fit.parsed_size(size), axis, setting, estimate_at)
     if as_json:
         print_json(asdict(fitted))
     else:
-        print(text.fit_text(fitted))
+        print(tables.fit_text(fitted))
     if not fitted.largest:
         raise typer.Exit(1)
 
 
 def _estimate_all(
-    question: Question,
+    query: ModelQuery,
     setting: Setting,
     plugin: list[Path] | None,
     out: Path | None,
     reference: str,
     as_json: bool,
 ) -> None:
-    from peftbench.estimate import step, text
+    from peftbench.estimate import step_estimate, tables
 
     known = known_methods(plugin)
     if reference not in known:
         raise unknown("method", reference, known, where="--reference")
-    step.count_network(question)  # report a mistake in the model once, not for each method
-    estimates, refused = _estimates(known, question, setting, plugin)
+    step_estimate.check_model(query)  # report a mistake in the model once, not for each method
+    estimates, refused = _estimates(known, query, setting, plugin)
     estimates.sort(key=lambda e: e.method != reference)
-    written = [] if out is None else text.write(out, estimates, refused, reference)
+    written = [] if out is None else tables.write(out, estimates, refused, reference)
     if as_json:
         print_json({"estimates": [asdict(e) for e in estimates], "refused": refused})
     else:
-        print("\n".join([text.table(estimates, refused, reference), *(f"wrote {path}" for path in written)]))
+        print("\n".join([tables.table(estimates, refused, reference), *(f"wrote {path}" for path in written)]))
 
 
 def _estimates(
-    methods: Mapping[str, object], question: Question, setting: Setting, plugin: list[Path] | None
-) -> tuple[list[Estimate], dict[str, str]]:
+    methods: Mapping[str, object], query: ModelQuery, setting: Setting, plugin: list[Path] | None
+) -> tuple[list[StepEstimate], dict[str, str]]:
     """Return the estimates, and the reason of each method that the network cannot take."""
-    from peftbench.estimate import step
+    from peftbench.estimate import step_estimate
 
     estimates, refused = [], {}
     for name in methods:
         print(f"estimating {name} ...", file=sys.stderr, flush=True)  # a method may take a minute on a large model
         try:
-            estimates.append(step.estimate(question, name, {}, setting, tuple(plugin or ())))
+            estimates.append(step_estimate.estimate(query, name, {}, setting, tuple(plugin or ())))
         except UserError as error:
             refused[name] = str(error)
     if not estimates:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftbench.estimate.run_memory import UNVERIFIED, Peak
+from peftbench.estimate.run_memory import UNVERIFIED, RunPeak
 from peftbench.records import record
 from peftbench.records.record import Record
 from peftbench.run.view import duration
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from peftbench.plan.prepare import Prepared
 
 WIDTH = 110
-NOT_SIMULATED = Peak(None, note="not simulated: `plan` does that for grids that take a minute or longer")
+NOT_SIMULATED = RunPeak(None, note="not simulated: `plan` does that for grids that take a minute or longer")
 SIZES = {
     "matched": "",
     "nearest": "nearest size",
@@ -31,7 +31,7 @@ def plan_rows(
     prepared: Prepared,
     records: Iterable[Record],
     predicted: Mapping[str, Predicted],
-    peaks: Mapping[str, Peak],
+    peaks: Mapping[str, RunPeak],
 ) -> list[dict[str, Any]]:
     """Return one JSON-ready row for each run, in the order in which they run.
 
@@ -48,7 +48,7 @@ def plan_rows(
     ]
 
 
-def _row(p: Planned, predicted: Predicted, peak: Peak, last: Record | None) -> dict[str, Any]:
+def _row(p: Planned, predicted: Predicted, peak: RunPeak, last: Record | None) -> dict[str, Any]:
     s = p.spec
     return {
         "spec_id": s.id,

@@ -1,1 +1,1 @@
-"""What a training step of any model takes, without its weights: one step simulated, on fake tensors."""
+"""Predictions before a run: parameters, memory, operations and time, without the model's weights."""

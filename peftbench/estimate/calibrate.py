@@ -1,8 +1,8 @@
-"""How long the parts of runs take on this machine: measured once, on real steps, and remembered. Imports no torch.
+"""Measure on this machine, once, how long the parts of runs take, and cache the results. Imports no torch.
 
-As many processes as runs will share the machine measure at the same time, each with the threads that a run will have,
-so that what neighbours cost each other is in the figures. The answers are kept by machine, device, threads, package
-versions and the code that trains; what is known is not measured again.
+As many processes measure at the same time as runs will share the machine, each with the threads of a run. The times
+thus include their mutual slowdown. The results are cached by machine, device, threads, package versions and training
+code; what is known is not measured again.
 """
 
 from __future__ import annotations
@@ -27,39 +27,56 @@ from peftbench.records.spec import RunSpec, as_dict, digest
 from peftbench.run.executors.pool import environment_of
 
 WORKER = "peftbench.estimate.calibration_worker"  # what `python -m` runs; it imports torch
-SECONDS = 18.0  # after which a process begins no further configuration; starting and loading come before
+SECONDS = 18.0  # after which a worker begins no further configuration; excludes starting and loading
 # What the time and memory of a step rest on.
 CODE = ("methods", "method", "backbones", "tasks", "measure", "run", "estimate")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the runs of a grid compute."""
+    """Where the runs of a grid compute.
 
-    device: str  # "auto" too
+    Attributes:
+        device: Name of the device; may be "auto".
+        jobs: Number of runs at the same time.
+        threads: Threads of each run.
+        data_dir: Directory of the data sets, if given.
+    """
+
+    device: str
     jobs: int
-    threads: int  # of each run
+    threads: int
     data_dir: Path | None = None
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What is known; anything may be missing. Times are seconds of one run among those that share the machine."""
+    """What is known of the runs' costs; any part may be missing. Times are seconds of one run while `jobs` runs share
+    the machine.
 
-    start: float | None  # of a worker, until it can load a model
-    loads: Mapping[str, float | None]  # of a task's data and network, by `task_key`
-    shapes: Mapping[str, Mapping[str, Any] | None]  # {split: {padded length: batches}}, by `task_key`
-    steps: Mapping[str, Mapping[str, Any] | None]  # what measure.calibration.cost found, by `run_key`
-    batches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # the one to be tracked, by `batch_key`
-    device: str | None = None  # "cpu" | "cuda" | ...
+    Attributes:
+        start: Seconds until a worker can load a model.
+        loads: Seconds to load a task's data and network, by `task_key`.
+        shapes: {split: {padded length: number of batches}}, by `task_key`.
+        steps: Result of `calibration_worker.cost`, by `run_key`.
+        batches: Layout of the batch that a run tracks, by `batch_key`.
+        device: Type of the device, e.g. "cpu".
+    """
+
+    start: float | None
+    loads: Mapping[str, float | None]
+    shapes: Mapping[str, Mapping[str, Any] | None]
+    steps: Mapping[str, Mapping[str, Any] | None]
+    batches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    device: str | None = None
 
 
 def known(planned: Sequence[Planned], catalogue: Catalogue, place: Place) -> Costs:
-    """What earlier calibrations found about these runs, here."""
+    """Return what earlier calibrations on this machine found for these runs."""
     answers = _store(catalogue, place).answers
 
     def find(kind: str, keys: Sequence[str]) -> dict[str, Any]:
-        return {k: answers[f"{kind} {k}"] for k in dict.fromkeys(keys) if f"{kind} {k}" in answers}  # null: in vain
+        return {k: answers[f"{kind} {k}"] for k in dict.fromkeys(keys) if f"{kind} {k}" in answers}  # null: it failed
 
     tasks, runs = [task_key(p.spec) for p in planned], [run_key(p) for p in planned]
     batches = find("batch", [batch_key(p.spec) for p in planned])
@@ -68,7 +85,11 @@ def known(planned: Sequence[Planned], catalogue: Catalogue, place: Place) -> Cos
 
 
 def missing(planned: Sequence[Planned], costs: Costs) -> tuple[dict[str, RunSpec], dict[str, RunSpec]]:
-    """(tasks whose texts are to be counted, configurations to be timed), each by its key with one run of it."""
+    """Return what is not measured yet.
+
+    Returns:
+        Tasks to tokenise and configurations to time, each by key, with one of its runs.
+    """
     tasks = {task_key(p.spec): p.spec for p in reversed(planned)}
     runs = {run_key(p): p.like for p in reversed(planned)}
     read = {k for k, shape in costs.shapes.items() if shape is not None}
@@ -86,45 +107,63 @@ def measure(
     place: Place,
     seeds: Iterable[tuple[int, bool]] = (),
 ) -> None:
-    """Time what is `missing`, in as many processes as runs will share the machine, and remember it.
+    """Measure what is `missing`, in as many processes as runs will share the machine, and cache it.
 
-    What does not fit into the time, or cannot run, is left out: the runs themselves will say what is wrong. Of each
-    task, the batch that a run of each of `seeds` (number, whether of trials) will track is remembered too.
+    What does not fit into the time limit or cannot run is left out; the runs themselves will report the error.
+
+    Args:
+        tasks: Tasks to tokenise, by `task_key`.
+        runs: Configurations to time, by `run_key`.
+        catalogue: The methods.
+        place: Where the runs compute.
+        seeds: (seed, whether of trials) of the runs whose tracked batch is needed.
     """
     store = _store(catalogue, place)
-    asked = {"tasks": _plain(tasks), "runs": _plain(runs)}
-    for told in _asked(asked, catalogue, place, {"seconds": SECONDS, "seeds": sorted(set(seeds))}):
+    requests = {"tasks": _plain(tasks), "runs": _plain(runs)}
+    for response in _run_workers(requests, catalogue, place, {"seconds": SECONDS, "seeds": sorted(set(seeds))}):
         for name in ("start", "device"):
-            store.put(name, told[name])
+            store.put(name, response[name])
         for kind, part in (("load", "loads"), ("shape", "shapes"), ("batch", "batches"), ("cost", "costs")):
-            for key, value in told[part].items():
+            for key, value in response[part].items():
                 store.put(f"{kind} {key}", value)
     for kind, specs in (("load", tasks), ("shape", tasks), ("cost", runs)):
         for key in _settled(specs, {k for k in specs if f"{kind} {k}" in store.answers}):
-            store.put(f"{kind} {key}", None)  # asked in vain: another plan does not wait for it again
+            store.put(f"{kind} {key}", None)  # it failed: no later plan waits for it again
     store.save()
 
 
-def simulate(asked: Mapping[str, Mapping[str, Any]], catalogue: Catalogue, place: Place) -> dict[str, Any]:
-    """The answers to questions about peak memory (peaks.py), by key; in as many processes as runs will share."""
-    told = _asked({"peaks": asked}, catalogue, place, {})
-    return {key: answer for part in told for key, answer in part["peaks"].items()}
+def simulate(queries: Mapping[str, Mapping[str, Any]], catalogue: Catalogue, place: Place) -> dict[str, Any]:
+    """Simulate peak memory for queries of `run_memory`, in as many processes as runs will share the machine.
+
+    Args:
+        queries: Queries by key.
+        catalogue: The methods.
+        place: Where the runs compute.
+
+    Returns:
+        Answers by key.
+    """
+    responses = _run_workers({"peaks": queries}, catalogue, place, {})
+    return {key: answer for response in responses for key, answer in response["peaks"].items()}
 
 
 def task_key(spec: RunSpec) -> str:
-    """What decides the lengths of a run's batches, but for the seed: one seed's stand for all."""
+    """Return the key of what determines the lengths of a run's batches.
+
+    The seed is left out: one seed represents all.
+    """
     t = spec.train
     return digest([spec.backbone.fingerprint, spec.task.fingerprint, t.max_length, t.batch_size, t.steps])[:24]
 
 
 def batch_key(spec: RunSpec) -> str:
-    """What decides which batch a run tracks."""
-    whose = spec.seed if spec.trial is None else "trials"
-    return f"{task_key(spec)} {spec.train.accumulation} {whose}"
+    """Return the key of what determines which batch a run tracks."""
+    seed = spec.seed if spec.trial is None else "trials"
+    return f"{task_key(spec)} {spec.train.accumulation} {seed}"
 
 
 def run_key(p: Planned) -> str:
-    """What decides how long a run's steps take: neither the task's texts nor the rate or the seed."""
+    """Return the key of what determines the duration of a run's steps; texts, learning rate and seed do not."""
     backbone, method, t = as_dict(p.spec.backbone), p.like.method, p.spec.train
     shape = [p.task.kind == "generation", t.batch_size, t.max_length, t.accumulation]
     return digest([backbone, shape, method.name, dict(method.hyper)])[:24]
@@ -142,48 +181,55 @@ def _store(catalogue: Catalogue, place: Place) -> Store:
     return catalogue.stores.open("steps", digest(machine))
 
 
-def _asked(
-    asked: Mapping[str, Mapping[str, Any]], catalogue: Catalogue, place: Place, more: Mapping[str, Any]
+def _run_workers(
+    requests: Mapping[str, Mapping[str, Any]], catalogue: Catalogue, place: Place, common: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """What the processes told that answered, each its share of the questions; `more` goes to all of them."""
+    """Distribute the requests over worker processes and return their responses.
+
+    `common` goes to every worker. A worker that fails has no response.
+    """
     with tempfile.TemporaryDirectory(prefix="peftbench-") as scratch:
-        processes = range(min(place.jobs, max(map(len, asked.values()))))
+        workers = range(min(place.jobs, max(map(len, requests.values()))))
         shares = [
             {
                 part: {k: v for j, (k, v) in enumerate(all_.items()) if j % place.jobs == i}
-                for part, all_ in asked.items()
+                for part, all_ in requests.items()
             }
-            for i in processes
+            for i in workers
         ]
-        started = [_start(Path(scratch), i, {**more, **share}, catalogue, place) for i, share in enumerate(shares)]
+        started = [
+            _start_worker(Path(scratch), i, {**common, **share}, catalogue, place) for i, share in enumerate(shares)
+        ]
         for process, _ in started:
             process.wait()
         return [json.loads(path.read_text()) for _, path in started if path.is_file()]
 
 
-def _start(
-    folder: Path, number: int, asked: Mapping[str, Any], catalogue: Catalogue, place: Place
+def _start_worker(
+    folder: Path, number: int, request: Mapping[str, Any], catalogue: Catalogue, place: Place
 ) -> tuple[subprocess.Popen[bytes], Path]:
-    """A process that answers its questions; ours begins with the others', so that all are busy."""
-    question, answer = folder / f"question-{number}.json", folder / f"answer-{number}.json"
+    """Start a worker process for its share of the requests; return it and its response file."""
+    request_file, response_file = folder / f"request-{number}.json", folder / f"response-{number}.json"
     session = {
         "device": place.device,
         "threads": place.threads,
         "data_dir": None if place.data_dir is None else str(place.data_dir),
         "plugins": [str(p) for p in catalogue.plugins],
     }
-    question.write_text(json.dumps({"session": session, "spawned": time.time(), **asked}))
-    command = [sys.executable, "-P", "-m", WORKER, str(question), str(answer)]
-    nowhere = subprocess.DEVNULL
-    return subprocess.Popen(command, env=environment_of(place.threads), stdout=nowhere, stderr=nowhere), answer
+    request_file.write_text(json.dumps({"session": session, "spawned": time.time(), **request}))
+    command = [sys.executable, "-P", "-m", WORKER, str(request_file), str(response_file)]
+    null, environment = subprocess.DEVNULL, environment_of(place.threads)
+    return subprocess.Popen(command, env=environment, stdout=null, stderr=null), response_file
 
 
 def _plain(specs: Mapping[str, RunSpec]) -> dict[str, Any]:
     return {key: as_dict(spec) for key, spec in specs.items()}
 
 
-def _settled(asked: Mapping[str, RunSpec], answered: Collection[str]) -> list[str]:
-    """What needs no further question: other sizes of methods that were timed. Those for which the time was too short
-    to try a single size are asked again."""
-    methods = {asked[key].method.name for key in answered}
-    return [key for key, spec in asked.items() if key not in answered and spec.method.name in methods]
+def _settled(requested: Mapping[str, RunSpec], measured: Collection[str]) -> list[str]:
+    """Return the keys of sizes that cannot be measured, because other sizes of the same method were.
+
+    Methods without any measured size are left out: time was too short for them, so they are tried again.
+    """
+    methods = {requested[key].method.name for key in measured}
+    return [key for key, spec in requested.items() if key not in measured and spec.method.name in methods]

@@ -1,7 +1,7 @@
-"""Sizes of any model with any method, without reading a weight: networks are built on the meta device.
+"""Count the parameters and stored bytes of any model with any method, without reading a weight.
 
-`count` attaches the method itself to such a network, so that what it reports is what a run would train and store; the
-method's own formula has to agree. A method that needs numbers to attach is counted by its formula alone, and the answer
+`count` attaches the method to a network on the meta device, so that the result is what a run would train and store. The
+method's own formula must agree. A method that needs values to attach is counted by its formula alone, and the result
 says so.
 """
 
@@ -25,39 +25,69 @@ KINDS = ("classification", "generation")
 
 
 @dataclass(frozen=True)
-class Question:
-    """A model as what: `task` is one of KINDS, or None for what the architecture is by nature."""
+class ModelQuery:
+    """Which model, for which kind of task.
 
-    model: str  # a name in architectures.json, a preset, a directory or a hub id
+    Attributes:
+        model: A name in architectures.json, a preset, a directory or a hub id.
+        task: One of `KINDS`; None for the architecture's own.
+        labels: Number of outputs of a classifier's head.
+        roles: Role table for an architecture that is not known.
+    """
+
+    model: str
     task: str | None = None
     labels: int = 2
     roles: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)
-class Count:
-    """Parameters by what they are, and the adapter's bytes on disk (None where only the formula could count)."""
+class ParameterCount:
+    """Parameter counts of a method on a model.
+
+    Attributes:
+        model: The model.
+        task: Kind of task.
+        architecture: Architecture of the model.
+        method: Name of the method.
+        hyper: Its hyperparameters.
+        trainable: Parameters that the method trains, without the head.
+        head: Parameters of the task head.
+        base: Parameters of the model without the head.
+        total: Base, head and what the method adds. Thawed parameters belong to the base.
+        percent_of_base: 100 * trainable / base.
+        stored_bytes: Bytes of the safetensors file with the adapter alone, header included; None if only the formula
+            could count.
+        attached: Whether the count is from the network itself, not from the formula alone.
+    """
 
     model: str
     task: str
     architecture: str
     method: str
     hyper: Mapping[str, Any]
-    trainable: int  # the method's own, without the head
+    trainable: int
     head: int
-    base: int  # the model without the head
-    total: int  # base, head and what the method adds; what it thaws is in the base
+    base: int
+    total: int
     percent_of_base: float
-    stored_bytes: int | None  # of the safetensors file with the adapter alone, header included
-    attached: bool  # counted on the network itself, not by the formula alone
+    stored_bytes: int | None
+    attached: bool
 
 
 def count(
-    asked: Question, name: str, hyper: Mapping[str, Any] | None = None, plugins: Iterable[Path | str] = ()
-) -> Count:
-    """Everything that can be known of method `name` on a model before there are weights.
+    query: ModelQuery, name: str, hyper: Mapping[str, Any] | None = None, plugins: Iterable[Path | str] = ()
+) -> ParameterCount:
+    """Count everything that is known of a method on a model without weights.
 
-    Raises `UserError` for a model, method or hyperparameter that does not exist, and where the formula is wrong.
+    Args:
+        query: The model.
+        name: Name of the method.
+        hyper: Its hyperparameters; the others have their defaults.
+        plugins: Python files that register further methods.
+
+    Raises:
+        UserError: The model, method or a hyperparameter is unknown, or the method's formula is wrong.
     """
     from peftbench.method import adapter_file
     from peftbench.method.catalogue import Catalogue
@@ -65,48 +95,57 @@ def count(
 
     files = tuple(Path(p).expanduser().resolve() for p in plugins)
     method = make(find(name, files), Catalogue(files).hyper(name, hyper or {}))
-    backbone = network(asked)
-    there, told = backbone.sites, method.parameters(backbone.sites)
-    edit = _attached(method, backbone) or _attached(method, network(asked), everywhere=False)
-    stored, total = None, there.base + there.head + told
+    backbone = network(query)
+    sites, trainable = backbone.sites, method.parameters(backbone.sites)
+    edit = _attached(method, backbone) or _attached(method, network(query), everywhere=False)
+    stored, total = None, sites.base + sites.head + trainable
     if edit is not None:
         counted = edit.counts()
-        if counted["trainable"] != told:
+        if counted["trainable"] != trainable:
             raise UserError(
-                f"{name}: parameters() says {told:,} and {counted['trainable']:,} train; mend the formula or attach()"
+                f"{name}: parameters() says {trainable:,} and {counted['trainable']:,} train; "
+                "fix the formula or attach()"
             )
         method.finish(edit)
-        header = {"method": name, "hyper": asdict(method), "backbone": _fingerprint(asked.model)}
+        header = {"method": name, "hyper": asdict(method), "backbone": _fingerprint(query.model)}
         stored, total = adapter_file.size(edit.state(), header), counted["total"]
-    return Count(
-        asked.model,
+    return ParameterCount(
+        query.model,
         backbone.kind,
-        there.kind,
+        sites.kind,
         name,
         asdict(method),
-        told,
-        there.head,
-        there.base,
+        trainable,
+        sites.head,
+        sites.base,
         total,
-        100 * told / there.base,
+        100 * trainable / sites.base,
         stored,
         edit is not None,
     )
 
 
-def network(asked: Question) -> Backbone:
-    """The network in question on the meta device."""
+def network(query: ModelQuery) -> Backbone:
+    """Return the backbone of `query` on the meta device.
+
+    Raises:
+        UserError: The model does not exist, or `query.task` is unknown.
+    """
     from peftbench.backbones.configuration import natural_kind
     from peftbench.backbones.load import load_on_meta
 
-    if asked.task is not None and asked.task not in KINDS:
-        raise unknown("task", asked.task, KINDS, where="--task")
-    place = origin(asked.model)
-    return load_on_meta(place, asked.task or natural_kind(place), asked.labels, asked.roles)
+    if query.task is not None and query.task not in KINDS:
+        raise unknown("task", query.task, KINDS, where="--task")
+    place = origin(query.model)
+    return load_on_meta(place, query.task or natural_kind(place), query.labels, query.roles)
 
 
 def origin(model: str) -> Origin:
-    """Where the configuration of `model` comes from: an architecture's name comes before the hub and its weights."""
+    """Return where the configuration of `model` comes from; names in architectures.json come before the hub.
+
+    Raises:
+        UserError: The model does not exist.
+    """
     from peftbench.backbones import architectures, source
 
     if model in architectures.known():
@@ -125,7 +164,11 @@ def origin(model: str) -> Origin:
 
 
 def parsed(pairs: Iterable[str]) -> dict[str, Any]:
-    """`key=value` pairs as a mapping, values as in an experiment's file."""
+    """Parse `key=value` pairs; values are read as in an experiment file.
+
+    Raises:
+        UserError: A pair is malformed, or a key is given twice.
+    """
     from peftbench.plan.strict_yaml import scalar
 
     values: dict[str, Any] = {}
@@ -140,7 +183,11 @@ def parsed(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def parsed_roles(text: str) -> Mapping[str, Any]:
-    """`--roles` as the mapping that an experiment's `backbone.roles` takes."""
+    """Parse `--roles` to a role table, as in an experiment's `backbone.roles`.
+
+    Raises:
+        UserError: The roles are malformed.
+    """
     from peftbench.backbones import roles
     from peftbench.plan.strict_yaml import scalar
 
@@ -149,8 +196,8 @@ def parsed_roles(text: str) -> Mapping[str, Any]:
     return value
 
 
-def as_text(c: Count) -> str:
-    """The answer for people."""
+def as_text(c: ParameterCount) -> str:
+    """Format a count for people."""
     from tabulate import tabulate
 
     added = c.total - c.base - c.head
@@ -175,10 +222,10 @@ def as_text(c: Count) -> str:
 
 
 def _attached(method: Method, backbone: Backbone, everywhere: bool = True) -> Edit | None:
-    """The method on a network of the meta device, or None where it needs numbers.
+    """Attach the method to a network on the meta device; return None if it needs values.
 
-    Its new tensors are made on the meta device too, or, unless `everywhere`, where it asks for: a draw from a seeded
-    generator has to be on the generator's device.
+    Its new tensors are created on the meta device too. Unless `everywhere`, they are created where the method asks: a
+    seeded generator can only draw on its own device.
     """
     from contextlib import nullcontext
 
@@ -190,13 +237,13 @@ def _attached(method: Method, backbone: Backbone, everywhere: bool = True) -> Ed
     try:
         with torch.device("meta") if everywhere else nullcontext():
             method.attach(edit)
-    except RuntimeError:  # torch's word for what has no meaning on the meta device
+    except RuntimeError:  # torch raises it for operations without meaning on the meta device
         return None
     return edit
 
 
 def _fingerprint(model: str) -> str:
-    """A text as long as the fingerprint in the file's header, of which the size depends: no weights are hashed."""
+    """Return a placeholder as long as the fingerprint in the file's header, for the file's size."""
     from peftbench.backbones import architectures, source
 
     if model in source.PRESETS or Path(model).expanduser().is_dir():

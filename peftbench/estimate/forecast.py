@@ -1,4 +1,4 @@
-"""What the runs of a plan will take on this machine: calibrated times and simulated peaks of memory."""
+"""Forecast what the runs of a plan will take on this machine: calibrated times and simulated memory peaks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from peftbench.estimate import calibrate, run_memory, run_time, text_lengths
 from peftbench.estimate.calibrate import Costs, Place
-from peftbench.estimate.run_memory import Peak
+from peftbench.estimate.run_memory import RunPeak
 from peftbench.estimate.run_time import Predicted
 from peftbench.method.catalogue import Catalogue
 from peftbench.plan.grid import Planned
@@ -16,20 +16,30 @@ from peftbench.plan.prepare import Prepared
 from peftbench.plan.run_limits import Measures
 from peftbench.records.record import Record
 
-WORTH_SECONDS = 60  # of a grid, by arithmetic: shorter ones are not calibrated
+WORTH_SECONDS = 60  # by arithmetic; shorter grids are not calibrated
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What each run takes, by spec id, and the seconds that loading takes beside the runs."""
+    """What each run of a plan takes.
+
+    Attributes:
+        times: Predicted time by spec id.
+        peaks: Predicted memory peak by spec id.
+        loading: Seconds for loading, in addition to the runs.
+    """
 
     times: dict[str, Predicted]
-    peaks: dict[str, Peak]
+    peaks: dict[str, RunPeak]
     loading: float
 
 
 def measures(data_dir: Path | None) -> Callable[[Catalogue], Measures]:
-    """What budgets of tokens and of memory ask while planning, for `prepare`."""
+    """Return the factory of what `prepare` measures for budgets of tokens and of memory.
+
+    Args:
+        data_dir: Directory of the data sets, if given.
+    """
 
     def of(catalogue: Catalogue) -> Measures:
         return Measures(
@@ -43,7 +53,14 @@ def measures(data_dir: Path | None) -> Callable[[Catalogue], Measures]:
 def forecast(
     prepared: Prepared, records: Sequence[Record], place: Place, say: Callable[[str], None] | None = None
 ) -> Forecast:
-    """The forecast of a plan's runs. With `say`, what is not known of this machine is measured first, and said so."""
+    """Forecast the runs of a plan.
+
+    Args:
+        prepared: The plan.
+        records: Finished runs, as a source of times.
+        place: Where the runs compute.
+        say: Called with one line before anything is measured; None to measure nothing and use only what is known.
+    """
     known = costs(prepared, place, say)
     times = run_time.predict(prepared.planned, records, known)
     done = {r.spec_id for r in records if r.is_finished}
@@ -53,26 +70,30 @@ def forecast(
 
 
 def costs(prepared: Prepared, place: Place, say: Callable[[str], None] | None = None) -> Costs:
-    """What is known of what the runs take here. With `say`, what is not known is measured first, and said so.
+    """Return what is known of the runs' costs on this machine.
 
-    A grid that by arithmetic takes no longer than the calibration would is not calibrated.
+    Args:
+        prepared: The plan.
+        place: Where the runs compute.
+        say: Called with one line before what is unknown is measured; None to measure nothing. A grid that by arithmetic
+            takes no longer than the calibration is never calibrated.
     """
     planned, catalogue = prepared.planned, prepared.catalogue
-    found = calibrate.known(planned, catalogue, place)
-    tasks, runs = calibrate.missing(planned, found)
+    known = calibrate.known(planned, catalogue, place)
+    tasks, runs = calibrate.missing(planned, known)
     if say is None or sum(map(run_time.computed, planned)) < WORTH_SECONDS:
-        return found
+        return known
     if tasks or runs:
         what = f"how long {len(runs)} configurations take" if runs else "the lengths of texts"
         say(f"measuring {what} on this machine, once (up to half a minute) ...")
         calibrate.measure(tasks, runs, catalogue, place, _seeds(planned))
-        found = calibrate.known(planned, catalogue, place)
-    if asked := run_memory.missing(planned, found, catalogue):
-        say(f"simulating a step of {len(asked)} configurations for its peak memory, once (some seconds each) ...")
-        run_memory.remember(calibrate.simulate(asked, catalogue, place), catalogue)
-    return found
+        known = calibrate.known(planned, catalogue, place)
+    if queries := run_memory.missing(planned, known, catalogue):
+        say(f"simulating a step of {len(queries)} configurations for its peak memory, once (some seconds each) ...")
+        run_memory.remember(calibrate.simulate(queries, catalogue, place), catalogue)
+    return known
 
 
 def _seeds(planned: Sequence[Planned]) -> set[tuple[int, bool]]:
-    """The seeds whose batches are asked for, trials' apart."""
+    """Return the seeds whose batches are needed, with whether they belong to trials."""
     return {(p.spec.seed, p.spec.trial is not None) for p in planned}

@@ -1,8 +1,8 @@
-"""The peak memory of every run of a grid: what to ask, and what earlier plans were told. Imports no torch.
+"""Predict the peak memory of every run of a grid, with cached simulations. Imports no torch.
 
-Each configuration is simulated once for each task, on the largest batch that any of its seeds will see (calibrate.py
-has read the texts). Where the texts could not be read it is the largest batch that there can be: "at most". The answers
-depend on no machine and are kept by package versions and the code that trains.
+Each configuration is simulated once per task, on the largest batch that any of its seeds will see (`calibrate` has read
+the texts). If the texts are unknown, the largest possible batch gives an upper bound. The results do not depend on the
+machine; they are cached by package versions and training code.
 """
 
 from __future__ import annotations
@@ -27,73 +27,90 @@ UNREAD = "at most: the lengths of the task's texts are not known"
 
 
 @dataclass(frozen=True)
-class Peak:
-    """Bytes of the step that a run's record tracks, and the (texts, tokens) of its batch; None: not predicted."""
+class RunPeak:
+    """Predicted peak memory of the step that a run's record tracks.
+
+    Attributes:
+        bytes: The peak; None if not predicted.
+        batch: (texts, tokens) of the batch.
+        at_most: Whether the peak is only an upper bound.
+        note: Limits of the prediction, or the reason for none.
+    """
 
     bytes: int | None
     batch: tuple[int, int] | None = None
     at_most: bool = False
-    note: str | None = None  # what the figure leaves open, or why there is none
+    note: str | None = None
 
 
-def known(planned: Sequence[Planned], costs: Costs, catalogue: Catalogue) -> dict[str, Peak]:
-    """The peak of each run by spec id, as far as plans have asked."""
+def known(planned: Sequence[Planned], costs: Costs, catalogue: Catalogue) -> dict[str, RunPeak]:
+    """Return the peak of each run by spec id, as far as it was simulated."""
     answers = _store(catalogue).answers
-    found = {}
-    for spec_id, (key, asked) in _questions(planned, costs).items():
+    peaks = {}
+    for spec_id, (key, query) in _queries(planned, costs).items():
         if key in answers:
             a = answers[key]
-            at_most = None if a["bytes"] is None else _at_most(asked["batch"])
+            at_most = None if a["bytes"] is None else _at_most(query["batch"])
             remarks = [a.get("refused"), at_most, UNVERIFIED if costs.device not in (None, "cpu") else None]
             note = "; ".join(r for r in remarks if r) or None
-            found[spec_id] = Peak(a["bytes"], tuple(a["batch"]) if a["bytes"] else None, at_most is not None, note)
-    return found
+            peaks[spec_id] = RunPeak(a["bytes"], tuple(a["batch"]) if a["bytes"] else None, at_most is not None, note)
+    return peaks
 
 
 def missing(planned: Sequence[Planned], costs: Costs, catalogue: Catalogue) -> dict[str, dict[str, Any]]:
-    """The questions that no plan has asked yet, by key."""
+    """Return the queries that were not simulated yet, by key."""
     answers = _store(catalogue).answers
-    return {key: asked for key, asked in _questions(planned, costs).values() if key not in answers}
+    return {key: query for key, query in _queries(planned, costs).values() if key not in answers}
 
 
-def remember(told: Mapping[str, Mapping[str, Any]], catalogue: Catalogue) -> None:
+def remember(answers: Mapping[str, Mapping[str, Any]], catalogue: Catalogue) -> None:
+    """Cache the answers of `calibrate.simulate`."""
     store = _store(catalogue)
-    for key, answer in told.items():
+    for key, answer in answers.items():
         store.put(key, answer)
     store.save()
 
 
-def _questions(planned: Sequence[Planned], costs: Costs) -> dict[str, tuple[str, dict[str, Any]]]:
-    """What is asked about each run, by spec id, and its key: what decides the bytes, and neither rate nor seed."""
+def _queries(planned: Sequence[Planned], costs: Costs) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return the query of each run by spec id, with its key.
+
+    The key covers what determines the bytes; learning rate and seed do not.
+    """
     largest: dict[str, Mapping[str, Any]] = {}
     for p in planned:
-        key, now = task_key(p.spec), costs.batches.get(batch_key(p.spec)) or _at_worst(p.spec)
-        if key not in largest or _tokens(now) > _tokens(largest[key]):
-            largest[key] = now
-    found = {}
-    for p in planned:
-        found[p.spec.id] = _question(p.like, p.task, largest[task_key(p.spec)])
-    return found
+        key, batch = task_key(p.spec), costs.batches.get(batch_key(p.spec)) or _at_worst(p.spec)
+        if key not in largest or _tokens(batch) > _tokens(largest[key]):
+            largest[key] = batch
+    return {p.spec.id: _query(p.like, p.task, largest[task_key(p.spec)]) for p in planned}
 
 
-def _question(s: RunSpec, task: TaskFacts, batch: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _query(s: RunSpec, task: TaskFacts, batch: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     t = s.train
-    told = [as_dict(s.backbone), task.kind, task.labels, batch, t.accumulation, t.clip is None, t.weight_decay > 0]
-    key = digest([*told, s.method.name, s.method.version, dict(s.method.hyper)])[:24]
+    step = [as_dict(s.backbone), task.kind, task.labels, batch, t.accumulation, t.clip is None, t.weight_decay > 0]
+    key = digest([*step, s.method.name, s.method.version, dict(s.method.hyper)])[:24]
     return key, {"spec": as_dict(s), "kind": task.kind, "labels": task.labels, "batch": batch}
 
 
 def at_worst(spec: RunSpec, task: TaskFacts, catalogue: Catalogue) -> int:
-    """The peak of a run's step on the largest batch that there can be, simulated here and now, and remembered.
+    """Return the peak of a run's step on the largest possible batch, simulated now if it is not cached.
 
-    Raises UserError for a method whose steps cannot be simulated.
+    Args:
+        spec: The run.
+        task: Facts of its task.
+        catalogue: The methods, with the cache.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        UserError: The method's steps cannot be simulated.
     """
-    key, asked = _question(spec, task, _at_worst(spec))
+    key, query = _query(spec, task, _at_worst(spec))
     store = _store(catalogue)
     if key not in store.answers:
-        from peftbench.estimate.run_step import peak
+        from peftbench.estimate.run_peak import peak
 
-        store.put(key, peak(asked, catalogue.plugins))
+        store.put(key, peak(query, catalogue.plugins))
         store.save()
     answer = store.answers[key]
     if answer["bytes"] is None:
@@ -102,18 +119,18 @@ def at_worst(spec: RunSpec, task: TaskFacts, catalogue: Catalogue) -> int:
 
 
 def _at_worst(spec: RunSpec) -> dict[str, Any]:
-    """The largest batch that the limits allow; padded, since a mask costs memory."""
+    """Return the largest batch that the limits allow. It has padding, because a mask costs memory."""
     t = spec.train
     return {"rows": t.batch_size, "length": t.max_length, "padded": True, "exact": False}
 
 
 def _at_most(batch: Mapping[str, Any]) -> str | None:
-    """Why the figure is an upper bound; None where it is exact."""
+    """Return why the peak is an upper bound; None if it is exact."""
     return None if batch["exact"] else PARTLY if "tensors" in batch else UNREAD
 
 
 def _tokens(batch: Mapping[str, Any]) -> tuple[int, bool]:
-    """By what one batch is larger than another: its tokens, those of an answer apart too, and padding."""
+    """Return the size of a batch for comparison: its tokens, with those of separate answers, and its padding."""
     if "tensors" not in batch:
         return batch["rows"] * batch["length"], True
     shapes = batch["tensors"]
@@ -122,8 +139,8 @@ def _tokens(batch: Mapping[str, Any]) -> tuple[int, bool]:
 
 
 def _store(catalogue: Catalogue) -> Store:
-    kept = {
+    versions = {
         "packages": cache.versions("torch", "transformers", "bitsandbytes"),
         "code": cache.code_key(*CODE, files=catalogue.plugins),
     }
-    return catalogue.stores.open("peaks", digest(kept))
+    return catalogue.stores.open("peaks", digest(versions))

@@ -1,12 +1,12 @@
-"""How long a run will take: from finished runs like it, else from what was measured here, else by arithmetic.
+"""Predict how long a run will take: from finished runs like it, else from calibration, else by arithmetic.
 
-What was measured (calibrate.py) are a configuration's steps and evaluated batches at three lengths. A run's time is
-their sum over the lengths of the batches that it will see, each length's time on the line between its neighbours, and
-what comes once: loading, attaching, the step under the memory tracker.
+Calibration (calibrate.py) times a configuration's steps and evaluated batches at three lengths. A run's time is the sum
+over the lengths of its batches, interpolated linearly between measured lengths, plus what happens once: loading,
+attaching, the step under the memory tracker.
 
-The arithmetic counts the products of matrices: 2 operations a weight and token forward, and backward as many again for
-the gradient of the activations (none where only the head trains) and, where the base trains, as many for the gradient
-of the weights. It leaves out attention, optimiser and Python, and is good for planning an afternoon.
+The arithmetic counts matrix products: 2 operations per weight and token in the forward pass. The gradient of the
+activations takes as many again, unless only the head trains; so does the gradient of the weights, if the base trains.
+The arithmetic ignores attention, optimiser and Python, and is a rough guide only.
 """
 
 from __future__ import annotations
@@ -23,22 +23,37 @@ from peftbench.plan.grid import Planned
 from peftbench.records.record import Record, is_trial
 
 TOKENS_PER_WORD = 1.4
-FLOPS_PER_SECOND = 2e10  # of a core, for the arithmetic
+FLOPS_PER_SECOND = 2e10  # of a core, in the arithmetic
 SETUP_SECONDS = 1.0  # of each run: attach, tokenise or read the cache, write the record
-DECODING = 8.0  # generating a token alone moves all weights for one token's worth of arithmetic
+DECODING = 8.0  # slowdown per generated token: each one reads all weights
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """Seconds of one run among those that share the machine. `measured`: by the calibration alone, if there is one."""
+    """The predicted time of one run, while `jobs` runs share the machine.
+
+    Attributes:
+        seconds: The prediction.
+        source: "finished runs", "calibration" or "arithmetic".
+        measured: Seconds from the calibration alone, if there is one.
+    """
 
     seconds: float
-    source: str  # "finished runs" | "calibration" | "arithmetic"
+    source: str
     measured: float | None
 
 
 def predict(planned: Sequence[Planned], records: Iterable[Record], costs: Costs) -> dict[str, Predicted]:
-    """The prediction for each run by spec id. Finished runs are taken to have shared the machine likewise."""
+    """Predict the time of each run.
+
+    Args:
+        planned: The runs.
+        records: Finished runs, which are assumed to have shared the machine in the same way.
+        costs: Calibrated costs.
+
+    Returns:
+        The prediction by spec id.
+    """
     finished: dict[tuple[str, str, bool], list[float]] = {}
     for r in records:
         if r.kind == "run" and r.is_finished:
@@ -46,28 +61,28 @@ def predict(planned: Sequence[Planned], records: Iterable[Record], costs: Costs)
             key = (r.spec["method"]["label"], r.spec["task"]["name"], is_trial(r))
             finished.setdefault(key, []).append(spent)
     unmeasured = _similar(planned, costs)
-    found = {}
+    predictions = {}
     for p in planned:
         measured = _measured(p, costs, unmeasured)
         key = (p.label, p.spec.task.name, p.spec.trial is not None)
         like = finished.get(key) or ([] if measured is not None else finished.get((*key[:2], not key[2])))
         if like:
-            found[p.spec.id] = Predicted(median(like) * max(1, p.spec.train.steps), "finished runs", measured)
+            predictions[p.spec.id] = Predicted(median(like) * max(1, p.spec.train.steps), "finished runs", measured)
         elif measured is not None:
-            found[p.spec.id] = Predicted(measured, "calibration", measured)
+            predictions[p.spec.id] = Predicted(measured, "calibration", measured)
         else:
-            found[p.spec.id] = Predicted(computed(p), "arithmetic", None)
-    return found
+            predictions[p.spec.id] = Predicted(computed(p), "arithmetic", None)
+    return predictions
 
 
 def loading(planned: Sequence[Planned], costs: Costs) -> float:
-    """Seconds until a worker can compute, and for loading each task's data and network once; 0 where not measured."""
+    """Return the seconds to start a worker and to load each task's data and network once; 0 for what is unknown."""
     tasks = dict.fromkeys(task_key(p.spec) for p in planned)
     return (costs.start or 0.0) + sum(costs.loads.get(k) or 0.0 for k in tasks) if planned else 0.0
 
 
 def at(length: float, measured: Mapping[str, float]) -> float:
-    """Seconds at a length, on the line through the two measured lengths around it, or the two nearest it.
+    """Return the seconds at a length, linear between the two measured lengths around it, or through the nearest two.
 
     >>> at(20, {"10": 1.0, "30": 2.0})
     1.5
@@ -81,26 +96,26 @@ def at(length: float, measured: Mapping[str, float]) -> float:
 
 
 def computed(p: Planned) -> float:
-    """Seconds by arithmetic."""
+    """Return the seconds of a run by arithmetic."""
     train, sites, rows = p.spec.train, p.task.sites, p.task.rows
     tokens = min(train.max_length, TOKENS_PER_WORD * p.task.mean_words + 2)
     linear = sum(s.size[0] * s.size[1] for s in sites.linear())
     weights = linear if linear and p.task.kind != "generation" else sites.base  # causal: the vocabulary multiplies too
     per_token = 6 if p.trainable >= sites.base else 4 if p.trainable else 2
     steps = train.steps * train.batch_size * tokens * per_token * weights
-    looked_at = rows["validation"] * _evaluations(p) + (rows["test"] if p.spec.trial is None else 0)
-    evaluated = looked_at * tokens * 2 * weights * (DECODING if p.task.kind == "generation" else 1)
+    evaluated_rows = rows["validation"] * _evaluations(p) + (rows["test"] if p.spec.trial is None else 0)
+    evaluated = evaluated_rows * tokens * 2 * weights * (DECODING if p.task.kind == "generation" else 1)
     return SETUP_SECONDS + (train.seconds or 0.0) + (steps + evaluated) / FLOPS_PER_SECOND
 
 
 def _evaluations(p: Planned) -> int:
-    """How often the validation split is evaluated: when it is due, and after the last step."""
+    """Return how often the validation split is evaluated: when it is due, and after the last step."""
     train = p.spec.train
     return 1 if train.eval_every is None else max(1, math.ceil(train.steps / train.eval_every))
 
 
 def _measured(p: Planned, costs: Costs, similar: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """Seconds from the calibration: those of a similar configuration where this one was not timed."""
+    """Return the seconds of a run from the calibration; a similar configuration replaces one that was not timed."""
     shape = costs.shapes.get(task_key(p.spec))
     cost = costs.steps.get(run_key(p)) or similar.get(run_key(p))
     if shape is None or cost is None:
@@ -112,18 +127,21 @@ def _measured(p: Planned, costs: Costs, similar: Mapping[str, Mapping[str, Any]]
     once = cost["setup"] + max(0.0, cost["tracked"] - at(max(map(float, cost["steps"])), cost["steps"]))
     limit, tested = p.spec.train.seconds, p.spec.trial is None
     trained = total("train", cost["steps"]) if limit is None else limit
-    looked = _evaluations(p) * total("validation", cost["evaluated"])
-    looked += total("test", cost["evaluated"]) if tested else 0.0
+    evaluated = _evaluations(p) * total("validation", cost["evaluated"])
+    evaluated += total("test", cost["evaluated"]) if tested else 0.0
     answers = shape.get("generated", []) if tested else []
-    written = len(answers) * cost.get("prompt", 0.0) + sum(answers) * cost.get("token", 0.0)
-    return float(once + trained + looked + written)
+    generated = len(answers) * cost.get("prompt", 0.0) + sum(answers) * cost.get("token", 0.0)
+    return float(once + trained + evaluated + generated)
 
 
 def _similar(planned: Sequence[Planned], costs: Costs) -> dict[str, Mapping[str, Any]]:
-    """For each configuration that was not timed, what was found for the timed one nearest to it in what it trains."""
+    """Return, for each configuration without times, the costs of a timed one.
+
+    It is the one whose number of trainable parameters is nearest.
+    """
     keyed = {run_key(p): p for p in planned}
     timed = [(p, cost) for key, p in keyed.items() if (cost := costs.steps.get(key)) is not None]
-    found = {}
+    similar = {}
     for key, p in keyed.items():
         if costs.steps.get(key) is not None:
             continue
@@ -136,5 +154,5 @@ def _similar(planned: Sequence[Planned], costs: Costs) -> dict[str, Mapping[str,
             and (q.spec.train.batch_size, q.spec.train.max_length) == (t.batch_size, t.max_length)
         ]
         if alike:
-            found[key] = timed[min(alike)[1]][1]
-    return found
+            similar[key] = timed[min(alike)[1]][1]
+    return similar

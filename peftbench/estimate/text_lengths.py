@@ -1,4 +1,4 @@
-"""How long a task's texts are in a model's tokens: by the tokenizer alone, no network is loaded."""
+"""The lengths of a task's texts in a model's tokens, from the tokenizer alone; no network is loaded."""
 
 from __future__ import annotations
 
@@ -14,13 +14,21 @@ from peftbench.tasks import tokens
 def mean_tokens(
     stores: Stores, backbone: BackboneSpec, task: TaskSpec, max_length: int, data_dir: Path | None = None
 ) -> float:
-    """The mean number of tokens of a training example, padding left out; texts are cut at `max_length` tokens.
+    """Return the mean number of tokens of a training example, without padding.
 
-    Raises UserError where the data changed since the plan was made, or the tokenizer cannot serve.
+    Args:
+        stores: The cache's stores.
+        backbone: The backbone whose tokenizer counts.
+        task: The task.
+        max_length: Number of tokens at which texts are truncated.
+        data_dir: Directory of the data sets, if given.
+
+    Raises:
+        UserError: The data changed since the plan was made, or the tokenizer does not load.
     """
     code = cache.code_key("tasks", "backbones")
     store = stores.open("tokens", digest({"code": code, "packages": cache.versions("transformers", "tokenizers")}))
-    asked = [backbone.fingerprint, task.fingerprint, task.version, max_length]
+    key = digest([backbone.fingerprint, task.fingerprint, task.version, max_length])
 
     def count() -> float:
         from peftbench.backbones.tokenizers import tokenizer_and_start  # torch
@@ -32,4 +40,4 @@ def mean_tokens(
         encoded = tokens.encode(dataset, tokenizer, max_length, cache.root() / "tokens", start)
         return float(encoded["train"].lengths.mean())
 
-    return float(store.get(digest(asked), count))
+    return float(store.get(key, count))

@@ -104,7 +104,7 @@ def head_path(path: Path) -> Path:
 
 
 def save_head(path: Path, backbone: Backbone, header: Mapping[str, Any]) -> None:
-    """Write the task head next to the adapter at `path`."""
+    """Write the task head next to the adapter at `path`, with the adapter's header."""
     save(head_path(path), _head(backbone), header)
 
 
@@ -163,10 +163,10 @@ def _head(backbone: Backbone) -> dict[str, Tensor]:
 
 
 def _take_head(state: Mapping[str, Tensor], backbone: Backbone, path: Path) -> None:
-    there = _head(backbone)
-    if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in there.items()}:
+    own = _head(backbone)
+    if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in own.items()}:
         raise UserError(f"the head beside {path} is for another task; load the backbone with that task's labels")
     backbone.save_snapshot()
     with torch.no_grad():
-        for name, p in there.items():
+        for name, p in own.items():
             p.data = state[name].to(p.device)

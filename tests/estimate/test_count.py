@@ -17,7 +17,7 @@ from peftbench.backbones import architectures, embedded, roles, source
 from peftbench.backbones.load import load, load_on_meta
 from peftbench.cli.app import main
 from peftbench.errors import UserError
-from peftbench.estimate.count import Question, as_text, count, network, origin, parsed
+from peftbench.estimate.count import ModelQuery, as_text, count, network, origin, parsed
 from peftbench.method import adapter_file
 from peftbench.method.edit import Edit
 from peftbench.method.registry import discover, find, make
@@ -96,7 +96,7 @@ def test_every_architecture_is_held_to_a_published_size_and_names_its_source() -
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_architecture_counts_with_a_method(name: str) -> None:
-    counted = count(Question(name), "lora", {"rank": 1})
+    counted = count(ModelQuery(name), "lora", {"rank": 1})
     assert counted.attached
     assert 0 < counted.trainable < counted.base / 500
     assert counted.total == counted.base + counted.head + counted.trainable
@@ -106,13 +106,13 @@ def test_every_architecture_counts_with_a_method(name: str) -> None:
 @pytest.mark.parametrize(("name", "kind"), [("minilm-l6", "classification"), ("smollm2-135m", "generation")])
 def test_an_embedded_models_sizes_are_those_of_its_weights(name: str, kind: str) -> None:
     place = source.Origin(name, str(embedded.model_dir(name)))
-    assert load_on_meta(place, kind, 2).sites == network(Question(name)).sites
+    assert load_on_meta(place, kind, 2).sites == network(ModelQuery(name)).sites
 
 
 def test_an_embedded_model_is_counted_without_fetching_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path))
     monkeypatch.setattr(embedded, "model_dir", lambda name: pytest.fail("asked for the download"))
-    assert count(Question("minilm-l6"), "ia3").trainable == 13_824
+    assert count(ModelQuery("minilm-l6"), "ia3").trainable == 13_824
 
 
 # The bytes of the file, against files that are really written.
@@ -132,7 +132,7 @@ def test_the_bytes_are_those_of_a_saved_file(name: str, model: str, tmp_path: Pa
     method.finish(edit)
     header = {"method": name, "hyper": asdict(method), "backbone": backbone.fingerprint}
     written = adapter_file.save(tmp_path / "a.safetensors", edit.state(), header)
-    counted = count(Question(model), name, hyper)
+    counted = count(ModelQuery(model), name, hyper)
     assert counted.stored_bytes == written
     assert (counted.trainable, counted.total) == (trained["trainable"], trained["total"])
 
@@ -150,7 +150,7 @@ def test_the_bytes_are_those_of_tensors_of_every_width(tmp_path: Path) -> None:
 
 def test_a_run_stores_what_was_counted() -> None:
     body = Session("cpu", threads=1).execute(spec("lora"))
-    counted = count(Question("tiny-encoder", labels=spec_labels(body)), "lora", body["hyper"])
+    counted = count(ModelQuery("tiny-encoder", labels=spec_labels(body)), "lora", body["hyper"])
     said = body["parameters"]
     assert (said["stored_bytes"], said["trainable"], said["head"], said["total"]) == (
         counted.stored_bytes,
@@ -165,7 +165,7 @@ def spec_labels(body: dict[str, Any]) -> int:
 
 
 def test_every_method_here_attaches_on_the_meta_device() -> None:
-    assert {name for name in discover() if not count(Question("tiny-encoder"), name).attached} == set()
+    assert {name for name in discover() if not count(ModelQuery("tiny-encoder"), name).attached} == set()
 
 
 PLUGIN = """
@@ -202,7 +202,7 @@ def test_a_plugin_is_counted_on_the_network_where_it_can_attach_and_else_by_its_
 ) -> None:
     path = tmp_path / f"plugin_{attached}.py".lower()
     path.write_text(PLUGIN.replace("DRAW", draw).replace("PLUS", "").replace("NAME", path.stem))
-    counted = count(Question("bert-base"), path.stem, plugins=[path])
+    counted = count(ModelQuery("bert-base"), path.stem, plugins=[path])
     assert (counted.trainable, counted.attached) == (12 * 768, attached)
     assert counted.total == counted.base + counted.head + 12 * 768
     assert (counted.stored_bytes is not None) == attached
@@ -213,7 +213,7 @@ def test_a_formula_that_is_wrong_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "wrong_formula.py"
     path.write_text(PLUGIN.replace("DRAW", SEEDED).replace("PLUS", "+ 1").replace("NAME", path.stem))
     with pytest.raises(UserError, match="says 9,217 and 9,216 train"):
-        count(Question("bert-base"), path.stem, plugins=[path])
+        count(ModelQuery("bert-base"), path.stem, plugins=[path])
 
 
 # The command.

@@ -13,11 +13,12 @@ from torch import Tensor
 from peftbench.backbones.configuration import natural_kind
 from peftbench.backbones.load import load, load_on_meta
 from peftbench.errors import UserError
-from peftbench.estimate import depth, simulate
-from peftbench.estimate.count import Question, origin
-from peftbench.estimate.eight_bit import AdamW8bit
-from peftbench.estimate.fit import fit, parsed_size
-from peftbench.estimate.step import Estimate, Setting, course, estimate
+from peftbench.estimate import fake_tensors, simulated_step
+from peftbench.estimate.adamw8bit import AdamW8bit
+from peftbench.estimate.count import ModelQuery, origin
+from peftbench.estimate.extrapolation import extrapolate, peak_of
+from peftbench.estimate.memory_fit import fit, parsed_size
+from peftbench.estimate.step_estimate import Setting, StepEstimate, estimate, simulate_step
 from peftbench.method.catalogue import Catalogue
 from peftbench.method.registry import discover, find, make
 
@@ -33,17 +34,17 @@ def _measured(model: str, name: str, setting: Setting) -> dict[str, Any]:
     """What the tracker says of the real second step."""
     kind = natural_kind(origin(model))
     backbone = load(model, kind, 2, dtype=setting.dtype, gradient_checkpointing=setting.checkpointing)
-    with simulate.attention(setting.attention):
-        trainer = simulate.trainer_of(backbone, _method(name), setting.dtype, setting.optimizer)
-        batch = simulate.batch_of(backbone, setting.batch, setting.seq, setting.with_mask)
+    with fake_tensors.attention(setting.attention):
+        trainer = simulated_step.trainer_of(backbone, _method(name), setting.dtype, setting.optimizer)
+        batch = simulated_step.batch_of(backbone, setting.batch, setting.seq, setting.with_mask)
         backbone.net.train()
-        trainer.step(batch, 1 / simulate.STEPS)
-        return trainer.tracked_step(batch, 2 / simulate.STEPS)[1]
+        trainer.step(batch, 1 / simulated_step.STEPS)
+        return trainer.tracked_step(batch, 2 / simulated_step.STEPS)[1]
 
 
 def _agree(model: str, name: str, setting: Setting) -> None:
     try:
-        predicted = estimate(Question(model), name, {}, setting)
+        predicted = estimate(ModelQuery(model), name, {}, setting)
     except UserError as refusal:
         with pytest.raises(UserError, match=re.escape(str(refusal))):
             _measured(model, name, setting)
@@ -83,11 +84,11 @@ def test_it_is_so_in_every_setting(name: str, change: dict[str, Any], model: str
 def test_three_small_depths_tell_a_larger_one(name: str, model: str) -> None:
     """Ten layers in full, and from three, four and five of them."""
     try:
-        shallow = [course(Question(model), _method(name), Setting(2, 16), True, n) for n in (3, 4, 5)]
+        shallow = [simulate_step(ModelQuery(model), _method(name), Setting(2, 16), True, n) for n in (3, 4, 5)]
     except UserError:
         pytest.skip("this network cannot take the method")
-    whole = depth.peak(course(Question(model), _method(name), Setting(2, 16), True, 10))
-    told = depth.deeper(shallow, 7)
+    whole = peak_of(simulate_step(ModelQuery(model), _method(name), Setting(2, 16), True, 10))
+    told = extrapolate(shallow, 7)
     if told is None:  # then the network is simulated in full
         pytest.skip("its course is not regular enough to be told")
     assert told.bytes == whole.bytes
@@ -96,8 +97,8 @@ def test_three_small_depths_tell_a_larger_one(name: str, model: str) -> None:
 
 
 def test_layers_that_differ_are_not_told_from_three_depths() -> None:
-    courses = [course(Question("bert-base"), _method("lora"), Setting(1, 8), False, n) for n in (3, 4, 6)]
-    assert depth.deeper(courses, 9) is None
+    courses = [simulate_step(ModelQuery("bert-base"), _method("lora"), Setting(1, 8), False, n) for n in (3, 4, 6)]
+    assert extrapolate(courses, 9) is None
 
 
 def test_a_size_that_only_numbers_tell_is_refused(tmp_path: Path) -> None:
@@ -116,18 +117,18 @@ def test_a_size_that_only_numbers_tell_is_refused(tmp_path: Path) -> None:
         "        return sum(4 * sum(site.size) for site in sites.linear('q'))\n"
     )
     with pytest.raises(UserError, match="picky cannot be estimated: the size of one of its tensors depends on numbers"):
-        estimate(Question("tiny-encoder"), "picky", {}, Setting(2, 8), [plugin])
+        estimate(ModelQuery("tiny-encoder"), "picky", {}, Setting(2, 8), [plugin])
 
 
 def test_roles_add_up_to_the_peak() -> None:
-    found = estimate(Question("tiny-decoder"), "lora", {}, Setting(2, 16), by_role=True)
+    found = estimate(ModelQuery("tiny-decoder"), "lora", {}, Setting(2, 16), by_role=True)
     assert found.by_role is not None
     assert sum(sum(parts.values()) for parts in found.by_role.values()) == found.peak_bytes
     assert found.by_role["q"]["adapter"] > 0
 
 
 def test_four_bit_weights_count_as_they_are_stored() -> None:
-    found = estimate(Question("tiny-decoder"), "qlora", {}, Setting(2, 16))
+    found = estimate(ModelQuery("tiny-decoder"), "qlora", {}, Setting(2, 16))
     weights = 2 * (32 * 32 * 2 + 2 * 32 * 16 + 3 * 32 * 64)  # of the linear layers
     assert found.held["4-bit codes"] == weights // 2
     assert found.held["4-bit absmax"] == weights // 64
@@ -136,7 +137,7 @@ def test_four_bit_weights_count_as_they_are_stored() -> None:
 
 def test_fused_attention_keeps_no_scores() -> None:
     kept = {
-        how: estimate(Question("tiny-encoder"), "lora", {}, Setting(2, 64, attention=how)).peak_bytes
+        how: estimate(ModelQuery("tiny-encoder"), "lora", {}, Setting(2, 64, attention=how)).peak_bytes
         for how in ("math", "flash")
     }
     assert kept["math"] - kept["flash"] > 2 * 2 * 64 * 64 * 4  # more than one layer's scores: batch, heads, L, L
@@ -145,7 +146,7 @@ def test_fused_attention_keeps_no_scores() -> None:
 @pytest.mark.parametrize("how", ["math", "flash"])
 def test_attention_is_of_the_same_kind_where_checkpointing_computes_it_again(how: str) -> None:
     kept, again = (
-        estimate(Question("tiny-encoder"), "lora", {}, Setting(2, 64, attention=how, checkpointing=c)).peak_bytes
+        estimate(ModelQuery("tiny-encoder"), "lora", {}, Setting(2, 64, attention=how, checkpointing=c)).peak_bytes
         for c in (False, True)
     )
     assert again < kept
@@ -180,7 +181,7 @@ def test_eight_bit_state_is_what_bitsandbytes_holds() -> None:
 
 def test_the_eight_bit_state_takes_a_quarter() -> None:
     at = {
-        name: estimate(Question("bert-base"), "full", {}, Setting(1, 8, optimizer=name)).at_peak["optimizer"]
+        name: estimate(ModelQuery("bert-base"), "full", {}, Setting(1, 8, optimizer=name)).at_peak["optimizer"]
         for name in ("adamw", "adamw8bit", "sgd")
     }
     assert at["adamw8bit"] < at["adamw"] / 3.8
@@ -189,7 +190,7 @@ def test_the_eight_bit_state_takes_a_quarter() -> None:
 
 def test_a_methods_own_optimiser_is_not_exchanged() -> None:
     with pytest.raises(UserError, match="galore has an optimiser of its own, GaLoreAdamW"):
-        estimate(Question("tiny-encoder"), "galore", {}, Setting(2, 8, optimizer="sgd"))
+        estimate(ModelQuery("tiny-encoder"), "galore", {}, Setting(2, 8, optimizer="sgd"))
 
 
 @pytest.mark.parametrize(
@@ -209,17 +210,17 @@ def test_a_wrong_setting_is_the_users_mistake(wrong: dict[str, Any], said: str) 
 
 def test_a_text_longer_than_the_network_is_refused() -> None:
     with pytest.raises(UserError, match="--seq 129: this bert network has 128 positions"):
-        estimate(Question("tiny-encoder"), "lora", {}, Setting(1, 129))
+        estimate(ModelQuery("tiny-encoder"), "lora", {}, Setting(1, 129))
 
 
 def test_the_largest_batch_fits_and_the_next_does_not() -> None:
     asked: list[int] = []
 
-    def ask(setting: Setting) -> Estimate:
+    def ask(setting: Setting) -> StepEstimate:
         asked.append(setting.batch)
-        return estimate(Question("tiny-decoder"), "lora", {}, setting)
+        return estimate(ModelQuery("tiny-decoder"), "lora", {}, setting)
 
-    limit = estimate(Question("tiny-decoder"), "lora", {}, Setting(5, 16)).peak_bytes
+    limit = estimate(ModelQuery("tiny-decoder"), "lora", {}, Setting(5, 16)).peak_bytes
     found = fit(limit, "batch", Setting(1, 16), ask)
     assert found.largest == 5
     assert found.fits is not None
@@ -230,7 +231,7 @@ def test_the_largest_batch_fits_and_the_next_does_not() -> None:
 
 
 def test_the_longest_text_ends_at_the_networks_positions() -> None:
-    found = fit(10**12, "seq", Setting(1, 1), lambda setting: estimate(Question("tiny-encoder"), "lora", {}, setting))
+    found = fit(10**12, "seq", Setting(1, 1), lambda setting: estimate(ModelQuery("tiny-encoder"), "lora", {}, setting))
     assert found.largest == 128
     assert found.next_larger is None
 

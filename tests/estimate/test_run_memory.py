@@ -9,7 +9,7 @@ import pytest
 
 from peftbench.estimate import calibrate, calibration_worker, run_memory
 from peftbench.estimate.calibrate import Costs
-from peftbench.estimate.run_step import peak
+from peftbench.estimate.run_peak import peak
 from peftbench.plan.prepare import Prepared
 from peftbench.run.session import Session
 

@@ -247,7 +247,7 @@ def test_what_tuning_draws_is_neither_timed_nor_simulated_apart(asked: experimen
     everything = [p for p in grid(asked) if p.spec.task.name == "one" and p.label == "lora"]
     assert len({json.dumps(dict(p.spec.method.hyper)) for p in everything}) > 1
     assert len({calibrate.run_key(p) for p in everything}) == 1
-    assert len({key for key, _ in run_memory._questions(everything, Costs(None, {}, {}, {})).values()}) == 1
+    assert len({key for key, _ in run_memory._queries(everything, Costs(None, {}, {}, {})).values()}) == 1
     mine = trials(everything, "lora")
     resolved = next_runs.with_best_trials(everything, scored(mine, [0.0, 0.0, 0.0, 1.0]))
     assert {calibrate.run_key(p) for p in resolved} == {calibrate.run_key(p) for p in everything}

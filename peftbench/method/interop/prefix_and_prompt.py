@@ -47,6 +47,14 @@ def write_prefix(trained: TrainedAdapter) -> Exported:
 def read_prefix(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> Read:
     """Import a prefix: keys and values by layer, rotated back.
 
+    Args:
+        config: peft's adapter configuration.
+        tensors: peft's tensors by name, without the head.
+        backbone: The backbone.
+
+    Returns:
+        Method, hyperparameters and state.
+
     Raises:
         UserError: peft's prefix computes something else on this network.
     """
@@ -87,6 +95,14 @@ def write_prompt(trained: TrainedAdapter) -> Exported:
 
 def read_prompt(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> Read:
     """Import a prompt: the vectors in front of the text.
+
+    Args:
+        config: peft's adapter configuration.
+        tensors: peft's tensors by name, without the head.
+        backbone: The backbone.
+
+    Returns:
+        Method, hyperparameters and state.
 
     Raises:
         UserError: peft's prompt computes something else on this network.

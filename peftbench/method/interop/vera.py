@@ -59,6 +59,14 @@ def write(trained: TrainedAdapter) -> Exported:
 def read(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> Read:
     """Import the vectors.
 
+    Args:
+        config: peft's adapter configuration.
+        tensors: peft's tensors by name, without the head.
+        backbone: The backbone.
+
+    Returns:
+        Method, hyperparameters and state.
+
     Raises:
         UserError: The pair is not the one that peftbench draws from the adapter's seed, or the adapter has other parts.
     """

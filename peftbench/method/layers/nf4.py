@@ -159,6 +159,14 @@ class NF4Linear(nn.Module):
         return dequantize_with_tables(self.quantized, (self.pairs, self.dynamic), dtype or self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
+        """Return x W^T + b.
+
+        Args:
+            x: (..., in).
+
+        Returns:
+            (..., out).
+        """
         dtype = self.compute_dtype or x.dtype
         result = x.dtype
         device = x.device.type
@@ -172,6 +180,7 @@ class NF4Linear(nn.Module):
         return _linear(x.to(dtype), bias, (q.shape, q.block), *tensors).to(result)
 
     def extra_repr(self) -> str:
+        """Return the layer's sizes and backend for its repr."""
         sizes = f"in_features={self.in_features}, out_features={self.out_features}"
         return f"{sizes}, bias={self.bias is not None}, backend={self.backend}"
 

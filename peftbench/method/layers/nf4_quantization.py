@@ -118,7 +118,16 @@ def dequantize(q: Quantized, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def dequantize_with_tables(q: Quantized, tables: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
-    """Return the dense tensor of `q.shape` in `dtype`, with lookup tables from `pair_table` and `dynamic_table`."""
+    """Return the dense tensor, with lookup tables that already exist.
+
+    Args:
+        q: The quantised tensor.
+        tables: Results of `pair_table` and `dynamic_table` on its device.
+        dtype: Dtype of the result.
+
+    Returns:
+        A tensor of `q.shape`.
+    """
     pairs, dynamic = tables
     absmax = q.absmax
     if q.scales is not None and q.offset is not None:

@@ -1,9 +1,9 @@
-"""AdamW with 8-bit state as bitsandbytes stores it: the allocations, for predictions. It updates nothing.
+"""AdamW with 8-bit state as bitsandbytes stores it: only its allocations, for predictions. It updates nothing.
 
-Dettmers et al. 2021, "8-bit Optimizers via Block-wise Quantization" (arXiv:2110.02861); facts read from bitsandbytes
-0.50, `Optimizer2State.init_state`: two moments of one byte a number, a float32 absmax of each for every block of 256,
-two lookup tables of 256 float32 that all tensors share; tensors of fewer than 4096 numbers keep float32 moments. Its
-kernels work in place, so that a step has no temporaries of its own.
+Dettmers et al. 2021, "8-bit Optimizers via Block-wise Quantization" (arXiv:2110.02861). From bitsandbytes 0.50,
+`Optimizer2State.init_state`: two moments of one byte per number, a float32 absmax of each for every block of 256, and
+two lookup tables of 256 float32 that all tensors share. Tensors of fewer than 4096 numbers keep float32 moments. Its
+kernels work in place, so a step has no temporaries of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BLOCK, SMALLEST, TABLE = 256, 4096, 256
 
 
 class AdamW8bit(torch.optim.Optimizer):
-    """Holds what bitsandbytes.optim.AdamW8bit holds after its first step. For fake tensors alone: nothing trains."""
+    """Allocates what bitsandbytes.optim.AdamW8bit holds after its first step. Only for fake tensors: nothing trains."""
 
     def __init__(self, params: Iterable[Any], lr: float) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": 0.0})
@@ -26,6 +26,7 @@ class AdamW8bit(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Allocate the state of every parameter with a gradient."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None and not self.state[p]:

@@ -1,0 +1,142 @@
+"""Run the real training step on fake tensors (shapes only) under the memory tracker.
+
+The step is `Trainer.step`. The second step is tracked, so that the optimizer's state exists.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftbench.backbones.load import Backbone
+from peftbench.errors import UserError
+from peftbench.estimate.adamw8bit import AdamW8bit
+from peftbench.estimate.timeline import StepTimeline, TimelineTracker
+from peftbench.measure import module_roles
+from peftbench.measure.flops import Flops
+from peftbench.method.base import Method
+from peftbench.method.edit import Edit
+from peftbench.method.layers.nf4 import NF4Linear
+from peftbench.records.spec import TrainSpec
+from peftbench.run.train import Trainer
+
+STEPS = 100  # of the training whose second step is simulated; AdaLoRA's budget depends on it
+FOUR_BIT = ("codes", "absmax", "scales", "offset", "pairs", "dynamic")
+
+
+def batch_of(backbone: Backbone, size: int, length: int, padded: bool) -> dict[str, Tensor]:
+    """Make a batch of zeros with the tensors that a task's batches have.
+
+    Args:
+        backbone: The backbone.
+        size: Number of texts.
+        length: Tokens of each text.
+        padded: Whether the first text is one token shorter.
+    """
+    config = backbone.net.config
+    ids = torch.zeros(size, length, dtype=torch.long)
+    mask = torch.ones_like(ids)
+    if padded:
+        mask[0, -1] = 0
+    batch = {"input_ids": ids, "attention_mask": mask}
+    if config.model_type == "bert":
+        batch["token_type_ids"] = torch.zeros_like(ids)
+    if backbone.kind != "generation":
+        return {**batch, "labels": torch.zeros(size, dtype=torch.long)}
+    if config.is_encoder_decoder:
+        batch["decoder_input_ids"] = torch.zeros_like(ids)
+    return {**batch, "labels": torch.ones_like(ids)}
+
+
+def trainer_of(backbone: Backbone, method: Method, dtype: str, optimizer: str = "adamw") -> Trainer:
+    """Attach a method and make its trainer.
+
+    Args:
+        backbone: The backbone.
+        method: The method.
+        dtype: Dtype of the forward pass.
+        optimizer: "adamw" for the method's own; "sgd" or "adamw8bit" for another one over the same groups.
+
+    Raises:
+        UserError: `optimizer` replaces an optimiser that is not AdamW.
+    """
+    edit = Edit(backbone)
+    method.attach(edit)
+    backbone.reset_head()
+    trainer = Trainer.start(edit, method, TrainSpec(method.lr, STEPS, 1, 1), dtype)
+    if optimizer == "adamw":
+        return trainer
+    own = trainer.optimizer
+    if type(own) is not torch.optim.AdamW:
+        raise UserError(f"{method.name} has an optimiser of its own, {type(own).__name__}; leave --optimizer out")
+    groups = [{k: g[k] for k in ("params", "lr", "weight_decay", "peak_lr")} for g in own.param_groups]
+    other: Any = (torch.optim.SGD if optimizer == "sgd" else AdamW8bit)(groups, lr=method.lr)
+    for owner, state in own.state.items():  # what a method stores with the moments
+        other.state[owner] = state
+    return replace(trainer, optimizer=other)
+
+
+def tracked(trainer: Trainer, batch: Mapping[str, Tensor], by_role: bool = False) -> StepTimeline:
+    """Take a first step, then return the timeline of the second.
+
+    Args:
+        trainer: The trainer.
+        batch: The batch of both steps.
+        by_role: Whether to record the role of every storage.
+    """
+    trainer.backbone.net.train()
+    trainer.step(batch, 1 / STEPS)
+    trainer.edit.check_used()
+    gc.collect()
+    net, optimizer = trainer.backbone.net, trainer.optimizer
+    live = TimelineTracker(trainer.groups(), optimizer, roles=module_roles.of(trainer.backbone) if by_role else None)
+
+    def mark_output(module: nn.Module, args: Any, out: Any) -> None:
+        live.mark()
+        out.logits.register_hook(live.mark)
+
+    hooks = [
+        net.register_forward_hook(mark_output),
+        optimizer.register_step_pre_hook(live.mark),
+        optimizer.register_step_post_hook(live.mark),
+    ]
+    try:
+        with Flops() as flops, live:
+            trainer.step(batch, 2 / STEPS, live)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    group = optimizer.param_groups[0]
+    variant = next((v for v in ("fused", "foreach") if group.get(v)), "loop")
+    timeline = StepTimeline(live.levels, live.marks, live.phases, live.lives, flops.total, _held(trainer))
+    timeline.optimizer = f"{type(optimizer).__name__}, {variant}"
+    timeline.attention = net.config._attn_implementation
+    return timeline
+
+
+def _held(trainer: Trainer) -> dict[str, int]:
+    """Return the bytes that exist before a step: storages of each group, once, and of 4-bit layers by tensor."""
+    seen: set[int] = set()
+    held: dict[str, int] = {}
+
+    def add(name: str, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in seen:
+            seen.add(storage._cdata)
+            held[name] = held.get(name, 0) + storage.nbytes()
+
+    for module in trainer.backbone.net.modules():
+        if isinstance(module, NF4Linear):
+            for name in FOUR_BIT:
+                if getattr(module, name) is not None:
+                    add(f"4-bit {name}", getattr(module, name))
+    for name, tensors in trainer.groups().items():
+        held.setdefault(name, 0)
+        for t in tensors:
+            add(name, t)
+    return held

@@ -1,0 +1,237 @@
+"""Estimate the memory and the operations of a training step of any model with any method, without its weights.
+
+`estimate` simulates the runner's own step (simulated_step.py). It is exact for what it assumes, and it states what that
+is: the same step under the same tracker has the same peak to the byte (docs/estimate.md). Deep networks of equal layers
+are extrapolated from three small depths (extrapolation.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from peftbench.backbones.configuration import load_config, natural_kind
+from peftbench.backbones.load import Backbone, load_on_meta
+from peftbench.backbones.networks import DTYPES
+from peftbench.errors import UserError, unknown
+from peftbench.estimate import fake_tensors, simulated_step
+from peftbench.estimate.count import ModelQuery, count, network, origin
+from peftbench.estimate.extrapolation import at_full_depth, equal_layers, simulate_depths
+from peftbench.estimate.fake_tensors import VALUES_NEEDED, not_estimable
+from peftbench.estimate.timeline import StepTimeline
+from peftbench.method.base import Method
+from peftbench.method.catalogue import Catalogue
+from peftbench.method.registry import find, make
+
+SHORT = {"fp32": "float32", "bf16": "bfloat16"}
+OPTIMIZERS = ("adamw", "sgd", "adamw8bit")
+ATTENTION = ("math", "flash")
+KINDS = ("weights", "adapter", "head", "gradients", "optimizer", "activations", "temporaries")
+UNVERIFIED = "predicted with the CPU's kernels; not verified on a GPU"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the step runs.
+
+    Attributes:
+        batch: Number of texts.
+        seq: Tokens of every text, and of the answer behind an encoder.
+        dtype: Dtype of weights that never train, and of the computation by autocast; trainable weights are float32.
+        optimizer: One of `OPTIMIZERS`.
+        checkpointing: Whether to use gradient checkpointing.
+        attention: One of `ATTENTION`; None for torch's choice on this machine.
+        padded: Whether texts differ in length, so that there is a mask; None for yes unless `batch` is 1.
+        every_layer: Whether to simulate all layers, whatever the depth.
+
+    Raises:
+        UserError: A value is invalid.
+    """
+
+    batch: int
+    seq: int
+    dtype: str = "float32"
+    optimizer: str = "adamw"
+    checkpointing: bool = False
+    attention: str | None = None
+    padded: bool | None = None
+    every_layer: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", SHORT.get(self.dtype, self.dtype))
+        for name in ("batch", "seq"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} {getattr(self, name)}: give a whole number from 1")
+        for name, value, valid in (
+            ("dtype", self.dtype, (*DTYPES, *SHORT)),
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("attention", self.attention or ATTENTION[0], ATTENTION),
+        ):
+            if value not in valid:
+                raise unknown(name, value, valid, where=f"--{name}")
+
+    @property
+    def with_mask(self) -> bool:
+        """Whether the batch has an attention mask."""
+        return self.batch > 1 if self.padded is None else self.padded
+
+
+@dataclass(frozen=True)
+class StepEstimate:
+    """The prediction for one training step. Sizes are in bytes; None is unknown.
+
+    Attributes:
+        model: The model.
+        task: Kind of task.
+        method: Name of the method.
+        hyper: Its hyperparameters.
+        setting: How the step runs.
+        peak_bytes: Peak of live tensors.
+        peak_phase: Phase of the peak.
+        at_peak: Parts of the peak by kind.
+        by_role: Parts of the peak by module role and kind, if requested.
+        held: Bytes before a step: dense weights, 4-bit tensors by name, adapter, head.
+        flops: Floating-point operations of matrix products.
+        trainable: Parameters that the method trains, without the head.
+        stored_bytes: Bytes of the adapter's file.
+        layers_simulated: Which depths were simulated.
+        assumed: What the estimate assumes.
+    """
+
+    model: str
+    task: str
+    method: str
+    hyper: Mapping[str, Any]
+    setting: Setting
+    peak_bytes: int
+    peak_phase: str
+    at_peak: Mapping[str, int]
+    by_role: Mapping[str, Mapping[str, int]] | None
+    held: Mapping[str, int]
+    flops: int
+    trainable: int
+    stored_bytes: int | None
+    layers_simulated: str
+    assumed: Mapping[str, str]
+
+
+def estimate(
+    query: ModelQuery,
+    name: str,
+    hyper: Mapping[str, Any] | None,
+    setting: Setting,
+    plugins: Iterable[Path | str] = (),
+    by_role: bool = False,
+) -> StepEstimate:
+    """Estimate peak memory, its parts and the operations of one training step.
+
+    Args:
+        query: The model.
+        name: Name of the method.
+        hyper: Its hyperparameters; the others have their defaults.
+        setting: How the step runs.
+        plugins: Python files that register further methods.
+        by_role: Whether to split the peak by module role.
+
+    Raises:
+        UserError: The model, method or a hyperparameter is unknown, the network does not take the method or the text
+            length, or the method's sizes depend on the weights' values.
+    """
+    files = tuple(Path(p).expanduser().resolve() for p in plugins)
+    counted = count(query, name, hyper, files)
+    method = make(find(name, files), Catalogue(files).hyper(name, hyper or {}))
+    layers = None if setting.every_layer else _equal_layers(query)
+    peak, timelines, how, more = simulate_depths(lambda n: simulate_step(query, method, setting, by_role, n), layers)
+    parts: dict[str, int] = {}
+    roles: dict[str, dict[str, int]] = {}
+    for (role, kind), size in peak.parts.items():
+        parts[kind] = parts.get(kind, 0) + size
+        if size:
+            roles.setdefault(role, {})[kind] = size
+    return StepEstimate(
+        query.model,
+        counted.task,
+        name,
+        asdict(method),
+        setting,
+        peak.bytes,
+        peak.phase,
+        {kind: parts.get(kind, 0) for kind in KINDS},
+        roles if by_role else None,
+        {key: at_full_depth([t.held[key] for t in timelines], more) for key in timelines[0].held},
+        at_full_depth([t.flops for t in timelines], more),
+        counted.trainable,
+        counted.stored_bytes,
+        how,
+        _assumptions(setting, timelines[0]),
+    )
+
+
+def check_model(query: ModelQuery) -> None:
+    """Raise `UserError` if the model does not exist."""
+    network(query)
+
+
+def simulate_step(
+    query: ModelQuery, method: Method, setting: Setting, by_role: bool = False, layers: int | None = None
+) -> StepTimeline:
+    """Simulate the step of a network.
+
+    Args:
+        query: The model.
+        method: The method.
+        setting: How the step runs.
+        by_role: Whether to record the role of every storage.
+        layers: Number of layers in place of the model's own.
+
+    Raises:
+        UserError: The network does not take the method or the text length, or a size depends on the weights' values.
+    """
+    place = origin(query.model)
+    backbone = load_on_meta(
+        place,
+        query.task or natural_kind(place),
+        query.labels,
+        query.roles,
+        dtype=setting.dtype,
+        gradient_checkpointing=setting.checkpointing,
+        layers=layers,
+    )
+    _check_length(backbone, setting)
+    with fake_tensors.fake_mode(setting.with_mask), fake_tensors.attention(setting.attention):
+        fake = fake_tensors.replace_tensors(backbone, fake_tensors.fake_like)
+        try:
+            trainer = simulated_step.trainer_of(fake, method, setting.dtype, setting.optimizer)
+            batch = simulated_step.batch_of(backbone, setting.batch, setting.seq, setting.with_mask)
+            return simulated_step.tracked(trainer, batch, by_role)
+        except VALUES_NEEDED as error:
+            raise not_estimable(method, error) from error
+
+
+def _equal_layers(query: ModelQuery) -> int | None:
+    """Return the number of layers, or None if they may differ."""
+    place = origin(query.model)
+    return equal_layers(load_config(place, query.labels, query.task or natural_kind(place)))
+
+
+def _check_length(backbone: Backbone, setting: Setting) -> None:
+    room = getattr(backbone.net.config, "max_position_embeddings", None)
+    if backbone.net.config.model_type in ("roberta", "xlm-roberta", "camembert"):  # counted from the padding id
+        room -= backbone.net.config.pad_token_id + 1
+    if room is not None and setting.seq > room:
+        raise UserError(f"--seq {setting.seq}: this {backbone.net.config.model_type} network has {room} positions")
+
+
+def _assumptions(setting: Setting, timeline: StepTimeline) -> dict[str, str]:
+    own = {None: "as torch chooses on this machine's CPU", "math": "softmax(Q K^T) V, scores kept", "flash": "fused"}
+    number = "float32" if setting.dtype == "float32" else "frozen weights bfloat16, autocast, what trains float32"
+    return {
+        "attention": f"{timeline.attention}: {own[setting.attention]}",
+        "optimizer": timeline.optimizer,
+        "mask": "texts differ in length: an explicit mask" if setting.with_mask else "texts of one length: no mask",
+        "dtype": number,
+        "step": f"the second of {simulated_step.STEPS}, gradients clipped to norm 1, every token a label",
+        "device": UNVERIFIED,
+    }

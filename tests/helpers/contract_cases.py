@@ -1,8 +1,8 @@
 """What the contract is tried on: what `make test` runs of it, and what only `make test-all` adds.
 
-A method's defaults are tried on every network. A setting changes the method's own layers, not the network around them, so
-`make test` tries each setting once: on the encoder, which has biases, dropout and a task head, and on the decoder what
-only padding and causality show. The rest of the matrix repeats these promises and is marked `full`.
+A method's defaults are tried on every network. A setting changes the method's own layers, not the network around them,
+so `make test` tries each setting once: on the encoder, which has biases, dropout and a task head, and on the decoder
+what only padding and causality show. The rest of the matrix repeats these promises and is marked `full`.
 """
 
 from __future__ import annotations

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from commands import Call
 
 from peftbench.records import record
 from peftbench.records.record import is_trial
@@ -19,27 +17,22 @@ name: tuned
 backbone: tiny-encoder
 tasks: [{task: synthetic/classification, rows: 60}]
 budget: {trainable_params: 2000, tolerance: 0.2, steps: 4, seeds: 2, max_length: 16, batch_size: 4%s}
-profile: {processes: 1, rounds: 1, warmup: 0}
+profile: false
 methods: [full, %s, {ia3: {lr: 1e-2}}]
 """
 TRIED = (", trials: 2, tuning_steps: 3", "{lora: {search_space: {lr: [1e-3, 1e-1], alpha: [8.0, 16.0]}}}")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+@pytest.fixture
+def said(call: Call) -> Callable[..., str]:
+    """What a command prints that must succeed."""
 
+    def said(*args: str) -> str:
+        done = call(*args)
+        assert done.code == 0, done.err
+        return done.out
 
-def command(cache: Path, here: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PEFTBENCH_CACHE": str(cache)}
-    asked = [sys.executable, "-m", "peftbench", *args]
-    return subprocess.run(asked, capture_output=True, text=True, check=False, env=env, cwd=here)
-
-
-def call(cache: Path, here: Path, *args: str) -> str:
-    done = command(cache, here, *args)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return said
 
 
 def test_a_tuned_experiment_is_planned_run_and_reported(cache: Path, tmp_path: Path) -> None:

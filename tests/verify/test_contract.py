@@ -1,7 +1,7 @@
 """Every promise of the contract, for every method in all its modes, on an encoder, a decoder, and both in one network.
 
-Nothing here names a method: a new file in `methods/` is covered as it stands. `contract_cases` says what `make test` tries;
-the marker `full` is on the rest of the matrix.
+Nothing here names a method: a new file in `methods/` is covered as it stands. `contract_cases` says what `make test`
+tries; the rest of the matrix has the marker `full`.
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ def missed(bug: Bug, caught: list[str]) -> list[str]:
 def row(bug: Bug, caught: list[str]) -> str:
     found = ", ".join(name.replace("_", " ") for name in caught) or "**nothing**"
     base = next(c.__name__ for c in bug.method.__mro__ if c.__module__.startswith("peftbench.methods"))
-    return f"| {bug.what} | {base} | {bug.network} | {found} |"
+    setting = " ".join(f"{name}={value}" for name, value in bug.hyper.items())
+    return f"| {bug.what} | {base} | {setting or 'defaults'} | {bug.network} | {found} |"
 
 
 def main() -> int:
@@ -52,7 +53,7 @@ def main() -> int:
     options = parser.parse_args()
     warnings.filterwarnings("ignore", ".gradient_checkpointing_enable. is deprecated", FutureWarning)
     torch.set_num_threads(1)
-    lines = ["| bug | in | network | caught by |", "|---|---|---|---|"]
+    lines = ["| bug | in | with | network | caught by |", "|---|---|---|---|---|"]
     print("\n".join(lines), flush=True)
     failures = []
     with tempfile.TemporaryDirectory() as cache:

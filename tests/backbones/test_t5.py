@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from architectures import HEADS, LAYERS, T5, WIDTH, Model, Zoo, batch, complete, logits, loss, save
+from commands import Call
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
@@ -24,7 +23,7 @@ from peftbench.errors import UserError
 from peftbench.method.edit import Adapter, Edit
 from peftbench.method.registry import discover, make
 from peftbench.methods.prefix import PrefixTuning
-from peftbench.records.spec import BackboneSpec, MethodSpec, ProfileSpec, RunSpec, TaskSpec, TrainSpec
+from peftbench.records.spec import BackboneSpec, LatencySpec, MethodSpec, ProfileSpec, RunSpec, TaskSpec, TrainSpec
 from peftbench.run import evaluate
 from peftbench.run.session import Session
 from peftbench.tasks import batches, tokens
@@ -319,7 +318,8 @@ def test_every_method_is_profiled_on_a_task_that_t5_generates() -> None:
     names = sorted(name for name, cls in discover().items() if not cls.needs)  # it has no bias, and writing no head
     asked = spec("lora", "synthetic/generation")
     methods = tuple(MethodSpec(name, name, 1, {}) for name in names)
-    profile = ProfileSpec(asked.backbone, asked.task, methods, (1e-3,) * len(names), 4, 64, rounds=1, warmup=0)
+    rates, shapes = (1e-3,) * len(names), LatencySpec(batches=(1,), tokens=2)
+    profile = ProfileSpec(asked.backbone, asked.task, methods, rates, 4, 64, rounds=1, warmup=0, latency=shapes)
     rows = Session("cpu", threads=1).profile(profile)["rows"]
     assert [row["label"] for row in rows] == names
     merged = {row["label"]: row["merge_max_change"] for row in rows}
@@ -333,20 +333,20 @@ backbone: tiny-t5
 tasks: [{task: local, name: fruit, train: fruit.csv, text: asked, answer: told, kind: generation, metric: bleu}]
 budget: {steps: 80, batch_size: 16, max_length: 64, seeds: 1}
 train: {warmup: 0.05}
-profile: {processes: 1, rounds: 1, warmup: 0}
+profile: false
 methods:
   - full: {lr: 1e-2}
   - lora: {lr: 2e-2, roles: q k v o gate up down}
 """
 
 
-def test_an_experiment_trains_t5_on_a_file_from_yaml_to_report(tmp_path: Path, data: tasks.Dataset) -> None:
+@pytest.mark.slow
+def test_an_experiment_trains_t5_on_a_file_from_yaml_to_report(call: Call, tmp_path: Path, data: tasks.Dataset) -> None:
     rows = "".join(f"{e.text},{e.references[0]} is in the bag\n" for e in data.train)
     (tmp_path / "fruit.csv").write_text(f"asked,told\n{rows}")
     (tmp_path / "written.yaml").write_text(YAML)
-    command = [sys.executable, "-m", "peftbench", "run", "written.yaml", "--results", "out", "--jobs", "2", "-q"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
+    done = call("run", "written.yaml", "--results", "out", "-q")
+    assert done.code == 0, done.err
     records = [json.loads(path.read_text()) for path in (tmp_path / "out" / "runs").glob("*.json")]
     runs = {r["spec"]["method"]["name"]: r for r in records if r["kind"] == "run"}
     assert sorted(runs) == ["full", "lora"]

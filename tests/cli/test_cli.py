@@ -281,44 +281,43 @@ def test_profile_asks_for_one_pass_a_task_without_any_run(
 
 
 @pytest.mark.slow
-def test_profile_measures_again_and_the_first_pass_counts_for_run_and_report(tiny: str, tmp_path: Path) -> None:
+def test_profile_measures_again_and_the_first_pass_counts_for_run_and_report(
+    call: Call, tiny: str, tmp_path: Path
+) -> None:
     results = tmp_path / "r"
     given = (tiny, "--results", str(results), "--device", "cpu")
-    env = {"PEFTBENCH_CACHE": str(cache_of_this_session(tmp_path)), "OMP_NUM_THREADS": "1"}
-    first = python("profile", *given, **env)
-    assert first.returncode == 0, first.stdout + first.stderr
-    assert "The machine's rate" in first.stdout
-    assert "attempt" not in first.stdout
+    first = call("profile", *given)
+    assert first.code == 0, first.out + first.err
+    assert "The machine's rate" in first.out
+    assert "attempt" not in first.out
     (only,) = (results / "runs").iterdir()
-    second = python("profile", *given, "--json", **env)
-    rows = json.loads(second.stdout)
+    rows = json.loads(call("profile", *given, "--json").out)
     assert [(r["method"], r["attempt"], r["counts"]) for r in rows] == [("full", 2, False), ("lora", 2, False)]
     assert all(r["flops"]["total"] > 0 and r["record"] != only.name for r in rows)
-    assert python("run", *given, **env).returncode == 0
+
+    shown = run_trains_reports_and_resumes(call, given, results)
     assert len(list((results / "runs").glob("profile--*"))) == 2, "its pass is there already"
-    full, lora = json.loads(python("report", str(results), "--json", **env).stdout)
+    full, lora = shown
     counted = {r["label"]: r for r in json.loads(only.read_text())["rows"]}
     assert full["step_seconds"] == counted["full"]["step_seconds"]["median"]
     assert lora["split_seconds"]["backward"] == counted["lora"]["split_seconds"]["backward"]["median"]
 
 
-@pytest.mark.slow
-def test_run_trains_reports_and_resumes(tiny: str, tmp_path: Path) -> None:
-    results = tmp_path / "r"
-    args = ("run", tiny, "--results", str(results), "--device", "cpu")
-    env = {"PEFTBENCH_CACHE": str(cache_of_this_session(tmp_path)), "OMP_NUM_THREADS": "1"}
-    first = python(*args, **env)
+def run_trains_reports_and_resumes(call: Call, given: tuple[str, ...], results: Path) -> list[dict[str, Any]]:
+    """`run` in a process of its own, and again; returns the rows of the report."""
+    env = {"PEFTBENCH_CACHE": str(cache_of_this_session(results.parent)), "OMP_NUM_THREADS": "1"}
+    first = python("run", *given, **env)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "lora" in first.stdout
     records = sorted(p.name for p in (results / "runs").iterdir())
-    assert len(records) == 5, "four runs and a profile pass"
+    assert len([name for name in records if not name.startswith("profile--")]) == 4
     written = (results / "report" / "report.md").stat().st_mtime_ns
-    second = python(*args, **env)
+    assert "4 runs, 4 finished, 0 to run" in call("run", *given).out
     assert (results / "report" / "report.md").stat().st_mtime_ns == written, "nothing changed: not drawn again"
-    assert "4 runs, 4 finished, 0 to run" in second.stdout
     assert sorted(p.name for p in (results / "runs").iterdir()) == records
-    rows = json.loads(python("report", str(results), "--json", **env).stdout)
+    rows: list[dict[str, Any]] = json.loads(call("report", str(results), "--json").out)
     assert {r["method"] for r in rows} >= {"full", "lora"}
+    return rows
 
 
 def test_methods_lists_all_and_shows_one(call: Call) -> None:

@@ -35,6 +35,7 @@ def test_a_short_grid_is_not_calibrated(prepared: Prepared) -> None:
     assert not said
 
 
+@pytest.mark.slow
 def test_a_grid_is_measured_once_and_said_to_be(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecast, "WORTH_SECONDS", 0)
     said: list[str] = []
@@ -53,15 +54,11 @@ def test_a_grid_is_measured_once_and_said_to_be(prepared: Prepared, monkeypatch:
     assert {t.source for t in told.values()} == {"calibration"}
     assert forecast.costs(prepared, HERE, said.append) == costs
     assert len(said) == 2, "the second plan asks nothing"
+    another = calibrate.known(prepared.planned, prepared.catalogue, Place("cpu", 1, 2))
+    assert another.steps == {}, "another number of workers is another calibration"
 
 
 def test_without_leave_to_measure_nothing_is(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecast, "WORTH_SECONDS", 0)
     monkeypatch.setattr(calibrate, "measure", lambda *args: pytest.fail("measured"))
     assert forecast.costs(prepared, HERE).steps == {}
-
-
-def test_another_number_of_workers_is_another_calibration(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecast, "WORTH_SECONDS", 0)
-    assert forecast.costs(prepared, HERE, lambda _: None).steps
-    assert calibrate.known(prepared.planned, prepared.catalogue, Place("cpu", 1, 2)).steps == {}

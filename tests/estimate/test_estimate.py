@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,15 @@ def test_the_prediction_is_what_the_tracker_measures(name: str, model: str) -> N
     _agree(model, name, Setting(3, 24))
 
 
-@pytest.mark.parametrize("model", MODELS)
+def _pairs(everywhere: str, methods: Sequence[str], few: Sequence[str], models: Sequence[str]) -> list[Any]:
+    """Methods by networks: all methods on one network, `few` on the others; the marker `full` is on the rest."""
+    made = []
+    for name, model in itertools.product(methods, models):
+        marks = () if model == everywhere or name in few else pytest.mark.full
+        made.append(pytest.param(name, model, marks=marks, id=f"{name}-{model}"))
+    return made
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -74,21 +84,24 @@ def test_the_prediction_is_what_the_tracker_measures(name: str, model: str) -> N
     ],
     ids=str,
 )
-@pytest.mark.parametrize("name", ["full", "lora", "qlora"])
+@pytest.mark.parametrize(("name", "model"), _pairs("tiny-decoder", ["full", "lora", "qlora"], ["lora"], MODELS))
 def test_it_is_so_in_every_setting(name: str, change: dict[str, Any], model: str) -> None:
     _agree(model, name, Setting(**{"batch": 2, "seq": 20, **change}))
 
 
-@pytest.mark.parametrize("model", ["bert-base", "llama-2-7b"])
-@pytest.mark.parametrize("name", NAMES)
+# One method a kind of site: linear layers, blocks, slots of the attention.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "model"), _pairs("bert-base", NAMES, ["lora", "adapter", "prefix"], ["bert-base", "llama-2-7b"])
+)
 def test_three_small_depths_tell_a_larger_one(name: str, model: str) -> None:
-    """Ten layers in full, and from three, four and five of them."""
+    """Eight layers in full, and from three, four and five of them."""
     try:
         shallow = [simulate_step(ModelQuery(model), _method(name), Setting(2, 16), True, n) for n in (3, 4, 5)]
     except UserError:
         pytest.skip("this network cannot take the method")
-    whole = peak_of(simulate_step(ModelQuery(model), _method(name), Setting(2, 16), True, 10))
-    told = extrapolate(shallow, 7)
+    whole = peak_of(simulate_step(ModelQuery(model), _method(name), Setting(2, 16), True, 8))
+    told = extrapolate(shallow, 5)
     if told is None:  # then the network is simulated in full
         pytest.skip("its course is not regular enough to be told")
     assert told.bytes == whole.bytes

@@ -12,6 +12,7 @@ from typing import Any
 import planted_engine as engine
 import planted_layers as layers
 import planted_methods as methods
+import planted_settings as settings
 import pytest
 
 from peftbench.method.base import Method
@@ -20,6 +21,7 @@ from peftbench.methods.full import Full
 from peftbench.methods.lora import LoRA
 from peftbench.methods.prefix import PrefixTuning
 from peftbench.verify.contract import Case
+from peftbench.verify.contract.variants import ROLES
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -67,7 +69,7 @@ BUGS = [
         "float32 comes out under autocast",
         layers.with_layer(layers.FloatComesOut),
         ("bfloat16_stays_close",),
-        hyper={"roles": "o down"},
+        hyper={"roles": ROLES},
     ),
     Bug(
         "the sentence's mean is subtracted",
@@ -167,5 +169,30 @@ BUGS = [
         BottleneckAdapter,
         ("evaluation_is_deterministic",),
         patch=engine.blocks_mix_the_examples,
+    ),
+    Bug(
+        "the fold knows one rank",
+        layers.with_layer(settings.FoldsAtTheDefaultRank),
+        ("merging_computes_the_same",),
+        hyper={"rank": 2},
+    ),
+    Bug(
+        "its own dropout at evaluation",
+        layers.with_layer(settings.DropsAtEvaluation),
+        ("evaluation_is_deterministic",),
+        hyper={"dropout": 0.5},
+    ),
+    Bug(
+        "finish swaps keys and values",
+        settings.SwapsTheParts,
+        ("finishing_changes_nothing",),
+        hyper={"reparametrise": True},
+    ),
+    Bug(
+        "an adapter looks ahead",
+        settings.ParallelLooksAhead,
+        ("padding_changes_nothing", "the_future_changes_nothing", "cached_generation_is_the_same"),
+        "tiny-decoder",
+        {"placement": "parallel"},
     ),
 ]

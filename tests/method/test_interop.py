@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from architectures import LABELS, Model, Zoo, auto, batch, logits
+from run_specs import spec
 from torch import nn
 from transformers import AutoConfig
 
@@ -23,6 +23,9 @@ from peftbench.method.edit import Edit
 from peftbench.method.interop import from_peft, to_peft
 from peftbench.method.interop.trained_adapter import open_trained
 from peftbench.method.registry import find, make
+from peftbench.records import environment, record
+from peftbench.run.jobs import Ending, Job, record_of
+from peftbench.run.session import Session
 
 peft = pytest.importorskip("peft")
 NAMES = ["bert", "roberta", "distilbert", "gpt2-classifier", "qwen2-classifier", "gpt2", "llama", "gpt-neox"]
@@ -207,21 +210,12 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
 def test_a_run_s_record_leads_to_the_adapter_that_it_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "e.yaml"
-    text = """
-name: e
-backbone: tiny-encoder
-methods: [lora: {rank: 2, lr: 1e-2}]
-tasks: [{task: synthetic/classification, limit_train: 32, limit_validation: 8, limit_test: 8}]
-budget: {steps: 2, batch_size: 4, max_length: 16, seeds: 1}
-save_adapters: """
+    run, started = spec("lora", steps=2), datetime.now(UTC)
     for kept in (True, False):
         results = tmp_path / f"kept {kept}"
-        file.write_text(text + str(kept).lower() + "\n")
-        # in a process of its own: a run starts workers, which import the main module again
-        words = [sys.executable, "-m", "peftbench", "run", str(file), "--results", str(results), "-q"]
-        subprocess.run(words, check=True, timeout=300)
-        (found,) = (results / "runs").glob("lora*.json")
+        body = Session("cpu", threads=1, adapters=results / "adapters" if kept else None).execute(run)
+        job, env = Job("run", run, "e", str(results)), environment.facts("cpu", 1)
+        found = record.write(results, record_of(job, env, started, Ending("finished", body=body)))
         code = command(monkeypatch, "export", found, "--to", "merged", results / "out")
         if kept:
             (adapter,) = [p for p in (results / "adapters").iterdir() if ".head." not in p.name]

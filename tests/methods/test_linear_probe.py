@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import factories
 import pytest
 import torch
+from commands import Call
 from paper_trial import CLOSE, Trial
 from reference_bert import bert
 from run_specs import spec
@@ -77,33 +75,31 @@ def test_a_causal_model_is_refused_before_anything_runs() -> None:
         Session("cpu", threads=1).execute(spec("linear_probe", "synthetic/generation"))
 
 
-def test_a_grid_with_it_is_planned_run_profiled_and_reported(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_grid_with_it_is_planned_run_profiled_and_reported(call: Call, tmp_path: Path) -> None:
     (tmp_path / "probe.yaml").write_text(EXPERIMENT)
-    results = tmp_path / "results"
 
-    def command(*args: str) -> str:
-        line = [sys.executable, "-m", "peftbench", *args]
-        done = subprocess.run(line, capture_output=True, text=True, check=False, env={**os.environ}, cwd=tmp_path)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    def output(*args: str) -> str:
+        done = call(*args)
+        assert done.code == 0, done.out + done.err
+        return done.out
 
-    plan = command("plan", "probe.yaml")
-    assert "linear_probe -100.0% (only size)" in " ".join(plan.split())
-    command("run", "probe.yaml", "--results", str(results), "--device", "cpu")
-    rows = {r["method"]: r for r in json.loads(command("report", str(results), "--json"))}
+    assert "linear_probe -100.0% (only size)" in " ".join(output("plan", "probe.yaml").split())
+    output("run", "probe.yaml", "--results", "results", "--device", "cpu")
+    assert len(list((tmp_path / "results" / "runs").iterdir())) == 7, "six runs and a profile pass"
+    rows = {r["method"]: r for r in json.loads(output("report", "results", "--json"))}
     assert (rows["linear_probe"]["trainable"], rows["linear_probe"]["n"]) == (0, 2)
     assert rows["linear_probe"]["latency_seconds"]["1"]["merged"] is None
     assert rows["linear_probe"]["peak_memory_bytes"] < rows["full"]["peak_memory_bytes"]
 
 
-def test_a_causal_plan_with_it_says_where_and_why_it_stops(tmp_path: Path) -> None:
+def test_a_causal_plan_with_it_says_where_and_why_it_stops(call: Call, tmp_path: Path) -> None:
     text = EXPERIMENT.replace("tiny-encoder", "tiny-decoder").replace("/classification", "/generation")
     (tmp_path / "probe.yaml").write_text(text)
-    line = [sys.executable, "-m", "peftbench", "plan", "probe.yaml"]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "methods[2]" in done.stderr
-    assert "linear_probe trains the task head alone" in done.stderr
+    done = call("plan", "probe.yaml")
+    assert done.code == 2
+    assert "methods[2]" in done.err
+    assert "linear_probe trains the task head alone" in done.err
 
 
 def probed(seed: int, score: float) -> dict[str, Any]:

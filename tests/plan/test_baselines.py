@@ -226,6 +226,7 @@ def test_the_new_records_may_not_go_among_the_baselines(plan: Any, base: Path) -
     assert "that is where the baselines lie" in done.err
 
 
+@pytest.mark.slow
 def test_a_method_from_a_plugin_gets_its_row_in_the_table_of_the_baselines(
     call: Call,
     base: Path,

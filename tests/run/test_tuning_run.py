@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from commands import Call
 
 from peftbench.records import record
 from peftbench.records.record import is_trial
@@ -19,43 +17,33 @@ name: tuned
 backbone: tiny-encoder
 tasks: [{task: synthetic/classification, rows: 60}]
 budget: {trainable_params: 2000, tolerance: 0.2, steps: 4, seeds: 2, max_length: 16, batch_size: 4%s}
-profile: {processes: 1, rounds: 1, warmup: 0}
+profile: false
 methods: [full, %s, {ia3: {lr: 1e-2}}]
 """
 TRIED = (", trials: 2, tuning_steps: 3", "{lora: {search_space: {lr: [1e-3, 1e-1], alpha: [8.0, 16.0]}}}")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def output(call: Call, *args: str) -> str:
+    """What a command prints, which has to succeed; white space is not told apart."""
+    done = call(*args)
+    assert done.code == 0, done.err
+    return " ".join(done.out.split())
 
 
-def command(cache: Path, here: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PEFTBENCH_CACHE": str(cache)}
-    asked = [sys.executable, "-m", "peftbench", *args]
-    return subprocess.run(asked, capture_output=True, text=True, check=False, env=env, cwd=here)
-
-
-def call(cache: Path, here: Path, *args: str) -> str:
-    done = command(cache, here, *args)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_a_tuned_experiment_is_planned_run_and_reported(cache: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_tuned_experiment_is_planned_run_and_reported(call: Call, tmp_path: Path) -> None:
     (tmp_path / "e.yaml").write_text(TEXT % TRIED)
-    rows = json.loads(call(cache, tmp_path, "plan", "e.yaml", "--json"))
+    rows = json.loads(output(call, "plan", "e.yaml", "--json"))
     assert Counter((r["label"], r["trial"] is not None) for r in rows) == {
         ("full", True): 2, ("lora", True): 2, ("full", False): 2, ("lora", False): 2, ("ia3", False): 2,
     }  # fmt: skip
     assert {r["lr"] for r in rows if r["waits_for_trials"]} == {None}
     assert all(r["predicted_seconds"] > 0 for r in rows)
-    shown = call(cache, tmp_path, "plan", "e.yaml")
+    shown = output(call, "plan", "e.yaml")
     assert "10 runs (4 of them tuning trials), 0 finished" in shown
     assert "not tuned, at the rate given: ia3" in shown
 
-    said = call(cache, tmp_path, "run", "e.yaml")
-    assert "2 trials of 3 steps a method" in " ".join(said.split())
+    assert "2 trials of 3 steps a method" in output(call, "run", "e.yaml")
     runs = [r for r in record.read_all(tmp_path / "results" / "tuned") if r.kind == "run"]
     assert len(runs) == 10
     for label in ("full", "lora"):
@@ -67,21 +55,22 @@ def test_a_tuned_experiment_is_planned_run_and_reported(cache: Path, tmp_path: P
     report = tmp_path / "results" / "tuned" / "report"
     assert len(list((report / "figures").glob("*--tuning--*.png"))) == 2
 
-    assert "10 runs (4 of them tuning trials), 10 finished, 0 to run" in call(cache, tmp_path, "plan", "e.yaml")
-    call(cache, tmp_path, "run", "e.yaml")
+    assert "10 runs (4 of them tuning trials), 10 finished, 0 to run" in output(call, "plan", "e.yaml")
+    output(call, "run", "e.yaml")
     assert len([r for r in record.read_all(tmp_path / "results" / "tuned") if r.kind == "run"]) == 10
-    assert "10 identical" in call(cache, tmp_path, "verify", "results/tuned")
+    assert "10 identical" in output(call, "verify", "results/tuned")
 
 
-def test_a_limit_of_seconds_holds_through_the_command_line(cache: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_limit_of_seconds_holds_through_the_command_line(call: Call, tmp_path: Path) -> None:
     text = (TEXT % ("", "lora")).replace("steps: 4", "seconds: 0.2")
     (tmp_path / "e.yaml").write_text(text)
-    assert "0.2 s" in call(cache, tmp_path, "plan", "e.yaml")
-    said = " ".join(call(cache, tmp_path, "run", "e.yaml", "--only", "method=lora", "--only", "seed=0").split())
-    assert "after 0.2 seconds of training steps" in said
+    assert "0.2 s" in output(call, "plan", "e.yaml")
+    shown = output(call, "run", "e.yaml", "--only", "method=lora", "--only", "seed=0")
+    assert "after 0.2 seconds of training steps" in shown
     (run,) = (r for r in record.read_all(tmp_path / "results" / "tuned") if r.kind == "run")
     assert run.body["trained"]["seconds"] >= 0.2
     assert run.body["trained"]["repeatable"] is False
-    done = command(cache, tmp_path, "verify", "results/tuned")
-    assert done.returncode == 1, "nothing could be repeated"
-    assert "not repeatable" in " ".join(done.stdout.split())
+    done = call("verify", "results/tuned")
+    assert done.code == 1, "nothing could be repeated"
+    assert "not repeatable" in " ".join(done.out.split())

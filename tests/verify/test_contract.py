@@ -1,15 +1,17 @@
 """Every promise of the contract, for every method in all its modes, on an encoder, a decoder, and both in one network.
 
-Nothing here names a method: a new file in `methods/` is covered as it stands.
+Nothing here names a method: a new file in `methods/` is covered as it stands. `contract_cases` says what `make test`
+tries; the rest of the matrix has the marker `full`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 import torch
+from contract_cases import NETWORKS, is_in_make_test, matrix
 from pydantic import Field
 
 from peftbench.errors import UserError
@@ -17,11 +19,13 @@ from peftbench.method import registry
 from peftbench.method.base import Method
 from peftbench.method.edit import Edit
 from peftbench.method.registry import discover
-from peftbench.verify.contract import PROMISES, Case, Promise, check, excuse, promises, variants
+from peftbench.verify.contract import PROMISES, Case, Promise, check, excuse, variants
 from peftbench.verify.contract import case as benches
 
-NETWORKS = ("tiny-encoder", "tiny-decoder", "tiny-t5")
-CASES = [Case(cls, hyper, net) for cls in discover().values() for net in NETWORKS for hyper in variants(cls)]
+
+def parameter(case: Case, promise: Promise) -> Any:
+    marks = () if is_in_make_test(case, promise) else pytest.mark.full
+    return pytest.param(case, promise, marks=marks, id=f"{case}: {promise.__name__.replace('_', ' ')}")
 
 
 @pytest.fixture(autouse=True)
@@ -30,10 +34,7 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
-@pytest.mark.parametrize(
-    ("case", "promise"),
-    [pytest.param(c, p, id=f"{c}: {p.__name__.replace('_', ' ')}") for c in CASES for p in promises(c)],
-)
+@pytest.mark.parametrize(("case", "promise"), [parameter(case, promise) for case, promise in matrix()])
 def test_a_method_keeps_its_promise(case: Case, promise: Promise, excuses: dict[int, str | None]) -> None:
     if id(case) not in excuses:
         excuses[id(case)] = excuse(case)
@@ -101,6 +102,14 @@ def test_the_template_keeps_every_promise_as_it_stands(monkeypatch: pytest.Monke
     for hyper in variants(_template.Template):
         verdicts = check(Case(_template.Template, hyper, network))
         assert [str(v) for v in verdicts if not v.kept] == []
+
+
+def test_make_test_tries_every_promise_in_every_setting_and_the_defaults_on_every_network() -> None:
+    tried = [(case, promise) for case, promise in matrix() if is_in_make_test(case, promise)]
+    settings = {(case.method, str(case.hyper), promise) for case, promise in tried}
+    assert settings == {(case.method, str(case.hyper), promise) for case, promise in matrix()}
+    defaults = {(str(case), promise) for case, promise in tried if not case.hyper}
+    assert defaults == {(str(case), promise) for case, promise in matrix() if not case.hyper}
 
 
 def test_every_method_is_tried_small_and_in_all_its_modes() -> None:

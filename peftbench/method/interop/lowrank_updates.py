@@ -1,7 +1,9 @@
 """Low-rank updates of a network's original layers: the common form of LoRA and its variants in other libraries.
 
-A fused layer's q, k and v have separate updates here; elsewhere the whole layer has one. Both are the same map:
-[s B_q A_q; 0; s B_v A_v] = s [B_q 0; 0 0; 0 B_v] [A_q; A_v], of rank 2 r.
+A fused layer's q, k and v have separate updates here; elsewhere the whole layer has one. Both are the same map, of rank
+2 r for two roles:
+
+    [s B_q A_q; 0; s B_v A_v] = s [B_q 0; 0 0; 0 B_v] [A_q; A_v]
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from peftbench.cache import method_folder
 from peftbench.cli import check_view
 from peftbench.cli.app import main
 from peftbench.method import registry, scaffold
-from peftbench.method.catalogue import method_files
 from peftbench.verify import check_method
 from peftbench.verify.contract import PROMISES
 from peftbench.verify.contract.variants import ROLES
@@ -119,7 +119,7 @@ def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
 
 def test_the_template_as_a_plugin_file_keeps_all_promises(tmp_path: Path) -> None:
     """In a process of its own, as a user runs it, in every setting."""
-    template = next(p for p in method_files() if p.name == "_template.py")
+    template = method_folder() / "_template.py"
     (tmp_path / "mine.py").write_text(scaffold.filled_in(template.read_text(), "mine"))
     command = [sys.executable, "-m", "peftbench", "check-method", "mine.py"]
     environment = {**os.environ, "PEFTBENCH_CACHE": str(tmp_path / "cache")}

@@ -98,7 +98,7 @@ def write(results_dir: Path | str, body: Mapping[str, Any]) -> Path:
     are on the disk when this returns; a crash before that leaves at most a hidden temporary file, which readers
     ignore. Raises UserError where the directory cannot take the file, and ValueError for a body that is not a record.
     """
-    body = {k: v for k, v in _finite(body).items() if k not in ("checksum", "attempt")}
+    body = {k: v for k, v in _plain(body).items() if k not in ("checksum", "attempt")}
     try:
         check.complete({**body, "env_id": "", "attempt": 1})
     except ValueError as e:
@@ -171,12 +171,14 @@ def newest(records: Iterable[Record]) -> dict[str, Record]:
     return {r.spec_id: r for r in sorted(records, key=lambda r: r.order)}
 
 
-def _finite(value: Any) -> Any:
-    """The value with NaN and infinities as null, which is what JSON can say of them."""
+def _plain(value: Any) -> Any:
+    """The value as JSON can say it: NaN and infinities as null, bytes in a text that are no UTF-8 as "?"."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()  # a path may hold such bytes, as surrogates
     if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
+        return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
+        return [_plain(v) for v in value]
     return value

@@ -14,16 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError
-from peftbench.records import files, upgrades
+from peftbench.records import check, files, upgrades
 from peftbench.records.spec import ProfileSpec, completed, digest
 
 FOLDER = "runs"  # under the results directory
-STATUSES = ("finished", "diverged", "oom", "error", "killed", "abandoned")
 RETRIED = ("killed", "abandoned")  # repeated by running again; the others only by --retry-failed
 REFERENCE = ProfileSpec.reference  # the label that costs and scores are compared with, where no profile names another
-
-_TEXT = ("kind", "spec_id", "env_id", "slug", "status", "experiment", "started", "ended")
-_FINISHED = {"run": ("parameters", "curve", "metrics", "predictions"), "profile": ("rows",)}
 
 
 @dataclass(frozen=True)
@@ -102,10 +98,12 @@ def write(results_dir: Path | str, body: Mapping[str, Any]) -> Path:
     are on the disk when this returns; a crash before that leaves at most a hidden temporary file, which readers
     ignore. Raises UserError where the directory cannot take the file, and ValueError for a body that is not a record.
     """
-    body = {**_finite(body), "schema": upgrades.FORMAT, "env_id": env_id(body["env"])}
-    body.pop("checksum", None)
-    if problem := _problem({"attempt": 1, **body}):
-        raise ValueError(f"not a record: {problem}")
+    body = {k: v for k, v in _plain(body).items() if k not in ("checksum", "attempt")}
+    try:
+        check.complete({**body, "env_id": "", "attempt": 1})
+    except ValueError as e:
+        raise ValueError(f"not a record: {e}") from e
+    body |= {"schema": upgrades.FORMAT, "env_id": env_id(body["env"])}
     folder = Path(results_dir) / FOLDER
     with files.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -124,8 +122,10 @@ def read(path: Path | str) -> Record:
     """The record at `path`. Raises UserError naming the file and the fix where it is cut short, edited or foreign."""
     path = Path(path)
     body = files.decode(files.read_bytes(path), path)
-    if problem := _problem({"predictions": {}, **body}):
-        raise UserError(f"{path}: {problem}. {files.FOREIGN_FIX}")
+    try:
+        check.typed(body)
+    except ValueError as e:
+        raise UserError(f"{path}: {e}. {files.FOREIGN_FIX}") from e
     return Record(path, {**body, "spec": completed(body["kind"], body["spec"])})
 
 
@@ -171,30 +171,14 @@ def newest(records: Iterable[Record]) -> dict[str, Record]:
     return {r.spec_id: r for r in sorted(records, key=lambda r: r.order)}
 
 
-def _finite(value: Any) -> Any:
-    """The value with NaN and infinities as null, which is what JSON can say of them."""
+def _plain(value: Any) -> Any:
+    """The value as JSON can say it: NaN and infinities as null, bytes in a text that are no UTF-8 as "?"."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()  # a path may hold such bytes, as surrogates
     if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
+        return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
+        return [_plain(v) for v in value]
     return value
-
-
-def _problem(body: Mapping[str, Any]) -> str | None:
-    """What keeps `body` from being a record ; None where nothing does."""
-    if wrong := [k for k in _TEXT if not isinstance(body.get(k), str)]:
-        return f"{', '.join(wrong)} must be text"
-    if body["kind"] not in _FINISHED:
-        return f"kind {body['kind']!r} is neither run nor profile"
-    if body["status"] not in STATUSES:
-        return f"status {body['status']!r} is none of {', '.join(STATUSES)}"
-    if not isinstance(body.get("attempt"), int):
-        return "attempt must be a whole number"
-    if wrong := [k for k in ("spec", "env", "seconds") if not isinstance(body.get(k), Mapping)]:
-        return f"{', '.join(wrong)} must be objects"
-    needed = [k for k in _FINISHED[body["kind"]] if k != "predictions" or body["spec"].get("trial") is None]
-    if body["status"] == "finished" and (wrong := [k for k in needed if body.get(k) is None]):
-        return f"a finished {body['kind']} must have {', '.join(wrong)}"
-    return None

@@ -5,12 +5,22 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from peftbench.records import record, spec
 
-ENV = {"code": "0.1", "packages": {"torch": "2.0"}, "device": "cpu", "threads": 1}
+ENV = {
+    "code": {"version": "0.1", "source": "0" * 16, "commit": None, "dirty": None},
+    "python": "3.11.7",
+    "packages": {"torch": "2.0"},
+    "platform": "Linux x86_64",
+    "device": "cpu",
+    "cpu": {"model": "a processor", "capability": "AVX2"},
+    "gpu": None,
+    "threads": 1,
+}
 
 # label -> (method, hyperparameters, trainable, size mark, deviation, mean accuracy, peak MiB, step ms, mergeable)
 EIGHT: dict[str, tuple[str, dict[str, Any], int, str, float | None, float, float, float, bool]] = {
@@ -83,20 +93,13 @@ def run(
         "ended": started,
         "seconds": {"total": 12.0, "load": None, "train": None, "evaluate": None},
         "experiment": experiment,
+        "reference": "full",
         "spec": spec.as_dict(asked),
         "hyper": dict(method.hyper),
         "env": dict(env),
-        "parameters": {
-            "trainable": known[2],
-            "head": 2_310,
-            "added": 0,
-            "total": 22_713_216,
-            "stored_bytes": known[2] * 4,
-        },
-        "memory": {"peak_bytes": int(known[6] * 2**20), "batch": [16, 32], "attention": "sdpa", "source": "tracker"}
-        if done
-        else None,
-        "time": {"step_seconds": None, "source": None},
+        "parameters": parameters(known[2]),
+        "memory": memory(int(known[6] * 2**20)) if done else None,
+        "time": None,
         "curve": {"loss": loss, "validation": []},
         "metrics": {
             "test": {metric: score, **(others or {})},
@@ -110,9 +113,47 @@ def run(
         "predictions": {"ids": [f"{i:016x}" for i in range(examples)], "values": labels, "labels": labels}
         if done
         else None,
-        "samples": list(samples),
+        **({"samples": list(samples)} if samples else {}),
         "stopped_at": steps,
         "checkpoint_step": steps,
+    }
+
+
+def as_trial(body: dict[str, Any], number: int) -> dict[str, Any]:
+    """A run's body as that of a tuning trial with the same score, on the validation split."""
+    asked = replace(spec.RunSpec.from_dict(body["spec"]), trial=number)
+    stated = body["metrics"]
+    metrics = {"validation": stated["test"], "primary": stated["primary"], "direction": stated["direction"]}
+    ids = {"spec": spec.as_dict(asked), "spec_id": asked.id, "slug": asked.slug}
+    kept = {k: v for k, v in body.items() if k not in ("predictions", "samples")}
+    return {**kept, **ids, "metrics": metrics}
+
+
+def parameters(trainable: int, head: int = 2_310) -> dict[str, int]:
+    return {
+        "trainable": trainable,
+        "head": head,
+        "added": 0,
+        "total": 22_713_216,
+        "stored_bytes": trainable * 4,
+    }
+
+
+def memory(peak_bytes: int) -> dict[str, Any]:
+    """What a run says of a step with this peak: of 64 bytes of adapter, and as many of weights as of activations."""
+    parts = dict.fromkeys(("head", "gradients", "optimizer", "temporaries"), 0)
+    weights = (peak_bytes - 64) // 2
+    return {
+        "peak_bytes": peak_bytes,
+        "at_peak": {**parts, "adapter": 64, "weights": weights, "activations": peak_bytes - 64 - weights},
+        "peak_phase": "backward",
+        "resident_bytes": None,
+        "allocated_bytes": None,
+        "reserved_bytes": None,
+        "batch": [16, 32],
+        "attention": "sdpa",
+        "optimizer": "AdamW, foreach",
+        "source": "tracker",
     }
 
 
@@ -127,7 +168,7 @@ def profile(
     status: str = "finished",
     reason: str | None = None,
     step_ms: Mapping[str, float] | None = None,
-    others: float | str | None = "not recorded",
+    others: float | None = None,
     work: bool = False,
     process: int = 0,
 ) -> dict[str, Any]:
@@ -140,7 +181,7 @@ def profile(
         BACKBONE, task_spec(task, stand_in_for), methods, (5e-3,) * len(labels), 16, 96, process=process
     )
     rows = [
-        _profile_row(label, task, (step_ms or {}).get(label, EIGHT.get(label, EIGHT["lora"])[7])) for label in labels
+        profile_row(label, task, (step_ms or {}).get(label, EIGHT.get(label, EIGHT["lora"])[7])) for label in labels
     ]
     return {
         "kind": "profile",
@@ -154,31 +195,42 @@ def profile(
         "ended": started,
         "seconds": {"total": 30.0},
         "experiment": experiment,
+        "reference": "full",
         "spec": spec.as_dict(asked),
         "env": dict(env),
         "rows": [{**row, **(_work(row) if work else {})} for row in rows] if status == "finished" else None,
-        **({} if others == "not recorded" else {"time": {"background_cpu_share": others}}),
+        "base": None,
+        "time": {"background_cpu_share": others, "product": None},
+        "sources": {},
     }
 
 
-def _profile_row(label: str, task: str, milliseconds: float) -> dict[str, Any]:
+def profile_row(label: str, task: str, milliseconds: float) -> dict[str, Any]:
+    """A configuration as a pass has it that did not look into its steps, and kept no lengths of its latencies."""
+
     def measured(ms: float) -> dict[str, Any]:
-        return {"median": ms / 1e3, "iqr": ms / 2e4, "n": 5}
+        return {"median": ms / 1e3, "iqr": ms / 2e4, "n": 5, "samples": []}
+
+    def timed(batch: int, unmerged: float, merged: float | None) -> dict[str, Any]:
+        passes = {"unmerged": unmerged, "merged": merged}
+        seconds = {k: None if ms is None else {**measured(ms), "p95": None, "ratio": None} for k, ms in passes.items()}
+        return {"phase": "forward", "batch": batch, "length": None, "typical": True, **seconds}
 
     known = EIGHT.get(label, EIGHT["lora"])
     cost = 4.0 + len(label) * 0.13
+    not_measured = ("split_seconds", "tokens", "tokens_per_second", "flops", "flops_per_second", "product_share")
     return {
         "label": label,
         "method": known[0],
         "task": task,
-        "step_seconds": {**measured(milliseconds), "samples": []},
-        "ratio": {"median": milliseconds / 95.0, "iqr": 0.02},
-        "latency": {
-            "1": {"unmerged": measured(cost), "merged": measured(4.0) if known[8] else None},
-            "32": {"unmerged": measured(cost * 14), "merged": measured(56.0) if known[8] else None},
-        },
+        "step_seconds": measured(milliseconds),
+        "ratio": {"median": milliseconds / 95.0, "iqr": 0.02, "n": 5, "low": None, "high": None},
+        "latency": [timed(1, cost, 4.0 if known[8] else None), timed(32, cost * 14, 56.0 if known[8] else None)],
         "merge_max_change": 1e-6 if known[8] else None,
+        "merge_seconds": None,
+        "switch_seconds": None,
         "shape": [16, 32],
+        **dict.fromkeys(not_measured),
     }
 
 
@@ -190,13 +242,17 @@ def _work(row: Mapping[str, Any]) -> dict[str, Any]:
     ratio = row["ratio"]
     return {
         "ratio": {**ratio, "low": ratio["median"] - 0.03, "high": ratio["median"] + 0.02, "n": 11},
-        "split_seconds": {p: {"median": median * part, "iqr": 0.0, "n": 11} for p, part in parts.items()},
+        "split_seconds": {p: _seconds(median * part) for p, part in parts.items()} | {"rounds": "the step's"},
         "tokens": 320,
         "tokens_per_second": {"median": 320 / median, "iqr": 0.0, "n": 11},
         "flops": {"forward": 10**9, "backward": 2 * 10**9, "optimizer": 0, "total": 3 * 10**9},
         "flops_per_second": {"median": 3e9 / median, "iqr": 0.0, "n": 11},
         "product_share": {"median": share, "iqr": 0.0, "low": share - 0.01, "high": share + 0.01, "n": 11},
     }
+
+
+def _seconds(median: float) -> dict[str, Any]:
+    return {"median": median, "iqr": 0.0, "n": 11, "samples": []}
 
 
 def grid(

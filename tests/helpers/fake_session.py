@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import factories
 import psutil
 
 from peftbench.errors import UserError
@@ -67,20 +68,22 @@ class Session:
             if step == 2 and do:
                 misbehave(do, self.journal)
         values = [round(x * 10) for x in losses]
+        trained = {"parameters": factories.parameters(1), "curve": {"loss": losses, "validation": []}}
         if spec.trial is not None:
             metrics = {"validation": {"accuracy": spec.train.lr}, "primary": "accuracy", "direction": "max"}
-            return {"parameters": {"trainable": 1}, "curve": {"loss": losses, "validation": []}, "metrics": metrics}
+            return {**trained, "metrics": metrics}
+        scores = {"test": {"accuracy": 0.5}, "validation": {}, "majority": None}
         return {
-            "parameters": {"trainable": 1},
-            "curve": {"loss": losses, "validation": []},
-            "metrics": {"test": {"accuracy": 0.5}, "primary": "accuracy", "direction": "max"},
+            **trained,
+            "metrics": {**scores, "primary": "accuracy", "direction": "max"},
             "predictions": {"ids": list("abcde"), "values": values, "labels": values},
         }
 
     def profile(self, spec: ProfileSpec, on_progress: Callable, stop: Callable[[], bool]) -> dict[str, Any]:
         others = [p for p in psutil.Process().parent().children() if p.pid != os.getpid()]
         self.note(f"profile {spec.id} {'with others' if others else 'alone'}")
-        return {"rows": [{"label": m.label} for m in spec.methods]}
+        rows = [factories.profile_row(m.label, spec.task.name, 70.0) for m in spec.methods]
+        return {"rows": rows, "base": None, "time": {"background_cpu_share": None, "product": None}, "sources": {}}
 
 
 def misbehave(do: str, journal: Path) -> None:

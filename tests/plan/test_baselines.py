@@ -8,6 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import factories
 import planning
 import pytest
 import verify_session
@@ -17,7 +18,6 @@ from peftbench.records import record
 from peftbench.records.spec import as_dict
 
 SSF = str(Path(__file__).resolve().parents[2] / "examples" / "ssf.py")
-ENV = {"device": "cpu", "threads": 1, "code": {"source": "0"}, "packages": {"torch": "2"}}
 FILE = """\
 name: tiny
 backbone: tiny-encoder
@@ -46,7 +46,10 @@ def baselines(folder: Path, text: str = FILE, **changes: Any) -> Path:
             "seconds": {"total": 1.0},
             "experiment": "tiny",
             "spec": as_dict(p.spec),
-            "env": ENV,
+            "reference": "full",
+            "reason": None,
+            "traceback": None,
+            "env": factories.ENV,
             **deepcopy(changes),
         }
         body["parameters"]["trainable"] = p.trainable

@@ -10,7 +10,7 @@ from typing import Any
 import planning
 import pytest
 import verify_session
-from factories import profile, run
+from factories import ENV, profile, run
 from paper_records import flat, roles_runs
 
 from peftbench.errors import UserError
@@ -29,7 +29,6 @@ budget: {steps: 3, seeds: 1, max_length: 16, batch_size: 4}
 profile: false
 methods: [full, lora, bitfit]
 """
-ENV = {"device": "cpu", "threads": 1, "code": {"source": "0"}, "packages": {"torch": "2"}}
 MEMORY = {"train.memory": 2**30}
 OFTEN = {"train.eval_every": 1}
 BEST = {"train.checkpoint": "best"}

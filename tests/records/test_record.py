@@ -214,6 +214,12 @@ def test_a_number_that_is_not_finite_is_stored_as_null(tmp_path):
     assert record.read(record.write(tmp_path, body)).body["curve"]["loss"] == [1.0, None, None]
 
 
+def test_a_path_that_is_no_utf8_in_a_reason_is_stored_readably(tmp_path):
+    reason = os.fsdecode(b"/data/caf\xe9.csv: no such file")
+    body = factories.run(status="error", reason=reason)
+    assert record.read(record.write(tmp_path, body)).body["reason"] == "/data/caf?.csv: no such file"
+
+
 @pytest.mark.parametrize(
     "change",
     [{"status": "fine"}, {"kind": "walk"}, {"spec": None}, {"slug": 3}, {"metrics": None}, {"predictions": None}],

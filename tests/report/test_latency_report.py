@@ -13,9 +13,13 @@ from peftbench.report import assemble
 from peftbench.report.data import latencies
 
 
-def timed(ms: float, ratio: float | None) -> dict[str, Any]:
+def timed(ms: float) -> dict[str, Any]:
+    return {"median": ms / 1e3, "iqr": ms / 1e5, "n": 20, "samples": []}
+
+
+def timed_pass(ms: float, ratio: float | None) -> dict[str, Any]:
     told = None if ratio is None else {"median": ratio, "iqr": 0.02, "low": ratio - 0.01, "high": ratio + 0.01, "n": 20}
-    return {"median": ms / 1e3, "iqr": ms / 1e5, "n": 20, "samples": [], "p95": ms / 900, "ratio": told}
+    return {**timed(ms), "p95": ms / 900, "ratio": told}
 
 
 def cells(overhead: float, merges: bool, lengths: tuple[int, ...] = (32, 128)) -> list[dict[str, Any]]:
@@ -26,8 +30,8 @@ def cells(overhead: float, merges: bool, lengths: tuple[int, ...] = (32, 128)) -
             "batch": batch,
             "length": length,
             "typical": length == 9,
-            "unmerged": timed(4.0 * batch * overhead, overhead if overhead > 1 else None),
-            "merged": timed(4.0 * batch, 1.0) if merges else None,
+            "unmerged": timed_pass(4.0 * batch * overhead, overhead if overhead > 1 else None),
+            "merged": timed_pass(4.0 * batch, 1.0) if merges else None,
         }
         for batch in (1, 32)
         for length in (9, *lengths)
@@ -39,8 +43,8 @@ def measured(lengths: tuple[int, ...] = (32, 128), **changes: Any) -> dict[str, 
     body = factories.profile(["lora", "adapter"], **changes)
     for row, overhead in zip(body["rows"], (1.05, 1.25), strict=True):
         row["latency"] = cells(overhead, row["label"] == "lora", lengths)
-        row["merge_seconds"] = timed(7.0, None) if row["label"] == "lora" else None
-        row["switch_seconds"] = timed(0.5, None)
+        row["merge_seconds"] = timed(7.0) if row["label"] == "lora" else None
+        row["switch_seconds"] = timed(0.5)
     return {**body, "base": {"latency": cells(1.0, False, lengths)}}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import write_all
+from factories import as_trial, write_all
 from paper_records import flat, found, roles_runs, trained
 
 from peftbench.errors import UserError
@@ -226,8 +226,7 @@ def test_a_rate_at_which_a_seed_failed_is_not_chosen(tmp_path: Path) -> None:
 
 
 def test_tuning_trials_are_left_out(tmp_path: Path) -> None:
-    trial = trained("lora", {}, 0.9, lr=1e-2)
-    trial["spec"]["trial"] = 0
+    trial = as_trial(trained("lora", {}, 0.9, lr=1e-2), 0)
     assert [lr(r) for r in read(tmp_path, [trial, trained("lora", {}, 0.6, lr=1e-3)])] == [1e-3]
 
 

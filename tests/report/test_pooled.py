@@ -58,7 +58,7 @@ def test_what_one_process_lacks_and_what_is_largest_somewhere_is_kept() -> None:
 
 
 def test_passes_of_other_settings_or_environments_stay_apart(tmp_path: Path) -> None:
-    elsewhere = {**factories.ENV, "code": "another"}
+    elsewhere = {**factories.ENV, "code": {**factories.ENV["code"], "source": "1" * 16}}
     records = written(tmp_path, body(0, 70.0), body(1, 71.0), body(1, 71.0, env=elsewhere), body(2, 70.0, status="oom"))
     found = pooled.passes(records)
     assert sorted((pooled.processes(r), r.status) for r in found) == [(1, "finished"), (1, "oom"), (2, "finished")]

@@ -138,9 +138,7 @@ def test_predictions_that_contradict_their_score_widen_nothing_and_are_named(tmp
 
 
 def test_tuning_trials_are_in_no_table(tmp_path):
-    trial = predicted("lora", 0, 0.9)
-    trial["spec"]["trial"] = 3
-    trial["spec_id"] = "0123456789abcdef"
+    trial = factories.as_trial(predicted("lora", 0, 0.9), 3)
     (c,) = compared(tmp_path, [*table({"full": 0.8, "lora": 0.7}, seeds=2), trial])
     assert [e.n for e in c.entries] == [2, 2]
 

@@ -1,6 +1,6 @@
 """Latencies of a profile pass: every configuration at every shape, beside the untouched base network.
 
-Records from before shapes were a list have no base and no such table; `times.py` reads what those have.
+The first records kept no lengths: they have no such table, and `times.py` reads what those have.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _place(r: Record) -> tuple[str, str]:
 def _cells(r: Record) -> list[Cell]:
     named = [(BASE, (r.body.get("base") or {}).get("latency"))]
     named += [(row["label"], row.get("latency")) for row in r.body["rows"]]
-    cells = [_cell(label, c) for label, listed in named if isinstance(listed, list) for c in listed]
+    cells = [_cell(label, c) for label, listed in named for c in listed or () if c["length"] is not None]
     phases = list(PHASES)
     return sorted(cells, key=lambda c: (phases.index(c.phase), not c.typical, c.shape))  # stable: labels keep order
 

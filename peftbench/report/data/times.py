@@ -143,8 +143,5 @@ def _first(samples: Sequence[float], processes: int) -> float | None:
 
 
 def _usual(row: Mapping[str, Any]) -> dict[str, Any]:
-    """One pass at the task's median length by batch size: of a list of shapes, or as older records key it."""
-    latency = row.get("latency") or {}
-    if not isinstance(latency, list):
-        return dict(latency)
-    return {str(c["batch"]): c for c in latency if c["typical"] and c["phase"] != "decode"}
+    """One pass at the task's median length by batch size."""
+    return {str(c["batch"]): c for c in row.get("latency") or () if c["typical"] and c["phase"] != "decode"}

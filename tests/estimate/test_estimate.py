@@ -119,7 +119,7 @@ def test_a_size_that_only_numbers_tell_is_refused(tmp_path: Path) -> None:
     plugin.write_text(
         "from dataclasses import dataclass\n"
         "import torch\n"
-        "from peftbench.method.base import Method, register\n"
+        "from peftbench.method import Method, register\n"
         "from peftbench.methods.lora import LoRALinear\n\n\n"
         "@register\n@dataclass(frozen=True)\n"
         "class Picky(Method):\n"

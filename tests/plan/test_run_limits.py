@@ -23,7 +23,8 @@ from peftbench.plan import grid as plan
 from peftbench.plan.configurations import Configuration
 from peftbench.plan.grid import Planned
 from peftbench.records.spec import ProfileSpec, RunSpec, TrainSpec, as_dict
-from peftbench.run.train import Fitted, _share, rate, rate_at
+from peftbench.run.schedule import rate, rate_at
+from peftbench.run.train import Fitted, _share
 
 MEMORY = TEXT.replace("steps: 5", "steps: 5, memory: 1000B")
 

@@ -18,12 +18,9 @@ from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.records import environment, record
-from peftbench.run.jobs import Ending, Job, record_of
+from peftbench.run.jobs import Ending, Job, Progress, Stop, record_of
 
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-
-Progress = Callable[[Mapping[str, Any]], None]
-Stop = Callable[[], bool]
 
 
 class SessionHost:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from peftbench.records.spec import ProfileSpec, RunSpec, as_dict
+
+Progress = Callable[[Mapping[str, Any]], None]  # called with the phase, and the step and loss where there are any
+Stop = Callable[[], bool]  # called between two steps; True abandons the run
 
 
 @dataclass(frozen=True)

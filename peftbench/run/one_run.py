@@ -20,12 +20,11 @@ from peftbench.method.base import Method
 from peftbench.method.edit import Edit
 from peftbench.records.spec import RunSpec
 from peftbench.run import evaluate
+from peftbench.run.jobs import Progress, Stop
 from peftbench.run.train import Abandoned, Fitted, Trainer, fit
 from peftbench.tasks import Dataset, batches, metrics
 from peftbench.tasks.tokens import Array, Encoded
 
-Progress = Callable[[dict[str, Any]], None]
-Stop = Callable[[], bool]
 KEPT_SAMPLES = 5  # generated examples shown in a record
 
 

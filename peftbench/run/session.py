@@ -18,7 +18,8 @@ from peftbench.method.base import Method
 from peftbench.method.edit import Edit
 from peftbench.method.registry import find, make
 from peftbench.records.spec import BackboneSpec, MethodSpec, ProfileSpec, RunSpec, TaskSpec
-from peftbench.run.one_run import Clock, Progress, Run, Stop
+from peftbench.run.jobs import Progress, Stop
+from peftbench.run.one_run import Clock, Run
 from peftbench.run.profile.interleaved import profile
 from peftbench.run.train import Abandoned, Diverged
 from peftbench.tasks import tokens

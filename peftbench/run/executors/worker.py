@@ -22,8 +22,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from peftbench.errors import UserError
-from peftbench.run.attempt import Progress, SessionHost, describe, device_is_broken
-from peftbench.run.jobs import Job
+from peftbench.run.attempt import SessionHost, describe, device_is_broken
+from peftbench.run.jobs import Job, Progress
 
 PROGRESS_EVERY_SECONDS = 0.1
 PARENT_GONE = 3  # exit code

@@ -33,6 +33,7 @@ from peftbench import cache
 from peftbench.backbones import source
 from peftbench.measure import background_load, timing
 from peftbench.records import environment, record
+from peftbench.records.record import RunRecord
 from peftbench.run import executors
 
 SCRIPT = Path(__file__).with_name("trainer_script.py")
@@ -134,10 +135,10 @@ def by_the_suite(args: argparse.Namespace, scratch: Path) -> tuple[float, Scores
     spent = timed(command, scratch / "suite.log", {"PEFTBENCH_CACHE": str(own)}, threads=None)
     scores: Scores = defaultdict(list)
     for kept in record.read_all(results):
-        body, spec = kept.body, kept.spec
-        assert body["stopped_at"] == args.steps, f"{kept.path.name}: {body['stopped_at']} steps"
-        value = body["metrics"]["test"][body["metrics"]["primary"]]
-        scores[spec["task"]["name"], spec["method"]["name"]].append(value)
+        assert isinstance(kept, RunRecord)
+        assert kept.body.stopped_at == args.steps, f"{kept.path.name}: {kept.body.stopped_at} steps"
+        value = kept.metrics.test[kept.metrics.primary]
+        scores[kept.spec.task.name, kept.spec.method.name].append(value)
     return spent, check(scores, args)
 
 

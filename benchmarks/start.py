@@ -36,6 +36,7 @@ from peftbench.plan.grid import Planned
 from peftbench.plan.next_runs import profiles
 from peftbench.plan.prepare import Prepared
 from peftbench.records import environment, record
+from peftbench.records.record import ProfileRecord, RunRecord
 from peftbench.records.spec import ProfileSpec, as_dict
 
 REFERENCE = Path(__file__).parent.parent / "results/reference/quickstart"
@@ -165,13 +166,13 @@ def write_task(path: Path, rng: random.Random) -> None:
 
 def write_records(prepared: Prepared, results: Path) -> None:
     real = record.read_all(REFERENCE)
-    run = next(r for r in real if r.kind == "run" and r.spec["method"]["name"] == "lora")
-    profile = next(r for r in real if r.kind == "profile")
+    run = next(r.raw() for r in real if isinstance(r, RunRecord) and r.spec.method.name == "lora")
+    profile = next(r.raw() for r in real if isinstance(r, ProfileRecord))
     partial = results.with_name(f"{results.name}.part")  # whole or not there
     shutil.rmtree(partial, ignore_errors=True)  # of a call that was interrupted
-    made = [record.write(partial, run_body(p, prepared.experiment.name, run.body)) for p in prepared.planned]
+    made = [record.write(partial, run_body(p, prepared.experiment.name, run)) for p in prepared.planned]
     for spec in profiles(prepared.experiment, prepared.planned, [record.read(path) for path in made]):
-        record.write(partial, profile_body(spec, prepared.experiment.name, profile.body))
+        record.write(partial, profile_body(spec, prepared.experiment.name, profile))
     partial.rename(results)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from peftbench.plan.baselines import Baselines
     from peftbench.plan.experiment import Experiment
     from peftbench.plan.prepare import Prepared
-    from peftbench.records.record import Record
+    from peftbench.records.record import Record, TrainingRecord
     from peftbench.records.spec import RunSpec, Spec
     from peftbench.report.assemble import Loaded
     from peftbench.run.attached import Attached
@@ -176,24 +176,26 @@ class Records(Sequence["Record"]):
         """
         import pandas as pd
 
-        return pd.DataFrame([_row(r) for r in self if r.kind == "run"])
+        from peftbench.records.record import TrainingRecord
+
+        return pd.DataFrame([_row(r) for r in self if isinstance(r, TrainingRecord)])
 
 
-def _row(r: Record) -> dict[str, Any]:
-    sizes, memory, scores = (r.body.get(k) or {} for k in ("parameters", "memory", "metrics"))
-    splits = {s: scores.get(s) or {} for s in ("test", "validation")}
+def _row(r: TrainingRecord) -> dict[str, Any]:
+    sizes, memory, scores = r.body.parameters, r.body.memory, r.body.metrics
+    splits = {s: getattr(scores, s, {}) for s in ("test", "validation")}
     return {
         "experiment": r.experiment,
-        "task": r.spec["task"]["name"],
-        "method": r.spec["method"]["label"],
-        "method_name": r.spec["method"]["name"],
-        "seed": r.spec["seed"],
-        "trial": r.spec["trial"],
+        "task": r.spec.task.name,
+        "method": r.spec.method.label,
+        "method_name": r.spec.method.name,
+        "seed": r.spec.seed,
+        "trial": r.spec.trial,
         "status": r.status,
-        "lr": r.spec["train"]["lr"],
-        "trainable": sizes.get("trainable"),
-        "peak_bytes": memory.get("peak_bytes"),
-        "seconds": r.body["seconds"]["total"],
+        "lr": r.spec.train.lr,
+        "trainable": sizes.trainable if sizes else None,
+        "peak_bytes": memory.peak_bytes if memory else None,
+        "seconds": r.body.seconds.total,
         "spec_id": r.spec_id,
         "path": str(r.path),
         **{f"{split}_{name}": value for split, of in splits.items() for name, value in of.items()},

@@ -66,7 +66,7 @@ def _alike(p: Planned, q: Planned) -> bool:
 
 
 def _seconds(finished: dict[str, Record], p: Planned) -> float:
-    return float(finished[p.spec.id].body["seconds"]["total"])
+    return finished[p.spec.id].body.seconds.total
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from msgspec import to_builtins
 
 from peftbench.records import record
 from peftbench.records.record import Record
@@ -74,7 +75,7 @@ def _order(item: tuple[str, int]) -> tuple[bool, bool, str]:
 def _machines(records: Sequence[Record], folder: Path) -> list[str]:
     """One line for each kind of machine and versions, the threads of its runs and passes together."""
     threads: dict[str, Counter[str]] = {}
-    for kind, env in [(r.kind, r.body["env"]) for r in records] or [("", e) for e in _environments(folder)]:
+    for kind, env in [(r.kind, to_builtins(r.env)) for r in records] or [("", e) for e in _environments(folder)]:
         gpu = f"{env['gpu']['name']}, " if env.get("gpu") else ""
         packages = ", ".join(f"{name} {env['packages'][name]}" for name in ("torch", "transformers"))
         capability = f" ({env['cpu']['capability']})" if env["cpu"]["capability"] else ""
@@ -97,7 +98,7 @@ def _environments(folder: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _dates(records: Sequence[Record]) -> str:
-    first, last = min(r.body["started"] for r in records)[:10], max(r.body["ended"] for r in records)[:10]
+    first, last = min(r.body.started for r in records)[:10], max(r.body.ended for r in records)[:10]
     return first if first == last else f"{first} to {last}"
 
 
@@ -112,7 +113,7 @@ def _wall_seconds(records: Sequence[Record]) -> float:
 
 
 def _time(r: Record, key: str) -> float:
-    return datetime.fromisoformat(r.body[key]).timestamp()
+    return datetime.fromisoformat(getattr(r.body, key)).timestamp()
 
 
 def _duration(seconds: float) -> str:

@@ -258,10 +258,12 @@ def _run_passes(
 
 def _print_passes(earlier: set[Path], records: Sequence[Record], as_json: bool, quiet: bool) -> None:
     """Print the passes whose records are new."""
+    from peftbench.records.record import ProfileRecord
     from peftbench.report.data import pooled
     from peftbench.report.tables import passed
 
-    new = pooled.passes(r for r in records if r.path not in earlier and r.is_finished)
+    made = [r for r in records if isinstance(r, ProfileRecord) and r.path not in earlier and r.is_finished]
+    new = pooled.passes(made)
     if as_json:
         print_json(passed.rows(new, records))
     elif not quiet:

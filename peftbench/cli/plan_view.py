@@ -76,7 +76,7 @@ def _row(p: Planned, predicted: Predicted, peak: RunPeak, last: Record | None) -
         "predicted_peak_batch": peak.batch,
         "predicted_peak_is_bound": peak.at_most,
         "predicted_peak_note": peak.note,
-        "took_seconds": _rounded(last.body["seconds"]["total"]) if last else None,
+        "took_seconds": _rounded(last.body.seconds.total) if last else None,
         "status": last.status if last else None,
     }
 

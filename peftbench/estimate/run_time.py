@@ -20,7 +20,7 @@ from typing import Any
 
 from peftbench.estimate.calibrate import Costs, run_key, task_key
 from peftbench.plan.grid import Planned
-from peftbench.records.record import Record, is_trial
+from peftbench.records.record import Record, TrainingRecord, TrialRecord
 
 TOKENS_PER_WORD = 1.4
 FLOPS_PER_SECOND = 2e10  # of a core, in the arithmetic
@@ -56,9 +56,9 @@ def predict(planned: Sequence[Planned], records: Iterable[Record], costs: Costs)
     """
     finished: dict[tuple[str, str, bool], list[float]] = {}
     for r in records:
-        if r.kind == "run" and r.is_finished:
-            spent = r.body["seconds"]["total"] / max(1, r.spec["train"]["steps"])
-            key = (r.spec["method"]["label"], r.spec["task"]["name"], is_trial(r))
+        if isinstance(r, TrainingRecord) and r.is_finished:
+            spent = r.body.seconds.total / max(1, r.spec.train.steps)
+            key = (r.spec.method.label, r.spec.task.name, isinstance(r, TrialRecord))
             finished.setdefault(key, []).append(spent)
     unmeasured = _similar(planned, costs)
     predictions = {}

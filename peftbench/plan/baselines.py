@@ -19,8 +19,8 @@ from peftbench.plan.prepare import Prepared
 from peftbench.plan.read import load
 from peftbench.plan.run_limits import Measures
 from peftbench.records import comparable, record
-from peftbench.records.record import Record
-from peftbench.records.spec import MethodSpec, ProfileSpec, RunSpec, as_dict
+from peftbench.records.record import Record, RunRecord, TrialRecord
+from peftbench.records.spec import MethodSpec, ProfileSpec, RunSpec
 
 ROUNDING = 1e-6  # of a budget computed back from a size and its deviation
 
@@ -30,7 +30,7 @@ class Baselines:
     """The finished runs under `folder` that the new ones stand beside, and what a reader must know of them."""
 
     folder: Path
-    runs: Sequence[Record]
+    runs: Sequence[RunRecord]
     reference: Mapping[str, tuple[MethodSpec, float]]  # by task: the reference's method and rate
     remarks: Sequence[str]
     labels: Sequence[str]  # of the new methods
@@ -85,20 +85,21 @@ def baselines(planned: Prepared, folder: Path, versions: Mapping[str, int]) -> B
     name, new = planned.experiment.name, list(dict.fromkeys(p.label for p in planned.planned))
     if not folder.is_dir():
         raise UserError(f"--against {folder}: no such directory; give the one that holds the baselines' records")
-    everything = [r for r in record.finished(record.read_all(folder)).values() if r.kind == "run"]
-    there, tried = ([r for r in everything if record.is_trial(r) is wanted] for wanted in (False, True))
+    everything = record.finished(record.read_all(folder)).values()
+    there = [r for r in everything if isinstance(r, RunRecord)]
+    tried = [r for r in everything if isinstance(r, TrialRecord)]
     mine = [r for r in there if r.experiment == name]
     if not mine:
         names = sorted({r.experiment for r in there})
         found = f"it holds {', '.join(names)}" if names else "it holds no finished runs"
         raise UserError(f"--against {folder}: no finished runs of the experiment {name}; {found}")
-    if taken := sorted(set(new) & {r.spec["method"]["label"] for r in mine}):
+    if taken := sorted(set(new) & {r.spec.method.label for r in mine}):
         label = taken[0]
         raise UserError(
             f"--against {folder}: it has rows of {', '.join(taken)} already; give yours another label: "
             f"--method '{label}: {{label: {label}-mine}}'"
         )
-    beside, mistakes = list[Record](), list[str]()
+    beside, mistakes = list[RunRecord](), list[str]()
     for spec in _one_a_task(p.spec for p in planned.planned):
         alike, said = _comparable(spec, mine)
         beside += alike
@@ -106,7 +107,8 @@ def baselines(planned: Prepared, folder: Path, versions: Mapping[str, int]) -> B
     if mistakes:
         listed = "".join(f"\n  {said}" for said in dict.fromkeys(mistakes))
         raise UserError(f"--against {folder}: not comparable with what {planned.experiment.file} asks for:{listed}")
-    reference = {r.spec["task"]["name"]: _now(r, versions) for r in beside if _label(r) == planned.experiment.reference}
+    base = [r for r in beside if r.spec.method.label == planned.experiment.reference]
+    reference = {r.spec.task.name: _now(r, versions) for r in base}
     return Baselines(folder, beside, reference, [*_remarks(beside, versions), *_untuned(planned)], new)
 
 
@@ -114,29 +116,28 @@ def _one_a_task(specs: Iterable[RunSpec]) -> list[RunSpec]:
     return list({s.task.name: s for s in specs}.values())
 
 
-def _comparable(spec: RunSpec, there: Collection[Record]) -> tuple[list[Record], list[str]]:
+def _comparable(spec: RunSpec, there: Collection[RunRecord]) -> tuple[list[RunRecord], list[str]]:
     """The records of the spec's task under its setting; where there are none, in what the nearest differs."""
-    same_task = [r for r in there if r.spec["task"]["name"] == spec.task.name]
+    same_task = [r for r in there if r.spec.task.name == spec.task.name]
     if not same_task:
-        tasks = ", ".join(sorted({r.spec["task"]["name"] for r in there}))
+        tasks = ", ".join(sorted({r.spec.task.name for r in there}))
         return [], [f"no runs on {spec.task.name} there, only on {tasks}; leave it out with --only task=NAME"]
-    mine = as_dict(spec)
-    apart = {r.path: comparable.differences(mine, r.spec) for r in same_task}
+    apart = {r.path: comparable.differences(spec, r.spec) for r in same_task}
     alike = [r for r in same_task if not apart[r.path]]
     if alike:
         return alike, []
     return [], [f"{spec.task.name}: {difference}" for difference in min(apart.values(), key=len)]
 
 
-def _unpaired(spec: RunSpec, alike: Sequence[Record], planned: Prepared) -> list[str]:
+def _unpaired(spec: RunSpec, alike: Sequence[RunRecord], planned: Prepared) -> list[str]:
     """What keeps the new runs of a task from being paired with these: seeds, the budget of size, the reference."""
     said, asked, reference = [], planned.experiment, planned.experiment.reference
     here = {p.spec.seed for p in planned.planned if p.spec.task.name == spec.task.name}
-    base = {r.spec["seed"] for r in alike if _label(r) == reference}
+    base = {r.spec.seed for r in alike if r.spec.method.label == reference}
     if base and not here <= base:
         missing = ", ".join(map(str, sorted(here - base)))
         said.append(f"{spec.task.name}: seeds: the reference {reference} has no finished run of seed {missing} there")
-    everything = {r.spec["seed"] for r in alike}
+    everything = {r.spec.seed for r in alike}
     if len(here) < len(everything) and here == set(range(asked.budget.seeds)):
         said.append(f"{spec.task.name}: seeds: {len(everything)} there, {len(here)} here")
     budgets = {round(b) for r in alike if (b := _budget(r)) is not None}
@@ -150,28 +151,29 @@ def _unpaired(spec: RunSpec, alike: Sequence[Record], planned: Prepared) -> list
     return said
 
 
-def _tuned_otherwise(spec: RunSpec, tried: Collection[Record], planned: Prepared) -> list[str]:
+def _tuned_otherwise(spec: RunSpec, tried: Collection[TrialRecord], planned: Prepared) -> list[str]:
     """In what the trials of the baselines on the spec's task differ from those that the new method would have."""
     name, b = planned.experiment.name, planned.experiment.budget
-    trials = [r.spec for r in tried if r.experiment == name and r.spec["task"]["name"] == spec.task.name]
-    numbers = {t["trial"] for t in trials}
+    trials = [r.spec for r in tried if r.experiment == name and r.spec.task.name == spec.task.name]
+    numbers = {t.trial for t in trials}
     if len(numbers) != (b.trials or 0):
         return [f"{spec.task.name}: trials: {len(numbers) or 'none'} there, {b.trials or 'none'} here"]
     here = {p.spec.train.steps for p in planned.planned if p.spec.trial is not None and p.spec.task == spec.task}
-    steps = {t["train"]["steps"] for t in trials}
+    steps = {t.train.steps for t in trials}
     if here and not here & steps:
         return [f"{spec.task.name}: tuning_steps: {min(steps)} there, {min(here)} here"]
     return []
 
 
-def _budget(r: Record) -> float | None:
+def _budget(r: RunRecord) -> float | None:
     """The trainable parameters that the run was to have, from those that it had; None where nothing was asked."""
-    deviation, sizes = r.spec["method"].get("deviation"), r.body["parameters"]
-    return None if deviation is None or not sizes["trainable"] else sizes["trainable"] / (1 + deviation)
+    deviation, trainable = r.spec.method.deviation, r.parameters.trainable
+    return None if deviation is None or not trainable else trainable / (1 + deviation)
 
 
-def _remarks(beside: Sequence[Record], versions: Mapping[str, int]) -> list[str]:
-    old = sorted({_label(r) for r in beside if versions.get(_name(r), r.spec["method"]["version"]) != _version(r)})
+def _remarks(beside: Sequence[RunRecord], versions: Mapping[str, int]) -> list[str]:
+    methods = [r.spec.method for r in beside]
+    old = sorted({m.label for m in methods if versions.get(m.name, m.version) != m.version})
     if not old:
         return []
     return [f"baselines by an older version of their method, whose results have changed since: {', '.join(old)}"]
@@ -186,22 +188,10 @@ def _untuned(planned: Prepared) -> list[str]:
     return [f"no trials, at the rate that was given, where the baselines had theirs: {', '.join(given)}"]
 
 
-def _now(r: Record, versions: Mapping[str, int]) -> tuple[MethodSpec, float]:
+def _now(r: RunRecord, versions: Mapping[str, int]) -> tuple[MethodSpec, float]:
     """The record's method as today's code has it, to be timed beside the new one, and its rate."""
-    spec = RunSpec.from_dict(r.spec)
-    return replace(spec.method, version=versions.get(spec.method.name, spec.method.version)), spec.train.lr
-
-
-def _label(r: Record) -> str:
-    return str(r.spec["method"]["label"])
-
-
-def _name(r: Record) -> str:
-    return str(r.spec["method"]["name"])
-
-
-def _version(r: Record) -> int:
-    return int(r.spec["method"]["version"])
+    method = r.spec.method
+    return replace(method, version=versions.get(method.name, method.version)), r.spec.train.lr
 
 
 def _safe(label: str) -> str:

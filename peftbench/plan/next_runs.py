@@ -13,7 +13,7 @@ from dataclasses import replace
 from peftbench.plan.experiment import Experiment, ProfileSection
 from peftbench.plan.grid import Planned
 from peftbench.records import record, trials
-from peftbench.records.record import Record
+from peftbench.records.record import Record, TrialRecord
 from peftbench.records.spec import LatencySpec, ProfileSpec, RunSpec, Spec
 
 
@@ -133,7 +133,7 @@ def _tuned(p: Planned, latest: Mapping[str, Record], ready: Callable[[str], bool
     ids = [t.spec.id for t in p.trials]
     if any(map(ready, ids)) or not trials.settled(ids, latest):
         return replace(p, waits=True)
-    best = p.trials[trials.best([latest[i] for i in ids])]
+    best = p.trials[trials.best([r for i in ids if isinstance(r := latest[i], TrialRecord)])]
     train = replace(p.spec.train, lr=best.spec.train.lr)
     return replace(p, spec=replace(p.spec, method=best.spec.method, train=train), trainable=best.trainable, waits=False)
 

@@ -56,6 +56,11 @@ class Environment(Struct, frozen=True, kw_only=True):
     blas: dict[str, str] = {}  # loaded BLAS libraries and their kernels, by package; older records lack it
     threads: int | None  # inside one operation; null where nothing limits them
 
+    @property
+    def machine(self) -> str:
+        """The name of the GPU or processor that computed."""
+        return (self.gpu.name if self.gpu else self.cpu.model) or self.device
+
 
 class Attempt(Struct, frozen=True, kw_only=True):
     """What every record says, whatever was attempted."""
@@ -132,8 +137,8 @@ class Predictions(Struct, frozen=True, kw_only=True):
     labels: list[int | float | str | list[str]]  # right class or number, or the texts that are right
 
 
-class TrainedBody(Attempt, frozen=True, kw_only=True):
-    """What training leaves behind; a failed attempt has what it got to."""
+class TrainingBody(Attempt, frozen=True, kw_only=True):
+    """An attempt at training, a final run or a trial; a failed one has what it got to."""
 
     kind: Literal["run"]  # a tuning trial is one too, with a number in `spec.trial`
     spec: RunSpec  # what was asked
@@ -148,7 +153,7 @@ class TrainedBody(Attempt, frozen=True, kw_only=True):
     probes: dict[str, Probe] = {}  # by name, where the spec asks for some
 
 
-class RunBody(TrainedBody, frozen=True, kw_only=True):
+class RunBody(TrainingBody, frozen=True, kw_only=True):
     """A final run: trained and tested."""
 
     metrics: Metrics | None = None  # scores
@@ -158,7 +163,7 @@ class RunBody(TrainedBody, frozen=True, kw_only=True):
         _complete(self, "parameters", "curve", "metrics")
 
 
-class TrialBody(TrainedBody, frozen=True, kw_only=True):
+class TrialBody(TrainingBody, frozen=True, kw_only=True):
     """A tuning trial: trained, and scored on the validation split alone."""
 
     metrics: ValidationMetrics | None = None  # scores

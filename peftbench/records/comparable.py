@@ -21,10 +21,10 @@ experiments, and reports name the other two in notes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
-from peftbench.records.spec import completed, digest
+from peftbench.records.spec import ProfileSpec, RunSpec, TrainSpec, digest
 
 NAMES = {  # fields of a setting, as people and experiment files call them
     "backbone.model": "model",
@@ -56,7 +56,6 @@ NAMES = {  # fields of a setting, as people and experiment files call them
     "train.seconds": "seconds",
     "train.memory": "memory",
 }
-SHAPE = ("batch_size", "max_length", "accumulation")  # of a step; a profile pass has them at the top of its spec
 
 
 class Difference(NamedTuple):
@@ -75,39 +74,27 @@ class Difference(NamedTuple):
         return f"{self.name}: {self.here} or {self.there}"
 
 
-def setting(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be equal for two runs to be comparable.
-
-    Args:
-        spec: a run's spec as plain values, as records have it and `as_dict` makes it.
-
-    Returns:
-        The fields that count, by place: "train.steps" -> 40.
-    """
-    whole = completed("run", spec)
-    train = {key: value for key, value in whole["train"].items() if key not in _not_counted(whole["train"])}
-    parts = {"backbone": whole["backbone"], "task": whole["task"], "train": train}
-    return {f"{part}.{key}": value for part, fields in parts.items() for key, value in fields.items()}
+def setting(spec: RunSpec) -> dict[str, Any]:
+    """What must be equal for two runs to be comparable: the fields that count, by place: "train.steps" -> 40."""
+    parts: tuple[tuple[str, Any], ...] = (("backbone", spec.backbone), ("task", spec.task), ("train", spec.train))
+    whole = {f"{name}.{f.name}": getattr(part, f.name) for name, part in parts for f in fields(part)}
+    not_counted = _not_counted(spec.train)
+    return {place: value for place, value in whole.items() if place not in not_counted}
 
 
-def _not_counted(train: Mapping[str, Any]) -> set[str]:
-    decides = train["patience"] is not None or train["checkpoint"] != "last"
-    optional = {"accumulation": train["memory"] is not None, "eval_every": not decides}
-    return {"lr", *(key for key, is_free in optional.items() if is_free)}
+def _not_counted(train: TrainSpec) -> set[str]:
+    decides = train.patience is not None or train.checkpoint != "last"
+    optional = {"train.accumulation": train.memory is not None, "train.eval_every": not decides}
+    return {"train.lr", *(place for place, is_free in optional.items() if is_free)}
 
 
-def key(spec: Mapping[str, Any]) -> str:
+def key(spec: RunSpec) -> str:
     """64 hex digits, the same for two runs exactly where they are comparable."""
     return digest(setting(spec))
 
 
-def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[Difference]:
-    """What keeps two runs from being compared; empty where they may be.
-
-    Args:
-        here: the spec of one run, as `setting` takes it.
-        there: that of the other.
-    """
+def differences(here: RunSpec, there: RunSpec) -> list[Difference]:
+    """What keeps two runs from being compared; empty where they may be."""
     mine, other = setting(here), setting(there)
     # A field that counts on one side only is not to blame: memory, patience or checkpoint differs as well.
     return [_difference(k, v, other[k]) for k, v in mine.items() if k in other and v != other[k]]
@@ -124,13 +111,15 @@ def _brief(value: Any) -> str:
     return text[:12] if len(text) == 64 and text.isalnum() else text  # a fingerprint
 
 
-def times_apply(profile: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
+def times_apply(profile: ProfileSpec, run: RunSpec) -> bool:
     """Whether a profile pass measured steps such as the run's: on the same backbone and task, in the same shape.
 
-    Args:
-        profile: the spec of the pass, which has no schedule of its own.
-        run: the spec of the run.
+    A pass has no schedule of its own.
     """
-    shape = {name: profile.get(name, 1) for name in SHAPE}
-    measured = {**run, "backbone": profile["backbone"], "task": profile["task"], "train": {**run["train"], **shape}}
-    return not differences(run, measured)
+    train = replace(
+        run.train,
+        batch_size=profile.batch_size,
+        max_length=profile.max_length,
+        accumulation=profile.accumulation,
+    )
+    return not differences(run, replace(run, backbone=profile.backbone, task=profile.task, train=train))

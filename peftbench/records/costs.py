@@ -13,7 +13,7 @@ class Quartiles(Struct, frozen=True, kw_only=True):
     n: int  # how many there are
 
 
-class Timed(Quartiles, frozen=True, kw_only=True):
+class SampledSeconds(Quartiles, frozen=True, kw_only=True):
     """Seconds, with each sample."""
 
     samples: list[float]  # seconds, in the order of the rounds
@@ -26,7 +26,7 @@ class Ratio(Quartiles, frozen=True, kw_only=True):
     high: float | None  # upper bound of that interval
 
 
-class TimedPass(Timed, frozen=True, kw_only=True):
+class PassSeconds(SampledSeconds, frozen=True, kw_only=True):
     """Seconds of one pass in inference mode."""
 
     p95: float | None  # seconds, the 95th percentile; null with fewer than 20 samples
@@ -82,20 +82,20 @@ class Memory(Struct, frozen=True, kw_only=True):
 class StepTime(Struct, frozen=True, kw_only=True):
     """The run's own steps, timed where no other run shared the machine. Tables show the profile pass's times."""
 
-    step_seconds: Timed  # without the first two steps
+    step_seconds: SampledSeconds  # without the first two steps
     source: str  # which steps these are
 
 
 class SplitSeconds(Struct, frozen=True, kw_only=True):
     """Where the time of a training step goes."""
 
-    forward: Timed  # of all parts of the batch
-    backward: Timed  # of all parts of the batch
-    optimizer: Timed  # clipping, the step, and the method's own work after it
+    forward: SampledSeconds  # of all parts of the batch
+    backward: SampledSeconds  # of all parts of the batch
+    optimizer: SampledSeconds  # clipping, the step, and the method's own work after it
     rounds: str  # whose rounds these are: "the step's", or "of their own" where clocks inside would slow a step
 
 
-class Flops(Struct, frozen=True, kw_only=True):
+class StepFlops(Struct, frozen=True, kw_only=True):
     """Floating-point operations of one step: products, attention, convolutions; nothing element by element."""
 
     forward: int  # of the forward passes
@@ -111,8 +111,8 @@ class LatencyAt(Struct, frozen=True, kw_only=True):
     batch: int  # texts
     length: int | None  # tokens of each text; null in the first records, which did not keep it
     typical: bool  # whether this is the task's median length, not one that the experiment names
-    unmerged: TimedPass  # with the adapters as they stand
-    merged: TimedPass | None  # with the adapters folded into the weights; null where they do not fold
+    unmerged: PassSeconds  # with the adapters as they stand
+    merged: PassSeconds | None  # with the adapters folded into the weights; null where they do not fold
 
 
 class BaseLatency(Struct, frozen=True, kw_only=True):
@@ -127,19 +127,19 @@ class ProfileRow(Struct, frozen=True, kw_only=True):
     label: str  # unique in the experiment's tables
     method: str  # name
     task: str  # name of the data that ran
-    step_seconds: Timed  # of a whole training step
+    step_seconds: SampledSeconds  # of a whole training step
     ratio: Ratio | None  # of step_seconds to the reference's; null in a pass without the reference
     tokens: int | None  # of the batch, padding left out
     tokens_per_second: Quartiles | None  # over step_seconds
-    flops: Flops | None  # of one step
+    flops: StepFlops | None  # of one step
     flops_per_second: Quartiles | None  # over step_seconds
     product_share: Ratio | None  # of flops_per_second to the rate of a large matrix product in the same round
     shape: list[int] | None  # (rows, tokens) of the batch
     split_seconds: SplitSeconds | None  # where the step's time goes
     latency: list[LatencyAt]  # of inference, at every shape
     merge_max_change: float | None  # largest change of a logit by folding the adapters; null where they do not fold
-    merge_seconds: Timed | None  # of folding every adapter, and putting the layers in place and out again
-    switch_seconds: Timed | None  # of putting another adapter's tensors and head in place
+    merge_seconds: SampledSeconds | None  # of folding every adapter, and putting the layers in place and out again
+    switch_seconds: SampledSeconds | None  # of putting another adapter's tensors and head in place
 
 
 class MatrixProduct(Struct, frozen=True, kw_only=True):
@@ -149,7 +149,7 @@ class MatrixProduct(Struct, frozen=True, kw_only=True):
     products: int  # in a row
     dtype: str  # of the training steps
     flops: int  # of all of them
-    seconds: Timed  # of all of them
+    seconds: SampledSeconds  # of all of them
     flops_per_second: Quartiles  # flops over seconds
 
 

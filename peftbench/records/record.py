@@ -11,43 +11,58 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from peftbench.errors import UserError
 from peftbench.records import check, files, upgrades
-from peftbench.records.spec import ProfileSpec, completed, digest
+from peftbench.records.bodies import (
+    Body,
+    Curve,
+    Environment,
+    Metrics,
+    Predictions,
+    ProfileBody,
+    RunBody,
+    TrialBody,
+    ValidationMetrics,
+)
+from peftbench.records.costs import Parameters, ProfileRow
+from peftbench.records.spec import ProfileSpec, RunSpec, Spec, digest
 
 FOLDER = "runs"  # under the results directory
 RETRIED = ("killed", "abandoned")  # repeated by running again; the others only by --retry-failed
 REFERENCE = ProfileSpec.reference  # the label that costs and scores are compared with, where no profile names another
 
+T = TypeVar("T")
+R = TypeVar("R", bound="Record")
+
 
 @dataclass(frozen=True)
 class Record:
-    """One attempt at one spec. `body` is the file's JSON without its predictions, which are read when asked for."""
+    """One attempt at one spec; always one of the subclasses below. Predictions are read when asked for."""
 
     path: Path
-    body: Mapping[str, Any] = field(repr=False)
+    body: Body = field(repr=False)
 
     @property
     def kind(self) -> str:
-        return self.body["kind"]
+        return self.body.kind
 
     @property
     def spec_id(self) -> str:
-        return self.body["spec_id"]
+        return self.body.spec_id
 
     @property
     def env_id(self) -> str:
-        return self.body["env_id"]
+        return self.body.env_id
 
     @property
     def attempt(self) -> int:
-        return self.body["attempt"]
+        return self.body.attempt
 
     @property
     def status(self) -> str:
-        return self.body["status"]
+        return self.body.status
 
     @property
     def is_finished(self) -> bool:
@@ -55,30 +70,105 @@ class Record:
 
     @property
     def experiment(self) -> str:
-        return self.body["experiment"]
+        return self.body.experiment
 
     @property
-    def spec(self) -> Mapping[str, Any]:
-        return self.body["spec"]
+    def spec(self) -> Spec:
+        return self.body.spec
+
+    @property
+    def env(self) -> Environment:
+        return self.body.env
 
     @property
     def order(self) -> tuple[str, int, str]:
         """Sorts attempts by when they began."""
-        return self.body["started"], self.attempt, self.env_id
-
-    @property
-    def predictions(self) -> dict[str, list] | None:
-        """{"ids", "values", "labels"}, one entry an example of the test split; None where the run did not get there."""
-        return files.decode_predictions(files.read_bytes(self.path), self.path)
+        return self.body.started, self.attempt, self.env_id
 
     def raw(self) -> dict[str, Any]:
         """The file's JSON in today's format, predictions included: to be compared field by field."""
         return files.decode(files.read_bytes(self.path), self.path, predictions=True)
 
+    def _measured(self, value: T | None, name: str) -> T:
+        if value is None:
+            raise ValueError(f"{self.path.name} has no {name}: it ended as {self.status}")
+        return value
 
-def is_trial(r: Record) -> bool:
-    """Whether it is a tuning trial, which no table of final results may count."""
-    return r.spec.get("trial") is not None
+
+@dataclass(frozen=True)
+class TrainingRecord(Record):
+    """An attempt at training: a final run or a tuning trial. What only finished ones have raises ValueError."""
+
+    body: RunBody | TrialBody = field(repr=False)
+
+    @property
+    def spec(self) -> RunSpec:
+        return self.body.spec
+
+    @property
+    def parameters(self) -> Parameters:
+        return self._measured(self.body.parameters, "parameters")
+
+    @property
+    def curve(self) -> Curve:
+        return self._measured(self.body.curve, "curve")
+
+    @property
+    def metrics(self) -> ValidationMetrics:
+        return self._measured(self.body.metrics, "metrics")
+
+
+@dataclass(frozen=True)
+class RunRecord(TrainingRecord):
+    """A final run."""
+
+    body: RunBody = field(repr=False)
+
+    @property
+    def metrics(self) -> Metrics:
+        return self._measured(self.body.metrics, "metrics")
+
+    @property
+    def predictions(self) -> Predictions | None:
+        """One entry an example of the test split; None where the run did not get there."""
+        raw = files.decode_predictions(files.read_bytes(self.path), self.path)
+        try:
+            return None if raw is None else check.typed_predictions(raw)
+        except ValueError as e:
+            raise UserError(f"{self.path}: {e}. {files.FOREIGN_FIX}") from e
+
+
+@dataclass(frozen=True)
+class TrialRecord(TrainingRecord):
+    """A tuning trial, which no table of final results may count."""
+
+    body: TrialBody = field(repr=False)
+
+
+@dataclass(frozen=True)
+class ProfileRecord(Record):
+    """A profile pass, or several processes' parts of one that a report has put together."""
+
+    body: ProfileBody = field(repr=False)
+    processes: int = 1  # that took the pass, one after another
+
+    @property
+    def spec(self) -> ProfileSpec:
+        return self.body.spec
+
+    @property
+    def rows(self) -> list[ProfileRow]:
+        """What was measured, one a configuration; none where the pass did not finish."""
+        return self.body.rows or []
+
+
+_CLASSES: dict[type, type[Record]] = {RunBody: RunRecord, TrialBody: TrialRecord, ProfileBody: ProfileRecord}
+
+
+def of(path: Path | str, body: Mapping[str, Any]) -> Record:
+    """The record that a file with this body holds, in today's format. Raises ValueError where it does not fit."""
+    made = check.typed(body)
+    return _CLASSES[type(made)](Path(path), made)
 
 
 def env_id(env: Mapping[str, Any]) -> str:
@@ -123,10 +213,9 @@ def read(path: Path | str) -> Record:
     path = Path(path)
     body = files.decode(files.read_bytes(path), path)
     try:
-        check.typed(body)
+        return of(path, body)
     except ValueError as e:
         raise UserError(f"{path}: {e}. {files.FOREIGN_FIX}") from e
-    return Record(path, {**body, "spec": completed(body["kind"], body["spec"])})
 
 
 def read_all(results_dir: Path | str) -> list[Record]:
@@ -149,24 +238,24 @@ def read_all(results_dir: Path | str) -> list[Record]:
     return records
 
 
-def finished(records: Iterable[Record]) -> dict[str, Record]:
+def finished(records: Iterable[R]) -> dict[str, R]:
     """By spec_id, the finished record that counts; specs without one are left out."""
     return {spec: r for spec, r in latest(records).items() if r.is_finished}
 
 
-def latest(records: Iterable[Record]) -> dict[str, Record]:
+def latest(records: Iterable[R]) -> dict[str, R]:
     """By spec_id, the record that counts: the first finished attempt, else the last failed one.
 
     The first, not the best or the newest: repeating a run until it looks good must not change a table.
     """
-    counts: dict[str, Record] = {}
+    counts: dict[str, R] = {}
     for r in sorted(records, key=lambda r: r.order):
         if r.spec_id not in counts or not counts[r.spec_id].is_finished:
             counts[r.spec_id] = r
     return counts
 
 
-def newest(records: Iterable[Record]) -> dict[str, Record]:
+def newest(records: Iterable[R]) -> dict[str, R]:
     """By spec_id, the attempt that began last, however it ended."""
     return {r.spec_id: r for r in sorted(records, key=lambda r: r.order)}
 

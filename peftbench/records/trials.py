@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from peftbench.records import record
-from peftbench.records.record import Record
+from peftbench.records.record import Record, TrialRecord
 
 
 def place(key: str, value: Any, values: Sequence[Any]) -> str | None:
@@ -17,15 +17,14 @@ def place(key: str, value: Any, values: Sequence[Any]) -> str | None:
     return "lower" if value <= min(values) else "upper" if value >= max(values) else None
 
 
-def score(r: Record) -> float | None:
+def score(r: TrialRecord) -> float | None:
     """A trial's score on the validation split, more is better; None where it failed or has none."""
-    told = r.body.get("metrics") if r.is_finished else None
-    if not told or told["validation"].get(told["primary"]) is None:
+    if not r.is_finished or (value := r.metrics.validation.get(r.metrics.primary)) is None:
         return None
-    return float(told["validation"][told["primary"]]) * (-1 if told["direction"] == "min" else 1)
+    return -value if r.metrics.direction == "min" else value
 
 
-def best(trials: Sequence[Record]) -> int:
+def best(trials: Sequence[TrialRecord]) -> int:
     """The index of the trial with the best score; of equal ones, and where all have failed, the first."""
     scores = [-math.inf if (s := score(r)) is None else s for r in trials]
     return scores.index(max(scores))

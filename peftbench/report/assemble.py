@@ -13,6 +13,7 @@ from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.records import record
+from peftbench.records.record import TrialRecord
 from peftbench.report.data import beside, latencies, tunings
 from peftbench.report.data.average import Average, averages
 from peftbench.report.data.collect import compare
@@ -51,7 +52,7 @@ def load_against(results_dir: Path | str, baselines_dir: Path | str) -> Loaded:
     records, others = record.read_all(results_dir), record.read_all(baselines_dir)
     compared = budgets.noted(beside.together(records, others, baselines_dir))
     shown = {(c.experiment, c.task) for c in compared}
-    tried = [r for r in others if record.is_trial(r) and (r.experiment, r.spec["task"]["name"]) in shown]
+    tried = [r for r in others if isinstance(r, TrialRecord) and (r.experiment, r.spec.task.name) in shown]
     tuned = tunings.of([*records, *tried], compared)
     return Loaded(trials.noted(compared, tuned), latencies.of(records), tuned, sources)
 

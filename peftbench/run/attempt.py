@@ -121,12 +121,11 @@ def write_killed(
     for path in (folder / record.FOLDER).glob(f"*--{job.spec.id}--*.json"):
         existing = record.read(path)
         if existing.is_finished:  # the process died between writing the record and reporting it
-            body = existing.body
             return {
                 "status": "finished",
                 "reason": None,
-                "seconds": body["seconds"]["total"],
-                "metrics": body.get("metrics"),
+                "seconds": existing.body.seconds.total,
+                "metrics": existing.raw().get("metrics"),
             }
     record.write(folder, record_of(job, env, started, Ending("killed", reason, stderr_tail or None)))
     return _facts("killed", reason, started, None)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import factories
+
 from peftbench.backbones.sites import Site, Sites
 from peftbench.estimate.forecast import measures
 from peftbench.plan import experiment, read
@@ -14,6 +16,7 @@ from peftbench.plan.configurations import Configuration
 from peftbench.plan.prepare import Prepared, prepare
 from peftbench.plan.resolve import Facts, TaskFacts
 from peftbench.plan.selection import Selection
+from peftbench.records import record
 from peftbench.records.record import Record
 from peftbench.records.spec import BackboneSpec, ProfileSpec, RunSpec, TaskSpec, as_dict
 
@@ -83,19 +86,21 @@ def recorded(
     direction: str = "max",
 ) -> Record:
     """A record of the spec; with `score`, a trial's on validation."""
-    metrics = {"validation": {"accuracy": score}, "primary": "accuracy", "direction": direction}
+    pattern = factories.run() if isinstance(spec, RunSpec) else {**factories.profile(), "rows": []}
+    if isinstance(spec, RunSpec) and spec.trial is not None:
+        pattern = factories.as_trial(pattern, spec.trial)
+        pattern["metrics"] |= {"validation": {"accuracy": score}, "direction": direction}
     body = {
-        "kind": "run" if isinstance(spec, RunSpec) else "profile",
+        **{k: v for k, v in pattern.items() if k != "predictions"},
         "spec_id": spec.id,
-        "env_id": "e" * 16,
+        "slug": spec.slug,
         "attempt": attempt,
         "status": status,
         "started": f"2026-01-01T00:00:0{attempt}Z",
         "spec": as_dict(spec),
         "seconds": {"total": seconds},
-        "metrics": metrics if score is not None and status == "finished" else None,
     }
-    return Record(Path(f"{spec.id}-{attempt}.json"), body)
+    return record.of(f"{spec.id}-{attempt}.json", body)
 
 
 def prepared(source: Any, **options: Any) -> Prepared:

@@ -206,8 +206,7 @@ def test_baselines_without_the_reference_are_refused(plan: Any, tmp_path: Path) 
 def test_trials_of_a_tuning_are_no_baselines(plan: Any, base: Path, tmp_path: Path) -> None:
     out = tmp_path / "trials"
     for r in record.read_all(base):
-        body = {**r.body, "predictions": r.predictions, "spec": {**r.spec, "trial": 1}}
-        record.write(out, body)
+        record.write(out, factories.as_trial(r.raw(), 1))
     done = plan(against=out)
     assert done.code == 2
     assert "it holds no finished runs" in done.err
@@ -216,8 +215,9 @@ def test_trials_of_a_tuning_are_no_baselines(plan: Any, base: Path, tmp_path: Pa
 def test_baselines_of_an_older_version_are_named(plan: Any, base: Path, tmp_path: Path) -> None:
     out = tmp_path / "old"
     for r in record.read_all(base):
-        method = {**r.spec["method"], "version": 0 if r.spec["method"]["name"] == "lora" else 1}
-        record.write(out, {**r.body, "predictions": r.predictions, "spec": {**r.spec, "method": method}})
+        body = r.raw()
+        body["spec"]["method"]["version"] = 0 if r.spec.method.name == "lora" else 1
+        record.write(out, body)
     done = plan(against=out)
     assert done.code == 0
     assert re.search(r"older version of their method.*: lora\n", done.err)
@@ -243,8 +243,8 @@ def test_a_method_from_a_plugin_gets_its_row_in_the_table_of_the_baselines(
     made = tmp_path / "results" / "tiny-ssf"
     runs = [r for r in record.read_all(made) if r.kind == "run"]
     (timed,) = [r for r in record.read_all(made) if r.kind == "profile"]
-    assert {r.spec["method"]["label"] for r in runs} == {"ssf"}
-    assert [m["label"] for m in timed.spec["methods"]] == ["full", "ssf"], "timed beside the reference"
+    assert {r.spec.method.label for r in runs} == {"ssf"}
+    assert [m.label for m in timed.spec.methods] == ["full", "ssf"], "timed beside the reference"
     table = (made / "report" / "tables" / "tiny--synthetic_classification.md").read_text()
     found = [line for line in table.splitlines() if re.match(r"\|\s*\**(full|ssf|lora)\b", line)]
     assert len(found) == 3

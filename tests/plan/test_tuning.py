@@ -24,7 +24,7 @@ from peftbench.plan import grid as plan
 from peftbench.plan.configurations import Configuration
 from peftbench.plan.grid import Planned
 from peftbench.plan.selection import Selection
-from peftbench.records.record import Record, is_trial
+from peftbench.records.record import Record, TrialRecord
 from peftbench.records.spec import ProfileSpec, RunSpec
 from peftbench.run import runner
 
@@ -371,10 +371,10 @@ def test_an_interrupted_grid_goes_on_after_its_trials_and_repeats_none(
     assert set(ran.values()) == {1}
     assert len(ran) == 2 * 4 + 3 * 2
     records = runner.record.read_all(results)
-    mine = [r for r in records if r.kind == "run" and r.spec["method"]["label"] == "lora"]
-    best = max(filter(is_trial, mine), key=lambda r: r.spec["train"]["lr"])
-    finals = [r for r in mine if not is_trial(r)]
-    assert {r.spec["train"]["lr"] for r in finals} == {best.spec["train"]["lr"]}, "the fake score is the rate"
+    mine = [r for r in records if r.kind == "run" and r.spec.method.label == "lora"]
+    best = max((r for r in mine if isinstance(r, TrialRecord)), key=lambda r: r.spec.train.lr)
+    finals = [r for r in mine if not isinstance(r, TrialRecord)]
+    assert {r.spec.train.lr for r in finals} == {best.spec.train.lr}, "the fake score is the rate"
 
 
 @pytest.mark.parametrize(("do", "code"), [("diverge", 0), ("raise", 1)])

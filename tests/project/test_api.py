@@ -89,7 +89,7 @@ def test_python_and_the_command_line_give_the_same_records_and_table(
     assert "<table" in report._repr_html_()
     assert report.write("page").name == "report.md"
     assert report.check("page") == []
-    overrides = {tuple(r.body["overrides"]) for r in [*records, *of_shell]}
+    overrides = {tuple(r.body.overrides) for r in [*records, *of_shell]}
     assert overrides == {("profile=false", "budget.steps=2")}, "kept in the record"
 
 

@@ -17,7 +17,7 @@ from peftbench.errors import UserError
 from peftbench.plan import baselines
 from peftbench.plan.prepare import Prepared
 from peftbench.records import comparable, record
-from peftbench.records.spec import BackboneSpec, RunSpec, TaskSpec, TrainSpec, as_dict
+from peftbench.records.spec import BackboneSpec, ProfileSpec, RunSpec, TaskSpec, TrainSpec, as_dict
 from peftbench.report.data.collect import compare
 from peftbench.report.papers import NotRun, Results, lora_roles
 
@@ -150,7 +150,7 @@ def test_every_field_of_a_setting_has_a_name() -> None:
 def test_a_difference_has_both_values_and_a_fingerprint_in_short(planned: Prepared) -> None:
     spec = planned.planned[0].spec
     other = changed(spec, {"train.clip": None, "backbone.fingerprint": "e" * 64})
-    told = [str(d) for d in comparable.differences(as_dict(spec), as_dict(other))]
+    told = [str(d) for d in comparable.differences(spec, other)]
     short = spec.backbone.fingerprint[:12]
     assert told == [f"model fingerprint: {'e' * 12} there, {short} here", "clip: none there, 1.0 here"]
 
@@ -169,4 +169,4 @@ def test_a_difference_has_both_values_and_a_fingerprint_in_short(planned: Prepar
 )
 def test_times_apply_to_runs_of_the_same_step_whatever_their_schedule(changes: Changes, applies: bool) -> None:
     spec = changed(RunSpec.from_dict(run("lora")["spec"]), changes)
-    assert comparable.times_apply(profile(["lora"])["spec"], as_dict(spec)) is applies
+    assert comparable.times_apply(ProfileSpec.from_dict(profile(["lora"])["spec"]), spec) is applies

@@ -14,6 +14,7 @@ from pathlib import Path
 import factories
 import msgspec
 import pytest
+from msgspec import to_builtins
 
 from peftbench.errors import UserError
 from peftbench.records import files, record
@@ -29,9 +30,9 @@ def test_a_written_record_reads_back_with_its_predictions(tmp_path):
     assert path.name == f"{body['slug']}--{body['spec_id']}--{body['env_id'][:8]}--1.json"
     back = record.read(path)
     assert (back.kind, back.attempt, back.status) == ("run", 1, "finished")
-    assert back.body["curve"] == body["curve"]
-    assert "predictions" not in back.body
-    assert back.predictions == body["predictions"]
+    assert to_builtins(back.curve) == body["curve"]
+    assert not hasattr(back.body, "predictions")
+    assert to_builtins(back.predictions) == body["predictions"]
 
 
 def test_a_second_attempt_gets_the_next_number_and_the_first_stays(tmp_path):
@@ -111,7 +112,7 @@ def test_a_record_that_was_only_laid_out_anew_still_reads(tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()), indent=4))
     again = record.read(path)
     assert again.body == original.body
-    assert again.predictions["labels"]
+    assert again.predictions.labels
 
 
 @pytest.mark.parametrize("content", ['{"schema": 99, "kind": "run"}', '{"hello": 1}', "[]", "7"])
@@ -196,7 +197,7 @@ def test_the_first_finished_attempt_counts_not_the_best(tmp_path):
     for score, status in [(0.1, "killed"), (0.6, "finished"), (0.9, "finished"), (0.2, "diverged")]:
         record.write(tmp_path, factories.run(score=score, status=status))
     (counts,) = record.latest(record.read_all(tmp_path)).values()
-    assert (counts.attempt, counts.body["metrics"]["test"]["accuracy"]) == (2, 0.6)
+    assert (counts.attempt, counts.metrics.test["accuracy"]) == (2, 0.6)
     assert set(record.finished(record.read_all(tmp_path))) == {counts.spec_id}
 
 
@@ -211,13 +212,13 @@ def test_without_a_finished_attempt_the_last_failure_counts(tmp_path):
 def test_a_number_that_is_not_finite_is_stored_as_null(tmp_path):
     body = factories.run(status="diverged", reason="the loss became NaN at step 3")
     body["curve"]["loss"] = [1.0, float("inf"), float("nan")]
-    assert record.read(record.write(tmp_path, body)).body["curve"]["loss"] == [1.0, None, None]
+    assert record.read(record.write(tmp_path, body)).curve.loss == [1.0, None, None]
 
 
 def test_a_path_that_is_no_utf8_in_a_reason_is_stored_readably(tmp_path):
     reason = os.fsdecode(b"/data/caf\xe9.csv: no such file")
     body = factories.run(status="error", reason=reason)
-    assert record.read(record.write(tmp_path, body)).body["reason"] == "/data/caf?.csv: no such file"
+    assert record.read(record.write(tmp_path, body)).body.reason == "/data/caf?.csv: no such file"
 
 
 @pytest.mark.parametrize(
@@ -253,7 +254,7 @@ def test_reading_parses_no_predictions_until_somebody_asks(tmp_path, monkeypatch
     records = record.read_all(tmp_path)
     assert len(parsed) == len(records) == 4
     assert not any(b'"predictions"' in text for text in parsed)
-    assert records[0].predictions["labels"]
+    assert records[0].predictions.labels
     assert b'"predictions"' in parsed[-1]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import factories
 import pytest
+from msgspec import to_builtins
 
 from peftbench.errors import UserError
 from peftbench.records import files, record, upgrades
@@ -54,9 +55,9 @@ def test_a_record_of_an_invented_format_is_read_through_its_steps_in_order(tmp_p
     }
     monkeypatch.setattr(upgrades, "STEPS", {**upgrades.STEPS, **steps})
     records = record.read_all(tmp_path)
-    assert [r.body["reason"] for r in records] == ["from 2 by 3"] * 2
+    assert [r.body.reason for r in records] == ["from 2 by 3"] * 2
     assert [r.raw()["schema"] for r in records] == [4, 4]
-    assert records[0].predictions == old["predictions"]
+    assert to_builtins(records[0].predictions) == old["predictions"]
     assert set(record.finished(records)) == {old["spec_id"], now["spec_id"]}, "a run of any format counts as done"
     assert (one.read_bytes(), two.read_bytes()) == bytes_before
     assert json.loads(record.write(tmp_path, now).read_bytes())["schema"] == 4
@@ -77,7 +78,7 @@ def test_what_is_no_number_of_a_format_is_refused(tmp_path, number):
 
 def test_the_checksum_of_an_older_format_is_verified_on_its_own_bytes(tmp_path):
     path = written_as(1, tmp_path, factories.run(score=0.75))
-    assert record.read(path).body["metrics"]["test"]["accuracy"] == 0.75
+    assert record.read(path).metrics.test["accuracy"] == 0.75
     path.write_text(path.read_text().replace("0.75", "0.95"))
     with pytest.raises(UserError, match="changed after it was written"):
         record.read(path)

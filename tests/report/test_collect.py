@@ -11,6 +11,7 @@ from pathlib import Path
 
 import factories
 import pytest
+from msgspec import structs
 
 from peftbench.records import record
 from peftbench.report import assemble
@@ -234,7 +235,7 @@ def test_experiments_and_budgets_are_never_mixed_in_one_table(tmp_path):
         factories.run("lora", 0, 0.7, steps=80),
     ]
     comparisons = compared(tmp_path, bodies)
-    assert [(c.experiment, c.budget["steps"], c.entries[0].mean) for c in comparisons] in (
+    assert [(c.experiment, c.budget.steps, c.entries[0].mean) for c in comparisons] in (
         [("other", 41, 0.6), ("quickstart", 40, 0.5), ("quickstart", 80, 0.7)],
         [("other", 41, 0.6), ("quickstart", 80, 0.7), ("quickstart", 40, 0.5)],
         [("quickstart", 40, 0.5), ("quickstart", 80, 0.7), ("other", 41, 0.6)],
@@ -324,8 +325,9 @@ def test_a_pass_whose_first_timed_steps_are_slow_is_said_to_be_warmed_up_too_lit
 def test_the_first_round_of_each_process_counts_and_not_of_the_first_alone(tmp_path):
     factories.write_all(tmp_path, [factories.profile()])
     (r,) = record.read_all(tmp_path)
-    both = replace(r, body={**r.body, "processes": 2})
-    row = {"step_seconds": {"median": 1.0, "iqr": 0.1, "samples": [1.0, 1.0, 2.0, 1.0]}}
+    both = replace(r, processes=2)
+    step = structs.replace(r.rows[0].step_seconds, samples=[1.0, 1.0, 2.0, 1.0])
+    row = structs.replace(r.rows[0], step_seconds=step)
     assert times.of_row(row, both).first == 1.5
     assert times.of_row(row, r).first == 1.0
 

@@ -93,8 +93,8 @@ def test_a_record_by_shape_fills_the_comparisons_columns_as_an_older_one_does(tm
     assert (rows["lora"]["1"]["merged"], rows["adapter"]["1"]["merged"]) == (0.004, None)
 
 
-def test_an_older_record_has_no_table_by_shape():
-    assert latencies.of([record.Record(Path("old.json"), {**factories.profile(), "attempt": 1})]) == []
+def test_a_record_whose_lengths_are_not_known_has_no_table_by_shape():
+    assert latencies.of([record.of("old.json", {**factories.profile(), "attempt": 1})]) == []
 
 
 def test_rows_of_a_pass_alone_are_numbers_with_null_for_what_was_not_measured(tmp_path):

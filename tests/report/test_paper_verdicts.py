@@ -234,7 +234,7 @@ def test_a_difference_is_paired_by_seed_and_example(tmp_path: Path) -> None:
     """Two configurations that err on the same examples differ by nothing, however uncertain each of them is."""
     errors = {1: "same", 2: "same", 3: "own"}
     bodies = [trained("lora", {"rank": r}, 0.8, s, errors=f"{errors[r]} {s}") for r in errors for s in range(3)]
-    one, two, three = (t.runs for t in tuned(read(tmp_path, bodies), lambda r: r.body["hyper"]["rank"]).values())
+    one, two, three = (t.runs for t in tuned(read(tmp_path, bodies), lambda r: r.body.hyper["rank"]).values())
     assert difference(one, two) == (0, 0, 0)
     assert mean(one).low < 0.78
     apart = difference(one, three)

@@ -17,6 +17,7 @@ import factories
 import pytest
 
 from peftbench.records import record, spec
+from peftbench.records.record import RunRecord, TrialRecord
 from peftbench.report import assemble
 from peftbench.report.data.tunings import expected_best
 
@@ -214,8 +215,8 @@ def test_the_expected_best_of_k_is_the_mean_over_all_subsets_of_k(n: int, direct
 
 
 def test_a_trials_record_needs_no_predictions_and_a_final_ones_does(tmp_path: Path) -> None:
-    assert record.is_trial(record.read(record.write(tmp_path, trial(0, 0.5))))
+    assert isinstance(record.read(record.write(tmp_path, trial(0, 0.5))), TrialRecord)
     whole = factories.run()
-    assert not record.is_trial(record.read(record.write(tmp_path, whole)))
+    assert isinstance(record.read(record.write(tmp_path, whole)), RunRecord)
     with pytest.raises(ValueError, match="must have predictions"):
         record.write(tmp_path, {**whole, "predictions": None})

@@ -77,10 +77,10 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for r in record.read_all(folder):
         assert r.spec_id not in found
-        body = {k: v for k, v in r.body.items() if k not in TIMES}
+        body = {k: v for k, v in r.raw().items() if k not in TIMES}
         body["env"] = {k: v for k, v in body["env"].items() if k not in LOADED}
         body["traceback"] = (body["traceback"] or "").splitlines()[-1:]  # above it: the executor's own functions
-        found[r.spec_id] = {**body, "predictions": r.predictions}
+        found[r.spec_id] = body
     return found
 
 
@@ -144,7 +144,7 @@ def test_a_second_ctrl_c_kills_what_runs(go: Callable, tmp_path: Path, name: str
     specs = [fake_session.spec(0, do="hang"), fake_session.spec(1)]
     assert go(specs, name, view=InterruptOn(twice=True)).code == runner.INTERRUPTED
     (only,) = record.read_all(tmp_path / name)
-    assert (only.status, only.body["reason"]) == ("killed", "interrupted")
+    assert (only.status, only.body.reason) == ("killed", "interrupted")
 
 
 def test_the_command_line_and_python_take_an_executor_by_name(

@@ -74,9 +74,9 @@ def test_a_finished_run_is_on_disk_when_its_end_is_reported(pool: Pool, tmp_path
     assert event.facts["status"] == kept.status == "finished"
     assert kept.spec_id == fake_session.spec(0).id
     assert kept.experiment == "fake"
-    assert len(kept.body["curve"]["loss"]) == fake_session.STEPS
-    assert kept.body["env"]["threads"] == 1
-    assert kept.body["seconds"]["total"] > 0
+    assert len(kept.curve.loss) == fake_session.STEPS
+    assert kept.env.threads == 1
+    assert kept.body.seconds.total > 0
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_a_failed_run_becomes_a_record_with_its_reason(
     event = carry_out(pool, job(tmp_path, do=do))
     kept = the_record(tmp_path)
     assert event.facts["status"] == kept.status == status
-    assert reason in kept.body["reason"]
-    assert ("Traceback" in (kept.body["traceback"] or "")) == (do not in ("diverge", "user"))
+    assert reason in kept.body.reason
+    assert ("Traceback" in (kept.body.traceback or "")) == (do not in ("diverge", "user"))
 
 
 def test_the_session_is_built_once_for_many_runs(pool: Pool, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_killed_worker_leaves_a_killed_record_and_can_be_replaced(pool: Pool, 
     event = carry_out(pool, job(tmp_path, 0, do="kill"))
     kept = the_record(tmp_path)
     assert event.facts["status"] == kept.status == "killed"
-    assert "signal 9 (SIGKILL" in kept.body["reason"]
+    assert "signal 9 (SIGKILL" in kept.body.reason
     assert carry_out(pool, job(tmp_path, 1)).facts["status"] == "finished"
 
 

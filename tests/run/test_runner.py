@@ -54,7 +54,7 @@ def finished(results: Path) -> dict[str, Any]:
     """By spec: losses and predictions of the one finished record."""
     kept = [r for r in record.read_all(results) if r.is_finished]
     assert len({r.spec_id for r in kept}) == len(kept), "a finished run was repeated"
-    return {r.spec_id: (r.body["curve"]["loss"], r.predictions) for r in kept}
+    return {r.spec_id: (r.curve.loss, r.predictions) for r in kept}
 
 
 def start(results: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -78,7 +78,7 @@ def wait_for_files(results: Path, count: int) -> None:
 def test_a_record_bears_the_names_of_its_experiment_and_reference(go: Callable, tmp_path: Path) -> None:
     go([fake_session.spec(0)], experiment="mine", reference="lora")
     (r,) = record.read_all(tmp_path / "r")
-    assert (r.experiment, r.body["reference"]) == ("mine", "lora")
+    assert (r.experiment, r.body.reference) == ("mine", "lora")
 
 
 def test_progress_counts_runs_that_are_expected_and_not_planned_yet(go: Callable) -> None:
@@ -229,7 +229,7 @@ def test_a_second_ctrl_c_kills_a_run_that_does_not_stop(tmp_path: Path) -> None:
     parent.communicate(timeout=60)
     assert parent.returncode == 130
     [killed] = record.read_all(tmp_path / "r")
-    assert (killed.status, killed.body["reason"]) == ("killed", "interrupted")  # not because it took too long
+    assert (killed.status, killed.body.reason) == ("killed", "interrupted")  # not because it took too long
     assert not any(child.is_running() for child in children)
 
 
@@ -317,7 +317,7 @@ def test_again_tells_how_the_new_attempt_ended_though_an_earlier_one_finished(go
     good, bad = fake_session.spec(0), fake_session.spec(1, do="raise")
     go([good])
     (earlier,) = record.read_all(tmp_path / "r")
-    record.write(tmp_path / "r", {**earlier.body, "predictions": earlier.predictions, "spec_id": bad.id})
+    record.write(tmp_path / "r", {**earlier.raw(), "spec_id": bad.id})
     assert go([bad]).code == 0, "it has a finished record"
     outcome = go([bad], again=True)
     assert (outcome.code, outcome.counts) == (1, {"error": 1})

@@ -10,7 +10,7 @@ import pytest
 from commands import Call
 
 from peftbench.records import record
-from peftbench.records.record import is_trial
+from peftbench.records.record import RunRecord, TrialRecord
 
 TEXT = """\
 name: tuned
@@ -47,11 +47,11 @@ def test_a_tuned_experiment_is_planned_run_and_reported(call: Call, tmp_path: Pa
     runs = [r for r in record.read_all(tmp_path / "results" / "tuned") if r.kind == "run"]
     assert len(runs) == 10
     for label in ("full", "lora"):
-        mine = [r for r in runs if r.spec["method"]["label"] == label]
-        best = max(filter(is_trial, mine), key=lambda r: r.body["metrics"]["validation"]["accuracy"])
-        rates = {r.spec["train"]["lr"] for r in mine if not is_trial(r)}
-        scores = {r.body["metrics"]["validation"]["accuracy"] for r in mine if is_trial(r)}
-        assert rates == {best.spec["train"]["lr"]} or len(scores) == 1, label
+        mine = [r for r in runs if r.spec.method.label == label]
+        best = max((r for r in mine if isinstance(r, TrialRecord)), key=lambda r: r.metrics.validation["accuracy"])
+        rates = {r.spec.train.lr for r in mine if isinstance(r, RunRecord)}
+        scores = {r.metrics.validation["accuracy"] for r in mine if isinstance(r, TrialRecord)}
+        assert rates == {best.spec.train.lr} or len(scores) == 1, label
     report = tmp_path / "results" / "tuned" / "report"
     assert len(list((report / "figures").glob("*--tuning--*.png"))) == 2
 
@@ -69,8 +69,8 @@ def test_a_limit_of_seconds_holds_through_the_command_line(call: Call, tmp_path:
     shown = output(call, "run", "e.yaml", "--only", "method=lora", "--only", "seed=0")
     assert "after 0.2 seconds of training steps" in shown
     (run,) = (r for r in record.read_all(tmp_path / "results" / "tuned") if r.kind == "run")
-    assert run.body["trained"]["seconds"] >= 0.2
-    assert run.body["trained"]["repeatable"] is False
+    assert run.body.trained.seconds >= 0.2
+    assert run.body.trained.repeatable is False
     done = call("verify", "results/tuned")
     assert done.code == 1, "nothing could be repeated"
     assert "not repeatable" in " ".join(done.out.split())

@@ -7,12 +7,12 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import planning
 import pytest
 import verify_session
 from commands import Call
@@ -62,7 +62,7 @@ def check(tmp_path: Path) -> Callable[..., Verified]:
 def forged(folder: Path, out: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     """The directory's records with one of them changed, its checksum, ids and name made to fit again."""
     for i, r in enumerate(record.read_all(folder)):
-        body = deepcopy({**r.body, "predictions": r.predictions})
+        body = r.raw()
         if i == 0:
             change(body)
         record.write(out, body)
@@ -102,7 +102,7 @@ def test_a_record_edited_by_hand_is_named_and_the_others_are_verified(
     path.write_text(path.read_text().replace('"peak_bytes":4964', '"peak_bytes":4963'))
     found = check(made)
     (finding,) = found.findings
-    assert (finding.path, finding.place) == (path, "checksum")
+    assert (finding.path, finding.place) == (path, "file")
     assert "changed after it was written" in finding.said
     assert (found.code, len(found.outcomes)) == (1, 2)
     assert path.name in text.text(found, made)
@@ -227,7 +227,7 @@ def elsewhere(body: dict[str, Any]) -> None:
 def moved(folder: Path, out: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     """All records of the directory with the same change."""
     for r in record.read_all(folder):
-        body = deepcopy({**r.body, "predictions": r.predictions})
+        body = r.raw()
         change(body)
         record.write(out, body)
     return out
@@ -303,7 +303,7 @@ def test_a_record_of_an_older_version_is_said_to_be_one_and_not_repeated(
 ) -> None:
     old = verify_session.spec("full", seed=7)
     old = replace(old, method=replace(old.method, version=old.method.version - 1))
-    body = {**deepcopy(dict(record.read_all(made)[0].body)), **verify_session.body(old)}
+    body = {**record.read_all(made)[0].raw(), **verify_session.body(old)}
     record.write(made, {**body, "spec": json.loads(json.dumps(spec_dict(old))), "spec_id": old.id, "slug": old.slug})
     found = check(made)
     assert (found.code, found.repeatable, len(found.outcomes)) == (0, 3, 3)
@@ -321,10 +321,10 @@ def spec_dict(asked: Any) -> dict[str, Any]:
 def test_only_records_of_older_versions_verify_nothing(made: Path, tmp_path: Path, check: Callable) -> None:
     out = tmp_path / "old"
     for r in record.read_all(made):
-        asked = verify_session.spec(r.spec["method"]["name"], seed=r.spec["seed"])
+        asked = verify_session.spec(r.spec.method.name, seed=r.spec.seed)
         asked = replace(asked, method=replace(asked.method, version=asked.method.version - 1))
         changed = {**verify_session.body(asked), "spec": spec_dict(asked), "spec_id": asked.id, "slug": asked.slug}
-        record.write(out, {**r.body, **changed})
+        record.write(out, {**r.raw(), **changed})
     found = check(out)
     assert (found.code, found.outcomes) == (1, [])
     assert "NOT verified: there was nothing that could be repeated" in text.text(found, out)
@@ -333,7 +333,7 @@ def test_only_records_of_older_versions_verify_nothing(made: Path, tmp_path: Pat
 def test_data_that_are_not_the_same_here_are_named(made: Path, tmp_path: Path, check: Callable) -> None:
     asked = verify_session.spec("full", seed=3)
     asked = replace(asked, task=replace(asked.task, fingerprint="0" * 64))
-    body = {**record.read_all(made)[0].body, **verify_session.body(asked), "spec": spec_dict(asked)}
+    body = {**record.read_all(made)[0].raw(), **verify_session.body(asked), "spec": spec_dict(asked)}
     record.write(made, {**body, "spec_id": asked.id, "slug": asked.slug})
     found = check(made)
     (other,) = [o for o in found.outcomes if o.status == "not repeated"]
@@ -356,11 +356,11 @@ def test_a_sample_takes_every_method_and_task_before_any_twice_and_does_not_depe
         for task in ("synthetic/classification", "synthetic/regression", "synthetic/generation")
         for seed in range(2)
     ]
-    records = [record.Record(Path(s.slug), {"spec": spec_dict(s), "spec_id": s.id}) for s in asked]
+    records = [planning.recorded(s) for s in asked]
     for seed in range(5):
         chosen = repeat.sample(records, 3, seed)
-        assert len({r.spec["method"]["name"] for r in chosen}) == 3
-        assert len({r.spec["task"]["name"] for r in chosen}) == 3
+        assert len({r.spec.method.name for r in chosen}) == 3
+        assert len({r.spec.task.name for r in chosen}) == 3
         random.Random(seed).shuffle(records)
         assert repeat.sample(records, 3, seed) == chosen
     assert len({tuple(r.path for r in repeat.sample(records, 3, seed)) for seed in range(5)}) > 1

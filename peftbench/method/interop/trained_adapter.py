@@ -98,10 +98,9 @@ def _file(given: Path) -> Path:
     if given.suffix != ".json":
         return given
     run = record.read(given)
-    if run.kind != "run":
+    if not isinstance(run.spec, RunSpec):
         raise UserError(f"{given} is the record of a {run.kind}, not of a run")
-    spec = RunSpec.from_dict(run.spec)
-    path = given.parent.parent / "adapters" / f"{spec.slug}--{spec.id}.safetensors"
+    path = given.parent.parent / "adapters" / f"{run.spec.slug}--{run.spec.id}.safetensors"
     if not path.is_file():
         raise UserError(
             f"the run of {given.name} kept no adapter (no {path}); set save_adapters: true and run it again"

@@ -6,26 +6,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from peftbench.records.record import Record
+from msgspec import structs
+
+from peftbench.records.record import ProfileRecord, Record, RunRecord, TrainingRecord
 from peftbench.report.data.collect import compare
 from peftbench.report.data.comparison import Comparison
 
 
 def together(own: Sequence[Record], others: Sequence[Record], other_dir: Path | str) -> list[Comparison]:
     """The comparisons that hold a run of `own`, over the union of both; the others keep their own times."""
-    mine, labels = {r.path for r in own}, {r.spec["method"]["label"] for r in own if r.kind == "run"}
+    mine, labels = {r.path for r in own}, {r.spec.method.label for r in own if isinstance(r, TrainingRecord)}
     union = [*(_only(r, labels) for r in own), *others]
     return [_told(c, mine, other_dir) for c in compare(union) if any(r.path in mine for r in _runs(c))]
 
 
 def _only(r: Record, labels: set[str]) -> Record:
     """A profile pass without the reference that was timed beside the new methods: its row has times already."""
-    if r.kind != "profile" or not r.body.get("rows"):
+    if not isinstance(r, ProfileRecord) or not r.rows:
         return r
-    return replace(r, body={**r.body, "rows": [row for row in r.body["rows"] if row["label"] in labels]})
+    return replace(r, body=structs.replace(r.body, rows=[row for row in r.rows if row.label in labels]))
 
 
-def _runs(c: Comparison) -> list[Record]:
+def _runs(c: Comparison) -> list[RunRecord]:
     return [r for e in c.entries for r in e.runs]
 
 

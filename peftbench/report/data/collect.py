@@ -13,8 +13,8 @@ from dataclasses import replace
 from statistics import fmean
 
 from peftbench.records import comparable, record
-from peftbench.records.record import Record
-from peftbench.records.spec import digest
+from peftbench.records.record import ProfileRecord, Record, RunRecord
+from peftbench.records.spec import as_dict, digest
 from peftbench.report.data import notes, pooled, times
 from peftbench.report.data.comparison import Comparison, Entry, spread
 from peftbench.report.data.learned import learned
@@ -30,25 +30,25 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     """
     records = list(records)
     counting = record.latest(records)
-    profiles = pooled.passes(r for r in counting.values() if r.kind == "profile")
-    groups: dict[Key, list[Record]] = defaultdict(list)
+    profiles = pooled.passes(r for r in counting.values() if isinstance(r, ProfileRecord))
+    groups: dict[Key, list[RunRecord]] = defaultdict(list)
     for r in counting.values():
-        if r.kind == "run" and not record.is_trial(r):
-            groups[r.experiment, r.spec["task"]["name"], comparable.key(r.spec)].append(r)
+        if isinstance(r, RunRecord):
+            groups[r.experiment, r.spec.task.name, comparable.key(r.spec)].append(r)
     variants = _variants(groups)
     repeated = Counter(r.spec_id for r in records if not r.is_finished and counting[r.spec_id].is_finished)
     found = {key: _comparison(groups[key], profiles, variants[key], repeated) for key in sorted(groups)}
     return [replace(c, notes=(*_apart(key, groups, variants), *c.notes)) for key, c in found.items()]
 
 
-def _variants(groups: Mapping[Key, list[Record]]) -> dict[Key, str]:
+def _variants(groups: Mapping[Key, list[RunRecord]]) -> dict[Key, str]:
     """A suffix for each table: empty where its task has one table, else the steps and a piece of the setting's hash."""
     tables = Counter(key[:2] for key in groups)
-    steps = {key: group[0].spec["train"]["steps"] for key, group in groups.items()}
+    steps = {key: group[0].spec.train.steps for key, group in groups.items()}
     return {key: f"{steps[key]} steps ({key[2][:6]})" if tables[key[:2]] > 1 else "" for key in groups}
 
 
-def _apart(key: Key, groups: Mapping[Key, list[Record]], variants: Mapping[Key, str]) -> Iterator[str]:
+def _apart(key: Key, groups: Mapping[Key, list[RunRecord]], variants: Mapping[Key, str]) -> Iterator[str]:
     """For each other table of the same task, why its runs are not in this one."""
     mine = groups[key][0].spec
     for other in sorted(k for k in groups if k[:2] == key[:2] and k != key):
@@ -56,8 +56,10 @@ def _apart(key: Key, groups: Mapping[Key, list[Record]], variants: Mapping[Key, 
         yield f"Not comparable with the runs of {variants[other]}: {said}."
 
 
-def _comparison(runs: list[Record], profiles: list[Record], variant: str, repeated: Mapping[str, int]) -> Comparison:
-    runs = sorted(runs, key=lambda r: (r.spec["method"]["label"], r.spec["seed"], r.spec_id))
+def _comparison(
+    runs: list[RunRecord], profiles: list[ProfileRecord], variant: str, repeated: Mapping[str, int]
+) -> Comparison:
+    runs = sorted(runs, key=lambda r: (r.spec.method.label, r.spec.seed, r.spec_id))
     mine = times.matching(profiles, runs[0])
     reference = _reference(runs, mine)
     metric, direction, majority = _metric(runs)
@@ -68,10 +70,10 @@ def _comparison(runs: list[Record], profiles: list[Record], variant: str, repeat
     is_learned = learned(base, majority, direction, metric) if base else None
     return Comparison(
         experiment=runs[0].experiment,
-        task=spec["task"]["name"],
-        stand_in_for=spec["task"].get("stand_in_for"),
-        backbone=spec["backbone"]["model"],
-        budget={k: v for k, v in spec["train"].items() if k != "lr"},
+        task=spec.task.name,
+        stand_in_for=spec.task.stand_in_for,
+        backbone=spec.backbone.model,
+        budget=spec.train,
         metric=metric,
         direction=direction,
         majority=majority,
@@ -83,22 +85,20 @@ def _comparison(runs: list[Record], profiles: list[Record], variant: str, repeat
     )
 
 
-def _metric(runs: list[Record]) -> tuple[str, str, float | None]:
+def _metric(runs: list[RunRecord]) -> tuple[str, str, float | None]:
     """(primary metric, direction, majority) as the runs state them; a failed run may not have got so far."""
-    stated = [
-        m for r in sorted(runs, key=lambda r: not r.is_finished) if (m := r.body.get("metrics")) and "primary" in m
-    ]
+    stated = [m for r in sorted(runs, key=lambda r: not r.is_finished) if (m := r.body.metrics)]
     if not stated:
         return "score", "max", None
-    majority = next((m["majority"] for m in stated if m.get("majority") is not None), None)
-    return stated[0]["primary"], stated[0].get("direction", "max"), majority
+    majority = next((m.majority for m in stated if m.majority is not None), None)
+    return stated[0].primary, stated[0].direction, majority
 
 
-def _entries(runs: list[Record], profiles: list[Record], metric: str) -> list[Entry]:
-    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+def _entries(runs: list[RunRecord], profiles: list[ProfileRecord], metric: str) -> list[Entry]:
+    groups: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for r in runs:
-        groups[r.spec["method"]["label"], digest([r.spec["method"], r.spec["train"]["lr"]])].append(r)
-    by_label: dict[str, list[list[Record]]] = defaultdict(list)
+        groups[r.spec.method.label, digest([as_dict(r.spec.method), r.spec.train.lr])].append(r)
+    by_label: dict[str, list[list[RunRecord]]] = defaultdict(list)
     for (label, _), group in sorted(groups.items()):
         by_label[label].append(group)
     return [
@@ -108,41 +108,41 @@ def _entries(runs: list[Record], profiles: list[Record], metric: str) -> list[En
     ]
 
 
-def _differences(groups: list[list[Record]]) -> list[str]:
+def _differences(groups: list[list[RunRecord]]) -> list[str]:
     """What sets apart configurations that share a label: an experiment file was edited and run again."""
     if len(groups) == 1:
         return [""]
     facts = []
     for group in groups:
         spec = group[0].spec
-        method = {k: v for k, v in spec["method"].items() if k not in ("label", "hyper")}
-        facts.append({**method, **spec["method"]["hyper"], "lr": spec["train"]["lr"]})
+        method = {k: v for k, v in as_dict(spec.method).items() if k not in ("label", "hyper")}
+        facts.append({**method, **spec.method.hyper, "lr": spec.train.lr})
     names = sorted({k for f in facts for k in f if any(g.get(k) != f[k] for g in facts)})
     return [" (" + ", ".join(f"{k}={f[k]}" for k in names if k in f) + ")" for f in facts]
 
 
-def _entry(label: str, runs: list[Record], profiles: list[Record], metric: str) -> Entry:
+def _entry(label: str, runs: list[RunRecord], profiles: list[ProfileRecord], metric: str) -> Entry:
     done = [r for r in runs if r.is_finished]
-    tests = {r.spec["seed"]: r.body["metrics"]["test"] for r in done}
-    scores = {seed: t[metric] for seed, t in tests.items() if t.get(metric) is not None}
+    tests = {r.spec.seed: r.metrics.test for r in done}
+    scores = {seed: score for seed, t in tests.items() if (score := t.get(metric)) is not None}
     failures = Counter(r.status for r in runs if not r.is_finished)
     failures["undefined score"] = len(done) - len(
         scores
     )  # finished, but the metric has no value (a constant prediction)
     others = sorted({m for t in tests.values() for m in t} - {metric})
-    peaks = [m["peak_bytes"] for r in runs if (m := r.body.get("memory")) and m.get("peak_bytes") is not None]
-    sizes = [p for r in done + runs if (p := r.body.get("parameters"))]
-    method = runs[0].spec["method"]
+    peaks = [m.peak_bytes for r in runs if (m := r.body.memory)]
+    sizes = [p for r in done + runs if (p := r.body.parameters)]
+    method = runs[0].spec.method
     return Entry(
         label=label,
-        method=method["name"],
-        hyper=method["hyper"],
-        lr=runs[0].spec["train"]["lr"],
-        size=method.get("size", "native"),
-        deviation=method.get("deviation"),
+        method=method.name,
+        hyper=method.hyper,
+        lr=runs[0].spec.train.lr,
+        size=method.size,
+        deviation=method.deviation,
         metric=metric,
         scores=scores,
-        others={m: tuple(t[m] for t in tests.values() if t.get(m) is not None) for m in others},
+        others={m: tuple(score for t in tests.values() if (score := t.get(m)) is not None) for m in others},
         failures={k: n for k, n in sorted(failures.items()) if n},
         parameters=sizes[0] if sizes else None,
         peak_bytes=max(peaks) if peaks else None,
@@ -151,19 +151,19 @@ def _entry(label: str, runs: list[Record], profiles: list[Record], metric: str) 
     )
 
 
-def _reference(runs: Sequence[Record], profiles: Sequence[Record]) -> str:
-    """The label that the experiment names: in a profile pass's spec, and beside a run's (older records lack it)."""
+def _reference(runs: Sequence[RunRecord], profiles: Sequence[ProfileRecord]) -> str:
+    """The label that the experiment names: in a profile pass's spec, else with its newest run."""
     if profiles:
-        return str(profiles[0].spec.get("reference", record.REFERENCE))
-    return str(max(runs, key=lambda r: r.body["started"]).body.get("reference", record.REFERENCE))
+        return profiles[0].spec.reference
+    return max(runs, key=lambda r: r.body.started).body.reference
 
 
-def _ordered(entries: list[Entry], profiles: list[Record], reference: str) -> list[Entry]:
+def _ordered(entries: list[Entry], profiles: list[ProfileRecord], reference: str) -> list[Entry]:
     """The reference first, then in the experiment file's order as the profile keeps it, then by label."""
     order: dict[str, int] = {}
     for profile in profiles:
-        for method in profile.spec["methods"]:
-            order.setdefault(method["label"], len(order))
+        for method in profile.spec.methods:
+            order.setdefault(method.label, len(order))
     return sorted(entries, key=lambda e: (e.label != reference, order.get(e.label, len(order)), e.label))
 
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from peftbench.records.record import Record
+from peftbench.records.costs import Parameters
+from peftbench.records.record import RunRecord
+from peftbench.records.spec import TrainSpec
 from peftbench.report.data import times
 
 
@@ -25,10 +27,10 @@ class Entry:
     scores: Mapping[int, float]  # seed -> primary metric on test, of the finished runs that have one
     others: Mapping[str, tuple[float, ...]]  # the task's further test metrics, one value a finished run
     failures: Mapping[str, int]  # status -> runs without a result
-    parameters: Mapping[str, int] | None  # trainable, head, added, total, stored_bytes
+    parameters: Parameters | None
     peak_bytes: int | None  # largest over the seeds: what a machine must have
     times: times.Times | None
-    runs: tuple[Record, ...] = field(repr=False)  # the record that counts of every seed, failed ones too
+    runs: tuple[RunRecord, ...] = field(repr=False)  # the record that counts of every seed, failed ones too
     relative: float | None = None  # mean / the reference's mean; None where that is not positive
     relative_sd: float | None = None  # over the seeds that both finished
 
@@ -50,7 +52,7 @@ class Entry:
         return spread(tuple(self.scores.values()))
 
     def parameter(self, name: str) -> int | None:
-        return self.parameters.get(name) if self.parameters else None
+        return getattr(self.parameters, name) if self.parameters else None
 
 
 @dataclass(frozen=True, eq=False)  # told apart by identity: what is computed of one is kept by it
@@ -61,7 +63,7 @@ class Comparison:
     task: str  # the data that ran
     stand_in_for: str | None  # the task that was asked for, where a stand-in ran
     backbone: str
-    budget: Mapping[str, Any]  # TrainSpec without the rate
+    budget: TrainSpec  # of its runs; the rate in it is one configuration's
     metric: str
     direction: str  # "max" | "min"
     majority: float | None  # primary metric of the constant predictor
@@ -104,13 +106,15 @@ def spread(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def length(budget: Mapping[str, Any]) -> str:
-    """How long a run trains, from its TrainSpec.
+def length(budget: TrainSpec) -> str:
+    """How long a run trains.
 
-    >>> length({"steps": 40}), length({"steps": 0, "seconds": 60.0}), length({"steps": 9, "tokens": 5000})
-    ('40 steps', '60 s of steps', '9 steps (5,000 tokens)')
+    >>> length(TrainSpec(1e-3, 40, 16, 96)), length(TrainSpec(1e-3, 0, 16, 96, seconds=60.0))
+    ('40 steps', '60 s of steps')
+    >>> length(TrainSpec(1e-3, 9, 16, 96, tokens=5000))
+    '9 steps (5,000 tokens)'
     """
-    if budget.get("seconds") is not None:
-        return f"{budget['seconds']:g} s of steps"
-    tokens = f" ({budget['tokens']:,} tokens)" if budget.get("tokens") is not None else ""
-    return f"{budget['steps']} steps{tokens}"
+    if budget.seconds is not None:
+        return f"{budget.seconds:g} s of steps"
+    tokens = f" ({budget.tokens:,} tokens)" if budget.tokens is not None else ""
+    return f"{budget.steps} steps{tokens}"

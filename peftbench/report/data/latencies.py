@@ -6,12 +6,12 @@ The first records kept no lengths: they have no such table, and `times.py` reads
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from peftbench.records import record
-from peftbench.records.record import Record
+from peftbench.records.costs import LatencyAt, PassSeconds
+from peftbench.records.record import ProfileRecord, Record
 from peftbench.report.data import notes, pooled
 from peftbench.report.data.comparison import safe
 
@@ -35,13 +35,11 @@ class Timed:
     high: float | None = None
 
     @classmethod
-    def of(cls, value: Mapping[str, Any] | None) -> Timed | None:
-        if not value:
+    def of(cls, value: PassSeconds | None) -> Timed | None:
+        if value is None:
             return None
-        ratio = value.get("ratio") or {}
-        return cls(
-            value["median"], value.get("p95"), value["n"], ratio.get("median"), ratio.get("low"), ratio.get("high")
-        )
+        ratio = (value.ratio.median, value.ratio.low, value.ratio.high) if value.ratio else ()
+        return cls(value.median, value.p95, value.n, *ratio)
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Handling:
 class Latencies:
     """What one profile pass says of inference."""
 
-    profile: Record = field(repr=False)
+    profile: ProfileRecord = field(repr=False)
     cells: tuple[Cell, ...]  # by phase and shape; there the base first, then in the pass's order
     handling: tuple[Handling, ...]
     variant: str = ""  # tells apart passes of one experiment on one task
@@ -86,9 +84,9 @@ class Latencies:
 
     @property
     def title(self) -> str:
-        task = self.profile.spec["task"]
-        asked = f" (stand-in for {task['stand_in_for']})" if task.get("stand_in_for") else ""
-        return f"{task['name']}{asked}" + (f", {self.variant}" if self.variant else "")
+        task = self.profile.spec.task
+        asked = f" (stand-in for {task.stand_in_for})" if task.stand_in_for else ""
+        return f"{task.name}{asked}" + (f", {self.variant}" if self.variant else "")
 
     @property
     def slug(self) -> str:
@@ -96,15 +94,13 @@ class Latencies:
 
     @property
     def labels(self) -> list[str]:
-        return [m["label"] for m in self.profile.spec["methods"]]
+        return [m.label for m in self.profile.spec.methods]
 
     @property
     def setting(self) -> str:
         """Model, precision and machine."""
-        spec, env = self.profile.spec, self.profile.body["env"]
-        gpu, cpu = env.get("gpu"), env.get("cpu")
-        machine = (gpu or {}).get("name") or (cpu or {}).get("model") or env.get("device")
-        return f"{spec['backbone']['model']}, {spec['backbone'].get('dtype', 'float32')}, {machine}"
+        backbone = self.profile.spec.backbone
+        return f"{backbone.model}, {backbone.dtype}, {self.profile.env.machine}"
 
     @property
     def facts(self) -> list[str]:
@@ -117,37 +113,35 @@ class Latencies:
 
 def of(records: Iterable[Record]) -> list[Latencies]:
     """The latencies of every finished profile pass that has them by shape, sorted by experiment and task."""
-    counting = [r for r in record.latest(records).values() if r.kind == "profile" and r.is_finished]
-    passes = sorted((r for r in pooled.passes(counting) if _cells(r)), key=lambda r: (*_place(r), r.spec_id))
+    counting = record.latest(r for r in records if isinstance(r, ProfileRecord)).values()
+    shaped = [r for r in pooled.passes(counting) if r.is_finished and _cells(r)]
+    passes = sorted(shaped, key=lambda r: (*_place(r), r.spec_id))
     several = Counter(map(_place, passes))
     return [of_pass(r, r.spec_id[:6] if several[_place(r)] > 1 else "") for r in passes]
 
 
-def of_pass(r: Record, variant: str = "") -> Latencies:
+def of_pass(r: ProfileRecord, variant: str = "") -> Latencies:
     """The latencies of one finished profile pass; no cells where it has none by shape."""
     return Latencies(r, tuple(_cells(r)), tuple(_handling(r)), variant)
 
 
-def _place(r: Record) -> tuple[str, str]:
-    return r.experiment, r.spec["task"]["name"]
+def _place(r: ProfileRecord) -> tuple[str, str]:
+    return r.experiment, r.spec.task.name
 
 
-def _cells(r: Record) -> list[Cell]:
-    named = [(BASE, (r.body.get("base") or {}).get("latency"))]
-    named += [(row["label"], row.get("latency")) for row in r.body["rows"]]
-    cells = [_cell(label, c) for label, listed in named for c in listed or () if c["length"] is not None]
+def _cells(r: ProfileRecord) -> list[Cell]:
+    named = [(BASE, r.body.base.latency if r.body.base else []), *((row.label, row.latency) for row in r.rows)]
+    cells = [_cell(label, at, at.length) for label, listed in named for at in listed if at.length is not None]
     phases = list(PHASES)
     return sorted(cells, key=lambda c: (phases.index(c.phase), not c.typical, c.shape))  # stable: labels keep order
 
 
-def _cell(label: str, c: Mapping[str, Any]) -> Cell:
-    timed = Timed.of(c["unmerged"]), Timed.of(c.get("merged"))
-    return Cell(label, c["phase"], c["batch"], c["length"], bool(c.get("typical")), *timed)
+def _cell(label: str, at: LatencyAt, length: int) -> Cell:
+    return Cell(label, at.phase, at.batch, length, at.typical, Timed.of(at.unmerged), Timed.of(at.merged))
 
 
-def _handling(r: Record) -> Iterator[Handling]:
-    for row in r.body["rows"]:
-        merge, switch = row.get("merge_seconds"), row.get("switch_seconds")
-        if merge or switch:
-            medians = {"merge": merge and merge["median"], "switch": switch and switch["median"]}
-            yield Handling(row["label"], **medians, n=(switch or merge)["n"])
+def _handling(r: ProfileRecord) -> Iterator[Handling]:
+    for row in r.rows:
+        merge, switch = row.merge_seconds, row.switch_seconds
+        if timed := switch or merge:
+            yield Handling(row.label, merge.median if merge else None, switch.median if switch else None, timed.n)

@@ -31,9 +31,9 @@ def learned(base: Entry, majority: float | None, direction: str, metric: str) ->
         return sign * (base.mean - majority) > half
     if direction == "min":
         return None
-    worst = min(base.runs, key=lambda r: base.scores.get(r.spec["seed"], math.inf))
+    worst = min(base.runs, key=lambda r: base.scores.get(r.spec.seed, math.inf))
     values = worst.predictions
-    bound = _lower_bound(metric, base.scores[worst.spec["seed"]], len(values["labels"]) if values else 0)
+    bound = _lower_bound(metric, base.scores[worst.spec.seed], len(values.labels) if values else 0)
     return None if bound is None else bound > majority
 
 

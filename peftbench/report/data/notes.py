@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from peftbench.records.record import Record
+from msgspec import structs, to_builtins
+
+from peftbench.records.record import ProfileRecord, Record, RunRecord
 from peftbench.records.spec import digest
-from peftbench.report.data import pooled, times
+from peftbench.report.data import times
 from peftbench.report.data.comparison import Entry
 
 DISTURBED = 0.1  # share of the cores in other programs' hands, above which times are called so
@@ -14,16 +16,16 @@ NOT_LEARNED = "not learned at this budget"
 
 
 def collect(
-    runs: Sequence[Record],
-    profiles: Sequence[Record],
+    runs: Sequence[RunRecord],
+    profiles: Sequence[ProfileRecord],
     entries: Sequence[Entry],
     reference: str,
     learned: bool | None,
     repeated: Mapping[str, int],
 ) -> Iterator[str]:
     """The notes of one table, most important first."""
-    if asked := runs[0].spec["task"].get("stand_in_for"):
-        name = runs[0].spec["task"]["name"]
+    if asked := runs[0].spec.task.stand_in_for:
+        name = runs[0].spec.task.name
         yield f"{asked} could not be had: {name} ran in its place. These numbers say nothing about {asked} itself."
     if learned is False:
         yield (
@@ -46,24 +48,24 @@ def collect(
     yield from _measured(runs, profiles, entries)
 
 
-def _failures(runs: Sequence[Record]) -> Iterator[str]:
+def _failures(runs: Sequence[RunRecord]) -> Iterator[str]:
     failed = [r for r in runs if not r.is_finished]
     for r in failed[:12]:
-        reason = " ".join(str(r.body.get("reason") or "no reason recorded").split())
+        reason = " ".join((r.body.reason or "no reason recorded").split())
         short = reason if len(reason) <= 160 else reason[:157] + "..."
-        yield f"{r.spec['method']['label']}, seed {r.spec['seed']}: {r.status} ({short})"
+        yield f"{r.spec.method.label}, seed {r.spec.seed}: {r.status} ({short})"
     if len(failed) > 12:
         yield f"{_count(len(failed) - 12, 'more run')} failed; the records say why."
 
 
-def _measured(runs: Sequence[Record], profiles: Sequence[Record], entries: Sequence[Entry]) -> Iterator[str]:
+def _measured(runs: Sequence[RunRecord], profiles: Sequence[ProfileRecord], entries: Sequence[Entry]) -> Iterator[str]:
     """Where the numbers come from: environments, and the passes behind the times."""
     environments = sorted({r.env_id for r in runs})
     if len(environments) > 1:
         names = ", ".join(e[:8] for e in environments)
         yield f"The runs come from {len(environments)} environments ({names}): their last digits may differ."
     yield from (
-        f"The profile pass ended as {p.status}: {' '.join(str(p.body.get('reason') or 'no reason recorded').split())}"
+        f"The profile pass ended as {p.status}: {' '.join((p.body.reason or 'no reason recorded').split())}"
         for p in profiles
         if not p.is_finished
     )
@@ -87,11 +89,11 @@ def _measured(runs: Sequence[Record], profiles: Sequence[Record], entries: Seque
         yield f"Times too noisy to compare, {apart}: {', '.join(noisy)}."
 
 
-def conditions(profile: Record) -> str:
+def conditions(profile: ProfileRecord) -> str:
     """What the times of a pass were measured under."""
-    number = profile.body["env"].get("threads")
+    number = profile.env.threads
     threads = f"with {_count(number, 'thread')}" if number is not None else ""
-    if (several := pooled.processes(profile)) > 1:
+    if (several := profile.processes) > 1:
         threads += f"{', ' if threads else ''}in {several} processes"
     others = times.background_cpu_share(profile)
     if others is None:
@@ -105,7 +107,7 @@ def conditions(profile: Record) -> str:
 
 def _machine(r: Record) -> str:
     """What ran it, less the threads: parallel runs share the cores, a profile pass has them all."""
-    return digest({k: v for k, v in r.body["env"].items() if k != "threads"})
+    return digest(to_builtins(structs.replace(r.env, threads=None)))
 
 
 def _count(number: int, what: str) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from peftbench.records.bodies import Sample
 from peftbench.report.data.comparison import Entry
 
 
-def first_sample(e: Entry) -> Mapping[str, str] | None:
+def first_sample(e: Entry) -> Sample | None:
     """The first stored sample of the first finished seed, if its task generates text."""
-    return next((s[0] for r in e.runs if r.is_finished and (s := r.body.get("samples"))), None)
+    return next((s[0] for r in e.runs if r.is_finished and (s := r.body.samples)), None)

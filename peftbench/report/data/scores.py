@@ -22,13 +22,12 @@ def of(c: Comparison) -> Mapping[str, Scores]:
 def known(e: Entry, labels: list | None = None) -> Scores:
     """What is known of one configuration's runs; examples count where all have `labels`, or the first run's."""
     labels = labels or _labels(e)
-    runs = {r.spec["seed"]: r for r in e.runs if r.is_finished}
+    runs = {r.spec.seed: r for r in e.runs if r.is_finished}
     seeds, moved = tuple(sorted(e.scores)), list[np.ndarray]()
     for seed in seeds:
-        told = runs[seed].predictions or {"values": [], "labels": []}
-        effect = (
-            influence.influences(e.metric, told["values"], labels, e.scores[seed]) if told["labels"] == labels else None
-        )
+        told = runs[seed].predictions
+        same = told is not None and told.labels == labels
+        effect = influence.influences(e.metric, told.values, labels, e.scores[seed]) if told and same else None
         moved += [] if effect is None else [effect]
     whole = np.array(moved) if len(moved) == len(seeds) else None
     grain = influence.grain(e.metric, whole.shape[1]) if whole is not None else 0.0
@@ -37,5 +36,5 @@ def known(e: Entry, labels: list | None = None) -> Scores:
 
 def _labels(e: Entry) -> list:
     """The test labels as the first of its runs that has some was given them."""
-    told = (r.predictions for r in sorted(e.runs, key=lambda r: int(r.spec["seed"])) if r.is_finished)
-    return next((p["labels"] for p in told if p and p["labels"]), [])
+    told = (r.predictions for r in sorted(e.runs, key=lambda r: r.spec.seed) if r.is_finished)
+    return next((p.labels for p in told if p and p.labels), [])

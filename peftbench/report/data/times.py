@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from peftbench.records import comparable
-from peftbench.records.record import Record
+from peftbench.records.costs import MatrixProduct, ProfileRow, Quartiles, Ratio
+from peftbench.records.record import ProfileRecord, RunRecord
 
 BATCHES = ("1", "32")  # batch sizes of the latencies, as records key them
 PHASES = ("forward", "backward", "optimizer")
@@ -25,7 +25,7 @@ NOISY = 0.5  # distance between the quartiles over the median, above which times
 class Spread:
     """A median and the distance between its quartiles, in the unit of the field that holds it.
 
-    A ratio has the bounds of its interval too, but for records from before there were any.
+    A ratio has the bounds of its interval too, where it has one.
     """
 
     median: float
@@ -35,10 +35,11 @@ class Spread:
     n: int | None = None
 
     @classmethod
-    def of(cls, value: Mapping[str, Any] | None) -> Spread | None:
-        if not value or value.get("median") is None:
+    def of(cls, value: Quartiles | None) -> Spread | None:
+        if value is None:
             return None
-        return cls(*(value.get(k) for k in ("median", "iqr", "low", "high", "n")))  # type: ignore[arg-type]
+        bounds = (value.low, value.high) if isinstance(value, Ratio) else (None, None)
+        return cls(value.median, value.iqr, *bounds, value.n)
 
     @property
     def is_noisy(self) -> bool:
@@ -62,7 +63,7 @@ class Times:
     ratio: Spread | None  # to the reference, within the same round
     latency: Mapping[str, Latency]  # batch size -> Latency
     merge_max_change: float | None  # largest absolute change of a logit by merging
-    profile: Record
+    profile: ProfileRecord
     split: Mapping[str, Spread]  # phase -> seconds; empty where the step was not split
     tokens: int | None  # of the batch, without padding
     tokens_per_second: Spread | None
@@ -85,53 +86,53 @@ class Times:
         return [name for name, time in named.items() if time is not None and time.is_noisy]
 
 
-def background_cpu_share(profile: Record) -> float | None:
+def background_cpu_share(profile: ProfileRecord) -> float | None:
     """What other programs used of the machine's cores during a pass, 0 to 1; None where it is not known."""
-    return (profile.body.get("time") or {}).get("background_cpu_share")
+    return profile.body.time.background_cpu_share if profile.body.time else None
 
 
-def product(profile: Record) -> Mapping[str, Any] | None:
+def product(profile: ProfileRecord) -> MatrixProduct | None:
     """The large matrix product timed in the rounds of a pass; None where none was."""
-    return (profile.body.get("time") or {}).get("product")
+    return profile.body.time.product if profile.body.time else None
 
 
-def matching(profiles: Iterable[Record], run: Record) -> list[Record]:
+def matching(profiles: Iterable[ProfileRecord], run: RunRecord) -> list[ProfileRecord]:
     """The passes of the run's experiment that measured steps such as its own: finished first, then the newest."""
     mine = [p for p in profiles if p.experiment == run.experiment and comparable.times_apply(p.spec, run.spec)]
     newest = sorted(mine, key=lambda p: p.order, reverse=True)
     return sorted(newest, key=lambda p: not p.is_finished)
 
 
-def of(profiles: Sequence[Record], run: Record) -> Times | None:
+def of(profiles: Sequence[ProfileRecord], run: RunRecord) -> Times | None:
     """The times of the run's configuration in the first of `profiles` that measured it, or None."""
-    method = run.spec["method"]
+    method = run.spec.method
+    mine = method.name, method.version, method.hyper
     for profile in profiles:
-        asked = {m["label"]: m for m in profile.spec["methods"]}.get(method["label"])
-        if not asked or any(asked[k] != method[k] for k in ("name", "version", "hyper")):
+        asked = {m.label: m for m in profile.spec.methods}.get(method.label)
+        if asked is None or (asked.name, asked.version, asked.hyper) != mine:
             continue
-        for row in profile.body.get("rows") or ():
-            if row["label"] == method["label"] and row["task"] == run.spec["task"]["name"]:
+        for row in profile.rows:
+            if row.label == method.label and row.task == run.spec.task.name:
                 return of_row(row, profile)
     return None
 
 
-def of_row(row: Mapping[str, Any], profile: Record) -> Times:
-    """The times in one row of a profile pass; what older records lack is None."""
+def of_row(row: ProfileRow, profile: ProfileRecord) -> Times:
+    """The times in one row of a profile pass."""
+    split, flops = row.split_seconds, row.flops
     return Times(
-        step=Spread.of(row.get("step_seconds")),
-        ratio=Spread.of(row.get("ratio")),
-        latency={
-            b: Latency(Spread.of(v.get("unmerged")), Spread.of(v.get("merged"))) for b, v in _usual(row).items() if v
-        },
-        merge_max_change=row.get("merge_max_change"),
+        step=Spread.of(row.step_seconds),
+        ratio=Spread.of(row.ratio),
+        latency=_usual(row),
+        merge_max_change=row.merge_max_change,
         profile=profile,
-        split={p: s for p in PHASES if (s := Spread.of((row.get("split_seconds") or {}).get(p)))},
-        tokens=row.get("tokens"),
-        tokens_per_second=Spread.of(row.get("tokens_per_second")),
-        flops=row.get("flops"),
-        flops_per_second=Spread.of(row.get("flops_per_second")),
-        share=Spread.of(row.get("product_share")),
-        first=_first((row.get("step_seconds") or {}).get("samples") or [], profile.body.get("processes", 1)),
+        split={p: s for p in PHASES if (s := Spread.of(getattr(split, p, None)))},
+        tokens=row.tokens,
+        tokens_per_second=Spread.of(row.tokens_per_second),
+        flops={p: getattr(flops, p) for p in (*PHASES, "total")} if flops else None,
+        flops_per_second=Spread.of(row.flops_per_second),
+        share=Spread.of(row.product_share),
+        first=_first(row.step_seconds.samples, profile.processes),
     )
 
 
@@ -142,6 +143,7 @@ def _first(samples: Sequence[float], processes: int) -> float | None:
     return median(p[0] / median(p[1:]) for p in parts) if parts else None
 
 
-def _usual(row: Mapping[str, Any]) -> dict[str, Any]:
+def _usual(row: ProfileRow) -> dict[str, Latency]:
     """One pass at the task's median length by batch size."""
-    return {str(c["batch"]): c for c in row.get("latency") or () if c["typical"] and c["phase"] != "decode"}
+    usual = [at for at in row.latency if at.typical and at.phase != "decode"]
+    return {str(at.batch): Latency(Spread.of(at.unmerged), Spread.of(at.merged)) for at in usual}

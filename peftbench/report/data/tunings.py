@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peftbench.records import comparable, record, trials
-from peftbench.records.record import Record
-from peftbench.records.spec import digest
+from peftbench.records.record import Record, TrialRecord
+from peftbench.records.spec import TrainSpec, digest
 from peftbench.report.data.comparison import Comparison, Entry, length, safe
 
 
@@ -23,10 +23,10 @@ class Tuned:
 
     label: str
     method: str
-    trials: tuple[Record, ...] = field(repr=False)
+    trials: tuple[TrialRecord, ...] = field(repr=False)
 
     @property
-    def best(self) -> Record:
+    def best(self) -> TrialRecord:
         return self.trials[trials.best(self.trials)]
 
     @property
@@ -35,7 +35,7 @@ class Tuned:
 
     @property
     def space(self) -> Mapping[str, Sequence[Any]]:
-        return self.best.spec["space"]
+        return self.best.spec.space
 
     @property
     def chosen(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class Tuned:
 
     def is_of(self, e: Entry) -> bool:
         """Whether `e` holds the final runs with the values that won."""
-        return e.runs[0].spec["method"] == self.best.spec["method"] and e.lr == self.best.spec["train"]["lr"]
+        return e.runs[0].spec.method == self.best.spec.method and e.lr == self.best.spec.train.lr
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Tuning:
     task: str
     stand_in_for: str | None
     backbone: str
-    budget: Mapping[str, Any]  # of a trial: TrainSpec without the rate
+    budget: TrainSpec  # of a trial; the rate in it is one of those tried
     metric: str
     direction: str
     rows: tuple[Tuned, ...]
@@ -80,55 +80,54 @@ class Tuning:
         return safe(f"{self.experiment}--{self.task}{stand_in}{'--' + self.variant if self.variant else ''}--tuning")
 
 
-def score(r: Record) -> float | None:
+def score(r: TrialRecord) -> float | None:
     """A trial's score on the validation split, in the metric's own direction."""
-    found = trials.score(r)
-    return None if found is None else float(r.body["metrics"]["validation"][r.body["metrics"]["primary"]])
+    return r.metrics.validation.get(r.metrics.primary) if r.is_finished else None
 
 
-def value_of(r: Record, key: str) -> Any:
+def value_of(r: TrialRecord, key: str) -> Any:
     """What a trial had for a drawn hyperparameter; one at the method's default stands in the record's full list."""
     if key == "lr":
-        return r.spec["train"]["lr"]
-    hyper = r.spec["method"]["hyper"]
-    return hyper[key] if key in hyper else (r.body.get("hyper") or {}).get(key, "default")
+        return r.spec.train.lr
+    hyper = r.spec.method.hyper
+    return hyper[key] if key in hyper else (r.body.hyper or {}).get(key, "default")
 
 
 def of(records: Iterable[Record], comparisons: Sequence[Comparison] = ()) -> list[Tuning]:
     """One Tuning for each experiment, task and length of trials; rows in the order of the comparisons' tables."""
     order = {e.label: i for i, e in reversed(list(enumerate(e for c in comparisons for e in c.entries)))}
-    groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[TrialRecord]] = defaultdict(list)
     for r in record.latest(records).values():
-        if r.kind == "run" and record.is_trial(r):
-            groups[r.experiment, r.spec["task"]["name"], comparable.key(r.spec)].append(r)
+        if isinstance(r, TrialRecord):
+            groups[r.experiment, r.spec.task.name, comparable.key(r.spec)].append(r)
     tables = Counter(key[:2] for key in groups)
     found = []
     for key, runs in sorted(groups.items()):
-        spec, told = runs[0].spec, next((m for r in runs if (m := r.body.get("metrics"))), None)
+        spec, told = runs[0].spec, next((m for r in runs if (m := r.body.metrics)), None)
         found.append(
             Tuning(
                 experiment=key[0],
                 task=key[1],
-                stand_in_for=spec["task"].get("stand_in_for"),
-                backbone=spec["backbone"]["model"],
-                budget={k: v for k, v in spec["train"].items() if k != "lr"},
-                metric=told["primary"] if told else "score",
-                direction=told["direction"] if told else "max",
+                stand_in_for=spec.task.stand_in_for,
+                backbone=spec.backbone.model,
+                budget=spec.train,
+                metric=told.primary if told else "score",
+                direction=told.direction if told else "max",
                 rows=tuple(sorted(_rows(runs), key=lambda t: (order.get(t.label, len(order)), t.label))),
-                variant=f"{length(spec['train'])} ({key[2][:6]})" if tables[key[:2]] > 1 else "",
+                variant=f"{length(spec.train)} ({key[2][:6]})" if tables[key[:2]] > 1 else "",
             )
         )
     return found
 
 
-def _rows(runs: Iterable[Record]) -> list[Tuned]:
+def _rows(runs: Iterable[TrialRecord]) -> list[Tuned]:
     """A file may have been edited between two runs: trials from different spaces are not one choice."""
-    groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[TrialRecord]] = defaultdict(list)
     for r in runs:
-        m = r.spec["method"]
-        groups[m["label"], m["name"], digest([r.spec["space"], m["version"]])].append(r)
+        m = r.spec.method
+        groups[m.label, m.name, digest([r.spec.space, m.version])].append(r)
     keyed = sorted(groups.items())
-    return [Tuned(key[0], key[1], tuple(sorted(rs, key=lambda r: r.spec["trial"]))) for key, rs in keyed]
+    return [Tuned(key[0], key[1], tuple(sorted(rs, key=lambda r: r.spec.trial or 0))) for key, rs in keyed]
 
 
 def expected_best(scores: Sequence[float], direction: str = "max") -> list[float]:

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from peftbench.records.record import Record
+from peftbench.records.record import RunRecord
 from peftbench.report.data.comparison import Comparison, Entry
 from peftbench.report.figures.style import MUTED, Look, figure, settle
 
@@ -47,11 +47,11 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
     return [statistics.fmean(values[max(0, i + 1 - window) : i + 1]) for i in range(len(values))]
 
 
-def _loss(r: Record) -> list[float]:
+def _loss(r: RunRecord) -> list[float]:
     """The losses up to the first that is not a number; a run that did not begin to train has none."""
-    losses = (r.body.get("curve") or {}).get("loss") or []
+    losses = r.body.curve.loss if r.body.curve else []
     end = next((i for i, value in enumerate(losses) if value is None), len(losses))
-    return losses[:end]
+    return [value for value in losses[:end] if value is not None]
 
 
 def _line(panel: Axes, e: Entry, window: int, look: Look) -> float | None:

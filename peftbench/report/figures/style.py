@@ -90,7 +90,7 @@ def figure(c: Comparison | Tuning, panels: int, subtitle: str) -> tuple[Figure, 
     for panel in axes:  # a given height: without one, every drawing measures all tick labels to find it
         panel.set_title("", y=1.0)
     axes[0].set_title("\n".join(textwrap.wrap(title, 70)), loc="left", fontsize=12, fontweight="bold", pad=22, y=1.0)
-    setting = f"{c.experiment}: {c.backbone}, {length(c.budget)} of {c.budget['batch_size']} examples"
+    setting = f"{c.experiment}: {c.backbone}, {length(c.budget)} of {c.budget.batch_size} examples"
     _beside(axes[0], f"{setting}; {subtitle}" if subtitle else setting, 0.0, "left")
     return drawn, axes
 

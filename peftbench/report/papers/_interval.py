@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from peftbench.records.record import Record
+from peftbench.records.record import RunRecord
 from peftbench.report.papers._records import NotRun, label, score
 from peftbench.report.stats import intervals
 from peftbench.report.stats.intervals import LEVEL, Estimate
@@ -25,12 +25,12 @@ class Interval(NamedTuple):
     high: float
 
 
-def mean(runs: Sequence[Record], claims: int = 1) -> Interval:
+def mean(runs: Sequence[RunRecord], claims: int = 1) -> Interval:
     """Mean accuracy of one configuration over its seeds."""
     return of(_right(_by_seed(runs)), claims)
 
 
-def difference(runs: Sequence[Record], reference: Sequence[Record], claims: int = 1) -> Interval:
+def difference(runs: Sequence[RunRecord], reference: Sequence[RunRecord], claims: int = 1) -> Interval:
     """Mean accuracy of `runs` less that of `reference`, over the seeds that both have, on the same examples."""
     mine, other = _by_seed(runs), _by_seed(reference)
     seeds = sorted(mine.keys() & other.keys())
@@ -52,18 +52,19 @@ def around(e: Estimate, claims: int = 1) -> Interval:
     return Interval(e.value, e.value - half, e.value + half)
 
 
-def _by_seed(runs: Sequence[Record]) -> dict[int, Record]:
-    return {r.spec["seed"]: r for r in runs}
+def _by_seed(runs: Sequence[RunRecord]) -> dict[int, RunRecord]:
+    return {r.spec.seed: r for r in runs}
 
 
-def _right(by_seed: dict[int, Record]) -> np.ndarray:
+def _right(by_seed: dict[int, RunRecord]) -> np.ndarray:
     """(seeds, examples): 1 where the prediction is right; the examples in the order of their ids."""
     rows = []
     for r in by_seed.values():
-        if r.body["metrics"]["primary"] != "accuracy" or r.predictions is None:
+        predictions = r.predictions
+        if r.metrics.primary != "accuracy" or predictions is None:
             raise ValueError(f"{r.path.name}: intervals here are of accuracies with predictions")
-        order = np.argsort(r.predictions["ids"], kind="stable")
-        right = np.asarray(r.predictions["values"]) == np.asarray(r.predictions["labels"])
+        order = np.argsort(predictions.ids, kind="stable")
+        right = np.asarray(predictions.values) == np.asarray(predictions.labels)
         if abs(right.mean() - score(r)) > 1e-6:
             raise ValueError(f"{r.path.name}: its predictions have accuracy {right.mean()}, its metrics {score(r)}")
         rows.append(right[order].astype(float))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from peftbench.records.record import Record
+from peftbench.records.record import RunRecord
 from peftbench.report.papers._interval import Interval, of
 from peftbench.report.papers._records import NotRun, label
 from peftbench.report.stats.intervals import LEVEL
@@ -16,12 +16,11 @@ from peftbench.report.stats.intervals import LEVEL
 Array = np.ndarray[Any, Any]
 
 
-def points(r: Record, probe: str) -> Sequence[dict[str, Any]]:
+def points(r: RunRecord, probe: str) -> Sequence[dict[str, Any]]:
     """What `probe` found in this run, by step; the last is of the tested weights. Raises NotRun without it."""
-    found = (r.body.get("probes") or {}).get(probe)
-    if found is None:
+    if probe not in r.body.probes:
         raise NotRun(f"{r.path.name} ({label(r)}) was run without the probe {probe}")
-    return list(found["points"])
+    return r.body.probes[probe].points
 
 
 def by_site(sites: Sequence[dict[str, Any]], roles: Sequence[str], value: Callable[[dict[str, Any]], Any]) -> Array:

@@ -7,11 +7,13 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from peftbench.errors import UserError
 from peftbench.records import record
-from peftbench.records.record import Record
+from peftbench.records.record import ProfileRecord, Record, RunRecord, TrainingRecord
+
+R = TypeVar("R", bound=Record)
 
 
 class NotRun(Exception):
@@ -25,24 +27,24 @@ class Results:
     root: Path
     _read: dict[str, list[Record]] = field(default_factory=dict, repr=False)
 
-    def runs(self, folder: str, wanted: Callable[[Record], bool] | None = None) -> list[Record]:
+    def runs(self, folder: str, wanted: Callable[[RunRecord], bool] | None = None) -> list[RunRecord]:
         """The finished runs that count under `folder`, tuning trials left out, by label, task and seed.
 
         Raises NotRun where there is none (or none that is `wanted`).
         """
-        counting = [r for r in self.counting(folder) if r.kind == "run" and r.is_finished]
-        found = [r for r in counting if r.spec.get("trial") is None and (wanted is None or wanted(r))]
+        counting = [r for r in self.counting(folder) if isinstance(r, TrainingRecord) and r.is_finished]
+        found = [r for r in counting if isinstance(r, RunRecord) and (wanted is None or wanted(r))]
         if not found:
             raise NotRun(f"{folder} has no finished run" + (" of the kind that is needed" if counting else ""))
-        return sorted(found, key=lambda r: (label(r), task(r), r.spec["seed"], r.spec_id))
+        return sorted(found, key=lambda r: (label(r), task(r), r.spec.seed, r.spec_id))
 
-    def failed(self, folder: str) -> list[Record]:
-        """The runs under `folder` that count and did not finish: a figure says so."""
-        return [r for r in self.counting(folder) if r.kind == "run" and not r.is_finished]
+    def failed(self, folder: str) -> list[TrainingRecord]:
+        """The runs and trials under `folder` that count and did not finish: a figure says so."""
+        return [r for r in self.counting(folder) if isinstance(r, TrainingRecord) and not r.is_finished]
 
-    def profiles(self, folder: str) -> list[Record]:
+    def profiles(self, folder: str) -> list[ProfileRecord]:
         """The finished profile passes that count under `folder`; raises NotRun where there is none."""
-        found = [r for r in self.counting(folder) if r.kind == "profile" and r.is_finished]
+        found = [r for r in self.counting(folder) if isinstance(r, ProfileRecord) and r.is_finished]
         if not found:
             raise NotRun(f"{folder} has no finished profile pass")
         return found
@@ -67,32 +69,31 @@ class Results:
         return found
 
 
-def label(r: Record) -> str:
-    return r.spec["method"]["label"]
+def label(r: RunRecord) -> str:
+    return r.spec.method.label
 
 
-def task(r: Record) -> str:
+def task(r: RunRecord) -> str:
     """The data that ran, and what it stands in for."""
-    spec = r.spec["task"]
-    return f"{spec['name']} (stand-in for {spec['stand_in_for']})" if spec.get("stand_in_for") else spec["name"]
+    spec = r.spec.task
+    return f"{spec.name} (stand-in for {spec.stand_in_for})" if spec.stand_in_for else spec.name
 
 
-def score(r: Record) -> float:
+def score(r: RunRecord) -> float:
     """The task's primary metric on test; a prediction that has none (all one class, for a correlation) counts 0."""
-    value = r.body["metrics"]["test"].get(r.body["metrics"]["primary"])
-    return 0.0 if value is None else float(value)
+    value = r.metrics.test.get(r.metrics.primary)
+    return 0.0 if value is None else value
 
 
-def validation(r: Record) -> float:
+def validation(r: RunRecord) -> float:
     """The task's primary metric on validation, larger is better; choices are made by it. NaN where it has none."""
-    metrics = r.body["metrics"]
-    value = metrics["validation"].get(metrics["primary"])
-    return math.nan if value is None else float(value) * (-1 if metrics.get("direction") == "min" else 1)
+    value = r.metrics.validation.get(r.metrics.primary)
+    return math.nan if value is None else value * (-1 if r.metrics.direction == "min" else 1)
 
 
-def group(runs: Iterable[Record], key: Callable[[Record], Any]) -> dict[Any, list[Record]]:
+def group(runs: Iterable[R], key: Callable[[R], Any]) -> dict[Any, list[R]]:
     """The runs by `key`, in order of the keys."""
-    found: dict[Any, list[Record]] = {}
+    found: dict[Any, list[R]] = {}
     for r in runs:
         found.setdefault(key(r), []).append(r)
     return dict(sorted(found.items()))
@@ -105,29 +106,21 @@ def need(have: Iterable[Any], wanted: Iterable[Any], what: str) -> None:
         raise NotRun(f"no finished run of {what} {', '.join(map(str, missing))}")
 
 
-def scale(runs: Sequence[Record]) -> str:
+def scale(runs: Sequence[RunRecord]) -> str:
     """Model, data, steps, seeds, examples and machine of these runs, as they have them."""
-    specs = [r.spec for r in runs]
-    total = {r.body["parameters"]["total"] - r.body["parameters"]["added"] for r in runs}
+    total = {r.parameters.total - r.parameters.added for r in runs}
     size = f" ({min(total) / 1e6:.0f} million parameters)" if total else ""
-    seeds = {len({r.spec["seed"] for r in same}) for same in group(runs, lambda r: (task(r), label(r))).values()}
-    steps, batch = (_range(s["train"][key] for s in specs) for key in ("steps", "batch_size"))
+    seeds = {len({r.spec.seed for r in same}) for same in group(runs, lambda r: (task(r), label(r))).values()}
+    steps, batch = _range(r.spec.train.steps for r in runs), _range(r.spec.train.batch_size for r in runs)
     parts = [
-        _several(s["backbone"]["model"] for s in specs) + size,
+        _several(r.spec.backbone.model for r in runs) + size,
         _several(map(task, runs)),
         f"{steps} steps of {batch} texts",
         f"{_range(seeds)} seed" + ("s" if max(seeds) > 1 else ""),
-        f"{_range(len((r.predictions or {'ids': []})['ids']) for r in runs)} test examples",
-        _several(machine(r) for r in runs),
+        f"{_range(len(p.ids) if (p := r.predictions) else 0 for r in runs)} test examples",
+        _several(r.env.machine for r in runs),
     ]
     return ", ".join(parts)
-
-
-def machine(r: Record) -> str:
-    """The processor or GPU that a record was made on."""
-    env = r.body["env"]
-    found = (env.get("gpu") or {}).get("name") or (env.get("cpu") or {}).get("model") or env.get("device")
-    return str(found)
 
 
 def _several(values: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from peftbench.records import comparable
-from peftbench.records.record import Record
+from peftbench.records.record import RunRecord, TrainingRecord
 from peftbench.report.papers._interval import Interval, mean
 from peftbench.report.papers._records import NotRun, Results, group, score, validation
 
@@ -24,7 +24,7 @@ class Tuned:
 
     key: Any
     lr: float
-    runs: tuple[Record, ...]  # of that rate, one a seed
+    runs: tuple[RunRecord, ...]  # of that rate, one a seed
     rates: tuple[float, ...]  # all that were tried, failed ones included
 
     @property
@@ -43,28 +43,28 @@ class Tuned:
 
     @property
     def trainable(self) -> int:
-        return int(self.runs[0].body["parameters"]["trainable"])
+        return self.runs[0].parameters.trainable
 
 
-def hyper(r: Record, name: str) -> Any:
+def hyper(r: TrainingRecord, name: str) -> Any:
     """A hyperparameter as the run had it, defaults and solved sizes included."""
-    return r.body["hyper"][name]
+    return (r.body.hyper or {})[name]
 
 
-def method(r: Record) -> str:
-    return r.spec["method"]["name"]
+def method(r: TrainingRecord) -> str:
+    return r.spec.method.name
 
 
-def lr(r: Record) -> float:
-    return float(r.spec["train"]["lr"])
+def lr(r: TrainingRecord) -> float:
+    return r.spec.train.lr
 
 
-def tuned(runs: Iterable[Record], key: Callable[[Record], Hashable]) -> dict[Any, Tuned]:
+def tuned(runs: Iterable[RunRecord], key: Callable[[RunRecord], Hashable]) -> dict[Any, Tuned]:
     """By configuration `key`, in the keys' order, its runs at the rate with the best mean validation score."""
     return {k: _tuned(k, same) for k, same in group(runs, key).items()}
 
 
-def _tuned(key: Any, runs: Sequence[Record]) -> Tuned:
+def _tuned(key: Any, runs: Sequence[RunRecord]) -> Tuned:
     by_rate = group(runs, lr)
     most = max(map(len, by_rate.values()))
     eligible = {rate: same for rate, same in by_rate.items() if len(same) == most}
@@ -72,7 +72,7 @@ def _tuned(key: Any, runs: Sequence[Record]) -> Tuned:
     return Tuned(key, best, tuple(eligible[best]), tuple(by_rate))
 
 
-def _preferred(runs: Sequence[Record]) -> float:
+def _preferred(runs: Sequence[RunRecord]) -> float:
     values = [validation(r) for r in runs]
     return -math.inf if any(map(math.isnan, values)) else fmean(values)
 
@@ -85,7 +85,7 @@ def best(of: Iterable[Tuned]) -> Tuned:
     return max(found, key=lambda t: t.preferred)
 
 
-def same_setting(runs: Sequence[Record]) -> None:
+def same_setting(runs: Sequence[RunRecord]) -> None:
     """Raises NotRun, naming what differs, unless all runs may be compared: others cannot share an axis."""
     first, *others = {comparable.key(r.spec): r.spec for r in runs}.values()
     apart = dict.fromkeys(d.either for other in others for d in comparable.differences(first, other))
@@ -96,7 +96,7 @@ def same_setting(runs: Sequence[Record]) -> None:
 def unlearned(candidates: Iterable[Tuned]) -> str | None:
     """Why differences mean nothing: the configuration that validation prefers does not beat the majority class."""
     top = best(candidates)
-    majority = top.runs[0].body["metrics"].get("majority")
+    majority = top.runs[0].metrics.majority
     if majority is None or (found := mean(top.runs)).low > majority or len(top.runs) == 1:
         return None
     return (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.records.record import Record
+from peftbench.records.record import RunRecord
 from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
 from peftbench.report.papers._interval import Interval
 from peftbench.report.papers._probed import Array, by_site, jackknife, points
@@ -49,7 +49,7 @@ def find(results: Results) -> Finding:
     )
 
 
-def _steps(runs: list[Record]) -> list[int]:
+def _steps(runs: list[RunRecord]) -> list[int]:
     """The steps after the first at which every run was looked at."""
     found = {tuple(p["step"] for p in points(r, "decomposition") if p["step"] > 0) for r in runs}
     if len(found) > 1:
@@ -57,7 +57,7 @@ def _steps(runs: list[Record]) -> list[int]:
     return sorted(found.pop())
 
 
-def _moved(r: Record, steps: list[int]) -> Array:  # (roles, steps, layers, 2): dM and dD
+def _moved(r: RunRecord, steps: list[int]) -> Array:  # (roles, steps, layers, 2): dM and dD
     at = {p["step"]: by_site(p["sites"], ROLES, lambda s: (s["dM"], s["dD"])) for p in points(r, "decomposition")}
     return np.stack([at[step] for step in steps], axis=1)
 

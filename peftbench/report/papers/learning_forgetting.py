@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.records.record import Record
+from peftbench.records.record import RunRecord
 from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
 from peftbench.report.papers._interval import of as interval
 from peftbench.report.papers._probed import Array, points
@@ -27,11 +27,11 @@ def find(results: Results) -> Finding:
     same_setting(runs)
     of = group(runs, label)
     need(of, (REFERENCE, *LORA), FOLDER)
-    if len({tuple(r.spec["seed"] for r in of[name]) for name in (REFERENCE, *LORA)}) > 1:
+    if len({tuple(r.spec.seed for r in of[name]) for name in (REFERENCE, *LORA)}) > 1:
         raise NotRun(f"the configurations of {FOLDER} have not finished the same seeds")
     rise = {name: np.stack([_rise(r) for r in same]) for name, same in of.items()}
     told = {name: np.stack([_overlap(r) for r in of[name]]) for name in (REFERENCE, *LORA)}
-    order = sorted(of, key=lambda name: -of[name][0].body["parameters"]["trainable"])
+    order = sorted(of, key=lambda name: -of[name][0].parameters.trainable)
     return Finding(
         scale=scale(runs),
         claims=_claims(rise, told),
@@ -54,15 +54,15 @@ def find(results: Results) -> Finding:
     )  # fmt: skip
 
 
-def _rise(r: Record) -> Array:  # (windows,)
+def _rise(r: RunRecord) -> Array:  # (windows,)
     first, *_, last = points(r, "wikitext2_loss")
     return np.asarray(last["windows"]) - np.asarray(first["windows"])
 
 
-def _overlap(r: Record) -> Array:  # (examples,), by their ids
+def _overlap(r: RunRecord) -> Array:  # (examples,), by their ids
     p = r.predictions
     assert p is not None  # a finished run
-    by_id = sorted(zip(p["ids"], p["values"], p["labels"], strict=True))
+    by_id = sorted(zip(p.ids, p.values, p.labels, strict=True))
     return np.asarray([metric("rougeL", [value], [references]) for _, value, references in by_id], dtype=float)
 
 
@@ -91,26 +91,26 @@ def _claims(rise: dict[str, Array], told: dict[str, Array]) -> tuple[Claim, ...]
     return tuple(found)
 
 
-def _path(runs: list[Record]) -> tuple[list[int], Array]:
+def _path(runs: list[RunRecord]) -> tuple[list[int], Array]:
     """Steps, and (steps, 2): rise on WikiText-2 and loss on the task, means over seeds."""
     seeds = []
     for r in runs:
         looked = {p["step"]: p["loss"] for p in points(r, "wikitext2_loss")}
-        task = {v["step"]: v["perplexity"] for v in r.body["curve"]["validation"] if v["perplexity"] is not None}
+        task = {v["step"]: v["perplexity"] for v in r.curve.validation if v["perplexity"] is not None}
         steps = sorted(looked.keys() & task.keys())
         seeds.append([(looked[s] - looked[0], np.log(task[s])) for s in steps])
     return steps, np.mean(seeds, axis=0)
 
 
-def _row(name: str, runs: list[Record], rise: Array) -> tuple[str, ...]:
+def _row(name: str, runs: list[RunRecord], rise: Array) -> tuple[str, ...]:
     steps, path = _path(runs)
-    test = [r.body["metrics"]["test"] for r in runs]
+    test = [r.metrics.test for r in runs]
     ends = interval(rise)
     by_step = [f"{step}: {x:+.4f}" for step, (x, _) in zip(steps, path, strict=True)]
     return (
         name,
-        f"{runs[0].body['parameters']['trainable']:,}",
-        f"{runs[0].spec['train']['lr']:g}",
+        f"{runs[0].parameters.trainable:,}",
+        f"{runs[0].spec.train.lr:g}",
         f"{path[-1, 1]:.3f}",
         ", ".join(f"{np.mean([t[m] for t in test]):.1f}" for m in ("rougeL", "bleu")),
         f"{np.mean([points(r, 'wikitext2_loss')[0]['loss'] for r in runs]):.4f}",
@@ -118,14 +118,14 @@ def _row(name: str, runs: list[Record], rise: Array) -> tuple[str, ...]:
     )
 
 
-def _draw(canvas: Figure, of: dict[str, list[Record]], order: list[str]) -> None:
+def _draw(canvas: Figure, of: dict[str, list[RunRecord]], order: list[str]) -> None:
     from peftbench.report.figures.style import COLOURS, MARKERS, MUTED
 
     panel = canvas.subplots()
     for n, name in enumerate(order):
         steps, path = _path(of[name])
         colour, marker = COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)]
-        trainable = of[name][0].body["parameters"]["trainable"]
+        trainable = of[name][0].parameters.trainable
         panel.plot(path[:, 0], path[:, 1], color=colour, lw=1.1, alpha=0.6)
         for i, (x, y) in enumerate(path):
             last = i == len(path) - 1

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from peftbench.report.data.latencies import Cell, Latencies, Timed
 from peftbench.report.data.latencies import of as latencies
 from peftbench.report.papers import Claim, Finding, NotRun, Paper, PaperFigure, Results, Table
-from peftbench.report.papers._records import machine
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,10 +43,10 @@ def find(results: Results) -> Finding:
 
 def _scale(p: Latencies, shapes: list[Shape]) -> str:
     spec = p.profile.spec
-    rounds = spec["latency"].get("rounds") or spec["rounds"]
+    rounds = spec.latency.rounds or spec.rounds
     (b0, n0), (b1, n1) = shapes[0], shapes[-1]
     return (
-        f"one forward pass of {spec['backbone']['model']} on {machine(p.profile)}, batch × tokens {b0} × {n0} to "
+        f"one forward pass of {spec.backbone.model} on {p.profile.env.machine}, batch × tokens {b0} × {n0} to "
         f"{b1} × {n1}, {rounds} rounds"
     )
 

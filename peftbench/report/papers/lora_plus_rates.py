@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peftbench.records.record import Record
+from peftbench.records.record import TrainingRecord
 from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
 from peftbench.report.papers._interval import difference
 from peftbench.report.papers._records import need, scale
@@ -57,7 +57,7 @@ def find(results: Results) -> Finding:
     )
 
 
-def cell(r: Record) -> Cell:
+def cell(r: TrainingRecord) -> Cell:
     a = lr(r)
     return a, float(f"{a * hyper(r, 'ratio'):.4g}")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from peftbench.records.record import Record
+from peftbench.records.record import RunRecord
 from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
 from peftbench.report.papers._interval import Interval
 from peftbench.report.papers._probed import Array, by_site, over, points
@@ -49,7 +49,7 @@ def find(results: Results) -> Finding:
     )
 
 
-def _compared(by_rank: dict[int, list[Record]], matrix: str, pair: str) -> Array:
+def _compared(by_rank: dict[int, list[RunRecord]], matrix: str, pair: str) -> Array:
     """phi between two runs, the mean over pairs of runs with different seeds: (roles, layers, i, j)."""
     first, second = (_bases(by_rank[rank], matrix) for rank in (SMALL if pair == "ranks" else LARGE, LARGE))
     of_two = [
@@ -62,7 +62,7 @@ def _compared(by_rank: dict[int, list[Record]], matrix: str, pair: str) -> Array
     return np.mean(of_two, axis=0)
 
 
-def _bases(runs: list[Record], matrix: str) -> dict[int, Array]:
+def _bases(runs: list[RunRecord], matrix: str) -> dict[int, Array]:
     """By seed: (roles, layers, kept, width)."""
 
     def basis(site: dict[str, Any]) -> Array:
@@ -70,7 +70,7 @@ def _bases(runs: list[Record], matrix: str) -> dict[int, Array]:
             raise NotRun(f"a layer of {FOLDER} has fewer than {SMALL} directions in {matrix}")
         return vectors(site[matrix], site["width"])
 
-    return {r.spec["seed"]: by_site(points(r, "subspaces")[-1]["sites"], ROLES, basis) for r in runs}
+    return {r.spec.seed: by_site(points(r, "subspaces")[-1]["sites"], ROLES, basis) for r in runs}
 
 
 def _claims(phi: dict[tuple[str, str], Array], width: int) -> tuple[Claim, ...]:

@@ -13,7 +13,7 @@ from peftbench.report.papers._sweep import Tuned, lr, method, points, same_setti
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from peftbench.records.record import Record
+    from peftbench.records.record import RunRecord
 
 OWN = "paper/lr_sensitivity"
 FOLDERS = (OWN, "reference/sweep_quickstart", "reference/sweep_glue_small")
@@ -22,7 +22,7 @@ VARIANTS = METHODS[2:]
 TEN, HALF_A_DECADE = 10.0, math.sqrt(10)
 MARGIN = 2.0  # points, the paper's "1 to 2 %"
 
-Sweeps = dict[str, list["Record"]]  # by title: the runs of one folder on one task
+Sweeps = dict[str, list["RunRecord"]]  # by title: the runs of one folder on one task
 
 
 def find(results: Results) -> Finding:
@@ -115,7 +115,7 @@ def _draw(canvas: Figure, sweeps: Sweeps) -> None:
         drawing.log_axis(panel, (1e-4, 1e-3, 1e-2))
         panel.set_title(title.replace(", ", "\n"), loc="left", fontsize=8.5)
         panel.set_xlabel("learning rate")
-        panel.set_ylabel(f"test {runs[0].body['metrics']['primary']}")
+        panel.set_ylabel(f"test {runs[0].metrics.primary}")
     panels[0].legend(frameon=False, fontsize=8)
 
 

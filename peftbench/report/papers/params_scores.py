@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peftbench.records.record import Record
+from peftbench.records.record import RunRecord
 from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table, run_command
 from peftbench.report.papers._interval import difference, mean
 from peftbench.report.papers._records import need, scale
@@ -57,13 +57,13 @@ def _choices(rows: Rows) -> str:
     return f"Sizes and rates to choose among: {', '.join(f'{name} {n}' for name, n in tried.items())}."
 
 
-def family(r: Record) -> str:
+def family(r: RunRecord) -> str:
     """The method; an adapter's other placement is a family of its own."""
     name = method(r)
     return f"{name}-{hyper(r, 'placement')}" if name == "adapter" and hyper(r, "placement") != "houlsby" else name
 
 
-def size(r: Record) -> int:
+def size(r: RunRecord) -> int:
     """The rank, width or length; 0 for a method with one size."""
     return int(hyper(r, SIZES[method(r)])) if method(r) in SIZES else 0
 

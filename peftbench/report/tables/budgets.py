@@ -29,33 +29,32 @@ def noted_averages(averages: Sequence[Average], comparisons: Sequence[Comparison
 
 def exempt(e: Entry) -> Mapping[str, str]:
     """Budgets that do not hold for an entry, with the reasons."""
-    found: Mapping[str, str] = e.runs[0].spec["method"].get("exempt", {})
-    return found
+    return e.runs[0].spec.method.exempt
 
 
 def _notes(c: Comparison) -> Iterator[str]:
-    budget, trained = c.budget, [t for e in c.entries for r in e.runs if (t := r.body.get("trained"))]
-    if budget.get("seconds") is not None:
-        stopped = [r.body["stopped_at"] for e in c.entries for r in e.runs if r.is_finished]
+    budget, trained = c.budget, [t for e in c.entries for r in e.runs if (t := r.body.trained)]
+    if budget.seconds is not None:
+        stopped = [r.body.stopped_at for e in c.entries for r in e.runs if r.is_finished]
         steps = f" after {_span(stopped)} steps" if stopped else ""
         yield (
-            f"Each run stopped at its first step after {budget['seconds']:g} seconds of training steps{steps}. Such "
+            f"Each run stopped at its first step after {budget.seconds:g} seconds of training steps{steps}. Such "
             "runs depend on the machine and do not repeat to the bit."
         )
-    if budget.get("tokens") is not None:
-        seen = f": the runs saw {_span([t['tokens'] for t in trained])}" if trained else ""
-        yield f"The number of steps follows from a budget of {count(budget['tokens'])} training tokens{seen}."
-    if budget.get("memory") is not None:
+    if budget.tokens is not None:
+        seen = f": the runs saw {_span([t.tokens for t in trained])}" if trained else ""
+        yield f"The number of steps follows from a budget of {count(budget.tokens)} training tokens{seen}."
+    if budget.memory is not None:
         parts = ", ".join(f"{e.label} {_parts(e)}" for e in c.entries)
         yield (
-            f"A budget of {scaled(budget['memory'], MIB)} MiB, predicted for the largest batch that there can be, "
+            f"A budget of {scaled(budget.memory, MIB)} MiB, predicted for the largest batch that there can be, "
             f"decides in how many parts a batch is computed: {parts}."
         )
     yield from _exemptions(c.entries)
 
 
 def _parts(e: Entry) -> int:
-    return int(e.runs[0].spec["train"]["accumulation"])
+    return e.runs[0].spec.train.accumulation
 
 
 def _exemptions(entries: Sequence[Entry]) -> Iterator[str]:

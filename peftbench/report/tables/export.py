@@ -50,7 +50,7 @@ def row(c: Comparison, e: Entry) -> dict[str, Any]:
         "stored_bytes": e.parameter("stored_bytes"),
         "size": e.size,
         "deviation": e.deviation,
-        "exempt": dict(e.runs[0].spec["method"].get("exempt", {})),
+        "exempt": dict(e.runs[0].spec.method.exempt),
         "peak_memory_bytes": e.peak_bytes,
         **measured(e.times),
     }

@@ -57,8 +57,8 @@ def rows(passes: Sequence[Latencies]) -> list[dict[str, Any]]:
     return [
         {
             "experiment": p.experiment,
-            "task": p.profile.spec["task"]["name"],
-            "backbone": p.profile.spec["backbone"]["model"],
+            "task": p.profile.spec.task.name,
+            "backbone": p.profile.spec.backbone.model,
             "method": c.label,
             "phase": c.phase,
             "batch": c.batch,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftbench.records.record import Record, latest
+from peftbench.records.record import ProfileRecord, Record, latest
 from peftbench.report.data import latencies, notes, pooled, times
 from peftbench.report.data.times import Spread, Times
 from peftbench.report.tables import columns, costs, export, format, latency_page
@@ -22,12 +22,12 @@ class Measured:
     times: Times
 
 
-def measured(profile: Record) -> list[Measured]:
+def measured(profile: ProfileRecord) -> list[Measured]:
     """The configurations of a finished pass, in its order."""
-    return [Measured(row["label"], times.of_row(row, profile)) for row in profile.body["rows"]]
+    return [Measured(row.label, times.of_row(row, profile)) for row in profile.rows]
 
 
-def rows(profiles: Iterable[Record], records: Sequence[Record]) -> list[dict[str, Any]]:
+def rows(profiles: Iterable[ProfileRecord], records: Sequence[Record]) -> list[dict[str, Any]]:
     """One JSON-ready row for each configuration of each pass, unrounded in SI units, None where not measured.
 
     "counts" tells whether the report's tables show this attempt: they show the first finished one.
@@ -36,36 +36,34 @@ def rows(profiles: Iterable[Record], records: Sequence[Record]) -> list[dict[str
     return [
         {
             "experiment": p.experiment,
-            "task": p.spec["task"]["name"],
-            "backbone": p.spec["backbone"]["model"],
+            "task": p.spec.task.name,
+            "backbone": p.spec.backbone.model,
             "method": m.label,
-            "reference": p.spec["reference"],
+            "reference": p.spec.reference,
             "attempt": _number(p, records),
             "counts": p.path in counting,
             "record": p.path.name,
-            "processes": pooled.processes(p),
+            "processes": p.processes,
             **export.measured(m.times),
-            "product_flops_per_second": ((times.product(p) or {}).get("flops_per_second") or {}).get("median"),
+            "product_flops_per_second": product.flops_per_second.median if (product := times.product(p)) else None,
         }
         for p in profiles
         for m in measured(p)
     ]
 
 
-def text(profile: Record, records: Sequence[Record]) -> str:
+def text(profile: ProfileRecord, records: Sequence[Record]) -> str:
     """The pass as tables for a terminal: the step, the latencies, and how its ratios agree with earlier attempts."""
     spec, found = profile.spec, measured(profile)
-    shape = " × ".join(map(str, profile.body["rows"][0]["shape"]))
-    title = (
-        f"{profile.experiment}: {spec['task']['name']} ({spec['backbone']['model']}, batch {shape}, {_rounds(profile)})"
-    )
-    shown = [columns.text(costs.columns(spec["reference"]), found), *_latencies(profile, found)]
+    shape = " × ".join(map(str, profile.rows[0].shape or ()))
+    title = f"{profile.experiment}: {spec.task.name} ({spec.backbone.model}, batch {shape}, {_rounds(profile)})"
+    shown = [columns.text(costs.columns(spec.reference), found), *_latencies(profile, found)]
     return block(title, "\n\n".join(shown), list(_notes(profile, records, found)))
 
 
-def _latencies(profile: Record, found: Sequence[Measured]) -> list[str]:
+def _latencies(profile: ProfileRecord, found: Sequence[Measured]) -> list[str]:
     by_shape = latencies.of_pass(profile)
-    if not by_shape.cells:  # an older record
+    if not by_shape.cells:  # their lengths are not known
         return [columns.text([columns.Column("method", lambda m: m.label), *columns.latency_columns()], found)]
     return [
         columns.text(latency_page.columns(), by_shape.cells),
@@ -73,13 +71,13 @@ def _latencies(profile: Record, found: Sequence[Measured]) -> list[str]:
     ]
 
 
-def _notes(profile: Record, records: Sequence[Record], found: Sequence[Measured]) -> Iterator[str]:
+def _notes(profile: ProfileRecord, records: Sequence[Record], found: Sequence[Measured]) -> Iterator[str]:
     yield notes.conditions(profile)
-    if (product := times.product(profile)) and (rate := Spread.of(product["flops_per_second"])):
-        size = f"{product['width']} × {product['width']}"
+    if product := times.product(profile):
+        size = f"{product.width} × {product.width}"
         yield (
-            f"The machine's rate: products of two {size} matrices in {product['dtype']} reached "
-            f"{format.scaled(rate.median, costs.GIGA)} GFLOP/s in the same rounds."
+            f"The machine's rate: products of two {size} matrices in {product.dtype} reached "
+            f"{format.scaled(product.flops_per_second.median, costs.GIGA)} GFLOP/s in the same rounds."
         )
     counting = _counting(records)
     counts = next((c for c in counting.values() if c.spec_id == profile.spec_id), profile)
@@ -88,21 +86,21 @@ def _notes(profile: Record, records: Sequence[Record], found: Sequence[Measured]
             f"This is attempt {_number(profile, records)} of the same pass. The report's tables show the first "
             f"finished one, {counts.path.name}."
         )
-        yield _agreement(found, measured(counts), profile.spec["reference"])
+        yield _agreement(found, measured(counts), profile.spec.reference)
 
 
-def _counting(records: Sequence[Record]) -> dict[Path, Record]:
+def _counting(records: Sequence[Record]) -> dict[Path, ProfileRecord]:
     """The passes that the report's tables show, by the path of their first process's record."""
-    return {p.path: p for p in pooled.passes(r for r in latest(records).values() if r.kind == "profile")}
+    return {p.path: p for p in pooled.passes(r for r in latest(records).values() if isinstance(r, ProfileRecord))}
 
 
-def _rounds(profile: Record) -> str:
+def _rounds(profile: ProfileRecord) -> str:
     """Rounds, and processes where there are several."""
-    number, rounds = pooled.processes(profile), profile.spec["rounds"]
+    number, rounds = profile.processes, profile.spec.rounds
     return f"{rounds} rounds" if number == 1 else f"{number} processes of {rounds} rounds"
 
 
-def _number(profile: Record, records: Sequence[Record]) -> int:
+def _number(profile: ProfileRecord, records: Sequence[Record]) -> int:
     """Which attempt at its spec it is, counted over all environments."""
     return 1 + sum(r.spec_id == profile.spec_id and r.order < profile.order for r in records)
 

@@ -60,8 +60,8 @@ def _sample(c: Comparison) -> Iterator[str]:
     best = sorted((e for e in c.entries if e.mean is not None), key=lambda e: _worse(c, e))
     for e in best[:1]:
         if sample := first_sample(e):
-            prompt, prediction, reference = (sample[k] for k in ("prompt", "prediction", "reference"))
-            yield f"A sample of {e.label}: {prompt!r} -> {prediction!r}; reference {reference!r}"
+            written = f"{sample.prompt!r} -> {sample.prediction!r}; reference {sample.reference!r}"
+            yield f"A sample of {e.label}: {written}"
 
 
 def _worse(c: Comparison, e: Entry) -> float:

@@ -56,7 +56,7 @@ def trial_rows(t: Tuning) -> list[dict[str, Any]]:
             "task": t.task,
             "method": row.label,
             "method_name": row.method,
-            "trial": r.spec["trial"],
+            "trial": r.spec.trial,
             "lr": value_of(r, "lr"),
             "other": told({k: value_of(r, k) for k in row.space if k != "lr"}),
             "status": r.status,
@@ -120,4 +120,4 @@ def _notes(c: Comparison, tunings: Sequence[Tuning]) -> Iterator[str]:
 
 
 def _is_among(e: Entry, labels: set[str]) -> bool:
-    return e.runs[0].spec["method"]["label"] in labels
+    return e.runs[0].spec.method.label in labels

@@ -77,7 +77,7 @@ def _tables(c: Comparison) -> Iterator[tuple[str, str]]:
     columns = tables.columns(c)
     yield f"{c.slug}.md", f"# {c.title}\n\n{_comparison(c)}"
     yield f"{c.slug}.csv", tables.csv([export.flat(export.row(c, e)) for e in c.entries])
-    caption = f"{c.title}: {c.backbone}, {length(c.budget)} of {c.budget['batch_size']} examples. {' '.join(c.notes)}"
+    caption = f"{c.title}: {c.backbone}, {length(c.budget)} of {c.budget.batch_size} examples. {' '.join(c.notes)}"
     yield f"{c.slug}.tex", tables.latex(columns, c.entries, caption.strip(), c.slug)
     if differences.known(c):
         name = f"{c.slug}--differences"
@@ -145,8 +145,8 @@ def _page(
 def _comparison(c: Comparison) -> str:
     budget = c.budget
     facts = [
-        f"Backbone {c.backbone}; {length(budget)} of {budget['batch_size']} examples, at most "
-        f"{budget['max_length']} tokens each; reference: {c.reference}."
+        f"Backbone {c.backbone}; {length(budget)} of {budget.batch_size} examples, at most "
+        f"{budget.max_length} tokens each; reference: {c.reference}."
     ]
     if c.majority is not None:
         facts.append(f"Always answering the majority class gives {c.metric} {c.majority:.3f}.")
@@ -159,7 +159,7 @@ def _differences(c: Comparison) -> str:
 
 
 def _tuning(t: Tuning) -> str:
-    facts = f"{length(t.budget)} a trial, batches of {t.budget['batch_size']} examples. {trials.LEGEND}"
+    facts = f"{length(t.budget)} a trial, batches of {t.budget.batch_size} examples. {trials.LEGEND}"
     return f"{facts}\n\n{tables.markdown(trials.columns(t), t.rows)}"
 
 
@@ -201,6 +201,6 @@ def _samples(c: Comparison) -> Iterator[str]:
     if shown:
         yield "One sample of each configuration:\n"
     for label, sample in shown:
-        lines = (f"{name}: {sample.get(name, '')}" for name in ("prompt", "prediction", "reference"))
+        lines = (f"{name}: {getattr(sample, name)}" for name in ("prompt", "prediction", "reference"))
         block = "\n".join(f"    {line}" for text in lines for line in text.splitlines())
         yield f"- {_plain(label)}\n\n{block}\n"

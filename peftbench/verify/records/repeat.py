@@ -18,7 +18,7 @@ from peftbench.errors import UserError, unknown_method
 from peftbench.method.catalogue import Catalogue
 from peftbench.plan import model_facts
 from peftbench.records import record
-from peftbench.records.record import Record
+from peftbench.records.record import Record, TrainingRecord
 from peftbench.records.spec import RunSpec, TaskSpec, digest
 from peftbench.run import runner
 from peftbench.run.view import View
@@ -39,7 +39,7 @@ class Outcome:
     does not say it. `said` is why there is nothing to compare, or how far apart the two are.
     """
 
-    record: Record
+    record: TrainingRecord
     status: str
     differences: tuple[Difference, ...] = ()
     environment: tuple[Difference, ...] = ()
@@ -99,7 +99,7 @@ def verify(results_dir: Path, repeats_dir: Path, asked: Asked) -> Verified:
         raise UserError(f"{results_dir / record.FOLDER}: no records here; give a results directory")
     catalogue = Catalogue(asked.plugins)
     broken = {f.path for f in findings}
-    finished = [r for r in records if r.kind == "run" and r.is_finished and r.path not in broken]
+    finished = [r for r in records if isinstance(r, TrainingRecord) and r.is_finished and r.path not in broken]
     old = {r.path: said for r in finished if (said := _other_version(r, catalogue))}
     current = [r for r in finished if r.path not in old]
     chosen = sample(current, asked.number, asked.seed)
@@ -113,35 +113,35 @@ def verify(results_dir: Path, repeats_dir: Path, asked: Asked) -> Verified:
     return Verified(records, findings, Counter(old.values()), len(current), done, stopped)
 
 
-def sample(records: Iterable[Record], number: int | None, seed: int) -> list[Record]:
+def sample(records: Iterable[TrainingRecord], number: int | None, seed: int) -> list[TrainingRecord]:
     """`number` of the records: each next one of a method, then of a task, that was taken least often so far.
 
     The same records and seed give the same sample, wherever and in whatever order they lie.
     """
     left = sorted(records, key=lambda r: hashlib.sha256(f"{seed} {r.spec_id} {r.path.name}".encode()).hexdigest())
-    taken: list[Record] = []
+    taken: list[TrainingRecord] = []
     methods, tasks = Counter[str](), Counter[str]()
     while left and (number is None or len(taken) < number):
-        least = min(left, key=lambda r: (methods[r.spec["method"]["name"]], tasks[r.spec["task"]["name"]]))
+        least = min(left, key=lambda r: (methods[r.spec.method.name], tasks[r.spec.task.name]))
         left.remove(least)
         taken.append(least)
-        methods[least.spec["method"]["name"]] += 1
-        tasks[least.spec["task"]["name"]] += 1
+        methods[least.spec.method.name] += 1
+        tasks[least.spec.task.name] += 1
     return taken
 
 
-def _other_version(r: Record, catalogue: Catalogue) -> str | None:
+def _other_version(r: TrainingRecord, catalogue: Catalogue) -> str | None:
     """Where the method's or the task's code has changed results since: nobody can repeat that bit for bit."""
     from peftbench import tasks
 
-    method, task = r.spec["method"], r.spec["task"]
+    method, task = r.spec.method, r.spec.task
     known = catalogue.methods()
-    if method["name"] not in known:
-        raise unknown_method(method["name"], known, where=str(r.path))
-    if method["version"] != (now := known[method["name"]].version):
-        return f"method {method['name']} {method['version']}, now {now}"
-    if task["version"] != (now := tasks.card(task["name"]).version):
-        return f"task {task['name']} {task['version']}, now {now}"
+    if method.name not in known:
+        raise unknown_method(method.name, known, where=str(r.path))
+    if method.version != (now := known[method.name].version):
+        return f"method {method.name} {method.version}, now {now}"
+    if task.version != (now := tasks.card(task.name).version):
+        return f"task {task.name} {task.version}, now {now}"
     return None
 
 
@@ -160,12 +160,12 @@ class _Data:
         return self.known[key]
 
 
-def _changed(r: Record, data: _Data) -> str | None:
+def _changed(r: TrainingRecord, data: _Data) -> str | None:
     """Why the run cannot be repeated: what it was made from is not the same here, or seconds limited it.
 
     Raises UserError where what it was made from is not here at all.
     """
-    spec = RunSpec.from_dict(r.spec)
+    spec = r.spec
     if spec.train.seconds is not None:
         return f"its length is {spec.train.seconds:g} seconds of steps: how many these are is not repeatable"
     here = model_facts.fingerprint(spec.backbone.model, spec.backbone.revision)
@@ -178,12 +178,12 @@ def _changed(r: Record, data: _Data) -> str | None:
     return None
 
 
-def _repeat(chosen: Sequence[Record], folder: Path, asked: Asked) -> bool:
+def _repeat(chosen: Sequence[TrainingRecord], folder: Path, asked: Asked) -> bool:
     """Train them again; returns whether that was interrupted."""
     groups: dict[tuple[str, int | None], list[RunSpec]] = defaultdict(list)
     for r in chosen:
-        where = asked.device or r.body["env"]["device"], r.body["env"].get("threads")
-        groups[where].append(RunSpec.from_dict(r.spec))
+        where = asked.device or r.env.device, r.env.threads
+        groups[where].append(r.spec)
     for (device, threads), specs in sorted(groups.items(), key=str):
         session = {
             "device": device,
@@ -208,22 +208,22 @@ def _repeat(chosen: Sequence[Record], folder: Path, asked: Asked) -> bool:
     return False
 
 
-def _outcome(r: Record, gone: str | None, repeats: Sequence[Record]) -> Outcome | None:
+def _outcome(r: TrainingRecord, gone: str | None, repeats: Sequence[Record]) -> Outcome | None:
     """None where the repeat was interrupted."""
     if gone is not None:
         return Outcome(r, NOT_REPEATED, said=gone)
-    threads = r.body["env"].get("threads")
-    made = [m for m in repeats if m.spec_id == r.spec_id and threads in (None, m.body["env"].get("threads"))]
+    threads = r.env.threads
+    made = [m for m in repeats if m.spec_id == r.spec_id and threads in (None, m.env.threads)]
     if not made:
         return None
     again = max(made, key=lambda m: m.order)
     if not again.is_finished:
         if again.status in record.RETRIED:
             return None
-        said = f"the repeat ended as {again.status}: {again.body.get('reason') or 'no reason recorded'}"
+        said = f"the repeat ended as {again.status}: {again.body.reason or 'no reason recorded'}"
         return Outcome(r, DIFFERS, said=said)
-    environment, may_differ = differences.environments(r.body["env"], again.body["env"])
-    one, other = _whole(r), _whole(again)
+    one, other = r.raw(), again.raw()
+    environment, may_differ = differences.environments(one["env"], other["env"])
     found, said = differences.compare(one, other), ""
     if all(d.is_rounding for d in found):
         status = IDENTICAL
@@ -232,9 +232,5 @@ def _outcome(r: Record, gone: str | None, repeats: Sequence[Record]) -> Outcome 
             judged = tolerance.judge(one, other, found)
             found, said = judged.differences, judged.said
         status = WITHIN if all(d.within for d in found) else DIFFERS
-    unrecorded = differences.unrecorded(r.body["env"], again.body["env"])
+    unrecorded = differences.unrecorded(one["env"], other["env"])
     return Outcome(r, status, tuple(found), tuple(environment), tuple(unrecorded), said)
-
-
-def _whole(r: Record) -> dict[str, Any]:
-    return {**r.body, "predictions": r.predictions}

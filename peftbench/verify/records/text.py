@@ -35,10 +35,10 @@ def _row(o: Outcome) -> dict[str, Any]:
     return {
         "path": str(o.record.path),
         "spec_id": o.record.spec_id,
-        "method": o.record.spec["method"]["label"],
-        "task": o.record.spec["task"]["name"],
-        "seed": o.record.spec["seed"],
-        "trial": o.record.spec.get("trial"),
+        "method": o.record.spec.method.label,
+        "task": o.record.spec.task.name,
+        "seed": o.record.spec.seed,
+        "trial": o.record.spec.trial,
         "status": o.status,
         "said": o.said or None,
         "differences": [_pair(d) | {"within": d.within} for d in o.differences],
@@ -67,9 +67,9 @@ def _repeats(found: Verified) -> Iterator[str]:
         return
     yield f"\nrepeated {len(found.outcomes)} of {found.repeatable} runs that can be repeated:"
     for o in found.outcomes:
-        spec, trial = o.record.spec, o.record.spec.get("trial")
-        number = f"seed {spec['seed']}" if trial is None else f"trial {trial}"
-        yield f"  {o.status:<16}  {spec['method']['label']:<20}  {spec['task']['name']:<28}  {number}"
+        spec, trial = o.record.spec, o.record.spec.trial
+        number = f"seed {spec.seed}" if trial is None else f"trial {trial}"
+        yield f"  {o.status:<16}  {spec.method.label:<20}  {spec.task.name:<28}  {number}"
         if o.said:
             yield f"      {o.said}"
         if o.status == IDENTICAL and o.rounding:

@@ -18,7 +18,7 @@ from peftbench.errors import UserError
 from peftbench.estimate.adamw8bit import AdamW8bit
 from peftbench.estimate.timeline import StepTimeline, TimelineTracker
 from peftbench.measure import module_roles
-from peftbench.measure.flops import Flops
+from peftbench.measure.flops import FlopCounter
 from peftbench.method.base import Method
 from peftbench.method.edit import Edit
 from peftbench.method.layers.nf4 import NF4Linear
@@ -106,7 +106,7 @@ def tracked(trainer: Trainer, batch: Mapping[str, Tensor], by_role: bool = False
         optimizer.register_step_post_hook(live.mark),
     ]
     try:
-        with Flops() as flops, live:
+        with FlopCounter() as flops, live:
             trainer.step(batch, 2 / STEPS, live)
     finally:
         for hook in hooks:

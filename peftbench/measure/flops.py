@@ -9,7 +9,7 @@ linear layers that a backend keeps whole, attention on CPU and MPS. A fused atte
 its mask skips. Its backward recomputes the scores: five products, where the forward has two. What gradient
 checkpointing recomputes counts again. A compiled module runs eagerly inside the mode.
 
-    with Flops() as flops:
+    with FlopCounter() as flops:
         loss = net(batch)
         flops.phase("backward")
         loss.backward()
@@ -36,7 +36,7 @@ Shape = Sequence[int]
 Formula = Callable[..., int]
 
 
-class Flops(TorchDispatchMode):
+class FlopCounter(TorchDispatchMode):
     """Dispatch mode that counts floating-point operations without changing any result.
 
     Attributes:
@@ -60,7 +60,7 @@ class Flops(TorchDispatchMode):
             ValueError: There is no such phase.
         """
         if name not in PHASES:
-            raise ValueError(f"Flops: unknown phase {name!r}; the phases are {', '.join(PHASES)}")
+            raise ValueError(f"FlopCounter: unknown phase {name!r}; the phases are {', '.join(PHASES)}")
         self._phase = name
 
     def __torch_dispatch__(

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from methods.lora import LoRALinear
 from peftbench.backbones.modules import SiteLinear
-from peftbench.measure.flops import Flops
+from peftbench.measure.flops import FlopCounter
 from peftbench.measure.memory import LiveTensors
 
 ROWS, IN, OUT, RANK = 5, 7, 3, 2
@@ -22,14 +22,14 @@ LINEAR = 2 * ROWS * IN * OUT  # a product of the linear layer below, whichever o
 
 
 def counted(run: Callable[[], Any]) -> int:
-    with Flops() as flops:
+    with FlopCounter() as flops:
         run()
     return flops.total
 
 
 def stepped(loss: Callable[[], Tensor]) -> tuple[int, int]:
     """Operations of forward and of backward."""
-    with Flops() as flops:
+    with FlopCounter() as flops:
         value = loss()
         flops.phase("backward")
         value.backward()
@@ -150,7 +150,7 @@ def test_what_checkpointing_computes_again_counts_again() -> None:
 
 
 def test_phases_alternate_and_an_unknown_one_is_refused() -> None:
-    with Flops() as flops:
+    with FlopCounter() as flops:
         for _ in range(2):
             for name in ("forward", "backward", "optimizer"):
                 flops.phase(name)
@@ -214,7 +214,7 @@ def _tracked(order: str) -> tuple[dict[str, Any] | None, dict[str, int] | None, 
     net = _bert()
     optimizer = torch.optim.AdamW(net.parameters())
     live = LiveTensors({"weights": [*net.parameters(), *net.buffers()], "adapter": [], "head": []}, optimizer)
-    flops = Flops()
+    flops = FlopCounter()
     named: dict[str, Any] = {"l": live, "f": flops}
     modes = [named[letter] for letter in order]
     with ExitStack() as stack:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from peftbench.backbones import devices
 from peftbench.measure import timing
-from peftbench.measure.flops import Flops
+from peftbench.measure.flops import FlopCounter
 from peftbench.run.train import Trainer
 
 Samples = dict[str, list[float]]
@@ -77,7 +77,7 @@ def measure(
     rates = [work / seconds for seconds in samples[PRODUCT]]
     rows = {}
     for name, trainer in trainers.items():
-        with Flops() as flops:
+        with FlopCounter() as flops:
             trainer.step(batch, 1.0, flops)
         split = {phase: timing.summary(s[-number:]) for phase, s in clocks[name].samples.items()}
         rows[name] = {
@@ -96,7 +96,7 @@ def measure(
 
 
 def _row(
-    seconds: list[float], reference: list[float] | None, flops: Flops, tokens: int, rates: list[float]
+    seconds: list[float], reference: list[float] | None, flops: FlopCounter, tokens: int, rates: list[float]
 ) -> dict[str, Any]:
     """The figures that follow from the step's samples; `rates` are the matrix product's operations a second."""
     achieved = [flops.total / s for s in seconds]

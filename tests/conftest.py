@@ -1,20 +1,26 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share.
+
+torch and transformers are imported where they are needed: the process that hands tests to the workers needs neither.
+"""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from architectures import Zoo
 from commands import Call, called, tiny_file
 
-from peftbench.backbones.load import Backbone
 from peftbench.method import registry
-from peftbench.method.base import Method
-from peftbench.method.edit import Edit
+
+if TYPE_CHECKING:
+    from architectures import Zoo
+
+    from peftbench.backbones.load import Backbone
+    from peftbench.method.base import Method
+    from peftbench.method.edit import Edit
 
 
 def pytest_collection_finish() -> None:
@@ -29,12 +35,16 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Tensors this small wait for each other on more: twenty times slower on a busy machine."""
+    import torch
+
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     """Tiny models of every architecture, each built when first used."""
+    from architectures import Zoo
+
     return Zoo(tmp_path_factory.mktemp("zoo"))
 
 
@@ -53,6 +63,10 @@ def _plugins_of_one_test_are_not_the_next_ones() -> Iterator[None]:
 @pytest.fixture
 def attached(zoo: Zoo) -> Iterator[Callable[[str, Method], Backbone]]:
     """A function that attaches a method to a tiny model, from a fixed seed, and undoes it after the test."""
+    import torch
+
+    from peftbench.method.edit import Edit
+
     edits: list[Edit] = []
 
     def attach(name: str, made: Method) -> Backbone:

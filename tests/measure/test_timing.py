@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from peftbench.backbones.devices import synchronise
+from peftbench.measure import timing
 from peftbench.measure.timing import PhaseClock, interleaved, interval, ratio, spread, summary
 
 
@@ -47,7 +49,16 @@ def test_rounds_run_forwards_and_backwards_in_turn() -> None:
     assert [entry for entry in bench.log if entry in "abc"] == [*"cba", *"abc", *"cba"]
 
 
-def test_what_a_round_leaves_behind_is_collected_before_the_next_and_nothing_stays_frozen() -> None:
+@pytest.fixture
+def thawed() -> Iterator[None]:
+    """No object is frozen during the test; conftest.py froze what the libraries made."""
+    gc.unfreeze()
+    yield
+    gc.collect()
+    gc.freeze()
+
+
+def test_what_a_round_leaves_behind_is_collected_before_the_next_and_nothing_stays_frozen(thawed: None) -> None:
     left: list[weakref.ref[Circle]] = []
     alive: list[int] = []
 
@@ -62,6 +73,13 @@ def test_what_a_round_leaves_behind_is_collected_before_the_next_and_nothing_sta
     interleaved({"a": action}, 4, 0, lambda: None)
     assert alive == [0, 0, 0, 0]
     assert gc.get_freeze_count() == 0
+
+
+def test_what_was_frozen_before_stays_frozen_and_nothing_is_added(thawed: None) -> None:
+    gc.freeze()
+    before, kept = gc.get_freeze_count(), []
+    interleaved({"a": lambda: kept.append([])}, 2, 0, lambda: None)
+    assert gc.get_freeze_count() == before > timing.FROZEN_BY_PYTHON
 
 
 def test_the_last_action_ends_every_round_whatever_its_direction() -> None:

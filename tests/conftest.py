@@ -49,6 +49,14 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
 
 
 @pytest.fixture(autouse=True)
+def _networks_of_one_test_are_as_they_were_for_the_next(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The networks of the zoo are shared, and tests run in any order on any worker."""
+    yield
+    if "zoo" in request.fixturenames:
+        request.getfixturevalue("zoo").restore()
+
+
+@pytest.fixture(autouse=True)
 def _plugins_of_one_test_are_not_the_next_ones() -> Iterator[None]:
     """A method that a test registers is gone after it; the project's own stay."""
     registry.discover()

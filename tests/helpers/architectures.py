@@ -114,6 +114,22 @@ class Zoo:
             self._models[name] = Model(save(self.root / name, model_type, kind, facts), kind)
         return self._models[name]
 
+    def restore(self) -> None:
+        """Put back the task heads, modes and flags of all networks: `Edit.undo` restores the rest."""
+        for model in self._models.values():
+            if "backbone" in vars(model):
+                restore(model.backbone)
+
+
+def restore(backbone: Backbone) -> None:
+    """Put back a backbone whose edit has been undone: a head that a test trained must not reach the next test."""
+    backbone.net.eval().requires_grad_(False)
+    head = {id(p) for p in backbone.head_parameters()}
+    for name, p in backbone.parameters.items():
+        p.grad = None
+        if id(p) in head and backbone._snapshot is not None:
+            p.data = backbone.pristine(name)
+
 
 def auto(kind: str, config: Any = None) -> Any:
     """The class that loads a network of this kind; an encoder-decoder is told by its configuration."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from peftbench.method.base import Method
 from peftbench.method.registry import source
-from peftbench.verify.check_method import NETWORKS, Examination, Tell, setting, settings
-from peftbench.verify.contract import PROMISES, Promise, Verdict
+from peftbench.verify.check_method import NETWORKS, Examination, OnCase, setting, settings
+from peftbench.verify.contract import PROMISES, Promise, PromiseVerdict
 
 LOOK_AT = {  # the likely cause of a broken promise
     "describes_itself": "the class: docstring, facts, each Field(...), and that __post_init__ raises UserErrors only",
@@ -116,7 +116,7 @@ def summary(examination: Examination) -> str:
 
 
 @contextlib.contextmanager
-def progress(classes: list[type[Method]]) -> Iterator[Tell]:
+def progress(classes: list[type[Method]]) -> Iterator[OnCase]:
     """Show the progress of an examination: a bar on a terminal, else lines. Both use stderr.
 
     Args:
@@ -136,7 +136,7 @@ def progress(classes: list[type[Method]]) -> Iterator[Tell]:
         yield lambda case, result: bar.update(task, advance=1, description=f"{case}: {_short(result)}")
 
 
-def _short(result: list[Verdict] | str) -> str:
+def _short(result: list[PromiseVerdict] | str) -> str:
     if isinstance(result, str):
         return "refused"
     return f"{sum(v.kept for v in result)} of {len(result)} kept"

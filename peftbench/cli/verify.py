@@ -47,10 +47,10 @@ def verify(
 
     On the same machine with the same versions, a repeated run must agree bit for bit.
     """
-    from peftbench.verify.records import repeat, text
+    from peftbench.verify.records import repeat, summary
 
     check_device_name(device)
-    request = repeat.Asked(
+    request = repeat.RepeatRequest(
         number=sample,
         seed=seed,
         data_dir=data_dir,
@@ -62,9 +62,9 @@ def verify(
     with executor_errors_exit(), tempfile.TemporaryDirectory(prefix="peftbench-verify-") as scratch:
         audit = repeat.verify(results, keep or Path(scratch), request)
     if as_json:
-        print_json(text.rows(audit))
+        print_json(summary.as_dict(audit))
     else:
-        print(text.text(audit, results))
+        print(summary.as_text(audit, results))
     raise typer.Exit(audit.code)
 
 

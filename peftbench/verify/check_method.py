@@ -1,8 +1,8 @@
-"""`check-method`: the whole contract on one method, told so that its author knows what to mend.
+"""`check-method`: try the whole contract on one method, and report what its author must fix.
 
-Every promise is tried on a tiny encoder and a tiny decoder, with the method's defaults and with one other value of each
-hyperparameter. A setting or a network that the method itself refuses with a UserError is not held against it, unless
-it refuses every network.
+Every promise runs on a tiny encoder, decoder and encoder-decoder, with the method's defaults and with one other value
+of each hyperparameter. A setting or a network that the method rejects with a UserError is skipped, not failed. A method
+that rejects every network fails.
 """
 
 from __future__ import annotations
@@ -16,45 +16,64 @@ from typing import Any
 from peftbench.errors import unknown_method
 from peftbench.method.base import Method
 from peftbench.method.registry import discover, schema, source
-from peftbench.verify.contract import PROMISES, Case, Promise, Verdict, behaviour, check, excuse, variants
+from peftbench.verify.contract import PROMISES, Case, Promise, PromiseVerdict, behaviour, check, skip_reason, variants
 
 NETWORKS = {"tiny-encoder": "an encoder", "tiny-decoder": "a decoder", "tiny-t5": "an encoder-decoder"}
 
-Tell = Callable[[Case, list[Verdict] | str], None]
+OnCase = Callable[[Case, list[PromiseVerdict] | str], None]
 
 
 @dataclass
 class Examination:
-    """What came of one method: verdicts by case, and the cases that it refused with the reason."""
+    """The result of checking one method.
+
+    Attributes:
+        method: the class that was checked.
+        tried: each case with the verdicts of its promises.
+        refused: each case that the method rejects, with its reason.
+    """
 
     method: type[Method]
-    tried: list[tuple[Case, list[Verdict]]] = field(default_factory=list)
+    tried: list[tuple[Case, list[PromiseVerdict]]] = field(default_factory=list)
     refused: list[tuple[Case, str]] = field(default_factory=list)
 
     @property
     def networks(self) -> list[str]:
-        """The networks on which something was tried."""
+        """The networks on which at least one case was tried."""
         return list(dict.fromkeys(case.backbone for case, _ in self.tried))
 
     @property
     def refusals(self) -> dict[str, str]:
-        """Networks that the method's defaults refuse, with the reason."""
+        """The networks that the method rejects at its defaults, with the reason."""
         return {case.backbone: why for case, why in self.refused if not case.hyper}
 
-    def broken(self, promise: Promise) -> list[tuple[Case, Verdict]]:
-        return [(c, v) for c, said in self.tried for v in said if v.promise == promise.__name__ and not v.kept]
+    def broken(self, promise: Promise) -> list[tuple[Case, PromiseVerdict]]:
+        """Return the cases that break a promise, each with the verdict."""
+        return [(c, v) for c, verdicts in self.tried for v in verdicts if v.promise == promise.__name__ and not v.kept]
 
     def tries(self, promise: Promise) -> int:
-        return sum(v.promise == promise.__name__ for _, said in self.tried for v in said)
+        """Return the number of cases on which a promise was tried."""
+        return sum(v.promise == promise.__name__ for _, verdicts in self.tried for v in verdicts)
 
     @property
     def sound(self) -> bool:
-        """Something was tried, and nothing is broken."""
+        """Whether at least one case was tried and no promise is broken."""
         return bool(self.tried) and not any(self.broken(p) for p in PROMISES)
 
 
 def chosen(name_or_file: str, plugins: Iterable[Path] = ()) -> list[type[Method]]:
-    """The methods to check: the one of this name, or all that a file ending in .py registers. Raises UserError."""
+    """Find the methods to check.
+
+    Args:
+        name_or_file: the name of a method, or a Python file that registers methods.
+        plugins: files with further methods.
+
+    Returns:
+        The method of that name, or all methods of the file.
+
+    Raises:
+        UserError: no method has that name, or a file cannot be loaded.
+    """
     known = discover(plugins)
     if not name_or_file.endswith(".py"):
         if name_or_file not in known:
@@ -66,29 +85,34 @@ def chosen(name_or_file: str, plugins: Iterable[Path] = ()) -> list[type[Method]
     return [cls for cls in known.values() if source(cls).resolve() == path]
 
 
-def examine(cls: type[Method], tell: Tell = lambda case, said: None) -> Examination:
-    """Try every promise in every setting; `tell` hears of each case as it is done."""
+def examine(cls: type[Method], on_case: OnCase = lambda case, result: None) -> Examination:
+    """Try every promise on every network in every setting.
+
+    Args:
+        cls: the method.
+        on_case: called after each case, with its verdicts or the reason of the refusal.
+    """
     found = Examination(cls)
     for case, why in cases(cls):
         if why is not None:
             found.refused.append((case, why))
-            tell(case, why)
+            on_case(case, why)
             continue
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".gradient_checkpointing_enable. is deprecated", FutureWarning)
             found.tried.append((case, check(case, None if _makes(case) else [behaviour.describes_itself])))
-        tell(*found.tried[-1])
+        on_case(*found.tried[-1])
     return found
 
 
 def cases(cls: type[Method]) -> Iterator[tuple[Case, str | None]]:
-    """Each setting on each network, with the method's own reason where it refuses; a refused default ends a network."""
+    """Yield each setting on each network, with the reason if the method rejects it. Rejected defaults end a network."""
     for network in NETWORKS:
         for hyper in settings(cls):
             case = Case(cls, hyper, network)
             try:
-                why = excuse(case) if _makes(case) else None
-            except Exception:  # not a refusal but a fault: the promises will meet it again, and tell it
+                why = skip_reason(case) if _makes(case) else None
+            except Exception:  # a bug, not a refusal: the promises raise it again and report it
                 why = None
             yield case, why
             if why is not None and not hyper:
@@ -96,22 +120,26 @@ def cases(cls: type[Method]) -> Iterator[tuple[Case, str | None]]:
 
 
 def settings(cls: type[Method]) -> list[dict[str, Any]]:
-    """`variants`, or the defaults alone where the fields' types have no meaning: `describes_itself` tells of it."""
+    """Return the hyperparameters to try: `variants`, or only the defaults if the fields have invalid types.
+
+    `describes_itself` reports invalid types.
+    """
     return variants(cls) if _works(lambda: schema(cls)) else [{}]
 
 
 def _makes(case: Case) -> bool:
-    """Whether there is an instance to try; if not, `describes_itself` fails and says all that the others would."""
+    """Whether the method can be instantiated. If not, only `describes_itself` runs, and reports why."""
     return _works(lambda: case.made)
 
 
 def _works(act: Callable[[], object]) -> bool:
     try:
         act()
-    except Exception:  # the class under test is foreign code: it may raise anything; a promise tells what
+    except Exception:  # the class under test is foreign code and may raise anything; a promise reports it
         return False
     return True
 
 
 def setting(hyper: Mapping[str, Any]) -> str:
+    """Return hyperparameters as text: "rank=2", or "defaults"."""
     return " ".join(f"{k}={v}" for k, v in hyper.items()) or "defaults"

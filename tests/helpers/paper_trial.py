@@ -10,7 +10,8 @@ from torch import Tensor
 
 from peftbench.method.registry import find
 from peftbench.verify.contract import Case
-from peftbench.verify.contract.case import Bench, batch, network, place
+from peftbench.verify.contract.case import AdaptedModel, batch, network
+from peftbench.verify.contract.compare import storage_address
 
 LAYERS = range(2)
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
@@ -25,13 +26,13 @@ class Trial:
         backbone = network(case)
         self.config = backbone.net.config
         self.base = {n: p.detach().double() for n, p in backbone.parameters.items()}
-        self.bench = Bench(case, backbone=backbone)
-        self.net = self.bench.net.double().eval()
+        self.model = AdaptedModel(case, backbone=backbone)
+        self.net = self.model.net.double().eval()
         draws = torch.Generator().manual_seed(11)
         with torch.no_grad():
-            for t in self.bench.edit.state().values():
+            for t in self.model.edit.state().values():
                 t += 0.3 * torch.randn(t.shape, generator=draws, dtype=t.dtype)
-        self.s = {n: t.clone().requires_grad_() for n, t in self.bench.edit.state().items()}  # the paper's leaves
+        self.s = {n: t.clone().requires_grad_() for n, t in self.model.edit.state().items()}  # the paper's leaves
         inputs = batch(case)
         self.ids, self.mask = inputs["input_ids"], inputs["attention_mask"]
         self.probe = torch.randn(4, 3, generator=draws, dtype=torch.float64)
@@ -39,10 +40,10 @@ class Trial:
     def answer(self, **more: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The method's own logits, and gradients by the names of its state."""
         logits = self.net(input_ids=self.ids, attention_mask=self.mask, **more).logits
-        names = {place(t): n for n, t in self.bench.edit.state().items()}
-        trained = self.bench.edit.trained()
+        names = {storage_address(t): n for n, t in self.model.edit.state().items()}
+        trained = self.model.edit.trained()
         grads = torch.autograd.grad((logits * self.probe).sum(), trained)
-        return logits, {names[place(p)]: g for p, g in zip(trained, grads, strict=True)}
+        return logits, {names[storage_address(p)]: g for p, g in zip(trained, grads, strict=True)}
 
     def weights(self) -> dict[str, Tensor]:
         """The base's weights, thawed ones as leaves."""

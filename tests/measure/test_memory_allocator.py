@@ -15,22 +15,22 @@ from peftbench.measure.memory import LiveTensors
 from peftbench.method.registry import discover
 from peftbench.records.spec import TrainSpec
 from peftbench.run.train import Trainer
-from peftbench.verify.contract.case import Bench, Case, batch
+from peftbench.verify.contract.case import AdaptedModel, Case, batch
 
 METHODS = discover()
 SPEC = TrainSpec(1e-3, 4, 4, 12, clip=None)
 
 
-def _trainer(method: str, network: str, dtype: str) -> tuple[Bench, Trainer]:
+def _trainer(method: str, network: str, dtype: str) -> tuple[AdaptedModel, Trainer]:
     """A method on a tiny BERT or Llama after its first step, so that the optimizer's state is there."""
     case = Case(METHODS[method], {}, network)
     if case.refusal() is not None:
         pytest.skip("the method does not take this network")
-    bench = Bench(case, dtype=dtype)
-    trainer = Trainer.start(bench.edit, bench.method, SPEC, dtype)
-    bench.net.train()
+    model = AdaptedModel(case, dtype=dtype)
+    trainer = Trainer.start(model.edit, model.method, SPEC, dtype)
+    model.net.train()
     trainer.step(batch(case), 0.25)
-    return bench, trainer
+    return model, trainer
 
 
 def _tracked(trainer: Trainer, given: Any) -> tuple[dict[str, Any], int]:
@@ -76,8 +76,8 @@ def test_a_steps_peak_is_the_allocators_and_the_next_steps(method: str, network:
     In bfloat16 without oneDNN, whose packed copies of the weights live and die inside its kernels, and up to what an
     elementwise operation of a bfloat16 and a float32 tensor converts: on the CPU a whole copy, inside the operation.
     """
-    bench, trainer = _trainer(method, network, dtype)
-    given = batch(bench.case)
+    model, trainer = _trainer(method, network, dtype)
+    given = batch(model.case)
     with torch.backends.mkldnn.flags(enabled=dtype == "float32"):
         (first, above), (second, again) = _tracked(trainer, given), _tracked(trainer, given)
         assert {**first, "resident_bytes": 0} == {**second, "resident_bytes": 0}

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from peftbench.measure import module_roles
 from peftbench.measure.memory import LiveTensors, track_step
 from peftbench.method.registry import discover
-from peftbench.verify.contract.case import Bench, Case, batch
+from peftbench.verify.contract.case import AdaptedModel, Case, batch
 
 NETWORKS = ("tiny-encoder", "tiny-decoder")
 METHODS = discover()
@@ -28,11 +28,11 @@ def _groups(net: nn.Module) -> dict[str, list[Tensor]]:
 
 
 def _record(network: str, method: str, by_role: bool, **options: Any) -> dict[str, Any]:
-    bench = Bench(Case(METHODS[method], {}, network), **options)
-    trainer = bench.start()
-    bench.net.train()
+    model = AdaptedModel(Case(METHODS[method], {}, network), **options)
+    trainer = model.start()
+    model.net.train()
     torch.manual_seed(0)
-    _, record = trainer.tracked_step(batch(bench.case), 0.5, by_role)
+    _, record = trainer.tracked_step(batch(model.case), 0.5, by_role)
     return {k: v for k, v in record.items() if k != "resident_bytes"}
 
 
@@ -52,26 +52,26 @@ def test_a_second_step_from_the_same_start_is_split_alike() -> None:
 
 
 def test_weights_gradients_and_moments_are_where_their_parameter_is() -> None:
-    bench = Bench(Case(METHODS["full"]))
-    trainer = bench.start()
-    trainer.step(batch(bench.case), 0.5)
-    _, record = trainer.tracked_step(batch(bench.case), 1.0, by_role=True)
-    net, of = bench.net, record["by_role"]
+    model = AdaptedModel(Case(METHODS["full"]))
+    trainer = model.start()
+    trainer.step(batch(model.case), 0.5)
+    _, record = trainer.tracked_step(batch(model.case), 1.0, by_role=True)
+    net, of = model.net, record["by_role"]
     for role in ("q", "k", "v", "o", "up", "down"):
-        sites = bench.backbone.sites.of(role)
+        sites = model.backbone.sites.of(role)
         own = sum(p.nbytes for site in sites for p in net.get_submodule(site.path).parameters())
         tensors = sum(len(list(net.get_submodule(site.path).parameters())) for site in sites)
         assert of[role]["weights"] == own
         assert of[role]["optimizer"] == 2 * own + 4 * tensors  # two moments, and a step count for each tensor
-    assert of["head"]["head"] == sum(p.nbytes for p in bench.backbone.head_parameters())
+    assert of["head"]["head"] == sum(p.nbytes for p in model.backbone.head_parameters())
     assert not any(of["other"][part] for part in ("weights", "adapter", "head", "gradients", "optimizer"))
 
 
 def test_an_adapter_belongs_to_its_sites_role() -> None:
     by_role = _record("tiny-encoder", "lora", True)["by_role"]
-    bench = Bench(Case(METHODS["lora"]))
+    model = AdaptedModel(Case(METHODS["lora"]))
     for role in "qv":
-        layers = [bench.net.get_submodule(site.path) for site in bench.backbone.sites.of(role)]
+        layers = [model.net.get_submodule(site.path) for site in model.backbone.sites.of(role)]
         assert by_role[role]["adapter"] == sum(layer.A.nbytes + layer.B.nbytes for layer in layers)
     assert all(parts["adapter"] == 0 for role, parts in by_role.items() if role not in ("q", "v"))
 
@@ -183,9 +183,9 @@ def test_nothing_of_the_watch_stays_behind() -> None:
 
 @functools.cache
 def _map(network: str, method: str = "linear_probe") -> tuple[Any, dict[str, str]]:
-    bench = Bench(Case(METHODS[method], {}, network))
-    of = module_roles.of(bench.backbone)
-    return bench, {path: of[module] for path, module in bench.net.named_modules() if module in of}
+    model = AdaptedModel(Case(METHODS[method], {}, network))
+    of = module_roles.of(model.backbone)
+    return model, {path: of[module] for path, module in model.net.named_modules() if module in of}
 
 
 def test_an_encoders_map() -> None:

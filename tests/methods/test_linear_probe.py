@@ -20,7 +20,7 @@ from peftbench.method.registry import find
 from peftbench.report import assemble
 from peftbench.run.session import Session
 from peftbench.verify.contract import Case
-from peftbench.verify.contract.case import Bench
+from peftbench.verify.contract.case import AdaptedModel
 
 EXPERIMENT = """\
 name: probe
@@ -39,20 +39,20 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 
 def test_it_computes_the_bases_own_logits_and_has_no_state() -> None:
     trial = Trial("linear_probe")
-    assert (trial.s, trial.bench.edit.trained()) == ({}, [])
+    assert (trial.s, trial.model.edit.trained()) == ({}, [])
     logits = trial.net(input_ids=trial.ids, attention_mask=trial.mask).logits
     torch.testing.assert_close(logits, bert(trial.base, trial.ids, trial.mask), **CLOSE)
-    with trial.bench.edit.merged() as net:
+    with trial.model.edit.merged() as net:
         assert torch.equal(net(input_ids=trial.ids, attention_mask=trial.mask).logits, logits)
 
 
 def test_its_steps_are_those_of_the_head_alone() -> None:
-    bench = Bench(Case(find("linear_probe")))
-    groups = bench.start().optimizer.param_groups
+    model = AdaptedModel(Case(find("linear_probe")))
+    groups = model.start().optimizer.param_groups
     assert [len(group["params"]) for group in groups] == [0, 0, 4]
-    before = {n: p.detach().clone() for n, p in bench.net.named_parameters()}
-    bench.train()
-    moved = {n for n, p in bench.net.named_parameters() if not torch.equal(before[n], p)}
+    before = {n: p.detach().clone() for n, p in model.net.named_parameters()}
+    model.train()
+    moved = {n for n, p in model.net.named_parameters() if not torch.equal(before[n], p)}
     assert moved == {n for n in before if n.startswith(("bert.pooler.", "classifier."))}
 
 

@@ -20,7 +20,7 @@ from peftbench.records.spec import TrainSpec
 from peftbench.run.schedule import rate
 from peftbench.run.train import Trainer
 from peftbench.verify.contract import Case
-from peftbench.verify.contract.case import Bench
+from peftbench.verify.contract.case import AdaptedModel
 
 QUERY_AND_VALUE = tuple(f"{LAYER}.{i}.attention.self.{part}" for i in LAYERS for part in ("query", "value"))
 
@@ -95,8 +95,8 @@ def test_an_rslora_update_keeps_its_size_where_loras_shrinks() -> None:
     sizes = {}
     for name in ("lora", "rslora"):
         for rank in (4, 256):
-            bench = Bench(Case(find(name), {"rank": rank}))
-            adapter = bench.edit.adapters()[0]
+            model = AdaptedModel(Case(find(name), {"rank": rank}))
+            adapter = model.edit.adapters()[0]
             torch.manual_seed(0)
             with torch.no_grad():
                 adapter.A.normal_()
@@ -130,9 +130,9 @@ def test_qdora_is_dora_over_the_dequantised_weights(double: bool) -> None:
 
 
 def test_qdora_starts_as_its_quantised_base_and_as_qlora_does() -> None:
-    bench, other = Bench(Case(find("qdora"))), Bench(Case(find("qlora")))
-    assert torch.equal(bench.logits(), other.logits())
-    for adapter in bench.edit.adapters():
+    model, other = AdaptedModel(Case(find("qdora"))), AdaptedModel(Case(find("qlora")))
+    assert torch.equal(model.logits(), other.logits())
+    for adapter in model.edit.adapters():
         torch.testing.assert_close(adapter.m.detach(), adapter.base.dense_weight().square().sum(1).sqrt())
 
 
@@ -158,13 +158,13 @@ def test_two_steps_of_lora_plus_are_those_of_its_paper(ratio: float) -> None:
     trial = Trial("lora_plus", rank=3, alpha=12.0, ratio=ratio)
     trial.agrees(bert(trial.base, trial.ids, trial.mask, low_rank(trial.base, trial.s, 12 / 3)))
     expected = steps_by_hand(trial, lr=2e-3, ratio=ratio, decay=0.1, steps=2)
-    optimizer = trial.bench.method.optimizer(trial.net, 2e-3, 0.1)
+    optimizer = trial.model.method.optimizer(trial.net, 2e-3, 0.1)
     for _ in range(2):
         logits = trial.net(input_ids=trial.ids, attention_mask=trial.mask).logits
         (logits * trial.probe).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-    found = trial.bench.edit.state()
+    found = trial.model.edit.state()
     assert found.keys() == expected.keys()
     for name, t in expected.items():
         torch.testing.assert_close(found[name], t, **CLOSE)
@@ -172,13 +172,13 @@ def test_two_steps_of_lora_plus_are_those_of_its_paper(ratio: float) -> None:
 
 
 def test_the_two_rates_of_lora_plus_move_together_and_the_head_has_its_own() -> None:
-    bench = Bench(Case(find("lora_plus"), {"rank": 2}))
+    model = AdaptedModel(Case(find("lora_plus"), {"rank": 2}))
     spec = TrainSpec(lr=1e-3, steps=10, batch_size=4, max_length=12, head_lr=5e-3, warmup=0.2, decay="cosine")
-    trainer = Trainer.start(bench.edit, bench.method, spec, "float32")
+    trainer = Trainer.start(model.edit, model.method, spec, "float32")
     groups = trainer.optimizer.param_groups
-    adapters = bench.edit.adapters()
+    adapters = model.edit.adapters()
     ours = [[id(m.A) for m in adapters], [id(m.B) for m in adapters]]
-    expected = [*ours, [id(p) for p in bench.backbone.head_parameters()]]
+    expected = [*ours, [id(p) for p in model.backbone.head_parameters()]]
     assert [[id(p) for p in group["params"]] for group in groups] == expected
     for done in range(spec.steps):
         trainer.schedule(done)

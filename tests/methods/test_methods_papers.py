@@ -14,7 +14,7 @@ from torch import Tensor
 from peftbench.method.layers import nf4
 from peftbench.method.registry import find
 from peftbench.verify.contract import Case
-from peftbench.verify.contract.case import Bench
+from peftbench.verify.contract.case import AdaptedModel
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def query_or_value(path: str) -> bool:
 def test_the_reference_network_is_bert() -> None:
     trial = Trial("lora")
     with torch.no_grad():
-        trial.bench.edit.load({n: torch.zeros_like(t) for n, t in trial.s.items()})
+        trial.model.edit.load({n: torch.zeros_like(t) for n, t in trial.s.items()})
         logits = trial.net(input_ids=trial.ids, attention_mask=trial.mask).logits
     torch.testing.assert_close(logits, bert(trial.base, trial.ids, trial.mask), **CLOSE)
 
@@ -160,7 +160,7 @@ def test_qlora_is_lora_over_the_dequantised_weights(double: bool) -> None:
     ],
 )
 def test_a_method_starts_where_its_paper_starts(name: str, expected: Mapping[str, Callable[[Tensor], bool]]) -> None:
-    state = Bench(Case(find(name))).edit.state()
+    state = AdaptedModel(Case(find(name))).edit.state()
     for letter, holds in expected.items():
         found = [t for n, t in state.items() if n.endswith(f".{letter}")]
         assert found
@@ -168,16 +168,16 @@ def test_a_method_starts_where_its_paper_starts(name: str, expected: Mapping[str
 
 
 def test_dora_starts_with_the_rows_own_norms() -> None:
-    bench = Bench(Case(find("dora")))
-    for name, t in bench.edit.state().items():
+    model = AdaptedModel(Case(find("dora")))
+    for name, t in model.edit.state().items():
         if name.endswith(".m"):
-            weight = bench.backbone.parameters[name.removesuffix("m") + "weight"]
+            weight = model.backbone.parameters[name.removesuffix("m") + "weight"]
             torch.testing.assert_close(t, weight.detach().square().sum(1).sqrt())
 
 
 def test_houlsby_starts_near_the_identity_and_parallel_at_it() -> None:
     for placement, near in (("houlsby", 0.02), ("parallel", 0.0)):
-        state = Bench(Case(find("adapter"), {"placement": placement})).edit.state()
+        state = AdaptedModel(Case(find("adapter"), {"placement": placement})).edit.state()
         ups = [t for n, t in state.items() if n.endswith("U.weight")]
         assert all(float(t.abs().max()) <= near for t in ups)
         assert all(not t.any() for n, t in state.items() if n.endswith(("U.bias", "D.bias")))

@@ -22,7 +22,7 @@ from peftbench.methods.galore import GaLoreAdamW
 from peftbench.records.spec import BackboneSpec, MethodSpec, RunSpec, TaskSpec, TrainSpec
 from peftbench.run.session import Session
 from peftbench.verify.contract import Case
-from peftbench.verify.contract.case import Bench, batch, network
+from peftbench.verify.contract.case import AdaptedModel, batch, network
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +30,8 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-def bench_of(name: str, network: str = "tiny-encoder", **hyper: object) -> Bench:
-    return Bench(Case(find(name), hyper, network))
+def model_of(name: str, network: str = "tiny-encoder", **hyper: object) -> AdaptedModel:
+    return AdaptedModel(Case(find(name), hyper, network))
 
 
 # VeRA
@@ -53,7 +53,7 @@ def test_vera_scales_one_random_pair_by_vectors_of_each_layer(roles: str) -> Non
         change = torch.diag(s[f"{path}.b"]) @ B @ torch.diag(s[f"{path}.d"]) @ A[:, : W.shape[1]]
         return x @ (W + change).T + w[f"{path}.bias"]
 
-    pair = trial.bench.edit.adapters()[0].projection
+    pair = trial.model.edit.adapters()[0].projection
     torch.testing.assert_close(pair.A, A, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(pair.B, B, rtol=1e-6, atol=1e-6)
     A, B = pair.A, pair.B  # float32 draws round the product above in another order
@@ -61,18 +61,18 @@ def test_vera_scales_one_random_pair_by_vectors_of_each_layer(roles: str) -> Non
 
 
 def test_vera_starts_with_b_zero_and_d_as_given() -> None:
-    state = bench_of("vera", rank=4).edit.state()
+    state = model_of("vera", rank=4).edit.state()
     assert {n.rpartition(".")[2] for n in state} == {"b", "d"}  # the pair is not stored
     assert all(bool((t == (0.1 if n.endswith("d") else 0.0)).all()) for n, t in state.items())
 
 
 def test_vera_keeps_one_pair_for_all_layers_wherever_the_network_goes() -> None:
-    bench = bench_of("vera", rank=4, roles="q v up down")
-    bench.net.double()
-    first, *rest = bench.edit.adapters()
+    model = model_of("vera", rank=4, roles="q v up down")
+    model.net.double()
+    first, *rest = model.edit.adapters()
     assert rest
     assert all(layer.projection.A.data_ptr() == first.projection.A.data_ptr() for layer in rest)
-    weights = bench.start().groups()["weights"]
+    weights = model.start().groups()["weights"]
     assert sum(t is first.projection.A for t in weights) == 1
 
 
@@ -82,7 +82,7 @@ def test_vera_keeps_one_pair_for_all_layers_wherever_the_network_goes() -> None:
 @pytest.mark.parametrize(("alpha", "iterations"), [(None, None), (12.0, None), (None, 4)])
 def test_pissa_is_lora_over_what_the_principal_triplets_leave(alpha: float | None, iterations: int | None) -> None:
     hyper = {"rank": 3, "alpha": alpha, "iterations": iterations, "roles": "q v"}
-    start = bench_of("pissa", **hyper).edit.state()
+    start = model_of("pissa", **hyper).edit.state()
     trial = Trial("pissa", **hyper)
     w, s, scale = trial.base, trial.s, (alpha or 3) / 3
 
@@ -104,7 +104,7 @@ def test_pissa_is_lora_over_what_the_principal_triplets_leave(alpha: float | Non
 
 
 def test_pissas_fast_decomposition_leaves_hardly_more_than_the_exact_one_and_repeats() -> None:
-    exact, fast, again = (bench_of("pissa", iterations=k) for k in (None, 16, 16))
+    exact, fast, again = (model_of("pissa", iterations=k) for k in (None, 16, 16))
     state, repeated = fast.edit.state(), again.edit.state()
     assert all(torch.equal(t, repeated[name]) for name, t in state.items())
     for best, near in zip(exact.edit.adapters(), fast.edit.adapters(), strict=True):
@@ -113,9 +113,9 @@ def test_pissas_fast_decomposition_leaves_hardly_more_than_the_exact_one_and_rep
 
 
 def test_pissa_adds_its_factors_and_no_second_weight() -> None:
-    bench = bench_of("pissa", rank=2)
-    counts = bench.edit.counts()
-    assert counts["added"] == counts["trainable"] == bench.method.parameters(bench.backbone.sites)
+    model = model_of("pissa", rank=2)
+    counts = model.edit.counts()
+    assert counts["added"] == counts["trainable"] == model.method.parameters(model.backbone.sites)
 
 
 def test_pissa_refuses_a_rank_beyond_the_singular_values() -> None:
@@ -147,7 +147,7 @@ def test_adalora_penalises_what_is_not_orthonormal() -> None:
         for i in range(M.shape[1]):
             for j in range(M.shape[1]):
                 expected = expected + 0.3 * ((M[:, i] * M[:, j]).sum() - float(i == j)) ** 2
-    mine = trial.bench.method.extra_loss(trial.net)
+    mine = trial.model.method.extra_loss(trial.net)
     torch.testing.assert_close(mine, expected)
     assert mine is not None
     mine.backward()
@@ -180,9 +180,9 @@ def test_adaloras_masks_are_those_of_the_paper_computed_anew(
         seen.append((w, g, {n: p.detach().double().numpy().copy() for n, p in before.items()}))
 
     monkeypatch.setattr(AdaLoRA, "after_step", after_step)
-    bench = bench_of("adalora", rank=2, roles="q v", warmup=0.2, final=0.3, interval=interval)
-    bench.train(steps)
-    paths = list(final_ranks(bench.net))
+    model = model_of("adalora", rank=2, roles="q v", warmup=0.2, final=0.3, interval=interval)
+    model.train(steps)
+    paths = list(final_ranks(model.net))
     warmup, final, first, last = int(0.2 * steps), int(0.3 * steps), 3 * len(paths), 2 * len(paths)
     sensitivity: dict[str, np.ndarray] = {}
     uncertainty: dict[str, np.ndarray] = {}
@@ -204,7 +204,7 @@ def test_adaloras_masks_are_those_of_the_paper_computed_anew(
         for n in w:
             expected = w[n] * mask[n.removesuffix(".Lambda")] if n.endswith("Lambda") else w[n]
             assert np.array_equal(after[n], expected), f"{n} after step {t}"
-    ranks = final_ranks(bench.net)
+    ranks = final_ranks(model.net)
     assert sum(ranks.values()) == last  # the target, exactly
     assert ranks == {p: int(np.count_nonzero(mask[p])) for p in paths}
 
@@ -219,12 +219,12 @@ def test_adalora_refuses_schedules_that_do_not_fall() -> None:
 
 
 def test_adaloras_averages_count_as_the_optimisers_memory() -> None:
-    bench = bench_of("adalora", rank=2, roles="q v")
-    trainer = bench.start()
-    bench.train(1)
+    model = model_of("adalora", rank=2, roles="q v")
+    trainer = model.start()
+    model.train(1)
 
-    _, memory = trainer.tracked_step(batch(bench.case, 5), 1.0)
-    own, head = bench.edit.trained(), bench.backbone.head_parameters()
+    _, memory = trainer.tracked_step(batch(model.case, 5), 1.0)
+    own, head = model.edit.trained(), model.backbone.head_parameters()
     moments = sum(2 * 4 * p.numel() + 4 for p in [*own, *head])  # and a counter each
     averages = sum(2 * 4 * p.numel() for p in own)
     assert memory["at_peak"]["optimizer"] == moments + averages
@@ -296,11 +296,11 @@ def test_galore_steps_what_it_does_not_project_as_adamw_does() -> None:
 
 
 def test_galore_projects_the_linear_sites_and_trains_everything() -> None:
-    bench = bench_of("galore", rank=2)
-    trainer = bench.start()
-    sites = {s.path: s.size for s in bench.backbone.sites.linear()}
-    bench.train(1)
-    shapes = {n: trainer.optimizer.state[p] for n, p in bench.net.named_parameters()}
+    model = model_of("galore", rank=2)
+    trainer = model.start()
+    sites = {s.path: s.size for s in model.backbone.sites.linear()}
+    model.train(1)
+    shapes = {n: trainer.optimizer.state[p] for n, p in model.net.named_parameters()}
     for name, state in shapes.items():
         path = name.removesuffix(".weight")
         if path in sites:
@@ -309,10 +309,10 @@ def test_galore_projects_the_linear_sites_and_trains_everything() -> None:
             assert state["M"].numel() == 2 * max(inside, outside)
         else:
             assert "P" not in state
-            assert state["M"].shape == bench.net.get_parameter(name).shape
+            assert state["M"].shape == model.net.get_parameter(name).shape
     projected = sum(2 * 2 * max(size) + 2 * min(size) for size in sites.values())  # M, V and P
-    plain = sum(2 * p.numel() for n, p in bench.net.named_parameters() if n.removesuffix(".weight") not in sites)
-    _, memory = trainer.tracked_step(batch(bench.case, 5), 1.0)
+    plain = sum(2 * p.numel() for n, p in model.net.named_parameters() if n.removesuffix(".weight") not in sites)
+    _, memory = trainer.tracked_step(batch(model.case, 5), 1.0)
     assert memory["at_peak"]["optimizer"] == 4 * (projected + plain)
 
 

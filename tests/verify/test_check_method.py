@@ -215,7 +215,7 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(check: Check, name: str,
 def test_what_it_says_is_wrapped_to_a_width(width: int) -> None:
     lora: Any = registry.find("lora")
     case = check_method.Case(lora)
-    verdicts = [check_method.Verdict(p.__name__, "why " * 60) for p in PROMISES]
+    verdicts = [check_method.PromiseVerdict(p.__name__, "why " * 60) for p in PROMISES]
     found = check_method.Examination(lora, [(case, verdicts)], [(case, "because " * 60)])
     lines = check_view.text(found, width).splitlines()[1:]  # the first has the file's path
     assert width - 12 < max(map(len, lines)) <= width

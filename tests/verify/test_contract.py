@@ -19,8 +19,8 @@ from peftbench.method import registry
 from peftbench.method.base import Method
 from peftbench.method.edit import Edit
 from peftbench.method.registry import discover
-from peftbench.verify.contract import PROMISES, Case, Promise, check, excuse, variants
-from peftbench.verify.contract import case as benches
+from peftbench.verify.contract import PROMISES, Case, Promise, check, skip_reason, variants
+from peftbench.verify.contract import case as case_module
 
 
 def parameter(case: Case, promise: Promise) -> Any:
@@ -37,7 +37,7 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 @pytest.mark.parametrize(("case", "promise"), [parameter(case, promise) for case, promise in matrix()])
 def test_a_method_keeps_its_promise(case: Case, promise: Promise, excuses: dict[int, str | None]) -> None:
     if id(case) not in excuses:
-        excuses[id(case)] = excuse(case)
+        excuses[id(case)] = skip_reason(case)
     why = excuses[id(case)]
     if why is not None:
         pytest.skip(f"not applicable: {why}")
@@ -58,7 +58,7 @@ def test_a_network_that_lacks_what_a_method_needs_is_refused_alike_in_the_plan_a
     assert len(refused) < len(cases), f"{cls.name} takes none of the networks, so that nothing of it is tested"
     for case in refused:
         with pytest.raises(UserError) as planned:
-            case.made.parameters(benches.network(case).sites)
+            case.made.parameters(case_module.network(case).sites)
         assert str(planned.value) == case.refusal()
 
 
@@ -74,13 +74,13 @@ def takes_a_network(cls: type[Method]) -> bool:
 
 
 def test_a_refusal_lets_a_method_off_a_network_or_an_optional_setting_and_no_more() -> None:
-    assert excuse(Case(_Refuses, {})) is None
-    assert excuse(Case(_Refuses, {"backend": "rare"})) == "the rare backend is not here"
-    assert excuse(Case(_Refuses, {"size": 2})) is None, "the size knob is let off"
+    assert skip_reason(Case(_Refuses, {})) is None
+    assert skip_reason(Case(_Refuses, {"backend": "rare"})) == "the rare backend is not here"
+    assert skip_reason(Case(_Refuses, {"size": 2})) is None, "the size knob is let off"
     broken = check(Case(_Refuses, {"size": 2}), [PROMISES[1]])[0]
     assert broken.why == "it raised UserError: no size 2"
     for hyper in ({}, {"size": 2}, {"backend": "rare"}):
-        assert excuse(Case(_Refuses, hyper, "tiny-decoder")) == "a decoder has no head"
+        assert skip_reason(Case(_Refuses, hyper, "tiny-decoder")) == "a decoder has no head"
     assert takes_a_network(_Refuses)
     assert not takes_a_network(_RefusesAll)
 

@@ -75,7 +75,7 @@ def test_losses_and_predictions_are_compared_bit_for_bit(place: str) -> None:
 def test_another_machine_excuses_no_more_of_a_score_whose_predictions_are_equal() -> None:
     for away, same in ((2 * ULP, True), (1e-9, False)):
         one, other = changed("metrics.test.pearson", 0.5 + away)
-        judged = tolerance.judge(one, other, differences.compare(one, other)).differences
+        judged = tolerance.apply_tolerance(one, other, differences.compare(one, other)).differences
         assert [d.within for d in judged] == [same]
 
 
@@ -100,7 +100,7 @@ def test_the_audit_allows_a_few_units_in_the_last_place(tmp_path: Path, away: fl
     body["metrics"]["test"]["pearson"] += away
     assert body["metrics"]["test"] != committed.metrics.test
     record.write(tmp_path, body)
-    assert [f.place for f in audit.audit(tmp_path)[1]] == finds
+    assert [f.field for f in audit.audit(tmp_path)[1]] == finds
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def changed(place: str, value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 def covered(one: dict[str, Any], other: dict[str, Any]) -> bool:
     found = differences.compare(one, other)
     assert found, "the two are equal"
-    return all(d.within for d in tolerance.judge(one, other, found).differences)
+    return all(d.within for d in tolerance.apply_tolerance(one, other, found).differences)
 
 
 COVERED = {

@@ -20,8 +20,8 @@ from commands import Call
 from peftbench.errors import UserError
 from peftbench.records import record
 from peftbench.run import runner
-from peftbench.verify.records import repeat, text
-from peftbench.verify.records.repeat import Asked, Verified
+from peftbench.verify.records import repeat, summary
+from peftbench.verify.records.repeat import RepeatRequest, Verification
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +48,13 @@ def made(once: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def check(tmp_path: Path) -> Callable[..., Verified]:
+def check(tmp_path: Path) -> Callable[..., Verification]:
     """Verify a directory with the session that needs no torch; further arguments are the session's."""
 
-    def run(folder: Path, number: int | None = None, seed: int = 0, jobs: int = 1, **session: Any) -> Verified:
+    def run(folder: Path, number: int | None = None, seed: int = 0, jobs: int = 1, **session: Any) -> Verification:
         more = {"journal": str(tmp_path / "journal"), **session}
-        asked = Asked(number, seed, jobs=jobs, session="verify_session:Session", more=more)
-        return repeat.verify(folder, tmp_path / "repeats", asked)
+        request = RepeatRequest(number, seed, jobs=jobs, session="verify_session:Session", more=more)
+        return repeat.verify(folder, tmp_path / "repeats", request)
 
     return run
 
@@ -86,26 +86,26 @@ def repeated(tmp_path: Path) -> Counter[str]:
     return Counter(line.split()[1] for line in journal.read_text().splitlines()) if journal.exists() else Counter()
 
 
-def test_records_of_this_machine_are_repeated_bit_for_bit(made: Path, check: Callable[..., Verified]) -> None:
+def test_records_of_this_machine_are_repeated_bit_for_bit(made: Path, check: Callable[..., Verification]) -> None:
     before = {p: p.read_bytes() for p in made.rglob("*.json")}
     found = check(made)
     assert [o.status for o in found.outcomes] == ["identical"] * 3
     assert found.code == 0
-    assert "verified, bit for bit (3 identical)" in text.text(found, made)
+    assert "verified, bit for bit (3 identical)" in summary.as_text(found, made)
     assert {p: p.read_bytes() for p in made.rglob("*.json")} == before, "what is verified is never touched"
 
 
 def test_a_record_edited_by_hand_is_named_and_the_others_are_verified(
-    made: Path, check: Callable[..., Verified]
+    made: Path, check: Callable[..., Verification]
 ) -> None:
     path = sorted(made.rglob("*.json"))[0]
     path.write_text(path.read_text().replace('"peak_bytes":4964', '"peak_bytes":4963'))
     found = check(made)
     (finding,) = found.findings
-    assert (finding.path, finding.place) == (path, "file")
-    assert "changed after it was written" in finding.said
+    assert (finding.path, finding.field) == (path, "file")
+    assert "changed after it was written" in finding.message
     assert (found.code, len(found.outcomes)) == (1, 2)
-    assert path.name in text.text(found, made)
+    assert path.name in summary.as_text(found, made)
 
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
@@ -136,7 +136,7 @@ def swap(body: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_number_changed_under_a_new_checksum_differs_from_the_repeat(
-    made: Path, tmp_path: Path, check: Callable[..., Verified], what: str
+    made: Path, tmp_path: Path, check: Callable[..., Verification], what: str
 ) -> None:
     change, field = CHANGES[what]
     found = check(forged(made, tmp_path / "forged", change))
@@ -145,9 +145,9 @@ def test_a_number_changed_under_a_new_checksum_differs_from_the_repeat(
     assert field in fields or (field.startswith("predictions.values") and fields[0].startswith("predictions.values"))
     assert Counter(o.status for o in found.outcomes) == {"differs": 1, "identical": 2}
     assert found.code == 1
-    said = text.text(found, tmp_path / "forged")
-    assert wrong.record.path.name in said
-    assert f"{fields[0]}: " in said
+    printed = summary.as_text(found, tmp_path / "forged")
+    assert wrong.record.path.name in printed
+    assert f"{fields[0]}: " in printed
 
 
 def nudged(by: float) -> Callable[[dict[str, Any]], None]:
@@ -161,21 +161,21 @@ def nudged(by: float) -> Callable[[dict[str, Any]], None]:
 
 
 def test_the_last_digits_of_a_score_are_no_difference_and_the_text_says_that_they_are_not_equal(
-    made: Path, tmp_path: Path, check: Callable[..., Verified]
+    made: Path, tmp_path: Path, check: Callable[..., Verification]
 ) -> None:
     folder = forged(made, tmp_path / "nudged", nudged(2 * 2**-52))
     found = check(folder)
     assert ([o.status for o in found.outcomes], found.code) == (["identical"] * 3, 0)
-    said = text.text(found, folder)
+    printed = summary.as_text(found, folder)
     assert (
         "verified, bit for bit but for the last digits of scores (at most 2 ulp apart; 16 allowed) (3 identical)"
-        in said
+        in printed
     )
-    (row,) = [r for r in text.rows(found)["repeats"] if r["differences"]]
+    (row,) = [r for r in summary.as_dict(found)["repeats"] if r["differences"]]
     assert [d["within"] for d in row["differences"]] == [True, True]
 
 
-def test_a_score_1e_9_away_is_a_difference(made: Path, tmp_path: Path, check: Callable[..., Verified]) -> None:
+def test_a_score_1e_9_away_is_a_difference(made: Path, tmp_path: Path, check: Callable[..., Verification]) -> None:
     found = check(forged(made, tmp_path / "nudged", nudged(1e-9)))
     assert Counter(o.status for o in found.outcomes) == {"differs": 1, "identical": 2}
     assert found.code == 1
@@ -204,20 +204,20 @@ def relabel(body: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("what", SELF_CONTRADICTIONS)
 def test_a_record_that_contradicts_itself_is_found_without_training_it(
-    made: Path, tmp_path: Path, check: Callable[..., Verified], what: str
+    made: Path, tmp_path: Path, check: Callable[..., Verification], what: str
 ) -> None:
     change, place = SELF_CONTRADICTIONS[what]
     found = check(forged(made, tmp_path / "forged", change))
-    assert {f.place for f in found.findings} == {place}
+    assert {f.field for f in found.findings} == {place}
     (path,) = {f.path for f in found.findings}
     assert (found.code, len(found.outcomes)) == (1, 2)
     assert record.read(path).spec_id not in repeated(tmp_path)
 
 
-def test_a_renamed_file_and_a_foreign_environment_id_are_found(made: Path, check: Callable[..., Verified]) -> None:
+def test_a_renamed_file_and_a_foreign_environment_id_are_found(made: Path, check: Callable[..., Verification]) -> None:
     path = sorted(made.rglob("*.json"))[0]
     path.rename(path.with_name("lora--best--s0--1.json"))
-    assert [f.place for f in check(made).findings] == ["file name"]
+    assert [f.field for f in check(made).findings] == ["file name"]
 
 
 def elsewhere(body: dict[str, Any]) -> None:
@@ -234,34 +234,34 @@ def moved(folder: Path, out: Path, change: Callable[[dict[str, Any]], None]) -> 
 
 
 def test_on_another_machine_small_differences_are_within_the_tolerance_and_the_machine_is_named(
-    made: Path, tmp_path: Path, check: Callable[..., Verified]
+    made: Path, tmp_path: Path, check: Callable[..., Verification]
 ) -> None:
     folder = moved(made, tmp_path / "moved", elsewhere)
     found = check(folder, shift=1e-6, flip=1)
     assert {o.status for o in found.outcomes} == {"within tolerance"}
     assert found.code == 0
-    said = text.text(found, folder)
-    assert "not the same here: cpu.capability: 'NONE' recorded" in said
-    assert "within the tolerance for another machine or version" in said
+    printed = summary.as_text(found, folder)
+    assert "not the same here: cpu.capability: 'NONE' recorded" in printed
+    assert "within the tolerance for another machine or version" in printed
 
 
 @pytest.mark.parametrize("session", [{"shift": 0.2}, {"flip": 15}])
 def test_on_another_machine_large_differences_differ(
-    made: Path, tmp_path: Path, check: Callable[..., Verified], session: Mapping[str, Any]
+    made: Path, tmp_path: Path, check: Callable[..., Verification], session: Mapping[str, Any]
 ) -> None:
     found = check(moved(made, tmp_path / "moved", elsewhere), **session)
     assert {o.status for o in found.outcomes} == {"differs"}
     assert found.code == 1
 
 
-def test_a_size_has_no_tolerance_on_any_machine(made: Path, tmp_path: Path, check: Callable[..., Verified]) -> None:
+def test_a_size_has_no_tolerance_on_any_machine(made: Path, tmp_path: Path, check: Callable[..., Verification]) -> None:
     folder = moved(made, tmp_path / "moved", elsewhere)
     found = check(forged(folder, tmp_path / "forged", setter("parameters.trainable", 17)))
     assert Counter(o.status for o in found.outcomes) == {"differs": 1, "identical": 2}
 
 
 def test_other_code_is_named_but_excuses_no_difference(
-    made: Path, tmp_path: Path, check: Callable[..., Verified]
+    made: Path, tmp_path: Path, check: Callable[..., Verification]
 ) -> None:
     def older(body: dict[str, Any]) -> None:
         body["env"]["code"]["source"] = "0" * 16
@@ -270,7 +270,7 @@ def test_other_code_is_named_but_excuses_no_difference(
     assert check(folder).code == 0
     found = check(folder, shift=1e-9)
     assert {o.status for o in found.outcomes} == {"differs"}
-    assert "not the same here: code.source: '0000000000000000' recorded" in text.text(found, folder)
+    assert "not the same here: code.source: '0000000000000000' recorded" in summary.as_text(found, folder)
 
 
 def without_blas(body: dict[str, Any]) -> None:
@@ -279,27 +279,27 @@ def without_blas(body: dict[str, Any]) -> None:
 
 
 def test_an_older_record_that_names_no_blas_is_no_record_of_another_machine(
-    made: Path, tmp_path: Path, check: Callable[..., Verified]
+    made: Path, tmp_path: Path, check: Callable[..., Verification]
 ) -> None:
     folder = moved(made, tmp_path / "older", without_blas)
     found = check(folder)
     assert ([o.status for o in found.outcomes], found.code) == (["identical"] * 3, 0)
-    said = text.text(found, folder)
-    assert f"not recorded, so not compared: packages.scipy (here {version('scipy')}), packages.threadpoolctl" in said
-    assert "not the same here" not in said
-    assert text.rows(found)["repeats"][0]["not_recorded"]["packages.scipy"] == version("scipy")
+    printed = summary.as_text(found, folder)
+    assert f"not recorded, so not compared: packages.scipy (here {version('scipy')}), packages.threadpoolctl" in printed
+    assert "not the same here" not in printed
+    assert summary.as_dict(found)["repeats"][0]["not_recorded"]["packages.scipy"] == version("scipy")
     assert {o.status for o in check(folder, shift=1e-9).outcomes} == {"differs"}, "what is not recorded excuses nothing"
 
 
-def test_another_kernel_of_the_blas_is_named(made: Path, tmp_path: Path, check: Callable[..., Verified]) -> None:
+def test_another_kernel_of_the_blas_is_named(made: Path, tmp_path: Path, check: Callable[..., Verification]) -> None:
     folder = moved(made, tmp_path / "moved", setter("env.blas", {"numpy": "OpenBLAS 0.3.30 Prescott"}))
     found = check(folder, shift=1e-6)
     assert {o.status for o in found.outcomes} == {"within tolerance"}
-    assert "not the same here: blas.numpy: 'OpenBLAS 0.3.30 Prescott' recorded" in text.text(found, folder)
+    assert "not the same here: blas.numpy: 'OpenBLAS 0.3.30 Prescott' recorded" in summary.as_text(found, folder)
 
 
 def test_a_record_of_an_older_version_is_said_to_be_one_and_not_repeated(
-    made: Path, tmp_path: Path, check: Callable[..., Verified]
+    made: Path, tmp_path: Path, check: Callable[..., Verification]
 ) -> None:
     old = verify_session.spec("full", seed=7)
     old = replace(old, method=replace(old.method, version=old.method.version - 1))
@@ -307,9 +307,9 @@ def test_a_record_of_an_older_version_is_said_to_be_one_and_not_repeated(
     record.write(made, {**body, "spec": json.loads(json.dumps(spec_dict(old))), "spec_id": old.id, "slug": old.slug})
     found = check(made)
     assert (found.code, found.repeatable, len(found.outcomes)) == (0, 3, 3)
-    assert list(found.old.values()) == [1]
+    assert list(found.other_version.values()) == [1]
     assert old.id not in repeated(tmp_path)
-    assert "other version: 1 of method full" in text.text(found, made)
+    assert "other version: 1 of method full" in summary.as_text(found, made)
 
 
 def spec_dict(asked: Any) -> dict[str, Any]:
@@ -327,7 +327,7 @@ def test_only_records_of_older_versions_verify_nothing(made: Path, tmp_path: Pat
         record.write(out, {**r.raw(), **changed})
     found = check(out)
     assert (found.code, found.outcomes) == (1, [])
-    assert "NOT verified: there was nothing that could be repeated" in text.text(found, out)
+    assert "NOT verified: there was nothing that could be repeated" in summary.as_text(found, out)
 
 
 def test_data_that_are_not_the_same_here_are_named(made: Path, tmp_path: Path, check: Callable) -> None:
@@ -337,14 +337,14 @@ def test_data_that_are_not_the_same_here_are_named(made: Path, tmp_path: Path, c
     record.write(made, {**body, "spec_id": asked.id, "slug": asked.slug})
     found = check(made)
     (other,) = [o for o in found.outcomes if o.status == "not repeated"]
-    assert other.said.startswith("data: synthetic/classification is 000000000000 there")
+    assert other.message.startswith("data: synthetic/classification is 000000000000 there")
     assert found.code == 1
 
 
-def test_a_repeat_that_fails_is_a_difference(made: Path, check: Callable[..., Verified]) -> None:
+def test_a_repeat_that_fails_is_a_difference(made: Path, check: Callable[..., Verification]) -> None:
     found = check(made, number=1, fail=True)
     assert [o.status for o in found.outcomes] == ["differs"]
-    assert "the repeat ended as error: ZeroDivisionError: a bug" in text.text(found, made)
+    assert "the repeat ended as error: ZeroDivisionError: a bug" in summary.as_text(found, made)
 
 
 def test_a_sample_takes_every_method_and_task_before_any_twice_and_does_not_depend_on_order(
@@ -383,16 +383,16 @@ def test_what_stood_in_place_of_the_files_values_is_no_result(made: Path, tmp_pa
     assert [o.status for o in check(folder).outcomes] == ["identical"] * 3
 
 
-def test_stale_repeats_in_the_directory_do_not_count(made: Path, check: Callable[..., Verified]) -> None:
+def test_stale_repeats_in_the_directory_do_not_count(made: Path, check: Callable[..., Verification]) -> None:
     assert check(made).code == 0
     assert {o.status for o in check(made, shift=0.5).outcomes} == {"differs"}
 
 
-def test_nothing_to_verify_is_the_users_mistake(tmp_path: Path, made: Path, check: Callable[..., Verified]) -> None:
+def test_nothing_to_verify_is_the_users_mistake(tmp_path: Path, made: Path, check: Callable[..., Verification]) -> None:
     with pytest.raises(UserError, match="no records here"):
         check(tmp_path / "nowhere")
     with pytest.raises(UserError, match="the repeats need a directory of their own"):
-        repeat.verify(made, made, Asked())
+        repeat.verify(made, made, RepeatRequest())
 
 
 @pytest.mark.slow

@@ -1,10 +1,10 @@
-"""The contract every method keeps, as plain functions: a promise takes a `Case` and raises AssertionError if broken.
+"""The contract of a method. A promise is a function that takes a `Case` and raises AssertionError if it is broken.
 
     for verdict in check(Case(find("lora"), {"rank": 2}, "tiny-decoder")):
         print(verdict)
 
-No promise knows a method. They run on two tiny networks, with weights drawn large enough for a mistake to show, and
-need neither pytest nor a download.
+No promise depends on a particular method. The promises run on tiny networks, whose weights are large enough to reveal
+a mistake. They need neither pytest nor a download.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from peftbench.verify.contract import behaviour, editing, sequence, storage, tra
 from peftbench.verify.contract.case import Case
 from peftbench.verify.contract.variants import variants
 
-__all__ = ["PROMISES", "Case", "Promise", "Verdict", "check", "excuse", "promises", "variants"]
+__all__ = ["PROMISES", "Case", "Promise", "PromiseVerdict", "check", "promises", "skip_reason", "variants"]
 
 Promise = Callable[[Case], None]
 
@@ -50,8 +50,14 @@ CAUSAL_ONLY = frozenset({sequence.the_future_changes_nothing, sequence.cached_ge
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What came of one promise: `why` is empty where it was kept; `at` is the method's own line that raised, if any."""
+class PromiseVerdict:
+    """The result of trying one promise.
+
+    Attributes:
+        promise: the name of the promise's function.
+        why: why it is broken; empty if it is kept.
+        at: the last line of the method's own file in the traceback; empty if there is none.
+    """
 
     promise: str
     why: str = ""
@@ -62,28 +68,40 @@ class Verdict:
         return not self.why
 
     def __str__(self) -> str:
-        said = self.promise.replace("_", " ")
-        return f"kept    {said}" if self.kept else f"BROKEN  {said}: {self.why}"
+        name = self.promise.replace("_", " ")
+        return f"kept    {name}" if self.kept else f"BROKEN  {name}: {self.why}"
 
 
 def promises(case: Case) -> list[Promise]:
-    """The promises that have a meaning on the case's network."""
+    """Return the promises that apply to the case's network: causality and generation need a decoder."""
     return [p for p in PROMISES if case.kind == "generation" or p not in CAUSAL_ONLY]
 
 
-def excuse(case: Case) -> str | None:
-    """The method's own reason why a case is not held against it; None where every promise is.
+def skip_reason(case: Case) -> str | None:
+    """Return why a case is skipped, in the method's own words; None if its promises must be tried.
 
-    A UserError at the defaults lets a method off that network (it has to take another one); one at a hyperparameter
-    lets it off that setting, an optional backend, say. The size knob is not optional.
+    A method that raises UserError at its defaults skips that network, but it must accept another one. A method that
+    raises it at one hyperparameter skips that setting, such as an optional backend. No setting of the size knob is
+    skipped.
+
+    Args:
+        case: the method, its hyperparameters and the network.
     """
     refused = Case(case.method, {}, case.backbone).refusal()
     optional = bool(case.hyper) and case.method.size_knob not in case.hyper
     return case.refusal() if refused is None and optional else refused
 
 
-def check(case: Case, only: Iterable[Promise] | None = None) -> list[Verdict]:
-    """Try every promise on `case`; whatever a method raises on the way breaks that promise and is told."""
+def check(case: Case, only: Iterable[Promise] | None = None) -> list[PromiseVerdict]:
+    """Try promises on a case. Any exception that the method raises breaks the promise.
+
+    Args:
+        case: the method, its hyperparameters and the network.
+        only: the promises to try; by default all that apply.
+
+    Returns:
+        One verdict for each promise, in order.
+    """
     verdicts = []
     for promise in promises(case) if only is None else only:
         with torch.random.fork_rng(devices=[]):
@@ -91,17 +109,17 @@ def check(case: Case, only: Iterable[Promise] | None = None) -> list[Verdict]:
                 promise(case)
             except AssertionError as error:
                 why = str(error) or "an assertion without a message failed"
-                verdicts.append(Verdict(promise.__name__, why, _place(error, case)))
-            except Exception as error:  # the method under test is foreign code: it may raise anything
+                verdicts.append(PromiseVerdict(promise.__name__, why, _place(error, case)))
+            except Exception as error:  # the method under test is foreign code and may raise anything
                 why = f"it raised {type(error).__name__}: {error}"
-                verdicts.append(Verdict(promise.__name__, why, _place(error, case)))
+                verdicts.append(PromiseVerdict(promise.__name__, why, _place(error, case)))
             else:
-                verdicts.append(Verdict(promise.__name__))
+                verdicts.append(PromiseVerdict(promise.__name__))
     return verdicts
 
 
 def _place(error: Exception, case: Case) -> str:
-    """`file:line in function` of the last frame in the file that defines the method; empty if none is there."""
+    """Return `file:line in function` of the last frame in the method's file; empty if the traceback has none."""
     own = getattr(sys.modules.get(case.method.__module__), "__file__", None)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == own]
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""

@@ -1,4 +1,4 @@
-"""Promises about what a method says of itself, and what the network computes before and after training."""
+"""Promises about a method's declarations, its first outputs, and evaluation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 
 from peftbench.errors import UserError
 from peftbench.method.registry import make, schema
-from peftbench.verify.contract.case import ROUNDING, Bench, Case, answer, batch, distance, network, same, tensors
+from peftbench.verify.contract.case import AdaptedModel, Case, batch, evaluated_logits, network
+from peftbench.verify.contract.compare import ROUNDING, distance, same, tensors
 
 
 def describes_itself(case: Case) -> None:
@@ -39,13 +40,13 @@ def describes_itself(case: Case) -> None:
 
 def starts_as_it_claims(case: Case) -> None:
     """With `starts_as_identity` the network computes the same before the first step; else it still computes numbers."""
-    before = answer(network(case).net, batch(case))
-    bench = Bench(case)
-    after = bench.logits()
-    bench.edit.check_used()
+    before = evaluated_logits(network(case).net, batch(case))
+    model = AdaptedModel(case)
+    after = model.logits()
+    model.edit.check_used()
     assert after.shape == before.shape, f"the logits' shape went from {tuple(before.shape)} to {tuple(after.shape)}"
     assert bool(torch.isfinite(after).all()), "before the first step the logits hold infinities or not-a-numbers"
-    if bench.method.starts_as_identity:
+    if model.method.starts_as_identity:
         off = distance(after, before)
         assert off <= ROUNDING, (
             f"the method says that it starts as the identity, but attaching it changes the logits by {off:.1e} of "
@@ -55,22 +56,22 @@ def starts_as_it_claims(case: Case) -> None:
 
 def evaluation_is_deterministic(case: Case) -> None:
     """In evaluation nothing is dropped, drawn or updated: the same input gives the same output."""
-    bench = Bench(case)
-    bench.train()
-    bench.net.eval()
-    kept = {name: t.detach().clone() for name, t in tensors(bench.net).items()}
+    model = AdaptedModel(case)
+    model.train()
+    model.net.eval()
+    kept = {name: t.detach().clone() for name, t in tensors(model.net).items()}
     torch.manual_seed(1)
-    first = bench.logits()
+    first = model.logits()
     torch.manual_seed(2)
     before = torch.get_rng_state()
-    second = bench.logits()
+    second = model.logits()
     assert torch.equal(before, torch.get_rng_state()), (
         "evaluation draws random numbers; let dropout follow self.training, and draw at attachment only"
     )
     assert same(first, second), "two evaluations of the same batch differ; is dropout on, or a count kept in forward?"
-    for name, t in tensors(bench.net).items():
+    for name, t in tensors(model.net).items():
         assert same(t, kept[name]), f"evaluation changed the tensor {name}"
     order = [3, 1, 0, 2]
-    mixed = bench.logits({k: v[order] for k, v in batch(case).items()})
+    mixed = model.logits({k: v[order] for k, v in batch(case).items()})
     off = distance(mixed, first[order])
     assert off <= ROUNDING, f"an example's logits depend on the other examples of its batch, by {off:.1e} of their size"

@@ -1,4 +1,4 @@
-"""Promises about the way back: undo, merge and unmerge, and what `finish` may do."""
+"""Promises about reversible changes: undo, merge and unmerge, and `finish`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,8 @@ import torch
 from torch import Tensor
 
 from peftbench.method.edit import Adapter, Edit, NotMergeable
-from peftbench.verify.contract.case import (
-    FOLDING,
-    ROUNDING,
-    Bench,
-    Case,
-    difference,
-    distance,
-    network,
-    portrait,
-    same,
-    tensors,
-)
+from peftbench.verify.contract.case import AdaptedModel, Case, network
+from peftbench.verify.contract.compare import FOLDING, ROUNDING, distance, first_difference, same, snapshot, tensors
 
 
 def undo_is_exact(case: Case) -> None:
@@ -25,12 +15,12 @@ def undo_is_exact(case: Case) -> None:
     backbone = network(case)
     Edit(backbone)
     backbone.net.eval()
-    before = portrait(backbone)
-    bare = Bench(case, backbone=backbone)
+    before = snapshot(backbone)
+    bare = AdaptedModel(case, backbone=backbone)
     bare.edit.undo()
     _unchanged(before, bare, "attaching and undoing")
     head, logits = bare.head(), bare.logits()
-    used = Bench(case, seed=5, backbone=backbone)
+    used = AdaptedModel(case, seed=5, backbone=backbone)
     used.train()
     used.method.finish(used.edit)
     used.logits()
@@ -45,46 +35,46 @@ def undo_is_exact(case: Case) -> None:
 
 def merging_computes_the_same(case: Case) -> None:
     """The folded network computes the same with plain layers, leaves the base alone, and unmerging is exact."""
-    bench = Bench(case)
-    bench.train()
-    bench.method.finish(bench.edit)
-    before, kept = bench.logits(), _values(bench)
+    model = AdaptedModel(case)
+    model.train()
+    model.method.finish(model.edit)
+    before, kept = model.logits(), _values(model)
     try:
-        with bench.edit.merged() as net:
+        with model.edit.merged() as net:
             assert not any(isinstance(m, Adapter) for m in net.modules()), "an adapter is left in the merged network"
-            merged = bench.logits()
+            merged = model.logits()
     except NotMergeable:
-        _restored(bench, before, kept, "a refused merge")
+        _restored(model, before, kept, "a refused merge")
         return
     off = distance(merged, before)
     assert off <= FOLDING, f"merging changes the logits by {off:.1e} of their size (allowed: {FOLDING:.0e})"
-    _restored(bench, before, kept, "merging and unmerging")
-    with bench.edit.merged():
-        assert same(bench.logits(), merged), "merging a second time gives other logits than the first time"
+    _restored(model, before, kept, "merging and unmerging")
+    with model.edit.merged():
+        assert same(model.logits(), merged), "merging a second time gives other logits than the first time"
     try:
-        with bench.edit.merged():
+        with model.edit.merged():
             raise _Interrupted
     except _Interrupted:
-        _restored(bench, before, kept, "an error inside merged()")
+        _restored(model, before, kept, "an error inside merged()")
 
 
 def finishing_changes_nothing(case: Case) -> None:
     """`finish` changes no output, also when called twice, and its result can be saved and loaded."""
-    bench = Bench(case)
-    bench.train()
-    before = bench.logits()
-    bench.method.finish(bench.edit)
-    after = bench.logits()
+    model = AdaptedModel(case)
+    model.train()
+    before = model.logits()
+    model.method.finish(model.edit)
+    after = model.logits()
     off = distance(after, before)
     assert off <= ROUNDING, f"finish changes the logits by {off:.1e} of their size; it may only drop what is not needed"
-    for name, t in bench.edit.state().items():
+    for name, t in model.edit.state().items():
         assert bool(torch.isfinite(t).all()), f"after finish the tensor {name} is not finite"
-    bench.method.finish(bench.edit)
-    assert same(bench.logits(), after), "a second call of finish changes the network again"
-    other = Bench(case, seed=9)
+    model.method.finish(model.edit)
+    assert same(model.logits(), after), "a second call of finish changes the network again"
+    other = AdaptedModel(case, seed=9)
     other.method.finish(other.edit)
-    other.edit.load(bench.state())
-    other.set_head(bench.head())
+    other.edit.load(model.state())
+    other.set_head(model.head())
     assert same(other.logits(), after), "an adapter saved after finish computes something else once it is loaded"
 
 
@@ -92,20 +82,20 @@ class _Interrupted(Exception):
     pass
 
 
-def _values(bench: Bench) -> dict[str, Tensor]:
-    return {name: t.detach().clone() for name, t in tensors(bench.net).items()}
+def _values(model: AdaptedModel) -> dict[str, Tensor]:
+    return {name: t.detach().clone() for name, t in tensors(model.net).items()}
 
 
-def _restored(bench: Bench, logits: Tensor, kept: dict[str, Tensor], after: str) -> None:
-    now = tensors(bench.net)
+def _restored(model: AdaptedModel, logits: Tensor, kept: dict[str, Tensor], after: str) -> None:
+    now = tensors(model.net)
     assert now.keys() == kept.keys(), f"{after} leaves other tensors: {sorted(now.keys() ^ kept.keys())[:3]}"
     for name, t in now.items():
         assert same(t, kept[name]), f"{after} changes {name}"
-    assert same(bench.logits(), logits), f"{after} changes the logits"
+    assert same(model.logits(), logits), f"{after} changes the logits"
 
 
-def _unchanged(before: dict[str, object], bench: Bench, after: str) -> None:
-    bench.net.eval()
-    bench.net.zero_grad(set_to_none=True)
-    found = difference(before, portrait(bench.backbone))
+def _unchanged(before: dict[str, object], model: AdaptedModel, after: str) -> None:
+    model.net.eval()
+    model.net.zero_grad(set_to_none=True)
+    found = first_difference(before, snapshot(model.backbone))
     assert found is None, f"{after} does not restore the network: {found}"

@@ -1,24 +1,25 @@
-"""Promises about sequences: padding, causality, and generation with a cache. Prefixes and masks go wrong here."""
+"""Promises about sequences: padding, causality, and generation with a cache. They catch wrong prefixes and masks."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from peftbench.verify.contract.case import LENGTHS, ROUNDING, Batch, Bench, Case, batch, distance, same
+from peftbench.verify.contract.case import LENGTHS, AdaptedModel, Batch, Case, batch
+from peftbench.verify.contract.compare import ROUNDING, distance, same
 
 NEW_TOKENS = 6
 
 
 def padding_changes_nothing(case: Case) -> None:
     """A sentence computes the same alone as padded among longer ones, on the right or (a decoder) on the left."""
-    bench = _trained(case)
+    model = _trained(case)
     inputs = batch(case)
     sides = ("right", "left") if case.kind == "generation" else ("right",)
     for side in sides:
-        padded = bench.logits(inputs if side == "right" else _left(inputs, case))
+        padded = model.logits(inputs if side == "right" else _left(inputs, case))
         for row, length in enumerate(LENGTHS):
-            alone = bench.logits({k: v[row : row + 1, :length] for k, v in inputs.items() if k != "labels"})[0]
+            alone = model.logits({k: v[row : row + 1, :length] for k, v in inputs.items() if k != "labels"})[0]
             among = padded[row]
             if case.kind == "generation":
                 left = side == "left" and case.causal_ids == "input_ids"
@@ -32,15 +33,15 @@ def padding_changes_nothing(case: Case) -> None:
 
 def the_future_changes_nothing(case: Case) -> None:
     """In a causal model, a token changes no logit before it, and does change its own."""
-    bench = _trained(case)
+    model = _trained(case)
     for padded in (True, False):
         length = max(LENGTHS) if padded else min(LENGTHS)
         inputs = {k: v[:, :length] for k, v in batch(case).items() if k != "labels"}
-        before = bench.logits(inputs)
+        before = model.logits(inputs)
         for at in (1, 3, min(LENGTHS) - 1):
             other = inputs[case.causal_ids].clone()
             other[:, at] = (other[:, at] + 17) % 200 + 5
-            after = bench.logits({**inputs, case.causal_ids: other})
+            after = model.logits({**inputs, case.causal_ids: other})
             off = distance(after[:, :at], before[:, :at])
             assert off <= ROUNDING, (
                 f"changing token {at} changes the logits of tokens before it by {off:.1e} of their size: the method "
@@ -51,9 +52,9 @@ def the_future_changes_nothing(case: Case) -> None:
 
 def cached_generation_is_the_same(case: Case) -> None:
     """Generation with a key-value cache gives the tokens and logits that it gives without."""
-    bench = _trained(case)
+    model = _trained(case)
     inputs = _left(batch(case), case)
-    found = [_generated(bench, inputs, cached) for cached in (True, False)]
+    found = [_generated(model, inputs, cached) for cached in (True, False)]
     off = distance(found[0][1], found[1][1])
     assert off <= ROUNDING, (
         f"with a cache the logits of generated tokens differ by {off:.1e} of their size from those without; a query of "
@@ -62,18 +63,19 @@ def cached_generation_is_the_same(case: Case) -> None:
     assert same(found[0][0], found[1][0]), "with a cache other tokens are generated than without"
 
 
-def _trained(case: Case) -> Bench:
-    bench = Bench(case)
-    bench.train()
-    bench.net.eval()
-    return bench
+def _trained(case: Case) -> AdaptedModel:
+    """Return the case's model after a few steps, in evaluation mode."""
+    model = AdaptedModel(case)
+    model.train()
+    model.net.eval()
+    return model
 
 
-def _generated(bench: Bench, inputs: Batch, cached: bool) -> tuple[Tensor, Tensor]:
-    """Greedy tokens (rows, length) and the logits of each new one (rows, new, vocabulary)."""
-    inputs = bench.backbone.inputs({k: inputs[k] for k in ("input_ids", "attention_mask")})
+def _generated(model: AdaptedModel, inputs: Batch, cached: bool) -> tuple[Tensor, Tensor]:
+    """Generate greedily; return the tokens (rows, length) and each new token's logits (rows, new, vocabulary)."""
+    inputs = model.backbone.inputs({k: inputs[k] for k in ("input_ids", "attention_mask")})
     with torch.no_grad():
-        out = bench.net.generate(
+        out = model.net.generate(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             max_new_tokens=NEW_TOKENS,
@@ -88,9 +90,9 @@ def _generated(bench: Bench, inputs: Batch, cached: bool) -> tuple[Tensor, Tenso
 
 
 def _left(inputs: Batch, case: Case) -> Batch:
-    """The same sentences padded on the left, with positions counted from each sentence's first token.
+    """Return the same sentences padded on the left, with positions counted from each sentence's first token.
 
-    With a decoder of its own only the encoder's are, whose positions are relative.
+    For an encoder-decoder only the encoder's input is padded on the left. Its positions are relative.
     """
     ids, mask = torch.zeros_like(inputs["input_ids"]), torch.zeros_like(inputs["attention_mask"])
     for row, length in enumerate(LENGTHS):

@@ -1,4 +1,4 @@
-"""Promises about training: what moves, what learns, and that it comes out the same each time and in each precision."""
+"""Promises about training: which tensors change, and that results agree between runs and precisions."""
 
 from __future__ import annotations
 
@@ -6,48 +6,49 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.method.base import Method
-from peftbench.verify.contract.case import RATE, ROUNDING, Bench, Case, distance, place, same, tensors
+from peftbench.verify.contract.case import RATE, AdaptedModel, Case
+from peftbench.verify.contract.compare import ROUNDING, distance, same, storage_address, tensors
 
-BFLOAT16 = 0.1  # largest error of the whole gradient in bfloat16, over its norm; its products keep 3 digits
+BFLOAT16 = 0.1  # largest error of the whole gradient / its norm; bfloat16 keeps about 3 digits
 
 
 def only_declared_tensors_move(case: Case) -> None:
     """Training changes the method's own and thawed tensors and the head; every other tensor stays bit for bit."""
-    bench = Bench(case)
-    bench.start()
-    head = {id(p) for p in bench.backbone.head_parameters()}
-    declared = {place(t) for t in bench.edit.state().values()}
-    frozen = {n: t for n, t in tensors(bench.net).items() if place(t) not in declared and id(t) not in head}
+    model = AdaptedModel(case)
+    model.start()
+    head = {id(p) for p in model.backbone.head_parameters()}
+    declared = {storage_address(t) for t in model.edit.state().values()}
+    frozen = {n: t for n, t in tensors(model.net).items() if storage_address(t) not in declared and id(t) not in head}
     for name, t in frozen.items():
         assert not t.requires_grad, (
             f"{name} would train, but it is neither outside `.base` of an adapter nor thawed: give it to "
             "edit.thaw(...), or make it a parameter of the adapter, or leave its requires_grad alone"
         )
     before = {n: t.detach().clone() for n, t in frozen.items()}
-    start = bench.head()
-    losses = bench.train()
+    start = model.head()
+    losses = model.train()
     assert all(loss == loss and abs(loss) < 1e6 for loss in losses), f"training gives the losses {losses}"
-    after = tensors(bench.net)
+    after = tensors(model.net)
     for name, t in before.items():
         assert name in after, f"{name} was there before training and is gone"
         assert same(t, after[name]), f"{name} is frozen, but three training steps changed it"
         assert after[name].grad is None, f"{name} is frozen, but a gradient reached it"
-    for old, new in zip(start, bench.backbone.head_parameters(), strict=True):
+    for old, new in zip(start, model.backbone.head_parameters(), strict=True):
         assert not same(old, new.detach()), "the task head did not move; it must train with every method"
 
 
 def every_trained_tensor_learns(case: Case) -> None:
     """Within three steps every trained tensor gets a gradient that is not all zero, and moves; each is stepped once."""
-    bench = Bench(case)
-    trainer = bench.start()
-    trained = {id(p): p for p in bench.edit.trained()}
-    names = {id(p): n for n, p in bench.net.named_parameters()}
+    model = AdaptedModel(case)
+    trainer = model.start()
+    trained = {id(p): p for p in model.edit.trained()}
+    names = {id(p): n for n, p in model.net.named_parameters()}
     stepped = [id(p) for group in trainer.optimizer.param_groups for p in group["params"]]
     for key in trained:
         times = stepped.count(key)
         assert times == 1, f"{names[key]} trains, but stands {times} times in the optimiser's parameter groups"
     reached: set[int] = set()
-    prunes = type(bench.method).after_step is not Method.after_step
+    prunes = type(model.method).after_step is not Method.after_step
 
     def note(p: Tensor) -> None:
         if p.grad is not None and bool(p.grad.count_nonzero()):
@@ -55,7 +56,7 @@ def every_trained_tensor_learns(case: Case) -> None:
 
     hooks = [p.register_post_accumulate_grad_hook(note) for p in trained.values()]
     before = {key: p.detach().clone() for key, p in trained.items()}
-    bench.train()
+    model.train()
     for hook in hooks:
         hook.remove()
     for key, p in trained.items():
@@ -63,16 +64,16 @@ def every_trained_tensor_learns(case: Case) -> None:
             f"{names[key]} is trainable, but three steps gave it no gradient; is it used in forward, and is not every "
             "factor beside it zero at the start?"
         )
-        pruned = prunes and not bool(p.count_nonzero())  # put back to the zeros where it started
+        pruned = prunes and not bool(p.count_nonzero())  # pruned back to its initial zeros
         assert pruned or not same(before[key], p.detach()), f"{names[key]} got a gradient, but no step moved it"
 
 
 def two_runs_are_identical(case: Case) -> None:
     """The same seed gives the same losses and tensors, on a new network and on one that was used and undone."""
-    first = Bench(case)
+    first = AdaptedModel(case)
     losses = first.train()
     state, head = first.state(), first.head()
-    again = Bench(case)
+    again = AdaptedModel(case)
     untouched = again.head()
     for turn in ("a second run on a new network", "a second run on a network used before and undone"):
         found = again.train()
@@ -80,15 +81,15 @@ def two_runs_are_identical(case: Case) -> None:
         _agree(again, state, head, turn)
         again.edit.undo()
         again.set_head(untouched)
-        again = Bench(case, backbone=again.backbone)
+        again = AdaptedModel(case, backbone=again.backbone)
 
 
 def checkpointing_keeps_the_gradients(case: Case) -> None:
     """Gradient checkpointing, which runs forward twice, gives the same gradients, dropout included."""
-    plain, saving = Bench(case), Bench(case, gradient_checkpointing=True)
-    for bench in (plain, saving):
-        bench.train(2)
-    expected, found = (_drawn_gradients(bench) for bench in (plain, saving))
+    plain, saving = AdaptedModel(case), AdaptedModel(case, gradient_checkpointing=True)
+    for model in (plain, saving):
+        model.train(2)
+    expected, found = (_drawn_gradients(model) for model in (plain, saving))
     assert expected.keys() == found.keys(), (
         f"gradients reach other tensors with checkpointing: {sorted(expected.keys() ^ found.keys())[:3]}"
     )
@@ -102,10 +103,10 @@ def checkpointing_keeps_the_gradients(case: Case) -> None:
 
 def bfloat16_stays_close(case: Case) -> None:
     """Under bfloat16 the method's tensors stay float32 and the gradients are finite and near those of float32."""
-    exact = Bench(case)
-    exact.start(RATE / 10)  # moved from the start, but not so far that activations saturate and magnify rounding
+    exact = AdaptedModel(case)
+    exact.start(RATE / 10)  # leave the initial values, but do not saturate activations, which magnifies rounding
     exact.train(2)
-    rough = Bench(case, dtype="bfloat16")
+    rough = AdaptedModel(case, dtype="bfloat16")
     for p in rough.edit.trained():
         assert p.dtype == torch.float32, (
             f"a trained tensor of shape {tuple(p.shape)} is {str(p.dtype).removeprefix('torch.')} on a bfloat16 "
@@ -113,8 +114,8 @@ def bfloat16_stays_close(case: Case) -> None:
         )
     rough.edit.load(exact.edit.state())
     rough.set_head(exact.head())
-    for bench in (exact, rough):
-        bench.net.eval()  # without dropout, whose draws depend on the precision
+    for model in (exact, rough):
+        model.net.eval()  # without dropout, whose draws depend on the precision
     expected, found = exact.gradients(), rough.gradients("bfloat16")
     for name, gradient in found.items():
         assert bool(torch.isfinite(gradient).all()), f"under bfloat16 the gradient of {name} is not finite"
@@ -128,20 +129,20 @@ def bfloat16_stays_close(case: Case) -> None:
     assert off <= BFLOAT16, f"under bfloat16 the logits are off by {off:.2f} of their size (allowed: {BFLOAT16})"
 
 
-def _agree(bench: Bench, state: dict[str, Tensor], head: list[Tensor], turn: str) -> None:
-    own = bench.edit.state()
+def _agree(model: AdaptedModel, state: dict[str, Tensor], head: list[Tensor], turn: str) -> None:
+    own = model.edit.state()
     assert own.keys() == state.keys(), f"{turn} has other tensors: {sorted(own.keys() ^ state.keys())[:3]}"
     for name, t in own.items():
         assert same(t, state[name]), f"{turn} with the same seed ends with another {name}"
-    for old, new in zip(head, bench.backbone.head_parameters(), strict=True):
+    for old, new in zip(head, model.backbone.head_parameters(), strict=True):
         assert same(old, new.detach()), f"{turn} with the same seed ends with another task head"
 
 
-def _drawn_gradients(bench: Bench) -> dict[str, Tensor]:
-    """In training mode, with the same dropout each time."""
-    bench.net.train()
+def _drawn_gradients(model: AdaptedModel) -> dict[str, Tensor]:
+    """Return the gradients in training mode, with the same dropout in each call."""
+    model.net.train()
     torch.manual_seed(3)
-    return bench.gradients()
+    return model.gradients()
 
 
 def _norm(parts: list[Tensor]) -> float:
@@ -149,5 +150,5 @@ def _norm(parts: list[Tensor]) -> float:
 
 
 def _size(gradients: dict[str, Tensor]) -> float:
-    """The largest entry of any gradient: what rounding is to be compared with."""
+    """Return the largest absolute entry of any gradient, the scale of rounding errors."""
     return max((float(g.abs().max()) for g in gradients.values()), default=0.0)

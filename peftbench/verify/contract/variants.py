@@ -1,6 +1,6 @@
-"""The settings in which a method is tried: its defaults, then one other value of each hyperparameter that has one.
+"""The hyperparameters with which a method is tried: its defaults, then each hyperparameter with another value.
 
-They come from the fields' types, so that a new method file is tried in all its modes without a list of them anywhere.
+The values follow from the types of the fields, so that a new method is tried in all its modes without a list of them.
 """
 
 from __future__ import annotations
@@ -14,16 +14,22 @@ from peftbench.errors import UserError
 from peftbench.method.base import Method
 from peftbench.method.registry import defaults, make
 
-ROLES = "k up down"  # another value for a field called `roles`: layers that are not square, and none of q and v
+ROLES = "k up down"  # another value for a field `roles`: non-square layers, without q and v
 SMALL = (2, 3)  # values of the size knob
 
 
 def variants(cls: type[Method]) -> list[dict[str, Any]]:
-    """Hyperparameters to try: {} for the defaults first, then dictionaries with one value changed.
+    """Return the hyperparameters to try.
 
-    The size knob is set small; a switch, a choice or a value that may be null gets each of its others; a probability
-    (a number from 0, below 1) gets a half. Values that the method refuses with a UserError are left out; one that makes
-    it fail otherwise stays, so that the promises meet the fault.
+    The size knob gets a small value. A bool, a choice or an optional value gets each of its other values. A probability
+    (a number from 0 to below 1) gets 0.5. Values that the method rejects with a UserError are left out. A value that
+    raises another error stays, so that a promise reports it.
+
+    Args:
+        cls: the method.
+
+    Returns:
+        {} for the defaults, then dictionaries with one changed value.
     """
     found: list[dict[str, Any]] = [{}]
     hints = get_type_hints(cls, include_extras=True)
@@ -38,6 +44,7 @@ def variants(cls: type[Method]) -> list[dict[str, Any]]:
 
 
 def _others(cls: type[Method], name: str, hint: Any, default: Any) -> Iterator[Any]:
+    """Yield values for a field of the type `hint`; `default` may be among them."""
     hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     if name == "roles":
         yield ROLES
@@ -60,7 +67,7 @@ def _others(cls: type[Method], name: str, hint: Any, default: Any) -> Iterator[A
 
 
 def _error(cls: type[Method], name: str, value: Any) -> Exception | None:
-    """What making the method with this value raises."""
+    """Return the exception that the method raises for this value; None if it accepts it."""
     try:
         make(cls, {name: value})
     except Exception as error:  # a method's __post_init__ is foreign code

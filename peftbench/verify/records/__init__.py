@@ -1,1 +1,1 @@
-"""Whether committed records are true: audited, some of them run again, and compared."""
+"""Verify committed records: audit all of them, repeat a sample of their runs, and compare the two."""

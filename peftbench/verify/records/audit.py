@@ -1,8 +1,8 @@
-"""What can be checked in records without training anything: do they say the same thing everywhere they say it?
+"""Audit records without training: is each record consistent with itself and with the other records of its task?
 
-A checksum catches an edit by somebody who did not recompute it. These checks catch others: a record says twice much of
-what it says (its spec is hashed into its id and name, its scores follow from its predictions, its peak is the sum of
-its parts), and two records of one task hold the same examples.
+A checksum catches an edit by somebody who did not recompute it. The audit catches other edits, because records are
+redundant: the id and the name are hashes of the spec, scores follow from predictions, and the peak of memory is the sum
+of its parts. All records of one task hold the same examples.
 """
 
 from __future__ import annotations
@@ -23,42 +23,56 @@ from peftbench.verify.records import rounding
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What is wrong with a record: the place in it ("metrics.test.accuracy"), and what was found there."""
+class AuditFinding:
+    """An inconsistency in a record file.
+
+    Attributes:
+        path: the record's file.
+        field: the field at fault ("metrics.test.accuracy"), "file" or "file name".
+        message: the value in the record, and the value that it should have.
+    """
 
     path: Path
-    place: str
-    said: str
+    field: str
+    message: str
 
 
-def audit(results_dir: Path) -> tuple[list[Record], list[Finding]]:
-    """Every record that can be read under `results_dir`, and what is wrong with any file there."""
+def audit(results_dir: Path) -> tuple[list[Record], list[AuditFinding]]:
+    """Read and check every record file under a results directory.
+
+    Args:
+        results_dir: the results directory; a missing one has no records.
+
+    Returns:
+        The records that can be read, and the findings of all files.
+    """
     records, findings = [], []
     folder = results_dir / record.FOLDER
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         try:
             records.append(record.read(path))
         except UserError as e:
-            findings.append(Finding(path, "file", str(e).removeprefix(f"{path}: ")))
+            findings.append(AuditFinding(path, "file", str(e).removeprefix(f"{path}: ")))
     for r in records:
-        findings += [Finding(r.path, place, said) for place, said in _of(r)]
+        findings += [AuditFinding(r.path, field, message) for field, message in _inconsistencies(r)]
     return records, findings + list(_examples(records))
 
 
-def _of(r: Record) -> Iterator[tuple[str, str]]:
+def _inconsistencies(r: Record) -> Iterator[tuple[str, str]]:
+    """Yield (field, message) for each inconsistency within one record."""
     yield from _identity(r)
     if isinstance(r, TrainingRecord) and r.is_finished:
         yield from _length(r)
         yield from _sums(r)
         if isinstance(r, TrialRecord):
-            yield from _never_tested(r)
+            yield from _trial_is_untested(r)
         if isinstance(r, RunRecord):
             yield from _scores(r)
         yield from _validated(r)
 
 
 def _identity(r: Record) -> Iterator[tuple[str, str]]:
-    """The ids are hashes of what they identify, and the name holds them."""
+    """Check that the ids are the hashes of their contents, and that the file name holds them."""
     if r.spec.id != r.spec_id:
         yield "spec_id", f"{r.spec_id} in the record, but its spec hashes to {r.spec.id}"
     if r.spec.slug != r.body.slug:
@@ -72,30 +86,33 @@ def _identity(r: Record) -> Iterator[tuple[str, str]]:
 
 
 def _length(r: TrainingRecord) -> Iterator[tuple[str, str]]:
+    """Check that there is one loss for each step, and that the hyperparameters are those of the spec."""
     losses, stopped = r.curve.loss, r.body.stopped_at
     if stopped is not None and len(losses) != stopped:
         yield "curve.loss", f"{len(losses)} losses of {stopped} steps"
     hyper = r.body.hyper or {}
-    for key, asked in r.spec.method.hyper.items():
-        if key in hyper and hyper[key] != asked:
-            yield f"hyper.{key}", f"{hyper[key]!r}, but the spec asks for {asked!r}"
+    for key, specified in r.spec.method.hyper.items():
+        if key in hyper and hyper[key] != specified:
+            yield f"hyper.{key}", f"{hyper[key]!r}, but the spec asks for {specified!r}"
 
 
 def _sums(r: TrainingRecord) -> Iterator[tuple[str, str]]:
+    """Check that the parts of the memory peak add up to it."""
     if memory := r.body.memory:
         total = sum(astuple(memory.at_peak))
         if total != memory.peak_bytes:
             yield "memory.peak_bytes", f"{memory.peak_bytes}, but its parts add up to {total}"
 
 
-def _never_tested(r: TrialRecord) -> Iterator[tuple[str, str]]:
+def _trial_is_untested(r: TrialRecord) -> Iterator[tuple[str, str]]:
+    """Check that a tuning trial did not read the test split."""
     raw = r.raw()
     if "test" in raw["metrics"] or raw.get("predictions") is not None:
         yield "metrics.test", "a tuning trial has neither test scores nor predictions"
 
 
 def _scores(r: RunRecord) -> Iterator[tuple[str, str]]:
-    """The test scores follow from the predictions, but for the last digits (rounding.py)."""
+    """Check that the test scores follow from the predictions, up to rounding (rounding.py)."""
     predictions = r.predictions
     assert predictions is not None  # a finished run has them
     values, labels, ids = predictions.values, predictions.labels, predictions.ids
@@ -115,7 +132,7 @@ def _scores(r: RunRecord) -> Iterator[tuple[str, str]]:
 
 
 def _validated(r: TrainingRecord) -> Iterator[tuple[str, str]]:
-    """The validation scores stand in the curve, and the primary metric has its direction."""
+    """Check that the validation scores are those in the curve, and the direction is that of the primary metric."""
     stated, step = r.metrics, r.body.checkpoint_step
     primary = stated.primary
     if primary in metrics.METRICS and stated.direction != metrics.direction(primary):
@@ -125,15 +142,15 @@ def _validated(r: TrainingRecord) -> Iterator[tuple[str, str]]:
         yield "metrics.validation", f"not the scores that curve.validation has at step {step}"
 
 
-def _examples(records: Iterable[Record]) -> Iterator[Finding]:
-    """Records of the same data hold the same ids and labels; where they do not, the odd ones out are named."""
+def _examples(records: Iterable[Record]) -> Iterator[AuditFinding]:
+    """Check that records of the same data hold the same ids and labels; yield those that differ from the majority."""
     by_task: dict[str, list[tuple[RunRecord, str]]] = defaultdict(list)
     for r in records:
-        if isinstance(r, RunRecord) and r.is_finished and (told := r.predictions):
-            by_task[digest(as_dict(r.spec.task))].append((r, digest([told.ids, told.labels])))
-    for found in by_task.values():
-        common, number = Counter(examples for _, examples in found).most_common(1)[0]
-        for r, examples in found:
+        if isinstance(r, RunRecord) and r.is_finished and (predictions := r.predictions):
+            by_task[digest(as_dict(r.spec.task))].append((r, digest([predictions.ids, predictions.labels])))
+    for group in by_task.values():
+        common, number = Counter(examples for _, examples in group).most_common(1)[0]
+        for r, examples in group:
             if examples != common:
-                said = f"not those of {number} other records of {r.spec.task.name}"
-                yield Finding(r.path, "predictions.ids, predictions.labels", said)
+                message = f"not those of {number} other records of {r.spec.task.name}"
+                yield AuditFinding(r.path, "predictions.ids, predictions.labels", message)

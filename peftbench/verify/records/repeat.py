@@ -1,8 +1,8 @@
-"""Run again what records say, and compare: are these results what this code computes?
+"""Repeat recorded runs and compare the results with the records.
 
-First every record is audited (audit.py), which takes seconds. Then a sample of the finished runs is trained again, each
-with the device and the number of threads that its record names, and compared field by field (differences.py). The
-repeats are records too, in a directory of their own; what is verified is never touched.
+First `audit` checks every record, which takes seconds. Then a sample of the finished runs is trained again, each with
+the device and thread count of its record, and compared field by field (differences.py). The repeats are records in a
+separate directory; the verified directory stays as it is.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from peftbench.records.spec import RunSpec, TaskSpec, digest
 from peftbench.run import runner
 from peftbench.run.view import View
 from peftbench.verify.records import differences, tolerance
-from peftbench.verify.records.audit import Finding, audit
-from peftbench.verify.records.differences import Difference
+from peftbench.verify.records.audit import AuditFinding, audit
+from peftbench.verify.records.differences import FieldDifference
 from peftbench.verify.records.rounding import ulps
 
 IDENTICAL, WITHIN, DIFFERS, NOT_REPEATED = "identical", "within tolerance", "differs", "not repeated"
@@ -32,40 +32,54 @@ VERIFIED = (IDENTICAL, WITHIN)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of one record: `status`, the fields that differ, and what ran the two, where that is not the same.
+class RepeatOutcome:
+    """The result of repeating one recorded run.
 
-    An identical repeat may differ in the last digits of scores. `unrecorded` is what ran the repeat, where the record
-    does not say it. `said` is why there is nothing to compare, or how far apart the two are.
+    Attributes:
+        record: the record that was repeated.
+        status: IDENTICAL, WITHIN, DIFFERS or NOT_REPEATED. An identical repeat may differ in the last digits of scores.
+        differences: the fields that differ.
+        environment: the facts of the environment that differ.
+        unrecorded: facts of the repeat's environment that the record lacks.
+        message: why there is nothing to compare, or how far apart the two are.
     """
 
     record: TrainingRecord
     status: str
-    differences: tuple[Difference, ...] = ()
-    environment: tuple[Difference, ...] = ()
-    unrecorded: tuple[Difference, ...] = ()
-    said: str = ""
+    differences: tuple[FieldDifference, ...] = ()
+    environment: tuple[FieldDifference, ...] = ()
+    unrecorded: tuple[FieldDifference, ...] = ()
+    message: str = ""
 
     @property
     def rounding(self) -> float:
-        """How far apart the scores are that are equal but for their last digits, in units in the last place."""
+        """The largest distance of scores that are equal up to rounding, in units in the last place."""
         return max((ulps(d.recorded, d.repeated) for d in self.differences if d.is_rounding), default=0.0)
 
 
 @dataclass(frozen=True)
-class Verified:
-    """All that was found under a results directory."""
+class Verification:
+    """The result of `verify` for one results directory.
+
+    Attributes:
+        records: all records that can be read.
+        findings: the findings of the audit.
+        other_version: the number of finished runs that are not repeated, by reason: "method lora 1, now 2".
+        repeatable: the number of runs that can be repeated.
+        outcomes: one for each repeated run.
+        interrupted: whether the user stopped it before the last repeat.
+    """
 
     records: Sequence[Record]
-    findings: Sequence[Finding]
-    old: Mapping[str, int]  # "method lora 1, now 2" -> finished runs that are therefore not repeated
+    findings: Sequence[AuditFinding]
+    other_version: Mapping[str, int]
     repeatable: int
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[RepeatOutcome]
     interrupted: bool = False
 
     @property
     def code(self) -> int:
-        """0: all that was asked for is as the records say; 1: something is not, or nothing could be repeated."""
+        """The exit code: 0 if every repeat agrees with its record, 1 if one does not or nothing could be repeated."""
         if self.interrupted:
             return runner.INTERRUPTED
         sound = bool(self.outcomes) and all(o.status in VERIFIED for o in self.outcomes)
@@ -73,8 +87,20 @@ class Verified:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """How to repeat; `number` None: every run."""
+class RepeatRequest:
+    """Which runs to repeat, and how.
+
+    Attributes:
+        number: the size of the sample; None for every run.
+        seed: the seed that chooses the sample.
+        data_dir: the folder with data sets such as GLUE's official files.
+        plugins: files with methods of the user's own.
+        jobs: worker processes.
+        device: the device, in place of the one in each record.
+        view: shows progress; None for none.
+        session: the worker's session, as "module:Class".
+        more: further arguments of the session.
+    """
 
     number: int | None = None
     seed: int = 0
@@ -82,41 +108,56 @@ class Asked:
     plugins: tuple[Path, ...] = ()
     jobs: int = 1
     device: str | None = None
-    view: View | None = None  # what hears of progress
+    view: View | None = None
     session: str = runner.SESSION
-    more: Mapping[str, Any] = field(default_factory=dict)  # for the session
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
-def verify(results_dir: Path, repeats_dir: Path, asked: Asked) -> Verified:
-    """Audit the records under `results_dir`, repeat some of them into `repeats_dir`, and compare.
+def verify(results_dir: Path, repeats_dir: Path, request: RepeatRequest) -> Verification:
+    """Audit all records, repeat a sample of the finished runs, and compare the repeats with the records.
 
-    Raises UserError where there is nothing to verify, and where a method, data or a device is missing here.
+    Args:
+        results_dir: the results directory to verify.
+        repeats_dir: the directory for the records of the repeats.
+        request: which runs to repeat, and how.
+
+    Returns:
+        The findings of the audit and the outcome of each repeat.
+
+    Raises:
+        UserError: there is nothing to verify, the directories are the same, or a method, data or device is missing.
     """
     if repeats_dir.resolve() == results_dir.resolve():
         raise UserError(f"{repeats_dir}: the repeats need a directory of their own; name another for --keep")
     records, findings = audit(results_dir)
     if not records and not findings:
         raise UserError(f"{results_dir / record.FOLDER}: no records here; give a results directory")
-    catalogue = Catalogue(asked.plugins)
+    catalogue = Catalogue(request.plugins)
     broken = {f.path for f in findings}
     finished = [r for r in records if isinstance(r, TrainingRecord) and r.is_finished and r.path not in broken]
-    old = {r.path: said for r in finished if (said := _other_version(r, catalogue))}
-    current = [r for r in finished if r.path not in old]
-    chosen = sample(current, asked.number, asked.seed)
-    data = _Data(asked.data_dir)
-    gone = {r.path: said for r in chosen if (said := _changed(r, data))}
+    outdated = {r.path: why for r in finished if (why := _other_version(r, catalogue))}
+    current = [r for r in finished if r.path not in outdated]
+    chosen = sample(current, request.number, request.seed)
+    data = _DataFingerprints(request.data_dir)
+    unrepeatable = {r.path: why for r in chosen if (why := _unrepeatable(r, data))}
     catalogue.save()
-    stopped = _repeat([r for r in chosen if r.path not in gone], repeats_dir, asked)
-    made = record.read_all(repeats_dir)
-    outcomes = [_outcome(r, gone.get(r.path), made) for r in chosen]
+    interrupted = _repeat([r for r in chosen if r.path not in unrepeatable], repeats_dir, request)
+    repeats = record.read_all(repeats_dir)
+    outcomes = [_outcome(r, unrepeatable.get(r.path), repeats) for r in chosen]
     done = [o for o in outcomes if o is not None]
-    return Verified(records, findings, Counter(old.values()), len(current), done, stopped)
+    return Verification(records, findings, Counter(outdated.values()), len(current), done, interrupted)
 
 
 def sample(records: Iterable[TrainingRecord], number: int | None, seed: int) -> list[TrainingRecord]:
-    """`number` of the records: each next one of a method, then of a task, that was taken least often so far.
+    """Choose a sample that covers methods first, then tasks, as evenly as possible.
 
-    The same records and seed give the same sample, wherever and in whatever order they lie.
+    Args:
+        records: the runs to choose from, in any order.
+        number: how many to choose; None for all.
+        seed: the same records and seed give the same sample.
+
+    Returns:
+        The sample; each next run has the method, then the task, that was chosen least often so far.
     """
     left = sorted(records, key=lambda r: hashlib.sha256(f"{seed} {r.spec_id} {r.path.name}".encode()).hexdigest())
     taken: list[TrainingRecord] = []
@@ -131,7 +172,7 @@ def sample(records: Iterable[TrainingRecord], number: int | None, seed: int) -> 
 
 
 def _other_version(r: TrainingRecord, catalogue: Catalogue) -> str | None:
-    """Where the method's or the task's code has changed results since: nobody can repeat that bit for bit."""
+    """Return the version that changed if the method's or task's code gives other results now; None if it does not."""
     from peftbench import tasks
 
     method, task = r.spec.method, r.spec.task
@@ -145,8 +186,8 @@ def _other_version(r: TrainingRecord, catalogue: Catalogue) -> str | None:
     return None
 
 
-class _Data:
-    """Fingerprints of tasks' data, each prepared once."""
+class _DataFingerprints:
+    """Fingerprints of the tasks' data; each task is prepared once."""
 
     def __init__(self, data_dir: Path | None) -> None:
         self.data_dir, self.known = data_dir, dict[str, str]()
@@ -160,10 +201,11 @@ class _Data:
         return self.known[key]
 
 
-def _changed(r: TrainingRecord, data: _Data) -> str | None:
-    """Why the run cannot be repeated: what it was made from is not the same here, or seconds limited it.
+def _unrepeatable(r: TrainingRecord, data: _DataFingerprints) -> str | None:
+    """Return why the run cannot be repeated: a time budget, or other weights or data here; None if it can.
 
-    Raises UserError where what it was made from is not here at all.
+    Raises:
+        UserError: the model or the data is missing here.
     """
     spec = r.spec
     if spec.train.seconds is not None:
@@ -178,40 +220,40 @@ def _changed(r: TrainingRecord, data: _Data) -> str | None:
     return None
 
 
-def _repeat(chosen: Sequence[TrainingRecord], folder: Path, asked: Asked) -> bool:
-    """Train them again; returns whether that was interrupted."""
+def _repeat(chosen: Sequence[TrainingRecord], folder: Path, request: RepeatRequest) -> bool:
+    """Train the chosen runs again into `folder`. Return whether the user interrupted it."""
     groups: dict[tuple[str, int | None], list[RunSpec]] = defaultdict(list)
     for r in chosen:
-        where = asked.device or r.env.device, r.env.threads
+        where = request.device or r.env.device, r.env.threads
         groups[where].append(r.spec)
     for (device, threads), specs in sorted(groups.items(), key=str):
         session = {
             "device": device,
-            "data_dir": None if asked.data_dir is None else str(asked.data_dir),
-            "plugins": [str(p) for p in asked.plugins],
+            "data_dir": None if request.data_dir is None else str(request.data_dir),
+            "plugins": [str(p) for p in request.plugins],
             "adapters": None,
-            **asked.more,
+            **request.more,
         }
         outcome = runner.run(
             lambda _, specs=specs: specs,  # type: ignore[misc]
             folder,
             experiment="verify",
-            session=asked.session,
+            session=request.session,
             session_kwargs=session,
-            jobs=asked.jobs,
+            jobs=request.jobs,
             threads=threads,
             again=True,
-            view=asked.view,
+            view=request.view,
         )
         if outcome.code == runner.INTERRUPTED:
             return True
     return False
 
 
-def _outcome(r: TrainingRecord, gone: str | None, repeats: Sequence[Record]) -> Outcome | None:
-    """None where the repeat was interrupted."""
-    if gone is not None:
-        return Outcome(r, NOT_REPEATED, said=gone)
+def _outcome(r: TrainingRecord, unrepeatable: str | None, repeats: Sequence[Record]) -> RepeatOutcome | None:
+    """Compare a record with its repeat; None if the repeat was interrupted."""
+    if unrepeatable is not None:
+        return RepeatOutcome(r, NOT_REPEATED, message=unrepeatable)
     threads = r.env.threads
     made = [m for m in repeats if m.spec_id == r.spec_id and threads in (None, m.env.threads)]
     if not made:
@@ -220,17 +262,17 @@ def _outcome(r: TrainingRecord, gone: str | None, repeats: Sequence[Record]) -> 
     if not again.is_finished:
         if again.status in record.RETRIED:
             return None
-        said = f"the repeat ended as {again.status}: {again.body.reason or 'no reason recorded'}"
-        return Outcome(r, DIFFERS, said=said)
+        message = f"the repeat ended as {again.status}: {again.body.reason or 'no reason recorded'}"
+        return RepeatOutcome(r, DIFFERS, message=message)
     one, other = r.raw(), again.raw()
     environment, may_differ = differences.environments(one["env"], other["env"])
-    found, said = differences.compare(one, other), ""
+    found, message = differences.compare(one, other), ""
     if all(d.is_rounding for d in found):
         status = IDENTICAL
     else:
         if may_differ:
-            judged = tolerance.judge(one, other, found)
-            found, said = judged.differences, judged.said
+            tolerated = tolerance.apply_tolerance(one, other, found)
+            found, message = tolerated.differences, tolerated.message
         status = WITHIN if all(d.within for d in found) else DIFFERS
     unrecorded = differences.unrecorded(one["env"], other["env"])
-    return Outcome(r, status, tuple(found), tuple(environment), tuple(unrecorded), said)
+    return RepeatOutcome(r, status, tuple(found), tuple(environment), tuple(unrecorded), message)

@@ -1,8 +1,8 @@
-"""How far apart two computations of one score may be on any machine: a few units in the last place.
+"""The tolerance for two computations of one score on any machine: a few units in the last place (ulp).
 
-A score follows from predictions, which are compared bit for bit. Its own last digits say in which order its sums were
-taken: records hold scores from SciPy, whose BLAS kernel depends on the processor, and from sums taken one by one. Today
-each sum is rounded once (`peftbench.tasks.metrics`), the same everywhere.
+A score follows from predictions, which are compared bit for bit. Its last digits depend on the order of summation.
+Older records hold scores from SciPy, whose BLAS kernel depends on the processor, or from sequential sums. Today each
+sum is rounded once (`peftbench.tasks.metrics`), which gives the same digits on every machine.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ PLACES = ("metrics.test.", "metrics.validation.", "curve.validation[")
 
 
 def ulps(a: float, b: float) -> float:
-    """The distance in units in the last place of the larger, or of 1: terms of size 1 cancel in a score near 0."""
+    """Return the distance in units in the last place of the larger value, or of 1 if both are smaller.
+
+    A score near 0 is a difference of terms of size 1, so its rounding error is that of 1.
+    """
     return abs(a - b) / math.ulp(max(abs(a), abs(b), 1.0))
 
 
 def is_same(a: Any, b: Any) -> bool:
-    """Whether two scores are equal but for rounding; one that does not exist equals another such one alone."""
+    """Whether two scores are equal up to rounding. An undefined score (None) equals only another undefined one."""
     if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (a, b)):
         return a is b
     return ulps(a, b) <= SCORE_ULPS

@@ -1,9 +1,9 @@
-"""How far apart two runs of one spec may be where another machine, device, version or number of threads ran them.
+"""The tolerance for two runs of one spec on different machines, devices, library versions or thread counts.
 
-Sums are then taken in another order. Before the first update that is rounding alone; each update feeds it back, and
-after some tens of steps single predictions near the boundary flip. So the first loss must agree closely, the curve on
-average, most predictions, and what is counted rather than summed in every digit. The bounds stand a good way above what
-was measured (docs/reproducing.md), and below what any changed setting of a run does to it.
+Such runs sum in another order. Before the first update they differ by rounding alone. Each update amplifies it, and
+after some tens of steps single predictions near the decision boundary flip. So the first loss must agree closely, the
+curve on average, and most predictions; counts must agree exactly. The bounds are well above the measured differences
+(docs/reproducing.md), and below the effect of any changed setting.
 """
 
 from __future__ import annotations
@@ -14,33 +14,44 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from peftbench.verify.records.differences import Difference
+from peftbench.verify.records.differences import FieldDifference
 
 FIRST_LOSS = 1e-3  # relative
-CURVE = 0.05  # mean distance of the losses over their mean
-PREDICTIONS = 0.90  # share that is equal; of numbers: 1 - their mean distance over the spread of the labels
-SCORE = 0.1  # of a validation score, relative to it or, for scores below 1, absolute
-BYTES = 0.02  # of the peak, which kernels of another kind reach with other temporaries
+CURVE = 0.05  # mean distance of the losses, divided by their mean
+PREDICTIONS = 0.90  # share of equal ones; for numbers, 1 - mean distance / standard deviation of the labels
+SCORE = 0.1  # of a validation score: relative, or absolute if it is below 1
+BYTES = 0.02  # share of the memory peak, because other kernels need other temporaries
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The differences with those marked that the tolerance covers, and how far apart the two are, in words."""
+class ToleranceResult:
+    """The differences with `within` set, and a sentence with the measured distances."""
 
-    differences: list[Difference]
-    said: str
+    differences: list[FieldDifference]
+    message: str
 
 
-def judge(recorded: Mapping[str, Any], repeated: Mapping[str, Any], found: Sequence[Difference]) -> Judged:
-    """`found` are all the differences between the two bodies, which ran on different machines or versions."""
+def apply_tolerance(
+    recorded: Mapping[str, Any], repeated: Mapping[str, Any], found: Sequence[FieldDifference]
+) -> ToleranceResult:
+    """Mark the differences that another machine or version explains.
+
+    Args:
+        recorded: the record's body with its predictions.
+        repeated: the body of the repeat, from another machine or with other versions.
+        found: all differences between the two bodies.
+
+    Returns:
+        The same differences with `within` set for those that the tolerance covers.
+    """
     first, curve = _losses(recorded["curve"]["loss"], repeated["curve"]["loss"])
-    alike = _alike(recorded["predictions"], repeated["predictions"])
+    alike = _similarity(recorded["predictions"], repeated["predictions"])
     peak = float((recorded.get("memory") or {}).get("peak_bytes") or 1)
     moved = recorded["env"].get("device") != repeated["env"].get("device")
     losses = first <= FIRST_LOSS and curve <= CURVE
     chosen = recorded.get("checkpoint_step") == repeated.get("checkpoint_step")
     predictions = alike >= PREDICTIONS or (losses and not chosen)  # of another step's weights, validated as well
-    covers: dict[str, Callable[[Difference], bool]] = {
+    covers: dict[str, Callable[[FieldDifference], bool]] = {
         "curve.loss": lambda d: losses,
         "curve.validation": lambda d: _near(d, SCORE, floor=1.0),
         "checkpoint_step": lambda d: True,  # the best of several nearly equal ones
@@ -53,19 +64,19 @@ def judge(recorded: Mapping[str, Any], repeated: Mapping[str, Any], found: Seque
         "memory": lambda d: moved or isinstance(d.recorded, str) or _near(d, BYTES, floor=peak),
     }
 
-    def within(d: Difference) -> bool:
+    def within(d: FieldDifference) -> bool:
         return d.within or next((cover(d) for place, cover in covers.items() if d.field.startswith(place)), False)
 
-    said = (
+    message = (
         f"first loss {first:.1e} apart (at most {FIRST_LOSS:.0e}), losses {curve:.1e} on average (at most {CURVE}), "
         f"predictions {alike:.3f} alike (at least {PREDICTIONS})"
     )
-    said += "" if chosen else "; another of nearly equal checkpoints was tested"
-    return Judged([replace(d, within=within(d)) for d in found], said)
+    message += "" if chosen else "; another of nearly equal checkpoints was tested"
+    return ToleranceResult([replace(d, within=within(d)) for d in found], message)
 
 
 def _losses(a: Sequence[float | None], b: Sequence[float | None]) -> tuple[float, float]:
-    """The first losses' relative distance, and the mean distance over the mean loss; infinite where not comparable."""
+    """Return the relative distance of the first losses, and the mean distance / mean loss; inf if not comparable."""
     if len(a) != len(b) or not a:
         return math.inf, math.inf
     pairs = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
@@ -77,10 +88,10 @@ def _losses(a: Sequence[float | None], b: Sequence[float | None]) -> tuple[float
     return first, apart / max(scale, 1e-12)
 
 
-def _alike(a: Mapping[str, Sequence[Any]] | None, b: Mapping[str, Sequence[Any]] | None) -> float:
-    """1 where all predictions are equal, as where tuning trials have none; 0 or less where nothing is.
+def _similarity(a: Mapping[str, Sequence[Any]] | None, b: Mapping[str, Sequence[Any]] | None) -> float:
+    """Return how similar two sets of predictions are: 1 if all are equal or both are missing (tuning trials).
 
-    Labels must be the same.
+    The result is -inf if the labels or the number of predictions differ.
     """
     if a is None or b is None:
         return 1.0 if a is b else -math.inf
@@ -94,7 +105,7 @@ def _alike(a: Mapping[str, Sequence[Any]] | None, b: Mapping[str, Sequence[Any]]
     return 1 - apart / max(statistics.pstdev(a["labels"]), 1e-12)
 
 
-def _near(d: Difference, relative: float, floor: float) -> bool:
+def _near(d: FieldDifference, relative: float, floor: float) -> bool:
     numbers = [v for v in (d.recorded, d.repeated) if isinstance(v, (int, float)) and not isinstance(v, bool)]
     if len(numbers) < 2:
         return False

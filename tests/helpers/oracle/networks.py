@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from peftbench.method.edit import Edit
 from peftbench.method.registry import find, make
-from peftbench.verify.contract.case import place
+from peftbench.verify.contract.compare import storage_address
 
 RATE, DECAY, STEPS = 1e-2, 0.1, 5
 
@@ -77,8 +77,8 @@ class Ours:
     @property
     def trained(self) -> dict[str, nn.Parameter]:
         """What trains, by the names of the adapter's state."""
-        names = {place(t): name for name, t in self.edit.state().items()}
-        return {names[place(p)]: p for p in self.edit.trained()}
+        names = {storage_address(t): name for name, t in self.edit.state().items()}
+        return {names[storage_address(p)]: p for p in self.edit.trained()}
 
     def state(self) -> dict[str, Tensor]:
         """A copy of the adapter's state."""

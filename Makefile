@@ -7,7 +7,7 @@ RUN := $(BIN)/python -m peftbench
 SMOKE := results/reference/ci_smoke
 EIGHT := full lora qlora adapter adapter-parallel prefix ia3 dora
 
-.PHONY: quickstart env test planted-bugs lint smoke verify published ci-records gpu lock docs clean
+.PHONY: quickstart env test test-fast test-all planted-bugs lint smoke verify published ci-records gpu lock docs clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) fetch
@@ -15,9 +15,19 @@ quickstart: $(VENV)/.installed
 
 env: $(VENV)/.installed
 
-# Two processes of one thread each: the tests' tensors are too small to share.
+# Two processes of one thread each: the tests' tensors are too small to share. A free worker takes tests of the other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) -m "not full" --durations=25
+
+# What takes no more than about a second and a half each, and no data that must be fetched.
+test-fast: $(VENV)/.installed
+	$(PYTEST) -m "not full and not slow and not embedded"
+
+# The whole matrix of the contract too: every setting of every method on every network.
+test-all: $(VENV)/.installed
+	$(PYTEST) --durations=25
 
 # Every bug planted in tests/helpers/planted_bugs.py, and the promises of the contract that catch it.
 planted-bugs: $(VENV)/.installed

@@ -98,7 +98,9 @@ class Model:
 
     @cached_property
     def backbone(self) -> Backbone:
-        return self.load()
+        backbone = self.load()
+        backbone.keep()  # before any test trains its head
+        return backbone
 
 
 class Zoo:
@@ -127,7 +129,7 @@ def restore(backbone: Backbone) -> None:
     head = {id(p) for p in backbone.head_parameters()}
     for name, p in backbone.parameters.items():
         p.grad = None
-        if id(p) in head and backbone._snapshot is not None:
+        if id(p) in head:
             p.data = backbone.pristine(name)
 
 

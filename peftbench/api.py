@@ -396,7 +396,7 @@ def run(
         experiment=planned.experiment.name,
         overrides=planned.experiment.overrides,
         reference=planned.experiment.reference,
-        expected=len(asked),
+        expected=len(planned),
         session_kwargs=planned.session(device, folder),
         jobs=workers,
         threads=threads if workers == 1 else None,

@@ -163,13 +163,10 @@ class TrialRecord(TrainingRecord):
 
 @dataclass(frozen=True)
 class ProfileRecord(Record):
-    """A profile pass, or several processes' parts of one that a report has joined.
-
-    `processes` is the number of processes that took the pass, one after another.
-    """
+    """A profile pass, or several processes' parts of one that a report has joined."""
 
     body: ProfileBody = field(repr=False)
-    processes: int = 1
+    processes: int = 1  # the number of processes that took the pass, one after another
 
     @property
     def spec(self) -> ProfileSpec:

@@ -342,8 +342,8 @@ def plan(
     loaded = read.load(source, methods, overrides)
     if against is None:
         return Plan(prepare.prepare(loaded, only, given, files, measures(given)), data_dir=given)
-    found, beside = baselines.prepared(loaded, only, given, files, Path(against), measures(given))
-    return Plan(found, beside, given, tuple(beside.remarks))
+    prepared, chosen = baselines.prepared(loaded, only, given, files, Path(against), measures(given))
+    return Plan(prepared, chosen, given, tuple(chosen.remarks))
 
 
 def run(
@@ -382,22 +382,22 @@ def run(
     from peftbench.run import runner
     from peftbench.run.view import Lines, Quiet
 
-    asked = plan if isinstance(plan, Plan) else _plan(plan)
-    if (wanted := device or asked.experiment.device) not in ("auto", "cpu"):
-        from peftbench.backbones.devices import pick  # torch: seconds, which only such a device is worth
+    planned = plan if isinstance(plan, Plan) else _plan(plan)
+    if (wanted := device or planned.experiment.device) not in ("auto", "cpu"):
+        from peftbench.backbones.devices import pick  # imports torch, which takes seconds
 
         pick(wanted)
-    folder, workers = asked.results_dir(results), jobs or asked.experiment.jobs
-    asked.prepared.check_jobs(workers)
+    folder, workers = planned.results_dir(results), jobs or planned.experiment.jobs
+    planned.prepared.check_jobs(workers)
     view = (Lines() if progress else Quiet()) if isinstance(progress, bool) else progress
     outcome = runner.run(
-        asked.planner(record.read_all(folder), retry_failed),
+        planned.planner(record.read_all(folder), retry_failed),
         folder,
-        experiment=asked.experiment.name,
-        overrides=asked.experiment.overrides,
-        reference=asked.experiment.reference,
-        expected=len(asked),
-        session_kwargs=asked.session(device, folder),
+        experiment=planned.experiment.name,
+        overrides=planned.experiment.overrides,
+        reference=planned.experiment.reference,
+        expected=len(planned),
+        session_kwargs=planned.session(device, folder),
         jobs=workers,
         threads=threads if workers == 1 else None,
         profile_threads=threads,
@@ -405,7 +405,7 @@ def run(
         retry_failed=retry_failed,
         view=view,
     )
-    return Records(folder, None if asked.baselines is None else asked.baselines.folder, outcome)
+    return Records(folder, None if planned.baselines is None else planned.baselines.folder, outcome)
 
 
 _plan = plan  # `run` has a parameter of that name

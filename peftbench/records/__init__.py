@@ -1,1 +1,1 @@
-"""What was asked and what came out: specifications, records and the facts about what ran them."""
+"""The files of results: specifications of runs, records of attempts, and facts about code and machine."""

@@ -1,7 +1,7 @@
-"""What a record says, as types: the body of a run, of a tuning trial, of a profile pass.
+"""The types of a record's body: `RunBody`, `TrialBody` and `ProfileBody`, with their parts.
 
-A field without a default is in every record of today's format; upgrades.py fills it in for older ones. check.py
-compares a body with its type. A field's comment is its description in the published JSON Schema (schema.py).
+Every record of the current format has the fields without a default; upgrades.py fills them in for older formats.
+check.py checks that a body fits its type. A field's comment is its description in the published JSON Schema.
 """
 
 from __future__ import annotations
@@ -15,156 +15,156 @@ from peftbench.records.spec import ProfileSpec, RunSpec
 
 Status = Literal["finished", "diverged", "oom", "error", "killed", "abandoned"]
 
-Score = float | None  # null: the metric has no value, as a correlation with a constant prediction
+Score = float | None  # null: undefined, such as a correlation with a constant prediction
 
 
 class Code(Struct, frozen=True, kw_only=True):
-    """The code that ran."""
+    """The code that ran the attempt."""
 
     version: str | None  # of the package peftbench
     source: str  # 16 hex digits of the hash of its Python files
     commit: str | None  # the last one that touched these files; null outside a checkout
-    dirty: bool | None = None  # whether that commit lacks some of what was hashed; null where nobody can tell
-    plugins: dict[str, str] = {}  # hashes of the methods' files that were given with --plugin, by file name
+    dirty: bool | None = None  # whether the hashed files differ from that commit; null if unknown
+    plugins: dict[str, str] = {}  # hashes of the files given with --plugin, by file name
 
 
 class Processor(Struct, frozen=True, kw_only=True):
-    """The CPU."""
+    """The processor of the machine."""
 
-    model: str | None  # the name that its maker gives it
+    model: str | None  # the manufacturer's name
     capability: str | None  # the vector instructions that torch uses: "AVX2", "AVX512"
 
 
 class Gpu(Struct, frozen=True, kw_only=True):
-    """The CUDA device that ran it."""
+    """The CUDA device that ran the attempt."""
 
-    name: str  # the name that its maker gives it
+    name: str  # the manufacturer's name
     capability: str  # compute capability: "9.0"
     cuda: str | None  # version of CUDA that torch was built with
 
 
 class Environment(Struct, frozen=True, kw_only=True):
-    """What ran it; `env_id` is the hash of these facts as the file has them."""
+    """The code and machine that ran the attempt. `env_id` is the hash of this mapping in the file."""
 
     code: Code  # of peftbench and its methods
     python: str  # version
-    packages: dict[str, str | None]  # versions of the libraries that decide the last bits; null: not installed
+    packages: dict[str, str | None]  # versions of the libraries that affect results; null: not installed
     platform: str  # operating system and kind of processor: "Linux x86_64"
-    device: str  # that computed: "cpu", "cuda:0", "mps"
-    cpu: Processor  # of the machine, where a GPU computed too
-    gpu: Gpu | None  # null where none computed
+    device: str  # the device of the run: "cpu", "cuda:0", "mps"
+    cpu: Processor  # of the machine, also for a run on a GPU
+    gpu: Gpu | None  # null for a run on another device
     blas: dict[str, str] = {}  # loaded BLAS libraries and their kernels, by package; older records lack it
-    threads: int | None  # inside one operation; null where nothing limits them
+    threads: int | None  # CPU threads of one operation; null if not limited
 
     @property
     def machine(self) -> str:
-        """The name of the GPU or processor that computed."""
+        """The name of the GPU or processor that the attempt ran on."""
         return (self.gpu.name if self.gpu else self.cpu.model) or self.device
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
-    """What every record says, whatever was attempted."""
+    """The fields that all records have."""
 
     kind: str  # "run" or "profile"
-    spec_id: str  # 16 hex digits of the hash of what was asked, defaults left out
+    spec_id: str  # 16 hex digits of the spec's hash, without fields at their defaults
     env_id: str  # 16 hex digits of the hash of `env`
-    slug: str  # what was asked in a few readable words; the file is named after it
-    attempt: int  # from 1, counted for each spec and environment
+    slug: str  # readable name of the spec; the file's name starts with it
+    attempt: int  # counts the attempts at this spec in this environment, from 1
     status: Status  # how it ended; "killed" and "abandoned" attempts are repeated by running again
-    reason: str | None  # why it did not finish; null where it did
-    traceback: str | None  # of the exception that ended it, or the last lines of a process that was killed
+    reason: str | None  # why it did not finish; null if it finished
+    traceback: str | None  # of the exception, or the last lines on stderr of a killed process
     started: str  # ISO 8601, with the time zone
     ended: str  # ISO 8601, with the time zone
-    seconds: Seconds  # how long it took
-    experiment: str  # name in the experiment's file
-    reference: str  # label of the method that the experiment compares scores and costs with
-    overrides: list[str] = []  # values that stood in place of the file's, as `--set` takes them
-    env: Environment  # what ran it
+    seconds: Seconds  # duration
+    experiment: str  # the experiment's name in its file
+    reference: str  # label of the method that scores and costs are compared with
+    overrides: list[str] = []  # values in place of the file's, in the form of `--set`
+    env: Environment  # code and machine
 
 
 class Curve(Struct, frozen=True, kw_only=True):
-    """Training as it went."""
+    """The losses and validation scores during training."""
 
-    loss: list[float | None]  # one an optimiser step; null where it was not finite
-    validation: list[dict[str, int | float | None]]  # {"step": n, metric: score}, each time that it was evaluated
+    loss: list[float | None]  # one for each optimiser step; null if not finite
+    validation: list[dict[str, int | float | None]]  # {"step": n, metric: score} for each evaluation
 
 
 class Amount(Struct, frozen=True, kw_only=True):
-    """How much was trained."""
+    """The amount of training."""
 
-    tokens: int  # that the network saw, padding left out
-    seconds: float | None  # of training steps; null where these did not limit the run
-    repeatable: bool  # whether the spec decides on the number of steps
+    tokens: int  # tokens in all training batches, without padding
+    seconds: float | None  # in training steps; null unless the budget is a time
+    repeatable: bool  # whether the spec determines the number of steps
 
 
 class ValidationMetrics(Struct, frozen=True, kw_only=True):
-    """Scores of the checkpoint that was kept, on the split that choices are made by."""
+    """Validation scores of the checkpoint that was kept. Choices are made by them."""
 
     validation: dict[str, Score]  # by metric
-    primary: str  # the metric that decides
-    direction: Literal["max", "min"]  # which end of that metric is better
+    primary: str  # the metric that choices are made by
+    direction: Literal["max", "min"]  # whether a larger or a smaller value of it is better
 
 
 class Metrics(ValidationMetrics, frozen=True, kw_only=True):
-    """Scores of a final run. The test split was read once, after every choice was made."""
+    """Scores of a final run. It reads the test split once, after all choices."""
 
     test: dict[str, Score]  # by metric
-    majority: float | None  # the primary metric of the best constant answer; null where there is none
+    majority: float | None  # the primary metric of the best constant answer; null if there is none
 
 
 class Probe(Struct, frozen=True, kw_only=True):
-    """What a probe measured of the trained network."""
+    """The measurements of one probe of the trained network."""
 
     version: int  # of the probe's code
-    paper: str  # where the measure is from
-    definition: str  # what is measured, in a sentence
-    points: list[dict[str, Any]]  # {"step": n, ...}; the last is of the tested weights
+    paper: str  # the source of the measure
+    definition: str  # the measure in one sentence
+    points: list[dict[str, Any]]  # {"step": n, ...}; the last one is for the tested weights
 
 
 class Sample(Struct, frozen=True, kw_only=True):
-    """A text that the trained network wrote."""
+    """A text that the trained network generated."""
 
-    prompt: str  # what it was given
-    prediction: str  # what it wrote
-    reference: str  # the first of the answers that are right
+    prompt: str  # the input
+    prediction: str  # the generated text
+    reference: str  # the first reference answer
 
 
 class Predictions(Struct, frozen=True, kw_only=True):
-    """Of the test split, one entry an example; decoded only when asked for."""
+    """Predictions on the test split, with one entry for each example. They are decoded on first use."""
 
     ids: list[str]  # hashes of the examples
-    values: list[int | float | str | None]  # class, number or text that was predicted
-    labels: list[int | float | str | list[str]]  # right class or number, or the texts that are right
+    values: list[int | float | str | None]  # predicted class, number or text
+    labels: list[int | float | str | list[str]]  # correct class or number, or the reference texts
 
 
 class TrainingBody(Attempt, frozen=True, kw_only=True):
-    """An attempt at training, a final run or a trial; a failed one has what it got to."""
+    """An attempt at training: a final run or a trial. A failed one has the fields that it reached."""
 
-    kind: Literal["run"]  # a tuning trial is one too, with a number in `spec.trial`
-    spec: RunSpec  # what was asked
-    hyper: dict[str, Any] | None = None  # every hyperparameter of the method, defaults and solved sizes included
-    parameters: Parameters | None = None  # sizes
-    memory: Memory | None = None  # of one training step
-    time: StepTime | None = None  # of its steps
+    kind: Literal["run"]  # also for a tuning trial, which has a number in `spec.trial`
+    spec: RunSpec  # specification of the run
+    hyper: dict[str, Any] | None = None  # all hyperparameters of the method, with defaults and solved sizes
+    parameters: Parameters | None = None  # counts of parameters
+    memory: Memory | None = None  # memory of one training step
+    time: StepTime | None = None  # times of the training steps
     curve: Curve | None = None  # losses and validation scores
-    stopped_at: int | None = None  # number of optimiser steps that were taken
-    trained: Amount | None = None  # tokens and seconds; older records lack it
-    checkpoint_step: int | None = None  # the step after which the tested weights were kept
-    probes: dict[str, Probe] = {}  # by name, where the spec asks for some
+    stopped_at: int | None = None  # number of optimiser steps taken
+    trained: Amount | None = None  # tokens and seconds; missing in older records
+    checkpoint_step: int | None = None  # the step whose weights were tested
+    probes: dict[str, Probe] = {}  # by name, if the spec lists any
 
 
 class RunBody(TrainingBody, frozen=True, kw_only=True):
     """A final run: trained and tested."""
 
     metrics: Metrics | None = None  # scores
-    samples: list[Sample] = []  # the first few texts that it wrote, where the task has it write
+    samples: list[Sample] = []  # the first few generated texts of a generation task
 
     def __post_init__(self) -> None:
         _complete(self, "parameters", "curve", "metrics")
 
 
 class TrialBody(TrainingBody, frozen=True, kw_only=True):
-    """A tuning trial: trained, and scored on the validation split alone."""
+    """A tuning trial: trained, and scored on the validation split only."""
 
     metrics: ValidationMetrics | None = None  # scores
 
@@ -175,11 +175,11 @@ class TrialBody(TrainingBody, frozen=True, kw_only=True):
 class ProfileBody(Attempt, frozen=True, kw_only=True):
     """A profile pass: step time and latency of every configuration on one task, interleaved."""
 
-    kind: Literal["profile"]  # in contrast to runs
-    spec: ProfileSpec  # what was asked
-    rows: list[ProfileRow] | None = None  # one a configuration; null where the pass did not finish
-    base: BaseLatency | None = None  # the network that they change
-    time: Conditions | None = None  # of the machine meanwhile
+    kind: Literal["profile"]  # always "profile"
+    spec: ProfileSpec  # specification of the pass
+    rows: list[ProfileRow] | None = None  # one for each configuration; null if the pass did not finish
+    base: BaseLatency | None = None  # the base network
+    time: Conditions | None = None  # load of the machine during the pass
     sources: dict[str, str] = {}  # how each figure was measured
 
     def __post_init__(self) -> None:
@@ -190,5 +190,6 @@ Body = RunBody | TrialBody | ProfileBody
 
 
 def _complete(body: Attempt, *names: str) -> None:
+    """Raise ValueError if a finished body lacks one of these fields."""
     if body.status == "finished" and (missing := [n for n in names if getattr(body, n) is None]):
         raise ValueError(f"a finished {body.kind} must have {', '.join(missing)}")

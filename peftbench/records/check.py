@@ -1,4 +1,4 @@
-"""The one check of a record's body, when it is read and before it is written: does it fit its type?"""
+"""Check that a record's body fits its type, when it is read and before it is written."""
 
 from __future__ import annotations
 
@@ -19,9 +19,14 @@ T = TypeVar("T")
 
 
 def typed(body: Mapping[str, Any]) -> Body:
-    """A body of today's format as its type. Fields that only newer code writes are left out, but for the spec's.
+    """Convert a body of the current format to its type. Unknown fields outside the spec are dropped.
 
-    Raises ValueError naming the place: "metrics.test.accuracy: expected `float | null`, got `str`".
+    Args:
+        body: the JSON values of a record's body.
+
+    Raises:
+        ValueError: the body does not fit its type. The message names the field: "metrics.test.accuracy: expected
+            `float | null`, got `str`".
     """
     kind, spec = body.get("kind"), body.get("spec")
     if kind not in ("run", "profile"):
@@ -29,18 +34,29 @@ def typed(body: Mapping[str, Any]) -> Body:
     is_trial = isinstance(spec, Mapping) and spec.get("trial") is not None
     type_: Any = ProfileBody if kind == "profile" else TrialBody if is_trial else RunBody
     made: Body = _converted(body, type_)
-    if place := _unknown(spec, made.spec):  # left out, it would make another spec
+    if place := _unknown(spec, made.spec):  # without the field it would be another spec
         raise ValueError(f"{_text(('spec', *place))}: this version does not know that field")
     return made
 
 
 def typed_predictions(predictions: Mapping[str, Any]) -> Predictions:
-    """Predictions as their type. Raises ValueError naming the place."""
+    """Convert predictions to their type.
+
+    Raises:
+        ValueError: they do not fit; the message names the field.
+    """
     return _converted(predictions, Predictions, ("predictions",))
 
 
 def complete(body: Mapping[str, Any]) -> None:
-    """Raise ValueError for a body that is not to be written: it misfits, or has a field that no reader knows."""
+    """Check that a body may be written.
+
+    Args:
+        body: the body, with or without predictions.
+
+    Raises:
+        ValueError: the body does not fit its type, has an unknown field, or lacks predictions.
+    """
     made = typed(body)
     if place := _unknown({k: v for k, v in body.items() if k not in FILE_KEYS}, made):
         raise ValueError(f"{_text(place)}: no record has that field")
@@ -51,17 +67,18 @@ def complete(body: Mapping[str, Any]) -> None:
 
 
 def _converted(value: Any, to: type[T], root: Place = ()) -> T:
+    """Convert a value to a type; raise ValueError that names the field, after the keys in `root`."""
     try:
         return msgspec.convert(value, to)
     except ValidationError as e:
-        said, place = str(e).partition(" - at `")[0], (*root, *_place(e, value, to))
-        if missing := re.fullmatch(r"Object missing required field `(\w+)`", said):
-            said, place = "It is missing", (*place, missing[1])
-        raise ValueError(f"{_text(place)}: {said[0].lower()}{said[1:]}" if place else said) from None
+        message, place = str(e).partition(" - at `")[0], (*root, *_place(e, value, to))
+        if missing := re.fullmatch(r"Object missing required field `(\w+)`", message):
+            message, place = "It is missing", (*place, missing[1])
+        raise ValueError(f"{_text(place)}: {message[0].lower()}{message[1:]}" if place else message) from None
 
 
 def _place(error: ValidationError, value: Any, to: type) -> Place:
-    """Where the error is: msgspec names fields and indices, and says "[...]" for a key of a mapping."""
+    """Return the place of an error. msgspec names fields and indices, but writes "[...]" for a key of a mapping."""
     place: Place = ()
     for name, index in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", str(error).partition(" - at `$")[2]):
         place += (name or (_key(error, value, place, to) if index == "..." else int(index)),)
@@ -69,7 +86,7 @@ def _place(error: ValidationError, value: Any, to: type) -> Place:
 
 
 def _key(error: ValidationError, value: Any, place: Place, to: type) -> str:
-    """Which key of the mapping at `place` is at fault: the one that gives the same error alone."""
+    """Return the key at fault in the mapping at `place`: the one that alone gives the same error."""
     at = value
     for step in place:
         at = at[step]
@@ -83,7 +100,7 @@ def _key(error: ValidationError, value: Any, place: Place, to: type) -> str:
 
 
 def _replaced(value: Any, place: Place, new: Any) -> Any:
-    """A copy of `value` with `new` at `place`."""
+    """Return a copy of `value` with `new` at `place`."""
     if not place:
         return new
     copied: Any = dict(value) if isinstance(value, Mapping) else list(value)
@@ -92,7 +109,7 @@ def _replaced(value: Any, place: Place, new: Any) -> Any:
 
 
 def _unknown(value: Any, made: Any) -> Place | None:
-    """The place of a field of `value` that the type of `made` does not have."""
+    """Return the place of a field of `value` that the type of `made` lacks; None if there is none."""
     cls: Any = type(made)
     if issubclass(cls, Struct) or is_dataclass(cls):
         if extra := sorted(value.keys() - _fields(cls)):
@@ -113,10 +130,10 @@ _PLAIN = {str, int, float, bool, type(None)}
 
 @cache
 def _fields(type_: Any) -> frozenset[str]:
-    """The names of a struct's or a data class's fields."""
+    """Return the names of the fields of a struct or dataclass."""
     return frozenset(type_.__struct_fields__ if issubclass(type_, Struct) else (f.name for f in fields(type_)))
 
 
 def _text(place: Place) -> str:
-    """`rows[1].latency[0].batch`"""
+    """Return a place as text: `rows[1].latency[0].batch`."""
     return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).removeprefix(".")

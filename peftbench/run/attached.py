@@ -24,7 +24,7 @@ from peftbench.run.train import Trainer, fit
 from peftbench.tasks import batches, dataset, tokens
 from peftbench.tasks.tokens import Encoded
 
-NAME = "in memory"  # what messages call texts that are no task's
+NAME = "in memory"  # the name in messages of texts that belong to no task
 
 
 class Attached:
@@ -58,7 +58,7 @@ class Attached:
         plugins: Sequence[Path] = (),
         seed: int = 0,
     ) -> Attached:
-        """Attach the method called `method`; the arguments are those of `peftbench.attach`, and so are the errors."""
+        """Attach a method by its name. Arguments and errors are those of `peftbench.attach`."""
         made = make(find(method, plugins), hyper or {}, where=method)
         in_memory.kind_of(net)
         if hasattr(net, _MARK):
@@ -77,11 +77,11 @@ class Attached:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Parameters by identity: `trainable` (the method's), `head`, `added`, `total`."""
+        """Counts of parameters: `trainable` (the method's), `head`, `added` and `total`."""
         return self._now().counts()
 
     def parameters(self) -> list[nn.Parameter]:
-        """What an optimiser of your own should train: the method's parameters, then the task head's."""
+        """Return the parameters for an optimiser of your own: the method's, then the task head's."""
         return [*self._now().trained(), *self.backbone.head_parameters()]
 
     def train(
@@ -99,27 +99,27 @@ class Attached:
         weight_decay: float = 0.0,
         dtype: str = "float32",
     ) -> list[float]:
-        """Train the method, and the task head where there is one, with the loop of the benchmark.
+        """Train the method, and the task head if there is one, with the training loop of the benchmark.
 
         Args:
-            texts: n texts; for a causal or encoder-decoder model, prompts.
-            labels: n class indices, numbers (one output), or answers to write.
-            pairs: n second texts.
+            texts: n texts; prompts for a causal or encoder-decoder model.
+            labels: n class indices, numbers (for one output), or answers to generate.
+            pairs: n second texts, for tasks with two.
             steps: optimiser steps.
-            lr: peak learning rate; the method's own by default.
-            head_lr: the head's; that of the method by default.
-            batch_size: texts a step.
-            max_length: tokens kept of a text.
-            warmup: share of the steps in which the rate rises from 0; then it falls linearly to 0.
-            weight_decay: on matrices only.
+            lr: peak learning rate; by default the method's own.
+            head_lr: peak learning rate of the head; by default that of the method.
+            batch_size: texts in each step.
+            max_length: tokens of each text; the rest is cut off.
+            warmup: fraction of the steps in which the rate rises from 0; then it falls linearly to 0.
+            weight_decay: weight decay of matrices; other parameters have none.
             dtype: "float32", or "bfloat16" for autocast.
 
         Returns:
             The mean loss of each step.
 
         Raises:
-            UserError: no tokenizer, or texts and labels that do not fit together.
-            Diverged: the loss or a weight is no longer a number.
+            UserError: there is no tokenizer, or texts and labels do not fit together.
+            Diverged: the loss or a weight is not finite.
         """
         encoded = self._encoded(texts, labels, pairs, max_length)
         rate = type(self.method).lr if lr is None else lr
@@ -145,7 +145,22 @@ class Attached:
         new_tokens: int = 64,
         dtype: str = "float32",
     ) -> list[Any]:
-        """A class index, a number or a written answer (greedy, at most `new_tokens` tokens) for each text."""
+        """Predict a class, a number or an answer for each text.
+
+        Args:
+            texts: n texts; prompts for a causal or encoder-decoder model.
+            pairs: n second texts, for tasks with two.
+            batch_size: texts in each batch.
+            max_length: tokens of each text; the rest is cut off.
+            new_tokens: most tokens of a generated answer; decoding is greedy.
+            dtype: "float32", or "bfloat16" for autocast.
+
+        Returns:
+            n class indices, numbers, or generated answers.
+
+        Raises:
+            UserError: there is no tokenizer, or texts and pairs do not fit together.
+        """
         generates = self.backbone.kind == "generation"
         encoded = self._encoded(texts, ["" if generates else 0] * len(texts), pairs, max_length)
         if generates:
@@ -154,17 +169,22 @@ class Attached:
 
     @contextmanager
     def merged(self) -> Iterator[nn.Module]:
-        """The network with the adapters folded into plain layers, inside the `with` block.
+        """Merge the adapters into plain layers within the `with` block.
 
-        Raises `NotMergeable` for a method that is no linear map.
+        Yields:
+            The network without adapters.
+
+        Raises:
+            NotMergeable: the method cannot be merged, because it is not a linear map.
         """
         with self._now().merged() as net:
             yield net
 
     def merge(self) -> None:
-        """Fold the adapters into plain layers until `unmerge`.
+        """Merge the adapters into plain layers until `unmerge`.
 
-        Raises `NotMergeable` for a method that is no linear map.
+        Raises:
+            NotMergeable: the method cannot be merged, because it is not a linear map.
         """
         if self._merged is None:
             merged = self._now().merged()
@@ -172,17 +192,24 @@ class Attached:
             self._merged = merged
 
     def unmerge(self) -> None:
-        """Put the adapters back: exact, since the folded layers are copies. Nothing happens where nothing is merged."""
+        """Undo `merge` exactly, because merged layers are copies. It does nothing if nothing is merged."""
         if self._merged is not None:
             self._merged.__exit__(None, None, None)
             self._merged = None
 
     def state(self) -> dict[str, Tensor]:
-        """The method's tensors by the paths of their sites, without the head."""
+        """Return the method's tensors by the paths of their sites, without the head."""
         return self._now().state()
 
     def save(self, path: str | Path) -> Path:
-        """Write the adapter as safetensors, and the head beside it; `load` and `peftbench export` read it."""
+        """Save the adapter as safetensors, and the head in a second file next to it.
+
+        Args:
+            path: the adapter's file, which `load` and `peftbench export` read.
+
+        Returns:
+            The path.
+        """
         header = {
             "method": self.method.name,
             "hyper": asdict(self.method),
@@ -194,19 +221,23 @@ class Attached:
         return Path(path)
 
     def load(self, path: str | Path) -> None:
-        """Take over the tensors of an adapter that was saved from the same method and network. Raises UserError."""
+        """Load an adapter that was saved from the same method and network, and its head if there is one.
+
+        Raises:
+            UserError: the file is no such adapter.
+        """
         state, header = adapter_file.load(Path(path))
         if header["method"] != self.method.name:
             raise UserError(f"{path} holds an adapter of {header['method']}, and {self.method.name} is attached here")
         if header["backbone"] != self._fingerprint():
             raise UserError(f"{path} was trained on another network; attach to the weights that it was trained on")
-        self.method.finish(self._now())  # what was saved is what is left after training
+        self.method.finish(self._now())  # the saved tensors are those after `finish`
         self._now().load(state)
         if self.backbone.head and adapter_file.head_path(Path(path)).exists():
             adapter_file.load_head(Path(path), self.backbone)
 
     def undo(self) -> None:
-        """Take the method off: every weight, the head too, and every module as they were given, bit for bit."""
+        """Detach the method and restore every module and weight of the given network bit for bit, the head included."""
         self.unmerge()
         edit = self._now()
         edit.undo()
@@ -219,6 +250,7 @@ class Attached:
         self._edit = None
 
     def _now(self) -> Edit:
+        """Return the edit; raise UserError after `undo`."""
         if self._edit is None:
             raise UserError("the method was taken off by undo(); attach it again")
         return self._edit
@@ -226,6 +258,7 @@ class Attached:
     def _encoded(
         self, texts: Sequence[str], labels: Sequence[Any], pairs: Sequence[str] | None, max_length: int
     ) -> Encoded:
+        """Check texts and labels, and convert them to tokens."""
         b = self.backbone
         if b.tokenizer is None:
             raise UserError("texts need the network's tokenizer; give it to attach(method, model, tokenizer)")
@@ -251,7 +284,7 @@ class Attached:
         return tokens.encode_examples(NAME, b.kind, examples, b.tokenizer, max_length, b.decoder_start)
 
     def _fingerprint(self) -> str:
-        """Of the weights as they were given, not as training left them."""
+        """Return the fingerprint of the given weights, before training."""
         if not self.backbone.fingerprint:
             self.backbone.fingerprint = in_memory.fingerprint_of(
                 {name: self.backbone.pristine(name) for name in self.backbone.parameters}

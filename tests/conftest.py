@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,6 +95,23 @@ def attached(zoo: Zoo) -> Iterator[Callable[[str, Method], Backbone]]:
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
     """Run the command line in this process, in an empty directory."""
     return called(monkeypatch, capsys, tmp_path)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the executor `local` carry out runs in threads of this process, where torch is loaded already.
+
+    Each worker process imports torch anew, which takes five seconds. What only a worker process does is tested in
+    tests/run/test_pool.py, and with a real session in tests/cli/test_cli.py.
+    """
+    import torch
+
+    from peftbench.run import executors
+
+    threads = EntryPoint("local", "thread_executor:ThreadExecutor", executors.GROUP)
+    monkeypatch.setattr(executors, "OWN", (threads,))
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -341,6 +341,7 @@ methods:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
 def test_an_experiment_trains_t5_on_a_file_from_yaml_to_report(call: Call, tmp_path: Path, data: tasks.Dataset) -> None:
     rows = "".join(f"{e.text},{e.references[0]} is in the bag\n" for e in data.train)
     (tmp_path / "fruit.csv").write_text(f"asked,told\n{rows}")

@@ -140,10 +140,10 @@ def auto(kind: str, config: Any = None) -> Any:
     return AutoModelForSeq2SeqLM if config is not None and config.is_encoder_decoder else AutoModelForCausalLM
 
 
-def save(folder: Path, model_type: str, kind: str, facts: dict[str, Any], labels: int = LABELS) -> Path:
+def save(folder: Path, model_type: str, kind: str, facts: dict[str, Any]) -> Path:
     """A random model of this configuration, with its tokenizer, in `folder`."""
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 4}
-    config = AutoConfig.for_model(model_type, vocab_size=VOCABULARY, num_labels=labels, **ids, **facts)
+    config = AutoConfig.for_model(model_type, vocab_size=VOCABULARY, num_labels=LABELS, **ids, **facts)
     torch.manual_seed(0)
     net = auto(kind, config).from_config(config)
     if kind == "generation" and facts.get("tie_word_embeddings") is False:

@@ -230,7 +230,7 @@ def test_the_bitsandbytes_backend_trains_a_tiny_bert(zoo: Zoo) -> None:
 
 @pytest.mark.slow
 def test_a_compiled_network_computes_and_trains_the_same(tmp_path: Path) -> None:
-    """With a prefix, adapters at the blocks and a LoRA at once: slots, hooks and linear sites in one compilation."""
+    """A prefix, adapters at the blocks and a LoRA on 4-bit weights at once: slots, hooks and linear sites."""
     if not (shutil.which("g++") or shutil.which("clang++")):
         pytest.skip("torch.compile needs a C++ compiler on the CPU")
     model_type, kind, facts = ALL["llama"]
@@ -238,7 +238,7 @@ def test_a_compiled_network_computes_and_trains_the_same(tmp_path: Path) -> None
     backbone = load(str(folder), kind, dropout=0.0)
     net = backbone.net.train()
     edit = Edit(backbone)
-    for label in ("lora", "adapter parallel", "prefix"):
+    for label in ("qlora", "adapter parallel", "prefix"):
         name, hyper = CONFIGURATIONS[label]
         make(discover()[name], hyper).attach(edit)
     expected, plain = _step(edit)

@@ -67,6 +67,7 @@ def test_the_same_file_gives_the_same_runs_from_a_path_a_mapping_and_an_experime
     assert len({tuple(s.id for s in p.runs) for p in plans}) == 1
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_python_and_the_command_line_give_the_same_records_and_table(
     call: Call, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +94,7 @@ def test_python_and_the_command_line_give_the_same_records_and_table(
     assert overrides == {("profile=false", "budget.steps=2")}, "kept in the record"
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_complete_grid_is_not_run_again(cached: None, capsys: pytest.CaptureFixture[str]) -> None:
     plan = peftbench.plan(QUICK, only=["method=lora", "seed=0"])
     first = peftbench.run(plan, "r", progress=True)
@@ -102,6 +104,7 @@ def test_a_complete_grid_is_not_run_again(cached: None, capsys: pytest.CaptureFi
     assert [r.path for r in again] == [r.path for r in first]
 
 
+@pytest.mark.slow
 def test_a_model_in_memory_is_the_backbone_of_a_run(cached: None) -> None:
     net = backbones.load("tiny-encoder", "classification", 2)
     from transformers import AutoModelForSequenceClassification

@@ -395,7 +395,7 @@ def test_nothing_to_verify_is_the_users_mistake(tmp_path: Path, made: Path, chec
         repeat.verify(made, made, RepeatRequest())
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
 def test_a_real_run_is_verified_and_a_forged_one_is_not(call: Call, tiny: str, tmp_path: Path) -> None:
     assert call("run", tiny, "--set", "profile=false", "--results", "r", "-q").code == 0
     done = call("verify", "r", "--keep", "kept", "-q")

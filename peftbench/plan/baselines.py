@@ -27,7 +27,7 @@ ROUNDING = 1e-6  # of a budget computed back from a size and its deviation
 
 @dataclass(frozen=True)
 class Baselines:
-    """The finished runs under `folder` that the new ones stand beside, and what a reader must know of them."""
+    """The finished runs under `folder` that the new ones stand runs, and what a reader must know of them."""
 
     folder: Path
     runs: Sequence[RunRecord]
@@ -81,35 +81,35 @@ def prepared(
 
 
 def baselines(planned: Prepared, folder: Path, versions: Mapping[str, int]) -> Baselines:
-    """The records under `folder` that the plan's runs may stand beside. `versions`: of each method's code now."""
+    """The records under `folder` that the plan's runs may stand runs. `versions`: of each method's code now."""
     name, new = planned.experiment.name, list(dict.fromkeys(p.label for p in planned.planned))
     if not folder.is_dir():
         raise UserError(f"--against {folder}: no such directory; give the one that holds the baselines' records")
     everything = record.finished(record.read_all(folder)).values()
     there = [r for r in everything if isinstance(r, RunRecord)]
-    tried = [r for r in everything if isinstance(r, TrialRecord)]
+    trials = [r for r in everything if isinstance(r, TrialRecord)]
     mine = [r for r in there if r.experiment == name]
     if not mine:
         names = sorted({r.experiment for r in there})
-        found = f"it holds {', '.join(names)}" if names else "it holds no finished runs"
-        raise UserError(f"--against {folder}: no finished runs of the experiment {name}; {found}")
+        holds = f"it holds {', '.join(names)}" if names else "it holds no finished runs"
+        raise UserError(f"--against {folder}: no finished runs of the experiment {name}; {holds}")
     if taken := sorted(set(new) & {r.spec.method.label for r in mine}):
         label = taken[0]
         raise UserError(
             f"--against {folder}: it has rows of {', '.join(taken)} already; give yours another label: "
             f"--method '{label}: {{label: {label}-mine}}'"
         )
-    beside, mistakes = list[RunRecord](), list[str]()
+    runs, mistakes = list[RunRecord](), list[str]()
     for spec in _one_a_task(p.spec for p in planned.planned):
-        alike, said = _comparable(spec, mine)
-        beside += alike
-        mistakes += said or [*_unpaired(spec, alike, planned), *_tuned_otherwise(spec, tried, planned)]
+        alike, differences = _comparable(spec, mine)
+        runs += alike
+        mistakes += differences or [*_unpaired(spec, alike, planned), *_tuned_otherwise(spec, trials, planned)]
     if mistakes:
-        listed = "".join(f"\n  {said}" for said in dict.fromkeys(mistakes))
+        listed = "".join(f"\n  {mistake}" for mistake in dict.fromkeys(mistakes))
         raise UserError(f"--against {folder}: not comparable with what {planned.experiment.file} asks for:{listed}")
-    base = [r for r in beside if r.spec.method.label == planned.experiment.reference]
+    base = [r for r in runs if r.spec.method.label == planned.experiment.reference]
     reference = {r.spec.task.name: _now(r, versions) for r in base}
-    return Baselines(folder, beside, reference, [*_remarks(beside, versions), *_untuned(planned)], new)
+    return Baselines(folder, runs, reference, [*_remarks(runs, versions), *_untuned(planned)], new)
 
 
 def _one_a_task(specs: Iterable[RunSpec]) -> list[RunSpec]:
@@ -131,30 +131,32 @@ def _comparable(spec: RunSpec, there: Collection[RunRecord]) -> tuple[list[RunRe
 
 def _unpaired(spec: RunSpec, alike: Sequence[RunRecord], planned: Prepared) -> list[str]:
     """What keeps the new runs of a task from being paired with these: seeds, the budget of size, the reference."""
-    said, asked, reference = [], planned.experiment, planned.experiment.reference
+    mistakes, experiment, reference = list[str](), planned.experiment, planned.experiment.reference
     here = {p.spec.seed for p in planned.planned if p.spec.task.name == spec.task.name}
     base = {r.spec.seed for r in alike if r.spec.method.label == reference}
     if base and not here <= base:
         missing = ", ".join(map(str, sorted(here - base)))
-        said.append(f"{spec.task.name}: seeds: the reference {reference} has no finished run of seed {missing} there")
+        mistakes.append(
+            f"{spec.task.name}: seeds: the reference {reference} has no finished run of seed {missing} there"
+        )
     everything = {r.spec.seed for r in alike}
-    if len(here) < len(everything) and here == set(range(asked.budget.seeds)):
-        said.append(f"{spec.task.name}: seeds: {len(everything)} there, {len(here)} here")
+    if len(here) < len(everything) and here == set(range(experiment.budget.seeds)):
+        mistakes.append(f"{spec.task.name}: seeds: {len(everything)} there, {len(here)} here")
     budgets = {round(b) for r in alike if (b := _budget(r)) is not None}
-    target = asked.budget.trainable_params
+    target = experiment.budget.trainable_params
     if budgets and (target is None or all(abs(b - target) > max(1, ROUNDING * target) for b in budgets)):
         there = " or ".join(f"{b:,}" for b in sorted(budgets)[:2])
         wanted = "none" if target is None else f"{target:,}"
-        said.append(f"{spec.task.name}: trainable_params: {there} there, {wanted} here")
+        mistakes.append(f"{spec.task.name}: trainable_params: {there} there, {wanted} here")
     if not base:
-        said.append(f"{spec.task.name}: no finished run of the reference {reference} there")
-    return said
+        mistakes.append(f"{spec.task.name}: no finished run of the reference {reference} there")
+    return mistakes
 
 
-def _tuned_otherwise(spec: RunSpec, tried: Collection[TrialRecord], planned: Prepared) -> list[str]:
+def _tuned_otherwise(spec: RunSpec, records: Collection[TrialRecord], planned: Prepared) -> list[str]:
     """In what the trials of the baselines on the spec's task differ from those that the new method would have."""
     name, b = planned.experiment.name, planned.experiment.budget
-    trials = [r.spec for r in tried if r.experiment == name and r.spec.task.name == spec.task.name]
+    trials = [r.spec for r in records if r.experiment == name and r.spec.task.name == spec.task.name]
     numbers = {t.trial for t in trials}
     if len(numbers) != (b.trials or 0):
         return [f"{spec.task.name}: trials: {len(numbers) or 'none'} there, {b.trials or 'none'} here"]
@@ -171,8 +173,8 @@ def _budget(r: RunRecord) -> float | None:
     return None if deviation is None or not trainable else trainable / (1 + deviation)
 
 
-def _remarks(beside: Sequence[RunRecord], versions: Mapping[str, int]) -> list[str]:
-    methods = [r.spec.method for r in beside]
+def _remarks(runs: Sequence[RunRecord], versions: Mapping[str, int]) -> list[str]:
+    methods = [r.spec.method for r in runs]
     old = sorted({m.label for m in methods if versions.get(m.name, m.version) != m.version})
     if not old:
         return []
@@ -181,8 +183,8 @@ def _remarks(beside: Sequence[RunRecord], versions: Mapping[str, int]) -> list[s
 
 def _untuned(planned: Prepared) -> list[str]:
     """New methods at a rate that was given, where the baselines were tuned."""
-    tried = {p.label for p in planned.planned if p.spec.trial is not None}
-    given = dict.fromkeys(p.label for p in planned.planned if p.label not in tried)
+    tuned = {p.label for p in planned.planned if p.spec.trial is not None}
+    given = dict.fromkeys(p.label for p in planned.planned if p.label not in tuned)
     if planned.experiment.budget.trials is None or not given:
         return []
     return [f"no trials, at the rate that was given, where the baselines had theirs: {', '.join(given)}"]

@@ -146,8 +146,8 @@ def _interval(pairs: Sequence[tuple[Comparison, Entry]]) -> tuple[float, float] 
     """Of the average over tasks, the tasks taken as given."""
     known = [v.relative for c, e in pairs if (v := verdicts.of(c).get(e.label)) and v.relative]
     gains = [intervals.inverse(r) if c.direction == "min" else r for (c, _), r in zip(pairs, known, strict=False)]
-    found = intervals.average(gains) if len(gains) == len(pairs) else None
-    return found.interval() if found else None
+    mean = intervals.average(gains) if len(gains) == len(pairs) else None
+    return mean.interval() if mean else None
 
 
 def _ranking(used: Sequence[Comparison], labels: Sequence[str]) -> ranks.Ranking | None:

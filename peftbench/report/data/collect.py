@@ -15,7 +15,7 @@ from statistics import fmean
 from peftbench.records import comparable, record
 from peftbench.records.record import ProfileRecord, Record, RunRecord
 from peftbench.records.spec import as_dict, digest
-from peftbench.report.data import notes, pooled, times
+from peftbench.report.data import notes, pooled_passes, times
 from peftbench.report.data.comparison import Comparison, Entry, spread
 from peftbench.report.data.learned import learned
 from peftbench.report.stats.intervals import paired
@@ -30,15 +30,15 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     """
     records = list(records)
     counting = record.latest(records)
-    profiles = pooled.passes(r for r in counting.values() if isinstance(r, ProfileRecord))
+    profiles = pooled_passes.pool(r for r in counting.values() if isinstance(r, ProfileRecord))
     groups: dict[Key, list[RunRecord]] = defaultdict(list)
     for r in counting.values():
         if isinstance(r, RunRecord):
             groups[r.experiment, r.spec.task.name, comparable.key(r.spec)].append(r)
     variants = _variants(groups)
     repeated = Counter(r.spec_id for r in records if not r.is_finished and counting[r.spec_id].is_finished)
-    found = {key: _comparison(groups[key], profiles, variants[key], repeated) for key in sorted(groups)}
-    return [replace(c, notes=(*_apart(key, groups, variants), *c.notes)) for key, c in found.items()]
+    compared = {key: _comparison(groups[key], profiles, variants[key], repeated) for key in sorted(groups)}
+    return [replace(c, notes=(*_incomparable(key, groups, variants), *c.notes)) for key, c in compared.items()]
 
 
 def _variants(groups: Mapping[Key, list[RunRecord]]) -> dict[Key, str]:
@@ -48,12 +48,12 @@ def _variants(groups: Mapping[Key, list[RunRecord]]) -> dict[Key, str]:
     return {key: f"{steps[key]} steps ({key[2][:6]})" if tables[key[:2]] > 1 else "" for key in groups}
 
 
-def _apart(key: Key, groups: Mapping[Key, list[RunRecord]], variants: Mapping[Key, str]) -> Iterator[str]:
+def _incomparable(key: Key, groups: Mapping[Key, list[RunRecord]], variants: Mapping[Key, str]) -> Iterator[str]:
     """For each other table of the same task, why its runs are not in this one."""
     mine = groups[key][0].spec
     for other in sorted(k for k in groups if k[:2] == key[:2] and k != key):
-        said = "; ".join(map(str, comparable.differences(mine, groups[other][0].spec)))
-        yield f"Not comparable with the runs of {variants[other]}: {said}."
+        reasons = "; ".join(map(str, comparable.differences(mine, groups[other][0].spec)))
+        yield f"Not comparable with the runs of {variants[other]}: {reasons}."
 
 
 def _comparison(

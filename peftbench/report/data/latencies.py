@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from peftbench.records import record
 from peftbench.records.costs import LatencyAt, PassSeconds
 from peftbench.records.record import ProfileRecord, Record
-from peftbench.report.data import notes, pooled
+from peftbench.report.data import notes, pooled_passes
 from peftbench.report.data.comparison import safe
 
 BASE = "base"  # the row of the network without adapters; a label of its own in no experiment's tables
@@ -85,8 +85,8 @@ class Latencies:
     @property
     def title(self) -> str:
         task = self.profile.spec.task
-        asked = f" (stand-in for {task.stand_in_for})" if task.stand_in_for else ""
-        return f"{task.name}{asked}" + (f", {self.variant}" if self.variant else "")
+        stand_in = f" (stand-in for {task.stand_in_for})" if task.stand_in_for else ""
+        return f"{task.name}{stand_in}" + (f", {self.variant}" if self.variant else "")
 
     @property
     def slug(self) -> str:
@@ -114,7 +114,7 @@ class Latencies:
 def of(records: Iterable[Record]) -> list[Latencies]:
     """The latencies of every finished profile pass that has them by shape, sorted by experiment and task."""
     counting = record.latest(r for r in records if isinstance(r, ProfileRecord)).values()
-    shaped = [r for r in pooled.passes(counting) if r.is_finished and _cells(r)]
+    shaped = [r for r in pooled_passes.pool(counting) if r.is_finished and _cells(r)]
     passes = sorted(shaped, key=lambda r: (*_place(r), r.spec_id))
     several = Counter(map(_place, passes))
     return [of_pass(r, r.spec_id[:6] if several[_place(r)] > 1 else "") for r in passes]

@@ -1,4 +1,4 @@
-"""The sentences under a table: what failed and why, what was repeated, on what it ran, what cannot be said."""
+"""The sentences under a table: what failed and why, what was repeated, on what it ran, what cannot be parts."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def collect(
     repeated: Mapping[str, int],
 ) -> Iterator[str]:
     """The notes of one table, most important first."""
-    if asked := runs[0].spec.task.stand_in_for:
+    if wanted := runs[0].spec.task.stand_in_for:
         name = runs[0].spec.task.name
-        yield f"{asked} could not be had: {name} ran in its place. These numbers say nothing about {asked} itself."
+        yield f"{wanted} could not be had: {name} ran in its place. These numbers say nothing about {wanted} itself."
     if learned is False:
         yield (
             f"{NOT_LEARNED.capitalize()}: {reference} does not beat the majority class by more than its interval, so "
@@ -101,8 +101,8 @@ def conditions(profile: ProfileRecord) -> str:
     used = f"other programs used {others * 100:.0f} % of the machine meanwhile."
     if others <= DISTURBED:
         return f"Times: {'; '.join(t for t in (threads, used) if t)}"
-    said = "; ".join((", ".join(t for t in ("disturbed", threads) if t), used))
-    return f"Times: {said} The ratios suffer less, as they are taken within rounds."
+    parts = "; ".join((", ".join(t for t in ("disturbed", threads) if t), used))
+    return f"Times: {parts} The ratios suffer less, as they are taken within rounds."
 
 
 def _machine(r: Record) -> str:

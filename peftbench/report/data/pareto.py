@@ -50,14 +50,14 @@ COSTS: Mapping[str, Callable[[Entry], tuple[float, float] | None]] = {
 
 def probabilities(c: Comparison) -> dict[str, dict[str, float | None]]:
     """By label and cost, the probability to be on the front; None where its score's variance or its cost is unknown."""
-    found: dict[str, dict[str, float | None]] = {label: dict.fromkeys(COSTS) for label in scores.of(c)}
+    result: dict[str, dict[str, float | None]] = {label: dict.fromkeys(COSTS) for label in scores.of(c)}
     for cost in COSTS:
         labels, quality, costs = draws(c, cost)
         if len(labels) > 1:
             shares = on_front(quality, costs).mean(0)
             for label, share in zip(labels, shares, strict=True):
-                found[label][cost] = float(share)
-    return found
+                result[label][cost] = float(share)
+    return result
 
 
 def draws(c: Comparison, cost: str) -> tuple[list[str], Array, Array]:

@@ -22,7 +22,7 @@ NOISY = 0.5  # distance between the quartiles over the median, above which times
 
 
 @dataclass(frozen=True)
-class Spread:
+class Summary:
     """A median and the distance between its quartiles, in the unit of the field that holds it.
 
     A ratio has the bounds of its interval too, where it has one.
@@ -35,7 +35,7 @@ class Spread:
     n: int | None = None
 
     @classmethod
-    def of(cls, value: Quartiles | None) -> Spread | None:
+    def of(cls, value: Quartiles | None) -> Summary | None:
         if value is None:
             return None
         bounds = (value.low, value.high) if isinstance(value, Ratio) else (None, None)
@@ -51,25 +51,25 @@ class Spread:
 class Latency:
     """Seconds of one pass (of a causal network: over the prompt); merged is None where the method cannot merge."""
 
-    unmerged: Spread | None
-    merged: Spread | None
+    unmerged: Summary | None
+    merged: Summary | None
 
 
 @dataclass(frozen=True)
 class Times:
     """What a profile pass measured of one configuration."""
 
-    step: Spread | None  # seconds
-    ratio: Spread | None  # to the reference, within the same round
+    step: Summary | None  # seconds
+    ratio: Summary | None  # to the reference, within the same round
     latency: Mapping[str, Latency]  # batch size -> Latency
     merge_max_change: float | None  # largest absolute change of a logit by merging
     profile: ProfileRecord
-    split: Mapping[str, Spread]  # phase -> seconds; empty where the step was not split
+    split: Mapping[str, Summary]  # phase -> seconds; empty where the step was not split
     tokens: int | None  # of the batch, without padding
-    tokens_per_second: Spread | None
+    tokens_per_second: Summary | None
     flops: Mapping[str, int] | None  # phase -> floating-point operations of one step, and their "total"
-    flops_per_second: Spread | None
-    share: Spread | None  # of flops_per_second in the rate of a large matrix product in the same round
+    flops_per_second: Summary | None
+    share: Summary | None  # of flops_per_second in the rate of a large matrix product in the same round
     first: float | None = None  # step of a process's first timed round over that of its later ones
 
     @property
@@ -108,8 +108,8 @@ def of(profiles: Sequence[ProfileRecord], run: RunRecord) -> Times | None:
     method = run.spec.method
     mine = method.name, method.version, method.hyper
     for profile in profiles:
-        asked = {m.label: m for m in profile.spec.methods}.get(method.label)
-        if asked is None or (asked.name, asked.version, asked.hyper) != mine:
+        profiled = {m.label: m for m in profile.spec.methods}.get(method.label)
+        if profiled is None or (profiled.name, profiled.version, profiled.hyper) != mine:
             continue
         for row in profile.rows:
             if row.label == method.label and row.task == run.spec.task.name:
@@ -121,17 +121,17 @@ def of_row(row: ProfileRow, profile: ProfileRecord) -> Times:
     """The times in one row of a profile pass."""
     split, flops = row.split_seconds, row.flops
     return Times(
-        step=Spread.of(row.step_seconds),
-        ratio=Spread.of(row.ratio),
+        step=Summary.of(row.step_seconds),
+        ratio=Summary.of(row.ratio),
         latency=_usual(row),
         merge_max_change=row.merge_max_change,
         profile=profile,
-        split={p: s for p in PHASES if (s := Spread.of(getattr(split, p, None)))},
+        split={p: s for p in PHASES if (s := Summary.of(getattr(split, p, None)))},
         tokens=row.tokens,
-        tokens_per_second=Spread.of(row.tokens_per_second),
+        tokens_per_second=Summary.of(row.tokens_per_second),
         flops={p: getattr(flops, p) for p in (*PHASES, "total")} if flops else None,
-        flops_per_second=Spread.of(row.flops_per_second),
-        share=Spread.of(row.product_share),
+        flops_per_second=Summary.of(row.flops_per_second),
+        share=Summary.of(row.product_share),
         first=_first(row.step_seconds.samples, profile.processes),
     )
 
@@ -146,4 +146,4 @@ def _first(samples: Sequence[float], processes: int) -> float | None:
 def _usual(row: ProfileRow) -> dict[str, Latency]:
     """One pass at the task's median length by batch size."""
     usual = [at for at in row.latency if at.typical and at.phase != "decode"]
-    return {str(at.batch): Latency(Spread.of(at.unmerged), Spread.of(at.merged)) for at in usual}
+    return {str(at.batch): Latency(Summary.of(at.unmerged), Summary.of(at.merged)) for at in usual}

@@ -18,7 +18,7 @@ from peftbench.report.data.comparison import Comparison, Entry, length, safe
 
 
 @dataclass(frozen=True)
-class Tuned:
+class ConfigurationTrials:
     """The trials of one configuration on one task, by number."""
 
     label: str
@@ -65,7 +65,7 @@ class Tuning:
     budget: TrainSpec  # of a trial; the rate in it is one of those tried
     metric: str
     direction: str
-    rows: tuple[Tuned, ...]
+    rows: tuple[ConfigurationTrials, ...]
     variant: str = ""
     learned: bool | None = None
 
@@ -101,33 +101,35 @@ def of(records: Iterable[Record], comparisons: Sequence[Comparison] = ()) -> lis
         if isinstance(r, TrialRecord):
             groups[r.experiment, r.spec.task.name, comparable.key(r.spec)].append(r)
     tables = Counter(key[:2] for key in groups)
-    found = []
+    tunings = []
     for key, runs in sorted(groups.items()):
-        spec, told = runs[0].spec, next((m for r in runs if (m := r.body.metrics)), None)
-        found.append(
+        spec, metrics = runs[0].spec, next((m for r in runs if (m := r.body.metrics)), None)
+        tunings.append(
             Tuning(
                 experiment=key[0],
                 task=key[1],
                 stand_in_for=spec.task.stand_in_for,
                 backbone=spec.backbone.model,
                 budget=spec.train,
-                metric=told.primary if told else "score",
-                direction=told.direction if told else "max",
+                metric=metrics.primary if metrics else "score",
+                direction=metrics.direction if metrics else "max",
                 rows=tuple(sorted(_rows(runs), key=lambda t: (order.get(t.label, len(order)), t.label))),
                 variant=f"{length(spec.train)} ({key[2][:6]})" if tables[key[:2]] > 1 else "",
             )
         )
-    return found
+    return tunings
 
 
-def _rows(runs: Iterable[TrialRecord]) -> list[Tuned]:
+def _rows(runs: Iterable[TrialRecord]) -> list[ConfigurationTrials]:
     """A file may have been edited between two runs: trials from different spaces are not one choice."""
     groups: dict[tuple[str, str, str], list[TrialRecord]] = defaultdict(list)
     for r in runs:
         m = r.spec.method
         groups[m.label, m.name, digest([r.spec.space, m.version])].append(r)
     keyed = sorted(groups.items())
-    return [Tuned(key[0], key[1], tuple(sorted(rs, key=lambda r: r.spec.trial or 0))) for key, rs in keyed]
+    return [
+        ConfigurationTrials(key[0], key[1], tuple(sorted(rs, key=lambda r: r.spec.trial or 0))) for key, rs in keyed
+    ]
 
 
 def expected_best(scores: Sequence[float], direction: str = "max") -> list[float]:
@@ -146,7 +148,7 @@ def expected_best(scores: Sequence[float], direction: str = "max") -> list[float
     ]
 
 
-def scores(t: Tuning, row: Tuned) -> list[float] | None:
+def scores(t: Tuning, row: ConfigurationTrials) -> list[float] | None:
     """A configuration's scores, with the worst of the whole table for a failed trial; None where nothing finished."""
     known = [s for one in t.rows for r in one.trials if (s := score(r)) is not None]
     if not known or row.failed == len(row.trials):
@@ -155,7 +157,7 @@ def scores(t: Tuning, row: Tuned) -> list[float] | None:
     return [worst if (s := score(r)) is None else s for r in row.trials]
 
 
-def chosen_for(c: Comparison, e: Entry, tunings: Sequence[Tuning]) -> tuple[Tuning, Tuned] | None:
+def chosen_for(c: Comparison, e: Entry, tunings: Sequence[Tuning]) -> tuple[Tuning, ConfigurationTrials] | None:
     """The trials that chose an entry's values; None where none did."""
     mine = [t for t in tunings if (t.experiment, t.task) == (c.experiment, c.task)]
     return next(((t, row) for t in mine for row in t.rows if row.is_of(e)), None)

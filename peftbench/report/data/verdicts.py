@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 
 from peftbench.report.data import pareto, scores
 from peftbench.report.data.comparison import Comparison
-from peftbench.report.data.once import once
+from peftbench.report.data.weak_cache import weak_cache
 from peftbench.report.stats import intervals
 from peftbench.report.stats.intervals import LEVEL, RANGES, Estimate, Scores
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ScoreVerdict:
     """What can be said of one configuration; None where nothing is known."""
 
     mean: Estimate
@@ -36,28 +36,28 @@ class Verdict:
         return self.tied is True and self.to_best is None
 
 
-@once
-def of(c: Comparison) -> Mapping[str, Verdict]:
+@weak_cache
+def of(c: Comparison) -> Mapping[str, ScoreVerdict]:
     """By label, the verdict on every configuration that has a score; computed once a comparison."""
-    found = verdicts(scores.of(c), c.reference, c.direction, RANGES.get(c.metric))
-    fronts = pareto.probabilities(c) if found else {}
-    return {label: replace(v, on_front=fronts[label]) for label, v in found.items()}
+    results = verdicts(scores.of(c), c.reference, c.direction, RANGES.get(c.metric))
+    fronts = pareto.probabilities(c) if results else {}
+    return {label: replace(v, on_front=fronts[label]) for label, v in results.items()}
 
 
 def verdicts(
     known: Mapping[str, Scores], reference: str, direction: str, limits: tuple[float, float] | None = None
-) -> dict[str, Verdict]:
+) -> dict[str, ScoreVerdict]:
     """By label, what seeds and examples say; `limits` are the values that the metric can have."""
     sign = -1 if direction == "min" else 1
     best = max(known, key=lambda label: sign * known[label].values.mean(), default="")  # the first of equals
     base = known.get(reference)
     apart = {label: intervals.difference(s, base) for label, s in known.items() if base and label != reference}
     holm = dict(zip(apart, intervals.holm([d.p for d in apart.values()]), strict=True))
-    found = {}
+    results = {}
     for label, mine in known.items():
         mean = intervals.mean(mine)
         to_best = None if label == best else intervals.difference(mine, known[best])
-        found[label] = Verdict(
+        results[label] = ScoreVerdict(
             mean=mean,
             interval=_within(mean, limits),
             to_best=to_best,
@@ -67,7 +67,7 @@ def verdicts(
             relative=intervals.ratio(mine, base) if label in apart and base else None,
             better=intervals.wins(mine, base, sign) if label in apart and base else None,
         )
-    return found
+    return results
 
 
 def _within(mean: Estimate, limits: tuple[float, float] | None) -> tuple[float, float] | None:

@@ -41,8 +41,8 @@ def draw(panel: Axes, c: Comparison, cost: str, unit: float) -> bool:
 
 def shares(c: Comparison, cost: str) -> Mapping[str, str]:
     """By label, what to write behind it."""
-    found = {label: (v.on_front or {}).get(cost) for label, v in verdicts.of(c).items()}
-    return {label: f" {share * 100:.0f} %" for label, share in found.items() if share is not None and share >= LEAST}
+    known = {label: (v.on_front or {}).get(cost) for label, v in verdicts.of(c).items()}
+    return {label: f" {share * 100:.0f} %" for label, share in known.items() if share is not None and share >= LEAST}
 
 
 def _stairs(

@@ -51,8 +51,8 @@ def _figure(p: Latencies, phases: Sequence[str], looks: Mapping[str, Look]) -> F
     panels[-1].legend(
         handles.values(), handles.keys(), loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9
     )
-    said = "Filled: adapters in the network; hollow: merged into it. Bars: 95 % interval, by processes or rounds."
-    text = f"{said} {PUBLISHED.format(setting=p.setting)}"
+    legend = "Filled: adapters in the network; hollow: merged into it. Bars: 95 % interval, by processes or rounds."
+    text = f"{legend} {PUBLISHED.format(setting=p.setting)}"
     figure.supxlabel("\n".join(textwrap.wrap(text, 118 if len(phases) == 1 else 178)), fontsize=8, color=MUTED)
     settle(figure)
     return figure

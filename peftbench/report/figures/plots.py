@@ -11,12 +11,12 @@ from peftbench.report.figures import average_figure as by_average
 from peftbench.report.figures import curves, quality, style
 from peftbench.report.figures import latency_figure as by_shape
 from peftbench.report.figures import rank_figure as by_rank
-from peftbench.report.figures import tuning_figures as tuned
+from peftbench.report.figures import tuning_figures as by_trial
 from peftbench.report.figures.style import Look, looks
 
 __all__ = ["average_figures", "figures", "latency_figure", "looks", "rank_figure", "tuning_figures"]
 
-tuning_figures = tuned.drawn
+tuning_figures = by_trial.drawn
 
 
 def figures(c: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:

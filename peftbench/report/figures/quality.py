@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
 from peftbench.report.data.comparison import Comparison, Entry
-from peftbench.report.data.times import BATCHES, Spread
+from peftbench.report.data.times import BATCHES, Summary
 from peftbench.report.figures import fronts
 from peftbench.report.figures.placement import Box, Label, place
 from peftbench.report.figures.style import MUTED, Look, figure, remark, settle
@@ -47,30 +47,30 @@ class Axis:
     """A cost to plot quality against."""
 
     label: str  # with its unit
-    value: Callable[[Entry], Spread | None]  # in that unit
-    other: Callable[[Entry], Spread | None] | None = None  # a second, hollow marker: merged
+    value: Callable[[Entry], Summary | None]  # in that unit
+    other: Callable[[Entry], Summary | None] | None = None  # a second, hollow marker: merged
     front: tuple[str, float] | None = None  # the cost of `pareto` that it shows, and that cost's unit in this one
 
 
-def _parameters(e: Entry) -> Spread | None:
+def _parameters(e: Entry) -> Summary | None:
     count = e.parameter("trainable")
-    return Spread(count, None) if count is not None else None
+    return Summary(count, None) if count is not None else None
 
 
-def _memory(e: Entry) -> Spread | None:
-    return Spread(e.peak_bytes / MIB, None) if e.peak_bytes is not None else None
+def _memory(e: Entry) -> Summary | None:
+    return Summary(e.peak_bytes / MIB, None) if e.peak_bytes is not None else None
 
 
-def _milliseconds(s: Spread | None) -> Spread | None:
-    return Spread(s.median * 1e3, s.iqr * 1e3 if s.iqr is not None else None) if s else None
+def _milliseconds(s: Summary | None) -> Summary | None:
+    return Summary(s.median * 1e3, s.iqr * 1e3 if s.iqr is not None else None) if s else None
 
 
-def _step(e: Entry) -> Spread | None:
+def _step(e: Entry) -> Summary | None:
     return _milliseconds(e.times.step) if e.times else None
 
 
-def _latency(batch: str, kind: str) -> Callable[[Entry], Spread | None]:
-    def value(e: Entry) -> Spread | None:
+def _latency(batch: str, kind: str) -> Callable[[Entry], Summary | None]:
+    def value(e: Entry) -> Summary | None:
         at = e.times.latency.get(batch) if e.times else None
         return _milliseconds(getattr(at, kind)) if at else None
 
@@ -123,13 +123,13 @@ def draw(c: Comparison, axes: Sequence[Axis], looks: Mapping[str, Look]) -> Figu
 
 def _points(c: Comparison, axis: Axis) -> list[Point]:
     """The configurations that have both a score and a cost."""
-    found = []
+    points = []
     for e in c.entries:
         if e.mean is not None and (cost := axis.value(e)):
             merged = axis.other(e) if axis.other else None
             half = (cost.iqr or 0.0) / 2
-            found.append(Point(e.label, cost.median, e.mean, half, e.sd or 0.0, merged.median if merged else None))
-    return found
+            points.append(Point(e.label, cost.median, e.mean, half, e.sd or 0.0, merged.median if merged else None))
+    return points
 
 
 def _scale(panel: Axes, axis: Axis, shown: Sequence[Point]) -> None:

@@ -38,9 +38,9 @@ def _figure(a: Average, r: Ranking, looks: Mapping[str, Look]) -> Figure:
     panel.set_xlim(0, 7.6)
     panel.set_ylim(-height, 0)
     title = f"{a.experiment}: mean ranks over {r.tasks} tasks"
-    said = f"Friedman's test: p = {r.p:.3f}" + ("" if r.differ else ", no difference is sure")
+    friedman = f"Friedman's test: p = {r.p:.3f}" + ("" if r.differ else ", no difference is sure")
     panel.text(0.2, -0.3, title, fontsize=12, fontweight="bold", va="center")
-    panel.text(0.2, -0.55, f"{said}; bars join what cannot be told apart at 95 % (Nemenyi)", fontsize=8.5,
+    panel.text(0.2, -0.55, f"{friedman}; bars join what cannot be told apart at 95 % (Nemenyi)", fontsize=8.5,
                color=MUTED, va="center")  # fmt: skip
     _axis(panel, r)
     _bars(panel, r, groups)

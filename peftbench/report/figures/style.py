@@ -91,7 +91,7 @@ def figure(c: Comparison | Tuning, panels: int, subtitle: str) -> tuple[Figure, 
         panel.set_title("", y=1.0)
     axes[0].set_title("\n".join(textwrap.wrap(title, 70)), loc="left", fontsize=12, fontweight="bold", pad=22, y=1.0)
     setting = f"{c.experiment}: {c.backbone}, {length(c.budget)} of {c.budget.batch_size} examples"
-    _beside(axes[0], f"{setting}; {subtitle}" if subtitle else setting, 0.0, "left")
+    _above(axes[0], f"{setting}; {subtitle}" if subtitle else setting, 0.0, "left")
     return drawn, axes
 
 
@@ -104,9 +104,9 @@ def settle(drawn: Figure) -> None:
 
 def remark(panel: Axes, text: str) -> None:
     """A line above the panel's right end, for what its markers mean."""
-    _beside(panel, text, 1.0, "right")
+    _above(panel, text, 1.0, "right")
 
 
-def _beside(panel: Axes, text: str, x: float, ha: str) -> None:
+def _above(panel: Axes, text: str, x: float, ha: str) -> None:
     place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": ha, "va": "bottom"}
     panel.annotate(text, (x, 1.0), (0, 7), fontsize=8.5, color=MUTED, **place).set_in_layout(False)

@@ -33,10 +33,10 @@ class Results:
         Raises NotRun where there is none (or none that is `wanted`).
         """
         counting = [r for r in self.counting(folder) if isinstance(r, TrainingRecord) and r.is_finished]
-        found = [r for r in counting if isinstance(r, RunRecord) and (wanted is None or wanted(r))]
-        if not found:
+        runs = [r for r in counting if isinstance(r, RunRecord) and (wanted is None or wanted(r))]
+        if not runs:
             raise NotRun(f"{folder} has no finished run" + (" of the kind that is needed" if counting else ""))
-        return sorted(found, key=lambda r: (label(r), task(r), r.spec.seed, r.spec_id))
+        return sorted(runs, key=lambda r: (label(r), task(r), r.spec.seed, r.spec_id))
 
     def failed(self, folder: str) -> list[TrainingRecord]:
         """The runs and trials under `folder` that count and did not finish: a figure says so."""
@@ -44,10 +44,10 @@ class Results:
 
     def profiles(self, folder: str) -> list[ProfileRecord]:
         """The finished profile passes that count under `folder`; raises NotRun where there is none."""
-        found = [r for r in self.counting(folder) if isinstance(r, ProfileRecord) and r.is_finished]
-        if not found:
+        passes = [r for r in self.counting(folder) if isinstance(r, ProfileRecord) and r.is_finished]
+        if not passes:
             raise NotRun(f"{folder} has no finished profile pass")
-        return found
+        return passes
 
     def counting(self, folder: str) -> list[Record]:
         """Of every spec under `folder`, the attempt that counts, failed ones too."""
@@ -59,14 +59,14 @@ class Results:
         """A file of figures that are no runs, such as `paper/NAME/NAME.json`; raises NotRun where it is not there."""
         file = self.root / path
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise NotRun(f"{path} is not there") from None
         except ValueError as e:
             raise UserError(f"{file}: not valid JSON ({e}). Restore it from a copy, or make it again.") from e
-        if not isinstance(found, dict):
+        if not isinstance(content, dict):
             raise UserError(f"{file}: holds no JSON object. Restore it from a copy, or make it again.")
-        return found
+        return content
 
 
 def label(r: RunRecord) -> str:
@@ -93,10 +93,10 @@ def validation(r: RunRecord) -> float:
 
 def group(runs: Iterable[R], key: Callable[[R], Any]) -> dict[Any, list[R]]:
     """The runs by `key`, in order of the keys."""
-    found: dict[Any, list[R]] = {}
+    groups: dict[Any, list[R]] = {}
     for r in runs:
-        found.setdefault(key(r), []).append(r)
-    return dict(sorted(found.items()))
+        groups.setdefault(key(r), []).append(r)
+    return dict(sorted(groups.items()))
 
 
 def need(have: Iterable[Any], wanted: Iterable[Any], what: str) -> None:
@@ -128,5 +128,5 @@ def _several(values: Iterable[str]) -> str:
 
 
 def _range(values: Iterable[int]) -> str:
-    found = sorted(set(values))
-    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
+    distinct = sorted(set(values))
+    return f"{distinct[0]:,}" if len(distinct) == 1 else f"{distinct[0]:,} to {distinct[-1]:,}"

@@ -19,7 +19,7 @@ from peftbench.report.papers._records import NotRun, Results, group, score, vali
 
 
 @dataclass(frozen=True)
-class Tuned:
+class ChosenRate:
     """One configuration at its chosen rate."""
 
     key: Any
@@ -59,17 +59,17 @@ def lr(r: TrainingRecord) -> float:
     return r.spec.train.lr
 
 
-def tuned(runs: Iterable[RunRecord], key: Callable[[RunRecord], Hashable]) -> dict[Any, Tuned]:
+def choose_rates(runs: Iterable[RunRecord], key: Callable[[RunRecord], Hashable]) -> dict[Any, ChosenRate]:
     """By configuration `key`, in the keys' order, its runs at the rate with the best mean validation score."""
-    return {k: _tuned(k, same) for k, same in group(runs, key).items()}
+    return {k: _choose_rate(k, same) for k, same in group(runs, key).items()}
 
 
-def _tuned(key: Any, runs: Sequence[RunRecord]) -> Tuned:
+def _choose_rate(key: Any, runs: Sequence[RunRecord]) -> ChosenRate:
     by_rate = group(runs, lr)
     most = max(map(len, by_rate.values()))
     eligible = {rate: same for rate, same in by_rate.items() if len(same) == most}
     best = max(eligible, key=lambda rate: (_preferred(eligible[rate]), -rate))
-    return Tuned(key, best, tuple(eligible[best]), tuple(by_rate))
+    return ChosenRate(key, best, tuple(eligible[best]), tuple(by_rate))
 
 
 def _preferred(runs: Sequence[RunRecord]) -> float:
@@ -77,12 +77,12 @@ def _preferred(runs: Sequence[RunRecord]) -> float:
     return -math.inf if any(map(math.isnan, values)) else fmean(values)
 
 
-def best(of: Iterable[Tuned]) -> Tuned:
+def best(of: Iterable[ChosenRate]) -> ChosenRate:
     """The configuration that validation prefers."""
-    found = list(of)
-    if not found:
+    candidates = list(of)
+    if not candidates:
         raise NotRun("no configuration to choose from")
-    return max(found, key=lambda t: t.preferred)
+    return max(candidates, key=lambda t: t.preferred)
 
 
 def same_setting(runs: Sequence[RunRecord]) -> None:
@@ -93,37 +93,37 @@ def same_setting(runs: Sequence[RunRecord]) -> None:
         raise NotRun(f"the runs cannot be shown together, as they differ ({'; '.join(apart)})")
 
 
-def unlearned(candidates: Iterable[Tuned]) -> str | None:
+def unlearned(candidates: Iterable[ChosenRate]) -> str | None:
     """Why differences mean nothing: the configuration that validation prefers does not beat the majority class."""
     top = best(candidates)
     majority = top.runs[0].metrics.majority
-    if majority is None or (found := mean(top.runs)).low > majority or len(top.runs) == 1:
+    if majority is None or (ours := mean(top.runs)).low > majority or len(top.runs) == 1:
         return None
     return (
-        f"nothing was learned at this budget: the best configuration has accuracy {found.value:.3f} "
-        f"[{found.low:.3f}, {found.high:.3f}], the majority class {majority:.3f}"
+        f"nothing was learned at this budget: the best configuration has accuracy {ours.value:.3f} "
+        f"[{ours.low:.3f}, {ours.high:.3f}], the majority class {majority:.3f}"
     )
 
 
-def notes(results: Results, folders: Iterable[str], chosen: Mapping[Any, Tuned]) -> tuple[str, ...]:
+def notes(results: Results, folders: Iterable[str], chosen: Mapping[Any, ChosenRate]) -> tuple[str, ...]:
     """What every sweep must say: how rates were chosen, which lie at an edge, and which runs failed."""
     rates = [t for t in chosen.values() if len(t.rates) > 1]
     edge = [f"{_name(t.key)} at {t.lr:g}" for t in rates if t.at_edge]
     tried = sorted({len(t.rates) for t in rates})
-    said = [f"The rate of each row is the best by mean validation score of {' or '.join(map(str, tried))} tried."]
-    said = said if rates else []
-    said += [f"At the edge of the rates tried, so perhaps not the best: {', '.join(edge)}."] if edge else []
+    sentences = [f"The rate of each row is the best by mean validation score of {' or '.join(map(str, tried))} tried."]
+    sentences = sentences if rates else []
+    sentences += [f"At the edge of the rates tried, so perhaps not the best: {', '.join(edge)}."] if edge else []
     if of_two := [t for t in rates if len(t.rates) == 2]:
         higher = sum(t.lr == t.rates[-1] for t in of_two)
-        said.append(
+        sentences.append(
             f"Of two rates the higher one was chosen in {higher} of {len(of_two)} rows; a third might be better."
         )
     failed = [r for folder in folders for r in results.failed(folder)]
     if failed:
         how = ", ".join(f"{len(same)} {status}" for status, same in group(failed, lambda r: r.status).items())
-        said.append(f"Runs that did not finish, left out: {how}.")
+        sentences.append(f"Runs that did not finish, left out: {how}.")
     return (
-        *said,
+        *sentences,
         "Intervals: over seeds and test examples, 95 % for all claims together, and for each row of the table alone.",
     )
 
@@ -133,10 +133,10 @@ def points(i: Interval) -> dict[str, float]:
     return {"value": 100 * i.value, "low": 100 * i.low, "high": 100 * i.high}
 
 
-def accuracy(t: Tuned) -> str:
+def accuracy(t: ChosenRate) -> str:
     """`0.842 [0.810, 0.871]`"""
-    found = mean(t.runs)
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    ours = mean(t.runs)
+    return f"{ours.value:.3f} [{ours.low:.3f}, {ours.high:.3f}]"
 
 
 def _name(key: Any) -> str:

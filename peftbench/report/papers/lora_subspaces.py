@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from peftbench.records.record import RunRecord
-from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table
 from peftbench.report.papers._interval import Interval
-from peftbench.report.papers._probed import Array, by_site, over, points
+from peftbench.report.papers._probes import Array, by_site, over, points
 from peftbench.report.papers._records import NotRun, group, need, scale
 from peftbench.report.papers._similarity import by_chance, similarity, vectors
-from peftbench.report.papers._sweep import hyper, method, same_setting, tuned, unlearned
+from peftbench.report.papers._sweep import choose_rates, hyper, method, same_setting, unlearned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,19 +26,19 @@ PAIRS = {"ranks": f"ranks {SMALL} and {LARGE}", "seeds": f"two seeds of rank {LA
 CLAIMS = 4
 
 
-def find(results: Results) -> Finding:
+def reproduce(results: Results) -> Reproduction:
     runs = results.runs(FOLDER, lambda r: method(r) == "lora" and hyper(r, "rank") in (SMALL, LARGE))
     same_setting(runs)
     by_rank = group(runs, lambda r: hyper(r, "rank"))
     need(by_rank, (SMALL, LARGE), f"{FOLDER} of rank")
     phi = {(m, p): _compared(by_rank, m, p) for m, p in product(MATRICES, PAIRS)}
     width = points(runs[0], "subspaces")[-1]["sites"][0]["width"]
-    return Finding(
+    return Reproduction(
         scale=scale(runs),
         claims=_claims(phi, width),
         table=_table(phi, width),
         draw=lambda canvas: _draw(canvas, phi, width),
-        incomparable=unlearned(tuned(runs, lambda r: hyper(r, "rank")).values()),
+        incomparable=unlearned(choose_rates(runs, lambda r: hyper(r, "rank")).values()),
         notes=(
             "Runs of the two ranks are compared across seeds only: with one seed, both would draw the first layer's A "
             "from the same random numbers.",
@@ -163,6 +163,6 @@ FIGURE = PaperFigure(
         "over the layers, phi(1, 1) of ranks 8 and 64 is above 0.5 and above phi(8, 8); between seeds phi(8, 8) is "
         "above that of random spaces, and larger in W_q than in W_v."
     ),
-    find=find,
+    reproduce=reproduce,
     size=(12.0, 9.0),
 )

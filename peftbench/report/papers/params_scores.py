@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peftbench.records.record import RunRecord
-from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table, run_command
+from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table, run_command
 from peftbench.report.papers._interval import difference, mean
 from peftbench.report.papers._records import need, scale
 from peftbench.report.papers._sweep import (
-    Tuned,
+    ChosenRate,
     accuracy,
     best,
+    choose_rates,
     hyper,
     method,
     notes,
     points,
     same_setting,
-    tuned,
     unlearned,
 )
 
@@ -32,16 +32,16 @@ FAMILIES = (
 )
 MARGIN = 2.0  # points
 
-Rows = dict[tuple[str, int], Tuned]
+Rows = dict[tuple[str, int], ChosenRate]
 
 
-def find(results: Results) -> Finding:
+def reproduce(results: Results) -> Reproduction:
     runs = [r for folder in FOLDERS for r in results.runs(folder, lambda r: family(r) in FAMILIES)]
     same_setting(runs)
-    rows = tuned(runs, lambda r: (family(r), size(r)))
+    rows = choose_rates(runs, lambda r: (family(r), size(r)))
     need({name for name, _ in rows}, FAMILIES, FOLDERS[0])
     shown = sorted(rows.values(), key=lambda t: (FAMILIES.index(t.key[0]), t.key[1]))
-    return Finding(
+    return Reproduction(
         scale=scale([r for t in shown for r in t.runs]),
         claims=_claims(rows),
         table=Table(("method", "size", "parameters", "rate", "accuracy"), tuple(map(_row, shown))),
@@ -69,10 +69,10 @@ def size(r: RunRecord) -> int:
 
 
 def _claims(rows: Rows) -> tuple[Claim, ...]:
-    def top(name: str) -> Tuned:
+    def top(name: str) -> ChosenRate:
         return best(t for t in rows.values() if t.key[0] == name)
 
-    def less(a: Tuned, b: Tuned) -> dict[str, float]:
+    def less(a: ChosenRate, b: ChosenRate) -> dict[str, float]:
         return points(difference(a.runs, b.runs, claims=6))
 
     lora, full, adapter = top("lora"), top("full"), top("adapter")
@@ -93,12 +93,12 @@ def _claims(rows: Rows) -> tuple[Claim, ...]:
     )  # fmt: skip
 
 
-def _row(t: Tuned) -> tuple[str, ...]:
+def _row(t: ChosenRate) -> tuple[str, ...]:
     return t.key[0], str(t.key[1] or "—"), f"{t.trainable:,}", f"{t.lr:g}", accuracy(t)
 
 
-def _draw(canvas: Figure, shown: list[Tuned]) -> None:
-    from peftbench.report.papers import _draw as drawing
+def _draw(canvas: Figure, shown: list[ChosenRate]) -> None:
+    from peftbench.report.papers import _drawing as drawing
 
     panel = canvas.subplots()
     for i, name in enumerate(FAMILIES):
@@ -127,7 +127,7 @@ FIGURE = PaperFigure(
         "LoRA and adapters lose at most 2 points to full fine-tuning, adapters of one size at most 2 to those of the "
         "best, and LoRA beats adapters, BitFit and prefixes; each method at the size and rate that validation prefers."
     ),
-    find=find,
+    reproduce=reproduce,
     records=FOLDERS,
     commands=tuple(run_command(name) for name in ("lora_rank", "prefix_length", "params_scores")),
     size=(9.2, 5.4),

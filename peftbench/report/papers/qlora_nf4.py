@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,14 +19,14 @@ PAIRS = (  # (more error, less error), in the paper's order of perplexity
 REQUANTISED = ("smollm2-135m",)  # weights that come from a 4-bit file already: shown, not judged
 
 
-def find(results: Results) -> Finding:
-    found = results.json(FILE)
-    types, rows = found["types"], found["rows"]
+def reproduce(results: Results) -> Reproduction:
+    errors = results.json(FILE)
+    types, rows = errors["types"], errors["rows"]
     judged = [row for row in rows if row["source"] not in REQUANTISED]
     order = [f"{row['source']}: {', '.join(_labels(types, _order(row)))}" for row in rows]
-    return Finding(
+    return Reproduction(
         scale=f"relative error of rounding {sum(r['weights'] for r in rows):,} weights ("
-        f"{', '.join(r['source'] for r in rows)}) in blocks of {found['block']}; no model is evaluated",
+        f"{', '.join(r['source'] for r in rows)}) in blocks of {errors['block']}; no model is evaluated",
         claims=tuple(_claim(types, row, *pair) for row in judged for pair in PAIRS),
         table=Table(
             ("source", "type", "error, float32 absmax", "error, double quantisation", "paper's perplexity"),
@@ -98,7 +98,7 @@ FIGURE = PaperFigure(
         "the errors come in the order of the paper's perplexities: NF4, FP4 (E3M0), FP4 (E2M1), Int4, on normal "
         "weights and on MiniLM's. An error stands here in place of a perplexity: the same types, another quantity."
     ),
-    find=find,
+    reproduce=reproduce,
     records=("reference/nf4_error",),
     commands=("python scripts/nf4_error.py",),
     size=(11.0, 4.4),

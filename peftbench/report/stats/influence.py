@@ -32,10 +32,10 @@ def influences(metric: str, values: Sequence[Any], labels: Sequence[Any], score:
     if metric not in SCORES or n < 3 or len(values) != n or not _is_for(metric, values, labels):
         return None
     with np.errstate(all="ignore"):
-        found = SCORES[metric](values, labels)
-    if not np.isfinite(found).all() or abs(found[0] - score) > 1e-6 * max(1.0, abs(score)):
+        scores = SCORES[metric](values, labels)
+    if not np.isfinite(scores).all() or abs(scores[0] - score) > 1e-6 * max(1.0, abs(score)):
         return None
-    return (n - 1) * (found[1:].mean() - found[1:])
+    return (n - 1) * (scores[1:].mean() - scores[1:])
 
 
 def grain(metric: str, n: int) -> float:
@@ -67,14 +67,14 @@ def _accuracy(values: Any, labels: Any) -> Array:
 
 def _f1(values: Any, labels: Any) -> Array:
     p, y = np.asarray(values) == 1, np.asarray(labels) == 1
-    hits, said, true = (_less(a.astype(float)) for a in (p & y, p, y))
-    return 2 * hits / (said + true)
+    hits, predicted, true = (_less(a.astype(float)) for a in (p & y, p, y))
+    return 2 * hits / (predicted + true)
 
 
 def _f1_macro(values: Any, labels: Any) -> Array:
     p, y = (np.asarray(a)[:, None] == np.unique(labels) for a in (values, labels))
-    hits, said, true = (_less(a.astype(float)) for a in (p & y, p, y))
-    each = np.where(true > 0, 2 * hits / np.maximum(said + true, 1), 0.0)
+    hits, predicted, true = (_less(a.astype(float)) for a in (p & y, p, y))
+    each = np.where(true > 0, 2 * hits / np.maximum(predicted + true, 1), 0.0)
     return each.sum(1) / (true > 0).sum(1)
 
 
@@ -83,9 +83,10 @@ def _mcc(values: Any, labels: Any) -> Array:
     classes = np.unique(np.concatenate([values, labels]))
     p, y = (np.asarray(a)[:, None] == classes for a in (values, labels))
     n, right = _less(np.ones(len(p))), _less((p & y).any(1).astype(float))
-    said, true = _less(p.astype(float)), _less(y.astype(float))
-    across, of_said, of_true = right * n - (said * true).sum(1), n**2 - (said**2).sum(1), n**2 - (true**2).sum(1)
-    return np.where(of_said > 0, across / np.sqrt(np.maximum(of_said, 1) * of_true), np.where(of_true > 0, 0, np.nan))
+    predicted, true = _less(p.astype(float)), _less(y.astype(float))
+    cov = right * n - (predicted * true).sum(1)
+    var_p, var_y = n**2 - (predicted**2).sum(1), n**2 - (true**2).sum(1)
+    return np.where(var_p > 0, cov / np.sqrt(np.maximum(var_p, 1) * var_y), np.where(var_y > 0, 0, np.nan))
 
 
 def _pearson(values: Any, labels: Any) -> Array:
@@ -100,8 +101,8 @@ def _spearman(values: Any, labels: Any) -> Array:
     x, y = (np.asarray(a, dtype=float) for a in (values, labels))
     n = len(x)
     rows = max(1, PIECE // n)
-    found = [_spearman_without(x, y, np.arange(i, min(i + rows, n))) for i in range(0, n, rows)]
-    return np.concatenate([_pearson(_ranks(x), _ranks(y))[:1], *found])
+    pieces = [_spearman_without(x, y, np.arange(i, min(i + rows, n))) for i in range(0, n, rows)]
+    return np.concatenate([_pearson(_ranks(x), _ranks(y))[:1], *pieces])
 
 
 def _ranks(x: Array) -> Array:
@@ -138,8 +139,8 @@ def _bleu(values: Any, labels: Any) -> Array:
 
 
 def _bleu_counts(metric: Any, text: str, answers: tuple[str, ...]) -> list[float]:
-    found = metric.sentence_score(text, list(answers))
-    return [*found.counts, *found.totals, found.sys_len, found.ref_len]
+    bleu = metric.sentence_score(text, list(answers))
+    return [*bleu.counts, *bleu.totals, bleu.sys_len, bleu.ref_len]
 
 
 def _bleu_of(row: Array) -> float:

@@ -13,7 +13,7 @@ MOST = 1000  # seeds that are looked at
 
 
 @dataclass(frozen=True)
-class Spread:
+class VarianceComponents:
     """What a difference of two configurations varies by."""
 
     seed: float  # variance from one seed to another, with what the test examples do to one seed alone
@@ -21,7 +21,7 @@ class Spread:
     examples: int  # 0: not known
 
     @classmethod
-    def of(cls, pairs: Sequence[Estimate]) -> Spread:
+    def of(cls, pairs: Sequence[Estimate]) -> VarianceComponents:
         """The mean over pairs: of a few seeds, each alone says too little."""
         return cls(
             seed=sum(sum(v for v, _ in p.parts) * p.seeds for p in pairs) / len(pairs),

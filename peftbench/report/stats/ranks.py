@@ -49,12 +49,12 @@ class Ranking:
         order = sorted(range(len(self.labels)), key=lambda j: (self.mean_ranks[j], self.labels[j]))
         if not self.differ:
             return [tuple(self.labels[j] for j in order)]
-        found: list[tuple[int, int]] = []
+        spans: list[tuple[int, int]] = []
         for i in range(len(order)):
             reach = [j for j in range(i, len(order)) if self._gap(order[i], order[j]) <= self.critical]
-            if len(reach) > 1 and (not found or reach[-1] > found[-1][1]):
-                found.append((i, reach[-1]))
-        return [tuple(self.labels[j] for j in order[i : last + 1]) for i, last in found]
+            if len(reach) > 1 and (not spans or reach[-1] > spans[-1][1]):
+                spans.append((i, reach[-1]))
+        return [tuple(self.labels[j] for j in order[i : last + 1]) for i, last in spans]
 
     def _gap(self, i: int, j: int) -> float:
         return self.mean_ranks[j] - self.mean_ranks[i]
@@ -76,8 +76,8 @@ class Ranking:
         order = sorted(zip(self.mean_ranks, self.labels, strict=True))
         first = order[0]
         behind = [label for rank, label in order if rank - first[0] > self.critical]
-        said = f"worse than {first[1]} are {', '.join(behind)}" if behind else f"none is sure to be behind {first[1]}"
-        return f"Ranks: {test}; mean ranks {self.critical:.2f} apart differ (Nemenyi): {said}."
+        worse = f"worse than {first[1]} are {', '.join(behind)}" if behind else f"none is sure to be behind {first[1]}"
+        return f"Ranks: {test}; mean ranks {self.critical:.2f} apart differ (Nemenyi): {worse}."
 
 
 def of(labels: Sequence[str], scores: NDArray[np.float64]) -> Ranking | None:

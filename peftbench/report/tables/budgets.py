@@ -8,7 +8,7 @@ from typing import Any
 
 from peftbench.report.data.average import Average
 from peftbench.report.data.comparison import Comparison, Entry
-from peftbench.report.tables.format import count, scaled
+from peftbench.report.tables.formatting import count, scaled
 
 MIB = 2**20
 
@@ -20,11 +20,10 @@ def noted(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 def noted_averages(averages: Sequence[Average], comparisons: Sequence[Comparison]) -> list[Average]:
     """The tables over tasks with the exemptions of all of them."""
-    told = []
-    for a in averages:
-        entries = [e for c in comparisons if c.experiment == a.experiment for e in c.entries]
-        told.append(replace(a, notes=(*a.notes, *_exemptions(entries))))
-    return told
+    entries = {
+        a.experiment: [e for c in comparisons if c.experiment == a.experiment for e in c.entries] for a in averages
+    }
+    return [replace(a, notes=(*a.notes, *_exemptions(entries[a.experiment]))) for a in averages]
 
 
 def exempt(e: Entry) -> Mapping[str, str]:
@@ -58,11 +57,11 @@ def _parts(e: Entry) -> int:
 
 
 def _exemptions(entries: Sequence[Entry]) -> Iterator[str]:
-    said: dict[tuple[str, str], list[str]] = {}
+    labels_by_reason: dict[tuple[str, str], list[str]] = {}
     for e in entries:
         for axis, reason in exempt(e).items():
-            said.setdefault((axis, reason), []).append(e.label)
-    for (axis, reason), labels in said.items():
+            labels_by_reason.setdefault((axis, reason), []).append(e.label)
+    for (axis, reason), labels in labels_by_reason.items():
         yield f"Exempt from the budget of {axis}: {', '.join(dict.fromkeys(labels))} ({reason.strip()})."
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from peftbench.report.data import verdicts
 from peftbench.report.data.average import Average
 from peftbench.report.data.comparison import Comparison, Entry, mean, spread
-from peftbench.report.data.times import BATCHES, Latency, Spread, Times
-from peftbench.report.tables import format
+from peftbench.report.data.times import BATCHES, Latency, Summary, Times
+from peftbench.report.tables import formatting
 
 KIB, MIB = 2**10, 2**20
 TIED = "•"  # beside the best and what cannot be told apart from it
@@ -32,11 +32,11 @@ class Column:
     brief: Callable[[Any], str] | None = None  # the cell on a terminal
 
 
-def _step(e: Entry) -> Spread | None:
+def _step(e: Entry) -> Summary | None:
     return e.times.step if e.times else None
 
 
-def _step_ratio(e: Entry) -> Spread | None:
+def _step_ratio(e: Entry) -> Summary | None:
     return e.times.ratio if e.times else None
 
 
@@ -48,7 +48,7 @@ def _score(c: Comparison) -> Callable[[Entry], str]:
     def cell(e: Entry) -> str:
         v = verdicts.of(c).get(e.label)
         tied = TIED if v and v.tied and len(verdicts.of(c)) > 1 else ""
-        return format.estimate(e.mean, v.interval if v else None, e.n, tied)
+        return formatting.estimate(e.mean, v.interval if v else None, e.n, tied)
 
     return cell
 
@@ -56,31 +56,35 @@ def _score(c: Comparison) -> Callable[[Entry], str]:
 def _relative(c: Comparison) -> Callable[[Entry], str]:
     def cell(e: Entry) -> str:
         v = verdicts.of(c).get(e.label)
-        return format.estimate(e.relative, v.relative.interval() if v and v.relative else None)
+        return formatting.estimate(e.relative, v.relative.interval() if v and v.relative else None)
 
     return cell
 
 
 def _ratio(e: Entry) -> str:
-    return format.interval(_step_ratio(e))
+    return formatting.interval(_step_ratio(e))
 
 
 def _sized(e: Entry) -> str:
     """Trainable parameters with the mark that no table may lack, for a terminal without room for a column."""
-    mark = format.size(e.size, e.deviation).replace("matched ", "") if e.size in ("matched", "nearest") else e.size
-    return f"{format.count(e.parameter('trainable'))} {mark}"
+    mark = formatting.size(e.size, e.deviation).replace("matched ", "") if e.size in ("matched", "nearest") else e.size
+    return f"{formatting.count(e.parameter('trainable'))} {mark}"
 
 
 def _latencies(batch: str) -> Callable[[Entry], str]:
     def cell(e: Entry) -> str:
         at = _latency(e.times, batch)
-        return f"{format.milliseconds(at.unmerged)} / {format.milliseconds(at.merged)}" if at.unmerged else format.DASH
+        return (
+            f"{formatting.milliseconds(at.unmerged)} / {formatting.milliseconds(at.merged)}"
+            if at.unmerged
+            else formatting.DASH
+        )
 
     return cell
 
 
 def _metric(name: str) -> Callable[[Entry], str]:
-    return lambda e: format.score(mean(v := e.others.get(name, ())), spread(v))
+    return lambda e: formatting.score(mean(v := e.others.get(name, ())), spread(v))
 
 
 def latency_columns() -> list[Column]:
@@ -98,24 +102,24 @@ def columns(c: Comparison) -> list[Column]:
     return [
         Column("method", lambda e: e.label),
         Column(f"{c.metric} {arrow}, mean [95 %] (n)", _score(c), 0, f"{c.metric} {arrow}"),
-        Column("sd over seeds", lambda e: format.score(e.sd), 14, "sd"),
+        Column("sd over seeds", lambda e: formatting.score(e.sd), 14, "sd"),
         Column(f"relative to {c.reference} [95 %]", _relative(c), 6, f"/ {c.reference}"),
         *others,
-        Column("trainable", lambda e: format.count(e.parameter("trainable")), 1, brief=_sized),
-        Column("head", lambda e: format.count(e.parameter("head")), 12),
-        Column("size", lambda e: format.size(e.size, e.deviation), 13),
-        Column("stored, KiB", lambda e: format.scaled(e.parameter("stored_bytes"), KIB), 11),
-        Column("peak memory, MiB", lambda e: format.scaled(e.peak_bytes, MIB), 2, "peak MiB"),
-        Column("step, ms", lambda e: format.milliseconds(_step(e), spread=True), 7),
+        Column("trainable", lambda e: formatting.count(e.parameter("trainable")), 1, brief=_sized),
+        Column("head", lambda e: formatting.count(e.parameter("head")), 12),
+        Column("size", lambda e: formatting.size(e.size, e.deviation), 13),
+        Column("stored, KiB", lambda e: formatting.scaled(e.parameter("stored_bytes"), KIB), 11),
+        Column("peak memory, MiB", lambda e: formatting.scaled(e.peak_bytes, MIB), 2, "peak MiB"),
+        Column("step, ms", lambda e: formatting.milliseconds(_step(e), spread=True), 7),
         Column(
             f"step / {c.reference}",
             _ratio,
             4,
             "step ×",
-            lambda e: format.ratio(r.median if (r := _step_ratio(e)) else None),
+            lambda e: formatting.ratio(r.median if (r := _step_ratio(e)) else None),
         ),
         *latency_columns(),
-        Column("failed runs", lambda e: format.failures(e.failures), 0, "failed"),
+        Column("failed runs", lambda e: formatting.failures(e.failures), 0, "failed"),
     ]
 
 
@@ -125,15 +129,15 @@ def average_columns(a: Average) -> list[Column]:
         Column("method", lambda s: s.label),
         Column(
             f"score relative to {a.reference}, mean [95 %]",
-            lambda s: format.estimate(s.relative, s.relative_interval),
+            lambda s: formatting.estimate(s.relative, s.relative_interval),
             0,
             "score",
         ),
-        Column("average rank", lambda s: format.DASH if s.rank is None else f"{s.rank:.1f}", 1, "rank"),
-        Column("trainable, mean", lambda s: format.count(s.trainable), 3, "trainable"),
-        Column(f"peak memory / {a.reference}", lambda s: format.ratio(s.peak_ratio), 4),
-        Column(f"step / {a.reference}", lambda s: format.ratio(s.step_ratio), 5),
-        Column("failed runs", lambda s: format.count(s.failed), 0, "failed"),
+        Column("average rank", lambda s: formatting.DASH if s.rank is None else f"{s.rank:.1f}", 1, "rank"),
+        Column("trainable, mean", lambda s: formatting.count(s.trainable), 3, "trainable"),
+        Column(f"peak memory / {a.reference}", lambda s: formatting.ratio(s.peak_ratio), 4),
+        Column(f"step / {a.reference}", lambda s: formatting.ratio(s.step_ratio), 5),
+        Column("failed runs", lambda s: formatting.count(s.failed), 0, "failed"),
     ]
 
 
@@ -207,7 +211,7 @@ def text(columns: Sequence[Column], rows: Sequence[Any], width: int = WIDTH) -> 
             disable_numparse=True,
             colalign=align,
             maxcolwidths=most,
-            missingval=format.DASH,
+            missingval=formatting.DASH,
         )
 
     table = render()

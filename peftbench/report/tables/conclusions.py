@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from peftbench.report.data import verdicts
 from peftbench.report.data.comparison import Comparison
-from peftbench.report.data.verdicts import Verdict
+from peftbench.report.data.verdicts import ScoreVerdict
 from peftbench.report.stats import power
 from peftbench.report.stats.intervals import LEVEL, RANGES, Estimate
 
@@ -65,12 +65,12 @@ def _about_the_reference(c: Comparison) -> str:
     whose = "Of these trained networks, against" if len(runs) == len(known) else "Against"
     named = {n: f"{n} (its one trained network)" if n in runs and whose == "Against" else n for n in sure}
     better, worse = [named[n] for n, d in sure.items() if d > 0], [named[n] for n, d in sure.items() if d < 0]
-    said = [f"{listed(names)} {_are(names)} {how}" for names, how in ((better, "better"), (worse, "worse")) if names]
+    phrases = [f"{listed(names)} {_are(names)} {how}" for names, how in ((better, "better"), (worse, "worse")) if names]
     rest = len(known) - len(sure)
-    if not said:
+    if not phrases:
         return f"No difference to {c.reference} is sure (Holm's correction over {len(known)})."
     open_ones = f"; {rest} of {len(known)} cannot be told apart from it" if rest else ""
-    return f"{whose} {c.reference}, {' and '.join(said)} (Holm's correction over {len(known)}){open_ones}."
+    return f"{whose} {c.reference}, {' and '.join(phrases)} (Holm's correction over {len(known)}){open_ones}."
 
 
 def _tied_but_worse(c: Comparison) -> Iterator[str]:
@@ -99,21 +99,21 @@ def _more(c: Comparison) -> Iterator[str]:
     pairs = [p for p in pairs if p.is_known]
     if not pairs:
         return
-    size, said = _size(c)
-    spread = power.Spread.of(pairs)
-    seeds, now = spread.seeds_for(size), min(p.seeds for p in pairs)
+    size, name = _size(c)
+    variance = power.VarianceComponents.of(pairs)
+    seeds, now = variance.seeds_for(size), min(p.seeds for p in pairs)
     sure = "(80 % power, one pair at 95 %)"
-    if seeds is None and (examples := spread.examples_for(size)) <= spread.examples:
-        yield f"Seeing {said} {sure} would need more than {power.MOST:,} seeds."
+    if seeds is None and (examples := variance.examples_for(size)) <= variance.examples:
+        yield f"Seeing {name} {sure} would need more than {power.MOST:,} seeds."
     elif seeds is None:
         yield (
-            f"Seeing {said} {sure} would need about {_round(examples):,} test examples, and more seeds: on these "
-            f"{spread.examples:,} no number of seeds is enough."
+            f"Seeing {name} {sure} would need about {_round(examples):,} test examples, and more seeds: on these "
+            f"{variance.examples:,} no number of seeds is enough."
         )
     elif seeds > now:
-        yield f"Seeing {said} {sure} would need about {_round(seeds)} seeds."
+        yield f"Seeing {name} {sure} would need about {_round(seeds)} seeds."
     else:
-        yield f"These seeds are enough to see {said} {sure}."
+        yield f"These seeds are enough to see {name} {sure}."
 
 
 def _size(c: Comparison) -> tuple[float, str]:
@@ -126,7 +126,7 @@ def _size(c: Comparison) -> tuple[float, str]:
     return POINTS * abs(best), f"a difference of 2 % of the best {c.metric} ({POINTS * abs(best):.3g})"
 
 
-def _sample(all_: Sequence[Verdict]) -> str:
+def _sample(all_: Sequence[ScoreVerdict]) -> str:
     """`with 3 seeds and 400 test examples`"""
     means: list[Estimate] = [v.mean for v in all_]
     low, high = min(m.seeds for m in means), max(m.seeds for m in means)

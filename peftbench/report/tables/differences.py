@@ -9,9 +9,9 @@ from peftbench.report.data import verdicts
 from peftbench.report.data.comparison import Comparison, Entry
 from peftbench.report.data.notes import NOT_LEARNED
 from peftbench.report.data.pareto import COSTS
-from peftbench.report.data.verdicts import Verdict
+from peftbench.report.data.verdicts import ScoreVerdict
 from peftbench.report.stats.intervals import Estimate
-from peftbench.report.tables import format
+from peftbench.report.tables import formatting
 from peftbench.report.tables.columns import Column
 
 LEGEND = (
@@ -38,8 +38,8 @@ def columns(c: Comparison) -> list[Column]:
     return [
         Column("method", lambda e: e.label),
         Column(f"{c.metric} − {c.reference}'s [95 %]", _cell(c, lambda v: _signed(v.difference))),
-        Column("p (Holm)", _cell(c, lambda v: format.p_value(v.p_holm))),
-        Column(f"P(better than {c.reference})", _cell(c, lambda v: format.share(v.better))),
+        Column("p (Holm)", _cell(c, lambda v: formatting.p_value(v.p_holm))),
+        Column(f"P(better than {c.reference})", _cell(c, lambda v: formatting.share(v.better))),
         Column(f"{c.metric} − the best's [95 %]", _cell(c, lambda v: _signed(v.to_best))),
         Column("tied with the best", _cell(c, _tied)),
         *(Column(f"on the front, {cost}", _cell(c, _front(cost))) for cost in COSTS),
@@ -71,23 +71,23 @@ def _bounds(name: str, interval: tuple[float, float] | None) -> dict[str, float 
     return {f"{name}_low": low, f"{name}_high": high}
 
 
-def _cell(c: Comparison, cell: Callable[[Verdict], str]) -> Callable[[Entry], str]:
-    return lambda e: cell(verdicts.of(c)[e.label]) if e.label in verdicts.of(c) else format.DASH
+def _cell(c: Comparison, cell: Callable[[ScoreVerdict], str]) -> Callable[[Entry], str]:
+    return lambda e: cell(verdicts.of(c)[e.label]) if e.label in verdicts.of(c) else formatting.DASH
 
 
 def _signed(of: Estimate | None) -> str:
-    return format.difference(of.value, of.interval()) if of else format.DASH
+    return formatting.difference(of.value, of.interval()) if of else formatting.DASH
 
 
-def _tied(v: Verdict) -> str:
+def _tied(v: ScoreVerdict) -> str:
     if v.is_best:
         return "best"
-    return format.DASH if v.tied is None else "tied" if v.tied else "no"
+    return formatting.DASH if v.tied is None else "tied" if v.tied else "no"
 
 
-def _front(cost: str) -> Callable[[Verdict], str]:
-    def cell(v: Verdict) -> str:
+def _front(cost: str) -> Callable[[ScoreVerdict], str]:
+    def cell(v: ScoreVerdict) -> str:
         share = (v.on_front or {}).get(cost)
-        return format.DASH if share is None else f"{share * 100:.0f} %"
+        return formatting.DASH if share is None else f"{share * 100:.0f} %"
 
     return cell

@@ -11,7 +11,7 @@ from peftbench.report.data.times import BATCHES, PHASES, Latency, Times, backgro
 from peftbench.report.tables import differences
 
 
-def listed(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+def rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     """One row for each configuration of each task, failed ones too, in the order of the tables."""
     return [row(c, e) for c in comparisons for e in c.entries]
 

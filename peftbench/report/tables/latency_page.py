@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from peftbench.report.data.latencies import Latencies, Timed
-from peftbench.report.data.times import Spread
+from peftbench.report.data.times import Summary
 from peftbench.report.tables import columns as tables
-from peftbench.report.tables import format
+from peftbench.report.tables import formatting
 from peftbench.report.tables.columns import Column
 
 
@@ -38,7 +38,7 @@ def columns() -> list[Column]:
         Column("merged: p50, ms", lambda c: _ms(c.merged, "median"), 2),
         Column("merged: p95, ms", lambda c: _ms(c.merged, "p95"), 4),
         Column("merged / base", lambda c: _ratio(c.merged), 0),
-        Column("n", lambda c: format.count(c.unmerged.n if c.unmerged else None), 5),
+        Column("n", lambda c: formatting.count(c.unmerged.n if c.unmerged else None), 5),
     ]
 
 
@@ -48,7 +48,7 @@ def handling_columns() -> list[Column]:
         Column("method", lambda h: h.label),
         Column("put another adapter in place, ms", lambda h: _milliseconds(h.switch)),
         Column("fold into the weights, ms", lambda h: _milliseconds(h.merge)),
-        Column("n", lambda h: format.count(h.n)),
+        Column("n", lambda h: formatting.count(h.n)),
     ]
 
 
@@ -85,11 +85,11 @@ def _ms(t: Timed | None, which: str) -> str:
 
 
 def _milliseconds(seconds: float | None) -> str:
-    return format.milliseconds(Spread(seconds, None) if seconds is not None else None)
+    return formatting.milliseconds(Summary(seconds, None) if seconds is not None else None)
 
 
 def _ratio(t: Timed | None) -> str:
     if t is None or t.ratio is None:
-        return format.DASH
+        return formatting.DASH
     interval = f" [{t.low:.2f}, {t.high:.2f}]" if t.low is not None and t.high is not None else ""
     return f"{t.ratio:.2f}×{interval}"

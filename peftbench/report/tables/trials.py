@@ -8,8 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 from peftbench.report.data.comparison import Comparison, Entry, length
-from peftbench.report.data.tunings import Tuned, Tuning, chosen_for, expected_best, score, scores, value_of
-from peftbench.report.tables import format
+from peftbench.report.data.tunings import (
+    ConfigurationTrials,
+    Tuning,
+    chosen_for,
+    expected_best,
+    score,
+    scores,
+    value_of,
+)
+from peftbench.report.tables import formatting
 from peftbench.report.tables.columns import Column
 
 LEGEND = (
@@ -28,22 +36,22 @@ def columns(t: Tuning) -> list[Column]:
         Column("failed", lambda row: str(row.failed), 4),
         Column("chosen", _chosen),
         Column("edge", lambda row: ", ".join(f"{k}: {e}" for k, e in row.edges.items()) or "no", 1),
-        Column(f"{t.metric} {arrow} on validation, best", lambda row: format.score(score(row.best)), 2, "best"),
-        Column("median of its trials", lambda row: format.score(_median(row)), 3, "median"),
+        Column(f"{t.metric} {arrow} on validation, best", lambda row: formatting.score(score(row.best)), 2, "best"),
+        Column("median of its trials", lambda row: formatting.score(_median(row)), 3, "median"),
     ]
 
 
-def _chosen(row: Tuned) -> str:
-    said = told(row.chosen)
-    return said if row.failed < len(row.trials) else f"{said} (all failed: the first)"
+def _chosen(row: ConfigurationTrials) -> str:
+    values = format_values(row.chosen)
+    return values if row.failed < len(row.trials) else f"{values} (all failed: the first)"
 
 
-def told(values: Mapping[str, Any]) -> str:
+def format_values(values: Mapping[str, Any]) -> str:
     """`lr=0.0021 alpha=16`"""
     return " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
 
 
-def _median(row: Tuned) -> float | None:
+def _median(row: ConfigurationTrials) -> float | None:
     known = [s for r in row.trials if (s := score(r)) is not None]
     return statistics.median(known) if known else None
 
@@ -58,7 +66,7 @@ def trial_rows(t: Tuning) -> list[dict[str, Any]]:
             "method_name": row.method,
             "trial": r.spec.trial,
             "lr": value_of(r, "lr"),
-            "other": told({k: value_of(r, k) for k in row.space if k != "lr"}),
+            "other": format_values({k: value_of(r, k) for k in row.space if k != "lr"}),
             "status": r.status,
             "metric": t.metric,
             "validation": score(r),
@@ -87,16 +95,16 @@ def noted(comparisons: Sequence[Comparison], tunings: Sequence[Tuning]) -> list[
 
 def json_row(c: Comparison, e: Entry, tunings: Sequence[Tuning]) -> dict[str, Any] | None:
     """What chose an entry's values, JSON-ready; None where no trial did."""
-    found = chosen_for(c, e, tunings)
-    if found is None:
+    choice = chosen_for(c, e, tunings)
+    if choice is None:
         return None
-    tuned = found[1]
+    row = choice[1]
     return {
-        "trials": len(tuned.trials),
-        "failed": tuned.failed,
-        "chosen": tuned.chosen,
-        "edges": tuned.edges,
-        "validation": score(tuned.best),
+        "trials": len(row.trials),
+        "failed": row.failed,
+        "chosen": row.chosen,
+        "edges": row.edges,
+        "validation": score(row.best),
     }
 
 
@@ -107,7 +115,7 @@ def _notes(c: Comparison, tunings: Sequence[Tuning]) -> Iterator[str]:
     chosen = {e.label: one for e in c.entries if (one := chosen_for(c, e, tunings))}
     if chosen:
         lengths = sorted({f"{len(row.trials)} trials of {length(t.budget)}" for t, row in chosen.values()})
-        values = "; ".join(f"{label} {told(row.chosen)}" for label, (_, row) in chosen.items())
+        values = "; ".join(f"{label} {format_values(row.chosen)}" for label, (_, row) in chosen.items())
         yield f"Tuned on the validation split, {' or '.join(lengths)} a method: {values}."
     edges = {label: ", ".join(f"{k}: {e}" for k, e in row.edges.items()) for label, (_, row) in chosen.items()}
     if at_edge := ", ".join(f"{label} ({edge})" for label, edge in edges.items() if edge):

@@ -28,7 +28,7 @@ CONFIDENCE = 0.95
 LARGEST = ("merge_max_change", "background_cpu_share")  # of what all processes saw
 
 
-def passes(profiles: Iterable[ProfileRecord]) -> list[ProfileRecord]:
+def pool(profiles: Iterable[ProfileRecord]) -> list[ProfileRecord]:
     """The finished records of one pass (same spec, environment and experiment) as one; all others as they are.
 
     The record of several has the path and identity of the first process's, and how many `processes` there are. Only
@@ -44,7 +44,7 @@ def passes(profiles: Iterable[ProfileRecord]) -> list[ProfileRecord]:
     return [*kept, *(_one(sorted(group, key=lambda r: r.spec.process)) for group in parts.values())]
 
 
-def between(ratios: Sequence[Quartiles]) -> Ratio:
+def pool_ratios(ratios: Sequence[Quartiles]) -> Ratio:
     """A ratio over processes, each of them given as within its rounds.
 
     The median is the geometric mean of the processes' medians, with its 95 % Student interval, on logarithms; the
@@ -73,7 +73,7 @@ def _joined(values: Sequence[Any], key: str = "") -> Any:
     first = values[0]
     if isinstance(first, Struct) and all(isinstance(v, Struct) for v in values):
         if isinstance(first, Ratio):
-            return between(values)
+            return pool_ratios(values)
         together = {name: _joined([getattr(v, name) for v in values], name) for name in first.__struct_fields__}
         return structs.replace(first, **(together | (_spread(values) if isinstance(first, Quartiles) else {})))
     if isinstance(first, list) and all(isinstance(v, list) and len(v) == len(first) for v in values):
@@ -91,7 +91,7 @@ def _spread(values: Sequence[Any]) -> dict[str, Any]:
         return {"median": middle, "iqr": statistics.median(known) if known else None, "n": number}
     samples = [s for v in values for s in v.samples]
     low, high = np.quantile(samples, [0.25, 0.75])
-    found = {"median": statistics.median(samples), "iqr": float(high - low), "n": number, "samples": samples}
+    summary = {"median": statistics.median(samples), "iqr": float(high - low), "n": number, "samples": samples}
     if isinstance(values[0], PassSeconds):
-        found["p95"] = float(np.quantile(samples, 0.95)) if number >= TAIL else None
-    return found
+        summary["p95"] = float(np.quantile(samples, 0.95)) if number >= TAIL else None
+    return summary

@@ -12,14 +12,14 @@ def differences(folder: Path, contents: Iterable[tuple[str, bytes]]) -> list[str
     """One line for each file of the report in `folder` that is not what `contents` says, sorted by name."""
     made = dict(contents)
     kept = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")}
-    said = [f"{name}: not made by this report" for name in kept - set(made) - {files.LIST}]
+    lines = [f"{name}: not made by this report" for name in kept - set(made) - {files.LIST}]
     for name, content in made.items():
         path = folder / name
         if not path.is_file():
-            said.append(f"{name}: missing")
-        elif (found := path.read_bytes()) != content:
-            said.append(f"{name}: {_where(found, content)}")
-    return sorted(said)
+            lines.append(f"{name}: missing")
+        elif (kept_bytes := path.read_bytes()) != content:
+            lines.append(f"{name}: {_where(kept_bytes, content)}")
+    return sorted(lines)
 
 
 def _where(kept: bytes, made: bytes) -> str:

@@ -50,6 +50,6 @@ def jackknife(statistic: Callable[[Array], float], x: Array, claims: int = 1) ->
     n = x.shape[1]
     whole = np.asarray([statistic(seed) for seed in x])
     without = np.asarray([[statistic(np.delete(seed, k, axis=0)) for k in range(n)] for seed in x])
-    found = of(n * whole[:, None] - (n - 1) * without, claims)
-    half, value = found.value - found.low, float(whole.mean())
+    estimate = of(n * whole[:, None] - (n - 1) * without, claims)
+    half, value = estimate.value - estimate.low, float(whole.mean())
     return Interval(value, value - half, value + half)

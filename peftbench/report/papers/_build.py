@@ -10,7 +10,7 @@ from pathlib import Path
 from peftbench.errors import UserError, unknown
 from peftbench.report import papers
 from peftbench.report.papers import NotRun, PaperFigure, Results
-from peftbench.report.papers._page import FOLDER, INDEX, Result, image, index, page
+from peftbench.report.papers._page import FOLDER, INDEX, FigureResult, image, index, page
 from peftbench.report.write import files
 
 SUFFIXES = (".md", ".png", ".svg")
@@ -18,14 +18,14 @@ SUFFIXES = (".md", ".png", ".svg")
 
 def known() -> dict[str, PaperFigure]:
     """Every figure by name, in the order of the page. A module's name is its figure's."""
-    found = []
+    figures = []
     for module in pkgutil.iter_modules(papers.__path__):
         if not module.name.startswith("_"):
             figure: PaperFigure = importlib.import_module(f"{papers.__name__}.{module.name}").FIGURE
             if figure.name != module.name:
                 raise ValueError(f"{module.name}.py holds a figure named {figure.name}")
-            found.append(figure)
-    return {f.name: f for f in sorted(found, key=lambda f: (f.number, f.name))}
+            figures.append(figure)
+    return {f.name: f for f in sorted(figures, key=lambda f: (f.number, f.name))}
 
 
 def chosen(names: Sequence[str]) -> list[PaperFigure]:
@@ -37,41 +37,41 @@ def chosen(names: Sequence[str]) -> list[PaperFigure]:
     return [f for f in figures.values() if not names or f.name in names]
 
 
-def ask(figures: Sequence[PaperFigure], results: Results) -> list[Result]:
+def reproduce(figures: Sequence[PaperFigure], results: Results) -> list[FigureResult]:
     """What the records say of each figure."""
-    found = []
+    answers = []
     for figure in figures:
         try:
-            found.append(Result(figure, figure.find(results)))
+            answers.append(FigureResult(figure, figure.reproduce(results)))
         except NotRun as e:
-            found.append(Result(figure, None, str(e)))
-    return found
+            answers.append(FigureResult(figure, None, str(e)))
+    return answers
 
 
-def ask_all(root: Path) -> list[Result]:
+def reproduce_all(root: Path) -> list[FigureResult]:
     """What the records under `root` say of every figure. Raises UserError where there is no such directory."""
     if not root.is_dir():
         raise UserError(f"{root}: no such directory; give the one that has the records, such as --results results")
-    return ask(list(known().values()), Results(root))
+    return reproduce(list(known().values()), Results(root))
 
 
-def contents(names: Sequence[str], asked: Sequence[Result]) -> Iterator[tuple[str, bytes | None]]:
+def contents(names: Sequence[str], answers: Sequence[FigureResult]) -> Iterator[tuple[str, bytes | None]]:
     """(path, content) of the files of the figures named, and of the index of all; None: there must be no such file."""
     wanted = {f.name for f in chosen(names)}
-    for r in asked:
+    for r in answers:
         if r.figure.name in wanted:
             yield f"{FOLDER}/{r.figure.name}.md", page(r).encode()
             drawn = dict(image(r))
             for suffix in SUFFIXES[1:]:
                 name = r.figure.name + suffix
                 yield f"{FOLDER}/{name}", drawn.get(name)
-    yield INDEX, index(asked).encode()
+    yield INDEX, index(answers).encode()
 
 
-def write(names: Sequence[str], root: Path, out: Path, asked: Sequence[Result] | None = None) -> list[Path]:
-    """Write the figures and the index under `out`; returns what changed. `asked` saves reading the records again."""
+def write(names: Sequence[str], root: Path, out: Path, answers: Sequence[FigureResult] | None = None) -> list[Path]:
+    """Write the figures and the index under `out`; returns what changed. `answers` saves reading the records again."""
     changed = []
-    for name, content in contents(names, ask_all(root) if asked is None else asked):
+    for name, content in contents(names, reproduce_all(root) if answers is None else answers):
         path = out / name
         if _now(path) == content:
             continue
@@ -86,17 +86,17 @@ def write(names: Sequence[str], root: Path, out: Path, asked: Sequence[Result] |
 
 def check(names: Sequence[str], root: Path, out: Path) -> list[str]:
     """How the files under `out` differ from what the records give: a line for each that does."""
-    said, expected = [], set()
-    for name, content in contents(names, ask_all(root)):
+    differences, expected = [], set()
+    for name, content in contents(names, reproduce_all(root)):
         expected.add(name)
         now = _now(out / name)
         if now != content:
             what = "is missing" if now is None else "must not be there" if content is None else "differs"
-            said.append(f"{out / name}: {what}")
+            differences.append(f"{out / name}: {what}")
     if not names:
         there = {f"{FOLDER}/{p.name}" for p in (out / FOLDER).glob("*")}
-        said += [f"{out / name}: belongs to no figure" for name in sorted(there - expected)]
-    return said
+        differences += [f"{out / name}: belongs to no figure" for name in sorted(there - expected)]
+    return differences
 
 
 def _now(path: Path) -> bytes | None:

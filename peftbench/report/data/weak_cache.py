@@ -11,7 +11,7 @@ Of = TypeVar("Of")
 Result = TypeVar("Result")
 
 
-def once(compute: Callable[[Of], Result]) -> Callable[[Of], Result]:
+def weak_cache(compute: Callable[[Of], Result]) -> Callable[[Of], Result]:
     """`compute`, called once for each object, which must be told apart by identity and must not change.
 
     The result may not refer to the object, or neither is ever freed.

@@ -1,7 +1,7 @@
-"""From records to a report: tables, figures and the page that shows them, and rows for other programs.
+"""Builds a report from records: tables, figures, the page that shows them, and rows for other programs.
 
-Reads records and nothing else. The same records give the same bytes, in whatever order they were made. pandas, seaborn
-and matplotlib are imported only when something is drawn or written.
+Reads records only. The same records give the same bytes, whatever their order. pandas, seaborn and matplotlib are
+imported only when something is drawn or written.
 """
 
 from __future__ import annotations
@@ -28,16 +28,27 @@ FOLDER = "report"  # under the results directory
 
 @dataclass(frozen=True)
 class ReportData:
-    """The records of a results directory, read and compared once for all that is made of them."""
+    """The records of a results directory, read and compared once for every output.
+
+    Args:
+        comparisons: one table per experiment, task and budget, with all notes.
+        passes: latencies of the profile passes.
+        tunings: tuning trials, one table per experiment, task and training length.
+        sources: digest of the records, the code and the libraries that a report depends on.
+    """
 
     comparisons: list[Comparison]
-    passes: list[Latencies]  # profile passes
+    passes: list[Latencies]
     tunings: list[Tuning]
-    sources: str  # digest of what a report of them is made from
+    sources: str
 
 
 def load(results_dir: Path | str) -> ReportData:
-    """Read and compare the records under `results_dir`; none is no error here."""
+    """Read and compare the records under a results directory.
+
+    Args:
+        results_dir: the results directory; it may have no records.
+    """
     sources = up_to_date.sources(results_dir)
     records = record.read_all(results_dir)
     comparisons = budgets.noted(compare(records))
@@ -46,7 +57,12 @@ def load(results_dir: Path | str) -> ReportData:
 
 
 def load_against(results_dir: Path | str, baselines_dir: Path | str) -> ReportData:
-    """The records under `results_dir` in one table a task with those under `baselines_dir`, which stay as they are."""
+    """Read new records and compare them with baselines, in one table per task.
+
+    Args:
+        results_dir: the new records.
+        baselines_dir: the baselines' records, which are only read.
+    """
     sources = up_to_date.sources(results_dir) + up_to_date.sources(baselines_dir)
     records, others = record.read_all(results_dir), record.read_all(baselines_dir)
     comparisons = budgets.noted(with_baselines.compare_with(records, others, baselines_dir))
@@ -61,10 +77,20 @@ def write(
     out_dir: Path | str | None = None,
     loaded: ReportData | None = None,
 ) -> list[Path]:
-    """Write every table and figure and `report.md`, which shows them all; returns the paths, `report.md` first.
+    """Write every table and figure, and the page `report.md` that shows them.
 
-    Under `results_dir`/report, or in `out_dir`. Each file appears whole or not at all; what an earlier report left and
-    this one lacks is removed, and nothing else. Raises UserError without any run or for a directory it cannot write to.
+    Each file is written atomically. Files of an earlier report that this one lacks are removed, and no others.
+
+    Args:
+        results_dir: the results directory.
+        out_dir: folder of the report; default: `report` in the results directory.
+        loaded: the records if already loaded.
+
+    Returns:
+        Paths of the files, `report.md` first.
+
+    Raises:
+        UserError: without records, or if the folder cannot be written.
     """
     loaded = _require_records(loaded or load(results_dir), results_dir)
     folder = Path(out_dir) if out_dir is not None else Path(results_dir) / FOLDER
@@ -74,7 +100,19 @@ def write(
 
 
 def check(results_dir: Path | str, out_dir: Path | str | None, loaded: ReportData) -> list[str]:
-    """Make the report again in memory: one line for each file that is not, byte for byte, the one that is there."""
+    """Build the report in memory and compare it with the files on disk, byte for byte.
+
+    Args:
+        results_dir: the results directory.
+        out_dir: folder of the report; default: `report` in the results directory.
+        loaded: the records.
+
+    Returns:
+        One line per file that differs, is missing or does not belong; empty if the report is up to date.
+
+    Raises:
+        UserError: without records.
+    """
     from peftbench.report.write import compare_files
 
     folder = Path(out_dir) if out_dir is not None else Path(results_dir) / FOLDER
@@ -88,7 +126,18 @@ def _contents(loaded: ReportData) -> Iterator[tuple[str, bytes]]:
 
 
 def refresh(results_dir: Path | str, loaded: ReportData) -> Path:
-    """`write` under `results_dir`/report unless it would change nothing; returns the path of `report.md`."""
+    """Write the report under `results_dir` unless it is up to date.
+
+    Args:
+        results_dir: the results directory.
+        loaded: its records.
+
+    Returns:
+        Path of `report.md`.
+
+    Raises:
+        UserError: without records, or if the folder cannot be written.
+    """
     folder = Path(results_dir) / FOLDER
     if not up_to_date.is_current(folder, loaded.sources):
         write(results_dir, loaded=loaded)
@@ -96,9 +145,18 @@ def refresh(results_dir: Path | str, loaded: ReportData) -> Path:
 
 
 def rows(results_dir: Path | str, loaded: ReportData | None = None) -> list[dict[str, Any]]:
-    """One JSON-ready row for each configuration of each task, failed ones too; `export.row` has the fields.
+    """The comparisons as JSON-ready rows, one per configuration and task, failed ones included.
 
-    Where nothing but profile passes ran: one row for each configuration at each shape, from `latency.rows`.
+    Args:
+        results_dir: the results directory.
+        loaded: the records if already loaded.
+
+    Returns:
+        Rows with the fields of `export.row` and "tuning" (`trials.json_row`). Without training runs: one row per
+        configuration and shape (`latency_page.rows`), or without those one row per trial (`trials.trial_rows`).
+
+    Raises:
+        UserError: without records.
     """
     loaded = _require_records(loaded or load(results_dir), results_dir)
     output = export.rows(loaded.comparisons)
@@ -109,7 +167,15 @@ def rows(results_dir: Path | str, loaded: ReportData | None = None) -> list[dict
 
 
 def text_table(results_dir: Path | str, loaded: ReportData | None = None) -> str:
-    """The comparison for a terminal of 120 columns: a table for each task, one over the tasks, and their notes."""
+    """The comparisons for a terminal of 120 columns: a table per task, one over the tasks, and their notes.
+
+    Args:
+        results_dir: the results directory.
+        loaded: the records if already loaded.
+
+    Raises:
+        UserError: without records.
+    """
     from peftbench.report.tables import terminal
 
     loaded = _require_records(loaded or load(results_dir), results_dir)
@@ -119,7 +185,7 @@ def text_table(results_dir: Path | str, loaded: ReportData | None = None) -> str
 
 
 def average_table(results_dir: Path | str) -> str:
-    """Of `text_table` the tables over the tasks alone."""
+    """The tables over the tasks alone, as `text_table` prints them. Raises UserError without records."""
     from peftbench.report.tables import terminal
 
     return terminal.text([], _averages(_require_records(load(results_dir), results_dir)))

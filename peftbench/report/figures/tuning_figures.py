@@ -1,4 +1,4 @@
-"""The two curves of tuning: the expected best of k trials, and the score against the learning rate."""
+"""Two figures of tuning: the expected best of k trials, and score by learning rate."""
 
 from __future__ import annotations
 

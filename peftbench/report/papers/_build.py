@@ -1,4 +1,4 @@
-"""Find the figures, ask the records, and write or check the files."""
+"""Discovers the figures, reproduces them from the records, and writes or checks their files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUFFIXES = (".md", ".png", ".svg")
 
 
 def known() -> dict[str, PaperFigure]:
-    """Every figure by name, in the order of the page. A module's name is its figure's."""
+    """Every figure by name, in the order of the page; a module has the name of its figure."""
     figures = []
     for module in pkgutil.iter_modules(papers.__path__):
         if not module.name.startswith("_"):
@@ -29,7 +29,7 @@ def known() -> dict[str, PaperFigure]:
 
 
 def chosen(names: Sequence[str]) -> list[PaperFigure]:
-    """The figures of these names, or all. Raises UserError for a name that is none."""
+    """The figures of these names, or all without names. Raises UserError for an unknown name."""
     figures = known()
     for name in names:
         if name not in figures:
@@ -38,7 +38,7 @@ def chosen(names: Sequence[str]) -> list[PaperFigure]:
 
 
 def reproduce(figures: Sequence[PaperFigure], results: Results) -> list[FigureResult]:
-    """What the records say of each figure."""
+    """Reproduce each figure, or state which records are missing."""
     answers = []
     for figure in figures:
         try:
@@ -49,14 +49,29 @@ def reproduce(figures: Sequence[PaperFigure], results: Results) -> list[FigureRe
 
 
 def reproduce_all(root: Path) -> list[FigureResult]:
-    """What the records under `root` say of every figure. Raises UserError where there is no such directory."""
+    """Reproduce every figure.
+
+    Args:
+        root: the directory that holds the records, such as `results`.
+
+    Raises:
+        UserError: without such a directory.
+    """
     if not root.is_dir():
         raise UserError(f"{root}: no such directory; give the one that has the records, such as --results results")
     return reproduce(list(known().values()), Results(root))
 
 
 def contents(names: Sequence[str], answers: Sequence[FigureResult]) -> Iterator[tuple[str, bytes | None]]:
-    """(path, content) of the files of the figures named, and of the index of all; None: there must be no such file."""
+    """Build the files of the chosen figures, and the index of all.
+
+    Args:
+        names: names of figures; empty for all.
+        answers: the results of all figures.
+
+    Returns:
+        (path, content) of each file; None as content if the file must not exist.
+    """
     wanted = {f.name for f in chosen(names)}
     for r in answers:
         if r.figure.name in wanted:
@@ -69,7 +84,17 @@ def contents(names: Sequence[str], answers: Sequence[FigureResult]) -> Iterator[
 
 
 def write(names: Sequence[str], root: Path, out: Path, answers: Sequence[FigureResult] | None = None) -> list[Path]:
-    """Write the figures and the index under `out`; returns what changed. `answers` saves reading the records again."""
+    """Write the chosen figures and the index.
+
+    Args:
+        names: names of figures; empty for all.
+        root: the directory that holds the records.
+        out: the directory to write to.
+        answers: the results of all figures if already computed.
+
+    Returns:
+        The paths that changed.
+    """
     changed = []
     for name, content in contents(names, reproduce_all(root) if answers is None else answers):
         path = out / name
@@ -85,7 +110,16 @@ def write(names: Sequence[str], root: Path, out: Path, answers: Sequence[FigureR
 
 
 def check(names: Sequence[str], root: Path, out: Path) -> list[str]:
-    """How the files under `out` differ from what the records give: a line for each that does."""
+    """Compare the files of the chosen figures with what the records give.
+
+    Args:
+        names: names of figures; empty for all.
+        root: the directory that holds the records.
+        out: the directory of the files.
+
+    Returns:
+        One line per file that differs.
+    """
     differences, expected = [], set()
     for name, content in contents(names, reproduce_all(root)):
         expected.add(name)

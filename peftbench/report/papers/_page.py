@@ -1,4 +1,4 @@
-"""A figure's page and the index of all, as Markdown; the image around what a figure draws."""
+"""Formats a figure's page and the index of all as Markdown, and frames a figure's image."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from peftbench.report.papers import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FOLDER = "paper-figures"  # of the figures, beside the index
+FOLDER = "paper-figures"  # of the figures, next to the index
 INDEX = f"{FOLDER}.md"
-WIDTH = 14  # characters of a footer an inch
+WIDTH = 14  # characters of the footer per inch
 MEANING = {
     REPRODUCED: "each interval of ours lies within the range that the paper's words allow",
     WITHIN: "an interval of ours reaches over an end of its range, so these records cannot tell",
@@ -35,7 +35,7 @@ MEANING = {
 
 @dataclass(frozen=True)
 class FigureResult:
-    """A figure and what its records say, or what is missing."""
+    """A figure with its reproduction, or with the records that are missing."""
 
     figure: PaperFigure
     reproduction: Reproduction | None
@@ -43,11 +43,12 @@ class FigureResult:
 
     @property
     def verdict(self) -> str:
+        """The verdict of the reproduction, or "not run yet"."""
         return self.reproduction.verdict if self.reproduction else NOT_RUN
 
 
 def page(r: FigureResult) -> str:
-    """NAME.md: caption, claims, our numbers, and the commands."""
+    """The page of one figure: caption, claims, our numbers and the commands."""
     f = r.figure
     parts = [f"# {f.title}", caption(r, "")]
     if r.reproduction:
@@ -89,7 +90,7 @@ def _section(r: FigureResult) -> str:
 
 
 def caption(r: FigureResult, to_figures: str) -> str:
-    """Verdict, paper, what it says, our scale and the criterion."""
+    """The verdict, the paper and its numbers, the scale of our runs, and the criterion."""
     f = r.figure
     lines = [f"**{r.verdict[0].upper()}{r.verdict[1:]}.**"]
     if r.reproduction and r.reproduction.incomparable:
@@ -104,7 +105,7 @@ def caption(r: FigureResult, to_figures: str) -> str:
 
 
 def image(r: FigureResult) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of the figure as PNG and SVG, with title, scale and verdict around it."""
+    """(file name, content) of the figure as PNG and SVG, framed by title, scale and verdict."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -122,7 +123,7 @@ def image(r: FigureResult) -> Iterator[tuple[str, bytes]]:
 
 
 def _frame(canvas: Figure, f: PaperFigure, reproduction: Reproduction) -> None:
-    """A small run never poses as the paper's, not even as an image without its page."""
+    """State scale and verdict in the image itself, as an image may be seen without its page."""
     from peftbench.report.figures.style import MUTED
 
     text = f"After {f.paper.authors} (arXiv:{f.paper.arxiv}), {f.paper.place}; verdict: {reproduction.verdict}. "
@@ -132,14 +133,14 @@ def _frame(canvas: Figure, f: PaperFigure, reproduction: Reproduction) -> None:
 
 
 def _claims(reproduction: Reproduction) -> str:
-    """The claims; without verdicts of their own where none counts."""
+    """The table of claims; without verdicts if the figure is not comparable."""
     counts = reproduction.incomparable is None
     rows = [(c.says, c.paper, _ours(c), _range(c), c.verdict if counts else "—") for c in reproduction.claims]
     return _markdown(("claim", "paper", "ours [interval]", "range", "verdict"), rows)
 
 
 def _ours(c: Claim) -> str:
-    """Our number; with its interval, unless it is exact."""
+    """Our number with its interval, unless it is exact."""
     value, low, high = (c.form.format(v) for v in (c.value, c.low, c.high))
     return value if c.low == c.high else f"{value} [{low}, {high}]"
 

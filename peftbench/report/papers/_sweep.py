@@ -1,7 +1,7 @@
-"""Sweeps: configurations over a grid of learning rates, each represented by the rate that validation prefers.
+"""Sweeps over learning rates, each configuration represented by the rate with the best validation score.
 
-Test scores choose nothing here. A rate counts only where as many seeds finished as at the best-covered one, so that a
-rate at which a seed diverged is never chosen for the seeds that survived.
+Test scores choose nothing here. A rate is eligible if as many seeds finished as at any other rate. A rate at which a
+seed diverged is thus never chosen by its surviving seeds.
 """
 
 from __future__ import annotations
@@ -24,30 +24,32 @@ class ChosenRate:
 
     key: Any
     lr: float
-    runs: tuple[RunRecord, ...]  # of that rate, one a seed
-    rates: tuple[float, ...]  # all that were tried, failed ones included
+    runs: tuple[RunRecord, ...]  # at that rate, one per seed
+    rates: tuple[float, ...]  # all rates tried, failed ones included
 
     @property
     def at_edge(self) -> bool:
-        """Whether a rate outside those tried might have been better; of two, either is at the edge."""
+        """Whether it is the lowest or highest rate tried; False for two rates, where both are."""
         return len(self.rates) > 2 and self.lr in (self.rates[0], self.rates[-1])
 
     @property
     def test(self) -> float:
+        """Mean test score."""
         return fmean(map(score, self.runs))
 
     @property
     def preferred(self) -> float:
-        """Mean validation score, by which configurations are chosen among."""
+        """Mean validation score, which chooses among configurations."""
         return _preferred(self.runs)
 
     @property
     def trainable(self) -> int:
+        """Number of trainable parameters."""
         return self.runs[0].parameters.trainable
 
 
 def hyper(r: TrainingRecord, name: str) -> Any:
-    """A hyperparameter as the run had it, defaults and solved sizes included."""
+    """A hyperparameter of the run, defaults and solved sizes included."""
     return (r.body.hyper or {})[name]
 
 
@@ -60,7 +62,15 @@ def lr(r: TrainingRecord) -> float:
 
 
 def choose_rates(runs: Iterable[RunRecord], key: Callable[[RunRecord], Hashable]) -> dict[Any, ChosenRate]:
-    """By configuration `key`, in the keys' order, its runs at the rate with the best mean validation score."""
+    """Choose the learning rate of each configuration by mean validation score.
+
+    Args:
+        runs: finished runs at all rates.
+        key: run -> its configuration.
+
+    Returns:
+        configuration -> its runs at the chosen rate, in the order of the keys.
+    """
     return {k: _choose_rate(k, same) for k, same in group(runs, key).items()}
 
 
@@ -78,7 +88,7 @@ def _preferred(runs: Sequence[RunRecord]) -> float:
 
 
 def best(of: Iterable[ChosenRate]) -> ChosenRate:
-    """The configuration that validation prefers."""
+    """The configuration with the best validation score. Raises NotRun for none."""
     candidates = list(of)
     if not candidates:
         raise NotRun("no configuration to choose from")
@@ -86,7 +96,7 @@ def best(of: Iterable[ChosenRate]) -> ChosenRate:
 
 
 def same_setting(runs: Sequence[RunRecord]) -> None:
-    """Raises NotRun, naming what differs, unless all runs may be compared: others cannot share an axis."""
+    """Raise NotRun, naming the differences, unless all runs may be compared on one axis."""
     first, *others = {comparable.key(r.spec): r.spec for r in runs}.values()
     apart = dict.fromkeys(d.either for other in others for d in comparable.differences(first, other))
     if apart:
@@ -94,7 +104,7 @@ def same_setting(runs: Sequence[RunRecord]) -> None:
 
 
 def unlearned(candidates: Iterable[ChosenRate]) -> str | None:
-    """Why differences mean nothing: the configuration that validation prefers does not beat the majority class."""
+    """Why differences mean nothing, if the best configuration does not beat the majority class; else None."""
     top = best(candidates)
     majority = top.runs[0].metrics.majority
     if majority is None or (ours := mean(top.runs)).low > majority or len(top.runs) == 1:
@@ -106,7 +116,7 @@ def unlearned(candidates: Iterable[ChosenRate]) -> str | None:
 
 
 def notes(results: Results, folders: Iterable[str], chosen: Mapping[Any, ChosenRate]) -> tuple[str, ...]:
-    """What every sweep must say: how rates were chosen, which lie at an edge, and which runs failed."""
+    """The notes of every sweep: how rates were chosen, which lie at an edge, and which runs failed."""
     rates = [t for t in chosen.values() if len(t.rates) > 1]
     edge = [f"{_name(t.key)} at {t.lr:g}" for t in rates if t.at_edge]
     tried = sorted({len(t.rates) for t in rates})
@@ -129,12 +139,12 @@ def notes(results: Results, folders: Iterable[str], chosen: Mapping[Any, ChosenR
 
 
 def points(i: Interval) -> dict[str, float]:
-    """A difference of shares as percentage points, for a Claim."""
+    """A difference of proportions in percentage points, as arguments of a `Claim`."""
     return {"value": 100 * i.value, "low": 100 * i.low, "high": 100 * i.high}
 
 
 def accuracy(t: ChosenRate) -> str:
-    """`0.842 [0.810, 0.871]`"""
+    """Mean accuracy with its interval: `0.842 [0.810, 0.871]`."""
     ours = mean(t.runs)
     return f"{ours.value:.3f} [{ours.low:.3f}, {ours.high:.3f}]"
 

@@ -1,4 +1,4 @@
-"""AdaLoRA's figure 3: which layers and which weights keep the rank that training shares out."""
+"""AdaLoRA's figure 3: which layers and weight matrices keep their rank after the reallocation."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ ATTENTION, FEED_FORWARD = ("q", "k", "v", "o"), ("gate", "up", "down")
 
 
 def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     runs = results.runs(FOLDER, lambda r: method(r) == "adalora")
     same_setting(runs)
     there = {site["role"] for site in points(runs[0], "ranks")[-1]["sites"]}

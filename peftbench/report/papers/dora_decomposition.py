@@ -1,4 +1,4 @@
-"""DoRA's figure 2: do magnitude and direction change together, in full fine-tuning, LoRA and DoRA?"""
+"""DoRA's figure 2: the correlation of magnitude and direction changes in full fine-tuning, LoRA and DoRA."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ CLAIMS = 3
 
 
 def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     runs = results.runs(FOLDER, lambda r: method(r) in METHODS)
     same_setting(runs)
     by_method = group(runs, method)
@@ -50,7 +51,7 @@ def reproduce(results: Results) -> Reproduction:
 
 
 def _steps(runs: list[RunRecord]) -> list[int]:
-    """The steps after the first at which every run was looked at."""
+    """The steps after the first that every run probed."""
     steps = {tuple(p["step"] for p in points(r, "decomposition") if p["step"] > 0) for r in runs}
     if len(steps) > 1:
         raise NotRun(f"the runs of {FOLDER} were looked at after different steps")
@@ -63,7 +64,7 @@ def _moved(r: RunRecord, steps: list[int]) -> Array:  # (roles, steps, layers, 2
 
 
 def _correlation(moved: Array) -> float:
-    """Of dM with dD over all points of (..., 2)."""
+    """Correlation of dM and dD over all points of (..., 2)."""
     dM, dD = moved.reshape(-1, 2).T
     return float(np.corrcoef(dM, dD)[0, 1])
 

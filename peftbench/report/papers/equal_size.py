@@ -1,4 +1,4 @@
-"""Pairs that papers compare: LoRA and full fine-tuning; DoRA and LoRA, and QLoRA and LoRA, at one size."""
+"""Pairs compared in papers: LoRA with full fine-tuning, and at one size DoRA and QLoRA with LoRA."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FOLDERS = ("reference/embedded_small", "reference/glue_small")
 
 
 class Pair(NamedTuple):
-    """What one paper says of two methods, as a range of the ratio of their scores."""
+    """A claim on two methods, as a range of the ratio of their scores."""
 
     method: str
     reference: str
@@ -42,6 +42,7 @@ PAIRS = (
 
 
 def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     runs = [r for folder in FOLDERS for r in results.runs(folder)]
     tables = {folder: _learned(results, folder) for folder in FOLDERS}
     ratios = {(p, folder): {c.task: _ratio(c, p) for c in tables[folder]} for p in PAIRS for folder in FOLDERS}
@@ -64,7 +65,7 @@ def reproduce(results: Results) -> Reproduction:
 
 
 def _learned(results: Results, folder: str) -> list[Comparison]:
-    """The tables of the tasks, but for those not learned; raises NotRun where a pair is not whole there."""
+    """The tables of the learned tasks. Raises NotRun if one lacks a method of a pair."""
     tables = [c for c in compare(results.counting(folder)) if c.learned is not False]
     wanted = {label for p in PAIRS for label in (p.method, p.reference)}
     for c in tables:

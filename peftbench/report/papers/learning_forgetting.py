@@ -1,4 +1,4 @@
-"""Learning against forgetting: what each method gains on its task, and what the base model's language loses."""
+"""Learning against forgetting: each method's gain on its task and the base model's loss on its language."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ CLAIMS = 2 * len(LORA)
 
 
 def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     runs = results.runs(FOLDER)
     same_setting(runs)
     of = group(runs, label)
@@ -67,7 +68,7 @@ def _overlap(r: RunRecord) -> Array:  # (examples,), by their ids
 
 
 def _nothing_forgotten(rise: Array) -> str | None:
-    """Why "forgets less" means nothing: the reference itself has not forgotten."""
+    """Why forgetting cannot be compared, if the reference has not forgotten; else None."""
     change = interval(rise)
     if change.low > 0:
         return None
@@ -92,7 +93,7 @@ def _claims(rise: dict[str, Array], overlap: dict[str, Array]) -> tuple[Claim, .
 
 
 def _path(runs: list[RunRecord]) -> tuple[list[int], Array]:
-    """Steps, and (steps, 2): rise on WikiText-2 and loss on the task, means over seeds."""
+    """Steps, and (steps, 2): rise of the loss on WikiText-2, and loss on the task; means over seeds."""
     seeds = []
     for r in runs:
         looked = {p["step"]: p["loss"] for p in points(r, "wikitext2_loss")}

@@ -1,4 +1,4 @@
-"""LoRA's table 1: what adapters add to inference, by batch and length."""
+"""LoRA's table 1: the inference latency that adapters add, by batch size and length."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 FOLDER = "reference/lora_table1_encoder"
 ADAPTERS = {"adapter-pfeiffer": ("L", (2.2, 5.0, 20.7)), "adapter-houlsby": ("H", (3.0, 8.4, 30.3))}
 PAPER_SHAPES = ("32 × 512", "16 × 256", "1 × 128")
-MERGED = 2.0  # percent that a merged network may be off the base's time: what a pass here can tell
+MERGED = 2.0  # percent by which a merged network may differ from the base: the resolution of a pass
 
 Shape = tuple[int, int]
 
 
 def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     if not (passes := latencies(results.profiles(FOLDER))):
         raise NotRun(f"{FOLDER} has no latencies by shape")
     p = passes[0]
@@ -74,7 +75,7 @@ def _claims(cells: dict[tuple[str, Shape], Cell], shapes: list[Shape]) -> tuple[
 
 
 def _percent(t: Timed | None) -> tuple[float, float, float]:
-    """Time beyond the base's, in percent of it, with its interval."""
+    """Time above the base network's, in percent, with its interval."""
     if t is None or t.ratio is None or t.low is None or t.high is None:
         raise NotRun(f"{FOLDER} has a time without a ratio to the base network, or without its interval")
     return 100 * (t.ratio - 1), 100 * (t.low - 1), 100 * (t.high - 1)

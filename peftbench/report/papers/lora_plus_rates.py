@@ -1,4 +1,4 @@
-"""LoRA+'s heat map: score over the rates of A and of B."""
+"""LoRA+'s heat map: score by the learning rates of A and of B."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ Cell = tuple[float, float]  # rates of A and of B
 
 
 def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     runs = results.runs(FOLDER, lambda r: method(r) == "lora_plus")
     same_setting(runs)
     cells = choose_rates(runs, cell)

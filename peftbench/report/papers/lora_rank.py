@@ -1,4 +1,4 @@
-"""LoRA's table 6: does the rank matter? With DoRA beside it, whose README sweeps ranks too."""
+"""LoRA's table 6: does the rank matter? Includes DoRA, whose README sweeps ranks too."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ MARGIN = 2.0  # points; the paper's ranks lie within 0.5
 
 
 def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     runs = results.runs(FOLDER, lambda r: method(r) in METHODS)
     same_setting(runs)
     rows = choose_rates(runs, lambda r: (method(r), hyper(r, "rank")))
@@ -69,7 +70,7 @@ def _draw(canvas: Figure, rows: dict[tuple[str, int], ChosenRate]) -> None:
     panel = canvas.subplots()
     for i, name in enumerate(METHODS):
         mine = [t for t in rows.values() if t.key[0] == name]
-        xs = [t.key[1] * (1 + 0.04 * (2 * i - 1)) for t in mine]  # beside each other
+        xs = [t.key[1] * (1 + 0.04 * (2 * i - 1)) for t in mine]  # side by side
         drawing.line(panel, xs, [mean(t.runs) for t in mine], name, i + 1)
     drawing.log_axis(panel, RANKS)
     panel.set_xlabel("rank r")

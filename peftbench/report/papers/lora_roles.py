@@ -1,4 +1,4 @@
-"""LoRA's table 5: which projections of attention to adapt, at equal size."""
+"""LoRA's table 5: which attention projections to adapt at equal size."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ MARGIN = 2.0  # points
 
 
 def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     runs = results.runs(FOLDER, lambda r: method(r) == "lora" and (hyper(r, "roles"), hyper(r, "rank")) in _asked())
     same_setting(runs)
     rows = choose_rates(runs, lambda r: hyper(r, "roles"))

@@ -1,4 +1,4 @@
-"""LoRA's figures 3 and 4: do runs of other ranks and other seeds learn to read the same directions?"""
+"""LoRA's figures 3 and 4: do runs with other ranks and seeds learn the same input directions?"""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ CLAIMS = 4
 
 
 def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     runs = results.runs(FOLDER, lambda r: method(r) == "lora" and hyper(r, "rank") in (SMALL, LARGE))
     same_setting(runs)
     by_rank = group(runs, lambda r: hyper(r, "rank"))
@@ -50,7 +51,7 @@ def reproduce(results: Results) -> Reproduction:
 
 
 def _compared(by_rank: dict[int, list[RunRecord]], matrix: str, pair: str) -> Array:
-    """phi between two runs, the mean over pairs of runs with different seeds: (roles, layers, i, j)."""
+    """(roles, layers, i, j): phi between two sets of runs, the mean over pairs with different seeds."""
     first, second = (_bases(by_rank[rank], matrix) for rank in (SMALL if pair == "ranks" else LARGE, LARGE))
     of_two = [
         np.stack([[similarity(x, y) for x, y in zip(p, q, strict=True)] for p, q in zip(a, b, strict=True)])
@@ -63,7 +64,7 @@ def _compared(by_rank: dict[int, list[RunRecord]], matrix: str, pair: str) -> Ar
 
 
 def _bases(runs: list[RunRecord], matrix: str) -> dict[int, Array]:
-    """By seed: (roles, layers, kept, width)."""
+    """seed -> (roles, layers, kept, width)."""
 
     def basis(site: dict[str, Any]) -> Array:
         if len(site[matrix]["singular"]) < SMALL:
@@ -105,7 +106,7 @@ def _table(phi: dict[tuple[str, str], Array], width: int) -> Table:
 
 
 def _spread(of_layers: Array) -> str:
-    """The mean over layers, and the least and the greatest."""
+    """The mean, the smallest and the largest value over layers."""
     return f"{of_layers.mean():.3f} ({of_layers.min():.3f} to {of_layers.max():.3f})"
 
 

@@ -1,4 +1,4 @@
-"""Score against the learning rate: is LoRA's best about ten times full fine-tuning's, and do its variants differ?"""
+"""Score by learning rate: is LoRA's best rate ten times that of full fine-tuning, and do its variants differ?"""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ Sweeps = dict[str, list["RunRecord"]]  # by title: the runs of one folder on one
 
 
 def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     sweeps = _sweeps(results)
     chosen = {title: choose_rates(runs, method) for title, runs in sweeps.items()}
     claims = [_ratio(title, rows) for title, rows in chosen.items()]
@@ -71,7 +72,7 @@ def _ratio(title: str, rows: dict[str, ChosenRate]) -> Claim:
 
 
 def _known(t: ChosenRate) -> tuple[float, float]:
-    """Between which rates the best one lies, by the grid alone."""
+    """The rates between which the best rate lies, as the grid resolves it."""
     i = t.rates.index(t.lr)
     low = math.sqrt(t.lr * t.rates[i - 1]) if i else 0.0
     return low, math.sqrt(t.lr * t.rates[i + 1]) if i + 1 < len(t.rates) else math.inf

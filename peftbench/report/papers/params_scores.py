@@ -1,4 +1,4 @@
-"""LoRA's figure 2 and Houlsby's figure 4: score against trainable parameters, every method over its sizes."""
+"""LoRA's figure 2 and Houlsby's figure 4: score by trainable parameters, for every method and size."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ Rows = dict[tuple[str, int], ChosenRate]
 
 
 def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     runs = [r for folder in FOLDERS for r in results.runs(folder, lambda r: family(r) in FAMILIES)]
     same_setting(runs)
     rows = choose_rates(runs, lambda r: (family(r), size(r)))
@@ -52,13 +53,13 @@ def reproduce(results: Results) -> Reproduction:
 
 
 def _choices(rows: Rows) -> str:
-    """How many sizes and rates each method could choose among: more choices are an advantage."""
+    """The number of sizes and rates that each method chose from; more choices are an advantage."""
     tried = {name: sum(len(t.rates) for t in rows.values() if t.key[0] == name) for name in FAMILIES}
     return f"Sizes and rates to choose among: {', '.join(f'{name} {n}' for name, n in tried.items())}."
 
 
 def family(r: RunRecord) -> str:
-    """The method; an adapter's other placement is a family of its own."""
+    """The method; the adapter's two placements are separate families."""
     name = method(r)
     return f"{name}-{hyper(r, 'placement')}" if name == "adapter" and hyper(r, "placement") != "houlsby" else name
 

@@ -1,4 +1,4 @@
-"""The prefix-tuning paper's figure 4: score against the prefix's length."""
+"""Prefix-tuning's figure 4: score by prefix length."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ THRESHOLD = 10  # the paper's, for table-to-text
 
 
 def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     runs = results.runs(FOLDER, lambda r: method(r) == "prefix")
     same_setting(runs)
     rows = choose_rates(runs, lambda r: hyper(r, "length"))

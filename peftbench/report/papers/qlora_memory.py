@@ -1,4 +1,4 @@
-"""QLoRA's memory: full fine-tuning, LoRA and QLoRA of a 7B and a 65B Llama, as predicted."""
+"""QLoRA's memory: predicted peaks of full fine-tuning, LoRA and QLoRA for a 7B and a 65B Llama."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ PARTS = ("weights", "adapter", "head", "gradients", "optimizer", "activations", 
 MAIN = tuple(f"{model} {method}" for model in ("llama-7b", "llama-65b") for method in ("full", "lora", "qlora"))
 SMALL, UNCHECKED = "llama-7b qlora 0.2 %", "llama-7b qlora 0.2 %, no checkpointing"
 
-ERROR = 0.05  # of a predicted total, either way: computed with a CPU's kernels and not verified on a GPU
+ERROR = 0.05  # of a predicted total, either way: predicted for CPU kernels, not verified on a GPU
 
 Rows = dict[str, Mapping[str, Any]]
 
 
 def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     predictions = results.json(FILE)
     rows: Rows = {row["name"]: row for row in predictions["rows"]}
     need(rows, (*MAIN, SMALL, UNCHECKED), FILE)

@@ -1,4 +1,4 @@
-"""QLoRA's table 2, as far as weights alone can tell: the error of NF4 against FP4 and Int4."""
+"""QLoRA's table 2, reproduced on weights alone: the rounding error of NF4, FP4 and Int4."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ PAIRS = (  # (more error, less error), in the paper's order of perplexity
     ("fp4-e2m1", "fp4-e3m0"),
     ("int4", "fp4-e2m1"),
 )
-REQUANTISED = ("smollm2-135m",)  # weights that come from a 4-bit file already: shown, not judged
+REQUANTISED = ("smollm2-135m",)  # their file is already 4-bit: shown, not judged
 
 
 def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     errors = results.json(FILE)
     types, rows = errors["types"], errors["rows"]
     judged = [row for row in rows if row["source"] not in REQUANTISED]
@@ -50,7 +51,7 @@ def _labels(types: Mapping[str, Any], names: list[str]) -> list[str]:
 
 
 def _claim(types: Mapping[str, Any], row: Mapping[str, Any], worse: str, better: str) -> Claim:
-    """Exact: the same weights rounded twice, so there is no interval."""
+    """An exact claim without interval: both types round the same weights."""
     more = 100 * (row["error"][worse]["float32"] / row["error"][better]["float32"] - 1)
     theirs = types[worse]["paper_perplexity"] - types[better]["paper_perplexity"]
     says = f"{types[worse]['label']} has a larger error than {types[better]['label']} ({row['source']})"

@@ -1,4 +1,4 @@
-"""What the tables say of budgets: which one limited the runs, how it turned out, and who was exempt from which."""
+"""Notes on budgets: which one limited the runs, what the runs used of it, and which methods are exempt."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MIB = 2**20
 
 
 def noted(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons with their notes on budgets."""
+    """Add the notes on budgets to the comparisons."""
     return [replace(c, notes=(*c.notes, *_notes(c))) for c in comparisons]
 
 
 def noted_averages(averages: Sequence[Average], comparisons: Sequence[Comparison]) -> list[Average]:
-    """The tables over tasks with the exemptions of all of them."""
+    """Add the exemptions of all its tables to each table over tasks."""
     entries = {
         a.experiment: [e for c in comparisons if c.experiment == a.experiment for e in c.entries] for a in averages
     }
@@ -27,7 +27,7 @@ def noted_averages(averages: Sequence[Average], comparisons: Sequence[Comparison
 
 
 def exempt(e: Entry) -> Mapping[str, str]:
-    """Budgets that do not hold for an entry, with the reasons."""
+    """Budget -> the reason why it does not apply to the entry."""
     return e.runs[0].spec.method.exempt
 
 

@@ -1,7 +1,7 @@
-"""Comparisons as Markdown, CSV, LaTeX and terminal text.
+"""Formats comparisons as Markdown, CSV, LaTeX and terminal text.
 
-Markdown and LaTeX are for reading: rounded, the spread beside each value, a dash where nothing was measured. CSV is for
-programs: one column a number, unrounded, empty where nothing was measured.
+Markdown and LaTeX are for reading: rounded, each value with its uncertainty, a dash where nothing was measured. CSV is
+for programs: one column per number, unrounded, empty where nothing was measured.
 """
 
 from __future__ import annotations
@@ -17,19 +17,27 @@ from peftbench.report.data.times import BATCHES, Latency, Summary, Times
 from peftbench.report.tables import formatting
 
 KIB, MIB = 2**10, 2**20
-TIED = "•"  # beside the best and what cannot be told apart from it
-WIDTH = 120  # columns of a terminal that text must fit
+TIED = "•"  # marks the best and the configurations tied with it
+WIDTH = 120  # of a terminal, in characters
 
 
 @dataclass(frozen=True)
 class Column:
-    """A heading and the cell under it for a row; `rank` says what a narrow terminal keeps (lower stays longer)."""
+    """A column of a readable table.
+
+    Args:
+        heading: its heading.
+        cell: row -> text of the cell.
+        rank: 0 is always shown; on a narrow terminal, columns of the highest rank are dropped first.
+        short: heading on a terminal; default: `heading`.
+        brief: row -> text of the cell on a terminal; default: `cell`.
+    """
 
     heading: str
     cell: Callable[[Any], str]
     rank: int = 0
-    short: str | None = None  # the heading on a terminal
-    brief: Callable[[Any], str] | None = None  # the cell on a terminal
+    short: str | None = None
+    brief: Callable[[Any], str] | None = None
 
 
 def _step(e: Entry) -> Summary | None:
@@ -66,7 +74,7 @@ def _ratio(e: Entry) -> str:
 
 
 def _sized(e: Entry) -> str:
-    """Trainable parameters with the mark that no table may lack, for a terminal without room for a column."""
+    """Trainable parameters with the size mark, for a terminal without room for the size column."""
     mark = formatting.size(e.size, e.deviation).replace("matched ", "") if e.size in ("matched", "nearest") else e.size
     return f"{formatting.count(e.parameter('trainable'))} {mark}"
 
@@ -88,7 +96,7 @@ def _metric(name: str) -> Callable[[Entry], str]:
 
 
 def latency_columns() -> list[Column]:
-    """The latencies of a row's times."""
+    """Columns of the latencies in `Entry.times`."""
     return [
         Column(f"latency, batch {b}, ms (unmerged / merged)", _latencies(b), 9 + (b != "1"), f"latency {b}, ms")
         for b in BATCHES
@@ -96,7 +104,7 @@ def latency_columns() -> list[Column]:
 
 
 def columns(c: Comparison) -> list[Column]:
-    """The columns of a comparison's readable tables."""
+    """Columns of a comparison's readable tables."""
     arrow = "↓" if c.direction == "min" else "↑"
     others = [Column(name, _metric(name), 3) for name in c.other_metrics]
     return [
@@ -124,7 +132,7 @@ def columns(c: Comparison) -> list[Column]:
 
 
 def average_columns(a: Average) -> list[Column]:
-    """The columns of an average's readable tables."""
+    """Columns of a readable table over tasks."""
     return [
         Column("method", lambda s: s.label),
         Column(
@@ -142,12 +150,12 @@ def average_columns(a: Average) -> list[Column]:
 
 
 def grid(columns: Sequence[Column], rows: Sequence[Any]) -> list[list[str]]:
-    """The cells, row by row."""
+    """Cells by row."""
     return [[column.cell(row) for column in columns] for row in rows]
 
 
 def markdown(columns: Sequence[Column], rows: Sequence[Any]) -> str:
-    """A GitHub table; text in the cells cannot break it."""
+    """A GitHub table; pipes in cells are escaped."""
     from tabulate import tabulate
 
     cells = [[cell.replace("|", "\\|") for cell in row] for row in grid(columns, rows)]
@@ -156,7 +164,7 @@ def markdown(columns: Sequence[Column], rows: Sequence[Any]) -> str:
 
 
 def latex(columns: Sequence[Column], rows: Sequence[Any], caption: str, label: str) -> str:
-    """A booktabs table environment, scaled to the text's width (needs the packages booktabs and graphicx)."""
+    """A booktabs table, scaled to the text width; it needs the packages booktabs and graphicx."""
     import pandas as pd
 
     frame = pd.DataFrame([[_tex(cell) for cell in row] for row in grid(columns, rows)])
@@ -188,14 +196,20 @@ def _tex(text: str) -> str:
 
 
 def csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Flat rows as CSV; None is an empty field."""
+    """Flat rows as CSV; None becomes an empty field."""
     import pandas as pd
 
     return pd.DataFrame(rows, columns=list(rows[0]), dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 def text(columns: Sequence[Column], rows: Sequence[Any], width: int = WIDTH) -> str:
-    """A plain table of at most `width` columns: the least needed columns go first, then long names wrap."""
+    """A plain-text table of limited width: high-rank columns are dropped first, then long names are wrapped.
+
+    Args:
+        columns: the columns.
+        rows: the rows, in the type that the columns' cells take.
+        width: largest number of characters per line.
+    """
     from tabulate import tabulate
 
     kept = [replace(c, heading=c.short or c.heading, cell=c.brief or c.cell) for c in columns]

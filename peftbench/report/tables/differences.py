@@ -1,4 +1,4 @@
-"""Who differs from whom: the table of differences to the reference and to the best, beside a comparison."""
+"""The table of differences to the reference and to the best configuration."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def known(c: Comparison) -> bool:
 
 
 def legend(c: Comparison) -> str:
-    """What the columns are; first of all where they mean nothing."""
+    """The explanation of the columns, preceded by a warning if the task was not learned."""
     return f"{NOT_LEARNED.capitalize()}: differences mean nothing here. {LEGEND}" if c.learned is False else LEGEND
 
 
 def columns(c: Comparison) -> list[Column]:
-    """The columns of the readable table; a configuration without a finished run has dashes."""
+    """Columns of the readable table; a configuration without a finished run has dashes."""
     return [
         Column("method", lambda e: e.label),
         Column(f"{c.metric} − {c.reference}'s [95 %]", _cell(c, lambda v: _signed(v.difference))),
@@ -47,7 +47,21 @@ def columns(c: Comparison) -> list[Column]:
 
 
 def row(c: Comparison, e: Entry) -> dict[str, Any]:
-    """One configuration for other programs: unrounded, None where not known."""
+    """The differences of one configuration as JSON fields, None where not known.
+
+    Args:
+        c: the table.
+        e: one of its rows.
+
+    Returns:
+        mean_low, mean_high: 95 % interval of the mean, cut to the metric's range.
+        difference, difference_low, difference_high: mean - the reference's, and its 95 % interval.
+        p, p_holm: two-sided p-value of that difference, plain and adjusted by Holm's method over the table.
+        p_better, p_better_low, p_better_high: share of runs that beat the reference's, and its Wilson interval.
+        difference_to_best, difference_to_best_low, difference_to_best_high: mean - the best's, and its 95 % interval.
+        tied_with_best: whether it is the best or tied with it.
+        on_front: cost -> probability to be on the Pareto front.
+    """
     v = verdicts.of(c).get(e.label)
     better = v.better if v and v.better else (None, None, None)
     return {

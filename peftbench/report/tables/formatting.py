@@ -1,4 +1,4 @@
-"""Numbers as people read them: a dash where nothing was measured, the spread beside the value."""
+"""Formats numbers for reading: with their uncertainty, or a dash where nothing was measured."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def scaled(value: float | None, unit: float) -> str:
 
 
 def milliseconds(time: Summary | None, spread: bool = False) -> str:
-    """The median in milliseconds; with `spread`, ± half the distance between the quartiles."""
+    """The median in milliseconds; with `spread`, ± half of the quartile distance."""
     if time is None:
         return DASH
     ms = time.median * 1e3
@@ -100,7 +100,7 @@ def ratio(value: float | None, around: float | None = None) -> str:
 
 
 def interval(summary: Summary | None) -> str:
-    """The median ratio and its interval, or, in records without one, half the distance between the quartiles.
+    """The median ratio with its interval, or in records without one, with half of its quartile distance.
 
     >>> interval(Summary(0.8431, 0.02, 0.83, 0.861)), interval(Summary(0.8431, 0.02)), interval(None)
     ('0.84× [0.83, 0.86]', '0.84 ± 0.01×', '—')
@@ -113,7 +113,7 @@ def interval(summary: Summary | None) -> str:
 
 
 def percent(share: Summary | None) -> str:
-    """A share of one with its interval, in percent: `61 % [58, 63]`."""
+    """A share with its interval, in percent: `61 % [58, 63]`."""
     if share is None:
         return DASH
     around = f" [{share.low * 100:.0f}, {share.high * 100:.0f}]" if share.low is not None and share.high else ""
@@ -121,7 +121,7 @@ def percent(share: Summary | None) -> str:
 
 
 def size(mark: str, deviation: float | None) -> str:
-    """How the size met the budget, with its deviation where there was a budget.
+    """How the size met the budget, with its deviation if there was a budget.
 
     >>> size("matched", -0.017), size("native", 299.9), size("native", None)
     ('matched (−1.7 %)', 'native (301×)', 'native')
@@ -134,5 +134,5 @@ def size(mark: str, deviation: float | None) -> str:
 
 
 def failures(failed: Mapping[str, int]) -> str:
-    """`0`, or how many runs ended how: `2 diverged, 1 oom`."""
+    """`0`, or the number of runs by status: `2 diverged, 1 oom`."""
     return ", ".join(f"{n} {status}" for status, n in failed.items()) or "0"

@@ -1,4 +1,4 @@
-"""The latencies of a profile pass on the page and in files: a table by shape, and what handling adapters takes."""
+"""The latencies of a profile pass as tables: by shape, and the time to merge and switch adapters."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def tables_of(p: Latencies) -> Iterator[tuple[str, str]]:
 
 
 def text(p: Latencies) -> str:
-    """What the page says of the pass."""
+    """The section of the page on the pass."""
     handling = f"\n{tables.markdown(handling_columns(), p.handling)}" if p.handling else ""
     return f"{' '.join(p.facts)}\n\n{tables.markdown(columns(), p.cells)}{handling}"
 
 
 def columns() -> list[Column]:
-    """The columns of the readable table of cells."""
+    """Columns of the readable table by shape."""
     return [
         Column("method", lambda c: c.label),
         Column("phase", lambda c: c.phase),
@@ -43,7 +43,7 @@ def columns() -> list[Column]:
 
 
 def handling_columns() -> list[Column]:
-    """The columns of the readable table of what folding and switching take."""
+    """Columns of the readable table on merging and switching."""
     return [
         Column("method", lambda h: h.label),
         Column("put another adapter in place, ms", lambda h: _milliseconds(h.switch)),
@@ -53,7 +53,17 @@ def handling_columns() -> list[Column]:
 
 
 def rows(passes: Sequence[Latencies]) -> list[dict[str, Any]]:
-    """One flat row a cell for other programs: seconds, unrounded, null where not measured."""
+    """One flat row per configuration and shape, unrounded, null where not measured.
+
+    Returns:
+        experiment, task, backbone, method: the pass and the configuration; the base network is "base".
+        phase, batch, length: "forward", "prefill" or "decode", batch size and tokens.
+        typical: whether the length is the task's median.
+        p50_seconds, p95_seconds, n: median and 95th percentile of n passes.
+        ratio, ratio_low, ratio_high: time / the base network's in the same rounds, and its interval.
+        merged_*: the same six after merging.
+        merge_seconds, switch_seconds: time to merge the adapter, and to put another in its place.
+    """
     return [
         {
             "experiment": p.experiment,

@@ -1,4 +1,4 @@
-"""Profile passes shown by themselves, without runs beside them: what `peftbench profile` prints."""
+"""Profile passes on their own, as text and JSON rows: the output of `peftbench profile`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from peftbench.report.tables.terminal import block
 
 @dataclass(frozen=True)
 class ProfiledConfiguration:
-    """A configuration and what the pass measured of it."""
+    """A configuration and its times in the pass."""
 
     label: str
     times: Times
@@ -28,9 +28,15 @@ def measured(profile: ProfileRecord) -> list[ProfiledConfiguration]:
 
 
 def rows(profiles: Iterable[ProfileRecord], records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One JSON-ready row for each configuration of each pass, unrounded in SI units, None where not measured.
+    """One JSON-ready row per configuration and pass, unrounded in SI units, null where not measured.
 
-    "counts" tells whether the report's tables show this attempt: they show the first finished one.
+    Args:
+        profiles: finished, pooled passes.
+        records: all records of the results directory, to number the attempts.
+
+    Returns:
+        Rows with the fields of `export.measured` and "product_flops_per_second", the rate of the matrix product.
+        "counts" is true if the report's tables use this attempt, which is the first finished one.
     """
     counting = _counting(records)
     return [
@@ -53,7 +59,12 @@ def rows(profiles: Iterable[ProfileRecord], records: Sequence[Record]) -> list[d
 
 
 def text(profile: ProfileRecord, records: Sequence[Record]) -> str:
-    """The pass as tables for a terminal: the step, the latencies, and how its ratios agree with earlier attempts."""
+    """A pass for a terminal: the step, the latencies, and the agreement of its ratios with an earlier attempt.
+
+    Args:
+        profile: a finished, pooled pass.
+        records: all records of the results directory.
+    """
     spec, shown = profile.spec, measured(profile)
     shape = " × ".join(map(str, profile.rows[0].shape or ()))
     title = f"{profile.experiment}: {spec.task.name} ({spec.backbone.model}, batch {shape}, {_rounds(profile)})"
@@ -63,7 +74,7 @@ def text(profile: ProfileRecord, records: Sequence[Record]) -> str:
 
 def _latencies(profile: ProfileRecord, shown: Sequence[ProfiledConfiguration]) -> list[str]:
     by_shape = latencies.of_pass(profile)
-    if not by_shape.cells:  # their lengths are not known
+    if not by_shape.cells:  # early records have no lengths
         return [columns.text([columns.Column("method", lambda m: m.label), *columns.latency_columns()], shown)]
     return [
         columns.text(latency_page.columns(), by_shape.cells),
@@ -90,23 +101,23 @@ def _notes(profile: ProfileRecord, records: Sequence[Record], shown: Sequence[Pr
 
 
 def _counting(records: Sequence[Record]) -> dict[Path, ProfileRecord]:
-    """The passes that the report's tables show, by the path of their first process's record."""
+    """The passes that the report's tables use, by the path of their first process's record."""
     return {p.path: p for p in pooled_passes.pool(r for r in latest(records).values() if isinstance(r, ProfileRecord))}
 
 
 def _rounds(profile: ProfileRecord) -> str:
-    """Rounds, and processes where there are several."""
+    """Rounds, and processes if there are several."""
     number, rounds = profile.processes, profile.spec.rounds
     return f"{rounds} rounds" if number == 1 else f"{number} processes of {rounds} rounds"
 
 
 def _number(profile: ProfileRecord, records: Sequence[Record]) -> int:
-    """Which attempt at its spec it is, counted over all environments."""
+    """The number of this attempt at its spec, counted over all environments."""
     return 1 + sum(r.spec_id == profile.spec_id and r.order < profile.order for r in records)
 
 
 def _agreement(now: Sequence[ProfiledConfiguration], first: Sequence[ProfiledConfiguration], reference: str) -> str:
-    """Whether the ratios' intervals of two attempts overlap."""
+    """Whether the intervals of the ratios overlap between two attempts."""
     before = {m.label: m.times.ratio for m in first}
     pairs = [(m.label, m.times.ratio, before.get(m.label)) for m in now if m.label != reference]
     compared = [(label, _overlap(a, b)) for label, a, b in pairs if a and b]

@@ -1,4 +1,4 @@
-"""The training step in a table of its own: time, phases, tokens, operations, share of the machine's rate."""
+"""The table of the training step: time, phases, tokens, operations, and share of the machine's rate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEGEND = (
 
 
 class Row(Protocol):
-    """A configuration and what was measured of it."""
+    """A configuration with its measured times."""
 
     @property
     def label(self) -> str: ...
@@ -30,17 +30,17 @@ class Row(Protocol):
 
 
 def known(rows: Iterable[Row]) -> bool:
-    """Whether any of the rows has more of a step than its time."""
+    """Whether any row has more than the step's total time."""
     return any(row.times is not None and row.times.flops is not None for row in rows)
 
 
 def row(of: Row) -> dict[str, Any]:
-    """One configuration as a flat row for a CSV file: unrounded, None where not measured."""
+    """One configuration as a flat row for a CSV file; the fields are those of `export.measured`."""
     return {"method": of.label, **flat(measured(of.times))}
 
 
 def columns(reference: str) -> list[Column]:
-    """The columns of the table; the first ones stay on a narrow terminal."""
+    """Columns of the readable table; a narrow terminal keeps the first ones."""
     return [
         Column("method", lambda r: r.label),
         Column("step, ms", _get(lambda t: formatting.milliseconds(t.step, spread=True))),

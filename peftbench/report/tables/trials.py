@@ -1,4 +1,4 @@
-"""Tuning trials as text: the table of what they chose, rows for other programs, and notes under a comparison."""
+"""Tuning trials as text: the table of chosen values, rows for other programs, and notes for a comparison."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LEGEND = (
 
 
 def columns(t: Tuning) -> list[Column]:
-    """The columns of the table of choices."""
+    """Columns of the table of chosen values."""
     arrow = "↓" if t.direction == "min" else "↑"
     return [
         Column("method", lambda row: row.label),
@@ -47,7 +47,7 @@ def _chosen(row: ConfigurationTrials) -> str:
 
 
 def format_values(values: Mapping[str, Any]) -> str:
-    """`lr=0.0021 alpha=16`"""
+    """Format values: `lr=0.0021 alpha=16`."""
     return " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
 
 
@@ -57,7 +57,14 @@ def _median(row: ConfigurationTrials) -> float | None:
 
 
 def trial_rows(t: Tuning) -> list[dict[str, Any]]:
-    """One flat row a trial, for a CSV file."""
+    """One flat row per trial, for a CSV file.
+
+    Returns:
+        experiment, task, method, method_name, trial: the trial and its number.
+        lr, other: the learning rate, and the other drawn values as text.
+        status, metric, validation: status of the trial, primary metric, and its score on the validation split.
+        chosen, edge: whether it is the best trial, and which of its values lie at an edge.
+    """
     return [
         {
             "experiment": t.experiment,
@@ -79,7 +86,7 @@ def trial_rows(t: Tuning) -> list[dict[str, Any]]:
 
 
 def best_rows(t: Tuning) -> list[dict[str, Any]]:
-    """One flat row for each configuration and number of trials: the expected best of so many."""
+    """One flat row per configuration and number of trials, with the expected best score of so many."""
     return [
         {"experiment": t.experiment, "task": t.task, "method": row.label, "trials": k, "expected_best": value}
         for row in t.rows
@@ -89,12 +96,18 @@ def best_rows(t: Tuning) -> list[dict[str, Any]]:
 
 
 def noted(comparisons: Sequence[Comparison], tunings: Sequence[Tuning]) -> list[Comparison]:
-    """The comparisons with a note each about trials, what they chose, and who had none."""
+    """Add the notes on trials, chosen values, and configurations without trials to the comparisons."""
     return [replace(c, notes=(*c.notes, *_notes(c, tunings))) for c in comparisons]
 
 
 def json_row(c: Comparison, e: Entry, tunings: Sequence[Tuning]) -> dict[str, Any] | None:
-    """What chose an entry's values, JSON-ready; None where no trial did."""
+    """The trials that chose an entry's values, JSON-ready; None if none did.
+
+    Returns:
+        trials, failed: number of trials, and of failed ones.
+        chosen, edges: hyperparameter -> value, and -> "lower" or "upper" if at an edge.
+        validation: score of the best trial on the validation split.
+    """
     choice = chosen_for(c, e, tunings)
     if choice is None:
         return None

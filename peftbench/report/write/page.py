@@ -1,4 +1,4 @@
-"""Every file of a report: the page `report.md`, and the tables and figures that it shows."""
+"""Builds every file of a report: the page `report.md`, and the tables and figures that it shows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,17 @@ def build(
     passes: Sequence[Latencies] = (),
     tunings: Sequence[Tuning] = (),
 ) -> Iterator[tuple[str, bytes]]:
-    """(path, content) of every file, `report.md` first."""
+    """Build the files of a report.
+
+    Args:
+        comparisons: one table per experiment, task and budget.
+        averages: tables over tasks.
+        passes: latencies of profile passes.
+        tunings: tables of trials.
+
+    Returns:
+        (path in the report, content) of each file, `report.md` first.
+    """
     files: dict[str, bytes] = {}
     figures: dict[str, list[str]] = {}
     all_: list[Comparison | Latencies | Tuning] = [*comparisons, *passes, *tunings]
@@ -176,7 +186,7 @@ def _list(notes: Sequence[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text from a record, kept from acting as markup."""
+    """Escape Markdown in a text from a record."""
     return "".join(f"\\{c}" if c in "\\`*_[]<>" else c for c in text)
 
 
@@ -196,7 +206,7 @@ def _figure(name: str, heading: str, title: str) -> str:
 
 
 def _samples(c: Comparison) -> Iterator[str]:
-    """What each configuration wrote for one prompt of the test split, for tasks that generate text."""
+    """Each configuration's text for one prompt of the test split, for generation tasks."""
     shown = [(e.label, sample) for e in c.entries if (sample := first_sample(e))]
     if shown:
         yield "One sample of each configuration:\n"

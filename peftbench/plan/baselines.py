@@ -29,7 +29,7 @@ ROUNDING = 1e-6  # relative error of a budget derived from a size and its deviat
 class Baselines:
     """The finished runs that the new ones are compared with.
 
-    Args:
+    Attributes:
         folder: the results directory of the baselines.
         runs: their finished runs that may be compared with the new ones.
         reference: task -> the reference's method and learning rate.
@@ -85,7 +85,7 @@ def prepared(
         data_dir: folder of the data sets.
         plugins: files of method plugins.
         folder: results directory of the baselines.
-        measures: gives the measurements that budgets of time and memory need.
+        measures: gives the measurements that budgets of tokens and memory need.
 
     Returns:
         The plan and the baselines. A new method that the file does not name has its default hyperparameters.

@@ -30,7 +30,7 @@ FOLDER = "report"  # under the results directory
 class ReportData:
     """The records of a results directory, read and compared once for every output.
 
-    Args:
+    Attributes:
         comparisons: one table per experiment, task and budget, with all notes.
         passes: latencies of the profile passes.
         tunings: tuning trials, one table per experiment, task and training length.

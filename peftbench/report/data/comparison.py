@@ -20,7 +20,7 @@ from peftbench.report.data import times
 class Entry:
     """One row: a method with its hyperparameters and learning rate, over its seeds.
 
-    Args:
+    Attributes:
         label: unique in its table.
         method: name of the method.
         hyper: its hyperparameters.
@@ -85,7 +85,7 @@ class Entry:
 class Comparison:
     """One table: every configuration of an experiment on one task under one budget.
 
-    Args:
+    Attributes:
         experiment: name of the experiment.
         task: the data set that ran.
         stand_in_for: the requested task if `task` is its stand-in, else None.

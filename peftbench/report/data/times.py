@@ -25,7 +25,7 @@ NOISY = 0.5  # quartile distance / median, above which times are too noisy to co
 class Summary:
     """A median and its quartile distance over the rounds, in the unit of the field that holds it.
 
-    Args:
+    Attributes:
         median: the median.
         iqr: distance between the quartiles; None if not recorded.
         low, high: ends of a ratio's 95 % interval; None for other quantities.
@@ -64,7 +64,7 @@ class Latency:
 class Times:
     """The times that a profile pass measured for one configuration.
 
-    Args:
+    Attributes:
         step: seconds of a training step.
         ratio: step time / the reference's, within the same round.
         latency: batch size -> latency in seconds.

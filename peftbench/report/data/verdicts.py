@@ -21,7 +21,7 @@ from peftbench.report.stats.intervals import LEVEL, RANGES, Estimate, Scores
 class ScoreVerdict:
     """The statistics of one configuration in a table; None where they are not known.
 
-    Args:
+    Attributes:
         mean: mean score over the seeds, in the metric's unit.
         interval: 95 % interval of the mean, cut to the metric's range.
         to_best: mean - the best configuration's mean; None for the best itself.

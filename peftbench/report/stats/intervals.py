@@ -37,7 +37,7 @@ Array = NDArray[np.float64]
 class Scores:
     """The scores of one configuration over its S seeds, and the influence of its n test examples.
 
-    Args:
+    Attributes:
         seeds: S seeds, ascending.
         values: (S,) scores in the metric's unit.
         influences: (S, n) jackknife influences (`stats.influence`); None if the predictions are not available.
@@ -60,7 +60,7 @@ class Scores:
 class Estimate:
     """A mean, difference or ratio, with the components of its variance.
 
-    Args:
+    Attributes:
         value: the estimate, in the metric's unit (a ratio has none).
         seeds: number of seeds; of a difference, that of the side with fewer.
         parts: (V1, degrees of freedom) of each side; empty with one seed.

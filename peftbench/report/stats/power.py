@@ -16,7 +16,7 @@ MOST = 1000  # largest number of seeds tried
 class VarianceComponents:
     """The variance components of a difference of two configurations, in the metric's unit squared.
 
-    Args:
+    Attributes:
         seed: variance between seeds, including the part of the test examples that differs by seed.
         shared: variance over the test examples that all seeds share.
         examples: number of test examples; 0 if not known.

@@ -26,7 +26,7 @@ FEWEST = 3  # tasks for a diagram
 class Ranking:
     """Configurations ranked over tasks: 1 is best, ties share the mean of their ranks.
 
-    Args:
+    Attributes:
         labels: k configurations.
         tasks: number of tasks.
         mean_ranks: mean rank of each configuration, in the order of `labels`.

@@ -25,7 +25,7 @@ WIDTH = 120  # of a terminal, in characters
 class Column:
     """A column of a readable table.
 
-    Args:
+    Attributes:
         heading: its heading.
         cell: row -> text of the cell.
         rank: 0 is always shown; on a narrow terminal, columns of the highest rank are dropped first.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from peftbench.plan.prepare import Prepared
     from peftbench.records.record import Record, TrainingRecord
     from peftbench.records.spec import RunSpec, Spec
-    from peftbench.report.assemble import Loaded
+    from peftbench.report.assemble import ReportData
     from peftbench.run.attached import Attached
     from peftbench.run.runner import Outcome
     from peftbench.run.view import View
@@ -214,7 +214,7 @@ class Report:
         from peftbench.report import assemble
 
         self.folder = Path(folder)
-        self.loaded: Loaded = (
+        self.loaded: ReportData = (
             assemble.load(self.folder) if baselines is None else assemble.load_against(self.folder, Path(baselines))
         )
 

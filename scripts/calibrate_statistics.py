@@ -240,7 +240,9 @@ def needed(gap: float, n: int, repeats: int) -> dict[str, Any]:
     asked = []
     for _ in range(100):
         first, *others = runs(t, np.zeros(FAMILY), 3, random)
-        asked.append(power.Spread.of([intervals.difference(s, first) for s in others]).seeds_for(gap) or power.MOST)
+        asked.append(
+            power.VarianceComponents.of([intervals.difference(s, first) for s in others]).seeds_for(gap) or power.MOST
+        )
     seeds = int(np.median(asked))
     return {"gap": gap, "examples": n, "asked": seeds, "at_that": seen(gap, seeds, n, repeats)["power"]}
 

@@ -259,12 +259,12 @@ def _run_passes(
 def _print_passes(earlier: set[Path], records: Sequence[Record], as_json: bool, quiet: bool) -> None:
     """Print the passes whose records are new."""
     from peftbench.records.record import ProfileRecord
-    from peftbench.report.data import pooled
-    from peftbench.report.tables import passed
+    from peftbench.report.data import pooled_passes
+    from peftbench.report.tables import profile_text
 
     made = [r for r in records if isinstance(r, ProfileRecord) and r.path not in earlier and r.is_finished]
-    new = pooled.passes(made)
+    new = pooled_passes.pool(made)
     if as_json:
-        print_json(passed.rows(new, records))
+        print_json(profile_text.rows(new, records))
     elif not quiet:
-        print("\n".join(passed.text(r, records) for r in new))
+        print("\n".join(profile_text.text(r, records) for r in new))

@@ -61,18 +61,18 @@ def figures(
 
     Each figure comes with a table and a verdict on the paper's claim; docs/paper-figures.md shows them all.
     """
-    from peftbench.report.papers import _make
+    from peftbench.report.papers import _build
     from peftbench.report.papers._page import INDEX
 
     if check:
-        if outdated := _make.check(names or (), results, out):
+        if outdated := _build.check(names or (), results, out):
             print("\n".join(outdated), file=sys.stderr)
             print("`python -m peftbench figures` makes them again from the records.", file=sys.stderr)
             raise typer.Exit(1)
         print(f"{out}: as the records give it")
         return
-    answers, chosen = _make.ask_all(results), _make.chosen(names or ())
-    changed = _make.write(names or (), results, out, answers)
+    answers, chosen = _build.reproduce_all(results), _build.chosen(names or ())
+    changed = _build.write(names or (), results, out, answers)
     for answer in answers:
         if answer.figure in chosen:
             missing = f" ({answer.missing})" if answer.missing else ""

@@ -1,7 +1,7 @@
-"""A new method against baselines that ran before: only it is trained, under their budget, on their batches and seeds.
+"""Plans a new method against finished baselines: only the new method is trained, under the baselines' budget and seeds.
 
-The baselines' records are read, never written. Which runs may be compared is `records.comparable`'s rule; what differs
-is named before anything is trained.
+The baselines' records are only read. `records.comparable` decides which runs may be compared. Differences are reported
+before anything is trained.
 """
 
 from __future__ import annotations
@@ -22,28 +22,44 @@ from peftbench.records import comparable, record
 from peftbench.records.record import Record, RunRecord, TrialRecord
 from peftbench.records.spec import MethodSpec, ProfileSpec, RunSpec
 
-ROUNDING = 1e-6  # of a budget computed back from a size and its deviation
+ROUNDING = 1e-6  # relative error of a budget derived from a size and its deviation
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """The finished runs under `folder` that the new ones stand beside, and what a reader must know of them."""
+    """The finished runs that the new ones are compared with.
+
+    Attributes:
+        folder: the results directory of the baselines.
+        runs: their finished runs that may be compared with the new ones.
+        reference: task -> the reference's method and learning rate.
+        remarks: sentences for the user.
+        labels: labels of the new methods.
+    """
 
     folder: Path
     runs: Sequence[RunRecord]
-    reference: Mapping[str, tuple[MethodSpec, float]]  # by task: the reference's method and rate
+    reference: Mapping[str, tuple[MethodSpec, float]]
     remarks: Sequence[str]
-    labels: Sequence[str]  # of the new methods
+    labels: Sequence[str]
 
     def results_dir(self, given: Path | None, name: str) -> Path:
-        """Where the new records go: never among the baselines."""
+        """The results directory of the new records.
+
+        Args:
+            given: the directory that the user chose, or None.
+            name: name of the experiment, for the default.
+
+        Raises:
+            UserError: if it is the directory of the baselines.
+        """
         chosen = given or Path("results") / f"{name}-{'-'.join(_safe(label) for label in self.labels)}"[:100]
         if chosen.resolve() == self.folder.resolve():
             raise UserError(f"--results {chosen}: that is where the baselines lie; name another directory")
         return chosen
 
     def planner(self, inner: Callable[[list[Record]], list[Spec]]) -> Callable[[list[Record]], list[Spec]]:
-        """The plan of the new methods, with the reference in their profile passes: ratios are taken to it."""
+        """Wrap a planner so that every profile pass includes the reference, which ratios are relative to."""
         return lambda records: [self._with_reference(s) if isinstance(s, ProfileSpec) else s for s in inner(records)]
 
     def _with_reference(self, spec: ProfileSpec) -> ProfileSpec:
@@ -61,10 +77,21 @@ def prepared(
     folder: Path,
     measures: Callable[[Catalogue], Measures] = lambda _: run_limits.NONE,
 ) -> tuple[Prepared, Baselines]:
-    """The plan of the new methods alone, held to the baselines under `folder`.
+    """Plan the new methods alone, and check that they can be compared with the baselines.
 
-    New is what `only` names as methods, or else what was added to the experiment's file; of these, what the file does
-    not name is added at its defaults. Raises UserError naming every difference that keeps the two from being compared.
+    Args:
+        experiment: the experiment, with the methods that the user added.
+        only: filters such as "method=NAME"; without a method, all added methods are new.
+        data_dir: folder of the data sets.
+        plugins: files of method plugins.
+        folder: results directory of the baselines.
+        measures: gives the measurements that budgets of tokens and memory need.
+
+    Returns:
+        The plan and the baselines. A new method that the file does not name has its default hyperparameters.
+
+    Raises:
+        UserError: naming every difference that prevents a comparison.
     """
     catalogue = Catalogue(tuple(p.expanduser().resolve() for p in plugins))
     known = catalogue.methods()
@@ -81,35 +108,44 @@ def prepared(
 
 
 def baselines(planned: Prepared, folder: Path, versions: Mapping[str, int]) -> Baselines:
-    """The records under `folder` that the plan's runs may stand beside. `versions`: of each method's code now."""
+    """Select the baselines for a plan.
+
+    Args:
+        planned: the plan of the new methods.
+        folder: results directory of the baselines.
+        versions: method -> version of its current code.
+
+    Raises:
+        UserError: naming every difference that prevents a comparison.
+    """
     name, new = planned.experiment.name, list(dict.fromkeys(p.label for p in planned.planned))
     if not folder.is_dir():
         raise UserError(f"--against {folder}: no such directory; give the one that holds the baselines' records")
     everything = record.finished(record.read_all(folder)).values()
     there = [r for r in everything if isinstance(r, RunRecord)]
-    tried = [r for r in everything if isinstance(r, TrialRecord)]
+    trials = [r for r in everything if isinstance(r, TrialRecord)]
     mine = [r for r in there if r.experiment == name]
     if not mine:
         names = sorted({r.experiment for r in there})
-        found = f"it holds {', '.join(names)}" if names else "it holds no finished runs"
-        raise UserError(f"--against {folder}: no finished runs of the experiment {name}; {found}")
+        holds = f"it holds {', '.join(names)}" if names else "it holds no finished runs"
+        raise UserError(f"--against {folder}: no finished runs of the experiment {name}; {holds}")
     if taken := sorted(set(new) & {r.spec.method.label for r in mine}):
         label = taken[0]
         raise UserError(
             f"--against {folder}: it has rows of {', '.join(taken)} already; give yours another label: "
             f"--method '{label}: {{label: {label}-mine}}'"
         )
-    beside, mistakes = list[RunRecord](), list[str]()
+    runs, mistakes = list[RunRecord](), list[str]()
     for spec in _one_a_task(p.spec for p in planned.planned):
-        alike, said = _comparable(spec, mine)
-        beside += alike
-        mistakes += said or [*_unpaired(spec, alike, planned), *_tuned_otherwise(spec, tried, planned)]
+        alike, differences = _comparable(spec, mine)
+        runs += alike
+        mistakes += differences or [*_unpaired(spec, alike, planned), *_tuned_otherwise(spec, trials, planned)]
     if mistakes:
-        listed = "".join(f"\n  {said}" for said in dict.fromkeys(mistakes))
+        listed = "".join(f"\n  {mistake}" for mistake in dict.fromkeys(mistakes))
         raise UserError(f"--against {folder}: not comparable with what {planned.experiment.file} asks for:{listed}")
-    base = [r for r in beside if r.spec.method.label == planned.experiment.reference]
+    base = [r for r in runs if r.spec.method.label == planned.experiment.reference]
     reference = {r.spec.task.name: _now(r, versions) for r in base}
-    return Baselines(folder, beside, reference, [*_remarks(beside, versions), *_untuned(planned)], new)
+    return Baselines(folder, runs, reference, [*_remarks(runs, versions), *_untuned(planned)], new)
 
 
 def _one_a_task(specs: Iterable[RunSpec]) -> list[RunSpec]:
@@ -117,7 +153,7 @@ def _one_a_task(specs: Iterable[RunSpec]) -> list[RunSpec]:
 
 
 def _comparable(spec: RunSpec, there: Collection[RunRecord]) -> tuple[list[RunRecord], list[str]]:
-    """The records of the spec's task under its setting; where there are none, in what the nearest differs."""
+    """The task's records under the same setting; without any, the differences of the closest record."""
     same_task = [r for r in there if r.spec.task.name == spec.task.name]
     if not same_task:
         tasks = ", ".join(sorted({r.spec.task.name for r in there}))
@@ -130,31 +166,33 @@ def _comparable(spec: RunSpec, there: Collection[RunRecord]) -> tuple[list[RunRe
 
 
 def _unpaired(spec: RunSpec, alike: Sequence[RunRecord], planned: Prepared) -> list[str]:
-    """What keeps the new runs of a task from being paired with these: seeds, the budget of size, the reference."""
-    said, asked, reference = [], planned.experiment, planned.experiment.reference
+    """What prevents pairing the new runs with these: seeds, the parameter budget or the reference."""
+    mistakes, experiment, reference = list[str](), planned.experiment, planned.experiment.reference
     here = {p.spec.seed for p in planned.planned if p.spec.task.name == spec.task.name}
     base = {r.spec.seed for r in alike if r.spec.method.label == reference}
     if base and not here <= base:
         missing = ", ".join(map(str, sorted(here - base)))
-        said.append(f"{spec.task.name}: seeds: the reference {reference} has no finished run of seed {missing} there")
+        mistakes.append(
+            f"{spec.task.name}: seeds: the reference {reference} has no finished run of seed {missing} there"
+        )
     everything = {r.spec.seed for r in alike}
-    if len(here) < len(everything) and here == set(range(asked.budget.seeds)):
-        said.append(f"{spec.task.name}: seeds: {len(everything)} there, {len(here)} here")
+    if len(here) < len(everything) and here == set(range(experiment.budget.seeds)):
+        mistakes.append(f"{spec.task.name}: seeds: {len(everything)} there, {len(here)} here")
     budgets = {round(b) for r in alike if (b := _budget(r)) is not None}
-    target = asked.budget.trainable_params
+    target = experiment.budget.trainable_params
     if budgets and (target is None or all(abs(b - target) > max(1, ROUNDING * target) for b in budgets)):
         there = " or ".join(f"{b:,}" for b in sorted(budgets)[:2])
         wanted = "none" if target is None else f"{target:,}"
-        said.append(f"{spec.task.name}: trainable_params: {there} there, {wanted} here")
+        mistakes.append(f"{spec.task.name}: trainable_params: {there} there, {wanted} here")
     if not base:
-        said.append(f"{spec.task.name}: no finished run of the reference {reference} there")
-    return said
+        mistakes.append(f"{spec.task.name}: no finished run of the reference {reference} there")
+    return mistakes
 
 
-def _tuned_otherwise(spec: RunSpec, tried: Collection[TrialRecord], planned: Prepared) -> list[str]:
-    """In what the trials of the baselines on the spec's task differ from those that the new method would have."""
+def _tuned_otherwise(spec: RunSpec, records: Collection[TrialRecord], planned: Prepared) -> list[str]:
+    """The differences between the baselines' trials and the new method's."""
     name, b = planned.experiment.name, planned.experiment.budget
-    trials = [r.spec for r in tried if r.experiment == name and r.spec.task.name == spec.task.name]
+    trials = [r.spec for r in records if r.experiment == name and r.spec.task.name == spec.task.name]
     numbers = {t.trial for t in trials}
     if len(numbers) != (b.trials or 0):
         return [f"{spec.task.name}: trials: {len(numbers) or 'none'} there, {b.trials or 'none'} here"]
@@ -166,13 +204,13 @@ def _tuned_otherwise(spec: RunSpec, tried: Collection[TrialRecord], planned: Pre
 
 
 def _budget(r: RunRecord) -> float | None:
-    """The trainable parameters that the run was to have, from those that it had; None where nothing was asked."""
+    """The parameter budget of a run, from its trainable parameters and their deviation; None without a budget."""
     deviation, trainable = r.spec.method.deviation, r.parameters.trainable
     return None if deviation is None or not trainable else trainable / (1 + deviation)
 
 
-def _remarks(beside: Sequence[RunRecord], versions: Mapping[str, int]) -> list[str]:
-    methods = [r.spec.method for r in beside]
+def _remarks(runs: Sequence[RunRecord], versions: Mapping[str, int]) -> list[str]:
+    methods = [r.spec.method for r in runs]
     old = sorted({m.label for m in methods if versions.get(m.name, m.version) != m.version})
     if not old:
         return []
@@ -180,16 +218,16 @@ def _remarks(beside: Sequence[RunRecord], versions: Mapping[str, int]) -> list[s
 
 
 def _untuned(planned: Prepared) -> list[str]:
-    """New methods at a rate that was given, where the baselines were tuned."""
-    tried = {p.label for p in planned.planned if p.spec.trial is not None}
-    given = dict.fromkeys(p.label for p in planned.planned if p.label not in tried)
+    """New methods with a given learning rate, while the baselines were tuned."""
+    tuned = {p.label for p in planned.planned if p.spec.trial is not None}
+    given = dict.fromkeys(p.label for p in planned.planned if p.label not in tuned)
     if planned.experiment.budget.trials is None or not given:
         return []
     return [f"no trials, at the rate that was given, where the baselines had theirs: {', '.join(given)}"]
 
 
 def _now(r: RunRecord, versions: Mapping[str, int]) -> tuple[MethodSpec, float]:
-    """The record's method as today's code has it, to be timed beside the new one, and its rate."""
+    """The record's method with its current version, and its learning rate, to be timed with the new one."""
     method = r.spec.method
     return replace(method, version=versions.get(method.name, method.version)), r.spec.train.lr
 

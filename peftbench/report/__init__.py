@@ -1,1 +1,1 @@
-"""From records to tables, figures and pages. Reads records and nothing else."""
+"""Builds tables, figures and pages from records; reads nothing else."""

@@ -9,7 +9,7 @@ import numpy as np
 from factories import run, write_all
 
 from peftbench.records import spec
-from peftbench.report.papers import Finding, Results, lora_roles
+from peftbench.report.papers import Reproduction, Results, lora_roles
 
 EXAMPLES = 400
 
@@ -59,6 +59,6 @@ def flat(score: float) -> dict[str, float]:
     return dict.fromkeys(lora_roles.PAPER, score)
 
 
-def found(figure: Any, root: Path, bodies: list[dict[str, Any]], folder: str | None = None) -> Finding:
+def reproduced(figure: Any, root: Path, bodies: list[dict[str, Any]], folder: str | None = None) -> Reproduction:
     write_all(root / (folder or figure.folders[0]), bodies)
-    return figure.find(Results(root))
+    return figure.reproduce(Results(root))

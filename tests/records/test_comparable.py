@@ -132,10 +132,10 @@ def test_a_papers_figure_names_what_keeps_two_runs_apart(tmp_path: Path, pair: s
         spec = changed(RunSpec.from_dict(made["spec"]), here if i < 3 else there)
         record.write(folder, {**made, **asked(spec)})
     if not names:
-        assert lora_roles.FIGURE.find(Results(tmp_path)).table.rows
+        assert lora_roles.FIGURE.reproduce(Results(tmp_path)).table.rows
         return
     with pytest.raises(NotRun) as refused:
-        lora_roles.FIGURE.find(Results(tmp_path))
+        lora_roles.FIGURE.reproduce(Results(tmp_path))
     assert sorted(named(str(refused.value))) == sorted(names)
 
 

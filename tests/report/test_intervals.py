@@ -158,14 +158,14 @@ def test_the_level_holds_whatever_the_shares_of_seeds_and_examples():
 
 
 def test_more_seeds_are_asked_for_the_smaller_the_difference():
-    spread = power.Spread(seed=4e-4, shared=1e-6, examples=400)
+    spread = power.VarianceComponents(seed=4e-4, shared=1e-6, examples=400)
     asked = [spread.seeds_for(size) for size in (0.1, 0.05, 0.02)]
     assert asked == sorted(asked)
     assert asked[0] < asked[2]
 
 
 def test_what_is_asked_for_sees_the_difference_in_four_cases_of_five():
-    spread = power.Spread(seed=4e-4, shared=0.0, examples=0)
+    spread = power.VarianceComponents(seed=4e-4, shared=0.0, examples=0)
     n = spread.seeds_for(0.02)
     rng = np.random.RandomState(0)
     d = rng.normal(0.02, 0.02, (4000, n))
@@ -174,7 +174,7 @@ def test_what_is_asked_for_sees_the_difference_in_four_cases_of_five():
 
 
 def test_where_the_examples_are_too_few_no_number_of_seeds_is_given():
-    spread = power.Spread(seed=4e-4, shared=4e-4, examples=250)
+    spread = power.VarianceComponents(seed=4e-4, shared=4e-4, examples=250)
     assert spread.seeds_for(0.02) is None
     assert spread.examples_for(0.02) == pytest.approx(250 * 7.849, rel=1e-3)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from factories import write_all
-from paper_records import flat, found, roles_runs
+from paper_records import flat, reproduced, roles_runs
 from typer.testing import CliRunner
 
 from peftbench.cli.app import app
@@ -19,11 +19,11 @@ from peftbench.report.papers import (
     REPRODUCED,
     WITHIN,
     Claim,
-    Finding,
     NotRun,
+    Reproduction,
     Results,
     Table,
-    _make,
+    _build,
     lora_roles,
 )
 
@@ -51,7 +51,7 @@ def test_the_worst_claim_decides_and_an_unmet_condition_before_it() -> None:
     good, open_, bad = (Claim("", "", v, v, w, above=0) for v, w in ((1, 2), (-1, 1), (-2, -1)))
 
     def verdict(*claims: Claim, incomparable: str | None = None) -> str:
-        return Finding("", claims, Table((), ()), lambda canvas: None, incomparable).verdict
+        return Reproduction("", claims, Table((), ()), lambda canvas: None, incomparable).verdict
 
     assert verdict(good) == REPRODUCED
     assert verdict(good, open_) == WITHIN
@@ -63,16 +63,16 @@ def test_the_worst_claim_decides_and_an_unmet_condition_before_it() -> None:
 
 def test_no_figure_types_its_verdict() -> None:
     words = ("REPRODUCED", "WITHIN", "NOT_COMPARABLE", f'"{REPRODUCED}"', f'"{WITHIN}"', f'"{NOT_COMPARABLE}"')
-    for figure in _make.known():
+    for figure in _build.known():
         source = (ROOT / "peftbench" / "report" / "papers" / f"{figure}.py").read_text()
         assert not [w for w in words if w in source], figure
 
 
-@pytest.mark.parametrize("name", list(_make.known()))
+@pytest.mark.parametrize("name", list(_build.known()))
 def test_the_files_that_a_figure_names_exist_and_its_experiments_are_valid(name: str) -> None:
     from peftbench.plan import read
 
-    for command in _make.known()[name].recipe:
+    for command in _build.known()[name].recipe:
         words = command.split()
         files = [w for w in words if w.endswith((".yaml", ".py"))]
         assert files, command
@@ -85,7 +85,7 @@ def test_the_files_that_a_figure_names_exist_and_its_experiments_are_valid(name:
 
 def _folder(figure: str, experiment: str) -> str:
     """The folder that the figure reads and whose last part is the experiment's name."""
-    (folder,) = (f for f in _make.known()[figure].folders if f.split("/")[-1] == experiment)
+    (folder,) = (f for f in _build.known()[figure].folders if f.split("/")[-1] == experiment)
     return folder
 
 
@@ -94,13 +94,13 @@ def _folder(figure: str, experiment: str) -> str:
 
 def test_a_figure_without_records_says_so_with_the_command_that_makes_them(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
-    _make.write(["lora_rank"], tmp_path / "results", tmp_path / "docs")
+    _build.write(["lora_rank"], tmp_path / "results", tmp_path / "docs")
     page = (tmp_path / "docs/paper-figures/lora_rank.md").read_text()
     assert NOT_RUN.capitalize() in page
     assert "python -m peftbench run experiments/paper/lora_rank.yaml --results results/paper/lora_rank" in page
     assert not (tmp_path / "docs/paper-figures/lora_rank.png").exists()
     index = (tmp_path / "docs/paper-figures.md").read_text()
-    assert index.count(f"| {NOT_RUN} |") == len(_make.known())
+    assert index.count(f"| {NOT_RUN} |") == len(_build.known())
     assert "![" not in index
 
 
@@ -108,22 +108,22 @@ def test_an_incomplete_sweep_is_not_run_and_names_what_is_missing(tmp_path: Path
     scores = flat(0.8)
     del scores["q k"]
     with pytest.raises(NotRun, match="q k"):
-        found(lora_roles.FIGURE, tmp_path, roles_runs(scores))
+        reproduced(lora_roles.FIGURE, tmp_path, roles_runs(scores))
 
 
 def test_failed_runs_alone_are_no_records(tmp_path: Path) -> None:
     with pytest.raises(NotRun, match="no finished run"):
-        found(lora_roles.FIGURE, tmp_path, roles_runs(flat(0.8), status="diverged"))
+        reproduced(lora_roles.FIGURE, tmp_path, roles_runs(flat(0.8), status="diverged"))
 
 
 def test_a_results_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such directory"):
-        _make.write([], tmp_path / "nothing", tmp_path)
+        _build.write([], tmp_path / "nothing", tmp_path)
 
 
 def test_an_unknown_figure_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match="lora_rank"):
-        _make.chosen(["lora_rnak"])
+        _build.chosen(["lora_rnak"])
 
 
 # Bytes
@@ -134,7 +134,7 @@ def rendered(tmp_path: Path) -> tuple[Path, Path]:
     """A results directory with one sweep, and where its figure was written."""
     results, docs = tmp_path / "results", tmp_path / "docs"
     write_all(results / "paper/lora_roles", roles_runs({**flat(0.8), "q": 0.6}))
-    _make.write([], results, docs)
+    _build.write([], results, docs)
     return results, docs
 
 
@@ -142,10 +142,10 @@ def test_drawing_again_changes_no_byte(rendered: tuple[Path, Path]) -> None:
     results, docs = rendered
     before = {p: p.read_bytes() for p in sorted(docs.rglob("*.*"))}
     assert {p.suffix for p in before} == {".md", ".png", ".svg"}
-    assert _make.write([], results, docs) == []
+    assert _build.write([], results, docs) == []
     for path in (docs / "paper-figures").glob("*"):
         path.unlink()
-    assert _make.write([], results, docs)
+    assert _build.write([], results, docs)
     assert {p: p.read_bytes() for p in sorted(docs.rglob("*.*"))} == before
 
 
@@ -201,8 +201,8 @@ def test_page_and_image_say_our_scale_and_the_verdict(rendered: tuple[Path, Path
         assert "**Reproduced.**" in text
         assert "Our run, not the paper's: minilm-l6 (23 million parameters), embedded/question_type, 40 steps" in text
         assert "arXiv:2106.09685" in text
-    canvas, finding = Figure(), lora_roles.FIGURE.find(Results(results))
-    _frame(canvas, lora_roles.FIGURE, finding)
+    canvas, reproduction = Figure(), lora_roles.FIGURE.reproduce(Results(results))
+    _frame(canvas, lora_roles.FIGURE, reproduction)
     assert "Our run, not the paper's: minilm-l6" in canvas.get_supxlabel().replace("\n", " ")
     assert f"verdict: {REPRODUCED}" in canvas.get_supxlabel().replace("\n", " ")
 
@@ -212,4 +212,4 @@ def test_page_and_image_say_our_scale_and_the_verdict(rendered: tuple[Path, Path
 
 @pytest.mark.slow
 def test_committed_figures_are_what_the_committed_records_give() -> None:
-    assert _make.check([], ROOT / "results", ROOT / "docs") == []
+    assert _build.check([], ROOT / "results", ROOT / "docs") == []

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import as_trial, write_all
-from paper_records import flat, found, roles_runs, trained
+from paper_records import flat, reproduced, roles_runs, trained
 
 from peftbench.errors import UserError
 from peftbench.report.papers import (
@@ -20,7 +20,7 @@ from peftbench.report.papers import (
     WITHIN,
     NotRun,
     Results,
-    _make,
+    _build,
     equal_size,
     lora_plus_rates,
     lora_rank,
@@ -33,7 +33,7 @@ from peftbench.report.papers import (
 )
 from peftbench.report.papers._interval import difference, mean
 from peftbench.report.papers._interval import of as interval_of
-from peftbench.report.papers._sweep import lr, method, tuned
+from peftbench.report.papers._sweep import choose_rates, lr, method
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,7 +52,7 @@ ROOT = Path(__file__).resolve().parents[2]
 )
 def test_which_roles_follows_the_records(tmp_path: Path, changes: dict[str, float], verdict: str) -> None:
     bodies = roles_runs({**flat(0.8), **changes}, own=verdict == WITHIN)
-    assert found(lora_roles.FIGURE, tmp_path, bodies).verdict == verdict
+    assert reproduced(lora_roles.FIGURE, tmp_path, bodies).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ def test_pairs_of_one_size_follow_the_records(tmp_path: Path, changes: dict[str,
             for task in ("one", "two")
         ]
         write_all(tmp_path / folder, bodies)
-    finding = equal_size.FIGURE.find(Results(tmp_path))
-    assert finding.verdict == verdict
-    assert len(finding.claims) == 6
+    reproduction = equal_size.FIGURE.reproduce(Results(tmp_path))
+    assert reproduction.verdict == verdict
+    assert len(reproduction.claims) == 6
 
 
 def test_a_pair_that_is_not_whole_is_not_compared(tmp_path: Path) -> None:
@@ -85,13 +85,13 @@ def test_a_pair_that_is_not_whole_is_not_compared(tmp_path: Path) -> None:
             tmp_path / folder, [trained(n, {}, 0.8, s, label=n) for n in ("full", "lora", "dora") for s in (0, 1)]
         )
     with pytest.raises(NotRun, match="no finished run of qlora"):
-        equal_size.FIGURE.find(Results(tmp_path))
+        equal_size.FIGURE.reproduce(Results(tmp_path))
 
 
 def test_where_nothing_was_learned_nothing_is_claimed(tmp_path: Path) -> None:
-    finding = found(lora_roles.FIGURE, tmp_path, roles_runs(flat(0.24), majority=0.23))
-    assert finding.verdict == NOT_COMPARABLE
-    page = _make.page(_make.Result(lora_roles.FIGURE, finding))
+    reproduction = reproduced(lora_roles.FIGURE, tmp_path, roles_runs(flat(0.24), majority=0.23))
+    assert reproduction.verdict == NOT_COMPARABLE
+    page = _build.page(_build.FigureResult(lora_roles.FIGURE, reproduction))
     assert f"| {REPRODUCED} |" not in page
     assert f"| {NOT_REPRODUCED} |" not in page
 
@@ -99,7 +99,7 @@ def test_where_nothing_was_learned_nothing_is_claimed(tmp_path: Path) -> None:
 def test_roles_of_unequal_sizes_are_not_comparable(tmp_path: Path) -> None:
     bodies = roles_runs({**flat(0.8), "q": 0.6})
     bodies[0]["parameters"]["trainable"] = 2000
-    assert "sizes differ" in str(found(lora_roles.FIGURE, tmp_path, bodies).incomparable)
+    assert "sizes differ" in str(reproduced(lora_roles.FIGURE, tmp_path, bodies).incomparable)
 
 
 @pytest.mark.parametrize(("low_rank", "verdict"), [(0.80, REPRODUCED), (0.60, NOT_REPRODUCED)])
@@ -110,14 +110,14 @@ def test_rank_follows_the_records(tmp_path: Path, low_rank: float, verdict: str)
         for rank in lora_rank.RANKS
         for seed in range(3)
     ]
-    assert found(lora_rank.FIGURE, tmp_path, bodies).verdict == verdict
+    assert reproduced(lora_rank.FIGURE, tmp_path, bodies).verdict == verdict
 
 
 @pytest.mark.parametrize(("longest", "verdict"), [(0.70, REPRODUCED), (0.90, NOT_REPRODUCED)])
 def test_prefix_length_follows_the_records(tmp_path: Path, longest: float, verdict: str) -> None:
     scores = dict(zip(prefix_length.LENGTHS, (0.60, 0.65, 0.7, 0.80, 0.85, 0.84, longest), strict=True))
     bodies = [trained("prefix", {"length": n}, s, seed) for n, s in scores.items() for seed in range(3)]
-    assert found(prefix_length.FIGURE, tmp_path, bodies).verdict == verdict
+    assert reproduced(prefix_length.FIGURE, tmp_path, bodies).verdict == verdict
 
 
 def plus_runs(gain: float) -> list[dict[str, Any]]:
@@ -135,7 +135,7 @@ def plus_runs(gain: float) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("gain", "verdict"), [(0.15, REPRODUCED), (0.0, WITHIN)])
 def test_two_rates_follow_the_records(tmp_path: Path, gain: float, verdict: str) -> None:
-    assert found(lora_plus_rates.FIGURE, tmp_path, plus_runs(gain)).verdict == verdict
+    assert reproduced(lora_plus_rates.FIGURE, tmp_path, plus_runs(gain)).verdict == verdict
 
 
 def test_a_cell_where_a_seed_failed_is_shown_but_never_the_best(tmp_path: Path) -> None:
@@ -150,9 +150,9 @@ def test_a_cell_where_a_seed_failed_is_shown_but_never_the_best(tmp_path: Path) 
     for body in bodies:
         if body["slug"].rsplit("--", 1)[0] == again["slug"].rsplit("--", 1)[0] and body is not again:
             body["metrics"]["validation"]["accuracy"] = 1.0
-    finding = found(lora_plus_rates.FIGURE, tmp_path, bodies)
-    assert any("1 diverged" in note for note in finding.notes)
-    assert finding.verdict == REPRODUCED
+    reproduction = reproduced(lora_plus_rates.FIGURE, tmp_path, bodies)
+    assert any("1 diverged" in note for note in reproduction.notes)
+    assert reproduction.verdict == REPRODUCED
 
 
 @pytest.mark.parametrize(("adapter", "verdict"), [(0.80, REPRODUCED), (0.60, NOT_REPRODUCED)])
@@ -165,16 +165,16 @@ def test_sizes_and_scores_follow_the_records_of_three_sweeps(tmp_path: Path, ada
     for name, hyper, score in named:
         bodies = [trained(name, hyper, score, seed, params=0 if name == "linear_probe" else 1000) for seed in range(3)]
         write_all(tmp_path / homes.get(name, "paper/params_scores"), bodies)
-    finding = params_scores.FIGURE.find(Results(tmp_path))
-    assert finding.verdict == verdict
-    assert list(_make.image(_make.Result(params_scores.FIGURE, finding)))
+    reproduction = params_scores.FIGURE.reproduce(Results(tmp_path))
+    assert reproduction.verdict == verdict
+    assert list(_build.image(_build.FigureResult(params_scores.FIGURE, reproduction)))
 
 
 def test_runs_of_different_budgets_are_not_put_on_one_axis(tmp_path: Path) -> None:
     bodies = roles_runs({**flat(0.8), "q": 0.6})
     bodies[-3:] = [{**b, "spec": {**b["spec"], "train": {**b["spec"]["train"], "steps": 80}}} for b in bodies[-3:]]
     with pytest.raises(NotRun, match=r"steps: 40 or 80\)"):
-        found(lora_roles.FIGURE, tmp_path, bodies)
+        reproduced(lora_roles.FIGURE, tmp_path, bodies)
 
 
 def sweep(rates: dict[str, list[float]], best: dict[str, float], seeds: int) -> list[dict[str, Any]]:
@@ -194,11 +194,11 @@ def test_the_best_rates_ratio_is_known_as_far_as_the_grid_tells(tmp_path: Path, 
     for folder in lr_sensitivity.FOLDERS[1:]:
         write_all(tmp_path / folder, sweep(rates, {"full": 2e-4, "lora": lora}, 1))
     with pytest.raises(NotRun, match="lr_sensitivity"):  # one seed says nothing of the variants, the paper's own claim
-        lr_sensitivity.FIGURE.find(Results(tmp_path))
+        lr_sensitivity.FIGURE.reproduce(Results(tmp_path))
     own = {**rates, **dict.fromkeys(lr_sensitivity.VARIANTS, rates["lora"])}
     best = {"full": 2e-4, **dict.fromkeys(("lora", *lr_sensitivity.VARIANTS), lora)}
     write_all(tmp_path / lr_sensitivity.OWN, sweep(own, best, 3))
-    claims = lr_sensitivity.FIGURE.find(Results(tmp_path)).claims
+    claims = lr_sensitivity.FIGURE.reproduce(Results(tmp_path)).claims
     ratios = [c for c in claims if "ten times" in c.says]
     assert {c.verdict for c in ratios} == {verdict}
     assert (len(ratios), len(claims)) == (3, 3 + len(lr_sensitivity.VARIANTS))
@@ -215,14 +215,14 @@ def read(root: Path, bodies: list[dict[str, Any]]) -> list[Any]:
 def test_the_rate_is_chosen_on_validation_and_not_on_test(tmp_path: Path) -> None:
     bodies = [trained("lora", {"rank": 1}, 0.9, lr=1e-3, validation=0.5)]
     bodies += [trained("lora", {"rank": 1}, 0.6, lr=1e-2, validation=0.7)]
-    chosen = tuned(read(tmp_path, bodies), method)["lora"]
+    chosen = choose_rates(read(tmp_path, bodies), method)["lora"]
     assert (chosen.lr, chosen.test) == (1e-2, 0.6)
 
 
 def test_a_rate_at_which_a_seed_failed_is_not_chosen(tmp_path: Path) -> None:
     bodies = [trained("lora", {}, 0.6, seed, lr=1e-3) for seed in range(2)]
     bodies += [trained("lora", {}, 0.9, 0, lr=1e-2), trained("lora", {}, 0.9, 1, lr=1e-2, status="diverged")]
-    assert tuned(read(tmp_path, bodies), method)["lora"].lr == 1e-3
+    assert choose_rates(read(tmp_path, bodies), method)["lora"].lr == 1e-3
 
 
 def test_tuning_trials_are_left_out(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_difference_is_paired_by_seed_and_example(tmp_path: Path) -> None:
     """Two configurations that err on the same examples differ by nothing, however uncertain each of them is."""
     errors = {1: "same", 2: "same", 3: "own"}
     bodies = [trained("lora", {"rank": r}, 0.8, s, errors=f"{errors[r]} {s}") for r in errors for s in range(3)]
-    one, two, three = (t.runs for t in tuned(read(tmp_path, bodies), lambda r: r.body.hyper["rank"]).values())
+    one, two, three = (t.runs for t in choose_rates(read(tmp_path, bodies), lambda r: r.body.hyper["rank"]).values())
     assert difference(one, two) == (0, 0, 0)
     assert mean(one).low < 0.78
     apart = difference(one, three)
@@ -291,7 +291,7 @@ def nf4_file(root: Path, **errors: float) -> None:
 @pytest.mark.parametrize(("nf4", "verdict"), [(0.09, REPRODUCED), (0.13, NOT_REPRODUCED)])
 def test_nf4_is_judged_by_its_error(tmp_path: Path, nf4: float, verdict: str) -> None:
     nf4_file(tmp_path, nf4=nf4)
-    assert qlora_nf4.FIGURE.find(Results(tmp_path)).verdict == verdict
+    assert qlora_nf4.FIGURE.reproduce(Results(tmp_path)).verdict == verdict
 
 
 def memory_file(root: Path, **peaks: float) -> None:
@@ -310,21 +310,21 @@ def memory_file(root: Path, **peaks: float) -> None:
 @pytest.mark.parametrize(("qlora", "verdict"), [(45, REPRODUCED), (47.9, WITHIN), (52, NOT_REPRODUCED)])
 def test_memory_is_judged_by_the_papers_totals(tmp_path: Path, qlora: float, verdict: str) -> None:
     memory_file(tmp_path, m65b_full=1000, m65b_qlora=qlora)
-    finding = qlora_memory.FIGURE.find(Results(tmp_path))
-    assert finding.verdict == verdict
-    assert "not measured" in finding.scale
+    reproduction = qlora_memory.FIGURE.reproduce(Results(tmp_path))
+    assert reproduction.verdict == verdict
+    assert "not measured" in reproduction.scale
 
 
 def test_a_damaged_file_of_figures_is_refused_by_name(tmp_path: Path) -> None:
     nf4_file(tmp_path)
     (tmp_path / qlora_nf4.FILE).write_text("{")
     with pytest.raises(UserError, match=r"nf4_error\.json"):
-        qlora_nf4.FIGURE.find(Results(tmp_path))
+        qlora_nf4.FIGURE.reproduce(Results(tmp_path))
 
 
 def test_latencies_are_judged_by_their_ratios_to_the_base() -> None:
     """The committed pass itself: what the page says of it follows from its numbers."""
-    finding = _make.known()["lora_latency"].find(Results(ROOT / "results"))
-    by_shape = {row[0]: row[1:] for row in finding.table.rows}
+    reproduction = _build.known()["lora_latency"].reproduce(Results(ROOT / "results"))
+    by_shape = {row[0]: row[1:] for row in reproduction.table.rows}
     assert set(by_shape) >= {"lora", "lora, merged", "adapter-houlsby"}
-    assert all(math.isfinite(c.low) and c.low <= c.value <= c.high for c in finding.claims)
+    assert all(math.isfinite(c.low) and c.low <= c.value <= c.high for c in reproduction.claims)

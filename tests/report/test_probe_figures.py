@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from paper_records import found, trained
+from paper_records import reproduced, trained
 from scipy.stats import pearsonr
 
 from peftbench.measure.probes import subspaces
@@ -19,8 +19,8 @@ from peftbench.report.papers import (
     NOT_REPRODUCED,
     REPRODUCED,
     WITHIN,
-    Finding,
     NotRun,
+    Reproduction,
     Results,
     adalora_ranks,
     dora_decomposition,
@@ -28,7 +28,7 @@ from peftbench.report.papers import (
     lora_subspaces,
 )
 from peftbench.report.papers._interval import of
-from peftbench.report.papers._probed import jackknife, over
+from peftbench.report.papers._probes import jackknife, over
 
 LAYERS, WIDTH = 6, 96
 Body = dict[str, Any]
@@ -46,8 +46,8 @@ def sites(roles: str, value: Callable[[str, int], dict[str, Any]]) -> list[dict[
     ]
 
 
-def claims(finding: Finding) -> list[str]:
-    return [c.verdict for c in finding.claims]
+def claims(reproduction: Reproduction) -> list[str]:
+    return [c.verdict for c in reproduction.claims]
 
 
 # AdaLoRA: ranks
@@ -73,14 +73,14 @@ def rank_runs(ffn: int, top: int, score: float = 0.8) -> list[Body]:
     [(3, 2, [REPRODUCED, REPRODUCED]), (-3, 2, [NOT_REPRODUCED, REPRODUCED]), (3, 0, [REPRODUCED, WITHIN])],
 )
 def test_where_ranks_went_follows_the_records(tmp_path: Path, ffn: int, top: int, verdicts: list[str]) -> None:
-    assert claims(found(adalora_ranks.FIGURE, tmp_path, rank_runs(ffn, top))) == verdicts
+    assert claims(reproduced(adalora_ranks.FIGURE, tmp_path, rank_runs(ffn, top))) == verdicts
 
 
 def test_ranks_that_never_moved_or_of_a_task_not_learned_decide_nothing(tmp_path: Path) -> None:
-    assert found(adalora_ranks.FIGURE, tmp_path / "a", rank_runs(3, 2, score=0.2)).verdict == NOT_COMPARABLE
+    assert reproduced(adalora_ranks.FIGURE, tmp_path / "a", rank_runs(3, 2, score=0.2)).verdict == NOT_COMPARABLE
     flat = [{**site, "rank": 8} for site in sites("q k v o up down", lambda role, layer: {})]
     bodies = [probed(trained("adalora", {}, 0.8, s), "ranks", [{"step": 40, "sites": flat}]) for s in range(2)]
-    assert found(adalora_ranks.FIGURE, tmp_path / "b", bodies).verdict == NOT_COMPARABLE
+    assert reproduced(adalora_ranks.FIGURE, tmp_path / "b", bodies).verdict == NOT_COMPARABLE
 
 
 # DoRA: magnitude and direction
@@ -123,7 +123,7 @@ def moved_runs(full: int, lora: int, dora: int, **changes: Any) -> list[Body]:
 def test_magnitude_against_direction_follows_the_records(
     tmp_path: Path, signs: tuple[int, int, int], verdicts: list[str]
 ) -> None:
-    assert claims(found(dora_decomposition.FIGURE, tmp_path, moved_runs(*signs))) == verdicts
+    assert claims(reproduced(dora_decomposition.FIGURE, tmp_path, moved_runs(*signs))) == verdicts
 
 
 def test_the_correlation_is_pearsons_over_query_weights_after_the_start(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_the_correlation_is_pearsons_over_query_weights_after_the_start(tmp_path
         points = body["probes"]["decomposition"]["points"][1:]
         pairs = [(s["dM"], s["dD"]) for p in points for s in p["sites"] if s["role"] == "q"]
         by_hand.append(pearsonr(*zip(*pairs, strict=True)).statistic)
-    assert found(dora_decomposition.FIGURE, tmp_path, bodies).claims[0].value == pytest.approx(np.mean(by_hand))
+    assert reproduced(dora_decomposition.FIGURE, tmp_path, bodies).claims[0].value == pytest.approx(np.mean(by_hand))
 
 
 # LoRA: subspaces
@@ -169,23 +169,25 @@ def subspace_runs(shared: dict[str, int], one_seed_alike: bool = False) -> list[
 
 
 def test_shared_directions_follow_the_records(tmp_path: Path) -> None:
-    finding = found(lora_subspaces.FIGURE, tmp_path / "a", subspace_runs({"q": 3, "v": 1}))
-    assert claims(finding) == [REPRODUCED] * 4
-    finding = found(lora_subspaces.FIGURE, tmp_path / "b", subspace_runs({"q": 1, "v": 3}))
-    assert claims(finding)[3] == NOT_REPRODUCED
-    finding = found(lora_subspaces.FIGURE, tmp_path / "c", subspace_runs({"q": 0, "v": 0}))
-    assert claims(finding)[0] == NOT_REPRODUCED
+    reproduction = reproduced(lora_subspaces.FIGURE, tmp_path / "a", subspace_runs({"q": 3, "v": 1}))
+    assert claims(reproduction) == [REPRODUCED] * 4
+    reproduction = reproduced(lora_subspaces.FIGURE, tmp_path / "b", subspace_runs({"q": 1, "v": 3}))
+    assert claims(reproduction)[3] == NOT_REPRODUCED
+    reproduction = reproduced(lora_subspaces.FIGURE, tmp_path / "c", subspace_runs({"q": 0, "v": 0}))
+    assert claims(reproduction)[0] == NOT_REPRODUCED
 
 
 def test_what_two_ranks_share_because_of_one_seed_does_not_count(tmp_path: Path) -> None:
     """The first layer's A would be drawn from the same numbers, and seem to have been learned."""
     alike = subspace_runs({"q": 0, "v": 0}, one_seed_alike=True)
-    assert found(lora_subspaces.FIGURE, tmp_path, alike).claims[0].value < 0.2
+    assert reproduced(lora_subspaces.FIGURE, tmp_path, alike).claims[0].value < 0.2
 
 
 def test_one_seed_is_not_compared(tmp_path: Path) -> None:
     with pytest.raises(NotRun, match="one seed"):
-        found(lora_subspaces.FIGURE, tmp_path, [b for b in subspace_runs({"q": 1, "v": 1}) if b["spec"]["seed"] == 0])
+        reproduced(
+            lora_subspaces.FIGURE, tmp_path, [b for b in subspace_runs({"q": 1, "v": 1}) if b["spec"]["seed"] == 0]
+        )
 
 
 # Learning against forgetting
@@ -231,19 +233,19 @@ def test_learning_and_forgetting_follow_the_records(
 ) -> None:
     rises = {"full": full, "lora-r8": 0.05, "lora-r64": 0.05, "ia3": 0.01}
     bodies = forgetting_runs(rises, {"full": words, "lora-r8": 3, "lora-r64": 3, "ia3": 3})
-    finding = found(learning_forgetting.FIGURE, tmp_path, bodies)
+    reproduction = reproduced(learning_forgetting.FIGURE, tmp_path, bodies)
     if verdicts[0] == WITHIN:  # equal answers are exactly equal: no interval reaches over zero
-        assert [claims(finding)[:2], {c.value for c in finding.claims[2:]}] == [verdicts[:2], {0.0}]
+        assert [claims(reproduction)[:2], {c.value for c in reproduction.claims[2:]}] == [verdicts[:2], {0.0}]
     else:
-        assert claims(finding) == verdicts
+        assert claims(reproduction) == verdicts
 
 
 @pytest.mark.parametrize(("full", "comparable"), [(0.2, True), (0.0, False), (-0.1, False)])
 def test_where_the_reference_forgets_nothing_no_claim_counts(tmp_path: Path, full: float, comparable: bool) -> None:
     labels = ("full", "lora-r8", "lora-r64")
     bodies = forgetting_runs({**dict.fromkeys(labels, 0.05), "full": full}, dict.fromkeys(labels, 3))
-    finding = found(learning_forgetting.FIGURE, tmp_path, bodies)
-    assert (finding.verdict != NOT_COMPARABLE) == comparable
+    reproduction = reproduced(learning_forgetting.FIGURE, tmp_path, bodies)
+    assert (reproduction.verdict != NOT_COMPARABLE) == comparable
 
 
 def test_forgetting_is_the_rise_from_the_base_at_the_end(tmp_path: Path) -> None:
@@ -253,7 +255,7 @@ def test_forgetting_is_the_rise_from_the_base_at_the_end(tmp_path: Path) -> None
     for body in bodies:
         first, *_, last = body["probes"]["wikitext2_loss"]["points"]
         rises[body["spec"]["method"]["label"]].append(last["loss"] - first["loss"])
-    claim = found(learning_forgetting.FIGURE, tmp_path, bodies).claims[0]
+    claim = reproduced(learning_forgetting.FIGURE, tmp_path, bodies).claims[0]
     assert claim.value == pytest.approx(np.mean(rises["full"]) - np.mean(rises["lora-r8"]), abs=1e-9)
 
 
@@ -278,20 +280,22 @@ ALL = {
 def test_runs_without_the_probe_are_no_records_for_the_figure(tmp_path: Path, name: str) -> None:
     module, bodies = ALL[name]
     with pytest.raises(NotRun, match="without the probe"):
-        found(module.FIGURE, tmp_path, [{k: v for k, v in b.items() if k != "probes"} for b in bodies()])
+        reproduced(module.FIGURE, tmp_path, [{k: v for k, v in b.items() if k != "probes"} for b in bodies()])
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_figure_draws_and_tabulates_what_it_found(tmp_path: Path, name: str) -> None:
     module, bodies = ALL[name]
-    finding = found(module.FIGURE, tmp_path, bodies())
+    reproduction = reproduced(module.FIGURE, tmp_path, bodies())
     canvas = Figure(figsize=module.FIGURE.size)
-    finding.draw(canvas)
+    reproduction.draw(canvas)
     assert canvas.axes
-    assert finding.table.rows
-    assert {len(row) for row in finding.table.rows} == {len(finding.table.head)}
-    again = module.FIGURE.find(Results(tmp_path))
-    assert (again.claims, again.table) == (finding.claims, finding.table), "the same records give the same digits"
+    assert reproduction.table.rows
+    assert {len(row) for row in reproduction.table.rows} == {len(reproduction.table.head)}
+    again = module.FIGURE.reproduce(Results(tmp_path))
+    assert (again.claims, again.table) == (reproduction.claims, reproduction.table), (
+        "the same records give the same digits"
+    )
 
 
 def test_the_jackknife_of_a_mean_is_the_interval_of_the_mean() -> None:

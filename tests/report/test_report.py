@@ -20,7 +20,7 @@ from peftbench.report import assemble
 from peftbench.report.data import comparison
 from peftbench.report.figures import curves, placement, plots, quality, style
 from peftbench.report.tables import format
-from peftbench.report.write import fresh
+from peftbench.report.write import up_to_date
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = {"embedded/dialog_pairs": "glue/rte"}
@@ -268,7 +268,7 @@ def test_a_report_is_drawn_again_when_what_draws_it_changed(tmp_path, drawn, mon
     with open(tmp_path / "code/report/figures/style.py", "a") as f:
         f.write("# another blue\n")
     assert drawn()
-    monkeypatch.setattr(fresh, "version", lambda name: "99")
+    monkeypatch.setattr(up_to_date, "version", lambda name: "99")
     assert drawn()
 
 

@@ -11,7 +11,7 @@ import factories
 
 from peftbench.records import record
 from peftbench.report.assemble import rows, text_table, write
-from peftbench.report.tables import passed
+from peftbench.report.tables import profile_text
 
 LABELS = ("full", "lora")
 
@@ -84,7 +84,7 @@ def attempts(tmp_path: Path, **step_ms: float) -> tuple[str, list[dict[str, Any]
     factories.write_all(tmp_path, [first, second])
     records = record.read_all(tmp_path)
     new = max(records, key=lambda r: r.order)
-    return passed.text(new, records), passed.rows([new], records)
+    return profile_text.text(new, records), profile_text.rows([new], records)
 
 
 def test_a_second_attempt_says_which_one_counts_and_that_the_ratios_agree(tmp_path: Path) -> None:
@@ -105,6 +105,6 @@ def test_ratios_that_do_not_agree_are_named(tmp_path: Path) -> None:
 
 def test_a_first_attempt_speaks_of_no_other(tmp_path: Path) -> None:
     path = record.write(tmp_path, factories.profile(LABELS, work=True))
-    text = passed.text(record.read(path), record.read_all(tmp_path))
+    text = profile_text.text(record.read(path), record.read_all(tmp_path))
     assert "attempt" not in text
     assert max(map(len, text.splitlines())) <= 120

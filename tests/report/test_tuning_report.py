@@ -52,29 +52,31 @@ def final(best: dict[str, Any], seed: int, score: float) -> dict[str, Any]:
     return factories.run(chosen.method.label, seed, score, lr=chosen.train.lr, method=chosen.method)
 
 
-def tuned(scores: Sequence[float | None] = (0.5, 0.6, 0.4, 0.55), best: int = 1, **more: Any) -> list[dict[str, Any]]:
+def choose_rates(
+    scores: Sequence[float | None] = (0.5, 0.6, 0.4, 0.55), best: int = 1, **more: Any
+) -> list[dict[str, Any]]:
     trials = [trial(i, score, **more) for i, score in enumerate(scores)]
     return [*trials, *(final(trials[best], seed, 0.7 + seed / 100) for seed in (0, 1))]
 
 
-def loaded(tmp_path: Path, bodies: Sequence[dict[str, Any]]) -> assemble.Loaded:
+def loaded(tmp_path: Path, bodies: Sequence[dict[str, Any]]) -> assemble.ReportData:
     factories.write_all(tmp_path, bodies)
     return assemble.load(tmp_path)
 
 
-def notes(found: assemble.Loaded) -> str:
+def notes(found: assemble.ReportData) -> str:
     return "\n".join(found.comparisons[0].notes)
 
 
 def test_trials_are_in_no_table_of_final_results(tmp_path: Path) -> None:
-    (c,) = loaded(tmp_path, tuned()).comparisons
+    (c,) = loaded(tmp_path, choose_rates()).comparisons
     (e,) = c.entries
     assert (e.label, e.n, e.mean, e.failed) == ("lora", 2, pytest.approx(0.705), 0)
 
 
 def test_beside_tuned_baselines_their_trials_are_told_too(tmp_path: Path) -> None:
-    factories.write_all(tmp_path / "base", [*tuned(), *factories.grid(["full"])])
-    factories.write_all(tmp_path / "own", tuned((0.5, 0.4, 0.3, 0.6), best=3, label="dora"))
+    factories.write_all(tmp_path / "base", [*choose_rates(), *factories.grid(["full"])])
+    factories.write_all(tmp_path / "own", choose_rates((0.5, 0.4, 0.3, 0.6), best=3, label="dora"))
     found = assemble.load_against(tmp_path / "own", tmp_path / "base")
     assert [t.label for tuning in found.tunings for t in tuning.rows] == ["dora", "lora"]
     assert "dora lr=0.004 alpha=8; lora lr=0.002 alpha=16." in notes(found)
@@ -82,7 +84,7 @@ def test_beside_tuned_baselines_their_trials_are_told_too(tmp_path: Path) -> Non
 
 
 def test_a_table_names_the_trials_and_what_they_chose(tmp_path: Path) -> None:
-    found = loaded(tmp_path, [*tuned(), *factories.grid(["full"])])
+    found = loaded(tmp_path, [*choose_rates(), *factories.grid(["full"])])
     assert "4 trials of 20 steps a method: lora lr=0.002 alpha=16." in notes(found)
     assert "No trials, at the rate that the experiment gives: full." in notes(found)
     (t,) = found.tunings
@@ -102,7 +104,7 @@ def test_a_table_names_the_trials_and_what_they_chose(tmp_path: Path) -> None:
 def test_a_choice_at_the_edge_of_what_was_tried_is_marked(
     tmp_path: Path, scores: tuple[float | None, ...], best: int, edges: dict[str, str]
 ) -> None:
-    found = loaded(tmp_path, tuned(scores, best))
+    found = loaded(tmp_path, choose_rates(scores, best))
     (row,) = found.tunings[0].rows
     assert row.edges == edges
     assert ("At the edge of what was tried" in notes(found)) == bool(edges)
@@ -111,24 +113,24 @@ def test_a_choice_at_the_edge_of_what_was_tried_is_marked(
 
 
 def test_failed_trials_are_counted_and_lose(tmp_path: Path) -> None:
-    found = loaded(tmp_path, tuned((None, 0.6, 0.4, None)))
+    found = loaded(tmp_path, choose_rates((None, 0.6, 0.4, None)))
     lines = assemble.text_table(tmp_path, found).splitlines()
     line = next(line for line in lines if "lr=0.002" in line and "4" in line and "*" not in line)
     assert line.split()[1:3] == ["4", "2"]
 
 
 def test_final_runs_that_the_trials_no_longer_choose_are_said_to_be_old(tmp_path: Path) -> None:
-    found = loaded(tmp_path, [*tuned((0.5, 0.6, 0.4, 0.9), best=1)])
+    found = loaded(tmp_path, [*choose_rates((0.5, 0.6, 0.4, 0.9), best=1)])
     assert "Not what their trials choose now, as there are others since: lora." in notes(found)
 
 
 def test_lower_is_better_where_the_metric_says_so(tmp_path: Path) -> None:
-    (row,) = loaded(tmp_path, tuned((0.5, 0.6, 0.4, 0.55), best=2, direction="min")).tunings[0].rows
+    (row,) = loaded(tmp_path, choose_rates((0.5, 0.6, 0.4, 0.55), best=2, direction="min")).tunings[0].rows
     assert row.chosen["lr"] == RATES[2]
 
 
 def test_trials_alone_make_a_report(tmp_path: Path) -> None:
-    factories.write_all(tmp_path, tuned()[:3])
+    factories.write_all(tmp_path, choose_rates()[:3])
     page, *_ = assemble.write(tmp_path)
     assert "Tuning, embedded/question_type" in page.read_text()
     assert "lr=0.002" in assemble.text_table(tmp_path)
@@ -136,7 +138,7 @@ def test_trials_alone_make_a_report(tmp_path: Path) -> None:
 
 def test_the_report_has_tables_and_curves_of_the_trials(tmp_path: Path) -> None:
     other = [trial(i, s, "ia3", space={"lr": [1e-3, 1e-1]}) for i, s in enumerate((0.3, None, 0.5, 0.2))]
-    factories.write_all(tmp_path, [*tuned(), *other])
+    factories.write_all(tmp_path, [*choose_rates(), *other])
     assemble.write(tmp_path)
     out, slug = tmp_path / "report", "quickstart--embedded_question_type--tuning"
     for name in ("expected-best", "rates"):
@@ -154,7 +156,7 @@ def test_the_report_has_tables_and_curves_of_the_trials(tmp_path: Path) -> None:
 
 def test_rows_for_programs_have_the_choice_and_the_exemptions(tmp_path: Path) -> None:
     exempt = replace(factories.method_spec("full"), exempt={"trials": "its published rate"})
-    bodies = [*tuned(), factories.run("full", 0, 0.7, method=exempt)]
+    bodies = [*choose_rates(), factories.run("full", 0, 0.7, method=exempt)]
     factories.write_all(tmp_path, bodies)
     rows = {r["method"]: r for r in json.loads(json.dumps(assemble.rows(tmp_path)))}
     assert rows["lora"]["tuning"] == {

@@ -1,1 +1,1 @@
-"""Records grouped into comparisons: rows, times, averages, verdicts."""
+"""Groups records into comparisons: entries, times, averages and verdicts."""

@@ -1,8 +1,7 @@
 """The table over tasks: average relative score and average rank, over the same tasks for every method.
 
-Only tasks count that were learned, where the reference has a positive score, and where every method that finished
-anywhere in the experiment finished: otherwise a method would gain by failing on the hard ones. What was left out is
-said.
+A task counts if it was learned, the reference has a positive score, and every method that finished anywhere in the
+experiment finished on it. Otherwise a method would gain by failing on hard tasks. Notes name the tasks left out.
 """
 
 from __future__ import annotations
@@ -21,18 +20,20 @@ from peftbench.report.stats import intervals, ranks
 
 @dataclass(frozen=True)
 class Standing:
-    """One configuration over the tasks of an Average; None where it did not finish on them."""
+    """One configuration's averages over the tasks of an `Average`; None where it did not finish on all of them."""
 
     label: str
     method: str
-    relative: float | None  # mean over tasks of score / reference (of reference / score where lower is better)
-    relative_sd: float | None  # of that mean, over the seeds that finished on every task
-    relative_interval: tuple[float, float] | None  # of that mean over these tasks: seeds and test examples vary
-    rank: float | None  # mean over tasks; 1 is best, ties share their mean rank
-    trainable: float | None  # mean over tasks
-    peak_ratio: float | None  # mean over tasks of peak memory / the reference's
-    step_ratio: float | None  # mean over tasks of the step time's ratio to the reference
-    failed: int  # runs, over all tasks of the experiment
+    relative: float | None  # mean over tasks of score / reference (reference / score if lower is better)
+    relative_sd: float | None  # sd of `relative` over the seeds that finished on every task
+    relative_interval: (
+        tuple[float, float] | None
+    )  # 95 % interval of `relative` over seeds and test examples, for these tasks
+    rank: float | None  # mean over tasks; 1 is best, ties share the mean of their ranks
+    trainable: float | None  # trainable parameters, mean over tasks
+    peak_ratio: float | None  # peak memory / the reference's, mean over tasks
+    step_ratio: float | None  # step time / the reference's, mean over tasks
+    failed: int  # failed runs on all tasks of the experiment
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,14 @@ class Average:
 
 
 def averages(comparisons: Sequence[Comparison]) -> list[Average]:
-    """One Average for each experiment that has more than one table."""
+    """Average each experiment that has more than one table.
+
+    Args:
+        comparisons: tables of any number of experiments.
+
+    Returns:
+        One `Average` per such experiment, sorted by name.
+    """
     experiments = sorted({c.experiment for c in comparisons})
     groups = ([c for c in comparisons if c.experiment == name] for name in experiments)
     return [_average(group) for group in groups if len(group) > 1]
@@ -113,20 +121,20 @@ def _entry(c: Comparison, label: str) -> Entry | None:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean; None where there is nothing, or where one task has no value: no average over other tasks."""
+    """The mean; None if a task has no value, since an average over fewer tasks would not be comparable."""
     known = [v for v in values if v is not None]
     return statistics.fmean(known) if known and len(known) == len(values) else None
 
 
 def _relative(c: Comparison, e: Entry) -> float | None:
-    """The score relative to the reference's, so that more is better; None where a sign makes that meaningless."""
+    """The score relative to the reference's, higher is better; None if a sign makes the ratio meaningless."""
     if c.direction == "min":
         return 1 / e.relative if e.relative is not None and e.relative > 0 else None
     return e.relative
 
 
 def _gain(c: Comparison, score: float | None) -> float | None:
-    """The score relative to the reference's mean, so that more is better."""
+    """A score relative to the reference's mean, higher is better."""
     base = _entry(c, c.reference)
     if score is None or base is None or not base.mean:
         return None
@@ -143,24 +151,24 @@ def _seed_spread(pairs: Sequence[tuple[Comparison, Entry]]) -> float | None:
 
 
 def _interval(pairs: Sequence[tuple[Comparison, Entry]]) -> tuple[float, float] | None:
-    """Of the average over tasks, the tasks taken as given."""
+    """The 95 % interval of the average over tasks; the tasks are taken as given."""
     known = [v.relative for c, e in pairs if (v := verdicts.of(c).get(e.label)) and v.relative]
     gains = [intervals.inverse(r) if c.direction == "min" else r for (c, _), r in zip(pairs, known, strict=False)]
-    found = intervals.average(gains) if len(gains) == len(pairs) else None
-    return found.interval() if found else None
+    mean = intervals.average(gains) if len(gains) == len(pairs) else None
+    return mean.interval() if mean else None
 
 
 def _ranking(used: Sequence[Comparison], labels: Sequence[str]) -> ranks.Ranking | None:
-    """Of the configurations that have an average, over its tasks."""
+    """Rank the configurations that have an average, over its tasks."""
     signed = [[_signed(c, label) for label in labels] for c in used]
     return ranks.of(labels, np.array(signed)) if used and labels else None
 
 
 def _signed(c: Comparison, label: str) -> float:
-    """The mean score, such that more is better; only of what finished there."""
+    """The mean score with the sign that makes higher better; the configuration must have finished."""
     entry = _entry(c, label)
     assert entry is not None
-    assert entry.mean is not None  # or it would have no average
+    assert entry.mean is not None  # only finished configurations have an average
     return -entry.mean if c.direction == "min" else entry.mean
 
 

@@ -1,8 +1,8 @@
-"""Records to comparisons: one row a configuration, one table a task, every number with its spread.
+"""Groups records into comparisons: one row per configuration, one table per task.
 
-A table compares what may be compared: runs of one experiment that `records.comparable` lets stand together. Runs that
-differ (an experiment file edited between two runs into one directory) land in tables of their own, and a note says in
-what. Failed runs stay rows. Times come from profile passes alone; what was not measured is None, never 0.
+A table contains runs of one experiment that `records.comparable` allows to be compared. Other runs of the same task,
+for example after the experiment file was edited, get a table of their own and a note on what differs. Failed runs keep
+their rows. Times come from profile passes alone. What was not measured is None, never 0.
 """
 
 from __future__ import annotations
@@ -15,45 +15,49 @@ from statistics import fmean
 from peftbench.records import comparable, record
 from peftbench.records.record import ProfileRecord, Record, RunRecord
 from peftbench.records.spec import as_dict, digest
-from peftbench.report.data import notes, pooled, times
+from peftbench.report.data import notes, pooled_passes, times
 from peftbench.report.data.comparison import Comparison, Entry, spread
 from peftbench.report.data.learned import learned
 from peftbench.report.stats.intervals import paired
 
-Key = tuple[str, str, str]  # experiment, task, what the runs have to have in common
+Key = tuple[str, str, str]  # experiment, task, hash of the setting that runs must share
 
 
 def compare(records: Iterable[Record]) -> list[Comparison]:
-    """One Comparison for each experiment, task and budget, sorted by experiment and task.
+    """Group records into comparisons.
 
-    Of several attempts at one spec, the one that counts is `record.latest`'s.
+    Args:
+        records: records of any kind; of several attempts at one spec, `record.latest` chooses one.
+
+    Returns:
+        One comparison per experiment, task and budget, sorted by experiment and task.
     """
     records = list(records)
     counting = record.latest(records)
-    profiles = pooled.passes(r for r in counting.values() if isinstance(r, ProfileRecord))
+    profiles = pooled_passes.pool(r for r in counting.values() if isinstance(r, ProfileRecord))
     groups: dict[Key, list[RunRecord]] = defaultdict(list)
     for r in counting.values():
         if isinstance(r, RunRecord):
             groups[r.experiment, r.spec.task.name, comparable.key(r.spec)].append(r)
     variants = _variants(groups)
     repeated = Counter(r.spec_id for r in records if not r.is_finished and counting[r.spec_id].is_finished)
-    found = {key: _comparison(groups[key], profiles, variants[key], repeated) for key in sorted(groups)}
-    return [replace(c, notes=(*_apart(key, groups, variants), *c.notes)) for key, c in found.items()]
+    compared = {key: _comparison(groups[key], profiles, variants[key], repeated) for key in sorted(groups)}
+    return [replace(c, notes=(*_incomparable(key, groups, variants), *c.notes)) for key, c in compared.items()]
 
 
 def _variants(groups: Mapping[Key, list[RunRecord]]) -> dict[Key, str]:
-    """A suffix for each table: empty where its task has one table, else the steps and a piece of the setting's hash."""
+    """A suffix per table: empty if its task has one table, else the steps and a prefix of the setting hash."""
     tables = Counter(key[:2] for key in groups)
     steps = {key: group[0].spec.train.steps for key, group in groups.items()}
     return {key: f"{steps[key]} steps ({key[2][:6]})" if tables[key[:2]] > 1 else "" for key in groups}
 
 
-def _apart(key: Key, groups: Mapping[Key, list[RunRecord]], variants: Mapping[Key, str]) -> Iterator[str]:
-    """For each other table of the same task, why its runs are not in this one."""
+def _incomparable(key: Key, groups: Mapping[Key, list[RunRecord]], variants: Mapping[Key, str]) -> Iterator[str]:
+    """For each other table of the same task, a note on why its runs are not in this one."""
     mine = groups[key][0].spec
     for other in sorted(k for k in groups if k[:2] == key[:2] and k != key):
-        said = "; ".join(map(str, comparable.differences(mine, groups[other][0].spec)))
-        yield f"Not comparable with the runs of {variants[other]}: {said}."
+        reasons = "; ".join(map(str, comparable.differences(mine, groups[other][0].spec)))
+        yield f"Not comparable with the runs of {variants[other]}: {reasons}."
 
 
 def _comparison(
@@ -86,7 +90,7 @@ def _comparison(
 
 
 def _metric(runs: list[RunRecord]) -> tuple[str, str, float | None]:
-    """(primary metric, direction, majority) as the runs state them; a failed run may not have got so far."""
+    """(primary metric, direction, majority score) from the runs; a failed run may have recorded none."""
     stated = [m for r in sorted(runs, key=lambda r: not r.is_finished) if (m := r.body.metrics)]
     if not stated:
         return "score", "max", None
@@ -109,7 +113,7 @@ def _entries(runs: list[RunRecord], profiles: list[ProfileRecord], metric: str) 
 
 
 def _differences(groups: list[list[RunRecord]]) -> list[str]:
-    """What sets apart configurations that share a label: an experiment file was edited and run again."""
+    """A suffix per group of runs that share a label, naming the settings that differ."""
     if len(groups) == 1:
         return [""]
     facts = []
@@ -126,9 +130,8 @@ def _entry(label: str, runs: list[RunRecord], profiles: list[ProfileRecord], met
     tests = {r.spec.seed: r.metrics.test for r in done}
     scores = {seed: score for seed, t in tests.items() if (score := t.get(metric)) is not None}
     failures = Counter(r.status for r in runs if not r.is_finished)
-    failures["undefined score"] = len(done) - len(
-        scores
-    )  # finished, but the metric has no value (a constant prediction)
+    # finished, but the metric is undefined, for example for a constant prediction
+    failures["undefined score"] = len(done) - len(scores)
     others = sorted({m for t in tests.values() for m in t} - {metric})
     peaks = [m.peak_bytes for r in runs if (m := r.body.memory)]
     sizes = [p for r in done + runs if (p := r.body.parameters)]
@@ -152,14 +155,14 @@ def _entry(label: str, runs: list[RunRecord], profiles: list[ProfileRecord], met
 
 
 def _reference(runs: Sequence[RunRecord], profiles: Sequence[ProfileRecord]) -> str:
-    """The label that the experiment names: in a profile pass's spec, else with its newest run."""
+    """The reference's label, from a profile pass if there is one, else from the newest run."""
     if profiles:
         return profiles[0].spec.reference
     return max(runs, key=lambda r: r.body.started).body.reference
 
 
 def _ordered(entries: list[Entry], profiles: list[ProfileRecord], reference: str) -> list[Entry]:
-    """The reference first, then in the experiment file's order as the profile keeps it, then by label."""
+    """The reference first, then the experiment file's order as the profile pass keeps it, then by label."""
     order: dict[str, int] = {}
     for profile in profiles:
         for method in profile.spec.methods:
@@ -168,7 +171,7 @@ def _ordered(entries: list[Entry], profiles: list[ProfileRecord], reference: str
 
 
 def _relative(e: Entry, base: Entry | None) -> Entry:
-    """With its score relative to the reference's mean: over the seeds that both ran, where they can be paired."""
+    """Add the score relative to the reference's mean, over the common seeds if they can be paired."""
     if base is None or not e.scores or not base.scores:
         return e
     common = paired(e.scores, base.scores)

@@ -1,4 +1,7 @@
-"""A comparison: one table's configurations, each over its seeds. Data only: `verdicts` says what follows from it."""
+"""A comparison: the configurations of one table, each with its runs over the seeds.
+
+Data only; `verdicts` computes the statistics.
+"""
 
 from __future__ import annotations
 
@@ -15,89 +18,129 @@ from peftbench.report.data import times
 
 @dataclass(frozen=True)
 class Entry:
-    """One configuration in one table: a method with its hyperparameters and rate, over its seeds."""
+    """One row: a method with its hyperparameters and learning rate, over its seeds.
 
-    label: str  # unique in its table
+    Attributes:
+        label: unique in its table.
+        method: name of the method.
+        hyper: its hyperparameters.
+        lr: learning rate.
+        size: how the parameter budget was met: "matched", "nearest", "native" or "explicit".
+        deviation: trainable parameters / budget - 1; None without a budget.
+        metric: the task's primary metric.
+        scores: seed -> primary metric on the test split, for finished runs where it is defined.
+        others: further metric -> its test score in each finished run.
+        failures: status -> number of runs without a score.
+        parameters: parameter counts and stored bytes; None if no run recorded them.
+        peak_bytes: the largest peak memory over the seeds.
+        times: step time and latency from a profile pass; None if none measured this configuration.
+        runs: the attempt that counts of every seed, failed ones included.
+        relative: mean / the reference's mean; None if the latter is not positive.
+        relative_sd: standard deviation of that ratio over the seeds that both finished.
+    """
+
+    label: str
     method: str
     hyper: Mapping[str, Any]
     lr: float
-    size: str  # "matched" | "nearest" | "native" | "explicit"
-    deviation: float | None  # achieved / budget - 1
+    size: str
+    deviation: float | None
     metric: str
-    scores: Mapping[int, float]  # seed -> primary metric on test, of the finished runs that have one
-    others: Mapping[str, tuple[float, ...]]  # the task's further test metrics, one value a finished run
-    failures: Mapping[str, int]  # status -> runs without a result
+    scores: Mapping[int, float]
+    others: Mapping[str, tuple[float, ...]]
+    failures: Mapping[str, int]
     parameters: Parameters | None
-    peak_bytes: int | None  # largest over the seeds: what a machine must have
+    peak_bytes: int | None
     times: times.Times | None
-    runs: tuple[RunRecord, ...] = field(repr=False)  # the record that counts of every seed, failed ones too
-    relative: float | None = None  # mean / the reference's mean; None where that is not positive
-    relative_sd: float | None = None  # over the seeds that both finished
+    runs: tuple[RunRecord, ...] = field(repr=False)
+    relative: float | None = None
+    relative_sd: float | None = None
 
     @property
     def n(self) -> int:
+        """Number of seeds with a score."""
         return len(self.scores)
 
     @property
     def failed(self) -> int:
+        """Number of runs without a score."""
         return sum(self.failures.values())
 
     @property
     def mean(self) -> float | None:
+        """Mean score over the seeds."""
         return mean(tuple(self.scores.values()))
 
     @property
     def sd(self) -> float | None:
-        """Sample standard deviation over the seeds (n - 1); None with one seed, whose spread nobody knows."""
+        """Sample standard deviation over the seeds (n - 1); None for fewer than two seeds."""
         return spread(tuple(self.scores.values()))
 
     def parameter(self, name: str) -> int | None:
+        """One of the parameter counts, such as "trainable" or "stored_bytes"; None if not recorded."""
         return getattr(self.parameters, name) if self.parameters else None
 
 
-@dataclass(frozen=True, eq=False)  # told apart by identity: what is computed of one is kept by it
+@dataclass(frozen=True, eq=False)  # compared by identity, which `weak_cache` needs
 class Comparison:
-    """One table: every configuration that an experiment ran on one task under one budget."""
+    """One table: every configuration of an experiment on one task under one budget.
+
+    Attributes:
+        experiment: name of the experiment.
+        task: the data set that ran.
+        stand_in_for: the requested task if `task` is its stand-in, else None.
+        backbone: name of the base model.
+        budget: training settings of the runs; its learning rate is that of one configuration.
+        metric: the primary metric.
+        direction: "max" or "min", which of the two is better.
+        majority: primary metric of the constant predictor.
+        reference: label of the row that scores and costs are relative to.
+        learned: whether the reference beats the majority class by more than its interval; None if undecided.
+        entries: the rows.
+        notes: sentences under the table.
+        variant: distinguishes tables of one task under different budgets; else empty.
+    """
 
     experiment: str
-    task: str  # the data that ran
-    stand_in_for: str | None  # the task that was asked for, where a stand-in ran
+    task: str
+    stand_in_for: str | None
     backbone: str
-    budget: TrainSpec  # of its runs; the rate in it is one configuration's
+    budget: TrainSpec
     metric: str
-    direction: str  # "max" | "min"
-    majority: float | None  # primary metric of the constant predictor
-    reference: str  # the label that scores and costs are relative to
-    learned: bool | None  # the reference beats the majority class by more than its interval; None: cannot be said
+    direction: str
+    majority: float | None
+    reference: str
+    learned: bool | None
     entries: tuple[Entry, ...]
     notes: tuple[str, ...]
-    variant: str = ""  # tells apart tables of one task under different budgets
+    variant: str = ""
 
     @property
     def title(self) -> str:
-        """The name of the data that ran; a stand-in never poses as the task it stands in for."""
+        """The task's name; a stand-in is always marked as one."""
         name = f"{self.task} (stand-in for {self.stand_in_for})" if self.stand_in_for else self.task
         return f"{name}, {self.variant}" if self.variant else name
 
     @property
     def slug(self) -> str:
+        """File name of the table, without its extension."""
         stand_in = f"--stand-in-for-{self.stand_in_for}" if self.stand_in_for else ""
         variant = f"--{self.variant}" if self.variant else ""
         return safe(f"{self.experiment}--{self.task}{stand_in}{variant}")
 
     @property
     def other_metrics(self) -> list[str]:
-        """Names of the further test metrics that any run has, sorted."""
+        """The further test metrics of any run, sorted."""
         return sorted({m for e in self.entries for m in e.others})
 
 
 def safe(name: str) -> str:
-    """A file name of letters, digits, dot, dash and underscore."""
+    """Replace every character that is not a letter, digit, dot, dash or underscore by an underscore."""
     return "".join(c if c.isascii() and (c.isalnum() or c in ".-_") else "_" for c in name)
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """The arithmetic mean; None of nothing."""
+    """The arithmetic mean; None for no values."""
     return statistics.fmean(values) if values else None
 
 
@@ -107,7 +150,7 @@ def spread(values: Sequence[float]) -> float | None:
 
 
 def length(budget: TrainSpec) -> str:
-    """How long a run trains.
+    """The training length of a run, formatted.
 
     >>> length(TrainSpec(1e-3, 40, 16, 96)), length(TrainSpec(1e-3, 0, 16, 96, seconds=60.0))
     ('40 steps', '60 s of steps')

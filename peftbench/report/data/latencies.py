@@ -1,6 +1,6 @@
-"""Latencies of a profile pass: every configuration at every shape, beside the untouched base network.
+"""Latencies of a profile pass: every configuration at every shape, compared with the base network.
 
-The first records kept no lengths: they have no such table, and `times.py` reads what those have.
+The first records have no lengths and thus no such table; `times.py` reads their latencies.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from peftbench.records import record
 from peftbench.records.costs import LatencyAt, PassSeconds
 from peftbench.records.record import ProfileRecord, Record
-from peftbench.report.data import notes, pooled
+from peftbench.report.data import notes, pooled_passes
 from peftbench.report.data.comparison import safe
 
-BASE = "base"  # the row of the network without adapters; a label of its own in no experiment's tables
+BASE = "base"  # row of the network without adapters; no configuration has this label
 PHASES = {
     "forward": "one forward pass",
     "prefill": "the pass over the prompt (prefill)",
@@ -25,13 +25,13 @@ PHASES = {
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds over the rounds, and how they compare with the base in the same rounds."""
+    """Seconds over the rounds, with the ratio to the base network in the same rounds."""
 
     median: float
-    p95: float | None  # None: too few samples to reach it
+    p95: float | None  # None for too few samples
     n: int
     ratio: float | None = None  # to the base; None for the base itself
-    low: float | None = None  # of the ratio's interval; None where it has none
+    low: float | None = None  # ends of the ratio's interval; None if it has none
     high: float | None = None
 
     @classmethod
@@ -50,18 +50,19 @@ class Cell:
     phase: str  # "forward" | "prefill" | "decode"
     batch: int
     length: int  # tokens
-    typical: bool  # the task's median length, not one that the experiment names
+    typical: bool  # whether this is the task's median length rather than one from the experiment file
     unmerged: Timed | None
-    merged: Timed | None  # None: it does not merge
+    merged: Timed | None  # None if the method cannot merge
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(batch size, tokens)."""
         return self.batch, self.length
 
 
 @dataclass(frozen=True)
 class Handling:
-    """Seconds of folding an adapter into the weights, and of putting another in its place; None where not measured."""
+    """Seconds to merge an adapter into the weights and to switch to another; None where not measured."""
 
     label: str
     merge: float | None
@@ -71,12 +72,12 @@ class Handling:
 
 @dataclass(frozen=True)
 class Latencies:
-    """What one profile pass says of inference."""
+    """The inference latencies of one profile pass."""
 
     profile: ProfileRecord = field(repr=False)
-    cells: tuple[Cell, ...]  # by phase and shape; there the base first, then in the pass's order
+    cells: tuple[Cell, ...]  # by phase and shape, then the base network first, then in the pass's order
     handling: tuple[Handling, ...]
-    variant: str = ""  # tells apart passes of one experiment on one task
+    variant: str = ""  # distinguishes passes of one experiment on one task
 
     @property
     def experiment(self) -> str:
@@ -84,16 +85,19 @@ class Latencies:
 
     @property
     def title(self) -> str:
+        """The task's name; a stand-in is always marked as one."""
         task = self.profile.spec.task
-        asked = f" (stand-in for {task.stand_in_for})" if task.stand_in_for else ""
-        return f"{task.name}{asked}" + (f", {self.variant}" if self.variant else "")
+        stand_in = f" (stand-in for {task.stand_in_for})" if task.stand_in_for else ""
+        return f"{task.name}{stand_in}" + (f", {self.variant}" if self.variant else "")
 
     @property
     def slug(self) -> str:
+        """File name of the table, without its extension."""
         return safe(f"{self.experiment}--{self.title.replace(' ', '-')}--latency")
 
     @property
     def labels(self) -> list[str]:
+        """The configurations in the pass's order, without the base network."""
         return [m.label for m in self.profile.spec.methods]
 
     @property
@@ -104,6 +108,7 @@ class Latencies:
 
     @property
     def facts(self) -> list[str]:
+        """Sentences on what was measured, and under which conditions."""
         return [
             f"{self.setting}. The median (p50) and the 95th percentile (p95, from 20 samples on) of n passes, and the "
             "ratio to the network without adapters in the same rounds, with its interval.",
@@ -112,16 +117,31 @@ class Latencies:
 
 
 def of(records: Iterable[Record]) -> list[Latencies]:
-    """The latencies of every finished profile pass that has them by shape, sorted by experiment and task."""
+    """Collect the latencies of every finished profile pass that has them by shape.
+
+    Args:
+        records: records of any kind.
+
+    Returns:
+        One item per pass, sorted by experiment and task.
+    """
     counting = record.latest(r for r in records if isinstance(r, ProfileRecord)).values()
-    shaped = [r for r in pooled.passes(counting) if r.is_finished and _cells(r)]
+    shaped = [r for r in pooled_passes.pool(counting) if r.is_finished and _cells(r)]
     passes = sorted(shaped, key=lambda r: (*_place(r), r.spec_id))
     several = Counter(map(_place, passes))
     return [of_pass(r, r.spec_id[:6] if several[_place(r)] > 1 else "") for r in passes]
 
 
 def of_pass(r: ProfileRecord, variant: str = "") -> Latencies:
-    """The latencies of one finished profile pass; no cells where it has none by shape."""
+    """The latencies of one finished profile pass.
+
+    Args:
+        r: the pass.
+        variant: distinguishes passes of one experiment on one task; else empty.
+
+    Returns:
+        The latencies, without cells if the record has none by shape.
+    """
     return Latencies(r, tuple(_cells(r)), tuple(_handling(r)), variant)
 
 

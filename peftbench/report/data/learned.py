@@ -1,4 +1,4 @@
-"""Whether a task was learned at all: the reference beats the constant answer by more than its interval."""
+"""Whether a task was learned: does the reference beat the majority class by more than its interval?"""
 
 from __future__ import annotations
 
@@ -10,24 +10,32 @@ from peftbench.report.data.comparison import Entry
 from peftbench.report.stats import intervals
 from peftbench.report.stats.intervals import LEVEL, wilson
 
-PROPORTIONS = ("accuracy", "f1")  # shares of examples: their sampling error is at most about the binomial one
+PROPORTIONS = ("accuracy", "f1")  # proportions: their sampling error is at most about binomial
 CORRELATIONS = ("mcc", "matthews", "pearson", "spearman")
-# Fisher's z; Matthews' is Pearson's r of two binary variables
+# Fisher's z applies: Matthews' is Pearson's r of two binary variables
 
 
 def learned(base: Entry, majority: float | None, direction: str, metric: str) -> bool | None:
-    """Whether the reference beats the majority class by more than its interval; None where nothing tells.
+    """Whether the reference beats the majority class by more than its interval.
 
-    From three seeds on: the interval that its table shows, over other seeds and other test examples. With fewer, where
-    that says nothing (12.7 standard errors at two seeds), every seed must win by more than the sampling error of its
-    own test examples, binomial for shares and Fisher's z for correlations. Other metrics of one or two runs have no
-    known interval.
+    With three or more seeds this is the interval of its table, over seeds and test examples. With fewer seeds that
+    interval decides nothing (12.7 standard errors at two seeds). Every seed must then win by more than the sampling
+    error of its own test examples: binomial for proportions, Fisher's z for correlations.
+
+    Args:
+        base: the reference's entry.
+        majority: score of the constant predictor.
+        direction: "max" or "min", which of the two is better.
+        metric: name of the metric.
+
+    Returns:
+        None if there is no majority score, no finished run, or no interval for the metric.
     """
     if majority is None or base.mean is None:
         return None
     sign = -1 if direction == "min" else 1
     if base.n >= 3:
-        half = intervals.mean(scores.known(base)).half() or 0.0  # seeds that agree, and no examples: none is known
+        half = intervals.mean(scores.known(base)).half() or 0.0  # None if all seeds agree and examples are unknown
         return sign * (base.mean - majority) > half
     if direction == "min":
         return None
@@ -38,7 +46,7 @@ def learned(base: Entry, majority: float | None, direction: str, metric: str) ->
 
 
 def _lower_bound(metric: str, score: float, examples: int) -> float | None:
-    """The lower end of a score's interval from the number of its test examples alone; None where no formula holds."""
+    """Lower end of a score's interval over its test examples alone; None without a formula for the metric."""
     name = metric.lower()
     if name in PROPORTIONS and examples > 0 and 0 <= score <= 1:
         return wilson(score, examples)[0]

@@ -1,4 +1,4 @@
-"""The sentences under a table: what failed and why, what was repeated, on what it ran, what cannot be said."""
+"""The notes under a table: failures, repeated runs, measuring conditions, and limits of what the numbers show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peftbench.records.spec import digest
 from peftbench.report.data import times
 from peftbench.report.data.comparison import Entry
 
-DISTURBED = 0.1  # share of the cores in other programs' hands, above which times are called so
+DISTURBED = 0.1  # share of the cores that other programs used, above which times count as disturbed
 NOT_LEARNED = "not learned at this budget"
 
 
@@ -23,10 +23,22 @@ def collect(
     learned: bool | None,
     repeated: Mapping[str, int],
 ) -> Iterator[str]:
-    """The notes of one table, most important first."""
-    if asked := runs[0].spec.task.stand_in_for:
+    """Write the notes of one table.
+
+    Args:
+        runs: the runs of the table, failed ones included.
+        profiles: the profile passes of its experiment and task.
+        entries: its rows.
+        reference: label of the reference.
+        learned: whether the task was learned; None if undecided.
+        repeated: spec id -> number of failed attempts before the one that finished.
+
+    Returns:
+        Sentences, most important first.
+    """
+    if wanted := runs[0].spec.task.stand_in_for:
         name = runs[0].spec.task.name
-        yield f"{asked} could not be had: {name} ran in its place. These numbers say nothing about {asked} itself."
+        yield f"{wanted} could not be had: {name} ran in its place. These numbers say nothing about {wanted} itself."
     if learned is False:
         yield (
             f"{NOT_LEARNED.capitalize()}: {reference} does not beat the majority class by more than its interval, so "
@@ -59,7 +71,7 @@ def _failures(runs: Sequence[RunRecord]) -> Iterator[str]:
 
 
 def _measured(runs: Sequence[RunRecord], profiles: Sequence[ProfileRecord], entries: Sequence[Entry]) -> Iterator[str]:
-    """Where the numbers come from: environments, and the passes behind the times."""
+    """Environments of the runs, and the profile passes behind the times."""
     environments = sorted({r.env_id for r in runs})
     if len(environments) > 1:
         names = ", ".join(e[:8] for e in environments)
@@ -90,7 +102,7 @@ def _measured(runs: Sequence[RunRecord], profiles: Sequence[ProfileRecord], entr
 
 
 def conditions(profile: ProfileRecord) -> str:
-    """What the times of a pass were measured under."""
+    """The conditions under which a profile pass measured its times, in a sentence."""
     number = profile.env.threads
     threads = f"with {_count(number, 'thread')}" if number is not None else ""
     if (several := profile.processes) > 1:
@@ -101,12 +113,12 @@ def conditions(profile: ProfileRecord) -> str:
     used = f"other programs used {others * 100:.0f} % of the machine meanwhile."
     if others <= DISTURBED:
         return f"Times: {'; '.join(t for t in (threads, used) if t)}"
-    said = "; ".join((", ".join(t for t in ("disturbed", threads) if t), used))
-    return f"Times: {said} The ratios suffer less, as they are taken within rounds."
+    parts = "; ".join((", ".join(t for t in ("disturbed", threads) if t), used))
+    return f"Times: {parts} The ratios suffer less, as they are taken within rounds."
 
 
 def _machine(r: Record) -> str:
-    """What ran it, less the threads: parallel runs share the cores, a profile pass has them all."""
+    """Digest of the environment without its threads: parallel runs share the cores, a profile pass has them all."""
     return digest(to_builtins(structs.replace(r.env, threads=None)))
 
 

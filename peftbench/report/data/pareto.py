@@ -1,9 +1,13 @@
-"""Pareto fronts, quality against a cost, and how sure it is who stands on them.
+"""Pareto fronts of quality against a cost, and the probability that a configuration is on the front.
 
 A configuration is on the front if no other is at least as good and at most as costly, and better in one of the two. Its
-probability is the share of draws in which it is: in a draw every mean moves by what other seeds (Student's t with the
-seeds' own variance) and other test examples (the same ones for all: a Gaussian multiplier on each example's influence)
-would have made of it, and every time by its spread over the rounds. Parameters and peak memory are exact.
+probability is the share of random draws in which this holds. In a draw, three things vary:
+
+- other seeds: every mean moves by Student's t with the seeds' variance;
+- other test examples: all means move by a Gaussian multiplier on each example's influence, common to all;
+- times: every step time moves by its variation over the rounds.
+
+Parameters and peak memory are exact.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from peftbench.report.data.comparison import Comparison, Entry
 from peftbench.report.stats.intervals import RANGES, Scores
 
 DRAWS = 1000
-SHOWN = 40  # of them in a figure
+SHOWN = 40  # draws shown in a figure
 Array = NDArray[np.float64]
 
 
@@ -33,7 +37,7 @@ def _memory(e: Entry) -> tuple[float, float] | None:
 
 
 def _step(e: Entry) -> tuple[float, float] | None:
-    """Seconds, and the standard error of that median over the rounds (1.2533 sd / sqrt(n) for normal times)."""
+    """(seconds, standard error of that median over the rounds: 1.2533 sd / sqrt(n), as for normal times)."""
     step = e.times.step if e.times else None
     if step is None:
         return None
@@ -49,25 +53,40 @@ COSTS: Mapping[str, Callable[[Entry], tuple[float, float] | None]] = {
 
 
 def probabilities(c: Comparison) -> dict[str, dict[str, float | None]]:
-    """By label and cost, the probability to be on the front; None where its score's variance or its cost is unknown."""
-    found: dict[str, dict[str, float | None]] = {label: dict.fromkeys(COSTS) for label in scores.of(c)}
+    """The probability of each configuration to be on each Pareto front.
+
+    Args:
+        c: the table.
+
+    Returns:
+        label -> cost (a key of `COSTS`) -> probability; None if the score's variance or the cost is not known.
+    """
+    result: dict[str, dict[str, float | None]] = {label: dict.fromkeys(COSTS) for label in scores.of(c)}
     for cost in COSTS:
         labels, quality, costs = draws(c, cost)
         if len(labels) > 1:
             shares = on_front(quality, costs).mean(0)
             for label, share in zip(labels, shares, strict=True):
-                found[label][cost] = float(share)
-    return found
+                result[label][cost] = float(share)
+    return result
 
 
 def draws(c: Comparison, cost: str) -> tuple[list[str], Array, Array]:
-    """(labels, quality (draws, k) where more is better, costs (draws, k)) of those whose uncertainty is known."""
+    """Draw scores and costs of the configurations whose uncertainty is known.
+
+    Args:
+        c: the table.
+        cost: a key of `COSTS`.
+
+    Returns:
+        (k labels, (DRAWS, k) quality where higher is better, (DRAWS, k) costs in the unit of the cost).
+    """
     known = scores.of(c)
     entries = [e for e in c.entries if e.label in known and known[e.label].influences is not None and COSTS[cost](e)]
     labels = [e.label for e in entries]
     if not entries:
         return labels, np.zeros((DRAWS, 0)), np.zeros((DRAWS, 0))
-    random = np.random.RandomState(0)  # its streams are the same in every version of numpy
+    random = np.random.RandomState(0)  # the same stream in every version of numpy
     values, moved = _moved([known[label] for label in labels], random)
     spent = [COSTS[cost](e) or (0.0, 0.0) for e in entries]
     at, around = np.array(spent).T
@@ -77,7 +96,7 @@ def draws(c: Comparison, cost: str) -> tuple[list[str], Array, Array]:
 
 
 def _moved(of: Sequence[Scores], random: np.random.RandomState) -> tuple[Array, Array]:
-    """The means, and what draws of seeds and examples add to them."""
+    """(k,) mean scores, and (DRAWS, k) deviations from them by drawing seeds and examples."""
     means = np.array([s.values.mean() for s in of])
     influences = np.array([s.influences.mean(0) for s in of if s.influences is not None])  # (k, n)
     n = influences.shape[1]
@@ -90,7 +109,15 @@ def _moved(of: Sequence[Scores], random: np.random.RandomState) -> tuple[Array, 
 
 
 def on_front(quality: Array, costs: Array) -> NDArray[np.bool_]:
-    """(draws, k) whether no other is as good and as cheap and better in one of the two."""
+    """Whether each configuration is on the front in each draw.
+
+    Args:
+        quality: (draws, k); higher is better.
+        costs: (draws, k); lower is better.
+
+    Returns:
+        (draws, k) booleans.
+    """
     q, c = quality[:, :, None], costs[:, :, None]
     as_good, as_cheap = quality[:, None, :] >= q, costs[:, None, :] <= c
     better = (quality[:, None, :] > q) | (costs[:, None, :] < c)

@@ -1,4 +1,4 @@
-"""What a configuration wrote: the samples that runs of generating tasks keep."""
+"""The texts that a configuration generated, as its runs record them."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from peftbench.report.data.comparison import Entry
 
 
 def first_sample(e: Entry) -> Sample | None:
-    """The first stored sample of the first finished seed, if its task generates text."""
+    """The first recorded sample of the first finished seed; None unless the task generates text."""
     return next((s[0] for r in e.runs if r.is_finished and (s := r.body.samples)), None)

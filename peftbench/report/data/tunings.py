@@ -1,6 +1,6 @@
-"""Tuning trials: what was tried, what won, whether at an edge, and what fewer trials would find.
+"""Tuning trials: the values tried and chosen, values at an edge, and the expected best of fewer trials.
 
-Scores are those on the validation split: trials never see the test split. A failed trial counts as a trial and loses.
+Scores are those on the validation split; trials never use the test split. A failed trial counts and loses.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from peftbench.report.data.comparison import Comparison, Entry, length, safe
 
 
 @dataclass(frozen=True)
-class Tuned:
+class ConfigurationTrials:
     """The trials of one configuration on one task, by number."""
 
     label: str
@@ -27,66 +27,80 @@ class Tuned:
 
     @property
     def best(self) -> TrialRecord:
+        """The trial with the best validation score."""
         return self.trials[trials.best(self.trials)]
 
     @property
     def failed(self) -> int:
+        """Number of trials without a score."""
         return sum(score(r) is None for r in self.trials)
 
     @property
     def space(self) -> Mapping[str, Sequence[Any]]:
+        """Hyperparameter -> the values or the range that trials draw from."""
         return self.best.spec.space
 
     @property
     def chosen(self) -> dict[str, Any]:
+        """Hyperparameter -> its value in the best trial, the learning rate first."""
         return {key: value_of(self.best, key) for key in sorted(self.space, key=lambda key: key != "lr")}
 
     @property
     def edges(self) -> dict[str, str]:
-        """Which chosen values lie at an edge, "lower" or "upper"; none where nothing was chosen between."""
+        """Hyperparameter -> "lower" or "upper" if its chosen value is at an edge; empty if all trials failed."""
         if self.failed == len(self.trials):
             return {}
         tried = {k: [value_of(r, k) for r in self.trials] if k == "lr" else v for k, v in self.space.items()}
         return {k: e for k, v in self.chosen.items() if (e := trials.place(k, v, tried[k]))}
 
     def is_of(self, e: Entry) -> bool:
-        """Whether `e` holds the final runs with the values that won."""
+        """Whether `e` holds the final runs with the chosen values."""
         return e.runs[0].spec.method == self.best.spec.method and e.lr == self.best.spec.train.lr
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """All trials of an experiment on one task, at one length; the fields are named as those of a Comparison."""
+    """All trials of an experiment on one task at one training length; fields are named as in a `Comparison`."""
 
     experiment: str
     task: str
     stand_in_for: str | None
     backbone: str
-    budget: TrainSpec  # of a trial; the rate in it is one of those tried
+    budget: TrainSpec  # training settings of a trial; its learning rate is one of those tried
     metric: str
     direction: str
-    rows: tuple[Tuned, ...]
+    rows: tuple[ConfigurationTrials, ...]
     variant: str = ""
     learned: bool | None = None
 
     @property
     def title(self) -> str:
+        """Heading of the table; a stand-in is always marked as one."""
         name = f"{self.task} (stand-in for {self.stand_in_for})" if self.stand_in_for else self.task
         return f"Tuning, {name}{', ' + self.variant if self.variant else ''}"
 
     @property
     def slug(self) -> str:
+        """File name of the table, without its extension."""
         stand_in = f"--stand-in-for-{self.stand_in_for}" if self.stand_in_for else ""
         return safe(f"{self.experiment}--{self.task}{stand_in}{'--' + self.variant if self.variant else ''}--tuning")
 
 
 def score(r: TrialRecord) -> float | None:
-    """A trial's score on the validation split, in the metric's own direction."""
+    """A trial's validation score in the metric's own direction; None if it failed."""
     return r.metrics.validation.get(r.metrics.primary) if r.is_finished else None
 
 
 def value_of(r: TrialRecord, key: str) -> Any:
-    """What a trial had for a drawn hyperparameter; one at the method's default stands in the record's full list."""
+    """The value of a drawn hyperparameter in a trial.
+
+    Args:
+        r: the trial.
+        key: "lr" or the name of a hyperparameter.
+
+    Returns:
+        The value; for one left at the method's default, that of the recorded full list.
+    """
     if key == "lr":
         return r.spec.train.lr
     hyper = r.spec.method.hyper
@@ -94,47 +108,64 @@ def value_of(r: TrialRecord, key: str) -> Any:
 
 
 def of(records: Iterable[Record], comparisons: Sequence[Comparison] = ()) -> list[Tuning]:
-    """One Tuning for each experiment, task and length of trials; rows in the order of the comparisons' tables."""
+    """Group trials by experiment, task and training length.
+
+    Args:
+        records: records of any kind.
+        comparisons: the tables whose order the rows follow.
+
+    Returns:
+        One `Tuning` per group.
+    """
     order = {e.label: i for i, e in reversed(list(enumerate(e for c in comparisons for e in c.entries)))}
     groups: dict[tuple[str, str, str], list[TrialRecord]] = defaultdict(list)
     for r in record.latest(records).values():
         if isinstance(r, TrialRecord):
             groups[r.experiment, r.spec.task.name, comparable.key(r.spec)].append(r)
     tables = Counter(key[:2] for key in groups)
-    found = []
+    tunings = []
     for key, runs in sorted(groups.items()):
-        spec, told = runs[0].spec, next((m for r in runs if (m := r.body.metrics)), None)
-        found.append(
+        spec, metrics = runs[0].spec, next((m for r in runs if (m := r.body.metrics)), None)
+        tunings.append(
             Tuning(
                 experiment=key[0],
                 task=key[1],
                 stand_in_for=spec.task.stand_in_for,
                 backbone=spec.backbone.model,
                 budget=spec.train,
-                metric=told.primary if told else "score",
-                direction=told.direction if told else "max",
+                metric=metrics.primary if metrics else "score",
+                direction=metrics.direction if metrics else "max",
                 rows=tuple(sorted(_rows(runs), key=lambda t: (order.get(t.label, len(order)), t.label))),
                 variant=f"{length(spec.train)} ({key[2][:6]})" if tables[key[:2]] > 1 else "",
             )
         )
-    return found
+    return tunings
 
 
-def _rows(runs: Iterable[TrialRecord]) -> list[Tuned]:
-    """A file may have been edited between two runs: trials from different spaces are not one choice."""
+def _rows(runs: Iterable[TrialRecord]) -> list[ConfigurationTrials]:
+    """Group trials by configuration and search space, as the file may have been edited between two runs."""
     groups: dict[tuple[str, str, str], list[TrialRecord]] = defaultdict(list)
     for r in runs:
         m = r.spec.method
         groups[m.label, m.name, digest([r.spec.space, m.version])].append(r)
     keyed = sorted(groups.items())
-    return [Tuned(key[0], key[1], tuple(sorted(rs, key=lambda r: r.spec.trial or 0))) for key, rs in keyed]
+    return [
+        ConfigurationTrials(key[0], key[1], tuple(sorted(rs, key=lambda r: r.spec.trial or 0))) for key, rs in keyed
+    ]
 
 
 def expected_best(scores: Sequence[float], direction: str = "max") -> list[float]:
-    """The expected best of k of the scores, for k = 1 ... n: the mean over all subsets of k, without replacement.
+    """The expected best of k of the scores, for k = 1 ... n: the mean over all subsets of size k.
 
     This is the unbiased form (Tang et al. 2020, arXiv:2004.13705) of the expected validation performance of Dodge et
-    al. 2019 (arXiv:1909.03004), whose own draws with replacement and is too low.
+    al. 2019 (arXiv:1909.03004), which draws with replacement and is too low.
+
+    Args:
+        scores: n validation scores.
+        direction: "max" or "min", which of the two is better.
+
+    Returns:
+        n values.
 
     >>> expected_best([1.0, 2.0, 3.0])
     [2.0, 2.6666666666666665, 3.0]
@@ -146,8 +177,16 @@ def expected_best(scores: Sequence[float], direction: str = "max") -> list[float
     ]
 
 
-def scores(t: Tuning, row: Tuned) -> list[float] | None:
-    """A configuration's scores, with the worst of the whole table for a failed trial; None where nothing finished."""
+def scores(t: Tuning, row: ConfigurationTrials) -> list[float] | None:
+    """The validation scores of one configuration's trials.
+
+    Args:
+        t: the table.
+        row: one of its rows.
+
+    Returns:
+        One score per trial, the worst of the table for a failed trial; None if none of the row finished.
+    """
     known = [s for one in t.rows for r in one.trials if (s := score(r)) is not None]
     if not known or row.failed == len(row.trials):
         return None
@@ -155,7 +194,7 @@ def scores(t: Tuning, row: Tuned) -> list[float] | None:
     return [worst if (s := score(r)) is None else s for r in row.trials]
 
 
-def chosen_for(c: Comparison, e: Entry, tunings: Sequence[Tuning]) -> tuple[Tuning, Tuned] | None:
-    """The trials that chose an entry's values; None where none did."""
+def chosen_for(c: Comparison, e: Entry, tunings: Sequence[Tuning]) -> tuple[Tuning, ConfigurationTrials] | None:
+    """The trials that chose an entry's values; None if none did."""
     mine = [t for t in tunings if (t.experiment, t.task) == (c.experiment, c.task)]
     return next(((t, row) for t in mine for row in t.rows if row.is_of(e)), None)

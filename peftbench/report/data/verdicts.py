@@ -1,8 +1,8 @@
-"""What one table can say: every configuration's interval, its difference to the reference, and who ties with the best.
+"""Verdicts on one table: intervals, differences to the reference, and ties with the best configuration.
 
-p-values of differences to the reference are adjusted by Holm over the table's other configurations. Tied with the best
-is every configuration whose difference to the best mean is within its interval at level 1 - 5 % / (configurations - 1):
-the one that is truly best is among them with at least 95 % (Bonferroni; Hsu, Multiple Comparisons, 1996, chapter 4).
+The p-values of differences to the reference are adjusted by Holm's method over the table. A configuration is tied with
+the best if the difference of their means lies within its interval at level 1 - 5 % / (configurations - 1). The truly
+best one is then among the tied ones with at least 95 % (Bonferroni; Hsu, Multiple Comparisons, 1996, chapter 4).
 """
 
 from __future__ import annotations
@@ -12,52 +12,82 @@ from dataclasses import dataclass, replace
 
 from peftbench.report.data import pareto, scores
 from peftbench.report.data.comparison import Comparison
-from peftbench.report.data.once import once
+from peftbench.report.data.weak_cache import weak_cache
 from peftbench.report.stats import intervals
 from peftbench.report.stats.intervals import LEVEL, RANGES, Estimate, Scores
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What can be said of one configuration; None where nothing is known."""
+class ScoreVerdict:
+    """The statistics of one configuration in a table; None where they are not known.
+
+    Attributes:
+        mean: mean score over the seeds, in the metric's unit.
+        interval: 95 % interval of the mean, cut to the metric's range.
+        to_best: mean - the best configuration's mean; None for the best itself.
+        tied: whether it is the best or tied with it; None if undecided.
+        difference: mean - the reference's mean; None for the reference itself.
+        p_holm: p-value of that difference, adjusted by Holm's method.
+        relative: mean / the reference's mean.
+        better: probability that a run beats one of the reference, and the ends of its interval.
+        on_front: cost -> probability to be on the Pareto front.
+    """
 
     mean: Estimate
-    interval: tuple[float, float] | None  # of the mean, within the metric's range
-    to_best: Estimate | None = None  # None for the best itself
-    tied: bool | None = None  # the best, or not told apart from it; None where that cannot be said
-    difference: Estimate | None = None  # to the reference; None for itself
-    p_holm: float | None = None  # of that difference
-    relative: Estimate | None = None  # mean / the reference's mean
-    better: tuple[float, float, float] | None = None  # P(a run of it beats one of the reference), its interval
-    on_front: Mapping[str, float | None] | None = None  # cost -> probability to be on the Pareto front
+    interval: tuple[float, float] | None
+    to_best: Estimate | None = None
+    tied: bool | None = None
+    difference: Estimate | None = None
+    p_holm: float | None = None
+    relative: Estimate | None = None
+    better: tuple[float, float, float] | None = None
+    on_front: Mapping[str, float | None] | None = None
 
     @property
     def is_best(self) -> bool:
+        """Whether it has the best mean of the table."""
         return self.tied is True and self.to_best is None
 
 
-@once
-def of(c: Comparison) -> Mapping[str, Verdict]:
-    """By label, the verdict on every configuration that has a score; computed once a comparison."""
-    found = verdicts(scores.of(c), c.reference, c.direction, RANGES.get(c.metric))
-    fronts = pareto.probabilities(c) if found else {}
-    return {label: replace(v, on_front=fronts[label]) for label, v in found.items()}
+@weak_cache
+def of(c: Comparison) -> Mapping[str, ScoreVerdict]:
+    """The verdicts on a table, computed once per comparison.
+
+    Args:
+        c: the table.
+
+    Returns:
+        label -> verdict, for every configuration that has a score.
+    """
+    results = verdicts(scores.of(c), c.reference, c.direction, RANGES.get(c.metric))
+    fronts = pareto.probabilities(c) if results else {}
+    return {label: replace(v, on_front=fronts[label]) for label, v in results.items()}
 
 
 def verdicts(
     known: Mapping[str, Scores], reference: str, direction: str, limits: tuple[float, float] | None = None
-) -> dict[str, Verdict]:
-    """By label, what seeds and examples say; `limits` are the values that the metric can have."""
+) -> dict[str, ScoreVerdict]:
+    """Compute verdicts from scores alone, without fronts.
+
+    Args:
+        known: label -> scores over the seeds.
+        reference: label of the reference; it may be missing.
+        direction: "max" or "min", which of the two is better.
+        limits: smallest and largest value of the metric; None if unbounded.
+
+    Returns:
+        label -> verdict.
+    """
     sign = -1 if direction == "min" else 1
-    best = max(known, key=lambda label: sign * known[label].values.mean(), default="")  # the first of equals
+    best = max(known, key=lambda label: sign * known[label].values.mean(), default="")  # the first of ties
     base = known.get(reference)
     apart = {label: intervals.difference(s, base) for label, s in known.items() if base and label != reference}
     holm = dict(zip(apart, intervals.holm([d.p for d in apart.values()]), strict=True))
-    found = {}
+    results = {}
     for label, mine in known.items():
         mean = intervals.mean(mine)
         to_best = None if label == best else intervals.difference(mine, known[best])
-        found[label] = Verdict(
+        results[label] = ScoreVerdict(
             mean=mean,
             interval=_within(mean, limits),
             to_best=to_best,
@@ -67,11 +97,11 @@ def verdicts(
             relative=intervals.ratio(mine, base) if label in apart and base else None,
             better=intervals.wins(mine, base, sign) if label in apart and base else None,
         )
-    return found
+    return results
 
 
 def _within(mean: Estimate, limits: tuple[float, float] | None) -> tuple[float, float] | None:
-    """The interval without values that the metric cannot have."""
+    """The interval of the mean, cut to the metric's range."""
     around = mean.interval()
     if around is None or limits is None:
         return around

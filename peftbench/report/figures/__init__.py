@@ -1,1 +1,1 @@
-"""Comparisons as figures."""
+"""Draws comparisons as PNG and SVG figures."""

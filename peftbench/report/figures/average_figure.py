@@ -1,4 +1,4 @@
-"""The table over tasks as one figure: score with its interval, and what it costs, both relative to the reference."""
+"""The figure of the table over tasks: score with interval, and costs, relative to the reference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROW = 0.27  # inches
 
 
 def drawn(a: Average, slug: str, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
-    """(file name, content); nothing where fewer than two configurations have an average."""
+    """(file name, content) of the figure; nothing for fewer than two configurations with an average."""
     rows = sorted((s for s in a.standings if s.relative is not None), key=_by_score)
     if len(rows) < 2:
         return

@@ -1,4 +1,4 @@
-"""The training loss of every configuration over the optimiser steps: the mean over seeds, failed runs beside it."""
+"""Training loss of every configuration by optimizer step: the mean over seeds, and each failed run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from peftbench.records.record import RunRecord
 from peftbench.report.data.comparison import Comparison, Entry
 from peftbench.report.figures.style import MUTED, Look, figure, settle
 
-ROWS = 20  # of the legend, beside a figure of this height; more of them would squeeze the axes away
+ROWS = 20  # of one legend column; more would not fit the height of the figure
 
 
 def draw(c: Comparison, looks: Mapping[str, Look]) -> Figure | None:
-    """Smoothed loss against steps, one line a configuration; None where no run has a curve."""
+    """Draw the smoothed loss, one line per configuration; None if no run has a curve."""
     steps = max((len(_loss(r)) for e in c.entries for r in e.runs), default=0)
     if not steps:
         return None
@@ -43,27 +43,27 @@ def draw(c: Comparison, looks: Mapping[str, Look]) -> Figure | None:
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:
-    """The mean of each value and up to `window` - 1 before it."""
+    """Moving average: the mean of each value and up to `window` - 1 values before it."""
     return [statistics.fmean(values[max(0, i + 1 - window) : i + 1]) for i in range(len(values))]
 
 
 def _loss(r: RunRecord) -> list[float]:
-    """The losses up to the first that is not a number; a run that did not begin to train has none."""
+    """The losses before the first that is not finite; empty if the run never trained."""
     losses = r.body.curve.loss if r.body.curve else []
     end = next((i for i, value in enumerate(losses) if value is None), len(losses))
     return [value for value in losses[:end] if value is not None]
 
 
 def _line(panel: Axes, e: Entry, window: int, look: Look) -> float | None:
-    """Draw the mean over the finished seeds; returns where the line ends, None without one."""
+    """Draw the mean over the finished seeds; returns its last value, None without a finished run."""
     losses = [loss for r in e.runs if r.is_finished and (loss := _loss(r))]
     if not losses:
         return None
-    length = min(map(len, losses))  # seeds may have stopped early: the mean is over all of them or not drawn
+    length = min(map(len, losses))  # seeds may have stopped early: every mean is over all of them
     mean = smooth([statistics.fmean(at) for at in zip(*(loss[:length] for loss in losses), strict=True)], window)
     colour, marker = look
     every = max(1, length // 8)
-    start = min(sum(map(ord, e.label)) % every, length - 1)  # markers of different lines do not pile up
+    start = min(sum(map(ord, e.label)) % every, length - 1)  # offsets the markers of different lines
     panel.plot(
         range(1, length + 1), mean, color=colour, lw=1.7, marker=marker, ms=6, mew=0.75, mec="w",
         markevery=(start, every), label=e.label,
@@ -77,7 +77,7 @@ def _failure(panel: Axes, losses: Sequence[float], look: Look, label: str | None
 
 
 def _legend(drawn: Figure, panel: Axes, ends: Mapping[str, float | None]) -> None:
-    """Beside the axes, in the order in which the lines end; those without a finished run last."""
+    """Place the legend next to the axes, in the order of the last values; failed configurations come last."""
     lines = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
     known = {label: end for label, end in ends.items() if end is not None}
     names = sorted(lines, key=lambda label: -known.get(label, -math.inf))

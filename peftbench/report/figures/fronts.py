@@ -1,4 +1,4 @@
-"""Pareto fronts in a figure of quality against a cost: that of the means, and some that chance might have drawn."""
+"""Pareto fronts in a figure of quality against a cost: the front of the means, and fronts of random draws."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from peftbench.report.data import pareto, verdicts
 from peftbench.report.data.comparison import Comparison
 
 LEGEND = f"line: Pareto front; grey: {pareto.SHOWN} others by chance; %: how often a method is on it"
-LEAST = 0.05  # share of the fronts from which on it is written
+LEAST = 0.05  # smallest probability that is written
 
 
 def draw(panel: Axes, c: Comparison, cost: str, unit: float) -> bool:
-    """Draw the fronts within the panel's limits, behind everything else; False where there are none to draw."""
+    """Draw the fronts behind the points, within the panel's limits; False if there are none."""
     labels, quality, costs = pareto.draws(c, cost)
     if len(labels) < 2:
         return False
@@ -40,15 +40,15 @@ def draw(panel: Axes, c: Comparison, cost: str, unit: float) -> bool:
 
 
 def shares(c: Comparison, cost: str) -> Mapping[str, str]:
-    """By label, what to write behind it."""
-    found = {label: (v.on_front or {}).get(cost) for label, v in verdicts.of(c).items()}
-    return {label: f" {share * 100:.0f} %" for label, share in found.items() if share is not None and share >= LEAST}
+    """label -> text of its probability to be on the front, for labels above `LEAST`."""
+    known = {label: (v.on_front or {}).get(cost) for label, v in verdicts.of(c).items()}
+    return {label: f" {share * 100:.0f} %" for label, share in known.items() if share is not None and share >= LEAST}
 
 
 def _stairs(
     quality: NDArray[np.float64], costs: NDArray[np.float64], right: float, worst: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(x, y) of the best quality to be had at each cost: up from below at the cheapest, on to the right edge."""
+    """(x, y) of the best quality at each cost: up from below at the cheapest, then to the right edge."""
     order = np.lexsort((-quality, costs))
     x, best = costs[order], np.maximum.accumulate(quality[order])
     across = np.concatenate([np.repeat(x, 2), [max(right, float(x[-1]))]])

@@ -1,7 +1,7 @@
-"""What adapters add to inference, in percent of the base network's time, against batch and length.
+"""The latency that adapters add to inference, in percent of the base network's, by batch size and length.
 
-After table 1 of the LoRA paper (arXiv:2106.09685): adapters that stay in the network cost most where there is least
-work in a pass, merged LoRA costs nothing.
+After table 1 of the LoRA paper (arXiv:2106.09685): unmerged adapters cost most where a pass has least work, merged LoRA
+costs nothing.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ PUBLISHED = (
     "+30.3 %, merged LoRA none by construction. Here: {setting}. Another scale and other hardware: these figures do "
     "not repeat the paper's, and say only what this model costs on this machine."
 )
-SPREAD = 0.8  # share of a category's width that its points take
+SPREAD = 0.8  # width of a category's points, as a share of the category
 
 
 def drawn(p: Latencies, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of the figure as PNG and SVG; nothing where no lengths were asked for."""
+    """(file name, content) of the figure as PNG and SVG; nothing unless the experiment names lengths."""
     phases = [phase for phase in PHASES if any(not c.typical for c in p.cells if c.phase == phase)]
     if phases:
         yield from files(p.slug, _figure(p, phases, looks))
@@ -51,15 +51,15 @@ def _figure(p: Latencies, phases: Sequence[str], looks: Mapping[str, Look]) -> F
     panels[-1].legend(
         handles.values(), handles.keys(), loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9
     )
-    said = "Filled: adapters in the network; hollow: merged into it. Bars: 95 % interval, by processes or rounds."
-    text = f"{said} {PUBLISHED.format(setting=p.setting)}"
+    legend = "Filled: adapters in the network; hollow: merged into it. Bars: 95 % interval, by processes or rounds."
+    text = f"{legend} {PUBLISHED.format(setting=p.setting)}"
     figure.supxlabel("\n".join(textwrap.wrap(text, 118 if len(phases) == 1 else 178)), fontsize=8, color=MUTED)
     settle(figure)
     return figure
 
 
 def _panel(panel: Axes, cells: Sequence[Cell], labels: Sequence[str], looks: Mapping[str, Look]) -> None:
-    """Points side by side at each shape, in the order of the labels; a configuration that merges has two."""
+    """Points side by side at each shape, in the order of the labels; a merged method has two."""
     shapes = sorted({c.shape for c in cells})
     for i in range(0, len(shapes), 2):
         panel.axvspan(i - 0.5, i + 0.5, color="#f5f5f5", lw=0, zorder=0)

@@ -1,4 +1,4 @@
-"""A stacked bar a method: the parts of peak memory."""
+"""Stacked bars of the parts of peak memory, one per method."""
 
 from __future__ import annotations
 
@@ -14,7 +14,18 @@ from peftbench.report.figures import style
 def draw(
     name: str, rows: Sequence[Mapping[str, Any]], kinds: Sequence[str], title: str, below: str
 ) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of the figure; `rows` have "method" and, in bytes, every one of `kinds`."""
+    """Draw the bars.
+
+    Args:
+        name: file name without extension.
+        rows: per method, "method" and the bytes of every kind.
+        kinds: the parts, in the order of the stack.
+        title: title of the figure.
+        below: line under the axis.
+
+    Returns:
+        (file name, content) as PNG and SVG.
+    """
     with style.drawing():
         figure = Figure(figsize=(8.6, 1.6 + 0.3 * len(rows)), layout="constrained")
         FigureCanvasAgg(figure)

@@ -1,4 +1,4 @@
-"""Where to put the labels of points in a plot: beside their point, clear of markers, error bars and each other."""
+"""Places the labels of points in a plot close to their points, without covering markers, error bars or each other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Boxes = NDArray[np.float64]  # (boxes, 4): left, bottom, right, top
 RADII = (4, 9, 16, 25, 36, 50, 66, 84, 104)  # points between a point and the near edge of its label
 ANGLES = tuple(math.radians(a) for a in (0, 180, 90, 270, 45, 135, 315, 225, 20, 340, 160, 200, 65, 115, 245, 295))
-LEADER = 15.0  # from this distance on a label is tied to its point by a line
+LEADER = 15.0  # distance in points from which a label has a line to its point
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,20 @@ class Box:
     top: float
 
     def overlap(self, other: Box) -> float:
-        """The common area."""
+        """The common area, in square points."""
         width = min(self.right, other.right) - max(self.left, other.left)
         height = min(self.top, other.top) - max(self.bottom, other.bottom)
         return width * height if width > 0 and height > 0 else 0.0
 
     @property
     def area(self) -> float:
+        """The area, in square points."""
         return (self.right - self.left) * (self.top - self.bottom)
 
 
 @dataclass(frozen=True)
 class Label:
-    """A label's centre relative to its point, and whether it is far enough to need a line to it."""
+    """A label's centre relative to its point, and whether it needs a leader line."""
 
     dx: float
     dy: float
@@ -48,15 +49,24 @@ class Label:
 def place(
     points: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], obstacles: Sequence[Box], frame: Box
 ) -> list[Label]:
-    """One Label for each point: `sizes` are the labels' widths and heights, all in points of the same frame.
+    """Place one label per point: greedily, the most crowded point first, then improve until nothing moves.
 
-    Greedy, the most crowded point first, then improved until nothing moves. Deterministic.
+    The result is deterministic. All coordinates are in points of one frame.
+
+    Args:
+        points: centres of the markers.
+        sizes: (width, height) of each label.
+        obstacles: boxes to avoid.
+        frame: the box to stay in.
+
+    Returns:
+        One label per point.
     """
     order = sorted(range(len(points)), key=lambda i: (sum(math.dist(points[i], p) for p in points), i))
     options = [_Options(point, size, frame) for point, size in zip(points, sizes, strict=True)]
     fixed = _array(obstacles)
     placed: dict[int, Label] = {}
-    lines: dict[int, list[Box]] = {}  # of the labels that have one
+    lines: dict[int, list[Box]] = {}  # leader lines by label
     for _ in range(6):
         before = dict(placed)
         for i in order:
@@ -70,7 +80,7 @@ def place(
 
 
 class _Options:
-    """The places that a label may take, nearest first, and what each costs by itself."""
+    """The possible places of a label, nearest first, and the cost of each place by itself."""
 
     def __init__(self, point: tuple[float, float], size: tuple[float, float], frame: Box) -> None:
         self.point, (width, height) = point, size
@@ -90,11 +100,11 @@ class _Options:
         self.alone = np.array(self.far) + 10 * outside
 
     def cheapest(self, others: Boxes, obstacles: Boxes) -> Label:
-        """The nearest place, unless what it covers or its line crosses costs more than going farther."""
+        """The place with the lowest cost: distance, overlap with labels and obstacles, and crossings of its line."""
         costs = (self.alone + 36 * _common(self.boxes, others) + 12 * _common(self.boxes, obstacles)).tolist()
         best, least = self._label(0), math.inf
         for i, (far, cost) in enumerate(zip(self.far, costs, strict=True)):
-            if far >= least:  # what follows is farther still
+            if far >= least:  # the remaining places are farther
                 break
             if cost >= least:
                 continue
@@ -112,7 +122,7 @@ class _Options:
 
 
 def _common(boxes: Boxes, others: Boxes) -> NDArray[np.float64]:
-    """The area that each of `boxes` has in common with `others`, added up in their order."""
+    """The area that each of `boxes` has in common with `others`, summed in their order."""
     if not len(others):
         return np.zeros(len(boxes))
     low = np.maximum(boxes[:, None, :2], others[:, :2])
@@ -125,7 +135,7 @@ def _array(boxes: Sequence[Box]) -> Boxes:
 
 
 def _line(point: tuple[float, float], label: Label, pieces: int = 8) -> list[Box]:
-    """The leader line as small boxes, so that labels keep off it."""
+    """The leader line as small boxes, for other labels to avoid."""
     steps = [(point[0] + label.dx * i / pieces, point[1] + label.dy * i / pieces) for i in range(2, pieces)]
     return [Box(x - 2, y - 2, x + 2, y + 2) for x, y in steps if not _inside(x, y, label.box)]
 

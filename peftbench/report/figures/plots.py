@@ -1,4 +1,4 @@
-"""All figures of a comparison, as PNG and SVG."""
+"""All figures of a report, as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from peftbench.report.figures import average_figure as by_average
 from peftbench.report.figures import curves, quality, style
 from peftbench.report.figures import latency_figure as by_shape
 from peftbench.report.figures import rank_figure as by_rank
-from peftbench.report.figures import tuning_figures as tuned
+from peftbench.report.figures import tuning_figures as by_trial
 from peftbench.report.figures.style import Look, looks
 
 __all__ = ["average_figures", "figures", "latency_figure", "looks", "rank_figure", "tuning_figures"]
 
-tuning_figures = tuned.drawn
+tuning_figures = by_trial.drawn
 
 
 def figures(c: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of every figure that `c` has data for; `looks` keeps a label's look across figures."""
+    """(file name, content) of every figure that `c` has data for; `looks` gives a label one look in all figures."""
     with style.drawing():
         for name, axes in quality.FIGURES.items():
             if (drawn := quality.draw(c, axes, looks)) is not None:
@@ -30,18 +30,18 @@ def figures(c: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, byt
 
 
 def latency_figure(p: Latencies, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of the figure of a pass's latencies, if it has shapes of its own."""
-    known = style.of_labels([*looks, *p.labels])  # labels of tables keep their look
+    """(file name, content) of the figure of a pass's latencies, if the experiment names lengths."""
+    known = style.of_labels([*looks, *p.labels])  # labels keep the look they have in other figures
     with style.drawing():
         yield from by_shape.drawn(p, known)
 
 
 def average_figures(a: Average, slug: str, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of the table over tasks as a figure, and of its critical-difference diagram."""
+    """(file name, content) of the figure of the table over tasks, and of its critical-difference diagram."""
     yield from by_average.drawn(a, slug, looks)
     yield from rank_figure(a, slug, looks)
 
 
 def rank_figure(a: Average, slug: str, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of the critical-difference diagram, where there are tasks enough for one."""
+    """(file name, content) of the critical-difference diagram, if there are enough tasks."""
     yield from by_rank.drawn(a, slug, looks)

@@ -1,4 +1,4 @@
-"""Quality against what it costs: one point a configuration, error bars on it, its name beside it."""
+"""Quality against cost: one labelled point per configuration, with error bars."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
 from peftbench.report.data.comparison import Comparison, Entry
-from peftbench.report.data.times import BATCHES, Spread
+from peftbench.report.data.times import BATCHES, Summary
 from peftbench.report.figures import fronts
 from peftbench.report.figures.placement import Box, Label, place
 from peftbench.report.figures.style import MUTED, Look, figure, remark, settle
@@ -27,18 +27,18 @@ STEP = 8.5  # points between the centres of markers that would hide each other
 
 @dataclass(frozen=True)
 class Point:
-    """Where a configuration stands in one panel, in data coordinates."""
+    """The position of a configuration in one panel, in data coordinates."""
 
     label: str
     x: float
     y: float
-    half: float  # half the distance between the cost's quartiles; 0 where it has none
-    sd: float  # of the score over the seeds; 0 where there is none
+    half: float  # half of the cost's quartile distance; 0 if it has none
+    sd: float  # of the score over the seeds; 0 for one seed
     merged: float | None  # cost with the method merged
 
     @property
     def across(self) -> tuple[float, ...]:
-        """Everything horizontal that the axis must hold."""
+        """All horizontal positions that the axis must include."""
         return (self.x - self.half, self.x + self.half, self.x if self.merged is None else self.merged)
 
 
@@ -47,30 +47,30 @@ class Axis:
     """A cost to plot quality against."""
 
     label: str  # with its unit
-    value: Callable[[Entry], Spread | None]  # in that unit
-    other: Callable[[Entry], Spread | None] | None = None  # a second, hollow marker: merged
-    front: tuple[str, float] | None = None  # the cost of `pareto` that it shows, and that cost's unit in this one
+    value: Callable[[Entry], Summary | None]  # in that unit
+    other: Callable[[Entry], Summary | None] | None = None  # a second, hollow marker: merged
+    front: tuple[str, float] | None = None  # (key of `pareto.COSTS`, factor to this axis' unit)
 
 
-def _parameters(e: Entry) -> Spread | None:
+def _parameters(e: Entry) -> Summary | None:
     count = e.parameter("trainable")
-    return Spread(count, None) if count is not None else None
+    return Summary(count, None) if count is not None else None
 
 
-def _memory(e: Entry) -> Spread | None:
-    return Spread(e.peak_bytes / MIB, None) if e.peak_bytes is not None else None
+def _memory(e: Entry) -> Summary | None:
+    return Summary(e.peak_bytes / MIB, None) if e.peak_bytes is not None else None
 
 
-def _milliseconds(s: Spread | None) -> Spread | None:
-    return Spread(s.median * 1e3, s.iqr * 1e3 if s.iqr is not None else None) if s else None
+def _milliseconds(s: Summary | None) -> Summary | None:
+    return Summary(s.median * 1e3, s.iqr * 1e3 if s.iqr is not None else None) if s else None
 
 
-def _step(e: Entry) -> Spread | None:
+def _step(e: Entry) -> Summary | None:
     return _milliseconds(e.times.step) if e.times else None
 
 
-def _latency(batch: str, kind: str) -> Callable[[Entry], Spread | None]:
-    def value(e: Entry) -> Spread | None:
+def _latency(batch: str, kind: str) -> Callable[[Entry], Summary | None]:
+    def value(e: Entry) -> Summary | None:
         at = e.times.latency.get(batch) if e.times else None
         return _milliseconds(getattr(at, kind)) if at else None
 
@@ -93,7 +93,7 @@ FIGURES: Mapping[str, tuple[Axis, ...]] = {
 
 
 def draw(c: Comparison, axes: Sequence[Axis], looks: Mapping[str, Look]) -> Figure | None:
-    """Mean test score with its standard deviation over the seeds against each cost; None where no cost is known."""
+    """Draw the mean test score with its standard deviation against each cost; None if no cost is known."""
     points = [_points(c, axis) for axis in axes]
     if not any(points):
         return None
@@ -123,17 +123,17 @@ def draw(c: Comparison, axes: Sequence[Axis], looks: Mapping[str, Look]) -> Figu
 
 def _points(c: Comparison, axis: Axis) -> list[Point]:
     """The configurations that have both a score and a cost."""
-    found = []
+    points = []
     for e in c.entries:
         if e.mean is not None and (cost := axis.value(e)):
             merged = axis.other(e) if axis.other else None
             half = (cost.iqr or 0.0) / 2
-            found.append(Point(e.label, cost.median, e.mean, half, e.sd or 0.0, merged.median if merged else None))
-    return found
+            points.append(Point(e.label, cost.median, e.mean, half, e.sd or 0.0, merged.median if merged else None))
+    return points
 
 
 def _scale(panel: Axes, axis: Axis, shown: Sequence[Point]) -> None:
-    """Limits with room for the labels, and the axis' ticks."""
+    """Set limits with room for the labels, and the axis' ticks."""
     panel.set_xlabel(axis.label)
     if not shown:
         return
@@ -144,7 +144,7 @@ def _scale(panel: Axes, axis: Axis, shown: Sequence[Point]) -> None:
         if len(known) == len(values):
             panel.set_xscale("log")
             panel.set_xlim(min(values) / 3, max(values) * 3)
-        else:  # nothing but the head trains somewhere
+        else:  # a method trains only the head
             linear = max(min(known, default=1.0) / 10, 1.0)
             panel.set_xscale("symlog", linthresh=linear)
             panel.set_xlabel(axis.label.replace("log axis", f"linear up to {linear:,.0f}, then log"))
@@ -155,7 +155,7 @@ def _scale(panel: Axes, axis: Axis, shown: Sequence[Point]) -> None:
 
 
 def _apart(panel: Axes, shown: Sequence[Point], unit: float) -> list[Point]:
-    """The points, those that would hide each other moved side by side: a budget makes sizes coincide by design."""
+    """Move points that would hide each other side by side; under a budget, sizes coincide by design."""
     places = {p.label: _at(panel, p.x, p.y, unit) for p in shown}
     clusters: list[list[Point]] = []
     for p in sorted(shown, key=lambda p: p.x):
@@ -194,7 +194,7 @@ def _mark(panel: Axes, shown: Sequence[Point], looks: Mapping[str, Look]) -> Non
 
 
 def _bars(panel: Axes, shown: Sequence[Point], looks: Mapping[str, Look]) -> None:
-    """Error bars with their caps, all upright ones as one object and all level ones as another."""
+    """Draw error bars with their caps: all vertical ones as one object, all horizontal ones as another."""
     style: dict[str, Any] = {"alpha": 0.75, "zorder": 2}
     if upright := [p for p in shown if p.sd]:
         x, low, high = [p.x for p in upright], [p.y - p.sd for p in upright], [p.y + p.sd for p in upright]
@@ -209,14 +209,14 @@ def _bars(panel: Axes, shown: Sequence[Point], looks: Mapping[str, Look]) -> Non
 
 
 def _baseline(panel: Axes, c: Comparison) -> None:
-    """The majority class as a dotted line, where it is near enough not to squeeze the points together."""
+    """Draw the majority class as a dotted line, unless it is so far that it would compress the points."""
     low, high = panel.get_ylim()
     if c.majority is not None and low - 0.15 * (high - low) <= c.majority <= high:
         panel.axhline(c.majority, ls=":", lw=1.3, color=MUTED, zorder=1)
 
 
 def _name(drawn: Figure, panel: Axes, shown: Sequence[Point], shares: Mapping[str, str]) -> None:
-    """Write each configuration's label beside its point, with its share of the fronts where it has one."""
+    """Label each point with its configuration and its probability to be on the front."""
     texts = [_short(p.label) + shares.get(p.label, "") for p in shown]
     unit = 72 / drawn.dpi  # points a pixel
     obstacles = [box for p in shown for box in _occupied(panel, p, unit)]
@@ -245,7 +245,7 @@ def _write(panel: Axes, text: str, point: tuple[float, float], label: Label) -> 
 
 
 def _leader(point: tuple[float, float], label: Label) -> list[tuple[float, float]]:
-    """From where the line to the label's centre leaves its point to where it meets the label, in points."""
+    """The leader line, in points: from the edge of the marker to the edge of the label."""
     width, height = label.box.right - label.box.left, label.box.top - label.box.bottom
     across = (width / 2 + 1) / abs(label.dx) if label.dx else math.inf
     upright = (height / 2 + 1) / abs(label.dy) if label.dy else math.inf
@@ -254,7 +254,7 @@ def _leader(point: tuple[float, float], label: Label) -> list[tuple[float, float
 
 
 def _occupied(panel: Axes, p: Point, unit: float) -> list[Box]:
-    """The space that a point's markers and error bars take."""
+    """The space of a point's markers and error bars."""
     x, y = _at(panel, p.x, p.y, unit)
     low, high = (_at(panel, p.x, p.y + sign * p.sd, unit)[1] for sign in (-1, 1))
     left, right = (_at(panel, p.x + sign * p.half, p.y, unit)[0] for sign in (-1, 1))
@@ -266,7 +266,7 @@ def _occupied(panel: Axes, p: Point, unit: float) -> list[Box]:
 
 
 def _at(panel: Axes, x: float, y: float, unit: float) -> tuple[float, float]:
-    """Where data coordinates lie in the figure, in points."""
+    """Data coordinates in points of the figure."""
     px, py = panel.transData.transform((x, y))
     return float(px) * unit, float(py) * unit
 

@@ -1,4 +1,4 @@
-"""The critical-difference diagram (Demsar 2006, figure 1): mean ranks on a line, bars over what is not told apart."""
+"""The critical-difference diagram (Demsar 2006, figure 1): mean ranks on a line, bars join groups within CD."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LINE, BAR = 0.5, 0.22  # inches: between labels below the axis, between bars
 
 
 def drawn(a: Average, slug: str, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of the diagram; nothing where there are too few tasks for one."""
+    """(file name, content) of the diagram; nothing for too few tasks."""
     if a.ranking is None or a.ranking.too_few_tasks:
         return
     with style.drawing():
@@ -38,9 +38,9 @@ def _figure(a: Average, r: Ranking, looks: Mapping[str, Look]) -> Figure:
     panel.set_xlim(0, 7.6)
     panel.set_ylim(-height, 0)
     title = f"{a.experiment}: mean ranks over {r.tasks} tasks"
-    said = f"Friedman's test: p = {r.p:.3f}" + ("" if r.differ else ", no difference is sure")
+    friedman = f"Friedman's test: p = {r.p:.3f}" + ("" if r.differ else ", no difference is sure")
     panel.text(0.2, -0.3, title, fontsize=12, fontweight="bold", va="center")
-    panel.text(0.2, -0.55, f"{said}; bars join what cannot be told apart at 95 % (Nemenyi)", fontsize=8.5,
+    panel.text(0.2, -0.55, f"{friedman}; bars join what cannot be told apart at 95 % (Nemenyi)", fontsize=8.5,
                color=MUTED, va="center")  # fmt: skip
     _axis(panel, r)
     _bars(panel, r, groups)
@@ -52,7 +52,7 @@ TOP = -1.15  # of the axis, inches
 
 
 def _x(r: Ranking, rank: float) -> float:
-    """Where a rank stands: the best on the left."""
+    """Horizontal position of a rank; the best is on the left."""
     return 2.0 + 3.6 * (rank - 1) / (len(r.labels) - 1)
 
 
@@ -77,7 +77,7 @@ def _bars(panel: Axes, r: Ranking, groups: list[tuple[str, ...]]) -> None:
 
 
 def _labels(panel: Axes, r: Ranking, below: float, looks: Mapping[str, Look]) -> None:
-    """The better half on the left, the other on the right, each with a line down from its rank."""
+    """The better half on the left, the other on the right, each with a line from its rank."""
     order = sorted(zip(r.mean_ranks, r.labels, strict=True))
     half = math.ceil(len(order) / 2)
     style_of: dict[str, Any] = {"fontsize": 9, "va": "center"}

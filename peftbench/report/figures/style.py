@@ -1,6 +1,6 @@
-"""The one style of all figures: colours, markers, fonts, titles, and how a figure becomes bytes.
+"""The style of all figures: colours, markers, fonts, titles, and the conversion of a figure to bytes.
 
-Drawn without pyplot and without touching global settings. The same figure gives the same bytes.
+Figures are drawn without pyplot and without changing global settings. The same figure gives the same bytes.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ def looks(comparisons: Sequence[Comparison]) -> dict[str, Look]:
 
 
 def of_labels(labels: Iterable[str]) -> dict[str, Look]:
-    """A colour and a marker for each label, by its place."""
+    """A colour and a marker for each label, by its position."""
     labels = dict.fromkeys(labels)
     return {label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(labels)}
 
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """The style, for as long as the block lasts, whatever the user's own is."""
+    """Apply the style within the block, independent of the user's settings."""
     with ExitStack() as stack:
         stack.enter_context(mpl.style.context("default"))
         stack.enter_context(sns.axes_style("whitegrid"))
@@ -69,9 +69,9 @@ def drawing() -> Iterator[None]:
 
 
 def files(name: str, drawn: Figure) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of the settled figure as PNG and as SVG, each drawn once.
+    """(file name, content) of the settled figure as PNG and SVG.
 
-    `savefig` would draw twice: even a figure that has a layout is laid out anew by it.
+    `savefig` would lay out and draw the figure a second time.
     """
     png, svg = io.BytesIO(), io.BytesIO()
     drawn.dpi = DPI
@@ -82,31 +82,31 @@ def files(name: str, drawn: Figure) -> Iterator[tuple[str, bytes]]:
 
 
 def figure(c: Comparison | Tuning, panels: int, subtitle: str) -> tuple[Figure, list[Axes]]:
-    """An empty figure of `panels` side by side with one vertical scale, titled by the data that ran."""
+    """An empty figure of `panels` side by side with a common vertical axis, titled by the task."""
     drawn = Figure(figsize=(7.6 if panels == 1 else 11.0, 4.9), layout="constrained")
     FigureCanvasAgg(drawn)
     axes = list(drawn.subplots(1, panels, sharey=True, squeeze=False)[0])
     title = c.title + (f", {NOT_LEARNED}" if c.learned is False else "")
-    for panel in axes:  # a given height: without one, every drawing measures all tick labels to find it
+    for panel in axes:  # a fixed height: else every drawing measures all tick labels
         panel.set_title("", y=1.0)
     axes[0].set_title("\n".join(textwrap.wrap(title, 70)), loc="left", fontsize=12, fontweight="bold", pad=22, y=1.0)
     setting = f"{c.experiment}: {c.backbone}, {length(c.budget)} of {c.budget.batch_size} examples"
-    _beside(axes[0], f"{setting}; {subtitle}" if subtitle else setting, 0.0, "left")
+    _above(axes[0], f"{setting}; {subtitle}" if subtitle else setting, 0.0, "left")
     return drawn, axes
 
 
 def settle(drawn: Figure) -> None:
-    """Lay the figure out once and for all: from here on data coordinates have a fixed place."""
+    """Lay out the figure and fix the layout, so that data coordinates keep their position."""
     if (engine := drawn.get_layout_engine()) is not None:
         engine.execute(drawn)
     drawn.set_layout_engine("none")
 
 
 def remark(panel: Axes, text: str) -> None:
-    """A line above the panel's right end, for what its markers mean."""
-    _beside(panel, text, 1.0, "right")
+    """A line above the panel's right end that explains its markers."""
+    _above(panel, text, 1.0, "right")
 
 
-def _beside(panel: Axes, text: str, x: float, ha: str) -> None:
+def _above(panel: Axes, text: str, x: float, ha: str) -> None:
     place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": ha, "va": "bottom"}
     panel.annotate(text, (x, 1.0), (0, 7), fontsize=8.5, color=MUTED, **place).set_in_layout(False)

@@ -1,4 +1,4 @@
-"""The two curves of tuning: the expected best of k trials, and the score against the learning rate."""
+"""Two figures of tuning: the expected best of k trials, and score by learning rate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from peftbench.report.data.tunings import Tuned, Tuning, expected_best, score, scores, value_of
+from peftbench.report.data.tunings import ConfigurationTrials, Tuning, expected_best, score, scores, value_of
 from peftbench.report.figures import style
 from peftbench.report.figures.style import MUTED, Look
 
@@ -57,7 +57,7 @@ def _rates(t: Tuning, looks: Mapping[str, Look]) -> Figure:
     return _settled(figure, panel)
 
 
-def _plot(panel: Axes, x: Any, y: Any, row: Tuned, looks: Mapping[str, Look]) -> None:
+def _plot(panel: Axes, x: Any, y: Any, row: ConfigurationTrials, looks: Mapping[str, Look]) -> None:
     colour, marker = looks[row.label]
     panel.plot(x, y, color=colour, marker=marker, lw=1.4, ms=7, mew=0.75, mec="w", label=row.label)
 

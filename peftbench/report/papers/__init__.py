@@ -1,15 +1,16 @@
-"""Figures and tables of papers, from committed records: the paper's own beside ours, and a verdict that is computed.
+"""Figures and tables of papers, reproduced from committed records, each with a verdict that is computed.
 
-A figure is one module of this folder with a constant `FIGURE: PaperFigure`; modules whose name starts with an
-underscore are none. Nothing else is edited to add one: the command `figures`, the page and the tests find it. A module
+One figure is one module of this folder with a constant `FIGURE: PaperFigure`. A module whose name starts with an
+underscore is a helper. The command `figures`, the page and the tests discover the modules, so nothing else is edited.
 
-- gives its paper, what the paper says (`published`) and what decides (`criterion`): prose that no record changes;
-- has `find(results)`, which reads records through `Results` and returns a `Finding`: our table, scale and claims.
-  It raises `NotRun` where records are missing, as `Results` does for it: the page says "not run yet" and how to run;
-- never says how it ended: a `Claim` holds our number with its interval and the range that the paper's words allow, and
-  the verdict follows from the two.
+A figure's module
 
-Imports of this module: neither matplotlib nor pandas; `draw` may import what it draws with.
+- gives the paper, its numbers (`published`) and the rule of the verdict (`criterion`): text that no record changes;
+- defines `reproduce(results)`, which reads records through `Results` and returns a `Reproduction`;
+- raises `NotRun` where records are missing; the page then says "not run yet" and gives the commands;
+- never states a verdict: it follows from a `Claim`'s value, its interval and the range that the paper claims.
+
+This module imports neither matplotlib nor pandas; a figure's `draw` may import what it draws with.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NOT_COMPARABLE", "NOT_REPRODUCED", "NOT_RUN", "REPRODUCED", "WITHIN",
-    "Claim", "Finding", "NotRun", "Paper", "PaperFigure", "Results", "Table",
+    "Claim", "NotRun", "Paper", "PaperFigure", "Reproduction", "Results", "Table",
 ]  # fmt: skip
 
-REPRODUCED = "reproduced"  # every interval lies within the range that the paper's words allow
-WITHIN = "within interval"  # some interval reaches over an end of its range: these records cannot tell
-NOT_REPRODUCED = "not reproduced"  # some interval lies wholly outside
-NOT_COMPARABLE = "not comparable at this scale"  # a condition without which the claims mean nothing does not hold
+REPRODUCED = "reproduced"  # every interval lies within its range
+WITHIN = "within interval"  # some interval crosses an end of its range: undecided
+NOT_REPRODUCED = "not reproduced"  # some interval lies outside its range
+NOT_COMPARABLE = "not comparable at this scale"  # a precondition of the claims does not hold
 NOT_RUN = "not run yet"
 
 
 class Paper(NamedTuple):
-    """Where the original is."""
+    """The paper that the figure comes from, and the place in it."""
 
     authors: str  # "Hu et al. 2021"
     title: str
@@ -45,7 +46,7 @@ class Paper(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Our numbers as text, for people."""
+    """Our numbers as formatted text."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -53,42 +54,50 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class Claim:
-    """One sentence of the paper as a range, and our number with its interval."""
+    """One sentence of the paper as an open range (`above`, `below`), with our number and its interval.
+
+    The unit is the claim's own: a share, percentage points, a ratio or a correlation.
+    """
 
     says: str  # "rank 1 is at most 2 points below rank 64"
     paper: str  # the paper's own number: "+0.1 points on WikiSQL"
     value: float
-    low: float  # ends of our interval; both `value` for what is exact
+    low: float  # ends of our interval; both equal `value` if the value is exact
     high: float
-    above: float = float("-inf")  # the open range in which the sentence holds
+    above: float = float("-inf")  # the sentence holds between `above` and `below`, ends excluded
     below: float = float("inf")
-    form: str = "{:+.3f}"  # how value and ends are written
+    form: str = "{:+.3f}"  # format of the value and of the ends
 
     @property
     def verdict(self) -> str:
+        """Reproduced if the interval lies in the range, not reproduced if it lies outside, else within interval."""
         if self.above < self.low and self.high < self.below:
             return REPRODUCED
         return NOT_REPRODUCED if self.high <= self.above or self.low >= self.below else WITHIN
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What the records say."""
+class Reproduction:
+    """Our version of a paper's figure, computed from the records.
 
-    scale: str  # of our run, from the records: model, data, steps, seeds, machine
+    Raises:
+        ValueError: without claims, unless a reason in `incomparable` explains why none counts.
+    """
+
+    scale: str  # model, data, steps, seeds and machine of our runs
     claims: tuple[Claim, ...]
     table: Table
-    draw: Callable[[Figure], None]  # fills an empty figure with axes; title, scale and verdict are put around them
-    incomparable: str | None = None  # the condition that does not hold, found in the records: then no claim counts
-    notes: tuple[str, ...] = ()  # what a reader must know beside it: substitutions, failed runs
+    draw: Callable[[Figure], None]  # draws into an empty figure; title, scale and verdict are added later
+    incomparable: str | None = None  # the precondition that fails; then no claim counts
+    notes: tuple[str, ...] = ()  # substitutions, failed runs and other caveats
 
     @property
     def verdict(self) -> str:
-        """`incomparable` first, then the worst of the claims."""
+        """ "Not comparable" if `incomparable` gives a reason, else the worst verdict of the claims."""
         if self.incomparable is not None:
             return NOT_COMPARABLE
-        found = {c.verdict for c in self.claims}
-        return next((v for v in (NOT_REPRODUCED, WITHIN) if v in found), REPRODUCED)
+        verdicts = {c.verdict for c in self.claims}
+        return next((v for v in (NOT_REPRODUCED, WITHIN) if v in verdicts), REPRODUCED)
 
     def __post_init__(self) -> None:
         if not self.claims and self.incomparable is None:
@@ -97,28 +106,30 @@ class Finding:
 
 @dataclass(frozen=True)
 class PaperFigure:
-    """One figure or table of a paper, and how ours is made."""
+    """A figure or table of a paper, and how it is reproduced."""
 
-    number: int  # its place on the page; several may share one, then the name decides
-    name: str  # of the module, of experiments/paper/NAME.yaml and of the records' folder results/paper/NAME
-    title: str  # what it shows, without a result
+    number: int  # position on the page; the name breaks ties
+    name: str  # of the module, experiments/paper/NAME.yaml and results/paper/NAME
+    title: str  # the subject, not the result
     paper: Paper
-    published: str  # the paper's own numbers or shape, and at what scale it has them
-    criterion: str  # what "reproduced" takes, in words
-    find: Callable[[Results], Finding]
-    records: tuple[str, ...] = ()  # folders under results/ that `find` reads; default: its own
-    commands: tuple[str, ...] = ()  # that make the records; default: run its own experiment
+    published: str  # the paper's numbers or shape, and their scale
+    criterion: str  # when the verdict is "reproduced"
+    reproduce: Callable[[Results], Reproduction]
+    records: tuple[str, ...] = ()  # folders under results/ that `reproduce` reads; default: its own
+    commands: tuple[str, ...] = ()  # to make the records; default: run its own experiment
     size: tuple[float, float] = (7.6, 4.8)  # inches
 
     @property
     def folders(self) -> tuple[str, ...]:
+        """The folders under `results/` that `reproduce` reads."""
         return self.records or (f"paper/{self.name}",)
 
     @property
     def recipe(self) -> tuple[str, ...]:
+        """The commands that make the records."""
         return self.commands or (run_command(self.name),)
 
 
 def run_command(name: str) -> str:
-    """The command that makes the records of experiments/paper/NAME.yaml."""
+    """The command that makes the records of `experiments/paper/NAME.yaml`."""
     return f"python -m peftbench run experiments/paper/{name}.yaml --results results/paper/{name}"

@@ -1,8 +1,7 @@
-"""The interval of a mean accuracy, or of a difference of two, over seeds and test examples: `report.stats.intervals`.
+"""Intervals of a mean accuracy, or of a difference of two, over seeds and test examples; see `report.stats.intervals`.
 
-x (seeds S, examples n) is the rightness of a prediction, or the difference of two configurations' on the same seed and
-example. The claims of one figure hold together at 95 %: each has its interval at 1 - 0.05 / claims (Bonferroni). One
-seed says nothing of others: its interval has no ends.
+The claims of a figure hold jointly at 95 %: each has an interval at level 1 - 0.05 / claims (Bonferroni). One seed says
+nothing about other seeds, so its interval is infinite.
 """
 
 from __future__ import annotations
@@ -20,18 +19,37 @@ from peftbench.report.stats.intervals import LEVEL, Estimate
 
 
 class Interval(NamedTuple):
+    """A value with the ends of its interval, all in one unit."""
+
     value: float
     low: float
     high: float
 
 
 def mean(runs: Sequence[RunRecord], claims: int = 1) -> Interval:
-    """Mean accuracy of one configuration over its seeds."""
+    """Mean accuracy of a configuration over its seeds and test examples.
+
+    Args:
+        runs: one run per seed, with predictions.
+        claims: number of claims that hold jointly.
+
+    Raises:
+        ValueError: if the metric is not accuracy, or the predictions do not reproduce it.
+    """
     return of(_right(_by_seed(runs)), claims)
 
 
 def difference(runs: Sequence[RunRecord], reference: Sequence[RunRecord], claims: int = 1) -> Interval:
-    """Mean accuracy of `runs` less that of `reference`, over the seeds that both have, on the same examples."""
+    """Mean accuracy of `runs` minus that of `reference`, over their common seeds and the same examples.
+
+    Args:
+        runs, reference: one run per seed, with predictions.
+        claims: number of claims that hold jointly.
+
+    Raises:
+        NotRun: without a common seed.
+        ValueError: if the metric is not accuracy, or the predictions do not reproduce it.
+    """
     mine, other = _by_seed(runs), _by_seed(reference)
     seeds = sorted(mine.keys() & other.keys())
     if not seeds:
@@ -41,12 +59,17 @@ def difference(runs: Sequence[RunRecord], reference: Sequence[RunRecord], claims
 
 
 def of(x: np.ndarray, claims: int = 1) -> Interval:
-    """The mean of x (seeds, examples) with its interval."""
+    """The mean with its interval.
+
+    Args:
+        x: (S, n) over seeds and test examples.
+        claims: number of claims that hold jointly.
+    """
     return around(intervals.of_examples(x), claims)
 
 
 def around(e: Estimate, claims: int = 1) -> Interval:
-    """An estimate with its interval; without ends where there is one seed."""
+    """An estimate with its interval; infinite with one seed."""
     half = math.inf if e.is_of_runs else e.half(1 - (1 - LEVEL) / claims)
     assert half is not None
     return Interval(e.value, e.value - half, e.value + half)
@@ -57,7 +80,7 @@ def _by_seed(runs: Sequence[RunRecord]) -> dict[int, RunRecord]:
 
 
 def _right(by_seed: dict[int, RunRecord]) -> np.ndarray:
-    """(seeds, examples): 1 where the prediction is right; the examples in the order of their ids."""
+    """(S, n): 1 where the prediction is correct; examples are sorted by id."""
     rows = []
     for r in by_seed.values():
         predictions = r.predictions

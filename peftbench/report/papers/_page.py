@@ -1,4 +1,4 @@
-"""A figure's page and the index of all, as Markdown; the image around what a figure draws."""
+"""Formats a figure's page and the index of all as Markdown, and frames a figure's image."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from peftbench.report.papers import (
     REPRODUCED,
     WITHIN,
     Claim,
-    Finding,
     PaperFigure,
+    Reproduction,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FOLDER = "paper-figures"  # of the figures, beside the index
+FOLDER = "paper-figures"  # of the figures, next to the index
 INDEX = f"{FOLDER}.md"
-WIDTH = 14  # characters of a footer an inch
+WIDTH = 14  # characters of the footer per inch
 MEANING = {
     REPRODUCED: "each interval of ours lies within the range that the paper's words allow",
     WITHIN: "an interval of ours reaches over an end of its range, so these records cannot tell",
@@ -34,112 +34,113 @@ MEANING = {
 
 
 @dataclass(frozen=True)
-class Result:
-    """A figure and what its records say, or what is missing."""
+class FigureResult:
+    """A figure with its reproduction, or with the records that are missing."""
 
     figure: PaperFigure
-    finding: Finding | None
+    reproduction: Reproduction | None
     missing: str = ""
 
     @property
     def verdict(self) -> str:
-        return self.finding.verdict if self.finding else NOT_RUN
+        """The verdict of the reproduction, or "not run yet"."""
+        return self.reproduction.verdict if self.reproduction else NOT_RUN
 
 
-def page(r: Result) -> str:
-    """NAME.md: caption, claims, our numbers, and the commands."""
+def page(r: FigureResult) -> str:
+    """The page of one figure: caption, claims, our numbers and the commands."""
     f = r.figure
     parts = [f"# {f.title}", caption(r, "")]
-    if r.finding:
-        parts += [f"![{f.title}]({f.name}.png)", _claims(r.finding), "## Our numbers", _table(r.finding)]
-        parts += ["\n".join(f"- {note}" for note in r.finding.notes)] if r.finding.notes else []
+    if r.reproduction:
+        parts += [f"![{f.title}]({f.name}.png)", _claims(r.reproduction), "## Our numbers", _table(r.reproduction)]
+        parts += ["\n".join(f"- {note}" for note in r.reproduction.notes)] if r.reproduction.notes else []
         parts += ["## The records", f"In {_folders(f)}, made by", _code(f)]
     parts += [f"Made by `python -m peftbench figures {f.name}`; not edited by hand."]
     return "\n\n".join(parts) + "\n"
 
 
-def index(results: Sequence[Result]) -> str:
+def index(results: Sequence[FigureResult]) -> str:
     """The page of all figures."""
     head = "| | figure | paper | verdict |\n|---|---|---|---|\n"
     rows = "\n".join(
         f"| {r.figure.number} | [{r.figure.title}](#{_anchor(r.figure)}) | {_source(r.figure)} | {r.verdict} |"
         for r in results
     )
-    meaning = "\n".join(f"- **{verdict}**: {said}." for verdict, said in MEANING.items())
+    meanings = "\n".join(f"- **{verdict}**: {meaning}." for verdict, meaning in MEANING.items())
     intro = (
         "# Figures of the papers, from our records\n\n"
         "Made by `python -m peftbench figures` from the records under `results/`, which nothing else enters; "
         "`--check` says whether this is still what they give. Our runs are small: what is compared is the shape that "
         "a paper claims, as a range that the figure's module states, never its numbers as such. The ranges of figures "
         "1, 6, 12 and 13 were written when some of their records were there, those of the others before any.\n\n"
-        f"{meaning}\n\nThe verdict of a figure is the worst of its claims. It follows from the records alone."
+        f"{meanings}\n\nThe verdict of a figure is the worst of its claims. It follows from the records alone."
     )
     return "\n\n".join([intro, head + rows, *map(_section, results)]) + "\n"
 
 
-def _section(r: Result) -> str:
+def _section(r: FigureResult) -> str:
     f = r.figure
     parts = [f'<a id="{_anchor(f)}"></a>\n\n## {f.number}. {f.title}']
-    if r.finding:
+    if r.reproduction:
         parts += [f"![{f.title}]({FOLDER}/{f.name}.png)"]
     parts += [caption(r, f"{FOLDER}/")]
-    if r.finding:
-        parts += [_claims(r.finding), f"[Our numbers]({FOLDER}/{f.name}.md)"]
+    if r.reproduction:
+        parts += [_claims(r.reproduction), f"[Our numbers]({FOLDER}/{f.name}.md)"]
     return "\n\n".join(parts)
 
 
-def caption(r: Result, to_figures: str) -> str:
-    """Verdict, paper, what it says, our scale and the criterion."""
+def caption(r: FigureResult, to_figures: str) -> str:
+    """The verdict, the paper and its numbers, the scale of our runs, and the criterion."""
     f = r.figure
     lines = [f"**{r.verdict[0].upper()}{r.verdict[1:]}.**"]
-    if r.finding and r.finding.incomparable:
-        lines[0] += f" {_sentence(r.finding.incomparable)}"
+    if r.reproduction and r.reproduction.incomparable:
+        lines[0] += f" {_sentence(r.reproduction.incomparable)}"
     lines += [f"- Paper: {_source(f)}. {f.published}"]
-    if r.finding:
-        lines += [f"- Our run, not the paper's: {r.finding.scale}."]
+    if r.reproduction:
+        lines += [f"- Our run, not the paper's: {r.reproduction.scale}."]
     lines += [f"- Reproduced means: {f.criterion}"]
-    if r.finding is None:
+    if r.reproduction is None:
         lines += [f"- Missing: {r.missing}. To be made by\n\n{textwrap.indent(_code(f), '      ')}".rstrip()]
     return lines[0] + "\n\n" + "\n".join(lines[1:])
 
 
-def image(r: Result) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of the figure as PNG and SVG, with title, scale and verdict around it."""
+def image(r: FigureResult) -> Iterator[tuple[str, bytes]]:
+    """(file name, content) of the figure as PNG and SVG, framed by title, scale and verdict."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     from peftbench.report.figures import style
 
-    if (finding := r.finding) is None:
+    if (reproduction := r.reproduction) is None:
         return
     with style.drawing():
         canvas = Figure(figsize=r.figure.size, layout="constrained")
         FigureCanvasAgg(canvas)
-        finding.draw(canvas)
-        _frame(canvas, r.figure, finding)
+        reproduction.draw(canvas)
+        _frame(canvas, r.figure, reproduction)
         style.settle(canvas)
         yield from style.files(r.figure.name, canvas)
 
 
-def _frame(canvas: Figure, f: PaperFigure, finding: Finding) -> None:
-    """A small run never poses as the paper's, not even as an image without its page."""
+def _frame(canvas: Figure, f: PaperFigure, reproduction: Reproduction) -> None:
+    """State scale and verdict in the image itself, as an image may be seen without its page."""
     from peftbench.report.figures.style import MUTED
 
-    said = f"After {f.paper.authors} (arXiv:{f.paper.arxiv}), {f.paper.place}; verdict: {finding.verdict}. "
-    said += f"Our run, not the paper's: {finding.scale}."
+    text = f"After {f.paper.authors} (arXiv:{f.paper.arxiv}), {f.paper.place}; verdict: {reproduction.verdict}. "
+    text += f"Our run, not the paper's: {reproduction.scale}."
     canvas.suptitle(f.title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-    canvas.supxlabel("\n".join(textwrap.wrap(said, int(WIDTH * f.size[0]))), fontsize=8, color=MUTED)
+    canvas.supxlabel("\n".join(textwrap.wrap(text, int(WIDTH * f.size[0]))), fontsize=8, color=MUTED)
 
 
-def _claims(finding: Finding) -> str:
-    """The claims; without verdicts of their own where none counts."""
-    counts = finding.incomparable is None
-    rows = [(c.says, c.paper, _ours(c), _range(c), c.verdict if counts else "—") for c in finding.claims]
+def _claims(reproduction: Reproduction) -> str:
+    """The table of claims; without verdicts if the figure is not comparable."""
+    counts = reproduction.incomparable is None
+    rows = [(c.says, c.paper, _ours(c), _range(c), c.verdict if counts else "—") for c in reproduction.claims]
     return _markdown(("claim", "paper", "ours [interval]", "range", "verdict"), rows)
 
 
 def _ours(c: Claim) -> str:
-    """Our number; with its interval, unless it is exact."""
+    """Our number with its interval, unless it is exact."""
     value, low, high = (c.form.format(v) for v in (c.value, c.low, c.high))
     return value if c.low == c.high else f"{value} [{low}, {high}]"
 
@@ -150,8 +151,8 @@ def _range(c: Claim) -> str:
     return " and ".join(ends)
 
 
-def _table(finding: Finding) -> str:
-    return _markdown(finding.table.head, finding.table.rows)
+def _table(reproduction: Reproduction) -> str:
+    return _markdown(reproduction.table.head, reproduction.table.rows)
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

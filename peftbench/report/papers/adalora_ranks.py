@@ -1,4 +1,4 @@
-"""AdaLoRA's figure 3: which layers and which weights keep the rank that training shares out."""
+"""AdaLoRA's figure 3: which layers and weight matrices keep their rank after the reallocation."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table
 from peftbench.report.papers._interval import of
-from peftbench.report.papers._probed import Array, by_site, points
+from peftbench.report.papers._probes import Array, by_site, points
 from peftbench.report.papers._records import NotRun, scale
-from peftbench.report.papers._sweep import method, same_setting, tuned, unlearned
+from peftbench.report.papers._sweep import choose_rates, method, same_setting, unlearned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +19,8 @@ FOLDER = "paper/adalora_ranks"
 ATTENTION, FEED_FORWARD = ("q", "k", "v", "o"), ("gate", "up", "down")
 
 
-def find(results: Results) -> Finding:
+def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     runs = results.runs(FOLDER, lambda r: method(r) == "adalora")
     same_setting(runs)
     there = {site["role"] for site in points(runs[0], "ranks")[-1]["sites"]}
@@ -29,12 +30,12 @@ def find(results: Results) -> Finding:
     roles = [*attention, *ffn]
     ranks = np.stack([by_site(points(r, "ranks")[-1]["sites"], roles, lambda s: s["rank"]) for r in runs])
     shared = bool((ranks == ranks[:, :1, :1]).all())
-    return Finding(
+    return Reproduction(
         scale=scale(runs),
         claims=_claims(ranks, len(attention)),
         table=_table(ranks, roles),
         draw=lambda canvas: _draw(canvas, ranks, roles),
-        incomparable="every layer kept the same rank" if shared else unlearned(tuned(runs, method).values()),
+        incomparable="every layer kept the same rank" if shared else unlearned(choose_rates(runs, method).values()),
         notes=(
             "Ranks are those of the update W' - W, counted on its singular values; each cell of the figure is the mean "
             "over seeds.",
@@ -93,5 +94,5 @@ FIGURE = PaperFigure(
         "the mean final rank is higher in feed-forward weights than in attention's, and higher in the upper half of "
         "the layers than in the lower."
     ),
-    find=find,
+    reproduce=reproduce,
 )

@@ -1,4 +1,4 @@
-"""DoRA's figure 2: do magnitude and direction change together, in full fine-tuning, LoRA and DoRA?"""
+"""DoRA's figure 2: the correlation of magnitude and direction changes in full fine-tuning, LoRA and DoRA."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from peftbench.records.record import RunRecord
-from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table
 from peftbench.report.papers._interval import Interval
-from peftbench.report.papers._probed import Array, by_site, jackknife, points
+from peftbench.report.papers._probes import Array, by_site, jackknife, points
 from peftbench.report.papers._records import NotRun, group, need, scale
-from peftbench.report.papers._sweep import method, same_setting, tuned, unlearned
+from peftbench.report.papers._sweep import choose_rates, method, same_setting, unlearned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,14 +22,15 @@ PAPER = {"full": "−0.62", "lora": "+0.83", "dora": "−0.31"}
 CLAIMS = 3
 
 
-def find(results: Results) -> Finding:
+def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     runs = results.runs(FOLDER, lambda r: method(r) in METHODS)
     same_setting(runs)
     by_method = group(runs, method)
     need(by_method, METHODS, FOLDER)
     steps = _steps(runs)
     moved = {name: np.stack([_moved(r, steps) for r in by_method[name]]) for name in METHODS}
-    return Finding(
+    return Reproduction(
         scale=scale(runs),
         claims=tuple(_claim(name, moved[name][:, 0]) for name in METHODS),
         table=Table(
@@ -37,7 +38,7 @@ def find(results: Results) -> Finding:
             tuple(_row(name, role, moved[name][:, i]) for name in METHODS for i, role in enumerate(ROLES)),
         ),
         draw=lambda canvas: _draw(canvas, moved, steps),
-        incomparable=unlearned(tuned(runs, method).values()),
+        incomparable=unlearned(choose_rates(runs, method).values()),
         notes=(
             f"A point is one layer after {', '.join(map(str, steps))} steps; the paper pools layers and four points of "
             "training, too. Both changes grow with the steps, which alone makes that correlation more positive: the "
@@ -50,11 +51,11 @@ def find(results: Results) -> Finding:
 
 
 def _steps(runs: list[RunRecord]) -> list[int]:
-    """The steps after the first at which every run was looked at."""
-    found = {tuple(p["step"] for p in points(r, "decomposition") if p["step"] > 0) for r in runs}
-    if len(found) > 1:
+    """The steps after the first that every run probed."""
+    steps = {tuple(p["step"] for p in points(r, "decomposition") if p["step"] > 0) for r in runs}
+    if len(steps) > 1:
         raise NotRun(f"the runs of {FOLDER} were looked at after different steps")
-    return sorted(found.pop())
+    return sorted(steps.pop())
 
 
 def _moved(r: RunRecord, steps: list[int]) -> Array:  # (roles, steps, layers, 2): dM and dD
@@ -63,21 +64,21 @@ def _moved(r: RunRecord, steps: list[int]) -> Array:  # (roles, steps, layers, 2
 
 
 def _correlation(moved: Array) -> float:
-    """Of dM with dD over all points of (..., 2)."""
+    """Correlation of dM and dD over all points of (..., 2)."""
     dM, dD = moved.reshape(-1, 2).T
     return float(np.corrcoef(dM, dD)[0, 1])
 
 
 def _interval(moved: Array, claims: int) -> Interval:  # (seeds, steps, layers, 2)
-    found = jackknife(_correlation, moved.swapaxes(1, 2), claims)
-    return Interval(found.value, max(found.low, -1.0), min(found.high, 1.0))
+    r = jackknife(_correlation, moved.swapaxes(1, 2), claims)
+    return Interval(r.value, max(r.low, -1.0), min(r.high, 1.0))
 
 
 def _claim(name: str, moved: Array) -> Claim:
     sign = "positive" if name == "lora" else "negative"
     allowed = {"above": 0.0} if name == "lora" else {"below": 0.0}
-    found = _interval(moved, CLAIMS)
-    return Claim(f"{name}: the correlation is {sign}", PAPER[name], *found, **allowed, form="{:+.2f}")
+    correlation = _interval(moved, CLAIMS)
+    return Claim(f"{name}: the correlation is {sign}", PAPER[name], *correlation, **allowed, form="{:+.2f}")
 
 
 def _row(name: str, role: str, moved: Array) -> tuple[str, ...]:
@@ -100,8 +101,8 @@ def _draw(canvas: Figure, moved: dict[str, Array], steps: list[int]) -> None:
         x, y = own[..., 1].ravel(), own[..., 0].ravel()
         ends = np.array([x.min(), x.max()])
         panel.plot(ends, np.polyval(np.polyfit(x, y, 1), ends), color=MUTED, lw=1.1, ls="--")
-        found = _interval(moved[name][:, 0], 1).value
-        panel.set_title(f"{name}: {found:+.2f} (paper {PAPER[name]})", loc="left", fontsize=10)
+        correlation = _interval(moved[name][:, 0], 1).value
+        panel.set_title(f"{name}: {correlation:+.2f} (paper {PAPER[name]})", loc="left", fontsize=10)
         panel.ticklabel_format(style="sci", scilimits=(-3, 4))
         panel.set_xlabel("change of direction dD")
     panels[0].set_ylabel("change of magnitude dM (query weights)")
@@ -127,6 +128,6 @@ FIGURE = PaperFigure(
         "the correlation over layers and points of training is negative in full fine-tuning and in DoRA, and positive "
         "in LoRA."
     ),
-    find=find,
+    reproduce=reproduce,
     size=(12.0, 4.6),
 )

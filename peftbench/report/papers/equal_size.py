@@ -1,4 +1,4 @@
-"""Pairs that papers compare: LoRA and full fine-tuning; DoRA and LoRA, and QLoRA and LoRA, at one size."""
+"""Pairs compared in papers: LoRA with full fine-tuning, and at one size DoRA and QLoRA with LoRA."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from peftbench.report.data import scores
 from peftbench.report.data.collect import compare
 from peftbench.report.data.comparison import Comparison
-from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table
 from peftbench.report.papers._interval import Interval, around
 from peftbench.report.papers._records import NotRun, scale
 from peftbench.report.stats import intervals
@@ -21,7 +21,7 @@ FOLDERS = ("reference/embedded_small", "reference/glue_small")
 
 
 class Pair(NamedTuple):
-    """What one paper says of two methods, as a range of the ratio of their scores."""
+    """A claim on two methods, as a range of the ratio of their scores."""
 
     method: str
     reference: str
@@ -41,13 +41,14 @@ PAIRS = (
 )  # fmt: skip
 
 
-def find(results: Results) -> Finding:
+def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     runs = [r for folder in FOLDERS for r in results.runs(folder)]
     tables = {folder: _learned(results, folder) for folder in FOLDERS}
     ratios = {(p, folder): {c.task: _ratio(c, p) for c in tables[folder]} for p in PAIRS for folder in FOLDERS}
     means = {key: _mean(by_task.values()) for key, by_task in ratios.items()}
     claims = len(means)
-    return Finding(
+    return Reproduction(
         scale="; ".join(f"{f}: {scale([r for r in runs if r.path.is_relative_to(results.root / f)])}" for f in FOLDERS),
         claims=tuple(_claim(p, folder, around(e, claims)) for (p, folder), e in means.items()),
         table=Table(
@@ -64,29 +65,29 @@ def find(results: Results) -> Finding:
 
 
 def _learned(results: Results, folder: str) -> list[Comparison]:
-    """The tables of the tasks, but for those not learned; raises NotRun where a pair is not whole there."""
-    found = [c for c in compare(results.counting(folder)) if c.learned is not False]
+    """The tables of the learned tasks. Raises NotRun if one lacks a method of a pair."""
+    tables = [c for c in compare(results.counting(folder)) if c.learned is not False]
     wanted = {label for p in PAIRS for label in (p.method, p.reference)}
-    for c in found:
+    for c in tables:
         if missing := sorted(wanted - scores.of(c).keys()):
             raise NotRun(f"{folder} has no finished run of {', '.join(missing)} on {c.task}")
-    if not found:
+    if not tables:
         raise NotRun(f"{folder} has no task that full fine-tuning learned")
-    return found
+    return tables
 
 
 def _ratio(c: Comparison, p: Pair) -> Estimate:
-    found = intervals.ratio(scores.of(c)[p.method], scores.of(c)[p.reference])
-    if found is None:
+    ratio = intervals.ratio(scores.of(c)[p.method], scores.of(c)[p.reference])
+    if ratio is None:
         raise NotRun(f"{p.reference} has no positive score on {c.task}, so there is no ratio to it")
-    return found
+    return ratio
 
 
 def _mean(ratios: Iterable[Estimate]) -> Estimate:
-    found = intervals.average(list(ratios))
-    if found is None:
+    mean = intervals.average(list(ratios))
+    if mean is None:
         raise NotRun("one seed without its predictions has no interval")
-    return found
+    return mean
 
 
 def _claim(p: Pair, folder: str, ours: Interval) -> Claim:
@@ -94,8 +95,8 @@ def _claim(p: Pair, folder: str, ours: Interval) -> Claim:
 
 
 def _row(p: Pair, ratios: dict[tuple[Pair, str], dict[str, Estimate]]) -> tuple[str, ...]:
-    told = [around(e) for folder in FOLDERS for e in ratios[p, folder].values()]
-    return f"{p.method} / {p.reference}", *(f"{i.value:.3f} [{i.low:.3f}, {i.high:.3f}]" for i in told)
+    shown = [around(e) for folder in FOLDERS for e in ratios[p, folder].values()]
+    return f"{p.method} / {p.reference}", *(f"{i.value:.3f} [{i.low:.3f}, {i.high:.3f}]" for i in shown)
 
 
 def _draw(
@@ -138,7 +139,7 @@ FIGURE = PaperFigure(
         "over the learned tasks of each set, LoRA has at least 98 % of full fine-tuning's score, DoRA more than "
         "LoRA's, and QLoRA between 98 and 102 % of LoRA's."
     ),
-    find=find,
+    reproduce=reproduce,
     records=FOLDERS,
     commands=(
         "python -m peftbench run experiments/embedded_small.yaml --results results/reference/embedded_small",

@@ -1,4 +1,4 @@
-"""Learning against forgetting: what each method gains on its task, and what the base model's language loses."""
+"""Learning against forgetting: each method's gain on its task and the base model's loss on its language."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from peftbench.records.record import RunRecord
-from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table
 from peftbench.report.papers._interval import of as interval
-from peftbench.report.papers._probed import Array, points
+from peftbench.report.papers._probes import Array, points
 from peftbench.report.papers._records import NotRun, group, label, need, scale
 from peftbench.report.papers._sweep import same_setting
 from peftbench.tasks.metrics import score as metric
@@ -22,7 +22,8 @@ REFERENCE, LORA = "full", ("lora-r8", "lora-r64")
 CLAIMS = 2 * len(LORA)
 
 
-def find(results: Results) -> Finding:
+def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     runs = results.runs(FOLDER)
     same_setting(runs)
     of = group(runs, label)
@@ -30,11 +31,11 @@ def find(results: Results) -> Finding:
     if len({tuple(r.spec.seed for r in of[name]) for name in (REFERENCE, *LORA)}) > 1:
         raise NotRun(f"the configurations of {FOLDER} have not finished the same seeds")
     rise = {name: np.stack([_rise(r) for r in same]) for name, same in of.items()}
-    told = {name: np.stack([_overlap(r) for r in of[name]]) for name in (REFERENCE, *LORA)}
+    overlap = {name: np.stack([_overlap(r) for r in of[name]]) for name in (REFERENCE, *LORA)}
     order = sorted(of, key=lambda name: -of[name][0].parameters.trainable)
-    return Finding(
+    return Reproduction(
         scale=scale(runs),
-        claims=_claims(rise, told),
+        claims=_claims(rise, overlap),
         table=Table(
             ("method", "parameters", "rate", "task: loss at the end", "task: ROUGE-L, BLEU", "WikiText-2: loss, base",
              "rise after each step"),
@@ -67,32 +68,32 @@ def _overlap(r: RunRecord) -> Array:  # (examples,), by their ids
 
 
 def _nothing_forgotten(rise: Array) -> str | None:
-    """Why "forgets less" means nothing: the reference itself has not forgotten."""
-    found = interval(rise)
-    if found.low > 0:
+    """Why forgetting cannot be compared, if the reference has not forgotten; else None."""
+    change = interval(rise)
+    if change.low > 0:
         return None
     return (
-        f"nothing was forgotten at this budget: the loss on WikiText-2 changed by {found.value:+.4f} "
-        f"[{found.low:+.4f}, {found.high:+.4f}] in full fine-tuning"
+        f"nothing was forgotten at this budget: the loss on WikiText-2 changed by {change.value:+.4f} "
+        f"[{change.low:+.4f}, {change.high:+.4f}] in full fine-tuning"
     )
 
 
-def _claims(rise: dict[str, Array], told: dict[str, Array]) -> tuple[Claim, ...]:
-    found = []
+def _claims(rise: dict[str, Array], overlap: dict[str, Array]) -> tuple[Claim, ...]:
+    claims = []
     for says, paper, of, form in (
         ("forgets less than full fine-tuning: the rise of full less its own", "yes: .509 (r 64) and .414 (full)", rise,
          "{:+.4f}"),
         ("learns less than full fine-tuning: ROUGE-L (of 100) of full less its own", "yes: .417 (r 64) and .497 (full)",
-         told, "{:+.1f}"),
+         overlap, "{:+.1f}"),
     ):  # fmt: skip
         for name in LORA:
             apart = of[REFERENCE] - of[name]
-            found.append(Claim(f"{name} {says}", paper, *interval(apart, CLAIMS), above=0, form=form))
-    return tuple(found)
+            claims.append(Claim(f"{name} {says}", paper, *interval(apart, CLAIMS), above=0, form=form))
+    return tuple(claims)
 
 
 def _path(runs: list[RunRecord]) -> tuple[list[int], Array]:
-    """Steps, and (steps, 2): rise on WikiText-2 and loss on the task, means over seeds."""
+    """Steps, and (steps, 2): rise of the loss on WikiText-2, and loss on the task; means over seeds."""
     seeds = []
     for r in runs:
         looked = {p["step"]: p["loss"] for p in points(r, "wikitext2_loss")}
@@ -153,7 +154,7 @@ FIGURE = PaperFigure(
         "at the end of training and at the rates of our own sweep, the loss on WikiText-2 has risen more in full "
         "fine-tuning than in LoRA of rank 8 and of rank 64, and full fine-tuning writes better answers than either."
     ),
-    find=find,
+    reproduce=reproduce,
     commands=(
         "python -m peftbench run experiments/paper/learning_forgetting.yaml "
         "--results results/paper/learning_forgetting --data-dir DIR",

@@ -1,4 +1,4 @@
-"""LoRA's table 1: what adapters add to inference, by batch and length."""
+"""LoRA's table 1: the inference latency that adapters add, by batch size and length."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from peftbench.report.data.latencies import Cell, Latencies, Timed
 from peftbench.report.data.latencies import of as latencies
-from peftbench.report.papers import Claim, Finding, NotRun, Paper, PaperFigure, Results, Table
+from peftbench.report.papers import Claim, NotRun, Paper, PaperFigure, Reproduction, Results, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 FOLDER = "reference/lora_table1_encoder"
 ADAPTERS = {"adapter-pfeiffer": ("L", (2.2, 5.0, 20.7)), "adapter-houlsby": ("H", (3.0, 8.4, 30.3))}
 PAPER_SHAPES = ("32 × 512", "16 × 256", "1 × 128")
-MERGED = 2.0  # percent that a merged network may be off the base's time: what a pass here can tell
+MERGED = 2.0  # percent by which a merged network may differ from the base: the resolution of a pass
 
 Shape = tuple[int, int]
 
 
-def find(results: Results) -> Finding:
+def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     if not (passes := latencies(results.profiles(FOLDER))):
         raise NotRun(f"{FOLDER} has no latencies by shape")
     p = passes[0]
@@ -29,7 +30,7 @@ def find(results: Results) -> Finding:
         raise NotRun(f"{FOLDER} has no latencies of {', '.join(missing)}")
     if len(shapes) < 2:
         raise NotRun(f"{FOLDER} has one shape, which shows no trend")
-    return Finding(
+    return Reproduction(
         scale=_scale(p, shapes),
         claims=_claims(cells, shapes),
         table=Table(("method", *(f"{b} × {n}" for b, n in shapes)), tuple(_rows(p, cells, shapes))),
@@ -74,7 +75,7 @@ def _claims(cells: dict[tuple[str, Shape], Cell], shapes: list[Shape]) -> tuple[
 
 
 def _percent(t: Timed | None) -> tuple[float, float, float]:
-    """Time beyond the base's, in percent of it, with its interval."""
+    """Time above the base network's, in percent, with its interval."""
     if t is None or t.ratio is None or t.low is None or t.high is None:
         raise NotRun(f"{FOLDER} has a time without a ratio to the base network, or without its interval")
     return 100 * (t.ratio - 1), 100 * (t.low - 1), 100 * (t.high - 1)
@@ -86,13 +87,13 @@ def _rows(p: Latencies, cells: dict[tuple[str, Shape], Cell], shapes: list[Shape
         for kind in ("unmerged", "merged"):
             times = [getattr(cells[name, s], kind) for s in shapes]
             if all(times):
-                said = ["{:+.1f} [{:+.1f}, {:+.1f}] %".format(*_percent(t)) for t in times]
-                rows.append((name if kind == "unmerged" else f"{name}, merged", *said))
+                texts = ["{:+.1f} [{:+.1f}, {:+.1f}] %".format(*_percent(t)) for t in times]
+                rows.append((name if kind == "unmerged" else f"{name}, merged", *texts))
     return rows
 
 
 def _draw(canvas: Figure, p: Latencies, cells: dict[tuple[str, Shape], Cell], shapes: list[Shape]) -> None:
-    from peftbench.report.papers import _draw as drawing
+    from peftbench.report.papers import _drawing as drawing
     from peftbench.report.papers._interval import Interval
 
     ours, theirs = canvas.subplots(1, 2, sharey=False)
@@ -131,7 +132,7 @@ FIGURE = PaperFigure(
         f"{MERGED:g} % of the network without adapters. adapter-pfeiffer stands for the paper's Adapter-L: both have "
         "one bottleneck a layer."
     ),
-    find=find,
+    reproduce=reproduce,
     records=(FOLDER,),
     commands=(f"python -m peftbench profile experiments/lora_table1_encoder.yaml --results results/{FOLDER}",),
     size=(11.0, 5.0),

@@ -1,24 +1,24 @@
-"""LoRA+'s heat map: score over the rates of A and of B."""
+"""LoRA+'s heat map: score by the learning rates of A and of B."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from peftbench.records.record import TrainingRecord
-from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table
 from peftbench.report.papers._interval import difference
 from peftbench.report.papers._records import need, scale
 from peftbench.report.papers._sweep import (
-    Tuned,
+    ChosenRate,
     accuracy,
     best,
+    choose_rates,
     hyper,
     lr,
     method,
     notes,
     points,
     same_setting,
-    tuned,
     unlearned,
 )
 
@@ -32,17 +32,18 @@ ADVICE = 16  # the paper's lambda
 Cell = tuple[float, float]  # rates of A and of B
 
 
-def find(results: Results) -> Finding:
+def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     runs = results.runs(FOLDER, lambda r: method(r) == "lora_plus")
     same_setting(runs)
-    cells = tuned(runs, cell)
+    cells = choose_rates(runs, cell)
     failed = {cell(r) for r in results.failed(FOLDER) if method(r) == "lora_plus"}
     need({*cells, *failed}, [(a, b) for a in RATES for b in RATES if b >= a], f"{FOLDER}, rates")
     seeds = max(len(t.runs) for t in cells.values())
     whole = [t for t in cells.values() if len(t.runs) == seeds and t.key not in failed]
     top = best(whole)
     equal = sum(ratio(t) < 1.5 for t in whole)
-    return Finding(
+    return Reproduction(
         scale=scale(runs),
         claims=_claims(whole),
         table=Table(("rate of A", "rate of B", "lambda", "accuracy"), tuple(map(_row, cells.values()))),
@@ -62,11 +63,11 @@ def cell(r: TrainingRecord) -> Cell:
     return a, float(f"{a * hyper(r, 'ratio'):.4g}")
 
 
-def ratio(t: Tuned) -> float:
+def ratio(t: ChosenRate) -> float:
     return t.key[1] / t.key[0]
 
 
-def _claims(cells: list[Tuned]) -> tuple[Claim, ...]:
+def _claims(cells: list[ChosenRate]) -> tuple[Claim, ...]:
     equal = best(t for t in cells if ratio(t) < 1.5)
     advised = best(t for t in cells if abs(ratio(t) / ADVICE - 1) < 0.01)
     faster = best(t for t in cells if ratio(t) > 1.5)
@@ -79,15 +80,15 @@ def _claims(cells: list[Tuned]) -> tuple[Claim, ...]:
     )  # fmt: skip
 
 
-def _words(t: Tuned) -> str:
+def _words(t: ChosenRate) -> str:
     return f"A {t.key[0]:g}, B {t.key[1]:g}"
 
 
-def _row(t: Tuned) -> tuple[str, ...]:
+def _row(t: ChosenRate) -> tuple[str, ...]:
     return f"{t.key[0]:g}", f"{t.key[1]:g}", f"{ratio(t):.0f}", accuracy(t)
 
 
-def _draw(canvas: Figure, cells: dict[Cell, Tuned], top: Tuned) -> None:
+def _draw(canvas: Figure, cells: dict[Cell, ChosenRate], top: ChosenRate) -> None:
     import numpy as np
     from matplotlib.patches import Rectangle
 
@@ -125,6 +126,6 @@ FIGURE = PaperFigure(
         f"lambda = {ADVICE}, and the lambda above 1 that validation prefers, each beat equal rates; every lambda at "
         "the rates that validation prefers for it."
     ),
-    find=find,
+    reproduce=reproduce,
     size=(7.6, 5.6),
 )

@@ -1,13 +1,23 @@
-"""LoRA's table 6: does the rank matter? With DoRA beside it, whose README sweeps ranks too."""
+"""LoRA's table 6: does the rank matter? Includes DoRA, whose README sweeps ranks too."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table
 from peftbench.report.papers._interval import difference, mean
 from peftbench.report.papers._records import need, scale
-from peftbench.report.papers._sweep import Tuned, accuracy, hyper, method, notes, points, same_setting, tuned, unlearned
+from peftbench.report.papers._sweep import (
+    ChosenRate,
+    accuracy,
+    choose_rates,
+    hyper,
+    method,
+    notes,
+    points,
+    same_setting,
+    unlearned,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,13 +27,14 @@ METHODS, RANKS = ("lora", "dora"), (1, 2, 4, 8, 64)
 MARGIN = 2.0  # points; the paper's ranks lie within 0.5
 
 
-def find(results: Results) -> Finding:
+def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     runs = results.runs(FOLDER, lambda r: method(r) in METHODS)
     same_setting(runs)
-    rows = tuned(runs, lambda r: (method(r), hyper(r, "rank")))
+    rows = choose_rates(runs, lambda r: (method(r), hyper(r, "rank")))
     need(rows, [(m, r) for m in METHODS for r in RANKS], FOLDER)
     chosen = [r for t in rows.values() for r in t.runs]
-    return Finding(
+    return Reproduction(
         scale=scale(chosen),
         claims=_claims(rows),
         table=Table(("method", "rank", "parameters", "rate", "accuracy"), tuple(map(_row, rows.values()))),
@@ -33,7 +44,7 @@ def find(results: Results) -> Finding:
     )
 
 
-def _claims(rows: dict[tuple[str, int], Tuned]) -> tuple[Claim, ...]:
+def _claims(rows: dict[tuple[str, int], ChosenRate]) -> tuple[Claim, ...]:
     def less(a: tuple[str, int], b: tuple[str, int]) -> dict[str, float]:
         return points(difference(rows[a].runs, rows[b].runs, claims=4))
 
@@ -49,17 +60,17 @@ def _claims(rows: dict[tuple[str, int], Tuned]) -> tuple[Claim, ...]:
     )  # fmt: skip
 
 
-def _row(t: Tuned) -> tuple[str, ...]:
+def _row(t: ChosenRate) -> tuple[str, ...]:
     return t.key[0], str(t.key[1]), f"{t.trainable:,}", f"{t.lr:g}", accuracy(t)
 
 
-def _draw(canvas: Figure, rows: dict[tuple[str, int], Tuned]) -> None:
-    from peftbench.report.papers import _draw as drawing
+def _draw(canvas: Figure, rows: dict[tuple[str, int], ChosenRate]) -> None:
+    from peftbench.report.papers import _drawing as drawing
 
     panel = canvas.subplots()
     for i, name in enumerate(METHODS):
         mine = [t for t in rows.values() if t.key[0] == name]
-        xs = [t.key[1] * (1 + 0.04 * (2 * i - 1)) for t in mine]  # beside each other
+        xs = [t.key[1] * (1 + 0.04 * (2 * i - 1)) for t in mine]  # side by side
         drawing.line(panel, xs, [mean(t.runs) for t in mine], name, i + 1)
     drawing.log_axis(panel, RANKS)
     panel.set_xlabel("rank r")
@@ -81,5 +92,5 @@ FIGURE = PaperFigure(
         "rank 1 loses at most 2 points to rank 64, ranks 8 and 64 are within 2 points (the paper's lie within 0.5), "
         "and DoRA beats LoRA at ranks 4 and 8."
     ),
-    find=find,
+    reproduce=reproduce,
 )

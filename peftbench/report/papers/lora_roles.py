@@ -1,13 +1,23 @@
-"""LoRA's table 5: which projections of attention to adapt, at equal size."""
+"""LoRA's table 5: which attention projections to adapt at equal size."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table
 from peftbench.report.papers._interval import difference, mean
 from peftbench.report.papers._records import need, scale
-from peftbench.report.papers._sweep import Tuned, accuracy, hyper, method, notes, points, same_setting, tuned, unlearned
+from peftbench.report.papers._sweep import (
+    ChosenRate,
+    accuracy,
+    choose_rates,
+    hyper,
+    method,
+    notes,
+    points,
+    same_setting,
+    unlearned,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,14 +35,15 @@ PAPER = {  # roles: (rank, WikiSQL, MultiNLI)
 MARGIN = 2.0  # points
 
 
-def find(results: Results) -> Finding:
+def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     runs = results.runs(FOLDER, lambda r: method(r) == "lora" and (hyper(r, "roles"), hyper(r, "rank")) in _asked())
     same_setting(runs)
-    rows = tuned(runs, lambda r: hyper(r, "roles"))
+    rows = choose_rates(runs, lambda r: hyper(r, "roles"))
     need(rows, PAPER, FOLDER)
     sizes = {t.trainable for t in rows.values()}
     unequal = f"the sizes differ: {sorted(sizes)} parameters" if len(sizes) > 1 else None
-    return Finding(
+    return Reproduction(
         scale=scale([r for t in rows.values() for r in t.runs]),
         claims=_claims(rows),
         table=Table(
@@ -49,7 +60,7 @@ def _asked() -> set[tuple[str, int]]:
     return {(roles, rank) for roles, (rank, *_) in PAPER.items()}
 
 
-def _claims(rows: dict[str, Tuned]) -> tuple[Claim, ...]:
+def _claims(rows: dict[str, ChosenRate]) -> tuple[Claim, ...]:
     def less(a: str, b: str) -> dict[str, float]:
         return points(difference(rows[a].runs, rows[b].runs, claims=3))
 
@@ -63,13 +74,13 @@ def _claims(rows: dict[str, Tuned]) -> tuple[Claim, ...]:
     )  # fmt: skip
 
 
-def _row(t: Tuned) -> tuple[str, ...]:
+def _row(t: ChosenRate) -> tuple[str, ...]:
     rank, wikisql, mnli = PAPER[t.key]
     return t.key, str(rank), f"{t.trainable:,}", f"{t.lr:g}", accuracy(t), f"{wikisql}, {mnli}"
 
 
-def _draw(canvas: Figure, rows: dict[str, Tuned]) -> None:
-    from peftbench.report.papers import _draw as drawing
+def _draw(canvas: Figure, rows: dict[str, ChosenRate]) -> None:
+    from peftbench.report.papers import _drawing as drawing
 
     ours, theirs = canvas.subplots(1, 2)
     places = list(range(len(PAPER)))
@@ -94,6 +105,6 @@ FIGURE = PaperFigure(
     criterion=(
         "q and v, and all four, each beat q alone of the same size, and these two are within 2 points of each other."
     ),
-    find=find,
+    reproduce=reproduce,
     size=(9.6, 4.6),
 )

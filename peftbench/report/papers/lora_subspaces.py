@@ -1,4 +1,4 @@
-"""LoRA's figures 3 and 4: do runs of other ranks and other seeds learn to read the same directions?"""
+"""LoRA's figures 3 and 4: do runs with other ranks and seeds learn the same input directions?"""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from peftbench.records.record import RunRecord
-from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table
 from peftbench.report.papers._interval import Interval
-from peftbench.report.papers._probed import Array, by_site, over, points
+from peftbench.report.papers._probes import Array, by_site, over, points
 from peftbench.report.papers._records import NotRun, group, need, scale
 from peftbench.report.papers._similarity import by_chance, similarity, vectors
-from peftbench.report.papers._sweep import hyper, method, same_setting, tuned, unlearned
+from peftbench.report.papers._sweep import choose_rates, hyper, method, same_setting, unlearned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,19 +26,20 @@ PAIRS = {"ranks": f"ranks {SMALL} and {LARGE}", "seeds": f"two seeds of rank {LA
 CLAIMS = 4
 
 
-def find(results: Results) -> Finding:
+def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     runs = results.runs(FOLDER, lambda r: method(r) == "lora" and hyper(r, "rank") in (SMALL, LARGE))
     same_setting(runs)
     by_rank = group(runs, lambda r: hyper(r, "rank"))
     need(by_rank, (SMALL, LARGE), f"{FOLDER} of rank")
     phi = {(m, p): _compared(by_rank, m, p) for m, p in product(MATRICES, PAIRS)}
     width = points(runs[0], "subspaces")[-1]["sites"][0]["width"]
-    return Finding(
+    return Reproduction(
         scale=scale(runs),
         claims=_claims(phi, width),
         table=_table(phi, width),
         draw=lambda canvas: _draw(canvas, phi, width),
-        incomparable=unlearned(tuned(runs, lambda r: hyper(r, "rank")).values()),
+        incomparable=unlearned(choose_rates(runs, lambda r: hyper(r, "rank")).values()),
         notes=(
             "Runs of the two ranks are compared across seeds only: with one seed, both would draw the first layer's A "
             "from the same random numbers.",
@@ -50,7 +51,7 @@ def find(results: Results) -> Finding:
 
 
 def _compared(by_rank: dict[int, list[RunRecord]], matrix: str, pair: str) -> Array:
-    """phi between two runs, the mean over pairs of runs with different seeds: (roles, layers, i, j)."""
+    """(roles, layers, i, j): phi between two sets of runs, the mean over pairs with different seeds."""
     first, second = (_bases(by_rank[rank], matrix) for rank in (SMALL if pair == "ranks" else LARGE, LARGE))
     of_two = [
         np.stack([[similarity(x, y) for x, y in zip(p, q, strict=True)] for p, q in zip(a, b, strict=True)])
@@ -63,7 +64,7 @@ def _compared(by_rank: dict[int, list[RunRecord]], matrix: str, pair: str) -> Ar
 
 
 def _bases(runs: list[RunRecord], matrix: str) -> dict[int, Array]:
-    """By seed: (roles, layers, kept, width)."""
+    """seed -> (roles, layers, kept, width)."""
 
     def basis(site: dict[str, Any]) -> Array:
         if len(site[matrix]["singular"]) < SMALL:
@@ -105,7 +106,7 @@ def _table(phi: dict[tuple[str, str], Array], width: int) -> Table:
 
 
 def _spread(of_layers: Array) -> str:
-    """The mean over layers, and the least and the greatest."""
+    """The mean, the smallest and the largest value over layers."""
     return f"{of_layers.mean():.3f} ({of_layers.min():.3f} to {of_layers.max():.3f})"
 
 
@@ -163,6 +164,6 @@ FIGURE = PaperFigure(
         "over the layers, phi(1, 1) of ranks 8 and 64 is above 0.5 and above phi(8, 8); between seeds phi(8, 8) is "
         "above that of random spaces, and larger in W_q than in W_v."
     ),
-    find=find,
+    reproduce=reproduce,
     size=(12.0, 9.0),
 )

@@ -1,14 +1,14 @@
-"""Score against the learning rate: is LoRA's best about ten times full fine-tuning's, and do its variants differ?"""
+"""Score by learning rate: is LoRA's best rate ten times that of full fine-tuning, and do its variants differ?"""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
-from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table, run_command
+from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table, run_command
 from peftbench.report.papers._interval import difference
 from peftbench.report.papers._records import group, need, scale, task
-from peftbench.report.papers._sweep import Tuned, lr, method, points, same_setting, tuned
+from peftbench.report.papers._sweep import ChosenRate, choose_rates, lr, method, points, same_setting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,14 +25,15 @@ MARGIN = 2.0  # points, the paper's "1 to 2 %"
 Sweeps = dict[str, list["RunRecord"]]  # by title: the runs of one folder on one task
 
 
-def find(results: Results) -> Finding:
+def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     sweeps = _sweeps(results)
-    chosen = {title: tuned(runs, method) for title, runs in sweeps.items()}
+    chosen = {title: choose_rates(runs, method) for title, runs in sweeps.items()}
     claims = [_ratio(title, rows) for title, rows in chosen.items()]
     for title, rows in chosen.items():
         if title.startswith(OWN):  # the others have one seed
             claims += _variants(rows)
-    return Finding(
+    return Reproduction(
         scale="; ".join(f"{title.split(',')[0]}: {scale(runs)}" for title, runs in sweeps.items()),
         claims=tuple(claims),
         table=Table(("sweep", "method", "best rate", "tried", "validation", "test", "seeds"), tuple(_rows(chosen))),
@@ -46,17 +47,17 @@ def find(results: Results) -> Finding:
 
 
 def _sweeps(results: Results) -> Sweeps:
-    found: Sweeps = {}
+    sweeps: Sweeps = {}
     for folder in FOLDERS:
         runs = results.runs(folder, lambda r: method(r) in METHODS)
         for name, same in group(runs, task).items():
             same_setting(same)
             need({method(r) for r in same}, ("full", "lora"), f"{folder} on {name}:")
-            found[f"{folder}, {name}"] = same
-    return found
+            sweeps[f"{folder}, {name}"] = same
+    return sweeps
 
 
-def _ratio(title: str, rows: dict[str, Tuned]) -> Claim:
+def _ratio(title: str, rows: dict[str, ChosenRate]) -> Claim:
     (low, high), (full_low, full_high) = _known(rows["lora"]), _known(rows["full"])
     return Claim(
         f"LoRA's best rate is about ten times full fine-tuning's ({title})",
@@ -70,24 +71,24 @@ def _ratio(title: str, rows: dict[str, Tuned]) -> Claim:
     )
 
 
-def _known(t: Tuned) -> tuple[float, float]:
-    """Between which rates the best one lies, by the grid alone."""
+def _known(t: ChosenRate) -> tuple[float, float]:
+    """The rates between which the best rate lies, as the grid resolves it."""
     i = t.rates.index(t.lr)
     low = math.sqrt(t.lr * t.rates[i - 1]) if i else 0.0
     return low, math.sqrt(t.lr * t.rates[i + 1]) if i + 1 < len(t.rates) else math.inf
 
 
-def _variants(rows: dict[str, Tuned]) -> list[Claim]:
+def _variants(rows: dict[str, ChosenRate]) -> list[Claim]:
     need(rows, VARIANTS, OWN)
-    found = {name: difference(rows[name].runs, rows["lora"].runs, claims=len(VARIANTS)) for name in VARIANTS}
+    intervals = {name: difference(rows[name].runs, rows["lora"].runs, claims=len(VARIANTS)) for name in VARIANTS}
     return [
         Claim(f"{name} at its best rate is within 2 points of LoRA at its own", "within 1 to 2 %", **points(interval),
               above=-MARGIN, below=MARGIN, form="{:+.1f}")
-        for name, interval in found.items()
+        for name, interval in intervals.items()
     ]  # fmt: skip
 
 
-def _rows(chosen: dict[str, dict[str, Tuned]]) -> list[tuple[str, ...]]:
+def _rows(chosen: dict[str, dict[str, ChosenRate]]) -> list[tuple[str, ...]]:
     return [
         (title, name, f"{t.lr:g}", f"{t.rates[0]:g} to {t.rates[-1]:g} ({len(t.rates)})", f"{t.preferred:.3f}",
          f"{t.test:.3f}", str(len(t.runs)))
@@ -100,7 +101,7 @@ def _draw(canvas: Figure, sweeps: Sweeps) -> None:
     from statistics import fmean
 
     from peftbench.report.figures.style import COLOURS, MARKERS
-    from peftbench.report.papers import _draw as drawing
+    from peftbench.report.papers import _drawing as drawing
     from peftbench.report.papers._records import score
 
     panels = canvas.subplots(1, len(sweeps), squeeze=False)[0]
@@ -132,7 +133,7 @@ FIGURE = PaperFigure(
         "LoRA's best rate over full fine-tuning's is within half a decade of 10 in every sweep, and each variant at "
         "its best rate is within 2 points of LoRA (in the sweep that has several seeds)."
     ),
-    find=find,
+    reproduce=reproduce,
     records=FOLDERS,
     commands=(
         run_command("lr_sensitivity"),

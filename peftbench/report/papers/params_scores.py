@@ -1,23 +1,23 @@
-"""LoRA's figure 2 and Houlsby's figure 4: score against trainable parameters, every method over its sizes."""
+"""LoRA's figure 2 and Houlsby's figure 4: score by trainable parameters, for every method and size."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from peftbench.records.record import RunRecord
-from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table, run_command
+from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table, run_command
 from peftbench.report.papers._interval import difference, mean
 from peftbench.report.papers._records import need, scale
 from peftbench.report.papers._sweep import (
-    Tuned,
+    ChosenRate,
     accuracy,
     best,
+    choose_rates,
     hyper,
     method,
     notes,
     points,
     same_setting,
-    tuned,
     unlearned,
 )
 
@@ -32,16 +32,17 @@ FAMILIES = (
 )
 MARGIN = 2.0  # points
 
-Rows = dict[tuple[str, int], Tuned]
+Rows = dict[tuple[str, int], ChosenRate]
 
 
-def find(results: Results) -> Finding:
+def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     runs = [r for folder in FOLDERS for r in results.runs(folder, lambda r: family(r) in FAMILIES)]
     same_setting(runs)
-    rows = tuned(runs, lambda r: (family(r), size(r)))
+    rows = choose_rates(runs, lambda r: (family(r), size(r)))
     need({name for name, _ in rows}, FAMILIES, FOLDERS[0])
     shown = sorted(rows.values(), key=lambda t: (FAMILIES.index(t.key[0]), t.key[1]))
-    return Finding(
+    return Reproduction(
         scale=scale([r for t in shown for r in t.runs]),
         claims=_claims(rows),
         table=Table(("method", "size", "parameters", "rate", "accuracy"), tuple(map(_row, shown))),
@@ -52,13 +53,13 @@ def find(results: Results) -> Finding:
 
 
 def _choices(rows: Rows) -> str:
-    """How many sizes and rates each method could choose among: more choices are an advantage."""
+    """The number of sizes and rates that each method chose from; more choices are an advantage."""
     tried = {name: sum(len(t.rates) for t in rows.values() if t.key[0] == name) for name in FAMILIES}
     return f"Sizes and rates to choose among: {', '.join(f'{name} {n}' for name, n in tried.items())}."
 
 
 def family(r: RunRecord) -> str:
-    """The method; an adapter's other placement is a family of its own."""
+    """The method; the adapter's two placements are separate families."""
     name = method(r)
     return f"{name}-{hyper(r, 'placement')}" if name == "adapter" and hyper(r, "placement") != "houlsby" else name
 
@@ -69,10 +70,10 @@ def size(r: RunRecord) -> int:
 
 
 def _claims(rows: Rows) -> tuple[Claim, ...]:
-    def top(name: str) -> Tuned:
+    def top(name: str) -> ChosenRate:
         return best(t for t in rows.values() if t.key[0] == name)
 
-    def less(a: Tuned, b: Tuned) -> dict[str, float]:
+    def less(a: ChosenRate, b: ChosenRate) -> dict[str, float]:
         return points(difference(a.runs, b.runs, claims=6))
 
     lora, full, adapter = top("lora"), top("full"), top("adapter")
@@ -93,12 +94,12 @@ def _claims(rows: Rows) -> tuple[Claim, ...]:
     )  # fmt: skip
 
 
-def _row(t: Tuned) -> tuple[str, ...]:
+def _row(t: ChosenRate) -> tuple[str, ...]:
     return t.key[0], str(t.key[1] or "—"), f"{t.trainable:,}", f"{t.lr:g}", accuracy(t)
 
 
-def _draw(canvas: Figure, shown: list[Tuned]) -> None:
-    from peftbench.report.papers import _draw as drawing
+def _draw(canvas: Figure, shown: list[ChosenRate]) -> None:
+    from peftbench.report.papers import _drawing as drawing
 
     panel = canvas.subplots()
     for i, name in enumerate(FAMILIES):
@@ -127,7 +128,7 @@ FIGURE = PaperFigure(
         "LoRA and adapters lose at most 2 points to full fine-tuning, adapters of one size at most 2 to those of the "
         "best, and LoRA beats adapters, BitFit and prefixes; each method at the size and rate that validation prefers."
     ),
-    find=find,
+    reproduce=reproduce,
     records=FOLDERS,
     commands=tuple(run_command(name) for name in ("lora_rank", "prefix_length", "params_scores")),
     size=(9.2, 5.4),

@@ -1,22 +1,22 @@
-"""The prefix-tuning paper's figure 4: score against the prefix's length."""
+"""Prefix-tuning's figure 4: score by prefix length."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table
 from peftbench.report.papers._interval import difference, mean
 from peftbench.report.papers._records import need, scale
 from peftbench.report.papers._sweep import (
-    Tuned,
+    ChosenRate,
     accuracy,
     best,
+    choose_rates,
     hyper,
     method,
     notes,
     points,
     same_setting,
-    tuned,
     unlearned,
 )
 
@@ -28,12 +28,13 @@ LENGTHS = (1, 2, 5, 10, 20, 50, 100)
 THRESHOLD = 10  # the paper's, for table-to-text
 
 
-def find(results: Results) -> Finding:
+def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
     runs = results.runs(FOLDER, lambda r: method(r) == "prefix")
     same_setting(runs)
-    rows = tuned(runs, lambda r: hyper(r, "length"))
+    rows = choose_rates(runs, lambda r: hyper(r, "length"))
     need(rows, LENGTHS, f"{FOLDER}, length")
-    return Finding(
+    return Reproduction(
         scale=scale([r for t in rows.values() for r in t.runs]),
         claims=_claims(rows),
         table=Table(("length", "parameters", "rate", "accuracy"), tuple(map(_row, rows.values()))),
@@ -43,7 +44,7 @@ def find(results: Results) -> Finding:
     )
 
 
-def _claims(rows: dict[int, Tuned]) -> tuple[Claim, ...]:
+def _claims(rows: dict[int, ChosenRate]) -> tuple[Claim, ...]:
     longest, top = rows[max(rows)], best(rows.values())
     rise = points(difference(rows[THRESHOLD].runs, rows[1].runs, claims=2))
     fall = points(difference(longest.runs, top.runs, claims=2))
@@ -54,12 +55,12 @@ def _claims(rows: dict[int, Tuned]) -> tuple[Claim, ...]:
     )  # fmt: skip
 
 
-def _row(t: Tuned) -> tuple[str, ...]:
+def _row(t: ChosenRate) -> tuple[str, ...]:
     return str(t.key), f"{t.trainable:,}", f"{t.lr:g}", accuracy(t)
 
 
-def _draw(canvas: Figure, rows: dict[int, Tuned]) -> None:
-    from peftbench.report.papers import _draw as drawing
+def _draw(canvas: Figure, rows: dict[int, ChosenRate]) -> None:
+    from peftbench.report.papers import _drawing as drawing
 
     panel = canvas.subplots()
     drawing.line(panel, list(rows), [mean(t.runs) for t in rows.values()], "prefix", 1)
@@ -85,5 +86,5 @@ FIGURE = PaperFigure(
         "summarisation and 10 for table-to-text, and falls slightly beyond it."
     ),
     criterion=f"length {THRESHOLD} beats length 1, and the longest is below the length that validation prefers.",
-    find=find,
+    reproduce=reproduce,
 )

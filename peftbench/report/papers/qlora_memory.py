@@ -1,11 +1,11 @@
-"""QLoRA's memory: full fine-tuning, LoRA and QLoRA of a 7B and a 65B Llama, as predicted."""
+"""QLoRA's memory: predicted peaks of full fine-tuning, LoRA and QLoRA for a 7B and a 65B Llama."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table
 from peftbench.report.papers._records import need
 
 if TYPE_CHECKING:
@@ -17,27 +17,28 @@ PARTS = ("weights", "adapter", "head", "gradients", "optimizer", "activations", 
 MAIN = tuple(f"{model} {method}" for model in ("llama-7b", "llama-65b") for method in ("full", "lora", "qlora"))
 SMALL, UNCHECKED = "llama-7b qlora 0.2 %", "llama-7b qlora 0.2 %, no checkpointing"
 
-ERROR = 0.05  # of a predicted total, either way: computed with a CPU's kernels and not verified on a GPU
+ERROR = 0.05  # of a predicted total, either way: predicted for CPU kernels, not verified on a GPU
 
 Rows = dict[str, Mapping[str, Any]]
 
 
-def find(results: Results) -> Finding:
-    found = results.json(FILE)
-    rows: Rows = {row["name"]: row for row in found["rows"]}
+def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
+    predictions = results.json(FILE)
+    rows: Rows = {row["name"]: row for row in predictions["rows"]}
     need(rows, (*MAIN, SMALL, UNCHECKED), FILE)
     setting, assumed, rank = rows[MAIN[0]]["setting"], rows[MAIN[0]]["assumed"], rows[MAIN[2]]["hyper"]["rank"]
-    return Finding(
+    return Reproduction(
         scale=f"predicted, not measured ({assumed['device']}): one step at batch {setting['batch']} × {setting['seq']} "
         f"tokens in {setting['dtype']}, gradient checkpointing, AdamW in 32 bits, rank {rank}",
-        claims=_claims(rows, found["bits_per_weight"]),
+        claims=_claims(rows, predictions["bits_per_weight"]),
         table=Table(
             ("", "peak, GB", *(f"{part}, GB" for part in PARTS), "trainable"),
             tuple(_row(row) for row in rows.values()),
         ),
         draw=lambda canvas: _draw(canvas, rows),
         notes=(
-            *(f"{key}: {said}." for key, said in assumed.items()),
+            *(f"{key}: {meaning}." for key, meaning in assumed.items()),
             "The paper's 780 GB are 12 bytes a parameter (16-bit weights and gradients, two averages in 32 bits); full "
             "fine-tuning here has all four in 32 bits, 16 bytes. Its 567 MB are input gradients; activations here are "
             "all that is kept for backward.",
@@ -111,7 +112,7 @@ FIGURE = PaperFigure(
         "4-bit base of 7B is within 10 % of the paper's, and without checkpointing activations outweigh LoRA's "
         "parameters ten times. The totals are taken give or take 5 %: nobody verified them on a GPU."
     ),
-    find=find,
+    reproduce=reproduce,
     commands=("python scripts/qlora_memory.py",),
     size=(11.0, 4.4),
 )

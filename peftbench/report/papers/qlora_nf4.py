@@ -1,11 +1,11 @@
-"""QLoRA's table 2, as far as weights alone can tell: the error of NF4 against FP4 and Int4."""
+"""QLoRA's table 2, reproduced on weights alone: the rounding error of NF4, FP4 and Int4."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from peftbench.report.papers import Claim, Finding, Paper, PaperFigure, Results, Table
+from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,17 +16,18 @@ PAIRS = (  # (more error, less error), in the paper's order of perplexity
     ("fp4-e2m1", "fp4-e3m0"),
     ("int4", "fp4-e2m1"),
 )
-REQUANTISED = ("smollm2-135m",)  # weights that come from a 4-bit file already: shown, not judged
+REQUANTISED = ("smollm2-135m",)  # their file is already 4-bit: shown, not judged
 
 
-def find(results: Results) -> Finding:
-    found = results.json(FILE)
-    types, rows = found["types"], found["rows"]
+def reproduce(results: Results) -> Reproduction:
+    """Reproduce the figure from the records. Raises NotRun without them."""
+    errors = results.json(FILE)
+    types, rows = errors["types"], errors["rows"]
     judged = [row for row in rows if row["source"] not in REQUANTISED]
     order = [f"{row['source']}: {', '.join(_labels(types, _order(row)))}" for row in rows]
-    return Finding(
+    return Reproduction(
         scale=f"relative error of rounding {sum(r['weights'] for r in rows):,} weights ("
-        f"{', '.join(r['source'] for r in rows)}) in blocks of {found['block']}; no model is evaluated",
+        f"{', '.join(r['source'] for r in rows)}) in blocks of {errors['block']}; no model is evaluated",
         claims=tuple(_claim(types, row, *pair) for row in judged for pair in PAIRS),
         table=Table(
             ("source", "type", "error, float32 absmax", "error, double quantisation", "paper's perplexity"),
@@ -50,7 +51,7 @@ def _labels(types: Mapping[str, Any], names: list[str]) -> list[str]:
 
 
 def _claim(types: Mapping[str, Any], row: Mapping[str, Any], worse: str, better: str) -> Claim:
-    """Exact: the same weights rounded twice, so there is no interval."""
+    """An exact claim without interval: both types round the same weights."""
     more = 100 * (row["error"][worse]["float32"] / row["error"][better]["float32"] - 1)
     theirs = types[worse]["paper_perplexity"] - types[better]["paper_perplexity"]
     says = f"{types[worse]['label']} has a larger error than {types[better]['label']} ({row['source']})"
@@ -98,7 +99,7 @@ FIGURE = PaperFigure(
         "the errors come in the order of the paper's perplexities: NF4, FP4 (E3M0), FP4 (E2M1), Int4, on normal "
         "weights and on MiniLM's. An error stands here in place of a perplexity: the same types, another quantity."
     ),
-    find=find,
+    reproduce=reproduce,
     records=("reference/nf4_error",),
     commands=("python scripts/nf4_error.py",),
     size=(11.0, 4.4),

@@ -1,1 +1,1 @@
-"""The mathematics of intervals, tests and ranks; knows no records' files."""
+"""Intervals, tests and ranks on arrays of scores; independent of record files."""

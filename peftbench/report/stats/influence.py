@@ -1,10 +1,11 @@
-"""What each test example does to a score: the score without it, for every metric, from the predictions of a record.
+"""Jackknife influence of each test example on a score, for every metric, from a record's predictions.
 
-    influence_i = (n - 1) (mean_j score_(j) - score_(i)),     score_(i): without example i
+    influence_i = (n - 1) (mean_j score_(j) - score_(i)),     score_(i): the score without example i
 
-The jackknife's (Efron, The jackknife, the bootstrap and other resampling plans, SIAM 1982): the sampling covariance of
-two scores on the same n examples is influence . influence' / (n (n - 1)), exact for means and asymptotically that of
-the bootstrap for the smooth others, at the cost of one pass. Formulas are those of `peftbench.tasks.metrics`.
+The jackknife is Efron's (The jackknife, the bootstrap and other resampling plans, SIAM 1982). The sampling covariance
+of two scores on the same n examples is influence . influence' / (n (n - 1)). It is exact for means; for other smooth
+scores it equals the bootstrap's asymptotically, at the cost of one pass. The formulas are those of
+`peftbench.tasks.metrics`.
 """
 
 from __future__ import annotations
@@ -17,34 +18,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Without = Callable[[Any, Any], Array]  # (predictions, labels) -> the whole score, then that without each example
+Without = Callable[[Any, Any], Array]  # (predictions, labels) -> (1 + n,): the score, then it without each example
 
-COUNTED = ("accuracy", "f1", "f1_macro", "mcc")  # of classes: no single prediction moves them by much less than 1 / n
-PIECE = 2_000_000  # numbers in a piece of the matrix that ranks are counted in
+COUNTED = ("accuracy", "f1", "f1_macro", "mcc")  # of classes: one prediction moves them by about 1 / n
+PIECE = 2_000_000  # entries of the rank matrix computed at once, to bound memory
 
 
 def influences(metric: str, values: Sequence[Any], labels: Sequence[Any], score: float) -> Array | None:
-    """(n,) what each example does to `score`; None where predictions do not give it back, or nothing is defined.
+    """Compute the jackknife influence of each test example on one score.
 
-    A metric that needs more than a record's predictions (the perplexity of generated text) has none either.
+    Args:
+        metric: name of the metric, a key of `SCORES`.
+        values: n predictions as the record keeps them: classes, numbers or texts.
+        labels: n labels in the same order; for generated text, each is a sequence of references.
+        score: the recorded score; the predictions must reproduce it to a relative 1e-6.
+
+    Returns:
+        (n,) in the unit of the score. None if the metric needs more than predictions (perplexity of generated text),
+        n is below 3, a value is undefined, or the predictions do not reproduce `score`.
     """
     n = len(labels)
     if metric not in SCORES or n < 3 or len(values) != n or not _is_for(metric, values, labels):
         return None
     with np.errstate(all="ignore"):
-        found = SCORES[metric](values, labels)
-    if not np.isfinite(found).all() or abs(found[0] - score) > 1e-6 * max(1.0, abs(score)):
+        scores = SCORES[metric](values, labels)
+    if not np.isfinite(scores).all() or abs(scores[0] - score) > 1e-6 * max(1.0, abs(score)):
         return None
-    return (n - 1) * (found[1:].mean() - found[1:])
+    return (n - 1) * (scores[1:].mean() - scores[1:])
 
 
 def grain(metric: str, n: int) -> float:
-    """How much a score can at least change with one example; 0 where that is any number."""
+    """The smallest change of a score by one example; 0 if the metric is continuous.
+
+    Args:
+        metric: name of the metric.
+        n: number of test examples.
+    """
     return 1 / n if metric in COUNTED and n else 0.0
 
 
 def _is_for(metric: str, values: Sequence[Any], labels: Sequence[Any]) -> bool:
-    """Whether these are predictions that the metric is for: of generating tasks, a record may hold texts."""
+    """Whether the metric applies: a generation task also has metrics that need more than its texts."""
     if metric in ("bleu", "rougeL"):
         return isinstance(values[0], str) and not isinstance(labels[0], str)
     return all(isinstance(v, (int, float)) for v in (*values, *labels))
@@ -56,7 +70,7 @@ def _mean(each: Array) -> Array:
 
 
 def _less(counts: Array) -> Array:
-    """(n, ...) what each example counts for -> (1 + n, ...) the sums over all, and over all others."""
+    """(n, ...) contribution of each example -> (1 + n, ...): the total, then the total without each example."""
     total = counts.sum(0, keepdims=True)
     return np.concatenate([total, total - counts])
 
@@ -67,25 +81,26 @@ def _accuracy(values: Any, labels: Any) -> Array:
 
 def _f1(values: Any, labels: Any) -> Array:
     p, y = np.asarray(values) == 1, np.asarray(labels) == 1
-    hits, said, true = (_less(a.astype(float)) for a in (p & y, p, y))
-    return 2 * hits / (said + true)
+    hits, predicted, true = (_less(a.astype(float)) for a in (p & y, p, y))
+    return 2 * hits / (predicted + true)
 
 
 def _f1_macro(values: Any, labels: Any) -> Array:
     p, y = (np.asarray(a)[:, None] == np.unique(labels) for a in (values, labels))
-    hits, said, true = (_less(a.astype(float)) for a in (p & y, p, y))
-    each = np.where(true > 0, 2 * hits / np.maximum(said + true, 1), 0.0)
+    hits, predicted, true = (_less(a.astype(float)) for a in (p & y, p, y))
+    each = np.where(true > 0, 2 * hits / np.maximum(predicted + true, 1), 0.0)
     return each.sum(1) / (true > 0).sum(1)
 
 
 def _mcc(values: Any, labels: Any) -> Array:
-    """Gorodkin 2004, which is Matthews' for two classes; 0 for constant predictions, as in GLUE."""
+    """Gorodkin's R_K (2004), equal to Matthews' for two classes; 0 for constant predictions, as in GLUE."""
     classes = np.unique(np.concatenate([values, labels]))
     p, y = (np.asarray(a)[:, None] == classes for a in (values, labels))
     n, right = _less(np.ones(len(p))), _less((p & y).any(1).astype(float))
-    said, true = _less(p.astype(float)), _less(y.astype(float))
-    across, of_said, of_true = right * n - (said * true).sum(1), n**2 - (said**2).sum(1), n**2 - (true**2).sum(1)
-    return np.where(of_said > 0, across / np.sqrt(np.maximum(of_said, 1) * of_true), np.where(of_true > 0, 0, np.nan))
+    predicted, true = _less(p.astype(float)), _less(y.astype(float))
+    cov = right * n - (predicted * true).sum(1)
+    var_p, var_y = n**2 - (predicted**2).sum(1), n**2 - (true**2).sum(1)
+    return np.where(var_p > 0, cov / np.sqrt(np.maximum(var_p, 1) * var_y), np.where(var_y > 0, 0, np.nan))
 
 
 def _pearson(values: Any, labels: Any) -> Array:
@@ -96,12 +111,12 @@ def _pearson(values: Any, labels: Any) -> Array:
 
 
 def _spearman(values: Any, labels: Any) -> Array:
-    """Ranks among the others: a smaller one left out lowers a rank by one, an equal one by a half."""
+    """Leaving out a smaller value lowers a rank by one, leaving out an equal value by a half."""
     x, y = (np.asarray(a, dtype=float) for a in (values, labels))
     n = len(x)
     rows = max(1, PIECE // n)
-    found = [_spearman_without(x, y, np.arange(i, min(i + rows, n))) for i in range(0, n, rows)]
-    return np.concatenate([_pearson(_ranks(x), _ranks(y))[:1], *found])
+    pieces = [_spearman_without(x, y, np.arange(i, min(i + rows, n))) for i in range(0, n, rows)]
+    return np.concatenate([_pearson(_ranks(x), _ranks(y))[:1], *pieces])
 
 
 def _ranks(x: Array) -> Array:
@@ -113,7 +128,7 @@ def _spearman_without(x: Array, y: Array, left_out: NDArray[np.int_]) -> Array:
     n = len(x)
     u, v = (_ranks(a) - (a > a[left_out, None]) - 0.5 * (a == a[left_out, None]) - n / 2 for a in (x, y))
     here = np.arange(len(left_out))
-    u[here, left_out] = v[here, left_out] = 0  # centred: what is left out adds nothing
+    u[here, left_out] = v[here, left_out] = 0  # centred: zero removes the example
     return (u * v).sum(1) / np.sqrt((u * u).sum(1) * (v * v).sum(1))
 
 
@@ -132,14 +147,14 @@ def _perplexity(values: Any, labels: Any) -> Array:
 def _bleu(values: Any, labels: Any) -> Array:
     import sacrebleu
 
-    one = sacrebleu.BLEU(effective_order=True)  # only its counts are used; this spares a warning an example
+    one = sacrebleu.BLEU(effective_order=True)  # only its counts are used; this avoids a warning per example
     counts = np.array([_bleu_counts(one, text, tuple(answers)) for text, answers in zip(values, labels, strict=True)])
     return np.array([_bleu_of(row) for row in _less(counts)])
 
 
 def _bleu_counts(metric: Any, text: str, answers: tuple[str, ...]) -> list[float]:
-    found = metric.sentence_score(text, list(answers))
-    return [*found.counts, *found.totals, found.sys_len, found.ref_len]
+    bleu = metric.sentence_score(text, list(answers))
+    return [*bleu.counts, *bleu.totals, bleu.sys_len, bleu.ref_len]
 
 
 def _bleu_of(row: Array) -> float:
@@ -154,7 +169,7 @@ def _rouge_l(values: Any, labels: Any) -> Array:
     return 100 * _mean(np.array(each))
 
 
-@lru_cache(maxsize=100_000)  # methods often say the same; a report asks for its table and for its page
+@lru_cache(maxsize=100_000)  # methods repeat texts, and a report scores each twice
 def _rouge_of(text: str, answers: tuple[str, ...]) -> float:
     return max(_rouge_scorer().score(answer, text)["rougeL"].fmeasure for answer in answers)
 

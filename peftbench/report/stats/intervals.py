@@ -1,20 +1,21 @@
-"""From a few seeds and many test examples to intervals and p-values whose level holds.
+"""Intervals and p-values from a few seeds and many test examples.
 
-A score of seed s on the test set is m + a_s + b + e_s: `a` the seed's luck, `b` what the test examples add to every
-seed alike, `e` what they add to this one. The mean over S seeds varies by
+The score of seed s on the test set is m + a_s + b + e_s. The seed contributes `a`, the test examples contribute `b` to
+all seeds alike and `e` to this seed alone. The mean over S seeds has the variance
 
-    V1 + V2,   V1 = (var(a) + var(e)) / S, estimated by the seeds' sample variance / S with S - 1 degrees of freedom,
-               V2 = var(b), estimated by the mean covariance over the examples between two seeds.
+    V1 + V2,   V1 = (var(a) + var(e)) / S: the sample variance of the seeds / S, with S - 1 degrees of freedom,
+               V2 = var(b): the mean covariance of two seeds over the examples.
 
-These are the mean squares of Obuchowski and Rockette (Commun. Stat. Simul. 24, 1995), who compare tests read by few
-readers on many cases: readers are seeds here, cases examples. The interval's half is
+These are the mean squares of Obuchowski and Rockette (Commun. Stat. Simul. 24, 1995), with seeds for their readers and
+examples for their cases. The half width of the interval is
 
-    h^2 = t(S - 1)^2 V1 + t(n - 1)^2 V2,   and never below t(n - 1)^2 x the variance over examples, these seeds fixed.
+    h^2 = t(S - 1)^2 V1 + t(n - 1)^2 V2,   at least t(n - 1)^2 x the variance over examples for these seeds.
 
-Its level holds whatever the shares of V1 and V2, for any number of such parts: the tail of a squared normal is convex,
-so P(h is exceeded) is at most the weighted mean of the parts' own levels (Hajek, Math. Operationsforsch. 1962; Mickey
-and Brown, Ann. Math. Stat. 37, 1966). Degrees of freedom matched to the estimates (Welch; Hillis, Stat. Med. 26, 2007)
-are shorter, and at two or three seeds too short; so is any bootstrap over so few. docs/statistics.md has the figures.
+The interval keeps its level for any shares of V1 and V2, and for any number of such parts. The tail of a squared normal
+is convex, so the probability of exceeding h is at most the weighted mean of the parts' levels (Hajek, Math.
+Operationsforsch. 1962; Mickey and Brown, Ann. Math. Stat. 37, 1966). Intervals with matched degrees of freedom (Welch;
+Hillis, Stat. Med. 26, 2007) are too short at two or three seeds, and so is the bootstrap. docs/statistics.md has the
+measured error rates.
 """
 
 from __future__ import annotations
@@ -34,15 +35,22 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of one configuration over its seeds, and what each test example does to each of them."""
+    """The scores of one configuration over its S seeds, and the influence of its n test examples.
+
+    Attributes:
+        seeds: S seeds, ascending.
+        values: (S,) scores in the metric's unit.
+        influences: (S, n) jackknife influences (`stats.influence`); None if the predictions are not available.
+        grain: smallest change of a score by one example, in the metric's unit; 0 if continuous.
+    """
 
     seeds: tuple[int, ...]
-    values: Array  # (S,)
-    influences: Array | None  # (S, n); None where the examples are not known
-    grain: float = 0.0  # the least step of a score of n examples
+    values: Array
+    influences: Array | None
+    grain: float = 0.0
 
     def at(self, seeds: Sequence[int]) -> Scores:
-        """These seeds alone, in this order."""
+        """Select `seeds`, which must all be among its own, in this order."""
         rows = [self.seeds.index(s) for s in seeds]
         return Scores(tuple(seeds), self.values[rows], None if self.influences is None else self.influences[rows],
                       self.grain)  # fmt: skip
@@ -50,31 +58,48 @@ class Scores:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, a difference or a ratio, with the parts of its variance."""
+    """A mean, difference or ratio, with the components of its variance.
+
+    Attributes:
+        value: the estimate, in the metric's unit (a ratio has none).
+        seeds: number of seeds; of a difference, that of the side with fewer.
+        parts: (V1, degrees of freedom) of each side; empty with one seed.
+        shared: V2, the variance over test examples that all seeds share.
+        floor: variance over test examples for these seeds; the interval is never narrower.
+        examples: number of test examples; 0 if their influences are not known.
+    """
 
     value: float
-    seeds: int  # of the side that has fewer
-    parts: tuple[tuple[float, int], ...] = ()  # (V1, its degrees of freedom) of each side; none with one seed
-    shared: float = 0.0  # V2
-    floor: float = 0.0  # variance over the examples, these seeds fixed
-    examples: int = 0  # 0: not known
+    seeds: int
+    parts: tuple[tuple[float, int], ...] = ()
+    shared: float = 0.0
+    floor: float = 0.0
+    examples: int = 0
 
     @property
     def is_known(self) -> bool:
-        """Whether anything is known of its uncertainty."""
+        """Whether its uncertainty can be estimated."""
         return self.examples > 0 or any(v > 0 for v, _ in self.parts)
 
     @property
     def is_of_runs(self) -> bool:
-        """With one seed it says something of these trained networks on new examples, nothing of new seeds."""
+        """Whether it holds for the trained networks alone: one seed says nothing about other seeds."""
         return not self.parts
 
     @property
     def se(self) -> float:
+        """Standard error."""
         return math.sqrt(max(sum(v for v, _ in self.parts) + self.shared, self.floor))
 
     def half(self, level: float = LEVEL) -> float | None:
-        """Half of the interval's width; None where nothing is known."""
+        """Half width of the interval.
+
+        Args:
+            level: confidence level, 0 to 1.
+
+        Returns:
+            The half width in the unit of `value`; None if the uncertainty is not known.
+        """
         return self._half((1 - level) / 2) if self.is_known else None
 
     def _half(self, tail: float) -> float:
@@ -85,15 +110,16 @@ class Estimate:
         return math.sqrt(square)
 
     def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
+        """(low, high) at this confidence level; None if the uncertainty is not known."""
         half = self.half(level)
         return None if half is None else (self.value - half, self.value + half)
 
     @property
     def p(self) -> float | None:
-        """Two-sided p-value of the value 0: 1 - the level at which the interval just reaches it."""
+        """Two-sided p-value of 0: one minus the level at which the interval just reaches 0; None if not known."""
         if not self.is_known:
             return None
-        low, high = -60.0, 0.0  # log10 of it
+        low, high = -60.0, 0.0  # log10 of p, found by bisection
         for _ in range(45):
             middle = (low + high) / 2
             reaches = self._half(10**middle / 2) >= abs(self.value)
@@ -109,24 +135,28 @@ def _t2(df: int, tail: float) -> float:
 
 
 def mean(of: Scores) -> Estimate:
-    """The mean over the seeds."""
+    """The mean score over the seeds."""
     return _estimate(of.values, of.influences, of.grain)
 
 
 def of_examples(x: Array) -> Estimate:
-    """The mean of what every seed has on every example.
+    """The mean over seeds and test examples of a value that each pair has.
 
     Args:
-        x: (S, n), such as 1 where a prediction is right, or the difference of two configurations' there.
+        x: (S, n), for example 1 where a prediction is correct, or the difference of two configurations there.
     """
     values = x.mean(1)
     return replace(_estimate(values, x - values[:, None], 0.0), value=float(x.mean()))
 
 
 def difference(a: Scores, b: Scores, times: float = 1.0) -> Estimate:
-    """a - times x b: by seed and example where the seeds are the same, else by example alone.
+    """Estimate a - times x b, paired by seed and example if the seeds allow it, else by example alone.
 
-    Same seeds share the order of the data, the head's start and dropout, so their luck largely cancels out.
+    Equal seeds share the data order, the head's initialization and dropout, so most of their variance cancels.
+
+    Args:
+        a, b: scores of two configurations on the same n test examples.
+        times: factor of b.
     """
     if common := paired(a.seeds, b.seeds):
         a, b = a.at(common), b.at(common)
@@ -136,13 +166,13 @@ def difference(a: Scores, b: Scores, times: float = 1.0) -> Estimate:
 
 
 def paired(a: Collection[int], b: Collection[int]) -> list[int]:
-    """The seeds that both ran, where they are enough to pair by: two, or all that one side has."""
+    """The common seeds, ascending, if at least two or all seeds of one side; else empty, as they cannot be paired."""
     common = sorted(set(a) & set(b))
     return common if len(common) >= min(2, len(a), len(b)) else []
 
 
 def ratio(a: Scores, b: Scores) -> Estimate | None:
-    """mean a / mean b by the delta method, over the seeds that `difference` pairs; None unless b's mean is positive."""
+    """Estimate mean(a) / mean(b) by the delta method, paired as in `difference`; None unless mean(b) is positive."""
     if common := paired(a.seeds, b.seeds):
         a, b = a.at(common), b.at(common)
     below = float(b.values.mean())
@@ -155,14 +185,14 @@ def ratio(a: Scores, b: Scores) -> Estimate | None:
 
 
 def inverse(of: Estimate) -> Estimate:
-    """1 / a ratio, by the delta method."""
+    """The inverse of a ratio, by the delta method."""
     by = of.value**-4
     parts = tuple((v * by, df) for v, df in of.parts)
     return Estimate(1 / of.value, of.seeds, parts, of.shared * by, of.floor * by, of.examples)
 
 
 def average(of: Sequence[Estimate]) -> Estimate | None:
-    """The mean of independent estimates (of tasks, taken as given); None where one is not known."""
+    """The mean of independent estimates, such as ratios on given tasks; None for none, or if one is not known."""
     k = len(of)
     if not k or not all(e.is_known for e in of):
         return None
@@ -188,7 +218,7 @@ def _estimate(values: Array, influences: Array | None, grain: float) -> Estimate
 
 
 def _covariances(influences: Array) -> tuple[float, float]:
-    """(mean covariance of two seeds over the examples, variance of the mean over the seeds)."""
+    """(mean covariance of two seeds over the examples, variance of the mean over seeds)."""
     S, n = influences.shape
     whole = float((influences.sum(0) ** 2).sum()) / (n * (n - 1))
     own = float((influences**2).sum()) / (n * (n - 1))
@@ -211,7 +241,14 @@ def _unpaired(a: Scores, b: Scores, times: float) -> Estimate:
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down adjustment (Scand. J. Stat. 6, 1979) of the p-values that are known, in the given order."""
+    """Adjust p-values for multiple comparisons by Holm's step-down method (Scand. J. Stat. 6, 1979).
+
+    Args:
+        p: p-values; None where one is not known.
+
+    Returns:
+        The adjusted p-values in the given order; None where `p` has None.
+    """
     known = sorted((v, i) for i, v in enumerate(p) if v is not None)
     adjusted: list[float | None] = [None] * len(p)
     largest = 0.0
@@ -222,7 +259,16 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
 
 
 def wilson(share: float, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's interval of a share of n (J. Am. Stat. Assoc. 22, 1927)."""
+    """Wilson's interval of a proportion (J. Am. Stat. Assoc. 22, 1927).
+
+    Args:
+        share: observed proportion, 0 to 1.
+        n: number of observations.
+        level: confidence level, 0 to 1.
+
+    Returns:
+        (low, high), both within 0 to 1.
+    """
     from scipy.special import ndtri
 
     z = float(ndtri((1 + level) / 2))
@@ -231,10 +277,16 @@ def wilson(share: float, n: int, level: float = LEVEL) -> tuple[float, float]:
 
 
 def wins(a: Scores, b: Scores, sign: int = 1) -> tuple[float, float, float]:
-    """P(A > B) of Bouthillier et al. (arXiv 2103.03098, section 4): how often a seed of A beats one of B; its interval.
+    """P(A > B) of Bouthillier et al. (arXiv 2103.03098, section 4): how often a run of A beats a run of B.
 
-    Pairs have the same seed where both ran it, else every seed meets every other; a tie is half a win. The interval is
-    Wilson's over the seeds of the side with fewer.
+    Runs are paired by seed if possible; else every run of A meets every run of B. A tie counts as half a win.
+
+    Args:
+        a, b: scores of the two configurations.
+        sign: 1 if higher scores are better, -1 if lower.
+
+    Returns:
+        (share, low, high): the share and its Wilson interval over the seeds of the side with fewer.
     """
     if common := paired(a.seeds, b.seeds):
         gaps = sign * (a.at(common).values - b.at(common).values)

@@ -1,4 +1,4 @@
-"""How many seeds or test examples it takes to see a difference of a given size, by the interval that will judge it."""
+"""How many seeds or test examples it takes to detect a difference of a given size, by the intervals of the report."""
 
 from __future__ import annotations
 
@@ -9,20 +9,30 @@ from dataclasses import dataclass
 from peftbench.report.stats.intervals import LEVEL, Estimate
 
 POWER = 0.8
-MOST = 1000  # seeds that are looked at
+MOST = 1000  # largest number of seeds tried
 
 
 @dataclass(frozen=True)
-class Spread:
-    """What a difference of two configurations varies by."""
+class VarianceComponents:
+    """The variance components of a difference of two configurations, in the metric's unit squared.
 
-    seed: float  # variance from one seed to another, with what the test examples do to one seed alone
-    shared: float  # variance from the test examples that all seeds share
-    examples: int  # 0: not known
+    Attributes:
+        seed: variance between seeds, including the part of the test examples that differs by seed.
+        shared: variance over the test examples that all seeds share.
+        examples: number of test examples; 0 if not known.
+    """
+
+    seed: float
+    shared: float
+    examples: int
 
     @classmethod
-    def of(cls, pairs: Sequence[Estimate]) -> Spread:
-        """The mean over pairs: of a few seeds, each alone says too little."""
+    def of(cls, pairs: Sequence[Estimate]) -> VarianceComponents:
+        """Average the components over several differences, as a few seeds estimate each one poorly.
+
+        Args:
+            pairs: differences with at least two seeds each; not empty.
+        """
         return cls(
             seed=sum(sum(v for v, _ in p.parts) * p.seeds for p in pairs) / len(pairs),
             shared=sum(p.shared for p in pairs) / len(pairs),
@@ -30,11 +40,19 @@ class Spread:
         )
 
     def seeds_for(self, size: float, power: float = POWER) -> int | None:
-        """Seeds at which a true difference of `size` is seen with `power`; None: with no number of them."""
+        """The number of seeds that detects a true difference.
+
+        Args:
+            size: the difference, in the metric's unit.
+            power: probability of detecting it, 0 to 1.
+
+        Returns:
+            The number of seeds; None if more than `MOST` would be needed.
+        """
         return next((n for n in range(2, MOST + 1) if self._sees(n, size, power)), None)
 
     def examples_for(self, size: float, power: float = POWER) -> float:
-        """Test examples at which many seeds see it."""
+        """The number of test examples that detects a difference of `size` with many seeds."""
         from scipy.special import ndtri
 
         z = float(ndtri((1 + LEVEL) / 2) + ndtri(power))

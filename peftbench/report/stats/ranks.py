@@ -3,8 +3,8 @@
     chi2 = 12 N / (k (k + 1)) (sum_j R_j^2 - k (k + 1)^2 / 4)     k configurations, N tasks, mean ranks R_j
     CD = q sqrt(k (k + 1) / (6 N))                                 q: Studentized range of k, infinite df, / sqrt(2)
 
-chi2 is corrected for ties. Its p comes from permutations within the tasks, as its chi-squared approximation wants more
-than ten of them. Two configurations whose mean ranks are nearer than CD cannot be told apart.
+chi2 is corrected for ties. Its p-value comes from permutations within the tasks, as the chi-squared approximation needs
+more than ten tasks. Two configurations differ if their mean ranks lie at least CD apart.
 """
 
 from __future__ import annotations
@@ -19,49 +19,58 @@ from numpy.typing import NDArray
 from peftbench.report.stats.intervals import LEVEL
 
 PERMUTATIONS = 9_999
-FEWEST = 3  # tasks
+FEWEST = 3  # tasks for a diagram
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Configurations over tasks by rank: 1 is best, ties share the mean of their ranks."""
+    """Configurations ranked over tasks: 1 is best, ties share the mean of their ranks.
+
+    Attributes:
+        labels: k configurations.
+        tasks: number of tasks.
+        mean_ranks: mean rank of each configuration, in the order of `labels`.
+        chi2: Friedman's statistic, corrected for ties.
+        p: its permutation p-value.
+        critical: Nemenyi's critical difference of two mean ranks.
+    """
 
     labels: tuple[str, ...]
     tasks: int
     mean_ranks: tuple[float, ...]
     chi2: float
     p: float
-    critical: float  # difference
+    critical: float
 
     @property
     def differ(self) -> bool:
-        """Whether Friedman's test says that not all are alike; without that no pair is looked at."""
+        """Whether Friedman's test finds any difference; without one, no pair is compared."""
         return self.p < 1 - LEVEL
 
     @property
     def too_few_tasks(self) -> bool:
-        """Whether even first everywhere and last everywhere could not be told apart."""
+        """Whether even always first and always last could not be distinguished."""
         return self.tasks < FEWEST or self.critical >= len(self.labels) - 1
 
     @property
     def groups(self) -> list[tuple[str, ...]]:
-        """The largest sets within one critical difference, best first; those of one are left out."""
+        """The largest groups within one critical difference, best first; groups of one are omitted."""
         order = sorted(range(len(self.labels)), key=lambda j: (self.mean_ranks[j], self.labels[j]))
         if not self.differ:
             return [tuple(self.labels[j] for j in order)]
-        found: list[tuple[int, int]] = []
+        spans: list[tuple[int, int]] = []
         for i in range(len(order)):
             reach = [j for j in range(i, len(order)) if self._gap(order[i], order[j]) <= self.critical]
-            if len(reach) > 1 and (not found or reach[-1] > found[-1][1]):
-                found.append((i, reach[-1]))
-        return [tuple(self.labels[j] for j in order[i : last + 1]) for i, last in found]
+            if len(reach) > 1 and (not spans or reach[-1] > spans[-1][1]):
+                spans.append((i, reach[-1]))
+        return [tuple(self.labels[j] for j in order[i : last + 1]) for i, last in spans]
 
     def _gap(self, i: int, j: int) -> float:
         return self.mean_ranks[j] - self.mean_ranks[i]
 
     @property
     def sentence(self) -> str:
-        """What the ranks say, or why they say nothing."""
+        """The result of the tests in one sentence, or why there is none."""
         k = len(self.labels)
         if self.too_few_tasks:
             need = max(FEWEST, math.floor(self.critical**2 * self.tasks / (k - 1) ** 2) + 1)
@@ -76,12 +85,20 @@ class Ranking:
         order = sorted(zip(self.mean_ranks, self.labels, strict=True))
         first = order[0]
         behind = [label for rank, label in order if rank - first[0] > self.critical]
-        said = f"worse than {first[1]} are {', '.join(behind)}" if behind else f"none is sure to be behind {first[1]}"
-        return f"Ranks: {test}; mean ranks {self.critical:.2f} apart differ (Nemenyi): {said}."
+        worse = f"worse than {first[1]} are {', '.join(behind)}" if behind else f"none is sure to be behind {first[1]}"
+        return f"Ranks: {test}; mean ranks {self.critical:.2f} apart differ (Nemenyi): {worse}."
 
 
 def of(labels: Sequence[str], scores: NDArray[np.float64]) -> Ranking | None:
-    """Of (tasks, configurations) scores where more is better; None for fewer than two configurations or no task."""
+    """Rank configurations over tasks.
+
+    Args:
+        labels: k configurations.
+        scores: (tasks, k); higher is better.
+
+    Returns:
+        The ranking; None for fewer than two configurations or no task.
+    """
     from scipy.stats import rankdata, studentized_range
 
     tasks, k = scores.shape
@@ -96,7 +113,7 @@ def of(labels: Sequence[str], scores: NDArray[np.float64]) -> Ranking | None:
 
 
 def _friedman(sums: NDArray[np.float64], ranks: NDArray[np.float64]) -> float:
-    """Friedman's statistic, corrected for ties: between configurations, over what ranks vary within tasks."""
+    """Friedman's statistic, corrected for ties: variation between configurations over that within tasks."""
     tasks, k = ranks.shape
     within = float(((ranks - (k + 1) / 2) ** 2).sum()) / (tasks * (k - 1))
     between = float(((sums / tasks - (k + 1) / 2) ** 2).sum()) * tasks
@@ -104,7 +121,7 @@ def _friedman(sums: NDArray[np.float64], ranks: NDArray[np.float64]) -> float:
 
 
 def _permuted(ranks: NDArray[np.float64], chi2: float) -> float:
-    """p: how often ranks shuffled within the tasks differ as much."""
+    """The p-value: the share of permutations within the tasks whose statistic is at least `chi2`."""
     random = np.random.RandomState(0)
     tasks, k = ranks.shape
     sums = np.zeros((PERMUTATIONS, k))

@@ -1,1 +1,1 @@
-"""Comparisons as columns, terminal text, CSV, Markdown, LaTeX and JSON rows."""
+"""Formats comparisons as columns, terminal text, CSV, Markdown, LaTeX and JSON rows."""

@@ -1,4 +1,4 @@
-"""What the tables say of budgets: which one limited the runs, how it turned out, and who was exempt from which."""
+"""Notes on budgets: which one limited the runs, what the runs used of it, and which methods are exempt."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ from typing import Any
 
 from peftbench.report.data.average import Average
 from peftbench.report.data.comparison import Comparison, Entry
-from peftbench.report.tables.format import count, scaled
+from peftbench.report.tables.formatting import count, scaled
 
 MIB = 2**20
 
 
 def noted(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons with their notes on budgets."""
+    """Add the notes on budgets to the comparisons."""
     return [replace(c, notes=(*c.notes, *_notes(c))) for c in comparisons]
 
 
 def noted_averages(averages: Sequence[Average], comparisons: Sequence[Comparison]) -> list[Average]:
-    """The tables over tasks with the exemptions of all of them."""
-    told = []
-    for a in averages:
-        entries = [e for c in comparisons if c.experiment == a.experiment for e in c.entries]
-        told.append(replace(a, notes=(*a.notes, *_exemptions(entries))))
-    return told
+    """Add the exemptions of all its tables to each table over tasks."""
+    entries = {
+        a.experiment: [e for c in comparisons if c.experiment == a.experiment for e in c.entries] for a in averages
+    }
+    return [replace(a, notes=(*a.notes, *_exemptions(entries[a.experiment]))) for a in averages]
 
 
 def exempt(e: Entry) -> Mapping[str, str]:
-    """Budgets that do not hold for an entry, with the reasons."""
+    """Budget -> the reason why it does not apply to the entry."""
     return e.runs[0].spec.method.exempt
 
 
@@ -58,11 +57,11 @@ def _parts(e: Entry) -> int:
 
 
 def _exemptions(entries: Sequence[Entry]) -> Iterator[str]:
-    said: dict[tuple[str, str], list[str]] = {}
+    labels_by_reason: dict[tuple[str, str], list[str]] = {}
     for e in entries:
         for axis, reason in exempt(e).items():
-            said.setdefault((axis, reason), []).append(e.label)
-    for (axis, reason), labels in said.items():
+            labels_by_reason.setdefault((axis, reason), []).append(e.label)
+    for (axis, reason), labels in labels_by_reason.items():
         yield f"Exempt from the budget of {axis}: {', '.join(dict.fromkeys(labels))} ({reason.strip()})."
 
 

@@ -1,7 +1,7 @@
-"""Comparisons as Markdown, CSV, LaTeX and terminal text.
+"""Formats comparisons as Markdown, CSV, LaTeX and terminal text.
 
-Markdown and LaTeX are for reading: rounded, the spread beside each value, a dash where nothing was measured. CSV is for
-programs: one column a number, unrounded, empty where nothing was measured.
+Markdown and LaTeX are for reading: rounded, each value with its uncertainty, a dash where nothing was measured. CSV is
+for programs: one column per number, unrounded, empty where nothing was measured.
 """
 
 from __future__ import annotations
@@ -13,30 +13,38 @@ from typing import Any
 from peftbench.report.data import verdicts
 from peftbench.report.data.average import Average
 from peftbench.report.data.comparison import Comparison, Entry, mean, spread
-from peftbench.report.data.times import BATCHES, Latency, Spread, Times
-from peftbench.report.tables import format
+from peftbench.report.data.times import BATCHES, Latency, Summary, Times
+from peftbench.report.tables import formatting
 
 KIB, MIB = 2**10, 2**20
-TIED = "•"  # beside the best and what cannot be told apart from it
-WIDTH = 120  # columns of a terminal that text must fit
+TIED = "•"  # marks the best and the configurations tied with it
+WIDTH = 120  # of a terminal, in characters
 
 
 @dataclass(frozen=True)
 class Column:
-    """A heading and the cell under it for a row; `rank` says what a narrow terminal keeps (lower stays longer)."""
+    """A column of a readable table.
+
+    Attributes:
+        heading: its heading.
+        cell: row -> text of the cell.
+        rank: 0 is always shown; on a narrow terminal, columns of the highest rank are dropped first.
+        short: heading on a terminal; default: `heading`.
+        brief: row -> text of the cell on a terminal; default: `cell`.
+    """
 
     heading: str
     cell: Callable[[Any], str]
     rank: int = 0
-    short: str | None = None  # the heading on a terminal
-    brief: Callable[[Any], str] | None = None  # the cell on a terminal
+    short: str | None = None
+    brief: Callable[[Any], str] | None = None
 
 
-def _step(e: Entry) -> Spread | None:
+def _step(e: Entry) -> Summary | None:
     return e.times.step if e.times else None
 
 
-def _step_ratio(e: Entry) -> Spread | None:
+def _step_ratio(e: Entry) -> Summary | None:
     return e.times.ratio if e.times else None
 
 
@@ -48,7 +56,7 @@ def _score(c: Comparison) -> Callable[[Entry], str]:
     def cell(e: Entry) -> str:
         v = verdicts.of(c).get(e.label)
         tied = TIED if v and v.tied and len(verdicts.of(c)) > 1 else ""
-        return format.estimate(e.mean, v.interval if v else None, e.n, tied)
+        return formatting.estimate(e.mean, v.interval if v else None, e.n, tied)
 
     return cell
 
@@ -56,35 +64,39 @@ def _score(c: Comparison) -> Callable[[Entry], str]:
 def _relative(c: Comparison) -> Callable[[Entry], str]:
     def cell(e: Entry) -> str:
         v = verdicts.of(c).get(e.label)
-        return format.estimate(e.relative, v.relative.interval() if v and v.relative else None)
+        return formatting.estimate(e.relative, v.relative.interval() if v and v.relative else None)
 
     return cell
 
 
 def _ratio(e: Entry) -> str:
-    return format.interval(_step_ratio(e))
+    return formatting.interval(_step_ratio(e))
 
 
 def _sized(e: Entry) -> str:
-    """Trainable parameters with the mark that no table may lack, for a terminal without room for a column."""
-    mark = format.size(e.size, e.deviation).replace("matched ", "") if e.size in ("matched", "nearest") else e.size
-    return f"{format.count(e.parameter('trainable'))} {mark}"
+    """Trainable parameters with the size mark, for a terminal without room for the size column."""
+    mark = formatting.size(e.size, e.deviation).replace("matched ", "") if e.size in ("matched", "nearest") else e.size
+    return f"{formatting.count(e.parameter('trainable'))} {mark}"
 
 
 def _latencies(batch: str) -> Callable[[Entry], str]:
     def cell(e: Entry) -> str:
         at = _latency(e.times, batch)
-        return f"{format.milliseconds(at.unmerged)} / {format.milliseconds(at.merged)}" if at.unmerged else format.DASH
+        return (
+            f"{formatting.milliseconds(at.unmerged)} / {formatting.milliseconds(at.merged)}"
+            if at.unmerged
+            else formatting.DASH
+        )
 
     return cell
 
 
 def _metric(name: str) -> Callable[[Entry], str]:
-    return lambda e: format.score(mean(v := e.others.get(name, ())), spread(v))
+    return lambda e: formatting.score(mean(v := e.others.get(name, ())), spread(v))
 
 
 def latency_columns() -> list[Column]:
-    """The latencies of a row's times."""
+    """Columns of the latencies in `Entry.times`."""
     return [
         Column(f"latency, batch {b}, ms (unmerged / merged)", _latencies(b), 9 + (b != "1"), f"latency {b}, ms")
         for b in BATCHES
@@ -92,58 +104,58 @@ def latency_columns() -> list[Column]:
 
 
 def columns(c: Comparison) -> list[Column]:
-    """The columns of a comparison's readable tables."""
+    """Columns of a comparison's readable tables."""
     arrow = "↓" if c.direction == "min" else "↑"
     others = [Column(name, _metric(name), 3) for name in c.other_metrics]
     return [
         Column("method", lambda e: e.label),
         Column(f"{c.metric} {arrow}, mean [95 %] (n)", _score(c), 0, f"{c.metric} {arrow}"),
-        Column("sd over seeds", lambda e: format.score(e.sd), 14, "sd"),
+        Column("sd over seeds", lambda e: formatting.score(e.sd), 14, "sd"),
         Column(f"relative to {c.reference} [95 %]", _relative(c), 6, f"/ {c.reference}"),
         *others,
-        Column("trainable", lambda e: format.count(e.parameter("trainable")), 1, brief=_sized),
-        Column("head", lambda e: format.count(e.parameter("head")), 12),
-        Column("size", lambda e: format.size(e.size, e.deviation), 13),
-        Column("stored, KiB", lambda e: format.scaled(e.parameter("stored_bytes"), KIB), 11),
-        Column("peak memory, MiB", lambda e: format.scaled(e.peak_bytes, MIB), 2, "peak MiB"),
-        Column("step, ms", lambda e: format.milliseconds(_step(e), spread=True), 7),
+        Column("trainable", lambda e: formatting.count(e.parameter("trainable")), 1, brief=_sized),
+        Column("head", lambda e: formatting.count(e.parameter("head")), 12),
+        Column("size", lambda e: formatting.size(e.size, e.deviation), 13),
+        Column("stored, KiB", lambda e: formatting.scaled(e.parameter("stored_bytes"), KIB), 11),
+        Column("peak memory, MiB", lambda e: formatting.scaled(e.peak_bytes, MIB), 2, "peak MiB"),
+        Column("step, ms", lambda e: formatting.milliseconds(_step(e), spread=True), 7),
         Column(
             f"step / {c.reference}",
             _ratio,
             4,
             "step ×",
-            lambda e: format.ratio(r.median if (r := _step_ratio(e)) else None),
+            lambda e: formatting.ratio(r.median if (r := _step_ratio(e)) else None),
         ),
         *latency_columns(),
-        Column("failed runs", lambda e: format.failures(e.failures), 0, "failed"),
+        Column("failed runs", lambda e: formatting.failures(e.failures), 0, "failed"),
     ]
 
 
 def average_columns(a: Average) -> list[Column]:
-    """The columns of an average's readable tables."""
+    """Columns of a readable table over tasks."""
     return [
         Column("method", lambda s: s.label),
         Column(
             f"score relative to {a.reference}, mean [95 %]",
-            lambda s: format.estimate(s.relative, s.relative_interval),
+            lambda s: formatting.estimate(s.relative, s.relative_interval),
             0,
             "score",
         ),
-        Column("average rank", lambda s: format.DASH if s.rank is None else f"{s.rank:.1f}", 1, "rank"),
-        Column("trainable, mean", lambda s: format.count(s.trainable), 3, "trainable"),
-        Column(f"peak memory / {a.reference}", lambda s: format.ratio(s.peak_ratio), 4),
-        Column(f"step / {a.reference}", lambda s: format.ratio(s.step_ratio), 5),
-        Column("failed runs", lambda s: format.count(s.failed), 0, "failed"),
+        Column("average rank", lambda s: formatting.DASH if s.rank is None else f"{s.rank:.1f}", 1, "rank"),
+        Column("trainable, mean", lambda s: formatting.count(s.trainable), 3, "trainable"),
+        Column(f"peak memory / {a.reference}", lambda s: formatting.ratio(s.peak_ratio), 4),
+        Column(f"step / {a.reference}", lambda s: formatting.ratio(s.step_ratio), 5),
+        Column("failed runs", lambda s: formatting.count(s.failed), 0, "failed"),
     ]
 
 
 def grid(columns: Sequence[Column], rows: Sequence[Any]) -> list[list[str]]:
-    """The cells, row by row."""
+    """Cells by row."""
     return [[column.cell(row) for column in columns] for row in rows]
 
 
 def markdown(columns: Sequence[Column], rows: Sequence[Any]) -> str:
-    """A GitHub table; text in the cells cannot break it."""
+    """A GitHub table; pipes in cells are escaped."""
     from tabulate import tabulate
 
     cells = [[cell.replace("|", "\\|") for cell in row] for row in grid(columns, rows)]
@@ -152,7 +164,7 @@ def markdown(columns: Sequence[Column], rows: Sequence[Any]) -> str:
 
 
 def latex(columns: Sequence[Column], rows: Sequence[Any], caption: str, label: str) -> str:
-    """A booktabs table environment, scaled to the text's width (needs the packages booktabs and graphicx)."""
+    """A booktabs table, scaled to the text width; it needs the packages booktabs and graphicx."""
     import pandas as pd
 
     frame = pd.DataFrame([[_tex(cell) for cell in row] for row in grid(columns, rows)])
@@ -184,14 +196,20 @@ def _tex(text: str) -> str:
 
 
 def csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Flat rows as CSV; None is an empty field."""
+    """Flat rows as CSV; None becomes an empty field."""
     import pandas as pd
 
     return pd.DataFrame(rows, columns=list(rows[0]), dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 def text(columns: Sequence[Column], rows: Sequence[Any], width: int = WIDTH) -> str:
-    """A plain table of at most `width` columns: the least needed columns go first, then long names wrap."""
+    """A plain-text table of limited width: high-rank columns are dropped first, then long names are wrapped.
+
+    Args:
+        columns: the columns.
+        rows: the rows, in the type that the columns' cells take.
+        width: largest number of characters per line.
+    """
     from tabulate import tabulate
 
     kept = [replace(c, heading=c.short or c.heading, cell=c.brief or c.cell) for c in columns]
@@ -207,7 +225,7 @@ def text(columns: Sequence[Column], rows: Sequence[Any], width: int = WIDTH) -> 
             disable_numparse=True,
             colalign=align,
             maxcolwidths=most,
-            missingval=format.DASH,
+            missingval=formatting.DASH,
         )
 
     table = render()

@@ -1,4 +1,4 @@
-"""What a table lets one conclude, and what it does not, in sentences."""
+"""Sentences on what a table shows, and what it does not."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 
 from peftbench.report.data import verdicts
 from peftbench.report.data.comparison import Comparison
-from peftbench.report.data.verdicts import Verdict
+from peftbench.report.data.verdicts import ScoreVerdict
 from peftbench.report.stats import power
 from peftbench.report.stats.intervals import LEVEL, RANGES, Estimate
 
 ALPHA = 1 - LEVEL
-POINTS = 0.02  # of the metric's unit range, the difference that the sentences plan for
+POINTS = 0.02  # difference to plan for, as a share of the metric's unit range
 
 
 def sentences(c: Comparison) -> Iterator[str]:
-    """Most important first; none where differences mean nothing, or there is nothing to compare."""
+    """The conclusions, most important first; none if differences mean nothing or there is nothing to compare."""
     if c.learned is False or len(verdicts.of(c)) < 2:
         return
     yield from _scope(c)
@@ -29,7 +29,7 @@ def sentences(c: Comparison) -> Iterator[str]:
 
 
 def _scope(c: Comparison) -> Iterator[str]:
-    """What the intervals are of, where that is not seeds and examples both."""
+    """What the intervals cover, unless that is both seeds and test examples."""
     one = [label for label, v in verdicts.of(c).items() if v.mean.is_of_runs]
     if one:
         whose = "" if len(one) == len(verdicts.of(c)) else f" of {listed(one)}"
@@ -65,16 +65,16 @@ def _about_the_reference(c: Comparison) -> str:
     whose = "Of these trained networks, against" if len(runs) == len(known) else "Against"
     named = {n: f"{n} (its one trained network)" if n in runs and whose == "Against" else n for n in sure}
     better, worse = [named[n] for n, d in sure.items() if d > 0], [named[n] for n, d in sure.items() if d < 0]
-    said = [f"{listed(names)} {_are(names)} {how}" for names, how in ((better, "better"), (worse, "worse")) if names]
+    phrases = [f"{listed(names)} {_are(names)} {how}" for names, how in ((better, "better"), (worse, "worse")) if names]
     rest = len(known) - len(sure)
-    if not said:
+    if not phrases:
         return f"No difference to {c.reference} is sure (Holm's correction over {len(known)})."
     open_ones = f"; {rest} of {len(known)} cannot be told apart from it" if rest else ""
-    return f"{whose} {c.reference}, {' and '.join(said)} (Holm's correction over {len(known)}){open_ones}."
+    return f"{whose} {c.reference}, {' and '.join(phrases)} (Holm's correction over {len(known)}){open_ones}."
 
 
 def _tied_but_worse(c: Comparison) -> Iterator[str]:
-    """What looks like a contradiction and is none."""
+    """Explains configurations that are worse than the reference, yet tied with the best."""
     sign = -1 if c.direction == "min" else 1
     both = [n for n, d in _sure(c).items() if sign * d.value < 0 and verdicts.of(c)[n].tied]
     if not both:
@@ -87,37 +87,37 @@ def _tied_but_worse(c: Comparison) -> Iterator[str]:
 
 
 def _sure(c: Comparison) -> dict[str, Estimate]:
-    """By label, the differences to the reference that are not zero at the table's level."""
+    """label -> difference to the reference, for the differences that are significant after Holm's correction."""
     known = ((n, v.difference, v.p_holm) for n, v in verdicts.of(c).items())
     return {n: d for n, d, p in known if d and p is not None and p < ALPHA}
 
 
 def _more(c: Comparison) -> Iterator[str]:
-    """How much more it would take to see a small difference between two of them."""
+    """How many seeds or test examples a small difference would need."""
     pairs = [v.to_best for v in verdicts.of(c).values() if v.to_best and v.tied and not v.to_best.is_of_runs]
     pairs = pairs or [v.to_best for v in verdicts.of(c).values() if v.to_best and not v.to_best.is_of_runs]
     pairs = [p for p in pairs if p.is_known]
     if not pairs:
         return
-    size, said = _size(c)
-    spread = power.Spread.of(pairs)
-    seeds, now = spread.seeds_for(size), min(p.seeds for p in pairs)
+    size, name = _size(c)
+    variance = power.VarianceComponents.of(pairs)
+    seeds, now = variance.seeds_for(size), min(p.seeds for p in pairs)
     sure = "(80 % power, one pair at 95 %)"
-    if seeds is None and (examples := spread.examples_for(size)) <= spread.examples:
-        yield f"Seeing {said} {sure} would need more than {power.MOST:,} seeds."
+    if seeds is None and (examples := variance.examples_for(size)) <= variance.examples:
+        yield f"Seeing {name} {sure} would need more than {power.MOST:,} seeds."
     elif seeds is None:
         yield (
-            f"Seeing {said} {sure} would need about {_round(examples):,} test examples, and more seeds: on these "
-            f"{spread.examples:,} no number of seeds is enough."
+            f"Seeing {name} {sure} would need about {_round(examples):,} test examples, and more seeds: on these "
+            f"{variance.examples:,} no number of seeds is enough."
         )
     elif seeds > now:
-        yield f"Seeing {said} {sure} would need about {_round(seeds)} seeds."
+        yield f"Seeing {name} {sure} would need about {_round(seeds)} seeds."
     else:
-        yield f"These seeds are enough to see {said} {sure}."
+        yield f"These seeds are enough to see {name} {sure}."
 
 
 def _size(c: Comparison) -> tuple[float, str]:
-    """The difference to plan for, and its name."""
+    """(difference to plan for, its name)."""
     if c.metric in RANGES:
         low, high = RANGES[c.metric]
         size = POINTS * (high if low < 0 else high - low)
@@ -126,8 +126,8 @@ def _size(c: Comparison) -> tuple[float, str]:
     return POINTS * abs(best), f"a difference of 2 % of the best {c.metric} ({POINTS * abs(best):.3g})"
 
 
-def _sample(all_: Sequence[Verdict]) -> str:
-    """`with 3 seeds and 400 test examples`"""
+def _sample(all_: Sequence[ScoreVerdict]) -> str:
+    """The sample in words: `with 3 seeds and 400 test examples`."""
     means: list[Estimate] = [v.mean for v in all_]
     low, high = min(m.seeds for m in means), max(m.seeds for m in means)
     seeds = f"{low}" if low == high else f"{low} to {high}"
@@ -137,7 +137,7 @@ def _sample(all_: Sequence[Verdict]) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """`a, b and c`"""
+    """Join names: `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
@@ -146,7 +146,7 @@ def _are(names: Sequence[str]) -> str:
 
 
 def _round(number: float) -> int:
-    """Two digits: more would claim to know it."""
+    """Round up to two digits, as the estimate is no more precise."""
     if number < 10:
         return math.ceil(number)
     unit = 10 ** (math.floor(math.log10(number)) - 1)

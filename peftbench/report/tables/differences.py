@@ -1,4 +1,4 @@
-"""Who differs from whom: the table of differences to the reference and to the best, beside a comparison."""
+"""The table of differences to the reference and to the best configuration."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from peftbench.report.data import verdicts
 from peftbench.report.data.comparison import Comparison, Entry
 from peftbench.report.data.notes import NOT_LEARNED
 from peftbench.report.data.pareto import COSTS
-from peftbench.report.data.verdicts import Verdict
+from peftbench.report.data.verdicts import ScoreVerdict
 from peftbench.report.stats.intervals import Estimate
-from peftbench.report.tables import format
+from peftbench.report.tables import formatting
 from peftbench.report.tables.columns import Column
 
 LEGEND = (
@@ -29,17 +29,17 @@ def known(c: Comparison) -> bool:
 
 
 def legend(c: Comparison) -> str:
-    """What the columns are; first of all where they mean nothing."""
+    """The explanation of the columns, preceded by a warning if the task was not learned."""
     return f"{NOT_LEARNED.capitalize()}: differences mean nothing here. {LEGEND}" if c.learned is False else LEGEND
 
 
 def columns(c: Comparison) -> list[Column]:
-    """The columns of the readable table; a configuration without a finished run has dashes."""
+    """Columns of the readable table; a configuration without a finished run has dashes."""
     return [
         Column("method", lambda e: e.label),
         Column(f"{c.metric} − {c.reference}'s [95 %]", _cell(c, lambda v: _signed(v.difference))),
-        Column("p (Holm)", _cell(c, lambda v: format.p_value(v.p_holm))),
-        Column(f"P(better than {c.reference})", _cell(c, lambda v: format.share(v.better))),
+        Column("p (Holm)", _cell(c, lambda v: formatting.p_value(v.p_holm))),
+        Column(f"P(better than {c.reference})", _cell(c, lambda v: formatting.share(v.better))),
         Column(f"{c.metric} − the best's [95 %]", _cell(c, lambda v: _signed(v.to_best))),
         Column("tied with the best", _cell(c, _tied)),
         *(Column(f"on the front, {cost}", _cell(c, _front(cost))) for cost in COSTS),
@@ -47,7 +47,21 @@ def columns(c: Comparison) -> list[Column]:
 
 
 def row(c: Comparison, e: Entry) -> dict[str, Any]:
-    """One configuration for other programs: unrounded, None where not known."""
+    """The differences of one configuration as JSON fields, None where not known.
+
+    Args:
+        c: the table.
+        e: one of its rows.
+
+    Returns:
+        mean_low, mean_high: 95 % interval of the mean, cut to the metric's range.
+        difference, difference_low, difference_high: mean - the reference's, and its 95 % interval.
+        p, p_holm: two-sided p-value of that difference, plain and adjusted by Holm's method over the table.
+        p_better, p_better_low, p_better_high: share of runs that beat the reference's, and its Wilson interval.
+        difference_to_best, difference_to_best_low, difference_to_best_high: mean - the best's, and its 95 % interval.
+        tied_with_best: whether it is the best or tied with it.
+        on_front: cost -> probability to be on the Pareto front.
+    """
     v = verdicts.of(c).get(e.label)
     better = v.better if v and v.better else (None, None, None)
     return {
@@ -71,23 +85,23 @@ def _bounds(name: str, interval: tuple[float, float] | None) -> dict[str, float 
     return {f"{name}_low": low, f"{name}_high": high}
 
 
-def _cell(c: Comparison, cell: Callable[[Verdict], str]) -> Callable[[Entry], str]:
-    return lambda e: cell(verdicts.of(c)[e.label]) if e.label in verdicts.of(c) else format.DASH
+def _cell(c: Comparison, cell: Callable[[ScoreVerdict], str]) -> Callable[[Entry], str]:
+    return lambda e: cell(verdicts.of(c)[e.label]) if e.label in verdicts.of(c) else formatting.DASH
 
 
 def _signed(of: Estimate | None) -> str:
-    return format.difference(of.value, of.interval()) if of else format.DASH
+    return formatting.difference(of.value, of.interval()) if of else formatting.DASH
 
 
-def _tied(v: Verdict) -> str:
+def _tied(v: ScoreVerdict) -> str:
     if v.is_best:
         return "best"
-    return format.DASH if v.tied is None else "tied" if v.tied else "no"
+    return formatting.DASH if v.tied is None else "tied" if v.tied else "no"
 
 
-def _front(cost: str) -> Callable[[Verdict], str]:
-    def cell(v: Verdict) -> str:
+def _front(cost: str) -> Callable[[ScoreVerdict], str]:
+    def cell(v: ScoreVerdict) -> str:
         share = (v.on_front or {}).get(cost)
-        return format.DASH if share is None else f"{share * 100:.0f} %"
+        return formatting.DASH if share is None else f"{share * 100:.0f} %"
 
     return cell

@@ -1,4 +1,7 @@
-"""The comparison as flat rows for other programs, numbers unrounded in SI units and bytes, null where not measured."""
+"""Exports comparisons as rows for other programs.
+
+Numbers are unrounded, in SI units and bytes; null where not measured.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,40 @@ from peftbench.report.data.times import BATCHES, PHASES, Latency, Times, backgro
 from peftbench.report.tables import differences
 
 
-def listed(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """One row for each configuration of each task, failed ones too, in the order of the tables."""
+def rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """One row per configuration and task, failed ones included, in the order of the tables."""
     return [row(c, e) for c in comparisons for e in c.entries]
 
 
 def row(c: Comparison, e: Entry) -> dict[str, Any]:
-    """One configuration: `task` is the data that ran, `stand_in_for` the task that was asked for if another ran."""
+    """One configuration as a JSON object.
+
+    Args:
+        c: the table.
+        e: one of its rows.
+
+    Returns:
+        experiment, task, variant: the table; `variant` tells tables of one task apart, else null.
+        stand_in_for: the requested task if `task` is its stand-in.
+        backbone: name of the base model.
+        method, method_name: label of the row, name of the method.
+        hyper, lr: hyperparameters and learning rate.
+        metric, direction: primary metric, and "max" or "min", which is better.
+        mean, sd, n: mean test score, its sample standard deviation over seeds, number of seeds.
+        scores: seed -> test score.
+        failed, failures: number of runs without a score, and status -> number.
+        relative, relative_sd: mean / the reference's, and its standard deviation over common seeds.
+        reference: label of the reference.
+        majority: score of the constant predictor.
+        learned: whether the reference beats the majority class by more than its interval.
+        other_metrics: metric -> mean and sd on the test split.
+        trainable, head, stored_bytes: trainable parameters without the task head, parameters of the head, and bytes
+            of the adapter file.
+        size, deviation: how the budget was met, and trainable / budget - 1.
+        exempt: budget -> why it does not apply.
+        peak_memory_bytes: largest peak memory over the seeds.
+        All fields of `differences.row` and `measured`.
+    """
     return {
         "experiment": c.experiment,
         "task": c.task,
@@ -57,7 +87,26 @@ def row(c: Comparison, e: Entry) -> dict[str, Any]:
 
 
 def measured(times: Times | None) -> dict[str, Any]:
-    """What a profile pass measured of one configuration; every figure None without one."""
+    """The times of one configuration as JSON fields, null where not measured.
+
+    Args:
+        times: from a profile pass, or None.
+
+    Returns:
+        step_seconds, step_seconds_iqr: median time of a training step, and its quartile distance.
+        step_ratio, step_ratio_iqr, step_ratio_low, step_ratio_high: step time / the reference's within the same
+            round: median, quartile distance and 95 % interval.
+        step_rounds: number of rounds.
+        split_seconds: phase -> median seconds.
+        tokens, tokens_per_second: tokens of the batch without padding, and the throughput.
+        flops: phase and "total" -> floating-point operations of one step.
+        flops_per_second: achieved rate.
+        product_share, product_share_low, product_share_high: that rate / the rate of a large matrix product in the
+            same round, and its 95 % interval.
+        latency_seconds: batch size -> median and quartile distance of a pass, unmerged and merged.
+        merge_max_change: largest absolute change of a logit by merging.
+        others_cpu_share: share of the cores that other programs used, 0 to 1.
+    """
     step, ratio = (times.step, times.ratio) if times else (None, None)
     latency = times.latency if times else {}
     return {
@@ -76,7 +125,7 @@ def measured(times: Times | None) -> dict[str, Any]:
 
 
 def _work(times: Times | None) -> dict[str, Any]:
-    """What a step is made of: its phases, its tokens, its operations."""
+    """The phases, tokens and operations of a step."""
     split, flops = (times.split, times.flops or {}) if times else ({}, {})
     rates = (times.tokens_per_second, times.flops_per_second, times.share) if times else (None, None, None)
     tokens, achieved, share = rates
@@ -100,7 +149,7 @@ def _latency(at: Latency | None) -> dict[str, float | None]:
 
 
 def flat(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with its nested objects spread over columns named by their path: `latency_seconds_1_merged`."""
+    """Flatten nested objects into columns named by their path, such as `latency_seconds_1_merged`."""
     out: dict[str, Any] = {}
     for key, value in row.items():
         if key in ("hyper", "scores", "failures", "exempt"):
@@ -113,7 +162,21 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def average_rows(a: Average) -> list[dict[str, Any]]:
-    """One flat row for each configuration of an average."""
+    """One flat row per configuration of a table over tasks.
+
+    Args:
+        a: the table.
+
+    Returns:
+        experiment, tasks, reference: the table; task titles are separated by semicolons.
+        method, method_name: label of the row, name of the method.
+        relative, relative_sd, relative_low, relative_high: mean relative score, its standard deviation over seeds and
+            its 95 % interval.
+        rank: mean rank; 1 is best.
+        trainable: mean number of trainable parameters.
+        peak_memory_ratio, step_ratio: mean peak memory and step time / the reference's.
+        failed: number of failed runs.
+    """
     return [
         {
             "experiment": a.experiment,

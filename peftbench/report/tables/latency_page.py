@@ -1,4 +1,4 @@
-"""The latencies of a profile pass on the page and in files: a table by shape, and what handling adapters takes."""
+"""The latencies of a profile pass as tables: by shape, and the time to merge and switch adapters."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from peftbench.report.data.latencies import Latencies, Timed
-from peftbench.report.data.times import Spread
+from peftbench.report.data.times import Summary
 from peftbench.report.tables import columns as tables
-from peftbench.report.tables import format
+from peftbench.report.tables import formatting
 from peftbench.report.tables.columns import Column
 
 
@@ -21,13 +21,13 @@ def tables_of(p: Latencies) -> Iterator[tuple[str, str]]:
 
 
 def text(p: Latencies) -> str:
-    """What the page says of the pass."""
+    """The section of the page on the pass."""
     handling = f"\n{tables.markdown(handling_columns(), p.handling)}" if p.handling else ""
     return f"{' '.join(p.facts)}\n\n{tables.markdown(columns(), p.cells)}{handling}"
 
 
 def columns() -> list[Column]:
-    """The columns of the readable table of cells."""
+    """Columns of the readable table by shape."""
     return [
         Column("method", lambda c: c.label),
         Column("phase", lambda c: c.phase),
@@ -38,22 +38,32 @@ def columns() -> list[Column]:
         Column("merged: p50, ms", lambda c: _ms(c.merged, "median"), 2),
         Column("merged: p95, ms", lambda c: _ms(c.merged, "p95"), 4),
         Column("merged / base", lambda c: _ratio(c.merged), 0),
-        Column("n", lambda c: format.count(c.unmerged.n if c.unmerged else None), 5),
+        Column("n", lambda c: formatting.count(c.unmerged.n if c.unmerged else None), 5),
     ]
 
 
 def handling_columns() -> list[Column]:
-    """The columns of the readable table of what folding and switching take."""
+    """Columns of the readable table on merging and switching."""
     return [
         Column("method", lambda h: h.label),
         Column("put another adapter in place, ms", lambda h: _milliseconds(h.switch)),
         Column("fold into the weights, ms", lambda h: _milliseconds(h.merge)),
-        Column("n", lambda h: format.count(h.n)),
+        Column("n", lambda h: formatting.count(h.n)),
     ]
 
 
 def rows(passes: Sequence[Latencies]) -> list[dict[str, Any]]:
-    """One flat row a cell for other programs: seconds, unrounded, null where not measured."""
+    """One flat row per configuration and shape, unrounded, null where not measured.
+
+    Returns:
+        experiment, task, backbone, method: the pass and the configuration; the base network is "base".
+        phase, batch, length: "forward", "prefill" or "decode", batch size and tokens.
+        typical: whether the length is the task's median.
+        p50_seconds, p95_seconds, n: median and 95th percentile of n passes.
+        ratio, ratio_low, ratio_high: time / the base network's in the same rounds, and its interval.
+        merged_*: the same six after merging.
+        merge_seconds, switch_seconds: time to merge the adapter, and to put another in its place.
+    """
     return [
         {
             "experiment": p.experiment,
@@ -85,11 +95,11 @@ def _ms(t: Timed | None, which: str) -> str:
 
 
 def _milliseconds(seconds: float | None) -> str:
-    return format.milliseconds(Spread(seconds, None) if seconds is not None else None)
+    return formatting.milliseconds(Summary(seconds, None) if seconds is not None else None)
 
 
 def _ratio(t: Timed | None) -> str:
     if t is None or t.ratio is None:
-        return format.DASH
+        return formatting.DASH
     interval = f" [{t.low:.2f}, {t.high:.2f}]" if t.low is not None and t.high is not None else ""
     return f"{t.ratio:.2f}×{interval}"

@@ -1,4 +1,4 @@
-"""The comparison as plain text for a terminal of 120 columns."""
+"""Formats comparisons as plain text for a terminal of 120 columns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def text(
     passes: Sequence[Latencies] = (),
     tunings: Sequence[Tuning] = (),
 ) -> str:
-    """A table for each task, then one over the tasks, then latencies by shape, then trials, each with its notes."""
+    """A table per task, then those over tasks, latencies by shape and trials, each with its notes."""
     others = [*(_latency(p) for p in passes), *(_tuning(t) for t in tunings)]
     return "\n".join([*(_comparison(c) for c in comparisons), *(_average(a) for a in averages), *others])
 
@@ -56,7 +56,7 @@ def block(title: str, table: str, notes: Sequence[str]) -> str:
 
 
 def _sample(c: Comparison) -> Iterator[str]:
-    """One prompt and what one configuration wrote for it, where the task generates text."""
+    """One prompt and the text that the best configuration generated for it, for generation tasks."""
     best = sorted((e for e in c.entries if e.mean is not None), key=lambda e: _worse(c, e))
     for e in best[:1]:
         if sample := first_sample(e):

@@ -1,4 +1,4 @@
-"""Tuning trials as text: the table of what they chose, rows for other programs, and notes under a comparison."""
+"""Tuning trials as text: the table of chosen values, rows for other programs, and notes for a comparison."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 from peftbench.report.data.comparison import Comparison, Entry, length
-from peftbench.report.data.tunings import Tuned, Tuning, chosen_for, expected_best, score, scores, value_of
-from peftbench.report.tables import format
+from peftbench.report.data.tunings import (
+    ConfigurationTrials,
+    Tuning,
+    chosen_for,
+    expected_best,
+    score,
+    scores,
+    value_of,
+)
+from peftbench.report.tables import formatting
 from peftbench.report.tables.columns import Column
 
 LEGEND = (
@@ -20,7 +28,7 @@ LEGEND = (
 
 
 def columns(t: Tuning) -> list[Column]:
-    """The columns of the table of choices."""
+    """Columns of the table of chosen values."""
     arrow = "↓" if t.direction == "min" else "↑"
     return [
         Column("method", lambda row: row.label),
@@ -28,28 +36,35 @@ def columns(t: Tuning) -> list[Column]:
         Column("failed", lambda row: str(row.failed), 4),
         Column("chosen", _chosen),
         Column("edge", lambda row: ", ".join(f"{k}: {e}" for k, e in row.edges.items()) or "no", 1),
-        Column(f"{t.metric} {arrow} on validation, best", lambda row: format.score(score(row.best)), 2, "best"),
-        Column("median of its trials", lambda row: format.score(_median(row)), 3, "median"),
+        Column(f"{t.metric} {arrow} on validation, best", lambda row: formatting.score(score(row.best)), 2, "best"),
+        Column("median of its trials", lambda row: formatting.score(_median(row)), 3, "median"),
     ]
 
 
-def _chosen(row: Tuned) -> str:
-    said = told(row.chosen)
-    return said if row.failed < len(row.trials) else f"{said} (all failed: the first)"
+def _chosen(row: ConfigurationTrials) -> str:
+    values = format_values(row.chosen)
+    return values if row.failed < len(row.trials) else f"{values} (all failed: the first)"
 
 
-def told(values: Mapping[str, Any]) -> str:
-    """`lr=0.0021 alpha=16`"""
+def format_values(values: Mapping[str, Any]) -> str:
+    """Format values: `lr=0.0021 alpha=16`."""
     return " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
 
 
-def _median(row: Tuned) -> float | None:
+def _median(row: ConfigurationTrials) -> float | None:
     known = [s for r in row.trials if (s := score(r)) is not None]
     return statistics.median(known) if known else None
 
 
 def trial_rows(t: Tuning) -> list[dict[str, Any]]:
-    """One flat row a trial, for a CSV file."""
+    """One flat row per trial, for a CSV file.
+
+    Returns:
+        experiment, task, method, method_name, trial: the trial and its number.
+        lr, other: the learning rate, and the other drawn values as text.
+        status, metric, validation: status of the trial, primary metric, and its score on the validation split.
+        chosen, edge: whether it is the best trial, and which of its values lie at an edge.
+    """
     return [
         {
             "experiment": t.experiment,
@@ -58,7 +73,7 @@ def trial_rows(t: Tuning) -> list[dict[str, Any]]:
             "method_name": row.method,
             "trial": r.spec.trial,
             "lr": value_of(r, "lr"),
-            "other": told({k: value_of(r, k) for k in row.space if k != "lr"}),
+            "other": format_values({k: value_of(r, k) for k in row.space if k != "lr"}),
             "status": r.status,
             "metric": t.metric,
             "validation": score(r),
@@ -71,7 +86,7 @@ def trial_rows(t: Tuning) -> list[dict[str, Any]]:
 
 
 def best_rows(t: Tuning) -> list[dict[str, Any]]:
-    """One flat row for each configuration and number of trials: the expected best of so many."""
+    """One flat row per configuration and number of trials, with the expected best score of so many."""
     return [
         {"experiment": t.experiment, "task": t.task, "method": row.label, "trials": k, "expected_best": value}
         for row in t.rows
@@ -81,22 +96,28 @@ def best_rows(t: Tuning) -> list[dict[str, Any]]:
 
 
 def noted(comparisons: Sequence[Comparison], tunings: Sequence[Tuning]) -> list[Comparison]:
-    """The comparisons with a note each about trials, what they chose, and who had none."""
+    """Add the notes on trials, chosen values, and configurations without trials to the comparisons."""
     return [replace(c, notes=(*c.notes, *_notes(c, tunings))) for c in comparisons]
 
 
 def json_row(c: Comparison, e: Entry, tunings: Sequence[Tuning]) -> dict[str, Any] | None:
-    """What chose an entry's values, JSON-ready; None where no trial did."""
-    found = chosen_for(c, e, tunings)
-    if found is None:
+    """The trials that chose an entry's values, JSON-ready; None if none did.
+
+    Returns:
+        trials, failed: number of trials, and of failed ones.
+        chosen, edges: hyperparameter -> value, and -> "lower" or "upper" if at an edge.
+        validation: score of the best trial on the validation split.
+    """
+    choice = chosen_for(c, e, tunings)
+    if choice is None:
         return None
-    tuned = found[1]
+    row = choice[1]
     return {
-        "trials": len(tuned.trials),
-        "failed": tuned.failed,
-        "chosen": tuned.chosen,
-        "edges": tuned.edges,
-        "validation": score(tuned.best),
+        "trials": len(row.trials),
+        "failed": row.failed,
+        "chosen": row.chosen,
+        "edges": row.edges,
+        "validation": score(row.best),
     }
 
 
@@ -107,7 +128,7 @@ def _notes(c: Comparison, tunings: Sequence[Tuning]) -> Iterator[str]:
     chosen = {e.label: one for e in c.entries if (one := chosen_for(c, e, tunings))}
     if chosen:
         lengths = sorted({f"{len(row.trials)} trials of {length(t.budget)}" for t, row in chosen.values()})
-        values = "; ".join(f"{label} {told(row.chosen)}" for label, (_, row) in chosen.items())
+        values = "; ".join(f"{label} {format_values(row.chosen)}" for label, (_, row) in chosen.items())
         yield f"Tuned on the validation split, {' or '.join(lengths)} a method: {values}."
     edges = {label: ", ".join(f"{k}: {e}" for k, e in row.edges.items()) for label, (_, row) in chosen.items()}
     if at_edge := ", ".join(f"{label} ({edge})" for label, edge in edges.items() if edge):

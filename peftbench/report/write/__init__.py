@@ -1,1 +1,1 @@
-"""The report's files: written whole, kept up to date, checked byte for byte."""
+"""Writes the files of a report atomically, tests whether they are up to date, and compares them byte for byte."""

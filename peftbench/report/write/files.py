@@ -1,4 +1,4 @@
-"""Writes a report's files: each whole or not at all, and none left over from an earlier report."""
+"""Writes the files of a report atomically, and removes those left from an earlier report."""
 
 from __future__ import annotations
 
@@ -9,11 +9,22 @@ from pathlib import Path
 
 from peftbench.errors import UserError
 
-LIST = "files.txt"  # what the report wrote, so that the next one can remove what it no longer has
+LIST = "files.txt"  # names of the files written, so that the next report can remove outdated ones
 
 
 def write(folder: Path, contents: Iterable[tuple[str, bytes]]) -> list[Path]:
-    """Write (path under `folder`, content) pairs; returns the paths. Raises UserError where that is impossible."""
+    """Write files under a folder, and remove files of the earlier report that are not among them.
+
+    Args:
+        folder: folder of the report; created if missing.
+        contents: (path under `folder`, content) of each file.
+
+    Returns:
+        The paths, in the order of `contents`.
+
+    Raises:
+        UserError: if a file cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         before = listed(folder)
@@ -33,7 +44,7 @@ def write(folder: Path, contents: Iterable[tuple[str, bytes]]) -> list[Path]:
 
 
 def listed(folder: Path) -> set[str]:
-    """The files of the earlier report; only names that a report can have."""
+    """Names of the files of the earlier report, without absolute paths or paths that leave the folder."""
     try:
         lines = (folder / LIST).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -42,7 +53,7 @@ def listed(folder: Path) -> set[str]:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Put `content` at `path` in one step."""
+    """Write `content` to `path` in one step."""
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:

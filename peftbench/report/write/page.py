@@ -1,4 +1,4 @@
-"""Every file of a report: the page `report.md`, and the tables and figures that it shows."""
+"""Builds every file of a report: the page `report.md`, and the tables and figures that it shows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peftbench.report.data.samples import first_sample
 from peftbench.report.data.tunings import Tuning
 from peftbench.report.figures import plots
 from peftbench.report.tables import columns as tables
-from peftbench.report.tables import conclusions, costs, differences, export, latency_page, trials
+from peftbench.report.tables import conclusions, differences, export, latency_page, step_costs, trials
 
 HEADINGS = {
     "quality-vs-trainable": "Quality against trainable parameters",
@@ -42,7 +42,17 @@ def build(
     passes: Sequence[Latencies] = (),
     tunings: Sequence[Tuning] = (),
 ) -> Iterator[tuple[str, bytes]]:
-    """(path, content) of every file, `report.md` first."""
+    """Build the files of a report.
+
+    Args:
+        comparisons: one table per experiment, task and budget.
+        averages: tables over tasks.
+        passes: latencies of profile passes.
+        tunings: tables of trials.
+
+    Returns:
+        (path in the report, content) of each file, `report.md` first.
+    """
     files: dict[str, bytes] = {}
     figures: dict[str, list[str]] = {}
     all_: list[Comparison | Latencies | Tuning] = [*comparisons, *passes, *tunings]
@@ -85,12 +95,12 @@ def _tables(c: Comparison) -> Iterator[tuple[str, str]]:
         yield f"{name}.md", f"# {c.title}: differences\n\n{_differences(c)}"
         yield f"{name}.csv", tables.csv([export.flat({"method": e.label, **differences.row(c, e)}) for e in shown[1]])
         yield f"{name}.tex", tables.latex(*shown, f"{c.title}: differences. {differences.legend(c)}", name)
-    if costs.known(c.entries):
+    if step_costs.known(c.entries):
         name = f"{c.slug}--step"
         yield f"{name}.md", f"# {c.title}: the training step\n\n{_step(c)}"
-        yield f"{name}.csv", tables.csv([costs.row(e) for e in c.entries])
-        caption = f"{c.title}: what a training step is made of. {costs.LEGEND}"
-        yield f"{name}.tex", tables.latex(costs.columns(c.reference), c.entries, caption, name)
+        yield f"{name}.csv", tables.csv([step_costs.row(e) for e in c.entries])
+        caption = f"{c.title}: what a training step is made of. {step_costs.LEGEND}"
+        yield f"{name}.tex", tables.latex(step_costs.columns(c.reference), c.entries, caption, name)
 
 
 def _tuning_tables(t: Tuning) -> Iterator[tuple[str, str]]:
@@ -131,7 +141,7 @@ def _page(
             parts += [f"### {c.title}\n", _comparison(c), _links(c.slug)]
             if differences.known(c):
                 parts += ["Who differs from whom:\n", _differences(c), _links(f"{c.slug}--differences")]
-            if costs.known(c.entries):
+            if step_costs.known(c.entries):
                 parts += ["The training step:\n", _step(c), _links(f"{c.slug}--step")]
             parts += [*_samples(c), *_figures(c, figures[c.slug])]
         for p in (p for p in passes if p.experiment == name):
@@ -150,8 +160,8 @@ def _comparison(c: Comparison) -> str:
     ]
     if c.majority is not None:
         facts.append(f"Always answering the majority class gives {c.metric} {c.majority:.3f}.")
-    said = [*conclusions.sentences(c), *c.notes]
-    return f"{' '.join(facts)}\n\n{tables.markdown(tables.columns(c), c.entries)}{_list(said)}"
+    notes = [*conclusions.sentences(c), *c.notes]
+    return f"{' '.join(facts)}\n\n{tables.markdown(tables.columns(c), c.entries)}{_list(notes)}"
 
 
 def _differences(c: Comparison) -> str:
@@ -164,7 +174,7 @@ def _tuning(t: Tuning) -> str:
 
 
 def _step(c: Comparison) -> str:
-    return f"{tables.markdown(costs.columns(c.reference), c.entries)}\n{costs.LEGEND}\n"
+    return f"{tables.markdown(step_costs.columns(c.reference), c.entries)}\n{step_costs.LEGEND}\n"
 
 
 def _average(a: Average) -> str:
@@ -176,7 +186,7 @@ def _list(notes: Sequence[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text from a record, kept from acting as markup."""
+    """Escape Markdown in a text from a record."""
     return "".join(f"\\{c}" if c in "\\`*_[]<>" else c for c in text)
 
 
@@ -196,7 +206,7 @@ def _figure(name: str, heading: str, title: str) -> str:
 
 
 def _samples(c: Comparison) -> Iterator[str]:
-    """What each configuration wrote for one prompt of the test split, for tasks that generate text."""
+    """Each configuration's text for one prompt of the test split, for generation tasks."""
     shown = [(e.label, sample) for e in c.entries if (sample := first_sample(e))]
     if shown:
         yield "One sample of each configuration:\n"

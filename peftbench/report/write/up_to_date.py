@@ -1,6 +1,7 @@
-"""Is the report up to date? Its records, the code that draws it, and its own files decide.
+"""Is the report up to date?
 
-Beside the report lies one digest over all three. Anything that changed, an edited or deleted figure too, changes it.
+A digest next to the report covers its records, the code and libraries that draw it, and its own files. Any change, even
+of a figure edited by hand, changes the digest.
 """
 
 from __future__ import annotations
@@ -20,19 +21,28 @@ DRAWN_BY = ("matplotlib", "numpy", "pandas", "scipy", "seaborn", "tabulate")
 
 
 def sources(results_dir: Path | str) -> str:
-    """Hex digest of all that a report is made from. Take it before reading: a record added since must count as new."""
+    """Digest of everything that a report depends on.
+
+    Take it before reading the records, so that a record added meanwhile makes the report outdated.
+
+    Args:
+        results_dir: the results directory.
+
+    Returns:
+        Hex digest.
+    """
     records = sorted((Path(results_dir) / record.FOLDER).glob("*.json"))
     versions = [platform.python_version(), *(f"{name} {version(name)}" for name in DRAWN_BY)]
     return _digest([*versions, cache.code_key("report", "records"), *map(_of, records)])
 
 
 def seal(folder: Path, made_from: str) -> None:
-    """Note beside the report in `folder` that it was made from these `sources`."""
+    """Store the digest of the report in `folder`; `made_from` is the digest of its `sources`."""
     files.replace(folder / SEAL, _both(folder, made_from).encode())
 
 
 def is_current(folder: Path, made_from: str) -> bool:
-    """Whether the report in `folder` is whole and was made from these `sources`."""
+    """Whether the report in `folder` is complete and its `sources` had the digest `made_from`."""
     try:
         return (folder / SEAL).read_text(encoding="utf-8") == _both(folder, made_from)
     except (OSError, UnicodeDecodeError):  # a file is gone, or there never was a report

@@ -1,4 +1,4 @@
-"""What several figures draw alike: a mean with its interval, in the one style of all figures."""
+"""Drawing functions that several figures share, in the style of all figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peftbench.report.papers._interval import Interval
 
 
 def line(panel: Axes, xs: Sequence[float], ys: Sequence[Interval], label: str, number: int, **changes: Any) -> None:
-    """Means with their intervals, joined, in the look of place `number`."""
+    """Draw means with their intervals as a line; `number` selects colour and marker."""
     colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
     middle = [y.value for y in ys]
     around = [[y.value - y.low for y in ys], [y.high - y.value for y in ys]]
@@ -22,7 +22,7 @@ def line(panel: Axes, xs: Sequence[float], ys: Sequence[Interval], label: str, n
 
 
 def log_axis(panel: Axes, ticks: Sequence[float] = (), counts: bool = False) -> None:
-    """A logarithmic horizontal axis; with these ticks, or with counts written as 10k."""
+    """A logarithmic horizontal axis with the given ticks, or with counts such as 10k."""
     panel.set_xscale("log")
     panel.xaxis.set_minor_formatter(NullFormatter())
     if ticks:
@@ -35,7 +35,7 @@ def log_axis(panel: Axes, ticks: Sequence[float] = (), counts: bool = False) -> 
 
 
 def majority(panel: Axes, value: float | None) -> None:
-    """The majority class as a dotted line, where it is near enough not to squeeze the points together."""
+    """Draw the majority class as a dotted line, unless it is so far that it would compress the points."""
     low, high = panel.get_ylim()
     if value is not None and low - 0.15 * (high - low) <= value <= high:
         panel.axhline(value, ls=":", lw=1.3, color=MUTED, zorder=1)

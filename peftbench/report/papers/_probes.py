@@ -1,4 +1,4 @@
-"""What figures about the trained network itself share: a record's probe, and intervals of what is not an accuracy."""
+"""Helpers for figures on trained networks: records of probes, and intervals of quantities other than accuracy."""
 
 from __future__ import annotations
 
@@ -17,14 +17,26 @@ Array = np.ndarray[Any, Any]
 
 
 def points(r: RunRecord, probe: str) -> Sequence[dict[str, Any]]:
-    """What `probe` found in this run, by step; the last is of the tested weights. Raises NotRun without it."""
+    """The points that `probe` recorded in a run, by step; the last has the tested weights. Raises NotRun without it."""
     if probe not in r.body.probes:
         raise NotRun(f"{r.path.name} ({label(r)}) was run without the probe {probe}")
     return r.body.probes[probe].points
 
 
 def by_site(sites: Sequence[dict[str, Any]], roles: Sequence[str], value: Callable[[dict[str, Any]], Any]) -> Array:
-    """(roles, layers, ...) of `value` at every site with one of the roles."""
+    """Evaluate a function at every site with one of the roles.
+
+    Args:
+        sites: sites of a probe, each with "role" and "layer".
+        roles: the roles, in the order of the rows.
+        value: site -> number or array.
+
+    Returns:
+        (roles, layers, ...).
+
+    Raises:
+        NotRun: if the roles have different layers.
+    """
     rows = [[value(s) for s in sorted(sites, key=lambda s: s["layer"]) if s["role"] == role] for role in roles]
     if not rows or len({len(row) for row in rows}) > 1 or not rows[0]:
         raise NotRun(f"a run has not the same layers for each of {', '.join(roles)}")
@@ -32,7 +44,7 @@ def by_site(sites: Sequence[dict[str, Any]], roles: Sequence[str], value: Callab
 
 
 def over(values: Array, claims: int = 1) -> Interval:
-    """The mean of (units,), such as layers, with its t interval; `claims` hold together at 95 % (Bonferroni)."""
+    """The mean over units, such as layers, with its t interval; `claims` hold jointly at 95 % (Bonferroni)."""
     from scipy.special import stdtrit
 
     n = len(values)
@@ -42,14 +54,19 @@ def over(values: Array, claims: int = 1) -> Interval:
 
 
 def jackknife(statistic: Callable[[Array], float], x: Array, claims: int = 1) -> Interval:
-    """The mean over seeds of a statistic that is no mean itself, of x (seeds, units, ...), with its interval.
+    """The mean over seeds of a nonlinear statistic, with its interval.
 
-    Each unit (a layer) is left out once, and the pseudo-values n s - (n - 1) s_without stand where a mean's own values
-    would: with them, `_interval.of` takes seeds and units for drawn from many (Obuchowski and Rockette 1995).
+    Each unit (a layer) is left out once. The pseudo-values n s - (n - 1) s_without take the place of a mean's values in
+    `_interval.of`, which treats seeds and units as random (Obuchowski and Rockette 1995).
+
+    Args:
+        statistic: (units, ...) -> number.
+        x: (S, units, ...).
+        claims: number of claims that hold jointly.
     """
     n = x.shape[1]
     whole = np.asarray([statistic(seed) for seed in x])
     without = np.asarray([[statistic(np.delete(seed, k, axis=0)) for k in range(n)] for seed in x])
-    found = of(n * whole[:, None] - (n - 1) * without, claims)
-    half, value = found.value - found.low, float(whole.mean())
+    estimate = of(n * whole[:, None] - (n - 1) * without, claims)
+    half, value = estimate.value - estimate.low, float(whole.mean())
     return Interval(value, value - half, value + half)

@@ -1,4 +1,4 @@
-"""New runs beside baselines from another directory: one table, and under it where each row comes from."""
+"""Puts new runs and baselines from another directory into one table, with a note on where each row comes from."""
 
 from __future__ import annotations
 
@@ -13,15 +13,24 @@ from peftbench.report.data.collect import compare
 from peftbench.report.data.comparison import Comparison
 
 
-def together(own: Sequence[Record], others: Sequence[Record], other_dir: Path | str) -> list[Comparison]:
-    """The comparisons that hold a run of `own`, over the union of both; the others keep their own times."""
+def compare_with(own: Sequence[Record], others: Sequence[Record], other_dir: Path | str) -> list[Comparison]:
+    """Compare new runs with baselines.
+
+    Args:
+        own: the new records.
+        others: the records of the baselines, which keep their own times.
+        other_dir: the directory of the baselines, named in the note.
+
+    Returns:
+        The comparisons that contain at least one run of `own`.
+    """
     mine, labels = {r.path for r in own}, {r.spec.method.label for r in own if isinstance(r, TrainingRecord)}
     union = [*(_only(r, labels) for r in own), *others]
-    return [_told(c, mine, other_dir) for c in compare(union) if any(r.path in mine for r in _runs(c))]
+    return [_with_sources(c, mine, other_dir) for c in compare(union) if any(r.path in mine for r in _runs(c))]
 
 
 def _only(r: Record, labels: set[str]) -> Record:
-    """A profile pass without the reference that was timed beside the new methods: its row has times already."""
+    """Drop the reference's row from a new profile pass: the baselines' own pass has its times."""
     if not isinstance(r, ProfileRecord) or not r.rows:
         return r
     return replace(r, body=structs.replace(r.body, rows=[row for row in r.rows if row.label in labels]))
@@ -31,10 +40,10 @@ def _runs(c: Comparison) -> list[RunRecord]:
     return [r for e in c.entries for r in e.runs]
 
 
-def _told(c: Comparison, mine: set[Path], other_dir: Path | str) -> Comparison:
-    """With the note that says which rows are whose."""
+def _with_sources(c: Comparison, mine: set[Path], other_dir: Path | str) -> Comparison:
+    """Add the note that names the directory of each row."""
     labels = [e.label for e in c.entries if any(r.path in mine for r in e.runs)]
     folder = next(r.path.parent.parent for r in _runs(c) if r.path in mine)
     rest = f"the other {len(c.entries) - len(labels)} rows" if len(c.entries) > len(labels) else "no other row"
-    said = f"{', '.join(labels)}: runs in {folder.as_posix()}; {rest}: runs in {Path(other_dir).as_posix()}."
-    return replace(c, notes=(said, *c.notes))
+    source = f"{', '.join(labels)}: runs in {folder.as_posix()}; {rest}: runs in {Path(other_dir).as_posix()}."
+    return replace(c, notes=(source, *c.notes))

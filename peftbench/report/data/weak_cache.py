@@ -1,4 +1,4 @@
-"""A result is computed once for each object that it is a result of, and is forgotten with that object."""
+"""A cache keyed by object: a result is computed once per object and freed with it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ Of = TypeVar("Of")
 Result = TypeVar("Result")
 
 
-def once(compute: Callable[[Of], Result]) -> Callable[[Of], Result]:
-    """`compute`, called once for each object, which must be told apart by identity and must not change.
+def weak_cache(compute: Callable[[Of], Result]) -> Callable[[Of], Result]:
+    """Decorate a function of one object so that it runs once per object.
 
-    The result may not refer to the object, or neither is ever freed.
+    Args:
+        compute: a function of an immutable object that compares by identity. Its result must not refer to the object,
+            or neither would ever be freed.
+
+    Returns:
+        The cached function.
     """
     results: WeakKeyDictionary[Of, Result] = WeakKeyDictionary()
 

@@ -1,4 +1,4 @@
-"""Is a report what its records give today? Makes every table and figure again and compares the bytes."""
+"""Compares the files of a report with those that its records give today, byte for byte."""
 
 from __future__ import annotations
 
@@ -9,21 +9,29 @@ from peftbench.report.write import files
 
 
 def differences(folder: Path, contents: Iterable[tuple[str, bytes]]) -> list[str]:
-    """One line for each file of the report in `folder` that is not what `contents` says, sorted by name."""
+    """Compare a report on disk with its expected files.
+
+    Args:
+        folder: folder of the report.
+        contents: (path under `folder`, expected content) of each file.
+
+    Returns:
+        One line per file that differs, is missing or does not belong, sorted by name.
+    """
     made = dict(contents)
     kept = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")}
-    said = [f"{name}: not made by this report" for name in kept - set(made) - {files.LIST}]
+    lines = [f"{name}: not made by this report" for name in kept - set(made) - {files.LIST}]
     for name, content in made.items():
         path = folder / name
         if not path.is_file():
-            said.append(f"{name}: missing")
-        elif (found := path.read_bytes()) != content:
-            said.append(f"{name}: {_where(found, content)}")
-    return sorted(said)
+            lines.append(f"{name}: missing")
+        elif (kept_bytes := path.read_bytes()) != content:
+            lines.append(f"{name}: {_where(kept_bytes, content)}")
+    return sorted(lines)
 
 
 def _where(kept: bytes, made: bytes) -> str:
-    """The first line in which two texts differ; for anything else, that they do."""
+    """The first line in which two texts differ; for other content, the two lengths."""
     try:
         lines = list(zip(kept.decode().splitlines(), made.decode().splitlines(), strict=False))
     except UnicodeDecodeError:

@@ -1,11 +1,10 @@
-"""A profile pass taken in several processes as one: what a report reads in place of the records of its parts.
+"""Pools a profile pass that ran in several processes into one record for the report.
 
-Rounds within a process share what does not change while it lives: where its memory lies, which cores it got, how fast
-the machine ran meanwhile. Repeating a pass shows more spread than its rounds do, so that an interval from the rounds of
-one process is too narrow. Each process is therefore one observation: its median ratio. With the usual five of them a
-bootstrap is too narrow as well; Student's interval over the logarithms is not (Georges et al. 2007, "Statistically
-rigorous Java performance evaluation", section 3.2; Kalibera and Jones 2013, "Rigorous benchmarking
-in reasonable time").
+Rounds within a process share its memory layout, its cores and the machine's speed at the time. Repeated passes
+therefore vary more than rounds do, and an interval from the rounds of one process is too narrow. Each process counts as
+one observation, its median ratio. With the usual five processes a bootstrap is too narrow as well; Student's interval
+of the logarithms is not (Georges et al. 2007, "Statistically rigorous Java performance evaluation", section 3.2;
+Kalibera and Jones 2013, "Rigorous benchmarking in reasonable time").
 """
 
 from __future__ import annotations
@@ -25,14 +24,17 @@ from peftbench.records.record import ProfileRecord
 from peftbench.records.spec import TAIL, as_dict, digest
 
 CONFIDENCE = 0.95
-LARGEST = ("merge_max_change", "background_cpu_share")  # of what all processes saw
+LARGEST = ("merge_max_change", "background_cpu_share")  # fields that keep the largest value of the processes
 
 
-def passes(profiles: Iterable[ProfileRecord]) -> list[ProfileRecord]:
-    """The finished records of one pass (same spec, environment and experiment) as one; all others as they are.
+def pool(profiles: Iterable[ProfileRecord]) -> list[ProfileRecord]:
+    """Pool the finished records of each pass (same spec, environment and experiment); keep all other records.
 
-    The record of several has the path and identity of the first process's, and how many `processes` there are. Only
-    one attempt at each spec may be given, as `record.latest` and `record.newest` have them.
+    Args:
+        profiles: at most one attempt at each spec, as from `record.latest` or `record.newest`.
+
+    Returns:
+        The records. A pooled one has the path and identity of the first process's record; `processes` counts its parts.
     """
     kept: list[ProfileRecord] = []
     parts: dict[str, list[ProfileRecord]] = defaultdict(list)
@@ -44,11 +46,15 @@ def passes(profiles: Iterable[ProfileRecord]) -> list[ProfileRecord]:
     return [*kept, *(_one(sorted(group, key=lambda r: r.spec.process)) for group in parts.values())]
 
 
-def between(ratios: Sequence[Quartiles]) -> Ratio:
-    """A ratio over processes, each of them given as within its rounds.
+def pool_ratios(ratios: Sequence[Quartiles]) -> Ratio:
+    """Pool a ratio that several processes measured.
 
-    The median is the geometric mean of the processes' medians, with its 95 % Student interval, on logarithms; the
-    quartiles' distance is the usual one within a process, and `n` the rounds of all.
+    Args:
+        ratios: the ratio's median and quartile distance over the rounds of each process; at least two.
+
+    Returns:
+        The geometric mean of the medians with its 95 % Student interval on logarithms, the median of the quartile
+        distances, and the total number of rounds.
     """
     from scipy.stats import t
 
@@ -69,11 +75,11 @@ def _one(parts: Sequence[ProfileRecord]) -> ProfileRecord:
 
 
 def _joined(values: Sequence[Any], key: str = "") -> Any:
-    """The same field of every process as one: samples put together, ratios between processes, the rest alike."""
+    """Pool one field of all processes: concatenate samples, pool ratios, keep the first of everything else."""
     first = values[0]
     if isinstance(first, Struct) and all(isinstance(v, Struct) for v in values):
         if isinstance(first, Ratio):
-            return between(values)
+            return pool_ratios(values)
         together = {name: _joined([getattr(v, name) for v in values], name) for name in first.__struct_fields__}
         return structs.replace(first, **(together | (_spread(values) if isinstance(first, Quartiles) else {})))
     if isinstance(first, list) and all(isinstance(v, list) and len(v) == len(first) for v in values):
@@ -83,7 +89,7 @@ def _joined(values: Sequence[Any], key: str = "") -> Any:
 
 
 def _spread(values: Sequence[Any]) -> dict[str, Any]:
-    """Median, quartiles and number of all samples; of figures without samples of their own the usual process's."""
+    """Median, quartile distance and number of all samples; without samples, the medians over the processes."""
     number = sum(v.n for v in values)
     if not all(isinstance(v, SampledSeconds) and v.samples for v in values):
         known = [v.iqr for v in values if v.iqr is not None]
@@ -91,7 +97,7 @@ def _spread(values: Sequence[Any]) -> dict[str, Any]:
         return {"median": middle, "iqr": statistics.median(known) if known else None, "n": number}
     samples = [s for v in values for s in v.samples]
     low, high = np.quantile(samples, [0.25, 0.75])
-    found = {"median": statistics.median(samples), "iqr": float(high - low), "n": number, "samples": samples}
+    summary = {"median": statistics.median(samples), "iqr": float(high - low), "n": number, "samples": samples}
     if isinstance(values[0], PassSeconds):
-        found["p95"] = float(np.quantile(samples, 0.95)) if number >= TAIL else None
-    return found
+        summary["p95"] = float(np.quantile(samples, 0.95)) if number >= TAIL else None
+    return summary

@@ -1,10 +1,10 @@
-"""Numbers as people read them: a dash where nothing was measured, the spread beside the value."""
+"""Formats numbers for reading: with their uncertainty, or a dash where nothing was measured."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from peftbench.report.data.times import Spread
+from peftbench.report.data.times import Summary
 
 DASH = "—"
 
@@ -56,9 +56,9 @@ def p_value(p: float | None) -> str:
     return DASH if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def share(found: tuple[float, float, float] | None) -> str:
+def share(shown: tuple[float, float, float] | None) -> str:
     """`0.67 [0.21, 0.94]`"""
-    return DASH if found is None else f"{found[0]:.2f} [{found[1]:.2f}, {found[2]:.2f}]"
+    return DASH if shown is None else f"{shown[0]:.2f} [{shown[1]:.2f}, {shown[2]:.2f}]"
 
 
 def _digits(value: float) -> int:
@@ -82,8 +82,8 @@ def scaled(value: float | None, unit: float) -> str:
     return f"{size:,.{2 if abs(size) < 10 else 1 if abs(size) < 100 else 0}f}"
 
 
-def milliseconds(time: Spread | None, spread: bool = False) -> str:
-    """The median in milliseconds; with `spread`, ± half the distance between the quartiles."""
+def milliseconds(time: Summary | None, spread: bool = False) -> str:
+    """The median in milliseconds; with `spread`, ± half of the quartile distance."""
     if time is None:
         return DASH
     ms = time.median * 1e3
@@ -99,21 +99,21 @@ def ratio(value: float | None, around: float | None = None) -> str:
     return f"{value:.2f}" + (f" ± {around:.2f}" if around is not None else "") + "×"
 
 
-def interval(taken: Spread | None) -> str:
-    """The median ratio and its interval, or, in records without one, half the distance between the quartiles.
+def interval(summary: Summary | None) -> str:
+    """The median ratio with its interval, or in records without one, with half of its quartile distance.
 
-    >>> interval(Spread(0.8431, 0.02, 0.83, 0.861)), interval(Spread(0.8431, 0.02)), interval(None)
+    >>> interval(Summary(0.8431, 0.02, 0.83, 0.861)), interval(Summary(0.8431, 0.02)), interval(None)
     ('0.84× [0.83, 0.86]', '0.84 ± 0.01×', '—')
     """
-    if taken is None:
+    if summary is None:
         return DASH
-    if taken.low is None or taken.high is None:
-        return ratio(taken.median, None if taken.iqr is None else taken.iqr / 2)
-    return f"{taken.median:.2f}× [{taken.low:.2f}, {taken.high:.2f}]"
+    if summary.low is None or summary.high is None:
+        return ratio(summary.median, None if summary.iqr is None else summary.iqr / 2)
+    return f"{summary.median:.2f}× [{summary.low:.2f}, {summary.high:.2f}]"
 
 
-def percent(share: Spread | None) -> str:
-    """A share of one with its interval, in percent: `61 % [58, 63]`."""
+def percent(share: Summary | None) -> str:
+    """A share with its interval, in percent: `61 % [58, 63]`."""
     if share is None:
         return DASH
     around = f" [{share.low * 100:.0f}, {share.high * 100:.0f}]" if share.low is not None and share.high else ""
@@ -121,7 +121,7 @@ def percent(share: Spread | None) -> str:
 
 
 def size(mark: str, deviation: float | None) -> str:
-    """How the size met the budget, with its deviation where there was a budget.
+    """How the size met the budget, with its deviation if there was a budget.
 
     >>> size("matched", -0.017), size("native", 299.9), size("native", None)
     ('matched (−1.7 %)', 'native (301×)', 'native')
@@ -134,5 +134,5 @@ def size(mark: str, deviation: float | None) -> str:
 
 
 def failures(failed: Mapping[str, int]) -> str:
-    """`0`, or how many runs ended how: `2 diverged, 1 oom`."""
+    """`0`, or the number of runs by status: `2 diverged, 1 oom`."""
     return ", ".join(f"{n} {status}" for status, n in failed.items()) or "0"

@@ -12,7 +12,7 @@ import factories
 from peftbench.records import record
 from peftbench.report.data import scores, verdicts
 from peftbench.report.data.collect import compare
-from peftbench.report.data.once import once
+from peftbench.report.data.weak_cache import weak_cache
 
 
 class Thing:
@@ -22,7 +22,7 @@ class Thing:
 def test_an_object_is_asked_once_and_another_one_anew() -> None:
     asked = []
 
-    @once
+    @weak_cache
     def name(of: Thing) -> str:
         asked.append(id(of))
         return f"thing {len(asked)}"

@@ -99,7 +99,7 @@ class Model:
     @cached_property
     def backbone(self) -> Backbone:
         backbone = self.load()
-        backbone.keep()  # before any test trains its head
+        backbone.save_snapshot()  # before any test trains its head
         return backbone
 
 

@@ -73,14 +73,24 @@ def fetch(
     embedded.fetch(names or None, progress=lambda line: print(line, flush=True), wheels=wheels)
 
 
-def schema(plugin: Plugins = None) -> None:
-    """Print the JSON Schema of experiment files.
+def schema(
+    of: Annotated[str, typer.Argument(metavar="[experiment|record]", help="Which kind of file.")] = "experiment",
+    plugin: Plugins = None,
+) -> None:
+    """Print the JSON Schema of experiment files, or of record files.
 
-    Editors use it to complete and check YAML files.
+    Editors use the first to complete and check YAML files; it is the default.
     """
-    from peftbench.plan.json_schema import json_schema
+    if of == "experiment":
+        from peftbench.plan.json_schema import json_schema
 
-    print_json(json_schema(known_methods(plugin)))
+        print_json(json_schema(known_methods(plugin)))
+    elif of == "record":
+        from peftbench.records.schema import json_schema as record_schema
+
+        print_json(record_schema())
+    else:
+        raise unknown("schema", of, ("experiment", "record"))
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"methods": methods, "tasks": tasks, "fetch": fetch, "schema": schema}

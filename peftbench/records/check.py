@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -110,28 +110,24 @@ def _replaced(value: Any, place: Place, new: Any) -> Any:
 
 def _unknown(value: Any, made: Any) -> Place | None:
     """Return the place of a field of `value` that the type of `made` lacks; None if there is none."""
-    cls: Any = type(made)
-    if issubclass(cls, Struct) or is_dataclass(cls):
-        if extra := sorted(value.keys() - _fields(cls)):
-            return (extra[0],)
-        inner: Iterable[tuple[Any, Any]] = ((key, getattr(made, key)) for key in value)
-    elif isinstance(made, Mapping):
-        inner = made.items()
-    else:
-        inner = enumerate(made)
-    for key, m in inner:
-        if type(m) not in _PLAIN and (place := _unknown(value[key], m)):
+    type_: Any = type(made)
+    names = _fields(type_)
+    if names is not None and (extra := sorted(value.keys() - names)):
+        return (extra[0],)
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        if type(inner) not in (dict, list):
+            continue
+        if place := _unknown(inner, made[key] if names is None else getattr(made, str(key))):
             return (key, *place)
     return None
 
 
-_PLAIN = {str, int, float, bool, type(None)}
-
-
 @cache
-def _fields(type_: Any) -> frozenset[str]:
-    """Return the names of the fields of a struct or dataclass."""
-    return frozenset(type_.__struct_fields__ if issubclass(type_, Struct) else (f.name for f in fields(type_)))
+def _fields(type_: Any) -> frozenset[str] | None:
+    """Return the names of the fields of a struct or dataclass; None for other types."""
+    if issubclass(type_, Struct):
+        return frozenset(type_.__struct_fields__)
+    return frozenset(f.name for f in fields(type_)) if is_dataclass(type_) else None
 
 
 def _text(place: Place) -> str:

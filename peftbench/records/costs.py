@@ -5,7 +5,11 @@ from __future__ import annotations
 from msgspec import Struct
 
 
-class Quartiles(Struct, frozen=True, kw_only=True):
+class Part(Struct, frozen=True, gc=False):
+    """A part of a record's body. The garbage collector skips it, because it holds no cycle."""
+
+
+class Quartiles(Part, frozen=True):
     """A summary of several measurements, one for each round of a profile pass or each training step."""
 
     median: float  # the median
@@ -13,27 +17,27 @@ class Quartiles(Struct, frozen=True, kw_only=True):
     n: int  # number of measurements
 
 
-class SampledSeconds(Quartiles, frozen=True, kw_only=True):
+class SampledSeconds(Quartiles, frozen=True):
     """A summary of times, with every sample."""
 
     samples: list[float]  # seconds, in the order of the rounds
 
 
-class Ratio(Quartiles, frozen=True, kw_only=True):
+class Ratio(Quartiles, frozen=True):
     """A summary of ratios of two measurements in the same round."""
 
     low: float | None  # lower bound of the median's 95 % bootstrap interval; null for a single round
     high: float | None  # upper bound of that interval
 
 
-class PassSeconds(SampledSeconds, frozen=True, kw_only=True):
+class PassSeconds(SampledSeconds, frozen=True):
     """Times of one inference pass."""
 
     p95: float | None  # seconds, the 95th percentile; null with fewer than 20 samples
     ratio: Ratio | None  # to the same pass of the base network; null for the base network itself
 
 
-class Seconds(Struct, frozen=True, kw_only=True):
+class Seconds(Part, frozen=True):
     """Wall-clock seconds of an attempt. The parts are null if other runs shared the machine."""
 
     total: float  # from the start of the attempt to its end
@@ -42,7 +46,7 @@ class Seconds(Struct, frozen=True, kw_only=True):
     evaluate: float | None = None  # validation, test and probes
 
 
-class Parameters(Struct, frozen=True, kw_only=True):
+class Parameters(Part, frozen=True):
     """Counts of parameters, and the size of the adapter file."""
 
     trainable: int  # trained by the method, without the task head
@@ -52,7 +56,7 @@ class Parameters(Struct, frozen=True, kw_only=True):
     stored_bytes: int  # of the adapter file
 
 
-class PeakParts(Struct, frozen=True, kw_only=True):
+class PeakParts(Part, frozen=True):
     """Bytes of live tensors at the memory peak, by purpose."""
 
     weights: int  # the base network's parameters and buffers
@@ -64,7 +68,7 @@ class PeakParts(Struct, frozen=True, kw_only=True):
     temporaries: int  # all others
 
 
-class Memory(Struct, frozen=True, kw_only=True):
+class Memory(Part, frozen=True):
     """Memory of the training step with the largest batch."""
 
     peak_bytes: int  # largest sum of live tensors, counted by a torch dispatch mode
@@ -79,14 +83,14 @@ class Memory(Struct, frozen=True, kw_only=True):
     source: str  # how these figures were measured
 
 
-class StepTime(Struct, frozen=True, kw_only=True):
+class StepTime(Part, frozen=True):
     """Times of the run's own steps, if no other run shared the machine. Tables show times of the profile pass."""
 
     step_seconds: SampledSeconds  # without the first two steps
     source: str  # which steps these are
 
 
-class SplitSeconds(Struct, frozen=True, kw_only=True):
+class SplitSeconds(Part, frozen=True):
     """The time of a training step by its parts."""
 
     forward: SampledSeconds  # of all parts of the batch
@@ -95,7 +99,7 @@ class SplitSeconds(Struct, frozen=True, kw_only=True):
     rounds: str  # "the step's", or "of their own" if timing the parts would slow the step
 
 
-class StepFlops(Struct, frozen=True, kw_only=True):
+class StepFlops(Part, frozen=True):
     """Floating-point operations of one step: matrix products, attention, convolutions; no element-wise ones."""
 
     forward: int  # of the forward passes
@@ -104,7 +108,7 @@ class StepFlops(Struct, frozen=True, kw_only=True):
     total: int  # of the whole step
 
 
-class LatencyAt(Struct, frozen=True, kw_only=True):
+class LatencyAt(Part, frozen=True):
     """Latency of inference at one shape, in one phase."""
 
     phase: str  # "forward"; for generation "prefill" (the prompt) or "decode" (one further token)
@@ -115,13 +119,13 @@ class LatencyAt(Struct, frozen=True, kw_only=True):
     merged: PassSeconds | None  # with the adapters merged into the weights; null if not mergeable
 
 
-class BaseLatency(Struct, frozen=True, kw_only=True):
+class BaseLatency(Part, frozen=True):
     """Latency of the base network without adapters, in the same rounds."""
 
     latency: list[LatencyAt]  # at every shape
 
 
-class ProfileRow(Struct, frozen=True, kw_only=True):
+class ProfileRow(Part, frozen=True):
     """The measurements of one configuration, timed in turn with the others."""
 
     label: str  # unique in the experiment's tables
@@ -142,7 +146,7 @@ class ProfileRow(Struct, frozen=True, kw_only=True):
     switch_seconds: SampledSeconds | None  # of loading another adapter's tensors and head
 
 
-class MatrixProduct(Struct, frozen=True, kw_only=True):
+class MatrixProduct(Part, frozen=True):
     """The rate of a large matrix product, timed in the rounds of the pass, as a measure of the machine."""
 
     width: int  # of the square matrices
@@ -153,7 +157,7 @@ class MatrixProduct(Struct, frozen=True, kw_only=True):
     flops_per_second: Quartiles  # flops / seconds
 
 
-class Conditions(Struct, frozen=True, kw_only=True):
+class Conditions(Part, frozen=True):
     """The conditions of the machine during a profile pass."""
 
     background_cpu_share: float | None  # share of CPU time that other programs used, 0 to 1; null if unknown

@@ -27,7 +27,7 @@ from peftbench.records import upgrades
 FOREIGN_FIX = "Read it with the version of peftbench that wrote it, or move it out of the results directory."
 
 _TAIL = ',\n"checksum":"'
-_PREDICTIONS = b'"predictions":'
+_PREDICTIONS = b'\n"predictions":'  # a line of their own: no text in JSON has such a line break in it
 
 
 def encode(body: Mapping[str, Any]) -> bytes:
@@ -75,7 +75,8 @@ def decode(raw: bytes, path: Path, predictions: bool = False) -> dict[str, Any]:
     """
     head, intact = _checked(raw)
     if intact and not predictions:
-        head = b"\n".join(line for line in head.split(b"\n") if not line.startswith(_PREDICTIONS)).rstrip(b",")
+        start, end = _predictions(head)
+        head = (head[:start] + head[end:]).rstrip(b",")
     body = _json(head + b"\n}" if intact else raw, path)
     if problem := upgrades.problem(body):
         raise UserError(f"{path}: {problem}. {FOREIGN_FIX}")
@@ -98,8 +99,8 @@ def decode_predictions(raw: bytes, path: Path) -> dict[str, Any] | None:
     head, intact = _checked(raw)
     if not intact:
         return decode(raw, path, predictions=True).get("predictions")
-    line = next((line for line in head.split(b"\n") if line.startswith(_PREDICTIONS)), b"")
-    found: dict[str, Any] | None = _json(b"{" + line.rstrip(b",") + b"}", path).get("predictions")
+    start, end = _predictions(head)
+    found: dict[str, Any] | None = _json(b"{" + head[start:end].rstrip(b",") + b"}", path).get("predictions")
     return found
 
 
@@ -175,6 +176,13 @@ def _checked(raw: bytes) -> tuple[bytes, bool]:
     """Return the bytes before the checksum, and whether the layout is canonical and the checksum matches."""
     head, tail, rest = raw.rpartition(_TAIL.encode())
     return head, bool(tail) and hashlib.sha256(head + b"\n}").hexdigest().encode() + b'"\n}\n' == rest
+
+
+def _predictions(head: bytes) -> tuple[int, int]:
+    """Where the line of the predictions begins and ends; both are the end where there is none."""
+    start = head.find(_PREDICTIONS)
+    end = head.find(b"\n", start + 1)
+    return (start, end if end >= 0 else len(head)) if start >= 0 else (len(head), len(head))
 
 
 def _json(raw: bytes, path: Path) -> Any:

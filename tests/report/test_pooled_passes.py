@@ -1,4 +1,4 @@
-"""A profile pass in several processes: one to its readers, with an interval that knows what processes differ in."""
+"""A profile pass in several processes is pooled into one record, with an interval over the processes."""
 
 from __future__ import annotations
 

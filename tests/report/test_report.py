@@ -19,7 +19,7 @@ from peftbench.records import record
 from peftbench.report import assemble
 from peftbench.report.data import comparison
 from peftbench.report.figures import curves, placement, plots, quality, style
-from peftbench.report.tables import format
+from peftbench.report.tables import formatting
 from peftbench.report.write import up_to_date
 
 ROOT = Path(__file__).resolve().parents[2]

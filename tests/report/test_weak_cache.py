@@ -1,4 +1,4 @@
-"""A result is computed once an object and forgotten with it."""
+"""The cache computes a result once per object and frees it with the object."""
 
 from __future__ import annotations
 

@@ -332,7 +332,7 @@ def test_statistics_import_neither_torch_nor_pandas_nor_matplotlib():
 def test_numbers_read_as_documented():
     import doctest
 
-    for module in (format, comparison):
+    for module in (formatting, comparison):
         found = doctest.testmod(module)
         assert found.attempted
         assert not found.failed, module.__name__

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import factories
 import jsonschema
+import msgspec
 import pytest
 from commands import Call
 from test_bodies import set_at
 
-from peftbench.records import bodies, costs, record, schema, spec, upgrades
+from peftbench.records import record, schema, upgrades
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ROOT / "results" / "reference" / "ci_smoke"
@@ -76,10 +77,24 @@ def test_every_field_of_every_type_has_a_description():
     assert {"RunSpec", "TrainSpec", "Environment", "ProfileRow", "Predictions"} <= set(found["$defs"])
 
 
+class Base(msgspec.Struct, kw_only=True):
+    # seconds of a step,
+    # warm-up left out
+    seconds: float = 0.0  # null: not measured
+    kind: str = ""
+
+
+class Derived(Base, kw_only=True):
+    kind: Literal["run"]  # always this
+
+
 def test_a_description_is_the_comment_at_the_field_and_of_a_field_declared_again_the_last():
-    assert schema.descriptions(costs.Ratio)["median"] == "the middle one"
-    assert schema.descriptions(spec.MethodSpec)["size"].startswith('"matched" | "nearest"')
-    assert schema.descriptions(bodies.ProfileBody)["kind"] == "in contrast to runs"
+    assert schema.descriptions(Base) == {
+        "seconds": "seconds of a step, warm-up left out null: not measured",
+        "kind": "",
+    }
+    assert schema.descriptions(Derived)["kind"] == "always this"
+    assert schema.descriptions(Derived)["seconds"] == schema.descriptions(Base)["seconds"]
 
 
 def test_the_command_line_prints_it_and_the_experiments_by_default(call: Call):

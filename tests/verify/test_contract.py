@@ -24,7 +24,9 @@ from peftbench.verify.contract import case as case_module
 
 
 def parameter(case: Case, promise: Promise) -> Any:
-    marks = () if is_in_make_test(case, promise) else pytest.mark.full
+    marks = [] if is_in_make_test(case, promise) else [pytest.mark.full]
+    if case.hyper or case.backbone != NETWORKS[0]:  # `make test-fast` tries the defaults on one network
+        marks.append(pytest.mark.slow)
     return pytest.param(case, promise, marks=marks, id=f"{case}: {promise.__name__.replace('_', ' ')}")
 
 

@@ -224,7 +224,7 @@ def test_a_second_ctrl_c_kills_a_run_that_does_not_stop(tmp_path: Path) -> None:
     children = psutil.Process(parent.pid).children()
     parent.send_signal(signal.SIGINT)
     time.sleep(0.3)
-    assert parent.poll() is None
+    assert parent.poll() is None, parent.communicate()
     parent.send_signal(signal.SIGINT)
     parent.communicate(timeout=60)
     assert parent.returncode == 130

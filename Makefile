@@ -15,8 +15,8 @@ quickstart: $(VENV)/.installed
 
 env: $(VENV)/.installed
 
-# Two processes of one thread each: the tests' tensors are too small to share. A free worker takes tests of the other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+# Two processes of one thread each: the tests' tensors are too small to share. The files with most tests begin first.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: $(VENV)/.installed
 	$(PYTEST) -m "not full" --durations=25

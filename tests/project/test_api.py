@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -137,18 +136,12 @@ def test_mistakes_are_user_errors(cached: None, given: dict[str, Any], message: 
 
 @pytest.mark.slow
 @pytest.mark.embedded
-@pytest.mark.usefixtures("in_this_process")
-def test_the_notebook_runs_and_its_table_is_the_command_lines(
-    call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With one seed and short texts, so that it takes seconds."""
+def test_the_notebook_runs_and_its_table_is_the_command_lines(tmp_path: Path) -> None:
     script = ROOT / "examples" / "notebook.py"
     assert len(script.read_text().splitlines()) <= 30
-    shorter, plan = ["budget.seeds=1", "budget.max_length=16"], peftbench.plan
-    monkeypatch.setattr(peftbench, "plan", lambda *a, overrides, **k: plan(*a, overrides=[*overrides, *shorter], **k))
-    monkeypatch.delenv("PEFTBENCH_CACHE")  # the embedded model lies in the user's own
-    runpy.run_path(str(script), run_name="__main__")
-    printed = capsys.readouterr().out
-    shell = call("report", "results/notebook")
-    assert shell.out.rpartition("report: ")[0].strip() in printed
-    assert "predictions, merged [" in printed
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-m", "peftbench", "report", "results/notebook"]
+    shell = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert shell.stdout.rpartition("report: ")[0].strip() in done.stdout
+    assert "predictions, merged [" in done.stdout

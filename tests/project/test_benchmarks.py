@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import runpy
+import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from architectures import Zoo
-from commands import Call
 from transformers import AutoModel, AutoTokenizer
 
-from peftbench.run.executors import pool
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import cases  # noqa: E402
 import figure  # noqa: E402
 import grid  # noqa: E402
-import step_time  # noqa: E402
 import targets  # noqa: E402
 import twins  # noqa: E402
 
@@ -161,78 +155,40 @@ def test_the_same_json_gives_the_same_figure_to_the_byte() -> None:
     assert set(first) == {"f.png", "f.svg"}
 
 
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Run a script as Python does, but in this process, where torch and peft are loaded already."""
-    monkeypatch.setenv("GLIBC_TUNABLES", pool.KEEP_MEMORY)  # else step_time.py starts itself anew
-
-    def script(path: Path, *args: object) -> None:
-        monkeypatch.setattr(sys, "argv", [str(path), *map(str, args)])
-        runpy.run_path(str(path), run_name="__main__")
-
-    return script
-
-
-def test_step_time_runs_from_the_command_line(zoo: Zoo, tmp_path: Path, script: Callable[..., None]) -> None:
+@pytest.mark.slow
+def test_step_time_runs_from_the_command_line(zoo: Zoo, tmp_path: Path) -> None:
     out = tmp_path / "s.json"
-    given = ("--model", zoo["llama"].folder, "--only", "lora, q v", "--batch", 2, "--length", 8)
-    script(BENCHMARKS / "step_time.py", *given, "--rounds", 2, "--device", "cpu", "--threads", 1, "--out", out)
+    run("step_time.py", "--model", zoo["llama"].folder, "--only", "lora, q v", "--batch", 2, "--length", 8)(
+        "--rounds", 2, "--device", "cpu", "--out", out
+    )
     row = json.loads(out.read_text())["rows"]["lora, q v"]
     assert row["ratio"]["n"] == row["above_floor"]["n"] == 2
 
 
-def test_step_time_starts_itself_anew_where_memory_would_be_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[tuple[Any, ...]] = []
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    monkeypatch.setattr(os, "execve", lambda *args: started.append(args))
-    step_time.keep_memory()
-    ((program, words, environment),) = started
-    assert (program, words) == (sys.executable, [sys.executable, *sys.argv])
-    assert environment == {**os.environ, "GLIBC_TUNABLES": pool.KEEP_MEMORY}
-
-
-def test_the_time_of_a_process_is_told_and_the_end_of_what_it_said_where_it_fails(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    shown = "import os; print(os.environ['OWN'], os.environ['OMP_NUM_THREADS'], os.environ['HF_HUB_OFFLINE'])"
-    assert grid.timed([sys.executable, "-c", shown], log, {"OWN": "mine"}, threads=3) > 0
-    assert log.read_text() == "mine 3 1\n"
-    with pytest.raises(SystemExit, match="ended with 4:\nno more"):
-        grid.timed([sys.executable, "-c", "print('no more'); raise SystemExit(4)"], log, {}, threads=None)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("in_this_process")
-def test_the_grid_runs_from_the_command_line(
-    zoo: Zoo, tmp_path: Path, script: Callable[..., None], call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every process that it starts becomes a call in this one."""
-    import datasets
-
-    def timed(command: Sequence[str], log: Path, own: Mapping[str, str], threads: int | None) -> float:
-        if command[1:3] == ["-m", "peftbench"]:
-            done = call(*command[3:])
-            assert done.code == 0, done.err
-        else:
-            monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", own["HF_DATASETS_CACHE"])
-            script(Path(command[1]), *command[2:])
-        return 1.0
-
+def test_the_grid_runs_from_the_command_line(zoo: Zoo, tmp_path: Path) -> None:
     model, data, out = tmp_path / "model", tmp_path / "data", tmp_path / "g.json"
     AutoModel.from_pretrained(zoo["bert"].folder).save_pretrained(model)  # its head would be for other labels
     AutoTokenizer.from_pretrained(zoo["bert"].folder).save_pretrained(model)
     write_glue(data)
-    monkeypatch.setattr(grid, "timed", timed)
-    monkeypatch.setattr(grid, "warm_up", lambda: None)
-    given = ("--data-dir", data, "--model", model, "--steps", 2, "--batch", 4, "--length", 16, "--seeds", 1)
-    more = ("--methods", "ia3", "prefix", "--jobs", 1, "--threads", 1, "--out", out)
-    monkeypatch.setattr(sys, "argv", ["grid.py", *map(str, (*given, *more))])
-    grid.main()
+    run("grid.py", "--data-dir", data, "--model", model, "--steps", 2, "--batch", 4, "--length", 16)(
+        "--seeds", 1, "--methods", "ia3", "prefix", "--out", out
+    )
     found = json.loads(out.read_text())
     assert [(row["task"], row["method"]) for row in found["scripts"]] == [
         (task, method) for task in ("glue/rte", "glue/stsb") for method in ("ia3", "prefix")
     ]
     assert len(found["quality"]) == 6
     assert targets.measured(found)[0].value == found["ratio"]["median"] > 0
+
+
+def run(script: str, *first: object) -> Any:
+    def call(*rest: object) -> None:
+        command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, (*first, *rest))]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return call
 
 
 def write_glue(folder: Path) -> None:

@@ -15,13 +15,13 @@ quickstart: $(VENV)/.installed
 
 env: $(VENV)/.installed
 
-# Two processes of one thread each: the tests' tensors are too small to share. The files with most tests begin first.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two processes of one thread each: the tests' tensors are too small to share. A process without work takes the other's.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test: $(VENV)/.installed
 	$(PYTEST) -m "not full" --durations=25
 
-# What takes no more than about a second and a half each, and no data that must be fetched.
+# What takes no more than about a second each, and no data that must be fetched.
 test-fast: $(VENV)/.installed
 	$(PYTEST) -m "not full and not slow and not embedded"
 

@@ -20,6 +20,7 @@ GATED = {*NARROW, "t5-gated"}
 FUSED = ["gpt2", "gpt-neox", "gpt-neox-serial"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_the_logits_equal_the_untouched_network(zoo: Zoo, name: str) -> None:
     model, inputs = zoo[name], batch()

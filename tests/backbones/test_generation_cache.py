@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 from architectures import DECODERS, Zoo, batch
+from pairs import pairs
 from torch import Tensor
 
 from peftbench.backbones.load import Backbone
@@ -20,10 +21,14 @@ PROMPTS = (11, 4, 8)  # tokens; all but the longest are padded on the left, as t
 NEW_TOKENS = 8  # the longest row passes mistral's window of 6 tokens
 ROUNDING = 1e-5  # over the largest logit
 METHODS = discover()
+INPUTS = ("lora", "prefix", "prompt")  # weights, slots of the attention, vectors before the text
 
 
-@pytest.mark.parametrize("architecture", DECODERS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    pairs(METHODS, DECODERS, every_method_on=["llama", "gpt2"], on_every_network=INPUTS, fast=["llama"]),
+)
 def test_a_cache_changes_neither_tokens_nor_logits(zoo: Zoo, name: str, architecture: str) -> None:
     backbone = zoo[architecture].load()
     untouched = greedy(backbone, cached=True)

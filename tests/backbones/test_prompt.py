@@ -274,6 +274,7 @@ def asked(task: str, **hyper: Any) -> RunSpec:
     return RunSpec(BackboneSpec(model, source.fingerprint(model)), where, method, train, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["synthetic/classification", "synthetic/generation"])
 def test_a_run_with_a_prompt_is_charged_for_it_and_leaves_nothing_to_the_next(task: str) -> None:
     session = Session("cpu", threads=1)

@@ -296,6 +296,7 @@ def spec(method: str, task: str, **train: Any) -> RunSpec:
     return RunSpec(backbone, where, MethodSpec(method, method, 1, {}), TrainSpec(**settings), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["classification", "pair", "regression"])
 def test_t5_classifies_and_regresses_with_a_head_on_its_last_answer_token(task: str) -> None:
     """With the library's head; the roles lie one level deeper than in the network that generates."""
@@ -314,6 +315,7 @@ def test_t5_classifies_and_regresses_with_a_head_on_its_last_answer_token(task: 
     assert backbone.kind == kind
 
 
+@pytest.mark.slow
 def test_every_method_is_profiled_on_a_task_that_t5_generates() -> None:
     names = sorted(name for name, cls in discover().items() if not cls.needs)  # it has no bias, and writing no head
     asked = spec("lora", "synthetic/generation")

@@ -280,6 +280,7 @@ def test_profile_asks_for_one_pass_a_task_without_any_run(
     assert more["again"] is True
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_profile_measures_again_and_the_first_pass_counts_for_run_and_report(
     call: Call, tiny: str, tmp_path: Path

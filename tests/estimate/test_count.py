@@ -78,6 +78,7 @@ def whole(name: str) -> int:
         return sum(p.numel() for p in auto.from_config(config).parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
 def test_an_architecture_has_as_many_parameters_as_is_published(name: str) -> None:
     assert whole(name) == EXACT[name]
@@ -94,6 +95,7 @@ def test_every_architecture_is_held_to_a_published_size_and_names_its_source() -
     assert all(len(facts["source"]) > 20 for facts in architectures.known().values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_every_architecture_counts_with_a_method(name: str) -> None:
     counted = count(ModelQuery(name), "lora", {"rank": 1})
@@ -164,6 +166,7 @@ def spec_labels(body: dict[str, Any]) -> int:
     return len(set(body["predictions"]["labels"]))
 
 
+@pytest.mark.slow
 def test_every_method_here_attaches_on_the_meta_device() -> None:
     assert {name for name in discover() if not count(ModelQuery("tiny-encoder"), name).attached} == set()
 

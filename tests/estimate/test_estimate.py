@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pairs import pairs
 from torch import Tensor
 
 from peftbench.backbones.configuration import natural_kind
@@ -26,6 +25,7 @@ from peftbench.method.registry import discover, find, make
 
 MODELS = ("tiny-encoder", "tiny-decoder", "tiny-t5")
 NAMES = sorted(discover())
+SITES = ("full", "lora", "adapter", "prefix")  # all weights; linear layers, blocks, slots of the attention
 
 
 def _method(name: str) -> Any:
@@ -57,21 +57,15 @@ def _agree(model: str, name: str, setting: Setting) -> None:
     assert predicted.peak_phase == real_record["peak_phase"]
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "model"),
+    pairs(NAMES, MODELS, every_method_on=["tiny-decoder"], on_every_network=SITES),
+)
 def test_the_prediction_is_what_the_tracker_measures(name: str, model: str) -> None:
     _agree(model, name, Setting(3, 24))
 
 
-def _pairs(everywhere: str, methods: Sequence[str], few: Sequence[str], models: Sequence[str]) -> list[Any]:
-    """Methods by networks: all methods on one network, `few` on the others; the marker `full` is on the rest."""
-    made = []
-    for name, model in itertools.product(methods, models):
-        marks = () if model == everywhere or name in few else pytest.mark.full
-        made.append(pytest.param(name, model, marks=marks, id=f"{name}-{model}"))
-    return made
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -84,15 +78,17 @@ def _pairs(everywhere: str, methods: Sequence[str], few: Sequence[str], models: 
     ],
     ids=str,
 )
-@pytest.mark.parametrize(("name", "model"), _pairs("tiny-decoder", ["full", "lora", "qlora"], ["lora"], MODELS))
+@pytest.mark.parametrize(
+    ("name", "model"),
+    pairs(["full", "lora", "qlora"], MODELS, every_method_on=["tiny-decoder"], on_every_network=[], fast=MODELS),
+)
 def test_it_is_so_in_every_setting(name: str, change: dict[str, Any], model: str) -> None:
     _agree(model, name, Setting(**{"batch": 2, "seq": 20, **change}))
 
 
-# One method a kind of site: linear layers, blocks, slots of the attention.
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "model"), _pairs("bert-base", NAMES, ["lora", "adapter", "prefix"], ["bert-base", "llama-2-7b"])
+    ("name", "model"),
+    pairs(NAMES, ["bert-base", "llama-2-7b"], every_method_on=[], on_every_network=["lora", "prefix"]),
 )
 def test_three_small_depths_tell_a_larger_one(name: str, model: str) -> None:
     """Eight layers in full, and from three, four and five of them."""
@@ -109,6 +105,7 @@ def test_three_small_depths_tell_a_larger_one(name: str, model: str) -> None:
     assert told.phase == whole.phase
 
 
+@pytest.mark.slow
 def test_layers_that_differ_are_not_told_from_three_depths() -> None:
     courses = [simulate_step(ModelQuery("bert-base"), _method("lora"), Setting(1, 8), False, n) for n in (3, 4, 6)]
     assert extrapolate(courses, 9) is None
@@ -140,6 +137,7 @@ def test_roles_add_up_to_the_peak() -> None:
     assert found.by_role["q"]["adapter"] > 0
 
 
+@pytest.mark.slow
 def test_four_bit_weights_count_as_they_are_stored() -> None:
     found = estimate(ModelQuery("tiny-decoder"), "qlora", {}, Setting(2, 16))
     weights = 2 * (32 * 32 * 2 + 2 * 32 * 16 + 3 * 32 * 64)  # of the linear layers
@@ -156,6 +154,7 @@ def test_fused_attention_keeps_no_scores() -> None:
     assert kept["math"] - kept["flash"] > 2 * 2 * 64 * 64 * 4  # more than one layer's scores: batch, heads, L, L
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["math", "flash"])
 def test_attention_is_of_the_same_kind_where_checkpointing_computes_it_again(how: str) -> None:
     kept, again = (
@@ -192,6 +191,7 @@ def test_eight_bit_state_is_what_bitsandbytes_holds() -> None:
     assert held(ours) == held(theirs)
 
 
+@pytest.mark.slow
 def test_the_eight_bit_state_takes_a_quarter() -> None:
     at = {
         name: estimate(ModelQuery("bert-base"), "full", {}, Setting(1, 8, optimizer=name)).at_peak["optimizer"]
@@ -226,6 +226,7 @@ def test_a_text_longer_than_the_network_is_refused() -> None:
         estimate(ModelQuery("tiny-encoder"), "lora", {}, Setting(1, 129))
 
 
+@pytest.mark.slow
 def test_the_largest_batch_fits_and_the_next_does_not() -> None:
     asked: list[int] = []
 
@@ -243,6 +244,7 @@ def test_the_largest_batch_fits_and_the_next_does_not() -> None:
     assert fit(10, "batch", Setting(1, 16), ask).largest == 0
 
 
+@pytest.mark.slow
 def test_the_longest_text_ends_at_the_networks_positions() -> None:
     found = fit(10**12, "seq", Setting(1, 1), lambda setting: estimate(ModelQuery("tiny-encoder"), "lora", {}, setting))
     assert found.largest == 128

@@ -34,6 +34,7 @@ COUNTED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", COUNTED)
 def test_a_published_count_is_ours_to_the_digit_or_its_difference_is_explained(row: dict[str, Any]) -> None:
     own = published.trainable(row)
@@ -80,6 +81,7 @@ def test_numbers_round_as_they_are_printed(value: int, printed: str, same: str) 
     assert published.as_printed(value, printed) == same
 
 
+@pytest.mark.slow
 def test_the_committed_page_is_up_to_date_for_the_rows_that_can_be_counted_here() -> None:
     page = published.PAGE.read_text(encoding="utf-8")
     assert page.startswith(published.HEAD)

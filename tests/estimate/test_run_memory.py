@@ -51,6 +51,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_prediction_is_the_peak_in_the_runs_record_to_the_byte(tmp_path: Path, case: str) -> None:
     backbone, task, methods, more = CASES[case]

@@ -1,22 +1,32 @@
 """What the contract is tried on: what `make test` runs of it, and what only `make test-all` adds.
 
-A method's defaults are tried on every network. A setting changes the method's own layers, not the network around them,
-so `make test` tries each setting once: on the encoder, which has biases, dropout and a task head, and on the decoder
-what only padding and causality show. The rest of the matrix repeats these promises and is marked `full`.
+A method's defaults are tried on every network. A setting changes what the method's own layers compute, not the network
+around them nor how tensors are stored. So `make test` tries each setting once: on the first network that takes the
+method, mostly the encoder, which has biases, dropout and a task head; and on the decoder what only padding and
+causality show. The rest of the matrix repeats these promises and is marked `full`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
+from peftbench.method.base import Method
 from peftbench.method.registry import discover
-from peftbench.verify.contract import Case, Promise, promises, sequence, variants
+from peftbench.verify.contract import Case, Promise, promises, sequence, storage, training, variants
 
 NETWORKS = ("tiny-encoder", "tiny-decoder", "tiny-t5")
 ABOUT_SEQUENCES = (
     sequence.padding_changes_nothing,
     sequence.the_future_changes_nothing,
     sequence.cached_generation_is_the_same,
+)
+
+# What the machinery around a method keeps, whatever its numbers are.
+ABOUT_THE_MACHINERY = (
+    training.two_runs_are_identical,
+    storage.swapping_adapters_is_exact,
+    storage.foreign_adapters_are_refused,
 )
 
 
@@ -29,11 +39,18 @@ def matrix() -> Iterator[tuple[Case, Promise]]:
                 yield from ((case, promise) for promise in promises(case))
 
 
-def is_in_make_test(case: Case, promise: Promise) -> bool:
-    """Whether `make test` tries this promise on this case.
+@cache
+def first_network(cls: type[Method]) -> str | None:
+    """The first network that the method takes: the encoder, unless it lacks what the method needs."""
+    return next((name for name in NETWORKS if Case(cls, {}, name).refusal() is None), None)
 
-    A method with `needs` refuses some network: all of its cases are tried, since the encoder may be the one.
-    """
-    if not case.hyper or case.method.needs or case.backbone == "tiny-encoder":
+
+def is_in_make_test(case: Case, promise: Promise) -> bool:
+    """Whether `make test` tries this promise on this case."""
+    if not case.hyper:
+        return True
+    if promise in ABOUT_THE_MACHINERY:
+        return False
+    if case.backbone == first_network(case.method):
         return True
     return case.backbone == "tiny-decoder" and promise in ABOUT_SEQUENCES

@@ -180,6 +180,7 @@ def _allocator_peak(step: Callable[[], None]) -> int:
     return peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("foreach", [False, True], ids=["loop", "foreach"])
 @pytest.mark.parametrize("make", [_bert, _llama])

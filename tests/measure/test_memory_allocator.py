@@ -67,6 +67,7 @@ class Conversions(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("network", ["tiny-encoder", "tiny-decoder"])
 @pytest.mark.parametrize("method", METHODS)

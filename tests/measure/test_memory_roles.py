@@ -36,6 +36,7 @@ def _record(network: str, method: str, by_role: bool, **options: Any) -> dict[st
     return {k: v for k, v in record.items() if k != "resident_bytes"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "network"), [*product(METHODS, NETWORKS), ("lora", "tiny-t5")])
 def test_the_roles_add_up_to_every_part_and_asking_changes_none(method: str, network: str) -> None:
     if Case(METHODS[method], {}, network).refusal() is not None:

@@ -58,6 +58,7 @@ def thawed() -> Iterator[None]:
     gc.freeze()
 
 
+@pytest.mark.slow
 def test_what_a_round_leaves_behind_is_collected_before_the_next_and_nothing_stays_frozen(thawed: None) -> None:
     left: list[weakref.ref[Circle]] = []
     alive: list[int] = []

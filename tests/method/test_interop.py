@@ -82,6 +82,7 @@ def agree(ours: nn.Module, theirs: nn.Module) -> None:
     torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-6 * float(a.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "hyper"), METHODS)
 @pytest.mark.parametrize("name", NAMES)
 def test_peft_computes_the_same_from_what_is_exported(
@@ -126,6 +127,7 @@ def same_to_the_bit(a: Path, b: Path) -> None:
             assert all(torch.equal(left[n], right[n]) for n in left)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "hyper"), METHODS)
 @pytest.mark.parametrize("name", NAMES)
 def test_what_peft_loaded_and_saved_again_comes_back_to_the_bit(
@@ -153,6 +155,7 @@ def theirs(zoo: Zoo, name: str, folder: Path, config: Any) -> nn.Module:
     return twin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, {"use_rslora": True}, {"use_dora": True}])
 @pytest.mark.parametrize(("name", "targets"), [("bert", ["query", "value"]), ("llama", "all-linear")])
 def test_an_adapter_that_peft_made_computes_the_same_here(

@@ -41,6 +41,7 @@ def exported(zoo: Zoo, name: str, method: str, hyper: dict[str, Any], where: Pat
     return backbone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "hyper"), LOW_RANK)
 @pytest.mark.parametrize("name", THREE)
 def test_peft_computes_the_same_from_a_relative_of_lora_and_so_does_what_is_read_back(
@@ -65,6 +66,7 @@ def in_four_bits(model: Model) -> nn.Module:
     return net
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("roles", [None, "q v"])
 @pytest.mark.parametrize("method", ["qlora", "qdora"])
 @pytest.mark.parametrize("name", THREE)
@@ -145,6 +147,7 @@ def with_prompt(backbone: Backbone, inputs: dict[str, Tensor]) -> Tensor:
         return prompt.remove(net(**longer).logits, longer, first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["vocabulary", "random"])
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "gpt-neox", "opt", "t5"])
 def test_a_prompt_in_front_of_the_text_travels_and_comes_back_to_the_bit(

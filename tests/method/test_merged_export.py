@@ -23,6 +23,7 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_the_weights_go_back_to_where_they_came_from_to_the_bit(zoo: Zoo, name: str) -> None:
     theirs, ours = zoo[name].untouched.state_dict(), plain_state(zoo[name].load().net)
@@ -42,6 +43,7 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "hyper"), METHODS)
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "gpt-neox", "gpt2-classifier"])
 def test_a_merged_model_loads_without_this_project_and_computes_the_same(

@@ -85,6 +85,7 @@ def test_the_dynamic_table_is_that_of_bitsandbytes_to_the_last_bit_but_one(oracl
     assert len(nf4.dynamic_table().unique()) == 256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("case", CASES)
 def test_codes_absmax_and_values_equal_bitsandbytes(oracle: Any, case: str, dtype: torch.dtype) -> None:
@@ -105,6 +106,7 @@ def test_codes_absmax_and_values_equal_bitsandbytes(oracle: Any, case: str, dtyp
     assert torch.equal(values, reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(40))
 def test_random_tensors_of_any_size_scale_and_tail_equal_bitsandbytes(oracle: Any, seed: int) -> None:
     draws = torch.Generator().manual_seed(seed)

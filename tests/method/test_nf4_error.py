@@ -109,6 +109,7 @@ def test_the_nearest_value_is_taken_and_a_block_of_zeros_stays_zero(script: Modu
 # What is committed
 
 
+@pytest.mark.slow
 def test_the_normal_weights_give_the_committed_figures_again(script: ModuleType, committed: dict[str, Any]) -> None:
     _compare(script.measure("normal", script.weights("normal")), committed["rows"][0])
 

@@ -29,6 +29,7 @@ def three(zoo: Zoo, name: str, method: str, hyper: dict[str, Any], folder: Path)
     return files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "hyper"),
     [("lora", {"rank": 3}), ("dora", {"rank": 2}), ("ia3", {}), ("adapter", {}), ("qlora", {"rank": 2})],

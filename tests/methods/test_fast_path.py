@@ -82,6 +82,7 @@ def padded(backbone: Backbone) -> dict[str, Tensor]:
 NETWORKS = ("bert", "llama", "t5")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", NETWORKS)
 @pytest.mark.parametrize("name", sorted(registry.discover()))
 def test_a_training_step_waits_for_nothing(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from architectures import ALL, Zoo, batch, logits, loss, save
+from pairs import pairs
 from torch import Tensor
 
 from peftbench.backbones import devices
@@ -30,17 +31,24 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 BITSANDBYTES = {"qlora bitsandbytes": ("qlora", {"backend": "bitsandbytes"})}
 # where each mode is tried with every method
+SITES = ("full", "lora", "adapter", "prefix")  # all weights; linear layers, blocks, slots of the attention
 FEW = ["bert", "deberta-v3", "gpt2", "opt-350m", "gpt-neox", "llama", "t5-gated"]
 
 
-def _refused(name: str, label: str) -> str:
+def _refused(label: str, name: str) -> str:
     """What the refusal says where an architecture is none for a method; empty where it is one."""
     if name.startswith("deberta") and label.startswith("prefix"):
         return "disentangled"
     return "has none" if label == "bitfit" and name in ("llama", "mistral", "qwen3", "t5", "t5-gated") else ""
 
 
-MODES = [(name, label) for name in FEW for label in CONFIGURATIONS if not _refused(name, label)]
+MODES = [
+    pair
+    for pair in pairs(
+        CONFIGURATIONS, FEW, every_method_on=["llama", "t5-gated"], on_every_network=SITES, fast=["llama"]
+    )
+    if not _refused(*pair.values)
+]
 
 
 @contextmanager
@@ -75,12 +83,14 @@ def _train(edit: Edit, method: Method, steps: int = 2, dtype: str = "float32") -
     return losses
 
 
-@pytest.mark.parametrize("label", CONFIGURATIONS)
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    ("label", "name"),
+    pairs(CONFIGURATIONS, ALL, every_method_on=ALL, on_every_network=[], fast=["bert", "llama"]),
+)
 def test_every_method_attaches_steps_and_is_undone_bit_for_bit(zoo: Zoo, name: str, label: str) -> None:
     backbone = zoo[name].backbone
-    if _refused(name, label):
-        with pytest.raises(UserError, match=_refused(name, label)), _attached(backbone, label):
+    if _refused(label, name):
+        with pytest.raises(UserError, match=_refused(label, name)), _attached(backbone, label):
             pass
         return
     inputs = batch()
@@ -124,7 +134,8 @@ def _gradients(backbone: Backbone, label: str) -> list[Tensor]:
         return [p.grad.clone() for p in edit.trained() if p.grad is not None]
 
 
-@pytest.mark.parametrize(("name", "label"), MODES)
+@pytest.mark.slow
+@pytest.mark.parametrize(("label", "name"), MODES)
 def test_gradient_checkpointing_gives_the_same_gradients(zoo: Zoo, modes: Any, name: str, label: str) -> None:
     """With the model's own dropout: the recomputation draws the same masks."""
     plain = _gradients(zoo[name].backbone, label)
@@ -133,6 +144,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(zoo: Zoo, modes: Any, n
     assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_gradient_checkpointing_computes_each_layer_twice(modes: Any, name: str) -> None:
     backbone = modes(name, gradient_checkpointing=True)
@@ -145,7 +157,8 @@ def test_gradient_checkpointing_computes_each_layer_twice(modes: Any, name: str)
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize(("name", "label"), MODES)
+@pytest.mark.slow
+@pytest.mark.parametrize(("label", "name"), MODES)
 def test_every_method_trains_in_bfloat16_as_in_float32_and_is_undone(modes: Any, name: str, label: str) -> None:
     found = {}
     for dtype in ("float32", "bfloat16"):
@@ -161,13 +174,14 @@ def test_every_method_trains_in_bfloat16_as_in_float32_and_is_undone(modes: Any,
     assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.1, abs=loose)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "start", "label"),
     [
         (name, start, label)
         for name, start in (("llama", 7), ("t5-gated", 1))
         for label in CONFIGURATIONS
-        if not _refused(name, label)
+        if not _refused(label, name)
     ],
 )
 def test_every_method_generates_with_a_cache_in_bfloat16(modes: Any, name: str, start: int, label: str) -> None:
@@ -182,6 +196,7 @@ def test_every_method_generates_with_a_cache_in_bfloat16(modes: Any, name: str, 
     assert out.shape[1] > start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_the_dropout_override_reaches_every_dropout(modes: Any, name: str) -> None:
     """At zero, training computes what evaluation computes; at 0.3, every dropout module says 0.3."""

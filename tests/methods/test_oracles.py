@@ -31,9 +31,10 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-def matrix() -> list[tuple[str, str, str]]:
+def matrix() -> list[Any]:
+    """One architecture is quick to try; the others are slow."""
     return [
-        (name, architecture, look)
+        pytest.param(name, architecture, look, marks=[] if architecture == "llama" else [pytest.mark.slow])
         for name, counterpart in COUNTERPARTS.items()
         for architecture in ARCHITECTURES
         for look in counterpart.looks(architecture)

@@ -117,6 +117,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_is_not_comparable_is_refused_by_name(plan: Any, what: str) -> None:
     old, new, said = REFUSED[what]

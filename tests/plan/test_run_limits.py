@@ -170,6 +170,7 @@ def test_one_pass_times_every_method_with_its_own_parts(tmp_path: Path) -> None:
     assert ProfileSpec.from_dict(json.loads(json.dumps(as_dict(first)))).id == first.id
 
 
+@pytest.mark.slow
 def test_the_peak_of_the_largest_batch_is_simulated_as_the_run_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -347,6 +347,7 @@ def test_a_method_that_declares_no_rates_needs_one_from_the_file(tmp_path: Path,
 # Carried out.
 
 
+@pytest.mark.slow
 def test_an_interrupted_grid_goes_on_after_its_trials_and_repeats_none(
     tmp_path: Path, asked: experiment.Experiment
 ) -> None:

@@ -67,6 +67,7 @@ def test_the_same_file_gives_the_same_runs_from_a_path_a_mapping_and_an_experime
     assert len({tuple(s.id for s in p.runs) for p in plans}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_this_process")
 def test_python_and_the_command_line_give_the_same_records_and_table(
     call: Call, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -34,6 +34,7 @@ def hyper(case: cases.Case) -> cases.Case:
     return cases.Case(case.method, case.config, settings, case.copy, case.quantised, case.floor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
 @pytest.mark.parametrize("name", list(cases.CASES))
 def test_both_sides_compute_the_same_and_both_can_be_stepped(zoo: Zoo, name: str, architecture: str) -> None:
@@ -166,6 +167,7 @@ def test_step_time_runs_from_the_command_line(zoo: Zoo, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_the_grid_runs_from_the_command_line(zoo: Zoo, tmp_path: Path) -> None:
     model, data, out = tmp_path / "model", tmp_path / "data", tmp_path / "g.json"
     AutoModel.from_pretrained(zoo["bert"].folder).save_pretrained(model)  # its head would be for other labels

@@ -89,6 +89,7 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "peftbench"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_key_moves_with_one_byte_in_any_file_of_its_package_and_only_of_its_own(copied: Path, room: str) -> None:
     others = {r: cache.code_key(r) for r in ROOMS if r != room}
@@ -126,6 +127,7 @@ def test_a_key_over_a_package_that_is_not_there_is_refused() -> None:
         cache.code_key("report", "report/judge")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", ["backbones", "tasks", "method", "measure", "run", "estimate"])
 def test_calibrations_and_simulated_peaks_rest_on_every_package_that_a_step_runs_through(
     copied: Path, tmp_path: Path, room: str

@@ -124,6 +124,7 @@ def test_the_report_names_what_keeps_two_runs_apart(planned: Prepared, tmp_path:
         assert sorted(named("\n".join(table.notes))) == sorted(names)
 
 
+@pytest.mark.slow
 @EACH_PAIR
 def test_a_papers_figure_names_what_keeps_two_runs_apart(tmp_path: Path, pair: str) -> None:
     here, there, names = PAIRS[pair]

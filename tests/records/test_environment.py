@@ -26,6 +26,7 @@ def test_the_facts_are_json_and_repeat() -> None:
     assert first["code"]["dirty"] in (True, False, None)
 
 
+@pytest.mark.slow
 def test_torch_is_asked_only_where_it_is_loaded() -> None:
     code = (
         "import sys; from peftbench.records import environment\n"
@@ -37,6 +38,7 @@ def test_torch_is_asked_only_where_it_is_loaded() -> None:
     assert done.stdout.split() == ["None", "True"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_kernel_of_the_blas_is_named_for_each_package_that_brings_one(kernel: str | None) -> None:
     code = (

@@ -29,6 +29,7 @@ def drawn(metric, n=40, seed=0):
     return [" ".join(w if rng.random() < 0.8 else "x" for w in rng.choice(a).split()) for a in labels], labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", sorted(metrics.METRICS))
 def test_leaving_each_example_out_gives_the_official_score_of_the_others(metric):
     values, labels = drawn(metric)

@@ -75,6 +75,7 @@ def _texts(svg: Path) -> list[str]:
     return re.findall(r"<!-- (.*?) -->", svg.read_text())
 
 
+@pytest.mark.slow
 def test_the_same_latencies_give_the_same_bytes(tmp_path):
     first = factories.write_all(tmp_path / "one", [measured()]) and assemble.write(tmp_path / "one")
     again = factories.write_all(tmp_path / "two", [measured()]) and assemble.write(tmp_path / "two")

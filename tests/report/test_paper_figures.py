@@ -160,6 +160,7 @@ def test_check_passes_where_nothing_changed_and_writes_nothing(rendered: tuple[P
     assert {p: p.stat().st_mtime_ns for p in docs.rglob("*.*")} == times
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora_roles.md", "lora_roles.png", "lora_roles.svg"])
 def test_check_names_a_file_that_was_edited(rendered: tuple[Path, Path], name: str) -> None:
     results, docs = rendered

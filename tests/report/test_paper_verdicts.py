@@ -155,6 +155,7 @@ def test_a_cell_where_a_seed_failed_is_shown_but_never_the_best(tmp_path: Path) 
     assert reproduction.verdict == REPRODUCED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("adapter", "verdict"), [(0.80, REPRODUCED), (0.60, NOT_REPRODUCED)])
 def test_sizes_and_scores_follow_the_records_of_three_sweeps(tmp_path: Path, adapter: float, verdict: str) -> None:
     named = [(name, {"rank": 8}, 0.86) for name in ("lora", "dora", "vera")]
@@ -186,6 +187,7 @@ def sweep(rates: dict[str, list[float]], best: dict[str, float], seeds: int) -> 
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lora", "verdict"), [(2e-3, REPRODUCED), (2e-4, NOT_REPRODUCED), (8e-3, WITHIN)], ids=["ten", "one", "edge"]
 )

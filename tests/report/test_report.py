@@ -47,6 +47,7 @@ def test_a_method_with_only_failures_keeps_its_row_everywhere(tmp_path):
     assert "loss was NaN" in text
 
 
+@pytest.mark.slow
 def test_every_table_of_an_average_names_the_tasks_and_their_stand_ins(tmp_path):
     tasks = {**STAND_IN, "embedded/movie_sentiment": None}
     factories.write_all(tmp_path, factories.grid(["full", "lora"], tasks=tasks))
@@ -57,6 +58,7 @@ def test_every_table_of_an_average_names_the_tasks_and_their_stand_ins(tmp_path)
         assert "embedded/dialog_pairs (stand-in for glue/rte)" in said, path
 
 
+@pytest.mark.slow
 def test_a_task_that_was_not_learned_says_so_in_every_table_and_plot(tmp_path):
     bodies = [*factories.grid(["full", "lora"], score=0.505, majority=0.5), factories.profile(["full", "lora"])]
     factories.write_all(tmp_path, bodies)
@@ -81,6 +83,7 @@ def test_a_stand_in_never_bears_the_name_of_the_task_it_stands_in_for(tmp_path):
     assert (row["task"], row["stand_in_for"]) == ("embedded/dialog_pairs", "glue/rte")
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes_in_any_order(tmp_path):
     bodies = [*factories.grid(["full", "lora"]), factories.profile(["full", "lora"])]
     first = {p.name: p.read_bytes() for p in _report_of(tmp_path / "one", bodies)}
@@ -93,6 +96,7 @@ def _report_of(directory, bodies):
     return assemble.write(directory)
 
 
+@pytest.mark.slow
 def test_the_page_shows_every_table_and_figure_and_nothing_else_is_linked(tmp_path):
     bodies = factories.grid(["full", "lora"], tasks={"embedded/a": None, **STAND_IN})
     for task, asked in {"embedded/a": None, **STAND_IN}.items():
@@ -200,6 +204,7 @@ def test_a_failed_run_and_an_empty_curve_do_not_stop_the_report(tmp_path):
     assert [p.name for p in paths if p.suffix == ".png"] == ["quickstart--embedded_question_type--loss.png"]
 
 
+@pytest.mark.slow
 def test_figures_are_the_same_bytes_whatever_style_the_user_has_set(tmp_path, monkeypatch):
     import matplotlib
 
@@ -242,6 +247,7 @@ def _figure(directory):
     return next((directory / "report/figures").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -312,6 +318,7 @@ def test_no_label_of_eight_close_configurations_covers_another():
         assert not any(label.box.overlap(m) for m in markers)
 
 
+@pytest.mark.slow
 def test_the_figures_leave_the_users_style_and_backend_alone(tmp_path):
     factories.write_all(tmp_path, [factories.run("lora", 0)])
     code = (

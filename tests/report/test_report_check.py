@@ -40,6 +40,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.slow
 def test_a_fresh_report_is_what_its_records_give(written: Path, call: Call) -> None:
     before = {p: p.stat().st_mtime_ns for p in written.rglob("*")}
     done = call("report", str(written), "--check")
@@ -47,6 +48,7 @@ def test_a_fresh_report_is_what_its_records_give(written: Path, call: Call) -> N
     assert {p: p.stat().st_mtime_ns for p in written.rglob("*")} == before, "a check writes nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", BROKEN)
 def test_a_file_that_is_not_what_the_records_give_is_named(written: Path, call: Call, what: str) -> None:
     spoil, said = BROKEN[what]
@@ -57,6 +59,7 @@ def test_a_file_that_is_not_what_the_records_give_is_named(written: Path, call: 
     assert len(done.out.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_record_added_since_is_noticed(written: Path) -> None:
     record.write(written, factories.run("dora"))
     said = assemble.check(written, None, assemble.load(written))

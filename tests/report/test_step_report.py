@@ -30,6 +30,7 @@ def cells(markdown: str, label: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
+@pytest.mark.slow
 def test_a_step_is_shown_with_its_phases_tokens_operations_and_share(tmp_path: Path) -> None:
     files = shown(tmp_path, work=True)
     assert cells(files["--step.md"], "lora") == [
@@ -53,6 +54,7 @@ def test_a_step_is_shown_with_its_phases_tokens_operations_and_share(tmp_path: P
     assert (full["method"], lora["flops_total"], lora["step_ratio_high"]) == ("full", "3000000000", str(71 / 95 + 0.02))
 
 
+@pytest.mark.slow
 def test_records_from_before_the_split_keep_their_ratio_and_have_no_table_of_the_step(tmp_path: Path) -> None:
     files = shown(tmp_path)
     assert "--step.md" not in files
@@ -65,6 +67,7 @@ def test_records_from_before_the_split_keep_their_ratio_and_have_no_table_of_the
     assert lora["flops"] == dict.fromkeys(("forward", "backward", "optimizer", "total"))
 
 
+@pytest.mark.slow
 def test_a_configuration_without_times_has_dashes_beside_others_that_have_them(tmp_path: Path) -> None:
     bodies = [*factories.grid((*LABELS, "ia3"), seeds=1), factories.profile(LABELS, work=True)]
     factories.write_all(tmp_path, bodies)
@@ -72,6 +75,7 @@ def test_a_configuration_without_times_has_dashes_beside_others_that_have_them(t
     assert cells(table, "ia3") == ["ia3", *["—"] * 11]
 
 
+@pytest.mark.slow
 def test_the_terminals_table_still_fits(tmp_path: Path) -> None:
     shown(tmp_path, work=True)
     assert max(map(len, text_table(tmp_path).splitlines())) <= 120

@@ -166,6 +166,7 @@ def test_rows_for_programs_have_the_choice_and_the_exemptions(tmp_path: Path) ->
     assert (rows["full"]["exempt"], rows["lora"]["exempt"]) == ({"trials": "its published rate"}, {})
 
 
+@pytest.mark.slow
 def test_every_table_prints_who_is_exempt_and_why(tmp_path: Path) -> None:
     exempt = replace(factories.method_spec("ia3"), exempt={"trainable_params": "it has one size"})
     tasks = ("embedded/question_type", "embedded/movie_sentiment")

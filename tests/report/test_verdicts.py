@@ -163,6 +163,7 @@ def test_every_table_shows_intervals_ties_and_sentences(tmp_path, monkeypatch):
     assert row["tied_with_best"] is False
 
 
+@pytest.mark.slow
 def test_who_is_surely_on_the_front_has_probability_one_and_is_marked_in_the_figure(tmp_path):
     bodies = [*table({"full": 0.80, "lora": 0.79, "dora": 0.60}), factories.profile(["full", "lora", "dora"])]
     (c,) = compared(tmp_path, bodies)

@@ -50,6 +50,7 @@ def assert_same(before: tuple[Any, ...], after: tuple[Any, ...]) -> None:
     assert before[2:] == after[2:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full", "bitfit", "qlora", "dora", "adapter", "prefix", "prompt", "pissa"])
 @pytest.mark.parametrize("name", ["bert", "gpt2", "t5"])
 def test_undo_gives_the_network_back_bit_for_bit_after_training(zoo: Zoo, name: str, method: str) -> None:

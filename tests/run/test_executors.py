@@ -104,6 +104,7 @@ def test_an_executor_that_cannot_be_imported_is_named(installed: Callable[..., N
         executors.find("broken")
 
 
+@pytest.mark.slow
 def test_the_same_grid_has_the_same_records_whichever_executor_ran_it(go: Callable, tmp_path: Path) -> None:
     runs = [fake_session.spec(0), fake_session.spec(1, do="diverge"), fake_session.spec(2, do="raise")]
     specs = [*runs, *fake_session.grid(4, 0.002)[3:], fake_session.profile(*runs)]
@@ -130,6 +131,7 @@ def test_any_executor_resumes_what_another_began(go: Callable, tmp_path: Path) -
     assert len(record.read_all(tmp_path / "threads")) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["local", "threads"])
 def test_ctrl_c_abandons_what_runs_and_starts_nothing_more(go: Callable, tmp_path: Path, name: str) -> None:
     specs = [fake_session.spec(n, pause=0.1) for n in range(3)]
@@ -147,6 +149,7 @@ def test_a_second_ctrl_c_kills_what_runs(go: Callable, tmp_path: Path, name: str
     assert (only.status, only.body.reason) == ("killed", "interrupted")
 
 
+@pytest.mark.slow
 def test_the_command_line_and_python_take_an_executor_by_name(
     call: Call, tiny: str, tmp_path: Path, installed: Callable[..., None]
 ) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import DECODERS, T5, Zoo
+from pairs import pairs
 from torch import Tensor, nn
 
 from peftbench.backbones.load import Backbone, load
@@ -75,6 +76,7 @@ def shapes(cells: list[dict[str, Any]]) -> list[tuple[str, int, int, bool]]:
     return [(c["phase"], c["batch"], c["length"], c["typical"]) for c in cells]
 
 
+@pytest.mark.slow
 def test_an_encoder_is_timed_at_the_usual_length_and_at_those_asked_for_beside_the_untouched_base() -> None:
     rows, base = measured("tiny-encoder", "classification", ("lora", "adapter"), batches=(1, 3), lengths=(16,))
     wanted = [("forward", b, length, typical) for b in (1, 3) for length, typical in ((8, True), (16, False))]
@@ -90,6 +92,7 @@ def test_an_encoder_is_timed_at_the_usual_length_and_at_those_asked_for_beside_t
     assert (rows["adapter"]["merge_seconds"], rows["adapter"]["merge_max_change"]) == (None, None)
 
 
+@pytest.mark.slow
 def test_a_causal_network_has_the_prompt_and_each_token_after_it_apart_without_the_warm_up() -> None:
     rows, base = measured("tiny-decoder", "generation", ("lora",), batches=(2,), lengths=(16,), tokens=4)
     assert shapes(base) == [
@@ -165,8 +168,11 @@ def test_rows_of_an_exact_length_hold_the_datas_own_tokens_and_no_padding() -> N
         inputs.exact(texts(False), 2, 129, backbone)
 
 
-@pytest.mark.parametrize("architecture", [*DECODERS, *T5])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    pairs(METHODS, [*DECODERS, *T5], every_method_on=["llama", "t5"], on_every_network=["lora", "prefix", "prompt"]),
+)
 def test_decoding_by_the_cache_gives_the_logits_of_the_whole_text(zoo: Zoo, name: str, architecture: str) -> None:
     backbone = zoo[architecture].load()
     _moved(backbone, name, 0.1)

@@ -79,6 +79,7 @@ def test_a_finished_run_is_on_disk_when_its_end_is_reported(pool: Pool, tmp_path
     assert kept.body.seconds.total > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("do", "status", "reason"),
     [
@@ -202,6 +203,7 @@ def test_a_record_that_cannot_be_written_is_the_users_to_fix(pool: Pool, tmp_pat
         carry_out(pool, job(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_parent_that_dies_leaves_no_worker_and_no_half_written_file(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     script = [sys.executable, fake_session.__file__, str(tmp_path / "r"), "--hyper", '{"do": "hang"}']

@@ -158,6 +158,7 @@ def test_a_run_that_kills_its_worker_is_tried_once_an_invocation(go: Callable, t
     assert statuses(tmp_path / "r") == {"killed": 1, "finished": 5}
 
 
+@pytest.mark.slow
 def test_killing_a_worker_from_outside_costs_one_run(tmp_path: Path) -> None:
     parent = start(tmp_path / "r", "--pause=0.1")
     wait_for_files(tmp_path / "r", 2)
@@ -173,6 +174,7 @@ def test_killing_a_worker_from_outside_costs_one_run(tmp_path: Path) -> None:
     assert len(finished(tmp_path / "r")) == COUNT
 
 
+@pytest.mark.slow
 def test_a_killed_parent_loses_and_repeats_no_finished_run(tmp_path: Path) -> None:
     parent = start(tmp_path / "r")
     wait_for_files(tmp_path / "r", 3)
@@ -186,6 +188,7 @@ def test_a_killed_parent_loses_and_repeats_no_finished_run(tmp_path: Path) -> No
     assert sum(runs_started(tmp_path).values()) <= COUNT + 2  # only what was under way was begun again
 
 
+@pytest.mark.slow
 def test_three_interruptions_change_no_result(tmp_path: Path) -> None:
     results = tmp_path / "r"
     interrupted = start(results)
@@ -323,6 +326,7 @@ def test_again_tells_how_the_new_attempt_ended_though_an_earlier_one_finished(go
     assert (outcome.code, outcome.counts) == (1, {"error": 1})
 
 
+@pytest.mark.slow
 def test_each_profile_pass_has_a_process_that_ends_with_it(go: Callable, tmp_path: Path) -> None:
     run = fake_session.spec(0)
     passes = [replace(fake_session.profile(run), process=n) for n in range(3)]
@@ -357,6 +361,7 @@ class FakeTerminal(io.StringIO):
         return True
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_growing_table_and_the_current_loss(go: Callable) -> None:
     out = FakeTerminal()
     go([fake_session.spec(0, pause=0.15), fake_session.spec(1, do="raise")], view=progress.view(False, out))

@@ -174,6 +174,7 @@ def passes(*methods: str, **changes: Any) -> ProfileSpec:
     return replace(asked, **changes)
 
 
+@pytest.mark.slow
 def test_a_profile_times_every_method_and_merges_only_what_merges(session: Session) -> None:
     body = session.profile(passes("full", "lora", "adapter"))
     assert 0 <= body["time"]["background_cpu_share"] <= 1
@@ -191,6 +192,7 @@ def test_a_profile_times_every_method_and_merges_only_what_merges(session: Sessi
         assert rows[label]["merge_max_change"] is None
 
 
+@pytest.mark.slow
 def test_a_profile_splits_the_step_and_holds_it_against_the_machine(session: Session) -> None:
     body = session.profile(passes("full", "lora", rounds=3))
     product = body["time"]["product"]
@@ -219,12 +221,14 @@ def test_a_profile_splits_the_step_and_holds_it_against_the_machine(session: Ses
     assert all(row["flops"]["optimizer"] == 0 for row in body["rows"]), "AdamW multiplies no matrices"
 
 
+@pytest.mark.slow
 def test_a_profile_without_the_reference_has_no_ratio(session: Session) -> None:
     (row,) = session.profile(passes("lora", rounds=1, warmup=0))["rows"]
     assert row["ratio"] is None
     assert row["product_share"]["low"] is None, "one round has no interval"
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_compiled_run_has_the_losses_of_a_plain_one_also_over_a_quantised_base(
     session: Session, monkeypatch: pytest.MonkeyPatch

@@ -62,6 +62,7 @@ def test_a_tuned_experiment_is_planned_run_and_reported(call: Call, tmp_path: Pa
     assert "10 identical" in output(call, "verify", "results/tuned")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_this_process")
 def test_a_limit_of_seconds_holds_through_the_command_line(call: Call, tmp_path: Path) -> None:
     text = (TEXT % ("", "lora")).replace("steps: 4", "seconds: 0.2")

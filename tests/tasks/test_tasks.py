@@ -262,6 +262,7 @@ def test_carving_regression_covers_the_whole_range_of_labels() -> None:
     assert Counter(int(10 * v) for v in carved) == dict.fromkeys(range(10), 10)
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 @shared_data
 @pytest.mark.parametrize(

@@ -117,6 +117,7 @@ def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
     return run
 
 
+@pytest.mark.slow
 def test_the_template_as_a_plugin_file_keeps_all_promises(tmp_path: Path) -> None:
     """In a process of its own, as a user runs it, in every setting."""
     template = method_folder() / "_template.py"
@@ -134,6 +135,8 @@ def test_the_template_as_a_plugin_file_keeps_all_promises(tmp_path: Path) -> Non
     assert max(map(len, done.stdout.splitlines()[1:])) <= 100
 
 
+@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("promise", BROKEN)
 def test_a_bug_in_a_plugin_file_is_told_with_what_to_look_at(check: Check, promise: str) -> None:
     done = check("bad.py", HEAD + BROKEN[promise] + METHOD)
@@ -145,6 +148,7 @@ def test_a_bug_in_a_plugin_file_is_told_with_what_to_look_at(check: Check, promi
         assert "(at bad.py:12 in forward)" in done.said
 
 
+@pytest.mark.slow
 def test_json_has_every_promise_and_a_plugin_may_be_named_beside_the_method(check: Check) -> None:
     done = check("bad.py", HEAD + BROKEN["starts as it claims"] + METHOD, "bad", "--plugin", "bad.py", "--json")
     (found,) = json.loads(done.out)
@@ -171,6 +175,7 @@ def test_a_method_that_refuses_every_network_fails(check: Check) -> None:
     assert done.said.endswith("bad refuses every network, so that no promise could be tried: it needs convolutions")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "outcome", "why"),
     [

@@ -86,6 +86,7 @@ def _at(place: str) -> Any:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["ci_smoke", "embedded_small", "glue_small"])
 def test_committed_records_have_the_scores_that_their_predictions_give(folder: str) -> None:
     records, findings = audit.audit(SMOKE.with_name(folder))

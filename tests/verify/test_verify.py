@@ -134,6 +134,7 @@ def swap(body: dict[str, Any]) -> None:
         values[i] = 1 - values[i]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_number_changed_under_a_new_checksum_differs_from_the_repeat(
     made: Path, tmp_path: Path, check: Callable[..., Verification], what: str
@@ -202,6 +203,7 @@ def relabel(body: dict[str, Any]) -> None:
     body["metrics"]["test"]["accuracy"] = sum(v == y for v, y in pairs) / len(pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", SELF_CONTRADICTIONS)
 def test_a_record_that_contradicts_itself_is_found_without_training_it(
     made: Path, tmp_path: Path, check: Callable[..., Verification], what: str
@@ -395,6 +397,7 @@ def test_nothing_to_verify_is_the_users_mistake(tmp_path: Path, made: Path, chec
         repeat.verify(made, made, RepeatRequest())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_this_process")
 def test_a_real_run_is_verified_and_a_forged_one_is_not(call: Call, tiny: str, tmp_path: Path) -> None:
     assert call("run", tiny, "--set", "profile=false", "--results", "r", "-q").code == 0

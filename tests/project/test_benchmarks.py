@@ -156,6 +156,7 @@ def test_the_same_json_gives_the_same_figure_to_the_byte() -> None:
     assert set(first) == {"f.png", "f.svg"}
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_step_time_runs_from_the_command_line(zoo: Zoo, tmp_path: Path) -> None:
     out = tmp_path / "s.json"

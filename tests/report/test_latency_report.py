@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import factories
+import pytest
 
 from peftbench.records import record
 from peftbench.report import assemble

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import factories
+import pytest
 
 from peftbench.records import record
 from peftbench.report.assemble import rows, text_table, write

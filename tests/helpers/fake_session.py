@@ -105,6 +105,7 @@ def misbehave(do: str, journal: Path) -> None:
         (journal.parent / "killed").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     if do == "hang":
+        (journal.parent / "hangs").touch()  # a run that has only begun still stops at its next step
         time.sleep(600)
 
 

@@ -223,7 +223,7 @@ def test_ctrl_c_abandons_between_steps_and_says_how_to_resume(tmp_path: Path) ->
 
 def test_a_second_ctrl_c_kills_a_run_that_does_not_stop(tmp_path: Path) -> None:
     parent = start(tmp_path / "r", "--hyper", '{"do": "hang"}')
-    wait_until(lambda: runs_started(tmp_path))
+    wait_until((tmp_path / "hangs").exists)
     children = psutil.Process(parent.pid).children()
     parent.send_signal(signal.SIGINT)
     time.sleep(0.3)

@@ -16,7 +16,7 @@ from peftbench.method import Adapter, Edit, Method, SiteLinear, Sites, register
 
 
 class TemplateLinear(Adapter):
-    """Replaces a linear layer. Everything outside `self.base` is saved, counted and trained."""
+    """Replaces a linear layer. Parameters outside `self.base` are saved, counted and trained; buffers are saved."""
 
     def __init__(self, base: SiteLinear, scale: float) -> None:
         super().__init__(base)

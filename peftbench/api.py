@@ -178,28 +178,24 @@ class Records(Sequence["Record"]):
 
         from peftbench.records.record import TrainingRecord
 
-        return pd.DataFrame([_row(r) for r in self if isinstance(r, TrainingRecord)])
+        rows = [_row(r) for r in self if isinstance(r, TrainingRecord)]
+        return pd.DataFrame(rows, columns=None if rows else COLUMNS)
+
+
+COLUMNS = (  # of every row of `Records.frame`; scores follow them
+    *("experiment", "task", "method", "method_name", "seed", "trial", "status", "lr"),
+    *("trainable", "peak_bytes", "seconds", "spec_id", "path"),
+)
 
 
 def _row(r: TrainingRecord) -> dict[str, Any]:
     sizes, memory, scores = r.body.parameters, r.body.memory, r.body.metrics
     splits = {s: getattr(scores, s, {}) for s in ("test", "validation")}
-    return {
-        "experiment": r.experiment,
-        "task": r.spec.task.name,
-        "method": r.spec.method.label,
-        "method_name": r.spec.method.name,
-        "seed": r.spec.seed,
-        "trial": r.spec.trial,
-        "status": r.status,
-        "lr": r.spec.train.lr,
-        "trainable": sizes.trainable if sizes else None,
-        "peak_bytes": memory.peak_bytes if memory else None,
-        "seconds": r.body.seconds.total,
-        "spec_id": r.spec_id,
-        "path": str(r.path),
-        **{f"{split}_{name}": value for split, of in splits.items() for name, value in of.items()},
-    }
+    asked = (r.experiment, r.spec.task.name, r.spec.method.label, r.spec.method.name, r.spec.seed, r.spec.trial)
+    costs = (sizes.trainable if sizes else None, memory.peak_bytes if memory else None, r.body.seconds.total)
+    values = (*asked, r.status, r.spec.train.lr, *costs, r.spec_id, str(r.path))
+    measured = {f"{split}_{name}": value for split, of in splits.items() for name, value in of.items()}
+    return {**dict(zip(COLUMNS, values, strict=True)), **measured}
 
 
 class Report:
@@ -246,7 +242,7 @@ class Report:
         Returns:
             Among the columns are `task`, `method` (the label), `mean` and `sd` of the primary `metric` on the test
             split over `n` seeds, `relative` (to the reference's mean), `trainable`, `peak_memory_bytes`,
-            `step_seconds` and `step_ratio`; `report.tables.export.row` has them all.
+            `step_seconds` and `step_ratio`; `peftbench.report.tables.export` documents all.
         """
         import pandas as pd
 
@@ -330,6 +326,7 @@ def plan(
     from peftbench.estimate.forecast import measures
     from peftbench.plan import baselines, prepare, read
 
+    _check_lists(only=only, methods=methods, overrides=overrides, plugins=plugins)
     given = _path(data_dir)
     files = [Path(p) for p in plugins]
     if model is not None:
@@ -363,7 +360,8 @@ def run(
         plan: a `Plan`, or an experiment as `plan` takes it.
         results: the directory for records; results/NAME by default. The same directory resumes.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps", in place of the file's.
-        jobs: worker processes, in place of the file's. Several share the machine, and then no times are recorded.
+        jobs: worker processes, in place of the file's. Runs of several share the machine and record no times; the
+            profile pass, which runs alone, does.
         retry_failed: also repeat runs that diverged, ran out of memory or raised an error.
         threads: CPU threads of a single worker and of the profile pass; all cores by default.
         executor: the executor of the runs: "local" for worker processes on this machine, or the name of one that an
@@ -387,7 +385,7 @@ def run(
         from peftbench.backbones.devices import pick  # imports torch, which takes seconds
 
         pick(wanted)
-    folder, workers = planned.results_dir(results), jobs or planned.experiment.jobs
+    folder, workers = planned.results_dir(results), planned.experiment.jobs if jobs is None else jobs
     planned.prepared.check_jobs(workers)
     view = (Lines() if progress else Quiet()) if isinstance(progress, bool) else progress
     outcome = runner.run(
@@ -406,6 +404,13 @@ def run(
         view=view,
     )
     return Records(folder, None if planned.baselines is None else planned.baselines.folder, outcome)
+
+
+def _check_lists(**given: object) -> None:
+    """Raise UserError for a text in place of a list of texts."""
+    for name, value in given.items():
+        if isinstance(value, str):
+            raise UserError(f"{name}: given the text {value!r}; give a list: {name}=[{value!r}]")
 
 
 _plan = plan  # `run` has a parameter of that name

@@ -27,7 +27,7 @@ LOOK_AT = {  # the likely cause of a broken promise
     "finishing_changes_nothing": "finish: the same outputs after it, and after a second call",
     "count_equals_the_formula": "parameters(sites): biases, shared tensors, each role's own sizes",
     "state_is_what_training_changes": "the modules: what trains is an nn.Parameter outside self.base, and not shared",
-    "saving_and_loading_is_exact": "the modules: what forward needs is a Parameter or a buffer, not a plain attribute",
+    "saving_and_loading_is_exact": "the modules: what forward needs is a Parameter or a persistent buffer",
     "swapping_adapters_is_exact": "forward: nothing computed from the tensors may be kept between calls",
     "foreign_adapters_are_refused": "the tensors' names and shapes: they must tell sizes apart",
     "padding_changes_nothing": "forward: no mean or norm over the sentence; masks cover what is put in",

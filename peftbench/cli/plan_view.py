@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from peftbench.estimate import forecast
 from peftbench.estimate.run_memory import UNVERIFIED, RunPeak
 from peftbench.records import record
 from peftbench.records.record import Record
@@ -111,7 +112,8 @@ def plan_summary(prepared: Prepared, rows: Sequence[Mapping[str, Any]], jobs: in
     left = [r for r in rows if r["status"] != "finished"]
     spent = sum(r["predicted_seconds"] for r in left) / jobs + (loading if left else 0.0)
     rough = any(r["predicted_from"] == "arithmetic" for r in left)
-    by = ", by arithmetic alone: `plan` measures" if rough else ""
+    by = ", by arithmetic alone" if rough else ""
+    by += ": `plan` measures" if rough and spent >= forecast.WORTH_SECONDS else ""  # it measures no shorter grid
     passes = ""
     if e.profile is not None:
         passes = f", then a profile pass a task ({len(prepared.facts.tasks)}), each in {e.profile.processes} processes"

@@ -1,13 +1,15 @@
 """`--set budget.steps=10`: replace values of an experiment file, which are then checked like the file's own.
 
 A key is the path of a value in the file: `budget.steps`, `train.head_lr`, `backbone.model`. In `methods` and `tasks`
-the second part selects entries. `methods.lora.rank` selects all entries of the method `lora`, or the entry with that
-label. `tasks.glue/rte.steps` selects all entries of that task; `*` selects every entry. A value is written as in YAML.
+the second part selects entries: `methods.small.rank` the entry with that label, or else `methods.lora.rank` the entries
+of that method; the label of an entry without one is the method's name. `tasks.glue/rte.steps` selects the entries of
+that task; `*` selects every entry. A value is written as in YAML.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from peftbench.errors import UserError, unknown
@@ -74,7 +76,7 @@ def _in_list(entries: Any, parts: Sequence[str], value: Any, option: str, origin
     if not inner:
         raise UserError(f"{option}: say which value, such as {section}.{selected}.{_example(section)}")
     key, new = inner[0], list(entries)
-    chosen = [i for i, entry in enumerate(entries) if selected == "*" or selected in _names(section, entry)]
+    chosen = _chosen(section, selected, entries)
     for i in chosen:
         entry = entries[i]
         if section == "tasks" and isinstance(entry, (str, dict)):
@@ -85,8 +87,25 @@ def _in_list(entries: Any, parts: Sequence[str], value: Any, option: str, origin
             origins[section, i, name, key] = option
             new[i] = {name: {**(values or {}), key: value}}
     if not chosen:
-        raise unknown(section[:-1], selected, {n for e in entries for n in _names(section, e)}, where=option)
+        raise _not_in_the_file(section, selected, key, entries, option)
     return new
+
+
+def _chosen(section: str, selected: str, entries: Sequence[Any]) -> list[int]:
+    """The entries with the selected label; if there is none, those with the selected name."""
+    if selected == "*":
+        return list(range(len(entries)))
+    labelled = [i for i, entry in enumerate(entries) if selected in names(section, entry)[-1:]]
+    return labelled or [i for i, entry in enumerate(entries) if selected in names(section, entry)]
+
+
+def _not_in_the_file(section: str, selected: str, key: str, entries: Sequence[Any], option: str) -> UserError:
+    """The error for a key that selects no entry. `--method` adds a method, and is where its values belong."""
+    listed = {n for e in entries for n in names(section, e)}
+    mistake = unknown(section[:-1], selected, listed, where=f"{option}: not in the file")
+    if section == "tasks" or get_close_matches(selected, listed, n=1, cutoff=0.8):
+        return mistake
+    return UserError(f"{mistake}. To add a method: --method '{selected}: {{{key}: VALUE}}'")
 
 
 def _is_method(entry: Any) -> bool:
@@ -96,8 +115,8 @@ def _is_method(entry: Any) -> bool:
     return isinstance(entry, str)
 
 
-def _names(section: str, entry: Any) -> list[str]:
-    """The names that select an entry: a method's name and labels, a task's name."""
+def names(section: str, entry: Any) -> list[str]:
+    """The names that select an entry, its label last: a method's name and label, a task's name."""
     if isinstance(entry, str):
         return [entry]
     if not isinstance(entry, dict):

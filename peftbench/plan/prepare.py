@@ -50,11 +50,13 @@ class Prepared:
         return lambda records: next_runs.all_specs(self.experiment, self.planned, records, retry_failed, first)
 
     def check_jobs(self, jobs: int) -> None:
-        """Refuse several workers with a budget of seconds, because they would slow each other down.
+        """Refuse no workers, and several with a budget of seconds, because they would slow each other down.
 
         Raises:
-            UserError: the budget counts seconds and `jobs` is above 1.
+            UserError: `jobs` is below 1, or the budget counts seconds and `jobs` is above 1.
         """
+        if jobs < 1:
+            raise UserError(f"jobs: given {jobs!r}; must be at least 1")
         if self.experiment.budget.seconds is not None and jobs > 1:
             raise UserError(f"--jobs {jobs}: runs that share the machine get less done in the budget's seconds; use 1")
 

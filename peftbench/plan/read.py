@@ -226,7 +226,7 @@ def _explained(document: Document, error: Any) -> UserError:
     if error["type"] == "missing":
         return document.error(place[:-1], f"{place[-1]} is missing; it must be {EXPECTED[str(place[-1])]}")
     if error["type"] == "extra_forbidden":
-        return unknown("key", place[-1], _keys(place[:-1]), where=document.where(place))
+        return _unknown_key(document, place)
     message = errors.validation_message(error)
     if error["type"] == "value_error":
         return document.error(place, message)
@@ -234,7 +234,22 @@ def _explained(document: Document, error: Any) -> UserError:
         message = f"must be {EXPECTED[str(place[-1])]}"
     if error["type"] in ("model_type", "dict_type", "model_attributes_type"):
         message = "must be a mapping" + (f" with the keys {', '.join(_keys(place))}" if _keys(place) else "")
+        message += ", or false" if place == ("profile",) else ""
+    if error["type"] in ("tuple_type", "list_type") and str(place[-1]) in EXPECTED:
+        message = f"must be {EXPECTED[str(place[-1])]}"
     return document.error(place, f"given {error['input']!r}; {message}")
+
+
+def _unknown_key(document: Document, place: Place) -> UserError:
+    """Name the valid keys; for a key that stands in a section, the path to it."""
+    key, where = str(place[-1]), document.where(place)
+    paths = [".".join((*map(str, section), key)) for section, model in SECTIONS.items() if key in model.model_fields]
+    entries = document.value.get("methods")
+    if isinstance(entries, list) and any(key in overrides_.names("methods", entry) for entry in entries):
+        paths.append(f"methods.{key}")
+    if len(place) > 1 or not paths:
+        return unknown("key", key, _keys(place[:-1]), where=where)
+    return UserError(f"{where}: unknown key {key!r}; did you mean {' or '.join(map(repr, paths))}?")
 
 
 def _misspelt(document: Document, plain: Mapping[str, Any]) -> list[UserError]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from peftbench.backbones import devices, in_memory
 from peftbench.backbones.load import Backbone
+from peftbench.backbones.networks import DTYPES
 from peftbench.errors import UserError
 from peftbench.method import adapter_file
 from peftbench.method.base import Method
@@ -101,6 +103,9 @@ class Attached:
     ) -> list[float]:
         """Train the method, and the task head if there is one, with the training loop of the benchmark.
 
+        Another call goes on from the weights that this one leaves, with a new optimiser and schedule. Merged adapters
+        are unmerged first.
+
         Args:
             texts: n texts; prompts for a causal or encoder-decoder model.
             labels: n class indices, numbers (for one output), or answers to generate.
@@ -118,11 +123,12 @@ class Attached:
             The mean loss of each step.
 
         Raises:
-            UserError: there is no tokenizer, or texts and labels do not fit together.
-            Diverged: the loss or a weight is not finite.
+            UserError: there is no tokenizer, texts and labels do not fit together, or a number is out of its range.
+            peftbench.run.train.Diverged: the loss or a weight is not finite.
         """
         encoded = self._encoded(texts, labels, pairs, max_length)
         rate = type(self.method).lr if lr is None else lr
+        _check_training(steps=steps, batch_size=batch_size, lr=rate, head_lr=head_lr, warmup=warmup, dtype=dtype)
         spec = TrainSpec(rate, steps, batch_size, max_length, head_lr=head_lr, warmup=warmup, weight_decay=weight_decay)
         self.unmerge()
         trainer = Trainer.start(self._now(), self.method, spec, dtype)
@@ -290,6 +296,22 @@ class Attached:
                 {name: self.backbone.pristine(name) for name in self.backbone.parameters}
             )
         return self.backbone.fingerprint
+
+
+def _check_training(
+    *, steps: int, batch_size: int, lr: float, head_lr: float | None, warmup: float, dtype: str
+) -> None:
+    """Raise UserError for the first number that no training can have."""
+    for name, value, fits, valid in (
+        ("steps", steps, steps >= 1, "at least 1"),
+        ("batch_size", batch_size, batch_size >= 1, "at least 1"),
+        ("lr", lr, 0 < lr < math.inf, "a positive number"),
+        ("head_lr", head_lr, head_lr is None or 0 < head_lr < math.inf, "a positive number, or None"),
+        ("warmup", warmup, 0 <= warmup <= 1, "a fraction from 0 to 1"),
+        ("dtype", dtype, dtype in DTYPES, " or ".join(DTYPES)),
+    ):
+        if not fits:
+            raise UserError(f"{name}: given {value!r}; must be {valid}")
 
 
 _MARK = "_peftbench_attached"  # on a network that has a method attached

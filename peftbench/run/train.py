@@ -77,6 +77,8 @@ class Trainer:
         """
         backbone = edit.backbone
         head = backbone.head_parameters()
+        for p in head:  # a training before this one left them trainable; they have a group of their own
+            p.requires_grad_(False)
         optimizer = method.optimizer(backbone.net, spec.lr, spec.weight_decay)
         for p in head:
             p.requires_grad_(True)

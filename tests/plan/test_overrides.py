@@ -42,8 +42,17 @@ def test_the_backbone_is_replaced_by_its_short_form_or_its_model(overrides: list
     assert loaded(*overrides).backbone.model == "tiny-decoder"
 
 
-def test_a_methods_value_is_set_in_every_entry_of_that_method() -> None:
-    assert [m.hyper for m in loaded("methods.lora.rank=4").methods] == [{}, {"rank": 4}, {"rank": 4}]
+def test_a_methods_value_is_set_in_the_entry_that_tables_show_under_that_name_and_in_no_labelled_one() -> None:
+    assert [m.hyper for m in loaded("methods.lora.rank=4").methods] == [{}, {"rank": 4}, {"rank": 2}]
+
+
+def test_a_method_whose_entries_all_have_labels_of_their_own_is_set_in_each() -> None:
+    labelled = [{"lora": {"label": "a", "rank": 1}}, {"lora": {"label": "b", "rank": 2}}, "full"]
+    assert [m.hyper for m in loaded("methods.lora.dropout=0.5", methods=labelled).methods] == [
+        {"rank": 1, "dropout": 0.5},
+        {"rank": 2, "dropout": 0.5},
+        {},
+    ]
 
 
 def test_a_label_names_one_entry_and_a_star_all_of_them() -> None:
@@ -71,7 +80,12 @@ def test_a_tasks_value_is_set_by_the_tasks_name() -> None:
         ("=3", "give KEY=VALUE"),
         ("budget..steps=3", "give KEY=VALUE"),
         ("budget.steps.more=3", "budget.steps is 5, which has no keys"),
-        ("methods.lroa.rank=3", "--set 'methods.lroa.rank=3': unknown method 'lroa'; did you mean 'lora'?"),
+        ("methods.lroa.rank=3", "--set 'methods.lroa.rank=3': not in the file: unknown method 'lroa'; did you mean 'l"),
+        ("methods.lora_fa.rank=3", "Valid: full, lora, small. To add a method: --method 'lora_fa: {rank: VALUE}'"),
+        ("steps=3", "unknown key 'steps'; did you mean 'budget.steps'?"),
+        ("lora.rank=4", "unknown key 'lora'; did you mean 'methods.lora'?"),
+        ("profile=flase", "or false"),
+        ("tasks=synthetic/regression", "must be a list of tasks, e.g. tasks: [embedded/question_type]"),
         ("methods.lora=3", "say which value, such as methods.lora.lr=1e-3"),
         ("tasks.glue/rte.steps=3", "unknown task 'glue/rte'"),
         ("budget.steps={", "cannot be read as a YAML value"),

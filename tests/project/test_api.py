@@ -47,6 +47,18 @@ def test_importing_peftbench_imports_neither_torch_nor_pandas() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_frame_of_no_records_has_the_columns_of_records(tmp_path: Path) -> None:
+    frame = peftbench.records(tmp_path / "none").frame()
+    assert len(frame["status"]) == len(frame["task"]) == 0
+
+
+def test_no_workers_and_a_text_in_place_of_a_list_are_refused(cached: None, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="jobs: given 0; must be at least 1"):
+        peftbench.run(QUICK, tmp_path, jobs=0)
+    with pytest.raises(UserError, match=r"only: given the text 'method=lora'; give a list: only=\['method=lora'\]"):
+        peftbench.plan(QUICK, only="method=lora")
+
+
 def test_a_plan_is_the_grid_as_a_frame(cached: None) -> None:
     plan = peftbench.plan(QUICK, only=["method=lora"], overrides=["budget.seeds=3"])
     frame = plan.frame()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import peftbench
 from peftbench.backbones import tiny
 from peftbench.errors import UserError
 from peftbench.method import NotMergeable
+from peftbench.method.registry import discover
 
 TEXTS, CLASSES = ["a good one", "a bad one", "good", "bad"] * 4, [1, 0, 1, 0] * 4
 
@@ -66,6 +68,37 @@ def test_undo_gives_the_network_back_bit_for_bit_after_training(zoo: Zoo, name: 
     adapter.undo()
     assert_same(before, everything(net))
     assert torch.equal(logits(net, inputs), outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", discover())
+def test_a_second_training_goes_on_from_the_first(zoo: Zoo, method: str) -> None:
+    net, tokenizer = network(zoo, "bert")
+    before = everything(net)
+    adapter = peftbench.attach(method, net, tokenizer)
+    given = {"steps": 30, "lr": 3e-3, "batch_size": 8, "warmup": 0.0}
+    first = adapter.train(["good", "evil"] * 8, [1, 0] * 8, **given)
+    second = adapter.train(["good", "evil"] * 8, [1, 0] * 8, **given)
+    assert sum(second) < sum(first)
+    adapter.undo()
+    assert_same(before, everything(net))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"lr": -1.0}, "lr: given -1.0; must be a positive number"),
+        ({"lr": float("nan")}, "lr: given nan"),
+        ({"steps": 0}, "steps: given 0; must be at least 1"),
+        ({"batch_size": 0}, "batch_size: given 0"),
+        ({"warmup": 2.0}, "warmup: given 2.0; must be a fraction from 0 to 1"),
+        ({"dtype": "float16"}, "dtype: given 'float16'; must be float32 or bfloat16"),
+    ],
+)
+def test_numbers_that_no_training_can_have_are_refused(zoo: Zoo, wrong: dict[str, Any], said: str) -> None:
+    net, tokenizer = network(zoo, "bert")
+    with pytest.raises(UserError, match=re.escape(said)):
+        peftbench.attach("lora", net, tokenizer).train(TEXTS, CLASSES, **wrong)
 
 
 def test_training_learns_and_predicting_uses_what_was_learned(zoo: Zoo) -> None:

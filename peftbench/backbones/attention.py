@@ -6,6 +6,7 @@ padded batches are silently wrong. The mask is always explicit, because `is_caus
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -124,6 +125,22 @@ def sdpa_mask_without_sync(*args: Any, **kwargs: Any) -> Tensor | None:
 def is_asynchronous(device: torch.device) -> bool:
     """Whether work on `device` is queued and runs while Python continues."""
     return device.type != "cpu"
+
+
+def calls_interface(layer: Any) -> bool:
+    """Whether an attention layer may call transformers' attention interface, by the source of its class.
+
+    Where the source is not to be had, True: the first step checks that the layer did.
+    """
+    try:
+        return any("ALL_ATTENTION_FUNCTIONS" in inspect.getsource(c) for c in _classes(layer))
+    except (OSError, TypeError):
+        return True
+
+
+def _classes(layer: Any) -> list[type]:
+    """Return the layer's class and those it inherits its forward from, without torch's own."""
+    return [c for c in type(layer).__mro__ if c not in torch.nn.Module.__mro__]
 
 
 def configurations(net: Any) -> list[Any]:

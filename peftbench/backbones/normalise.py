@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from peftbench.backbones import heads, t5
+from peftbench.backbones import attention, heads, t5
 from peftbench.backbones import roles as role_tables
 from peftbench.backbones.modules import Block, FusedQKV, PrefixSlot, SiteLinear
 from peftbench.backbones.prompt import PromptSlot
@@ -130,6 +130,12 @@ def _prefix_sites(net: Any, table: Mapping[str, Any], linear: list[Site]) -> tup
         return [], {}
     found = {path: heads.of(net, path, linear) for path in _expand(net, table["prefix"], "prefix")}
     for path, size in found.items():
+        layer = net.get_submodule(path)
+        if not attention.calls_interface(layer):
+            return [], {
+                "prefix": f"{path} is a {type(layer).__name__}, which does not call the attention interface of "
+                "transformers that a prefix needs; use another method or another backbone"
+            }
         if size.values != size.width:
             return [], {
                 "prefix": f"the keys of {path} have heads of width {size.width} and its values of {size.values}, and "

@@ -21,6 +21,10 @@ class NotMergeable(Exception):
     """The adapter cannot be written as a plain layer of the base network."""
 
 
+class ReadsReplaced(UserError, AttributeError):
+    """A network computes with a tensor of a layer that an adapter has replaced. `hasattr` gives False, as it should."""
+
+
 class Adapter(nn.Module):
     """A module that replaces the module `base` at a site. Parameters and buffers outside ``.base`` are the adapter's
     state.
@@ -37,6 +41,20 @@ class Adapter(nn.Module):
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base
+
+    def __getattr__(self, name: str) -> Any:
+        """Explain, instead of a bare AttributeError, that the network reads what only the replaced module has."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            base = self.__dict__.get("_modules", {}).get("base")
+            if base is None or name.startswith("_") or not hasattr(base, name):
+                raise
+            raise ReadsReplaced(
+                f"{self.__dict__.get('_site', 'a site')} holds a {type(self).__name__}, and something reads its {name!r} "
+                "instead of calling it, so that the method would be left out. If the network does, name other roles, or "
+                "take this layer out of backbone.roles, or use another method"
+            ) from error
 
     def folded(self) -> nn.Module:
         """Return a new plain layer that computes the same as this adapter, without changing `base`.
@@ -95,6 +113,7 @@ class Edit:
             if isinstance(old, Adapter) and site.role not in LINEAR:
                 raise UserError(f"{site.path} is taken by a {type(old).__name__}; a sublayer or slot holds one")
             new = make(old).train(old.training)
+            new.__dict__["_site"] = f"the {site.role} site {site.path}"
             self._drop_unused(old, new, site.path)
             self.net.set_submodule(site.path, new)
             self._swaps.append((site, old, new))

@@ -91,7 +91,9 @@ def prefix_attention(
     if position_bias is not None:
         attention_mask = _added(position_bias, attention_mask)
     groups = query.shape[1] // key.shape[1]
-    grouped = groups > 1 and softcap is None and query.device.type == "cpu"  # CUDA's kernels: groups or a mask, not both
+    grouped = (
+        groups > 1 and softcap is None and query.device.type == "cpu"
+    )  # CUDA's kernels: groups or a mask, not both
     if groups > 1 and not grouped:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     if softcap is not None:
@@ -205,7 +207,7 @@ def _softcapped(
     scaling: float | None,
     cap: float,
 ) -> Tensor:
-    """Compute attention with scores cap tanh(s / cap), which no kernel of torch has; as many keys' heads as queries'."""
+    """Compute attention with scores cap tanh(s / cap), which no kernel of torch has. All tensors have as many heads."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = cap * torch.tanh(query @ key.transpose(2, 3) * (scale / cap))
     if mask is not None:

@@ -17,6 +17,11 @@ from peftbench.backbones.roles import listed
 from peftbench.backbones.sites import BLOCKS, LINEAR, Site, Sites
 from peftbench.errors import UserError
 
+_NO_PROMPT = (
+    "its classifier feeds each text to the decoder too, and reads the decoder's state at the end token, where a prompt "
+    "has no place; use another method, or a generation task"
+)
+
 
 def normalise(net: Any, head: list[str], roles: Mapping[str, Any] | None = None) -> Sites:
     """Rewrite the network's linear layers in place, add block sites and slots, and return the sites.
@@ -39,7 +44,8 @@ def normalise(net: Any, head: list[str], roles: Mapping[str, Any] | None = None)
     sites += _block_sites(net, table)
     slots, absent = _prefix_sites(net, table, sites)
     sites += slots
-    sites += _prompt_sites(net, table)
+    if not (head and net.config.is_encoder_decoder):
+        sites += _prompt_sites(net, table)
     for role in ("embed", "norm"):
         sites += [
             Site(role, path, (), _numel(net.get_submodule(path)), _numel(net.get_submodule(path), "bias"))
@@ -50,6 +56,8 @@ def normalise(net: Any, head: list[str], roles: Mapping[str, Any] | None = None)
     size = sum(p.numel() for p in in_head)
     biases = sum(p.numel() for name, p in net.named_parameters() if name.endswith("bias") and p not in in_head)
     absent |= role_tables.ABSENT.get(kind, {}) if roles is None else {}
+    if head and net.config.is_encoder_decoder:
+        absent["prompt"] = _NO_PROMPT
     ordered = tuple(sorted(sites, key=_place(net)))
     return Sites(kind, ordered, total - size, size, net.config.hidden_size, absent, biases)
 
@@ -83,8 +91,8 @@ def _split(net: Any, layer: nn.Module, path: str, layout: str) -> FusedQKV:
     number, width = net.config.num_attention_heads, heads.width_of(net.config)
     if len(weight) != 3 * number * width:
         raise UserError(
-            f"roles: q, k and v = {path!r} is a layer of {len(weight)} rows, not three times {number} heads of {width}; "
-            "a fused layer with fewer key-value heads cannot be split"
+            f"roles: q, k and v = {path!r} is a layer of {len(weight)} rows, not three times {number} heads of {width}; a "
+            "fused layer with fewer key-value heads cannot be split"
         )
     return FusedQKV(weight, bias, layout, number)
 

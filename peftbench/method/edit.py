@@ -51,9 +51,9 @@ class Adapter(nn.Module):
             if base is None or name.startswith("_") or not hasattr(base, name):
                 raise
             raise ReadsReplaced(
-                f"{self.__dict__.get('_site', 'a site')} holds a {type(self).__name__}, and something reads its {name!r} "
-                "instead of calling it, so that the method would be left out. If the network does, name other roles, or "
-                "take this layer out of backbone.roles, or use another method"
+                f"{self.__dict__.get('_site', 'a site')} holds a {type(self).__name__}, and something reads its "
+                f"{name!r} instead of calling it, so that the method would be left out. If the network does, name other "
+                "roles, or take this layer out of backbone.roles, or use another method"
             ) from error
 
     def folded(self) -> nn.Module:

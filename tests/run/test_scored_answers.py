@@ -1,4 +1,4 @@
-"""A scored answer is plain greedy decoding of the network's logits, whatever a checkpoint's generation_config asks for."""
+"""A scored answer is plain greedy decoding of the network's logits, whatever a checkpoint's settings are."""
 
 from __future__ import annotations
 

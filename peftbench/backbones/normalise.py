@@ -91,8 +91,8 @@ def _split(net: Any, layer: nn.Module, path: str, layout: str) -> FusedQKV:
     number, width = net.config.num_attention_heads, heads.width_of(net.config)
     if len(weight) != 3 * number * width:
         raise UserError(
-            f"roles: q, k and v = {path!r} is a layer of {len(weight)} rows, not three times {number} heads of {width}; a "
-            "fused layer with fewer key-value heads cannot be split"
+            f"roles: q, k and v = {path!r} is a layer of {len(weight)} rows, not three times {number} heads of "
+            f"{width}; a fused layer with fewer key-value heads cannot be split"
         )
     return FusedQKV(weight, bias, layout, number)
 

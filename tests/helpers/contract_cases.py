@@ -3,8 +3,8 @@
 A method's defaults are tried on a network of every family. A setting changes what the method's own layers compute, not
 the network around them nor how tensors are stored. So `make test` tries each setting once: on the first network that
 takes the method, mostly the encoder, which has biases, dropout and a task head; and on the decoder what only padding
-and causality show. On the other networks, which have a head or one part of another kind, `make test` tries the methods and
-promises that meet this part. The rest of the matrix repeats these promises and is marked `full`.
+and causality show. On the other networks, which have a head or one part of another kind, `make test` tries the methods
+and promises that meet this part. The rest of the matrix repeats these promises and is marked `full`.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from peftbench.method import Edit, Method, SiteLinear, Sites, register
 from peftbench.method.layers import lowrank
@@ -38,10 +39,19 @@ class DoRALinear(LoRALinear):
         if self.can_fuse():  # the same result, without computing W + s B A
             return lowrank.linear(x, self.base, self.A, self.B, self.scale, self.m, self.squares)
         g = self.m / self.norm()  # exactly 1 at the start
-        Wx, bias = self.base(x), self.base.bias
+        y, product = self.base_and_product(x)
         # g (W x + s B A x) + b, written as a change of the base's output: at the start it is exactly the identity
-        out = Wx + (g - 1) * (Wx if bias is None else Wx - bias) + g * self.scale * self.update(x)
-        return out.to(Wx.dtype)  # under autocast the base returns bfloat16, which the next layer expects
+        out = y + (g - 1) * product + g * self.scale * self.update(x)
+        return out.to(y.dtype)  # under autocast the base returns bfloat16, which the next layer expects
+
+    def base_and_product(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the base's output W x + b, and W x alone."""
+        bias, dtype = self.base.bias, lowrank.product_dtype(x)
+        if bias is not None and lowrank.is_narrower(dtype, self.m):  # W x + b - b would lose what b has rounded off
+            product = F.linear(x.to(dtype), self.base.dense_weight().to(dtype))
+            return product + bias.to(dtype), product
+        y = self.base(x)
+        return y, y if bias is None else y - bias
 
     def _apply(self, fn: Any, recurse: bool = True) -> DoRALinear:
         """Recompute ||W||^2 after a move or cast, so that it has the new dtype's precision."""

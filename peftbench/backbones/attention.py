@@ -6,6 +6,8 @@ padded batches are silently wrong. The mask is always explicit, because `is_caus
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +16,22 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from peftbench.errors import UserError
+
 NAME = "peftbench_prefix"
+HARMLESS = (  # what architectures give to their attention that changes nothing here
+    "sliding_window",  # the mask hides what is outside the window
+    "position_ids",  # the queries and keys have their positions
+    "cache_position",
+    "use_cache",
+    "past_key_values",  # the keys have the cached ones
+    "deterministic",  # about the backward pass of another implementation
+    "return_dict",
+    "logits_to_keep",
+    "num_items_in_batch",
+    "output_hidden_states",
+    "output_router_logits",
+)
 
 
 def prefix_attention(
@@ -26,14 +43,17 @@ def prefix_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     position_bias: Tensor | None = None,
-    **_: Any,
+    is_causal: bool | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Compute scaled dot-product attention over [prefix; keys]; every query sees the whole prefix (2101.00190, eq. 3).
 
     transformers calls it for every attention layer of a network that has a method in its prefix slots.
 
     Args:
-        module: The architecture's attention layer, which has a `prefix_slot`.
+        module: The architecture's attention layer. Without a `prefix_slot` it has no prefix.
         query: (batch, heads, queries, head width), after the rotary embedding.
         key: (batch, key-value heads, keys, head width), including cached keys.
         value: As `key`.
@@ -41,32 +61,47 @@ def prefix_attention(
         dropout: Dropout probability of the attention weights.
         scaling: Factor of the scores; None for 1 / sqrt(head width).
         position_bias: Bias to add to the scores (T5).
+        is_causal: Whether a query sees no later key, if there is no mask; None if the layer says it itself.
+        softcap: c of the scores c tanh(s / c); None for the scores s themselves (Gemma 2).
+        s_aux: Score (heads,) of a sink, which takes part in the softmax and has no value (gpt-oss).
+        others: What else the architecture gives: refused, unless it changes nothing.
 
     Returns:
         The output (batch, queries, heads, head width), and None for the attention weights.
+
+    Raises:
+        UserError: The architecture's attention has a part that is not known here, or heads of another size.
     """
-    slot = module.prefix_slot
-    slot.__dict__["was_called"] = True
-    prefix = slot()
-    if attention_mask is None and query.shape[2] > 1 and getattr(module, "is_causal", False):
+    _refuse_unknown(module, others)
+    if is_causal is None:
+        is_causal = getattr(module, "is_causal", False)
+    if attention_mask is None and query.shape[2] > 1 and is_causal:
         attention_mask = _causal(query.shape[2], key.shape[2], query.device)
+    prefix = _prefix(module, key, value)
     if prefix is not None:
         front_k, front_v = (p.to(key.dtype).expand(key.shape[0], -1, -1, -1) for p in prefix)
         length = front_k.shape[2]
         key, value = torch.cat([front_k, key], dim=2), torch.cat([front_v, value], dim=2)
-        if attention_mask is not None:
-            attention_mask = F.pad(
-                attention_mask, (length, 0), value=1.0 if attention_mask.dtype == torch.bool else 0.0
-            )
+        attention_mask = _shown(attention_mask, length)
         if position_bias is not None:
             position_bias = F.pad(position_bias, (length, 0))
+    if s_aux is not None:  # a key of zeros, whose score is the sink's bias alone, and a value of zeros
+        key, value, attention_mask = F.pad(key, (0, 0, 1, 0)), F.pad(value, (0, 0, 1, 0)), _shown(attention_mask, 1)
+        position_bias = _with_sinks(s_aux, position_bias, query, key)
     if position_bias is not None:
         attention_mask = _added(position_bias, attention_mask)
     groups = query.shape[1] // key.shape[1]
-    grouped = groups > 1 and query.device.type == "cpu"  # CUDA's kernels take groups or a mask, not both
+    grouped = (
+        groups > 1 and softcap is None and query.device.type == "cpu"
+    )  # CUDA's kernels: groups or a mask, not both
     if groups > 1 and not grouped:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    out = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling, enable_gqa=grouped)
+    if softcap is not None:
+        out = _softcapped(query, key, value, attention_mask, dropout, scaling, softcap)
+    else:
+        out = F.scaled_dot_product_attention(
+            query, key, value, attention_mask, dropout, scale=scaling, enable_gqa=grouped
+        )
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -94,9 +129,92 @@ def is_asynchronous(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
+def calls_interface(layer: Any) -> bool:
+    """Whether an attention layer may call transformers' attention interface, by the source of its class.
+
+    Where the source is not to be had, True: the first step checks that the layer did.
+    """
+    try:
+        return any("ALL_ATTENTION_FUNCTIONS" in inspect.getsource(c) for c in _classes(layer))
+    except (OSError, TypeError):
+        return True
+
+
+def _classes(layer: Any) -> list[type]:
+    """Return the layer's class and those it inherits its forward from, without torch's own."""
+    return [c for c in type(layer).__mro__ if c not in torch.nn.Module.__mro__]
+
+
 def configurations(net: Any) -> list[Any]:
     """Return every configuration object in the network; T5's stacks have their own copies."""
     return list({id(m.config): m.config for m in net.modules() if hasattr(m, "config")}.values())
+
+
+def _refuse_unknown(module: Any, given: Mapping[str, Any]) -> None:
+    """Raise `UserError` for an argument that may change what attention computes."""
+    for name, value in given.items():
+        if name in HARMLESS or value is None or value is False:
+            continue
+        raise UserError(
+            f"a prefix cannot take part in the attention of this network: {type(module).__name__} gives it {name!r}, "
+            "which is not known here, so that the network would compute something else. Valid: masks, sliding windows, "
+            "a position bias, soft-capping (softcap) and sinks (s_aux). Use another method or another backbone"
+        )
+
+
+def _prefix(module: Any, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the keys and values in the layer's slot, each (heads, length, head width); None for no prefix."""
+    slot = getattr(module, "prefix_slot", None)
+    if slot is None:
+        return None
+    slot.__dict__["was_called"] = True
+    prefix = slot()
+    if prefix is None:
+        return None
+    found = [(len(part), part.shape[-1]) for part in prefix]
+    wanted = [(part.shape[1], part.shape[-1]) for part in (key, value)]
+    if found != wanted:
+        raise UserError(
+            f"a prefix does not fit the attention of this network: the keys and values of {type(module).__name__} have "
+            f"{_heads(wanted)}, and the slot's have {_heads(found)}. Use another method or another backbone"
+        )
+    return prefix
+
+
+def _heads(sizes: list[tuple[int, int]]) -> str:
+    return " and ".join(f"{heads} heads of {width}" for heads, width in dict.fromkeys(sizes))
+
+
+def _shown(mask: Tensor | None, length: int) -> Tensor | None:
+    """Return the mask with `length` columns in front that every query sees."""
+    return None if mask is None else F.pad(mask, (length, 0), value=1.0 if mask.dtype == torch.bool else 0.0)
+
+
+def _with_sinks(sinks: Tensor, bias: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
+    """Return the bias with the sinks' scores as its first column: (1 or batch, heads, 1 or queries, keys)."""
+    sinks = sinks.to(query.dtype).reshape(1, -1, 1, 1)
+    if bias is None:
+        bias = sinks.new_zeros(1, sinks.shape[1], 1, key.shape[2] - 1)
+    return torch.cat([sinks.expand(*bias.shape[:3], 1), bias.expand(-1, sinks.shape[1], -1, -1)], dim=-1)
+
+
+def _softcapped(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    scaling: float | None,
+    cap: float,
+) -> Tensor:
+    """Compute attention with scores cap tanh(s / cap), which no kernel of torch has. All tensors have as many heads."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = cap * torch.tanh(query @ key.transpose(2, 3) * (scale / cap))
+    if mask is not None:
+        hidden = mask.dtype == torch.bool
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if hidden else scores + mask
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    return F.dropout(weights, dropout) @ value
 
 
 def _causal(queries: int, keys: int, device: torch.device) -> Tensor:

@@ -15,10 +15,10 @@ def load_config(origin: source.Origin, labels: int, kind: str, dropout: float | 
         origin: Where the model comes from.
         labels: Number of outputs of the task head; unused for generation.
         kind: "classification", "regression" or "generation".
-        dropout: Value for every dropout probability; None to keep the model's own.
+        dropout: Value for every dropout probability; None to keep the model's own. If given, no layer is skipped.
 
     Raises:
-        UserError: The configuration does not load, or the model does not suit `kind`.
+        UserError: The configuration does not load, the model does not suit `kind`, or it skips layers in training.
     """
     from transformers import AutoConfig
 
@@ -36,7 +36,25 @@ def load_config(origin: source.Origin, labels: int, kind: str, dropout: float | 
         for key in list(config.to_dict()):
             if ("dropout" in key or key.endswith("pdrop")) and isinstance(getattr(config, key, None), (int, float)):
                 setattr(config, key, dropout)
+    _check_layerdrop(origin, config, dropout)
     return config
+
+
+def _check_layerdrop(origin: source.Origin, config: Any, dropout: float | None) -> None:
+    """Turn layerdrop off if dropout was given; else raise `UserError` if the model has it.
+
+    A step that skips layers leaves their adapters without a gradient, and costs another time and memory than the next.
+    """
+    for key in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
+        rate = getattr(config, key, None) or 0.0
+        if dropout is not None and rate:
+            setattr(config, key, 0.0)
+        elif rate:
+            raise UserError(
+                f"backbone {origin.model!r} skips whole layers at random in training ({key} = {rate} in its "
+                "config.json), so that a step does not reach every layer that a method adapts; give backbone.dropout, "
+                "such as 0.1 or 0, which also turns this off"
+            )
 
 
 def natural_kind(origin: source.Origin) -> str:

@@ -9,13 +9,18 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from peftbench.backbones import attention, heads, t5
 from peftbench.backbones import roles as role_tables
-from peftbench.backbones import t5
 from peftbench.backbones.modules import Block, FusedQKV, PrefixSlot, SiteLinear
 from peftbench.backbones.prompt import PromptSlot
 from peftbench.backbones.roles import listed
 from peftbench.backbones.sites import BLOCKS, LINEAR, Site, Sites
 from peftbench.errors import UserError
+
+_NO_PROMPT = (
+    "its classifier feeds each text to the decoder too, and reads the decoder's state at the end token, where a prompt "
+    "has no place; use another method, or a generation task"
+)
 
 
 def normalise(net: Any, head: list[str], roles: Mapping[str, Any] | None = None) -> Sites:
@@ -37,8 +42,10 @@ def normalise(net: Any, head: list[str], roles: Mapping[str, Any] | None = None)
         t5.accept_adapted_ffn(net)
     sites = _linear_sites(net, table, head)
     sites += _block_sites(net, table)
-    sites += _prefix_sites(net, table)
-    sites += _prompt_sites(net, table)
+    slots, absent = _prefix_sites(net, table, sites)
+    sites += slots
+    if not (head and net.config.is_encoder_decoder):
+        sites += _prompt_sites(net, table)
     for role in ("embed", "norm"):
         sites += [
             Site(role, path, (), _numel(net.get_submodule(path)), _numel(net.get_submodule(path), "bias"))
@@ -48,7 +55,9 @@ def normalise(net: Any, head: list[str], roles: Mapping[str, Any] | None = None)
     total = sum(p.numel() for p in net.parameters())
     size = sum(p.numel() for p in in_head)
     biases = sum(p.numel() for name, p in net.named_parameters() if name.endswith("bias") and p not in in_head)
-    absent = role_tables.ABSENT.get(kind, {}) if roles is None else {}
+    absent |= role_tables.ABSENT.get(kind, {}) if roles is None else {}
+    if head and net.config.is_encoder_decoder:
+        absent["prompt"] = _NO_PROMPT
     ordered = tuple(sorted(sites, key=_place(net)))
     return Sites(kind, ordered, total - size, size, net.config.hidden_size, absent, biases)
 
@@ -79,13 +88,13 @@ def _linear_sites(net: nn.Module, table: Mapping[str, Any], head: list[str]) -> 
 
 def _split(net: Any, layer: nn.Module, path: str, layout: str) -> FusedQKV:
     weight, bias = _dense(layer, path, "q")
-    heads, width = net.config.num_attention_heads, _head_width(net.config)
-    if len(weight) != 3 * heads * width:
+    number, width = net.config.num_attention_heads, heads.width_of(net.config)
+    if len(weight) != 3 * number * width:
         raise UserError(
-            f"roles: q, k and v = {path!r} is a layer of {len(weight)} rows, not three times {heads} heads of {width}; "
-            "a fused layer with fewer key-value heads cannot be split"
+            f"roles: q, k and v = {path!r} is a layer of {len(weight)} rows, not three times {number} heads of "
+            f"{width}; a fused layer with fewer key-value heads cannot be split"
         )
-    return FusedQKV(weight, bias, layout, heads)
+    return FusedQKV(weight, bias, layout, number)
 
 
 def _block_sites(net: Any, table: Mapping[str, Any]) -> list[Site]:
@@ -123,16 +132,26 @@ def _tapped(net: nn.Module, place: str, what: str, count: int) -> list[tuple[Any
     return [(net.get_submodule(path), int(argument or 0)) for path in paths]
 
 
-def _prefix_sites(net: Any, table: Mapping[str, Any]) -> list[Site]:
+def _prefix_sites(net: Any, table: Mapping[str, Any], linear: list[Site]) -> tuple[list[Site], dict[str, str]]:
+    """Add a slot to each attention layer; return the sites, or the reason why this network has none."""
     if "prefix" not in table:
-        return []
-    config = net.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = _head_width(config)
-    paths = _expand(net, table["prefix"], "prefix")
-    for path in paths:
-        net.get_submodule(path).add_module("prefix_slot", PrefixSlot(heads, width))
-    return [Site("prefix", f"{path}.prefix_slot", (heads, width)) for path in paths]
+        return [], {}
+    found = {path: heads.of(net, path, linear) for path in _expand(net, table["prefix"], "prefix")}
+    for path, size in found.items():
+        layer = net.get_submodule(path)
+        if not attention.calls_interface(layer):
+            return [], {
+                "prefix": f"{path} is a {type(layer).__name__}, which does not call the attention interface of "
+                "transformers that a prefix needs; use another method or another backbone"
+            }
+        if size.values != size.width:
+            return [], {
+                "prefix": f"the keys of {path} have heads of width {size.width} and its values of {size.values}, and "
+                "a prefix has one width for both; use another method or another backbone"
+            }
+    for path, size in found.items():
+        net.get_submodule(path).add_module("prefix_slot", PrefixSlot(size.heads, size.width))
+    return [Site("prefix", f"{path}.prefix_slot", (size.heads, size.width)) for path, size in found.items()], {}
 
 
 def _prompt_sites(net: Any, table: Mapping[str, Any]) -> list[Site]:
@@ -151,10 +170,6 @@ def _prompt_sites(net: Any, table: Mapping[str, Any]) -> list[Site]:
         raise UserError(f"roles: prompt = {paths[0]!r} is a {type(embedding).__name__}, not a token embedding")
     embedding.add_module("prompt_slot", PromptSlot(embedding))
     return [Site("prompt", f"{paths[0]}.prompt_slot", (embedding.embedding_dim,))]
-
-
-def _head_width(config: Any) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def _expand(net: Any, patterns: str | list[str], role: str) -> list[str]:

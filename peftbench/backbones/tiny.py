@@ -44,11 +44,11 @@ SEED = 20240  # for the weights, which are part of the preset
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[EOS]"]
 
 
-def config(name: str) -> Any:
-    """Return the transformers configuration of preset `name`."""
+def config(name: str, **other: Any) -> Any:
+    """Return the transformers configuration of preset `name`, with `other` values in place of its own."""
     from transformers import AutoConfig
 
-    facts = dict(TINY[name])
+    facts = {**TINY[name], **other}
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 4}
     return AutoConfig.for_model(facts.pop("model_type"), vocab_size=256 + len(SPECIAL), **ids, **facts)
 

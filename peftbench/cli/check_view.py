@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from peftbench.method.base import Method
 from peftbench.method.registry import source
-from peftbench.verify.check_method import NETWORKS, Examination, OnCase, setting, settings
+from peftbench.verify.check_method import Examination, OnCase, setting, settings
 from peftbench.verify.contract import PROMISES, Promise, PromiseVerdict
+from peftbench.verify.contract.networks import NETWORKS
 
 LOOK_AT = {  # the likely cause of a broken promise
     "describes_itself": "the class: docstring, facts, each Field(...), and that __post_init__ raises UserErrors only",
@@ -81,7 +82,7 @@ def text(examination: Examination, width: int = 100) -> str:
         lines += [f"          {line}" for line in _reasons(examination, promise)]
     if examination.refused:
         lines += ["", "Not tried, because the method refuses it:"]
-        lines += [f"  {NETWORKS[c.backbone]}, {setting(c.hyper)}: {why}" for c, why in examination.refused]
+        lines += [f"  {NETWORKS[c.backbone].says}, {setting(c.hyper)}: {why}" for c, why in examination.refused]
     lines += ["", summary(examination)]
     title = f"{examination.method.name} ({source(examination.method)})"
     return "\n".join([title, "", *(_wrapped(line, width) for line in lines)])
@@ -101,7 +102,7 @@ def _listed(words: list[str]) -> str:
 
 def summary(examination: Examination) -> str:
     """Return one sentence: whether the method keeps the promises, on which networks."""
-    name, where = examination.method.name, _listed([NETWORKS[n] for n in examination.networks])
+    name, where = examination.method.name, _listed([NETWORKS[n].says for n in examination.networks])
     if not examination.tried:
         why = "; ".join(dict.fromkeys(examination.refusals.values()))
         return f"{name} refuses every network, so that no promise could be tried: {why}"
@@ -116,11 +117,12 @@ def summary(examination: Examination) -> str:
 
 
 @contextlib.contextmanager
-def progress(classes: list[type[Method]]) -> Iterator[OnCase]:
+def progress(classes: list[type[Method]], networks: Collection[str]) -> Iterator[OnCase]:
     """Show the progress of an examination: a bar on a terminal, else lines. Both use stderr.
 
     Args:
         classes: the methods to examine.
+        networks: the networks to try them on.
 
     Yields:
         The function to call with each case and its verdicts, or with the reason of a refusal.
@@ -132,7 +134,7 @@ def progress(classes: list[type[Method]]) -> Iterator[OnCase]:
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("checking", total=len(NETWORKS) * sum(len(settings(cls)) for cls in classes))
+        task = bar.add_task("checking", total=len(networks) * sum(len(settings(cls)) for cls in classes))
         yield lambda case, result: bar.update(task, advance=1, description=f"{case}: {_short(result)}")
 
 
@@ -163,7 +165,7 @@ def _reasons(examination: Examination, promise: Promise) -> Iterator[str]:
         shown.add((verdict.why, verdict.at))
         if len(shown) > 2:
             break
-        yield f"on {NETWORKS[case.backbone]}, {setting(case.hyper)}: {verdict.why}" + (
+        yield f"on {NETWORKS[case.backbone].says}, {setting(case.hyper)}: {verdict.why}" + (
             f" (at {verdict.at})" if verdict.at else ""
         )
     if broken:

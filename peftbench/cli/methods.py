@@ -31,6 +31,14 @@ def new_method(
 def check_method(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A method, or a file (.py) that registers methods.")],
     plugin: Plugins = None,
+    all_networks: Annotated[
+        bool,
+        typer.Option(
+            "--all-networks",
+            help="Try it also on classifiers of each family, and on decoders with sliding windows, soft-capping, "
+            "attention sinks, one key-value head, and experts.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Test a method against the contract.
@@ -40,10 +48,11 @@ def check_method(
     """
     from peftbench.cli import check_view
     from peftbench.verify import check_method as checks
+    from peftbench.verify.contract.networks import FAMILIES, NETWORKS
 
-    classes = checks.chosen(name, plugin or ())
-    with check_view.progress(classes) as tell:
-        examinations = [checks.examine(cls, tell) for cls in classes]
+    classes, networks = checks.chosen(name, plugin or ()), NETWORKS if all_networks else FAMILIES
+    with check_view.progress(classes, networks) as tell:
+        examinations = [checks.examine(cls, tell, networks) for cls in classes]
     if as_json:
         print_json([check_view.as_dict(e) for e in examinations])
     else:

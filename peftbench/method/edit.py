@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,38 +14,11 @@ from peftbench.backbones import attention
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.modules import Block, PrefixSlot
 from peftbench.backbones.prompt import PromptSlot
-from peftbench.backbones.sites import LINEAR, Site
+from peftbench.backbones.sites import BLOCKS, LINEAR, Site
 from peftbench.errors import UserError
+from peftbench.method.adapter import Adapter, NotMergeable
 
-
-class NotMergeable(Exception):
-    """The adapter cannot be written as a plain layer of the base network."""
-
-
-class Adapter(nn.Module):
-    """A module that replaces the module `base` at a site. Parameters and buffers outside ``.base`` are the adapter's
-    state.
-
-    At a linear site it is called with x (..., in) and returns (..., out). At a block it has the call of `Block`, in a
-    slot that of `PrefixSlot` or `PromptSlot`.
-
-    Attributes:
-        base: The module that stood at the site, with the interface of `backbones/modules.py`.
-    """
-
-    base: Any
-
-    def __init__(self, base: nn.Module) -> None:
-        super().__init__()
-        self.base = base
-
-    def folded(self) -> nn.Module:
-        """Return a new plain layer that computes the same as this adapter, without changing `base`.
-
-        Raises:
-            NotMergeable: There is no such layer. This is the default.
-        """
-        raise NotMergeable(f"{type(self).__name__} is not a linear map and has no plain layer")
+__all__ = ["Adapter", "Edit", "NotMergeable"]
 
 
 class Edit:
@@ -70,6 +44,7 @@ class Edit:
         self._widened: dict[str, nn.Parameter] = {}  # frozen parameters cast to float32; see `_widen`
         self._dropped: dict[str, nn.Parameter] = {}  # base weights that no module uses during this edit
         self._hooks: list[Any] = []
+        self._reached = False  # whether `check_reached` has passed
         self._attention: list[tuple[Any, str]] = []  # configurations and their original attention implementation
 
     @property
@@ -95,6 +70,7 @@ class Edit:
             if isinstance(old, Adapter) and site.role not in LINEAR:
                 raise UserError(f"{site.path} is taken by a {type(old).__name__}; a sublayer or slot holds one")
             new = make(old).train(old.training)
+            new.__dict__["_site"] = f"the {site.role} site {site.path}"
             self._drop_unused(old, new, site.path)
             self.net.set_submodule(site.path, new)
             self._swaps.append((site, old, new))
@@ -152,6 +128,7 @@ class Edit:
             p.requires_grad_(False)
             p.data = self.backbone.pristine(name).to(self.backbone.device)
         self._hooks, self._attention, self._swaps = [], [], []
+        self._reached = False
         self._thawed, self._widened, self._dropped = {}, {}, {}
 
     def state(self) -> dict[str, Tensor]:
@@ -246,6 +223,32 @@ class Edit:
                     f"the prompt at {site.path} was never used: {type(self.net).__name__} does not call this "
                     "embedding; name its token embedding in backbone.roles: prompt"
                 )
+
+    def check_reached(self) -> None:
+        """Check, once, after a first backward pass, that it reached what stands at each kind of linear layer and block.
+
+        Layers of one kind differ in their numbers only. Not each of them need be reached: an expert that gets no token
+        of a batch learns from another.
+
+        Raises:
+            UserError: A kind of site was not reached at all.
+        """
+        if self._reached:
+            return
+        kinds: dict[tuple[str, str], list[bool]] = {}
+        for site, module in self.placed():
+            own = [p for p in module.parameters() if p.requires_grad]
+            if own and site.role in (*LINEAR, *BLOCKS):
+                kind = (site.role, re.sub(r"\d+", "*", site.path))
+                kinds.setdefault(kind, []).append(any(p.grad is not None for p in own))
+        for (role, path), reached in kinds.items():
+            if not any(reached):
+                raise UserError(
+                    f"no gradient reaches the {role} sites {path}: {type(self.net).__name__} does not compute with "
+                    "these layers here, so that what a method puts there would not learn; take them out of "
+                    "backbone.roles, or name other roles"
+                )
+        self._reached = True
 
     def _state(self) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from peftbench.backbones.devices import autocast, on_device
+from peftbench.backbones.generation import no_settings
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.losses import counted, loss_sum
 from peftbench.tasks import batches
@@ -86,15 +87,13 @@ def generate(
         batch = backbone.inputs(batches.prompts(data, indices, tokenizer.pad_token_id))
         has_encoder = data.decoder_start is not None  # it reads the prompt; the decoder has a first token of its own
         width = 1 if has_encoder else batch["input_ids"].shape[1]
-        with autocast(backbone.device, dtype):
+        with autocast(backbone.device, dtype), no_settings(backbone.net):  # greedy whatever a checkpoint asks for
             out = backbone.net.generate(
                 **{k: v.to(backbone.device) for k, v in batch.items()},
                 max_new_tokens=longest,
                 do_sample=False,
                 num_beams=1,
                 use_cache=True,
-                repetition_penalty=1.0,  # greedy whatever a checkpoint asks for; a penalty could not index placeholders
-                no_repeat_ngram_size=0,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
                 **({"decoder_start_token_id": data.decoder_start} if has_encoder else {}),

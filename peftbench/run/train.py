@@ -99,6 +99,9 @@ class Trainer:
 
         Returns:
             The mean loss, a scalar that is still on the device.
+
+        Raises:
+            UserError: The first step reaches none of the adapters at some kind of layer.
         """
         kind, device = self.backbone.kind, self.backbone.device
         batch = self.backbone.inputs(batch)
@@ -116,6 +119,7 @@ class Trainer:
             objective.backward()
             mean += loss.detach()
             del logits, loss, objective, extra
+        self.edit.check_reached()
         _phase(live, "optimizer")
         if self.spec.clip is not None:
             trained = [p for group in self.optimizer.param_groups for p in group["params"]]

@@ -1,8 +1,8 @@
 """`check-method`: try the whole contract on one method, and report what its author must fix.
 
-Every promise runs on a tiny encoder, decoder and encoder-decoder, with the method's defaults and with one other value
-of each hyperparameter. A setting or a network that the method rejects with a UserError is skipped, not failed. A method
-that rejects every network fails.
+Every promise runs on a tiny encoder, decoder and encoder-decoder, and on more networks if asked for. It runs with the
+method's defaults and with one other value of each hyperparameter. A setting or a network that the method rejects with a
+UserError is skipped, not failed. A method that rejects every network fails.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from peftbench.errors import unknown_method
 from peftbench.method.base import Method
 from peftbench.method.registry import discover, schema, source
 from peftbench.verify.contract import PROMISES, Case, Promise, PromiseVerdict, behaviour, check, skip_reason, variants
-
-NETWORKS = {"tiny-encoder": "an encoder", "tiny-decoder": "a decoder", "tiny-t5": "an encoder-decoder"}
+from peftbench.verify.contract.networks import FAMILIES
 
 OnCase = Callable[[Case, list[PromiseVerdict] | str], None]
 
@@ -85,15 +84,20 @@ def chosen(name_or_file: str, plugins: Iterable[Path] = ()) -> list[type[Method]
     return [cls for cls in known.values() if source(cls).resolve() == path]
 
 
-def examine(cls: type[Method], on_case: OnCase = lambda case, result: None) -> Examination:
+def examine(
+    cls: type[Method],
+    on_case: OnCase = lambda case, result: None,
+    networks: Iterable[str] = tuple(FAMILIES),
+) -> Examination:
     """Try every promise on every network in every setting.
 
     Args:
         cls: the method.
         on_case: called after each case, with its verdicts or the reason of the refusal.
+        networks: the networks to try it on.
     """
     found = Examination(cls)
-    for case, why in cases(cls):
+    for case, why in cases(cls, networks):
         if why is not None:
             found.refused.append((case, why))
             on_case(case, why)
@@ -105,9 +109,9 @@ def examine(cls: type[Method], on_case: OnCase = lambda case, result: None) -> E
     return found
 
 
-def cases(cls: type[Method]) -> Iterator[tuple[Case, str | None]]:
+def cases(cls: type[Method], networks: Iterable[str]) -> Iterator[tuple[Case, str | None]]:
     """Yield each setting on each network, with the reason if the method rejects it. Rejected defaults end a network."""
-    for network in NETWORKS:
+    for network in networks:
         for hyper in settings(cls):
             case = Case(cls, hyper, network)
             try:

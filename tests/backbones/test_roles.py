@@ -102,13 +102,14 @@ def test_a_fused_layer_of_an_unknown_architecture_is_split_by_the_given_layout(b
     assert torch.equal(own[head : 2 * head], layer.weight[3 * head + head : 3 * head + 2 * head])  # of the second head
 
 
-def test_a_prefix_on_an_attention_past_the_interface_is_an_error_at_the_first_step(bloom: Model) -> None:
+def test_a_prefix_on_an_attention_past_the_interface_is_refused_when_it_is_planned_and_attached(bloom: Model) -> None:
     backbone = bloom.load(roles=BLOOM)
-    edit = Edit(backbone)
-    make(discover()["prefix"], {}).attach(edit)
-    logits(backbone.net.eval(), batch())
-    with pytest.raises(UserError, match=r"never used: BloomAttention does not call .*attention interface"):
-        edit.check_used()
+    edit, prefix = Edit(backbone), make(discover()["prefix"], {})
+    why = r"no 'prefix' site: transformer.h.0.self_attention is a BloomAttention, which does not call the attention"
+    with pytest.raises(UserError, match=why):
+        prefix.attach(edit)
+    with pytest.raises(UserError, match=why):
+        prefix.parameters(backbone.sites)
     edit.undo()
 
 

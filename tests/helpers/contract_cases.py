@@ -1,9 +1,10 @@
 """What the contract is tried on: what `make test` runs of it, and what only `make test-all` adds.
 
-A method's defaults are tried on every network. A setting changes what the method's own layers compute, not the network
-around them nor how tensors are stored. So `make test` tries each setting once: on the first network that takes the
-method, mostly the encoder, which has biases, dropout and a task head; and on the decoder what only padding and
-causality show. The rest of the matrix repeats these promises and is marked `full`.
+A method's defaults are tried on a network of every family. A setting changes what the method's own layers compute, not
+the network around them nor how tensors are stored. So `make test` tries each setting once: on the first network that
+takes the method, mostly the encoder, which has biases, dropout and a task head; and on the decoder what only padding
+and causality show. On the other networks, which have a head or one part of another kind, `make test` tries the methods
+and promises that meet this part. The rest of the matrix repeats these promises and is marked `full`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from functools import cache
 
 from peftbench.method.base import Method
 from peftbench.method.registry import discover
-from peftbench.verify.contract import Case, Promise, promises, sequence, storage, training, variants
+from peftbench.verify.contract import Case, Promise, behaviour, promises, sequence, storage, training, variants
+from peftbench.verify.contract.networks import FAMILIES, NETWORKS
 
-NETWORKS = ("tiny-encoder", "tiny-decoder", "tiny-t5")
 ABOUT_SEQUENCES = (
     sequence.padding_changes_nothing,
     sequence.the_future_changes_nothing,
@@ -27,6 +28,23 @@ ABOUT_THE_MACHINERY = (
     training.two_runs_are_identical,
     storage.swapping_adapters_is_exact,
     storage.foreign_adapters_are_refused,
+)
+
+# What the part that a network has beside its family's meets: a head, attention of another kind, experts.
+MEETS = {
+    "decoder-classifier": ("linear_probe", "lora", "prefix", "prompt"),
+    "t5-classifier": ("linear_probe", "lora", "prefix"),
+    "sliding-window": ("prefix", "prompt"),
+    "soft-capping": ("adapter", "prefix"),
+    "sinks": ("prefix",),
+    "multi-query": ("lora", "prefix"),
+    "experts": ("adapter", "lora"),
+}
+TELLING = (
+    behaviour.starts_as_it_claims,
+    training.every_trained_tensor_learns,
+    storage.count_equals_the_formula,
+    *ABOUT_SEQUENCES,
 )
 
 
@@ -42,11 +60,13 @@ def matrix() -> Iterator[tuple[Case, Promise]]:
 @cache
 def first_network(cls: type[Method]) -> str | None:
     """The first network that the method takes: the encoder, unless it lacks what the method needs."""
-    return next((name for name in NETWORKS if Case(cls, {}, name).refusal() is None), None)
+    return next((name for name in FAMILIES if Case(cls, {}, name).refusal() is None), None)
 
 
 def is_in_make_test(case: Case, promise: Promise) -> bool:
     """Whether `make test` tries this promise on this case."""
+    if case.backbone not in FAMILIES:
+        return not case.hyper and case.method.name in MEETS[case.backbone] and promise in TELLING
     if not case.hyper:
         return True
     if promise in ABOUT_THE_MACHINERY:

@@ -169,3 +169,31 @@ def test_the_base_layers_bias_is_added_once() -> None:
     layer = _layer(LoRALinear)
     x = torch.zeros(1, IN, dtype=torch.float64)
     torch.testing.assert_close(layer(x), F.linear(x, layer.base.weight, layer.base.bias))
+
+
+@pytest.mark.parametrize("quantised", [False, True], ids=["dense", "nf4"])
+@pytest.mark.parametrize("rows", [5, 4 * IN], ids=["few rows", "many rows"])
+@pytest.mark.parametrize("fused", [True, False], ids=["one product", "the formula"])
+@pytest.mark.parametrize("ratio", [0.0, 75.0])
+def test_a_large_bias_leaves_the_magnitudes_gradient_in_bfloat16_what_it_is(
+    ratio: float, fused: bool, rows: int, quantised: bool
+) -> None:
+    """Qwen2's keys have biases far larger than their products: y - b would be what bfloat16 has rounded y to."""
+    layer = _layer(DoRALinear, dtype=torch.float32, quantised=quantised)
+    x, dy = torch.randn(rows, IN), torch.randn(rows, OUT)
+    W = layer.base.dense_weight().double()
+    V = W + SCALE * (layer.B @ layer.A).double()
+    deviation = float((x.double() @ W.T).std())
+    with torch.no_grad():
+        layer.base.bias.copy_(ratio * deviation * (1 + torch.rand(OUT)))
+    if not fused:
+        layer.can_fuse = lambda: False
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    y.backward(dy.to(y.dtype))
+    product = x.double() @ V.T / V.norm(dim=1)
+    exact = (dy.bfloat16().double() * product).sum(0)
+    torch.testing.assert_close(y.double(), layer.m.double() * product + layer.base.bias.double(), rtol=2e-2, atol=0.1)
+    found = layer.m.grad.double()
+    assert float((found - exact.detach()).norm() / exact.detach().norm()) < 6e-3

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from architectures import ALL, Zoo, auto, batch, logits
+from architectures import ALL, Model, Zoo, auto, batch, logits
 from test_interop import agree, moved
 from transformers import AutoTokenizer
 
@@ -70,3 +71,14 @@ def test_what_does_not_merge_is_refused_with_the_reason(
     with pytest.raises(UserError, match=f"{method} cannot be merged"):
         to_transformers.write(open_trained(tmp_path / "a.safetensors"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_merged_model_has_the_generation_settings_of_its_checkpoint(zoo: Zoo, tmp_path: Path) -> None:
+    """Even those that transformers would not write: some published checkpoints have a temperature without sampling."""
+    folder = tmp_path / "base"
+    shutil.copytree(zoo["llama"].folder, folder)
+    (folder / "generation_config.json").write_text('{"forced_bos_token_id": 7, "temperature": 0.6, "min_length": 3}')
+    moved(Model(folder, "generation"), "lora", {"rank": 2}, tmp_path / "a.safetensors")
+    to_transformers.write(open_trained(tmp_path / "a.safetensors"), tmp_path / "out")
+    settings = zoo["llama"].untouched.from_pretrained(tmp_path / "out").generation_config
+    assert (settings.forced_bos_token_id, settings.temperature, settings.min_length) == (7, 0.6, 3)

@@ -30,6 +30,8 @@ def write(trained: TrainedAdapter, folder: Path) -> None:
         plain.config.id2label = dict(enumerate(trained.labels))
         plain.config.label2id = {name: i for i, name in enumerate(trained.labels)}
     plain.save_pretrained(folder)
+    if plain.can_generate():  # as the checkpoint has them: saving a model would refuse some
+        trained.backbone.net.generation_config.to_json_file(folder / "generation_config.json")
     trained.backbone.tokenizer.save_pretrained(folder)
 
 

@@ -9,6 +9,9 @@ not keep W, which is frozen; so no dense copy of a 4-bit layer lives between the
 
     dx = h W + s h B A    dA = s (h B)^T x    dB = h^T (s A x)    dm = sum over the rows of dy (y - b), over m
 
+In a dtype narrower than that of m, y - b would lose what a large b has rounded off y. The product y - b is kept then,
+and b is added to a copy.
+
 g scales the smaller of weight and output. The norm needs no W + s B A. The square of each row's norm is ||W||^2, which
 is constant, + 2 s <B, W A^T> + s^2 <B, B A A^T>.
 """
@@ -70,12 +73,15 @@ class _LowRank(torch.autograd.Function):
             ctx.save_for_backward(rows, down, A, B)
         else:
             g = (m / _norm(W, A, B, scale, squares)).to(dtype)
+            late = b if is_narrower(dtype, m) else None  # the bias, if it is added to a copy
+            b = None if late is not None else b
             if _weight_is_smaller(W, rows):
                 y = F.linear(rows, g[:, None] * W, b).addmm_(down, (g[:, None] * B).to(dtype).t())
             else:
                 y = F.linear(rows, W).addmm_(down, B.to(dtype).t())
                 y = y.mul_(g) if b is None else torch.addcmul(b, y, g, out=y)
             ctx.save_for_backward(rows, down, A, B, m, g, y)
+            y = y if late is None else y + late
         ctx.scale, ctx.base, ctx.shape, ctx.dtype = scale, base, x.shape, x.dtype
         return y.view(*x.shape[:-1], y.shape[-1])
 
@@ -89,7 +95,7 @@ class _LowRank(torch.autograd.Function):
         dx = dA = dB = dm = after = None
         if more:
             m, g, y = more
-            dm = _magnitude_gradient(dy, y, b, m) if needs_m else None
+            dm = _magnitude_gradient(dy, y, None if is_narrower(y.dtype, m) else b, m) if needs_m else None
             if _weight_is_smaller(W, rows):
                 after = g[:, None].to(B.dtype)
                 W, B = g[:, None] * W, after * B
@@ -127,13 +133,24 @@ def _weight_is_smaller(W: Tensor, rows: Tensor) -> bool:
     return W.shape[1] < len(rows)
 
 
+def is_narrower(dtype: torch.dtype, m: Tensor) -> bool:
+    """Whether `dtype` has fewer digits than the magnitudes have."""
+    return torch.finfo(dtype).eps > torch.finfo(m.dtype).eps
+
+
 def _step(W: Tensor, dtype: torch.dtype) -> int:
     """Return the number of rows of W to cast at a time, so that their copy in `dtype` stays small."""
     return len(W) if W.dtype == dtype else max(1, CHUNK // W.shape[1])
 
 
 def _magnitude_gradient(dy: Tensor, y: Tensor, b: Tensor | None, m: Tensor) -> Tensor:
-    """Return dm (out,). What m multiplies is recovered from the output, so that it need not be kept.
+    """Return dm (out,). What m multiplies is recovered from y, so that it need not be kept.
+
+    Args:
+        dy: (n, out).
+        y: (n, out), what m multiplies and, unless b is None, the bias.
+        b: (out,) or None.
+        m: (out,).
 
     It cannot be recovered where a magnitude is exactly zero, as for a row of zeros; the gradient is zero there.
     """

@@ -153,6 +153,11 @@ class NF4Linear(nn.Module):
         """Whether the output is exactly the product with `dense_weight` in the input's dtype; see `SiteLinear`."""
         return self.backend == "torch" and self.compute_dtype is None
 
+    @property
+    def weight(self) -> Tensor:  # (out, in)
+        """The dequantised weight (out, in), for networks that read it instead of calling the layer."""
+        return self.dense_weight()
+
     @torch.no_grad()
     def dense_weight(self, dtype: torch.dtype | None = None) -> Tensor:  # (out, in)
         """Return the dequantised weight (out, in), in `dtype` or the layer's own."""

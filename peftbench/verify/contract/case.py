@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones import prompt
-from peftbench.backbones.load import Backbone, load
+from peftbench.backbones.load import Backbone
 from peftbench.backbones.losses import counted, loss_sum
 from peftbench.errors import UserError
 from peftbench.method.base import Method
@@ -20,11 +20,13 @@ from peftbench.method.edit import Edit
 from peftbench.method.registry import make
 from peftbench.records.spec import TrainSpec
 from peftbench.run.train import Trainer
+from peftbench.verify.contract.networks import LABELS, NETWORKS, Network
+from peftbench.verify.contract.networks import make as make_network
 
 Batch = dict[str, Tensor]
 
-LABELS = 3
 LENGTHS = (12, 9, 5, 7)  # tokens of each row of a batch; most rows are padded
+END = 4  # the token that ends a text
 STEPS = 3
 RATE = 1e-2  # large, so that three steps move every tensor far beyond rounding
 
@@ -36,7 +38,7 @@ class Case:
     Attributes:
         method: a class that follows the contract, registered or not.
         hyper: the hyperparameters that differ from the defaults.
-        backbone: "tiny-encoder", "tiny-decoder" or "tiny-t5".
+        backbone: a key of `networks.NETWORKS`, such as "tiny-encoder", "tiny-decoder" or "tiny-t5".
     """
 
     method: type[Method]
@@ -44,14 +46,19 @@ class Case:
     backbone: str = "tiny-encoder"
 
     @property
+    def network(self) -> Network:
+        """What the network is."""
+        return NETWORKS[self.backbone]
+
+    @property
     def kind(self) -> str:
-        """The kind of task: the encoder classifies; the decoder and the encoder-decoder generate without a head."""
-        return "classification" if self.backbone == "tiny-encoder" else "generation"
+        """The kind of task."""
+        return self.network.kind
 
     @property
     def causal_ids(self) -> str:
         """The name of the input with causal attention, in which a token attends to itself and earlier tokens."""
-        return "decoder_input_ids" if self.backbone == "tiny-t5" else "input_ids"
+        return "decoder_input_ids" if self.network.has_decoder_inputs else "input_ids"
 
     @cached_property
     def made(self) -> Method:
@@ -90,7 +97,7 @@ class AdaptedModel:
             case: the method, its hyperparameters and the network.
             seed: the seed of the adapter's initial values.
             backbone: the network to attach to; by default a new one.
-            options: arguments of `load` for a new network, such as `dtype`.
+            options: arguments of `networks.make` for a new network, such as `dtype`.
         """
         self.case = case
         self.backbone = backbone or network(case, **options)
@@ -188,22 +195,22 @@ def network(case: Case, **options: Any) -> Backbone:
 
     Args:
         case: the case.
-        options: arguments of `load`, such as `dtype` and `gradient_checkpointing`.
+        options: arguments of `networks.make`: `dtype` and `gradient_checkpointing`.
     """
-    loaded = _loaded(case.backbone, case.kind, tuple(sorted(options.items())))
+    loaded = _loaded(case.backbone, tuple(sorted(options.items())))
     net, parameters = copy.deepcopy((loaded.net, loaded.parameters))
     return replace(loaded, net=net, parameters=parameters)
 
 
 @lru_cache
-def _loaded(preset: str, kind: str, options: tuple[tuple[str, Any], ...]) -> Backbone:
-    """Load the preset with weights that reveal a mistake.
+def _loaded(name: str, options: tuple[tuple[str, Any], ...]) -> Backbone:
+    """Make a network with weights that reveal a mistake.
 
     The preset's own weights are as small as those of a new transformer, and its biases are zero: a wrong adapter would
     change the logits by only 1e-6. Here the weights keep the scale of activations from layer to layer. They are rounded
     to bfloat16, so that the network is the same in both precisions.
     """
-    backbone = load(preset, kind, LABELS, **dict(options))
+    backbone = make_network(name, **dict(options))
     draws = torch.Generator().manual_seed(7)
     norms = {id(m.weight) for m in backbone.net.modules() if "norm" in type(m).__name__.lower()}
     queries = [backbone.net.get_submodule(s.path).weight for s in backbone.sites.of("q")]
@@ -240,6 +247,8 @@ def batch(case: Case, seed: int = 0) -> Batch:
     draws = torch.Generator().manual_seed(1000 + seed)
     ids = torch.randint(5, 256, (len(LENGTHS), max(LENGTHS)), generator=draws)
     mask = (torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]).long()
+    if case.network.preset == "tiny-t5" and case.kind == "classification":  # it reads the class off the end token
+        ids[torch.arange(len(LENGTHS)), torch.tensor(LENGTHS) - 1] = END
     ids = ids * mask
     inputs = {"input_ids": ids, "attention_mask": mask}
     if case.kind == "classification":

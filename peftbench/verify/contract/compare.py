@@ -19,11 +19,18 @@ def same(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and torch.equal(a, b)
 
 
-def distance(a: Tensor, b: Tensor) -> float:
-    """Return the largest absolute difference / the largest absolute value of `b`; inf if any value is not finite."""
+def distance(a: Tensor, b: Tensor, whole: Tensor | None = None) -> float:
+    """Return the largest absolute difference / the largest absolute value; inf if any value is not finite.
+
+    Args:
+        a: A tensor.
+        b: Another of the same shape, whose values give the scale.
+        whole: What `b` is a part of, to give the scale instead: a few logits of one row may all be near zero.
+    """
     if not bool(torch.isfinite(a).all() and torch.isfinite(b).all()):
         return float("inf")
-    return float((a.float() - b.float()).abs().max() / b.float().abs().max().clamp(min=1e-30))
+    scale = (b if whole is None else whole).float().abs().max().clamp(min=1e-30)
+    return float((a.float() - b.float()).abs().max() / scale)
 
 
 def tensors(net: nn.Module) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ def padding_changes_nothing(case: Case) -> None:
             if case.kind == "generation":
                 left = side == "left" and case.causal_ids == "input_ids"
                 among = among[-length:] if left else among[:length]
-            off = distance(among, alone)
+            off = distance(among, alone, padded)
             assert off <= ROUNDING, (
                 f"a sentence of {length} tokens padded on the {side} to {max(LENGTHS)} gives other logits than alone, "
                 f"by {off:.1e} of their size; the mask must cover what the method puts in"

@@ -138,7 +138,8 @@ def _adds_up(model: AdaptedModel, counts: dict[str, int]) -> None:
 def _foreign(case: Case) -> list[tuple[str, AdaptedModel]]:
     """Return the same method at another size, and on another network."""
     knob = case.method.size_knob
-    cases = {"backbone": replace(case, backbone="tiny-encoder" if case.kind == "generation" else "tiny-decoder")}
+    elsewhere = "tiny-decoder" if case.backbone == "tiny-encoder" else "tiny-encoder"
+    cases = {"backbone": replace(case, backbone=elsewhere)}
     if knob:
         cases["size"] = replace(case, hyper={**case.hyper, knob: getattr(case.made, knob) + 1})
     found = []

@@ -11,6 +11,7 @@ import typer
 
 from peftbench import api
 from peftbench.cli.options import AsJson, print_json
+from peftbench.report.media.terminal import lines
 
 
 def report(
@@ -25,24 +26,31 @@ def report(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit with 1 if the report there is not up to date.")
     ] = False,
+    columns: Annotated[
+        str | None,
+        typer.Option("--columns", metavar="A,B,...", help="Columns of the tables of scores. Default: all."),
+    ] = None,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Write the figures as PDF files, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write tables and figures from records.
 
-    The tables are printed, too. With --json, their rows are printed, and files are written only with --out.
+    The tables are printed, too. With --json, their rows are printed, and files are written only with --out. With
+    --columns score,trainable,memory a LaTeX table fits the column of a two-column paper; CSV files keep all columns.
     """
+    names = [name.strip() for name in (columns or "").split(",") if name.strip()]
     compared = api.report(results, against=against)
     if check:
-        outdated = compared.check(out)
-        print("\n".join(outdated) or f"{out or compared.place}: every file is what the records give")
+        outdated = compared.check(out, names, pdf)
+        print(lines("\n".join(outdated)) or f"{out or compared.place}: every file is what the records give")
         raise typer.Exit(1 if outdated else 0)
     if as_json:
         print_json(compared.rows())
         if out is None:
             return
-    page = compared.write(out)
+    page = compared.write(out, names, pdf)
     if not as_json:
-        print(f"{compared.table()}\nreport: {page}")
+        print(f"{compared.table(names)}\nreport: {page}")
 
 
 def figures(

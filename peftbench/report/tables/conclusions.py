@@ -18,6 +18,7 @@ POINTS = 0.02  # difference to plan for, as a share of the metric's unit range
 def sentences(c: Comparison) -> Iterator[str]:
     """The conclusions, most important first; none if differences mean nothing or there is nothing to compare."""
     if c.learned is False or len(verdicts.of(c)) < 2:
+        yield from marks(c)
         return
     yield from _scope(c)
     if any(v.tied is not None for v in verdicts.of(c).values() if not v.is_best):
@@ -26,6 +27,19 @@ def sentences(c: Comparison) -> Iterator[str]:
         yield _about_the_reference(c)
         yield from _tied_but_worse(c)
     yield from _more(c)
+
+
+def marks(c: Comparison) -> Iterator[str]:
+    """What the dots mean; or, where every configuration would have one, what that means."""
+    if len(verdicts.of(c)) > 1:
+        behind = verdicts.some_are_behind(c)
+        yield "• the best, and what cannot be told apart from it." if behind else f"{_none_is_behind(c)}."
+
+
+def _none_is_behind(c: Comparison) -> str:
+    best = next(label for label, v in verdicts.of(c).items() if v.is_best)
+    sample = _sample(list(verdicts.of(c).values()))
+    return f"No configuration can be told apart from the best, {best}, {sample}"
 
 
 def _scope(c: Comparison) -> Iterator[str]:
@@ -51,7 +65,7 @@ def _about_the_best(c: Comparison) -> str:
     others = [label for label, v in verdicts.of(c).items() if v.tied is False]
     sample = _sample(list(verdicts.of(c).values()))
     if not others:
-        return f"No configuration can be told apart from the best, {best}, {sample}."
+        return f"{_none_is_behind(c)}."
     if not tied:
         return f"{best} is better than every other configuration, {sample}."
     return f"{listed([best, *tied])} cannot be told apart at the top, {sample}; {listed(others)} {_are(others)} behind."

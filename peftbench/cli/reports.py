@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from peftbench import api
-from peftbench.cli.options import AsJson, print_json
-from peftbench.report.media.terminal import lines
+from peftbench.cli.options import AsJson, print_json, say
 
 
 def report(
@@ -42,7 +41,7 @@ def report(
     compared = api.report(results, against=against)
     if check:
         outdated = compared.check(out, names, pdf)
-        print(lines("\n".join(outdated)) or f"{out or compared.place}: every file is what the records give")
+        say("\n".join(outdated) or f"{out or compared.place}: every file is what the records give")
         raise typer.Exit(1 if outdated else 0)
     if as_json:
         print_json(compared.rows())
@@ -50,7 +49,7 @@ def report(
             return
     page = compared.write(out, names, pdf)
     if not as_json:
-        print(f"{compared.table(names)}\nreport: {page}")
+        say(f"{compared.table(names)}\nreport: {page}")
 
 
 def figures(
@@ -74,18 +73,18 @@ def figures(
 
     if check:
         if outdated := _build.check(names or (), results, out):
-            print("\n".join(outdated), file=sys.stderr)
-            print("`python -m peftbench figures` makes them again from the records.", file=sys.stderr)
+            say("\n".join(outdated), sys.stderr)
+            say("`python -m peftbench figures` makes them again from the records.", sys.stderr)
             raise typer.Exit(1)
-        print(f"{out}: as the records give it")
+        say(f"{out}: as the records give it")
         return
     answers, chosen = _build.reproduce_all(results), _build.chosen(names or ())
     changed = _build.write(names or (), results, out, answers)
     for answer in answers:
         if answer.figure in chosen:
             missing = f" ({answer.missing})" if answer.missing else ""
-            print(f"{answer.figure.name}: {answer.verdict}{missing}")
-    print(f"{out / INDEX}: {len(changed)} file{'s' * (len(changed) != 1)} changed")
+            say(f"{answer.figure.name}: {answer.verdict}{missing}")
+    say(f"{out / INDEX}: {len(changed)} file{'s' * (len(changed) != 1)} changed")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"report": report, "figures": figures}

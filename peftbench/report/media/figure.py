@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import groupby
 
 import matplotlib as mpl
 from matplotlib import font_manager
@@ -17,7 +18,6 @@ from peftbench.report.media import plain
 
 FONT = "DejaVu Sans"  # comes with matplotlib: the same figure on every machine
 LAST_RESORT = "Last Resort"  # a font of boxes that has a box for everything
-INVISIBLE = {"\u200c", "\u200d", "\ufe0e", "\ufe0f"}  # join characters, or choose between text and colours
 NOTE = (
     "No font installed here has {characters}: figures show code points, such as {example}. Install a font that has "
     "them, for example one of Noto's, and write the report again."
@@ -30,12 +30,11 @@ def literal(text: str) -> str:
     >>> literal("GPU $2_{ vs $3")
     'GPU \\$2_{ vs \\$3'
     """
-    written, before_missing = "", False
-    for c in plain.visible(text):
-        missing = not _is_drawn(c)
-        written += " " * (missing and before_missing) + (plain.code_points(c) if missing else c)
-        before_missing = missing
-    return written.replace("$", r"\$")
+    shown = plain.visible(text)
+    if not shown.isascii():
+        runs = ((missing, "".join(run)) for missing, run in groupby(shown, key=_is_missing))
+        shown = "".join(plain.code_points(run) if missing else run for missing, run in runs)
+    return shown.replace("$", r"\$")
 
 
 @contextmanager
@@ -53,13 +52,13 @@ def missing_note(texts: Iterable[str]) -> str:
     return NOTE.format(characters=" ".join(lacking), example=plain.code_points(lacking[0])) if lacking else ""
 
 
-def _is_drawn(c: str) -> bool:
-    return c in INVISIBLE or any(ord(c) in _characters(family) for family in mpl.rcParams["font.family"])
+def _is_missing(c: str) -> bool:
+    return not any(ord(c) in _characters(family) for family in mpl.rcParams["font.family"])
 
 
 def _lacking(family: str, texts: Iterable[str]) -> list[str]:
     """The characters of the texts that a font lacks, sorted."""
-    used = {c for text in texts if not text.isascii() for c in plain.visible(text)} - INVISIBLE
+    used = {c for text in texts if not text.isascii() for c in plain.visible(text)}
     return sorted(c for c in used if ord(c) not in _characters(family))
 
 

@@ -77,7 +77,7 @@ LIGATURES = "-',"  # two of them become one sign
 NEEDS = "% needs \\usepackage{booktabs} and \\usepackage{graphicx}\n"
 COMMAND = r"""% {listed}: XeLaTeX and LuaLaTeX write the text itself, in a font that has it, for example with
 % \usepackage{{fontspec}} \setmainfont{{Noto Sans CJK SC}}; pdfLaTeX writes the code points
-\DeclareRobustCommand{{\unicodetext}}[2]{{\ifdefined\Umathchar#1\else#2\fi}}
+\providecommand{{\unicodetext}}[2]{{\ifdefined\Umathchar#1\else#2\fi}}
 """
 
 
@@ -97,7 +97,7 @@ def escape(text: str) -> str:
         for c in run if is_known else "":
             written += "{}" * (c == before and c in LIGATURES) + (_known(c) or "")
             before = c
-    return re.sub(r"^[\[*]", r"{\g<0>}", written)  # else an option or a star of the \\ that ends the row above
+    return re.sub(r"^\s*([\[*])", r"{\1}", written)  # else an option or a star of the \\ that ends the row above
 
 
 def preamble(texts: Iterable[str]) -> str:
@@ -121,7 +121,7 @@ def _known(c: str) -> str | None:
         return SPECIAL.get(c, c)
     if c in MATHS:
         return f"${MATHS[c]}$"
-    base, *accents = unicodedata.normalize("NFD", c)
+    base, *accents = list(unicodedata.normalize("NFD", c))
     if len(accents) != 1 or accents[0] not in ACCENTS:
         return None
     if base in MATHS and accents[0] == "\u0301":

@@ -14,7 +14,7 @@ BACKSLASH = re.compile(
     r"[\\`*{}|]"  # code, emphasis, attributes, the next cell
     r"|(?<![^\W_])_|_(?![^\W_])"  # emphasis: an underscore that is not within a word
     r"|\](?=[(\[:])|^\[|!(?=\[)"  # links, images, footnotes, boxes to tick
-    r"|^[-+#]|#(?=#*\s*$)"  # lists, headings and their ends
+    r"|^[-+](?=[\s-]|$)|^#|#(?=#*\s*$)"  # lists, headings and their ends
 )
 ENTITY = re.compile(
     r"[~$]"  # struck out, mathematics

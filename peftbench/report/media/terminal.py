@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 from wcwidth import wcswidth, wcwidth
@@ -18,6 +19,15 @@ def lines(text: str) -> str:
     'a message\nwith \\x1b[2J in it'
     """
     return "\n".join(plain.lines(text))
+
+
+def json_lines(text: str) -> str:
+    r"""JSON without control characters: within its strings they are written as JSON's own escapes.
+
+    >>> json_lines('{"name": "\x9b31m"}')
+    '{"name": "\\u009b31m"}'
+    """
+    return re.sub(r"[^\n -~]", lambda c: c[0] if plain.visible(c[0]) == c[0] else f"\\u{ord(c[0]):04x}", text)
 
 
 def width(text: str) -> int:

@@ -206,12 +206,20 @@ def markdown(columns: Sequence[Column], rows: Sequence[Any]) -> str:
     return tabulate(cells, [escape(c.heading) for c in columns], "pipe", disable_numparse=True, colalign=align) + "\n"
 
 
-def latex(columns: Sequence[Column], rows: Sequence[Any], caption: str, label: str) -> str:
-    """A booktabs table without columns of dashes; it is scaled down where it is wider than the line."""
+def latex(columns: Sequence[Column], rows: Sequence[Any], caption: str, label: str, narrow: bool = False) -> str:
+    """A booktabs table without columns of dashes; it is scaled down where it is wider than the line.
+
+    Args:
+        columns: the columns.
+        rows: the rows, in the type that the columns' cells take.
+        caption: text above the table.
+        label: what `\\ref` calls it, after `tab:`.
+        narrow: whether to use the short headings of a terminal.
+    """
     import pandas as pd
 
     columns = with_values(columns, rows)
-    cells, headings = grid(columns, rows), [c.heading for c in columns]
+    cells, headings = grid(columns, rows), [c.short or c.heading if narrow else c.heading for c in columns]
     frame = pd.DataFrame([[tex.escape(cell) for cell in row] for row in cells])
     frame.columns = pd.Index([tex.escape(heading) for heading in headings])
     body = frame.to_latex(index=False, escape=False, column_format="l" + "r" * (len(columns) - 1)).rstrip()

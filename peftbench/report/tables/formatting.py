@@ -70,11 +70,6 @@ def count(value: float | None) -> str:
     return DASH if value is None else f"{value:,.0f}"
 
 
-def ranked(rank: float | None) -> str:
-    """`2.5`"""
-    return DASH if rank is None else f"{rank:.1f}"
-
-
 def scaled(value: float | None, unit: float) -> str:
     """`value` in a larger unit, three digits or more.
 

@@ -127,8 +127,8 @@ def _tables(c: Comparison, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     yield f"{c.slug}.md", f"# {escape(c.title)}\n\n{_comparison(c, names)}"
     yield f"{c.slug}.csv", tables.csv([export.flat(export.row(c, e)) for e in c.entries])
     setting = f"{c.title}: {c.backbone}, {length(c.budget)} of {c.budget.batch_size} examples."
-    caption = " ".join([setting, *conclusions.marks(c), *c.notes])
-    yield f"{c.slug}.tex", tables.latex(tables.columns(c, names), c.entries, caption, c.slug)
+    caption = _caption(setting, *conclusions.marks(c), *c.notes)
+    yield f"{c.slug}.tex", tables.latex(tables.columns(c, names), c.entries, caption, c.slug, bool(names))
     if differences.known(c):
         name = f"{c.slug}--differences"
         shown = differences.columns(c), c.entries
@@ -141,6 +141,10 @@ def _tables(c: Comparison, names: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield f"{name}.csv", tables.csv([step_costs.row(e) for e in c.entries])
         caption = f"{c.title}: what a training step is made of. {step_costs.LEGEND}"
         yield f"{name}.tex", tables.latex(step_costs.columns(c.reference), c.entries, caption, name)
+
+
+def _caption(*sentences: str) -> str:
+    return " ".join(s if s.endswith(".") else f"{s}." for s in sentences)
 
 
 def _tuning_tables(t: Tuning) -> Iterator[tuple[str, str]]:
@@ -156,8 +160,8 @@ def _average_tables(a: Average, names: Sequence[str]) -> Iterator[tuple[str, str
     name = a.slug
     yield f"{name}.md", f"# {escape(a.experiment)}: average over tasks\n\n{_average(a, names)}"
     yield f"{name}.csv", tables.csv(export.average_rows(a))
-    caption = f"{a.experiment}: average over tasks. {' '.join(a.notes)}"
-    yield f"{name}.tex", tables.latex(tables.average_columns(a, names), a.standings, caption, name)
+    caption = _caption(f"{a.experiment}: average over tasks.", *a.notes)
+    yield f"{name}.tex", tables.latex(tables.average_columns(a, names), a.standings, caption, name, bool(names))
 
 
 def _page(

@@ -24,4 +24,4 @@ SPECIAL = (
 )
 LABELS = (*SCRIPTS.values(), *SPECIAL)
 TASKS = ("local/age<30 漢字 $y_", "local/age>30 漢字 $y_")
-CLASSES = LABELS
+EXPERIMENT = "$exp_ 漢 <b>"

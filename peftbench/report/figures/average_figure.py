@@ -12,6 +12,7 @@ from peftbench.report.data.average import Average, Standing
 from peftbench.report.figures import names, style
 from peftbench.report.figures.style import MUTED, Look
 from peftbench.report.media.figure import literal
+from peftbench.report.media.terminal import wrapped
 
 ROW = 0.27  # inches
 
@@ -42,7 +43,9 @@ def _figure(a: Average, rows: list[Standing], looks: Mapping[str, Look]) -> Figu
     for panel in (score, cost):
         panel.axvline(1, lw=1.0, color=MUTED, zorder=1)
         panel.set_title("", y=1.0)
-    score.set_yticks(range(len(rows)), style.names(s.label for s in rows))
+    labels = style.names(s.label for s in rows)
+    score.set_yticks(range(len(rows)), labels)
+    style.make_room(score, labels)
     score.invert_yaxis()
     cost.set_xlim(left=0)
     (reference,) = style.names([a.reference])
@@ -53,8 +56,9 @@ def _figure(a: Average, rows: list[Standing], looks: Mapping[str, Look]) -> Figu
     cost.legend(
         handles, list(looks_of), frameon=False, fontsize=8.5, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncol=2
     )
-    score.set_title(f"{literal(a.experiment)}: score and cost over {len(a.tasks)} tasks", loc="left",
-                    fontsize=12, fontweight="bold", pad=10, y=1.0)  # fmt: skip
+    room = round(60 - 0.6 * max(map(len, labels)))  # characters until the legend
+    title = wrapped(f"{literal(a.experiment)}: score and cost over {len(a.tasks)} tasks", room)
+    score.set_title("\n".join(title), loc="left", fontsize=12, fontweight="bold", pad=10, y=1.0)
     style.settle(figure)
     return figure
 

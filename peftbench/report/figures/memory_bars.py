@@ -37,7 +37,8 @@ def draw(
             widths = [row[kind] / 2**30 for row in rows]
             panel.barh(range(len(rows)), widths, left=left, color=colour, label=kind, height=0.72, linewidth=0)
             left = [a + b for a, b in zip(left, widths, strict=True)]
-        panel.set_yticks(range(len(rows)), style.names(names))
+        panel.set_yticks(range(len(rows)), shown := style.names(names))
+        style.make_room(panel, shown)
         panel.invert_yaxis()
         panel.grid(axis="y", visible=False)
         panel.set_xlabel(f"GiB at the peak\n{literal(below)}", fontsize=8.5)

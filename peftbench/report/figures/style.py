@@ -33,7 +33,6 @@ MUTED = "#666666"
 DPI = 160  # of the PNG
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "peftbench",
-    "pdf.fonttype": 42,  # journals refuse the fonts of type 3, which are matplotlib's default
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#999999",
@@ -46,7 +45,7 @@ STYLE: dict[Any, Any] = {
     "ytick.color": "#444444",
 }
 
-LONGEST = 48  # characters of a name in a legend or beside an axis
+LONGEST, WIDE = 48, 30  # characters of a name in a legend or beside an axis: at most, and for a wider margin
 
 Look = tuple[str, str]  # colour, marker
 _pdf: ContextVar[bool] = ContextVar("_pdf", default=False)
@@ -127,8 +126,16 @@ def settle(drawn: Figure) -> None:
 def legend(panel: Axes, handles: Mapping[str, Any], **place: Any) -> None:
     """A legend with every name as it was written; matplotlib would leave out those that start with an underscore."""
     drawn = panel.legend(list(handles.values()), ["name"] * len(handles), frameon=False, fontsize=9, **place)
-    for text, name in zip(drawn.get_texts(), names(handles), strict=True):
+    shown = names(handles)
+    for text, name in zip(drawn.get_texts(), shown, strict=True):
         text.set_text(name)
+    make_room(panel, shown)
+
+
+def make_room(panel: Axes, names: Iterable[str]) -> None:
+    """Widen the margin for long names: at the resolution of the PNG they are up to 2 % wider than in the layout."""
+    if max(map(len, names), default=0) > WIDE and (engine := panel.get_figure().get_layout_engine()):
+        engine.set(w_pad=0.12)  # inches
 
 
 def names(labels: Iterable[str]) -> list[str]:

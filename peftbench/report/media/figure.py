@@ -6,10 +6,12 @@ installed fonts that have most of them are its fallbacks. What no font has is wr
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import groupby
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib import font_manager
@@ -40,7 +42,10 @@ def literal(text: str) -> str:
 @contextmanager
 def fonts_for(texts: Iterable[str]) -> Iterator[None]:
     """Use the fonts within the block that the texts need, DejaVu Sans first."""
-    with mpl.rc_context({"font.family": [FONT, *_fallbacks(_lacking(FONT, texts))]}):
+    fallbacks = _fallbacks(_lacking(FONT, texts))
+    # Journals refuse the fonts of type 3, but as type 42 matplotlib embeds only TrueType as it should, such as DejaVu.
+    settings: dict[Any, Any] = {"font.family": [FONT, *fallbacks], "pdf.fonttype": 3 if fallbacks else 42}
+    with _quiet(), mpl.rc_context(settings):
         yield
 
 
@@ -50,6 +55,18 @@ def missing_note(texts: Iterable[str]) -> str:
     for family in _fallbacks(lacking):
         lacking = [c for c in lacking if ord(c) not in _characters(family)]
     return NOTE.format(characters=" ".join(lacking), example=plain.code_points(lacking[0])) if lacking else ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep matplotlib from logging that a fallback has no bold face: then its regular one is drawn."""
+    logger = logging.getLogger("matplotlib.font_manager")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _is_missing(c: str) -> bool:
@@ -67,8 +84,7 @@ def _fallbacks(lacking: list[str]) -> list[str]:
     if not lacking:
         return []
     left, chosen = {ord(c) for c in lacking}, list[str]()
-    known = sorted({entry.name for entry in font_manager.fontManager.ttflist} - {FONT})
-    candidates = [name for name in known if not name.startswith((LAST_RESORT, "."))]
+    candidates = _installed()
     while candidates and left:
         best = max(candidates, key=lambda name: len(left & _characters(name)))  # the first of equals
         if not left & _characters(best):
@@ -79,8 +95,21 @@ def _fallbacks(lacking: list[str]) -> list[str]:
 
 
 @cache
+def _installed() -> list[str]:
+    """The names of all installed fonts that can be scaled, sorted; also of those that matplotlib's cache lacks."""
+    manager = font_manager.fontManager
+    cached = {entry.fname for entry in manager.ttflist}
+    for path in sorted(set(font_manager.findSystemFonts()) - cached):
+        with suppress(OSError, RuntimeError, ValueError):  # a font that matplotlib cannot read, such as one of colours
+            manager.addfont(path)
+    names = sorted({entry.name for entry in manager.ttflist if entry.size == "scalable"} - {FONT})
+    return [name for name in names if not name.startswith((LAST_RESORT, "."))]
+
+
+@cache
 def _characters(family: str) -> frozenset[int]:
     """The code points that a font has in the two weights that figures use."""
     weights = (font_manager.FontProperties(family=[family], weight=weight) for weight in ("normal", "bold"))
-    paths = {font_manager.findfont(one, fallback_to_default=False) for one in weights}
+    with _quiet():
+        paths = {font_manager.findfont(one, fallback_to_default=False) for one in weights}
     return frozenset.intersection(*(frozenset(font_manager.get_font(path).get_charmap()) for path in paths))

@@ -18,7 +18,6 @@ POINTS = 0.02  # difference to plan for, as a share of the metric's unit range
 def sentences(c: Comparison) -> Iterator[str]:
     """The conclusions, most important first; none if differences mean nothing or there is nothing to compare."""
     if c.learned is False or len(verdicts.of(c)) < 2:
-        yield from marks(c)
         return
     yield from _scope(c)
     if any(v.tied is not None for v in verdicts.of(c).values() if not v.is_best):
@@ -31,9 +30,18 @@ def sentences(c: Comparison) -> Iterator[str]:
 
 def marks(c: Comparison) -> Iterator[str]:
     """What the dots mean; or, where every configuration would have one, what that means."""
-    if len(verdicts.of(c)) > 1:
-        behind = verdicts.some_are_behind(c)
-        yield "• the best, and what cannot be told apart from it." if behind else f"{_none_is_behind(c)}."
+    if len(verdicts.of(c)) < 2:
+        return
+    if verdicts.some_are_behind(c):
+        yield "• the best, and what cannot be told apart from it."
+    else:
+        yield from unmarked(c) if c.learned is False else [f"{_none_is_behind(c)}."]
+
+
+def unmarked(c: Comparison) -> Iterator[str]:
+    """Why no configuration has a dot, where the sentences do not say it."""
+    if c.learned is False and len(verdicts.of(c)) > 1 and not verdicts.some_are_behind(c):
+        yield "No configuration has a dot, as each would have one: none can be told apart from the best."
 
 
 def _none_is_behind(c: Comparison) -> str:

@@ -38,7 +38,8 @@ def _comparison(c: Comparison, names: Sequence[str]) -> str:
     majority = f", majority class {c.majority:.3f}" if c.majority is not None else ""
     title = f"{c.experiment}: {c.title} ({c.backbone}, {length(c.budget)}{majority})"
     table = columns.text(columns.columns(c, names), c.entries)
-    return block(title, table, [*conclusions.sentences(c), *c.notes, *_sample(c)])
+    said = [*conclusions.sentences(c), *conclusions.unmarked(c)]
+    return block(title, table, [*said, *c.notes, *_sample(c)])
 
 
 def _average(a: Average, names: Sequence[str]) -> str:

@@ -199,7 +199,7 @@ def _comparison(c: Comparison, names: Sequence[str]) -> str:
     ]
     if c.majority is not None:
         facts.append(f"Always answering the majority class gives {c.metric} {c.majority:.3f}.")
-    notes = [*conclusions.sentences(c), *c.notes]
+    notes = [*conclusions.sentences(c), *conclusions.unmarked(c), *c.notes]
     return f"{escape(' '.join(facts))}\n\n{tables.markdown(tables.columns(c, names), c.entries)}{_list(notes)}"
 
 

@@ -248,24 +248,34 @@ class Report:
 
         return pd.DataFrame(self.rows())
 
-    def table(self) -> str:
-        """Return the tables and notes that `peftbench run` prints, for a terminal of 120 columns."""
+    def table(self, columns: Sequence[str] = ()) -> str:
+        """Return the tables and notes that `peftbench run` prints, for a terminal of 120 columns.
+
+        Args:
+            columns: as for `write`; by default all that there is room for.
+        """
         from peftbench.report import assemble
 
-        return assemble.text_table(self.folder, self.loaded)
+        return assemble.text_table(self.folder, self.loaded, columns)
 
-    def write(self, out: PathLike | None = None) -> Path:
+    def write(self, out: PathLike | None = None, columns: Sequence[str] = (), pdf: bool = False) -> Path:
         """Write all tables and figures to `out`, by default the folder `report` of the results directory.
+
+        Args:
+            out: the folder.
+            columns: columns of the tables of scores, by name, such as `["score", "trainable", "memory"]`, so that
+                they fit the column of a paper; by default all. CSV files always have all.
+            pdf: whether to write the figures as PDF files, too.
 
         Returns:
             The path of `report.md`, which shows all of them.
 
         Raises:
-            UserError: there are no runs, or the directory cannot be written to.
+            UserError: there are no runs, a column is unknown, or the directory cannot be written to.
         """
         from peftbench.report import assemble
 
-        return assemble.write(self.folder, _path(out), self.loaded)[0]
+        return assemble.write(self.folder, _path(out), self.loaded, columns, pdf)[0]
 
     def refresh(self) -> Path:
         """Write the report under the results directory, unless it is up to date.
@@ -277,15 +287,20 @@ class Report:
 
         return assemble.refresh(self.folder, self.loaded)
 
-    def check(self, out: PathLike | None = None) -> list[str]:
+    def check(self, out: PathLike | None = None, columns: Sequence[str] = (), pdf: bool = False) -> list[str]:
         """Compare the written report with what the records give.
+
+        Args:
+            out: as for `write`, like the others.
+            columns: the columns that it was written with.
+            pdf: whether it was written with PDF files.
 
         Returns:
             One line for each file that differs in any byte; an empty list if the report is up to date.
         """
         from peftbench.report import assemble
 
-        return assemble.check(self.folder, _path(out), self.loaded)
+        return assemble.check(self.folder, _path(out), self.loaded, columns, pdf)
 
 
 def _path(given: PathLike | None) -> Path | None:

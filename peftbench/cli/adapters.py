@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from peftbench.cli.options import Plugins
+from peftbench.cli.options import Plugins, say
 from peftbench.errors import UserError, unknown
 
 Labels = Annotated[
@@ -43,8 +43,8 @@ def export(
         to_transformers.write(opened, folder)
     else:
         for remark in to_peft.write(opened, folder):
-            print(f"note: {remark}", file=sys.stderr)
-    print(f"wrote {folder}")
+            say(f"note: {remark}", sys.stderr)
+    say(f"wrote {folder}")
 
 
 def import_(
@@ -67,7 +67,7 @@ def import_(
     from peftbench.method.interop import from_peft
 
     path = out or folder.with_name(f"{folder.name}.safetensors")
-    print(f"wrote {path}: {from_peft.read(folder, backbone, path, labels, revision)}")
+    say(f"wrote {path}: {from_peft.read(folder, backbone, path, labels, revision)}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"export": export, "import": import_}

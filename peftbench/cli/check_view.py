@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from peftbench.cli.options import say
 from peftbench.method.base import Method
 from peftbench.method.registry import source
 from peftbench.verify.check_method import Examination, OnCase, setting, settings
@@ -128,7 +129,7 @@ def progress(classes: list[type[Method]], networks: Collection[str]) -> Iterator
         The function to call with each case and its verdicts, or with the reason of a refusal.
     """
     if not sys.stderr.isatty():
-        yield lambda case, result: print(f"{case}: {_short(result)}", file=sys.stderr, flush=True)
+        yield lambda case, result: say(f"{case}: {_short(result)}", sys.stderr)
         return
     from rich.console import Console
     from rich.progress import Progress

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from peftbench.cli.options import AsJson, Plugins, known_methods, print_json
+from peftbench.cli.options import AsJson, Plugins, known_methods, print_json, say
 from peftbench.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def count(
     if as_json:
         print_json(asdict(counted))
     else:
-        print(counting.as_text(counted))
+        say(counting.as_text(counted))
 
 
 def estimate(
@@ -167,7 +167,7 @@ def _estimate_one(
     if as_json:
         print_json(asdict(estimated))
     else:
-        print(tables.as_text(estimated))
+        say(tables.as_text(estimated))
 
 
 def _fit(size: str, axis: str, setting: Setting, estimate_at: Callable[[Setting], StepEstimate], as_json: bool) -> None:
@@ -180,7 +180,7 @@ def _fit(size: str, axis: str, setting: Setting, estimate_at: Callable[[Setting]
     if as_json:
         print_json(asdict(fitted))
     else:
-        print(tables.fit_text(fitted))
+        say(tables.fit_text(fitted))
     if not fitted.largest:
         raise typer.Exit(1)
 
@@ -205,7 +205,7 @@ def _estimate_all(
     if as_json:
         print_json({"estimates": [asdict(e) for e in estimates], "refused": refused})
     else:
-        print("\n".join([tables.table(estimates, refused, reference), *(f"wrote {path}" for path in written)]))
+        say("\n".join([tables.table(estimates, refused, reference), *(f"wrote {path}" for path in written)]))
 
 
 def _estimates(
@@ -216,7 +216,7 @@ def _estimates(
 
     estimates, refused = [], {}
     for name in methods:
-        print(f"estimating {name} ...", file=sys.stderr, flush=True)  # a method may take a minute on a large model
+        say(f"estimating {name} ...", sys.stderr)  # a method may take a minute on a large model
         try:
             estimates.append(step_estimate.estimate(query, name, {}, setting, tuple(plugin or ())))
         except UserError as error:

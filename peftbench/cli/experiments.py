@@ -25,6 +25,7 @@ from peftbench.cli.options import (
     check_device_name,
     executor_errors_exit,
     print_json,
+    say,
     threads_from_environment,
 )
 
@@ -85,7 +86,7 @@ def run(
     folder, workers = loaded.results_dir(results), jobs or loaded.experiment.jobs
     loaded.prepared.check_jobs(workers)
     if not quiet:
-        print(_forecast(loaded, list(api.records(folder)), _place(loaded, device, workers), None)[1], flush=True)
+        say(_forecast(loaded, list(api.records(folder)), _place(loaded, device, workers), None)[1])
     records = _run_missing(loaded, folder, device, workers, executor, retry_failed, quiet)
     _write_report(records, quiet)
     assert records.outcome is not None  # `api.run` sets it
@@ -116,12 +117,12 @@ def plan(
     loaded = _load(experiment, only, data_dir, plugin, method, override, against)
     place = _place(loaded, device, jobs or loaded.experiment.jobs)
     records = list(api.records(loaded.results_dir(results)))
-    rows, summary = _forecast(loaded, records, place, lambda line: print(line, file=sys.stderr, flush=True))
+    rows, summary = _forecast(loaded, records, place, lambda line: say(line, sys.stderr))
     if as_json:
         print_json(rows)
         return
-    print(plan_view.plan_table(rows, loaded.experiment.reference))
-    print(f"\n{summary}")
+    say(plan_view.plan_table(rows, loaded.experiment.reference))
+    say(f"\n{summary}")
 
 
 def profile(
@@ -184,7 +185,7 @@ def _load(
         against=against,
     )
     for note in loaded.notes:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}", sys.stderr)
     return loaded
 
 
@@ -234,7 +235,7 @@ def _write_report(records: api.Records, quiet: bool) -> None:
     if report.loaded.comparisons:
         page = report.refresh()
         if not quiet:
-            print(f"\n{report.table()}\nreport: {page}")
+            say(f"\n{report.table()}\nreport: {page}")
 
 
 def _run_passes(
@@ -267,4 +268,4 @@ def _print_passes(earlier: set[Path], records: Sequence[Record], as_json: bool, 
     if as_json:
         print_json(profile_text.rows(new, records))
     elif not quiet:
-        print("\n".join(profile_text.text(r, records) for r in new))
+        say("\n".join(profile_text.text(r, records) for r in new))

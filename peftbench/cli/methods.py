@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from peftbench.cli.options import AsJson, Plugins, known_methods, print_json
+from peftbench.cli.options import AsJson, Plugins, known_methods, print_json, say
 
 
 def new_method(
@@ -24,8 +24,8 @@ def new_method(
 
     path = scaffold.new_method(name, known_methods(None), Path.cwd())
     plugin, checked = ("", name) if path.parent.name == "methods" else (f" --plugin {path.name}", path.name)
-    print(f"wrote {path}\nfill it in, then look at its card:  python -m peftbench methods {name}{plugin}")
-    print(f"and test it against the contract:  python -m peftbench check-method {checked}")
+    say(f"wrote {path}\nfill it in, then look at its card:  python -m peftbench methods {name}{plugin}")
+    say(f"and test it against the contract:  python -m peftbench check-method {checked}")
 
 
 def check_method(
@@ -57,7 +57,7 @@ def check_method(
         print_json([check_view.as_dict(e) for e in examinations])
     else:
         width = max(60, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 100
-        print("\n\n".join(check_view.text(e, width) for e in examinations))
+        say("\n\n".join(check_view.text(e, width) for e in examinations))
     raise typer.Exit(0 if all(e.sound for e in examinations) else 1)
 
 

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 
 from peftbench.errors import UserError, unknown
+from peftbench.report.media import terminal
 
 Source = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A YAML file, or the name of a packaged experiment.")]
 Results = Annotated[
@@ -51,9 +52,14 @@ def known_methods(plugins: list[Path] | None) -> Any:
     return known
 
 
+def say(text: object, out: IO[str] | None = None) -> None:
+    """Print a text of one or more lines, which may have names from users in it; control characters do not act."""
+    print(terminal.lines(str(text)), file=out or sys.stdout, flush=True)
+
+
 def print_json(value: Any) -> None:
     """Print a value as indented JSON."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(terminal.json_lines(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 @contextmanager
@@ -64,7 +70,7 @@ def executor_errors_exit() -> Iterator[None]:
     try:
         yield
     except ExecutorError as e:
-        print(f"error: {e}", file=sys.stderr)
+        say(f"error: {e}", sys.stderr)
         raise typer.Exit(1) from e
 
 

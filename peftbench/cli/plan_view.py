@@ -10,6 +10,7 @@ from peftbench.estimate import forecast
 from peftbench.estimate.run_memory import UNVERIFIED, RunPeak
 from peftbench.records import record
 from peftbench.records.record import Record
+from peftbench.report.media.plain import visible
 from peftbench.run.view import duration
 
 if TYPE_CHECKING:
@@ -203,8 +204,8 @@ def plan_table(rows: Sequence[Mapping[str, Any]], reference: str) -> str:
         failed = sum(one["status"] not in (None, "finished") for one in runs)
         lines.append(
             {
-                "task": task,
-                "method": label + (" *" if label == reference else ""),
+                "task": visible(task),
+                "method": visible(label) + (" *" if label == reference else ""),
                 **({"runs": "trials" if tries else "final"} if tuned else {}),
                 "trainable": f"{r['trainable']:,}",
                 "off budget": _off(r["deviation"]),

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from peftbench.records.spec import RunSpec, Spec, outcome, title
+from peftbench.report.media.plain import visible
+from peftbench.report.media.terminal import lines, padded
 from peftbench.run.view import Count, Lines, Quiet, View, duration
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ class Terminal:
         self.live.stop()
 
     def _print(self, text: str, style: str = "") -> None:
-        self.console.print(text, style=style, markup=False, soft_wrap=True)
+        self.console.print(lines(text), style=style, markup=False, soft_wrap=True)
 
     def _picture(self) -> RenderableType:
         from rich.console import Group
@@ -98,7 +100,7 @@ class Terminal:
         for ratio in (None, 1, None):
             runs.add_column(no_wrap=True, overflow="ellipsis", ratio=ratio)
         for worker, (spec, facts) in sorted(self.now.items()):
-            runs.add_row(f"{worker}:", Text(title(spec)), Text(_position(facts)))
+            runs.add_row(f"{worker}:", Text(visible(title(spec))), Text(_position(facts)))
         left = self.count.seconds_left
         bar = Table.grid(padding=(0, 2))
         bar.add_row(
@@ -122,4 +124,4 @@ def _position(facts: Mapping[str, Any]) -> str:
 
 
 def _columns(*cells: str) -> str:
-    return " ".join(f"{cell:<{width}}" for cell, (_, width) in zip(cells, COLUMNS, strict=True)).rstrip()
+    return " ".join(padded(visible(cell), width) for cell, (_, width) in zip(cells, COLUMNS, strict=True)).rstrip()

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from peftbench import api
-from peftbench.cli.options import AsJson, print_json
+from peftbench.cli.options import AsJson, print_json, say
 
 
 def report(
@@ -25,24 +25,31 @@ def report(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit with 1 if the report there is not up to date.")
     ] = False,
+    columns: Annotated[
+        str | None,
+        typer.Option("--columns", metavar="A,B,...", help="Columns of the tables of scores. Default: all."),
+    ] = None,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Write the figures as PDF files, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write tables and figures from records.
 
-    The tables are printed, too. With --json, their rows are printed, and files are written only with --out.
+    The tables are printed, too. With --json, their rows are printed, and files are written only with --out. With
+    --columns score,trainable,memory a LaTeX table fits the column of a two-column paper; CSV files keep all columns.
     """
+    names = [name.strip() for name in (columns or "").split(",") if name.strip()]
     compared = api.report(results, against=against)
     if check:
-        outdated = compared.check(out)
-        print("\n".join(outdated) or f"{out or compared.place}: every file is what the records give")
+        outdated = compared.check(out, names, pdf)
+        say("\n".join(outdated) or f"{out or compared.place}: every file is what the records give")
         raise typer.Exit(1 if outdated else 0)
     if as_json:
         print_json(compared.rows())
         if out is None:
             return
-    page = compared.write(out)
+    page = compared.write(out, names, pdf)
     if not as_json:
-        print(f"{compared.table()}\nreport: {page}")
+        say(f"{compared.table(names)}\nreport: {page}")
 
 
 def figures(
@@ -66,18 +73,18 @@ def figures(
 
     if check:
         if outdated := _build.check(names or (), results, out):
-            print("\n".join(outdated), file=sys.stderr)
-            print("`python -m peftbench figures` makes them again from the records.", file=sys.stderr)
+            say("\n".join(outdated), sys.stderr)
+            say("`python -m peftbench figures` makes them again from the records.", sys.stderr)
             raise typer.Exit(1)
-        print(f"{out}: as the records give it")
+        say(f"{out}: as the records give it")
         return
     answers, chosen = _build.reproduce_all(results), _build.chosen(names or ())
     changed = _build.write(names or (), results, out, answers)
     for answer in answers:
         if answer.figure in chosen:
             missing = f" ({answer.missing})" if answer.missing else ""
-            print(f"{answer.figure.name}: {answer.verdict}{missing}")
-    print(f"{out / INDEX}: {len(changed)} file{'s' * (len(changed) != 1)} changed")
+            say(f"{answer.figure.name}: {answer.verdict}{missing}")
+    say(f"{out / INDEX}: {len(changed)} file{'s' * (len(changed) != 1)} changed")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"report": report, "figures": figures}

@@ -18,6 +18,7 @@ from peftbench.cli.options import (
     check_device_name,
     executor_errors_exit,
     print_json,
+    say,
 )
 
 Sample = Annotated[
@@ -64,7 +65,7 @@ def verify(
     if as_json:
         print_json(summary.as_dict(audit))
     else:
-        print(summary.as_text(audit, results))
+        say(summary.as_text(audit, results))
     raise typer.Exit(audit.code)
 
 

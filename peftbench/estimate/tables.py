@@ -12,6 +12,8 @@ from tabulate import tabulate
 
 from peftbench.estimate.memory_fit import Fit
 from peftbench.estimate.step_estimate import KINDS, UNVERIFIED, StepEstimate
+from peftbench.report.media.markdown import escape
+from peftbench.report.media.sheet import cell as sheet_cell
 
 
 def size(count: int | None) -> str:
@@ -98,11 +100,21 @@ def table(estimates: Sequence[StepEstimate], refused: Mapping[str, str], referen
         sizes = [f"{row[kind] / 2**30:,.3f}" for kind in (*KINDS, "peak")]
         stored = "—" if row["stored"] is None else f"{row['stored'] / 2**20:,.2f}"
         share = "—" if row["of_reference"] is None else f"{row['of_reference']:.3f}"
-        cells.append([row["method"], f"{row['trainable']:,}", stored, *sizes, share, f"{row['flops'] / 1e12:,.3f}"])
-    heads = ["method", "trainable", "stored, MiB", *KINDS, "peak, GiB", f"of {reference}'s peak", "TFLOP a step"]
+        cells.append(
+            [escape(row["method"]), f"{row['trainable']:,}", stored, *sizes, share, f"{row['flops'] / 1e12:,.3f}"]
+        )
+    heads = [
+        "method",
+        "trainable",
+        "stored, MiB",
+        *KINDS,
+        "peak, GiB",
+        f"of {escape(reference)}'s peak",
+        "TFLOP a step",
+    ]
     align = ("left", *("right",) * (len(heads) - 1))
     text = tabulate(cells, headers=heads, tablefmt="pipe", disable_numparse=True, colalign=align) if cells else ""
-    notes = [f"- {name}: {why}" for name, why in refused.items()]
+    notes = [f"- {escape(f'{name}: {why}')}" for name, why in refused.items()]
     return "\n".join([text, "", f"Parts at the peak in GiB; {UNVERIFIED}.", *notes])
 
 
@@ -125,7 +137,7 @@ def write(folder: Path, estimates: Sequence[StepEstimate], refused: Mapping[str,
     sheet = io.StringIO()
     writer = csv.DictWriter(sheet, fieldnames=list(by_method[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(by_method)
+    writer.writerows({key: sheet_cell(value) for key, value in row.items()} for row in by_method)
     files = {
         "estimate.md": f"{table(estimates, refused, reference)}\n".encode(),
         "estimate.csv": sheet.getvalue().encode(),

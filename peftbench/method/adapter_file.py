@@ -17,6 +17,8 @@ from peftbench.backbones.load import Backbone
 from peftbench.errors import UserError
 from peftbench.method.edit import Edit
 from peftbench.method.registry import find, make
+from peftbench.records import files
+from peftbench.records.spec import RunSpec
 
 FORMAT = 1
 _DTYPES = {  # as a safetensors header spells them
@@ -93,6 +95,11 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} has no peftbench header of format {FORMAT}; it was written by another program or version"
         )
     return state, header
+
+
+def name(spec: RunSpec) -> str:
+    """Return the name of the file of a run's adapter, which a long label does not make too long for a file system."""
+    return f"{files.readable(spec.slug)}--{spec.id}.safetensors"
 
 
 def head_path(path: Path) -> Path:

@@ -106,8 +106,12 @@ def decode_predictions(raw: bytes, path: Path) -> dict[str, Any] | None:
 
 def stem(body: Mapping[str, Any]) -> str:
     """Return the file name up to the attempt. A long slug is cut, because file names have at most 255 bytes."""
-    readable = re.sub(r"[^\w.=-]", "_", body["slug"]).encode()[:150].decode(errors="ignore").lstrip(".")
-    return f"{readable}--{body['spec_id']}--{body['env_id'][:8]}--"
+    return f"{readable(body['slug'])}--{body['spec_id']}--{body['env_id'][:8]}--"
+
+
+def readable(slug: str) -> str:
+    """Return the part of a file name that people read; an identifier follows that tells files apart."""
+    return re.sub(r"[^\w.=-]", "_", slug).encode()[:150].decode(errors="ignore").lstrip(".")
 
 
 def attempt_in(name: str, stem: str) -> int:

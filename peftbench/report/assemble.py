@@ -6,7 +6,7 @@ imported only when something is drawn or written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from peftbench.report.data.comparison import Comparison
 from peftbench.report.data.latencies import Latencies
 from peftbench.report.data.tunings import Tuning
 from peftbench.report.tables import budgets, export, latency_page, trials
+from peftbench.report.tables.columns import require_known
 from peftbench.report.write import files, up_to_date
 
 FOLDER = "report"  # under the results directory
@@ -76,6 +77,8 @@ def write(
     results_dir: Path | str,
     out_dir: Path | str | None = None,
     loaded: ReportData | None = None,
+    columns: Sequence[str] = (),
+    pdf: bool = False,
 ) -> list[Path]:
     """Write every table and figure, and the page `report.md` that shows them.
 
@@ -85,44 +88,57 @@ def write(
         results_dir: the results directory.
         out_dir: folder of the report; default: `report` in the results directory.
         loaded: the records if already loaded.
+        columns: names of the columns that tables of scores show; default: all.
+        pdf: whether to write the figures as PDF files, too.
 
     Returns:
         Paths of the files, `report.md` first.
 
     Raises:
-        UserError: without records, or if the folder cannot be written.
+        UserError: without records, for an unknown column, or if the folder cannot be written.
     """
     loaded = _require_records(loaded or load(results_dir), results_dir)
     folder = Path(out_dir) if out_dir is not None else Path(results_dir) / FOLDER
-    written = files.write(folder, _contents(loaded))
+    written = files.write(folder, _contents(loaded, columns, pdf))
     up_to_date.seal(folder, loaded.sources)
     return written
 
 
-def check(results_dir: Path | str, out_dir: Path | str | None, loaded: ReportData) -> list[str]:
+def check(
+    results_dir: Path | str,
+    out_dir: Path | str | None,
+    loaded: ReportData,
+    columns: Sequence[str] = (),
+    pdf: bool = False,
+) -> list[str]:
     """Build the report in memory and compare it with the files on disk, byte for byte.
 
     Args:
         results_dir: the results directory.
         out_dir: folder of the report; default: `report` in the results directory.
         loaded: the records.
+        columns: as the report was written with.
+        pdf: as the report was written with.
 
     Returns:
         One line per file that differs, is missing or does not belong; empty if the report is up to date.
 
     Raises:
-        UserError: without records.
+        UserError: without records, or for an unknown column.
     """
     from peftbench.report.write import compare_files
 
     folder = Path(out_dir) if out_dir is not None else Path(results_dir) / FOLDER
-    return compare_files.differences(folder, _contents(_require_records(loaded, results_dir)))
+    return compare_files.differences(folder, _contents(_require_records(loaded, results_dir), columns, pdf))
 
 
-def _contents(loaded: ReportData) -> Iterator[tuple[str, bytes]]:
+def _contents(loaded: ReportData, columns: Sequence[str], pdf: bool) -> Iterator[tuple[str, bytes]]:
     from peftbench.report.write import page
 
-    return page.build(loaded.comparisons, _averages(loaded), loaded.passes, loaded.tunings)
+    over_tasks = _averages(loaded)
+    require_known(columns, loaded.comparisons, over_tasks)
+    choice = page.Choice(tuple(columns), pdf)
+    return page.build(loaded.comparisons, over_tasks, loaded.passes, loaded.tunings, choice)
 
 
 def refresh(results_dir: Path | str, loaded: ReportData) -> Path:
@@ -166,22 +182,25 @@ def rows(results_dir: Path | str, loaded: ReportData | None = None) -> list[dict
     return output or latency_page.rows(loaded.passes) or [r for t in loaded.tunings for r in trials.trial_rows(t)]
 
 
-def text_table(results_dir: Path | str, loaded: ReportData | None = None) -> str:
+def text_table(results_dir: Path | str, loaded: ReportData | None = None, columns: Sequence[str] = ()) -> str:
     """The comparisons for a terminal of 120 columns: a table per task, one over the tasks, and their notes.
 
     Args:
         results_dir: the results directory.
         loaded: the records if already loaded.
+        columns: names of the columns that tables of scores show; default: all that there is room for.
 
     Raises:
-        UserError: without records.
+        UserError: without records, or for an unknown column.
     """
     from peftbench.report.tables import terminal
 
     loaded = _require_records(loaded or load(results_dir), results_dir)
     trained = {c.experiment for c in loaded.comparisons}
     alone = [p for p in loaded.passes if p.experiment not in trained]
-    return terminal.text(loaded.comparisons, _averages(loaded), alone, loaded.tunings)
+    over_tasks = _averages(loaded)
+    require_known(columns, loaded.comparisons, over_tasks)
+    return terminal.text(loaded.comparisons, over_tasks, alone, loaded.tunings, columns)
 
 
 def average_table(results_dir: Path | str) -> str:

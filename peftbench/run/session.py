@@ -14,6 +14,7 @@ from peftbench import cache, tasks
 from peftbench.backbones import devices
 from peftbench.backbones.load import Backbone, load
 from peftbench.errors import UserError
+from peftbench.method import adapter_file
 from peftbench.method.base import Method
 from peftbench.method.edit import Edit
 from peftbench.method.registry import find, make
@@ -166,7 +167,7 @@ class Session:
     def _adapter_file(self, spec: RunSpec) -> Path | None:
         if self.adapters is None or spec.trial is not None:
             return None
-        return self.adapters / f"{spec.slug}--{spec.id}.safetensors"
+        return self.adapters / adapter_file.name(spec)
 
 
 def _compile(backbone: Backbone, enabled: bool) -> None:

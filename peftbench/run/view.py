@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 
 from peftbench.records.spec import Spec, outcome, title
+from peftbench.report.media.terminal import lines
 
 
 class View(Protocol):
@@ -47,10 +48,10 @@ class Quiet:
 
     def ended(self, worker: int, spec: Spec, facts: Mapping[str, Any]) -> None:
         if facts["status"] != "finished":
-            print(f"{facts['status']}: {title(spec)}: {facts['reason']}", file=sys.stderr, flush=True)
+            self.note(f"{facts['status']}: {title(spec)}: {facts['reason']}")
 
     def note(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(lines(text), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         return
@@ -81,7 +82,7 @@ class Lines:
         self.note(f"{self.count} {facts['status']} {title(spec)}: {outcome(facts)}, {duration(facts['seconds'])}{rest}")
 
     def note(self, text: str) -> None:
-        print(text, file=self.out, flush=True)
+        print(lines(text), file=self.out, flush=True)
 
     def close(self) -> None:
         return

@@ -193,7 +193,7 @@ def test_text_from_records_cannot_break_a_table(tmp_path, no_figures):
     factories.write_all(tmp_path, [factories.run("a|b_c&d%", 0, 0.5, method=method)])
     paths = assemble.write(tmp_path)
     assert "a\\|b_c&d%" in next(p for p in paths if p.parent.name == "tables" and p.suffix == ".md").read_text()
-    assert r"a|b\_c\&d\% &" in next(p for p in paths if p.suffix == ".tex").read_text()
+    assert r"a\textbar{}b\_c\&d\% &" in next(p for p in paths if p.suffix == ".tex").read_text()
 
 
 def test_a_failed_run_and_an_empty_curve_do_not_stop_the_report(tmp_path):

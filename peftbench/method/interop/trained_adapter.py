@@ -100,7 +100,7 @@ def _file(given: Path) -> Path:
     run = record.read(given)
     if not isinstance(run.spec, RunSpec):
         raise UserError(f"{given} is the record of a {run.kind}, not of a run")
-    path = given.parent.parent / "adapters" / f"{run.spec.slug}--{run.spec.id}.safetensors"
+    path = given.parent.parent / "adapters" / adapter_file.name(run.spec)
     if not path.is_file():
         raise UserError(
             f"the run of {given.name} kept no adapter (no {path}); set save_adapters: true and run it again"

@@ -15,6 +15,8 @@ import numpy as np
 from peftbench.report.data import verdicts
 from peftbench.report.data.comparison import Comparison, Entry, spread
 from peftbench.report.data.notes import NOT_LEARNED
+from peftbench.report.media.filename import stem
+from peftbench.report.media.plain import natural
 from peftbench.report.stats import intervals, ranks
 
 
@@ -46,6 +48,12 @@ class Average:
     standings: tuple[Standing, ...]
     notes: tuple[str, ...]
     ranking: ranks.Ranking | None = None  # over these tasks
+    file: str = ""  # file name of the table, where `slug` alone would be another's too
+
+    @property
+    def slug(self) -> str:
+        """File name of the table, without its extension."""
+        return self.file or stem(self.experiment, ending="average")
 
 
 def averages(comparisons: Sequence[Comparison]) -> list[Average]:
@@ -57,7 +65,7 @@ def averages(comparisons: Sequence[Comparison]) -> list[Average]:
     Returns:
         One `Average` per such experiment, sorted by name.
     """
-    experiments = sorted({c.experiment for c in comparisons})
+    experiments = sorted({c.experiment for c in comparisons}, key=natural)
     groups = ([c for c in comparisons if c.experiment == name] for name in experiments)
     return [_average(group) for group in groups if len(group) > 1]
 
@@ -67,7 +75,7 @@ def _average(group: Sequence[Comparison]) -> Average:
     usable = [c for c in group if not reasons[c.title]]
     compared = {e.label for c in usable for e in c.entries if e.n}
     for c in usable:
-        missing = sorted(compared - {e.label for e in c.entries if e.n})
+        missing = sorted(compared - {e.label for e in c.entries if e.n}, key=natural)
         reasons[c.title] = f"no finished run of {', '.join(missing)}" if missing else None
     used = [c for c in usable if not reasons[c.title]]
     labels = list(dict.fromkeys(e.label for c in group for e in c.entries))

@@ -18,6 +18,7 @@ from peftbench.records.spec import as_dict, digest
 from peftbench.report.data import notes, pooled_passes, times
 from peftbench.report.data.comparison import Comparison, Entry, spread
 from peftbench.report.data.learned import learned
+from peftbench.report.media.plain import natural
 from peftbench.report.stats.intervals import paired
 
 Key = tuple[str, str, str]  # experiment, task, hash of the setting that runs must share
@@ -41,7 +42,10 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
             groups[r.experiment, r.spec.task.name, comparable.key(r.spec)].append(r)
     variants = _variants(groups)
     repeated = Counter(r.spec_id for r in records if not r.is_finished and counting[r.spec_id].is_finished)
-    compared = {key: _comparison(groups[key], profiles, variants[key], repeated) for key in sorted(groups)}
+    compared = {
+        key: _comparison(groups[key], profiles, variants[key], repeated)
+        for key in sorted(groups, key=lambda key: natural(*key))
+    }
     return [replace(c, notes=(*_incomparable(key, groups, variants), *c.notes)) for key, c in compared.items()]
 
 
@@ -63,7 +67,7 @@ def _incomparable(key: Key, groups: Mapping[Key, list[RunRecord]], variants: Map
 def _comparison(
     runs: list[RunRecord], profiles: list[ProfileRecord], variant: str, repeated: Mapping[str, int]
 ) -> Comparison:
-    runs = sorted(runs, key=lambda r: (r.spec.method.label, r.spec.seed, r.spec_id))
+    runs = sorted(runs, key=lambda r: (natural(r.spec.method.label), r.spec.seed, r.spec_id))
     mine = times.matching(profiles, runs[0])
     reference = _reference(runs, mine)
     metric, direction, majority = _metric(runs)
@@ -103,7 +107,7 @@ def _entries(runs: list[RunRecord], profiles: list[ProfileRecord], metric: str) 
     for r in runs:
         groups[r.spec.method.label, digest([as_dict(r.spec.method), r.spec.train.lr])].append(r)
     by_label: dict[str, list[list[RunRecord]]] = defaultdict(list)
-    for (label, _), group in sorted(groups.items()):
+    for (label, _), group in sorted(groups.items(), key=lambda item: natural(*item[0])):
         by_label[label].append(group)
     return [
         _entry(label + suffix, group, profiles, metric)
@@ -167,7 +171,7 @@ def _ordered(entries: list[Entry], profiles: list[ProfileRecord], reference: str
     for profile in profiles:
         for method in profile.spec.methods:
             order.setdefault(method.label, len(order))
-    return sorted(entries, key=lambda e: (e.label != reference, order.get(e.label, len(order)), e.label))
+    return sorted(entries, key=lambda e: (e.label != reference, order.get(e.label, len(order)), natural(e.label)))
 
 
 def _relative(e: Entry, base: Entry | None) -> Entry:

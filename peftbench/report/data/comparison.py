@@ -14,6 +14,7 @@ from peftbench.records.costs import Parameters
 from peftbench.records.record import RunRecord
 from peftbench.records.spec import TrainSpec
 from peftbench.report.data import times
+from peftbench.report.media.filename import stem
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class Comparison:
         entries: the rows.
         notes: sentences under the table.
         variant: distinguishes tables of one task under different budgets; else empty.
+        file: file name of the table, where `slug` alone would be another's too; else empty.
     """
 
     experiment: str
@@ -114,6 +116,7 @@ class Comparison:
     entries: tuple[Entry, ...]
     notes: tuple[str, ...]
     variant: str = ""
+    file: str = ""
 
     @property
     def title(self) -> str:
@@ -124,9 +127,7 @@ class Comparison:
     @property
     def slug(self) -> str:
         """File name of the table, without its extension."""
-        stand_in = f"--stand-in-for-{self.stand_in_for}" if self.stand_in_for else ""
-        variant = f"--{self.variant}" if self.variant else ""
-        return safe(f"{self.experiment}--{self.task}{stand_in}{variant}")
+        return self.file or stem(self.experiment, *names_of(self.task, self.stand_in_for), variant=self.variant)
 
     @property
     def other_metrics(self) -> list[str]:
@@ -134,9 +135,9 @@ class Comparison:
         return sorted({m for e in self.entries for m in e.others})
 
 
-def safe(name: str) -> str:
-    """Replace every character that is not a letter, digit, dot, dash or underscore by an underscore."""
-    return "".join(c if c.isascii() and (c.isalnum() or c in ".-_") else "_" for c in name)
+def names_of(task: str, stand_in_for: str | None) -> list[str]:
+    """The parts of a file's name that say the task; a stand-in is always marked as one."""
+    return [task, f"stand-in-for-{stand_in_for}"] if stand_in_for else [task]
 
 
 def mean(values: Sequence[float]) -> float | None:

@@ -13,7 +13,9 @@ from peftbench.records import record
 from peftbench.records.costs import LatencyAt, PassSeconds
 from peftbench.records.record import ProfileRecord, Record
 from peftbench.report.data import notes, pooled_passes
-from peftbench.report.data.comparison import safe
+from peftbench.report.data.comparison import names_of
+from peftbench.report.media.filename import stem
+from peftbench.report.media.plain import natural
 
 BASE = "base"  # row of the network without adapters; no configuration has this label
 PHASES = {
@@ -78,6 +80,7 @@ class Latencies:
     cells: tuple[Cell, ...]  # by phase and shape, then the base network first, then in the pass's order
     handling: tuple[Handling, ...]
     variant: str = ""  # distinguishes passes of one experiment on one task
+    file: str = ""  # file name of the tables, where `slug` alone would be another's too
 
     @property
     def experiment(self) -> str:
@@ -93,7 +96,8 @@ class Latencies:
     @property
     def slug(self) -> str:
         """File name of the table, without its extension."""
-        return safe(f"{self.experiment}--{self.title.replace(' ', '-')}--latency")
+        names = names_of(self.profile.spec.task.name, self.profile.spec.task.stand_in_for)
+        return self.file or stem(self.experiment, *names, variant=self.variant, ending="latency")
 
     @property
     def labels(self) -> list[str]:
@@ -127,7 +131,7 @@ def of(records: Iterable[Record]) -> list[Latencies]:
     """
     counting = record.latest(r for r in records if isinstance(r, ProfileRecord)).values()
     shaped = [r for r in pooled_passes.pool(counting) if r.is_finished and _cells(r)]
-    passes = sorted(shaped, key=lambda r: (*_place(r), r.spec_id))
+    passes = sorted(shaped, key=lambda r: natural(*_place(r), r.spec_id))
     several = Counter(map(_place, passes))
     return [of_pass(r, r.spec_id[:6] if several[_place(r)] > 1 else "") for r in passes]
 

@@ -14,7 +14,9 @@ from typing import Any
 from peftbench.records import comparable, record, trials
 from peftbench.records.record import Record, TrialRecord
 from peftbench.records.spec import TrainSpec, digest
-from peftbench.report.data.comparison import Comparison, Entry, length, safe
+from peftbench.report.data.comparison import Comparison, Entry, length, names_of
+from peftbench.report.media.filename import stem
+from peftbench.report.media.plain import natural
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Tuning:
     rows: tuple[ConfigurationTrials, ...]
     variant: str = ""
     learned: bool | None = None
+    file: str = ""  # file name of the table, where `slug` alone would be another's too
 
     @property
     def title(self) -> str:
@@ -82,8 +85,8 @@ class Tuning:
     @property
     def slug(self) -> str:
         """File name of the table, without its extension."""
-        stand_in = f"--stand-in-for-{self.stand_in_for}" if self.stand_in_for else ""
-        return safe(f"{self.experiment}--{self.task}{stand_in}{'--' + self.variant if self.variant else ''}--tuning")
+        names = names_of(self.task, self.stand_in_for)
+        return self.file or stem(self.experiment, *names, variant=self.variant, ending="tuning")
 
 
 def score(r: TrialRecord) -> float | None:
@@ -124,7 +127,7 @@ def of(records: Iterable[Record], comparisons: Sequence[Comparison] = ()) -> lis
             groups[r.experiment, r.spec.task.name, comparable.key(r.spec)].append(r)
     tables = Counter(key[:2] for key in groups)
     tunings = []
-    for key, runs in sorted(groups.items()):
+    for key, runs in sorted(groups.items(), key=lambda item: natural(*item[0])):
         spec, metrics = runs[0].spec, next((m for r in runs if (m := r.body.metrics)), None)
         tunings.append(
             Tuning(
@@ -135,7 +138,7 @@ def of(records: Iterable[Record], comparisons: Sequence[Comparison] = ()) -> lis
                 budget=spec.train,
                 metric=metrics.primary if metrics else "score",
                 direction=metrics.direction if metrics else "max",
-                rows=tuple(sorted(_rows(runs), key=lambda t: (order.get(t.label, len(order)), t.label))),
+                rows=tuple(sorted(_rows(runs), key=lambda t: (order.get(t.label, len(order)), natural(t.label)))),
                 variant=f"{length(spec.train)} ({key[2][:6]})" if tables[key[:2]] > 1 else "",
             )
         )
@@ -148,7 +151,7 @@ def _rows(runs: Iterable[TrialRecord]) -> list[ConfigurationTrials]:
     for r in runs:
         m = r.spec.method
         groups[m.label, m.name, digest([r.spec.space, m.version])].append(r)
-    keyed = sorted(groups.items())
+    keyed = sorted(groups.items(), key=lambda item: natural(*item[0]))
     return [
         ConfigurationTrials(key[0], key[1], tuple(sorted(rs, key=lambda r: r.spec.trial or 0))) for key, rs in keyed
     ]

@@ -64,6 +64,11 @@ def of(c: Comparison) -> Mapping[str, ScoreVerdict]:
     return {label: replace(v, on_front=fronts[label]) for label, v in results.items()}
 
 
+def some_are_behind(c: Comparison) -> bool:
+    """Whether a mark tells anything: some configuration is not among the best and those tied with it."""
+    return any(v.tied is not True for v in of(c).values())
+
+
 def verdicts(
     known: Mapping[str, Scores], reference: str, direction: str, limits: tuple[float, float] | None = None
 ) -> dict[str, ScoreVerdict]:

@@ -9,8 +9,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from peftbench.report.data.average import Average, Standing
-from peftbench.report.figures import style
+from peftbench.report.figures import names, style
 from peftbench.report.figures.style import MUTED, Look
+from peftbench.report.media.figure import literal
+from peftbench.report.media.terminal import wrapped
 
 ROW = 0.27  # inches
 
@@ -20,7 +22,7 @@ def drawn(a: Average, slug: str, looks: Mapping[str, Look]) -> Iterator[tuple[st
     rows = sorted((s for s in a.standings if s.relative is not None), key=_by_score)
     if len(rows) < 2:
         return
-    with style.drawing():
+    with style.drawing(names.shown(a)):
         yield from style.files(f"{slug}--summary", _figure(a, rows, looks))
 
 
@@ -41,18 +43,22 @@ def _figure(a: Average, rows: list[Standing], looks: Mapping[str, Look]) -> Figu
     for panel in (score, cost):
         panel.axvline(1, lw=1.0, color=MUTED, zorder=1)
         panel.set_title("", y=1.0)
-    score.set_yticks(range(len(rows)), [s.label for s in rows])
+    labels = style.names(s.label for s in rows)
+    score.set_yticks(range(len(rows)), labels)
+    style.make_room(score, labels)
     score.invert_yaxis()
     cost.set_xlim(left=0)
-    score.set_xlabel(f"mean score over {len(a.tasks)} tasks / {a.reference}'s (bars: 95 % interval)")
-    cost.set_xlabel(f"cost / {a.reference}'s")
+    (reference,) = style.names([a.reference])
+    score.set_xlabel(f"mean score over {len(a.tasks)} tasks / {reference}'s (bars: 95 % interval)")
+    cost.set_xlabel(f"cost / {reference}'s")
     looks_of = {"peak memory of a step": ("s", "#333333"), "time of a step": ("o", "white")}
     handles = [cost.plot([], [], shape, color="#333333", mfc=fill, ms=5)[0] for shape, fill in looks_of.values()]
     cost.legend(
         handles, list(looks_of), frameon=False, fontsize=8.5, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncol=2
     )
-    score.set_title(f"{a.experiment}: score and cost over {len(a.tasks)} tasks", loc="left",
-                    fontsize=12, fontweight="bold", pad=10, y=1.0)  # fmt: skip
+    room = round(60 - 0.6 * max(map(len, labels)))  # characters until the legend
+    title = wrapped(f"{literal(a.experiment)}: score and cost over {len(a.tasks)} tasks", room)
+    score.set_title("\n".join(title), loc="left", fontsize=12, fontweight="bold", pad=10, y=1.0)
     style.settle(figure)
     return figure
 

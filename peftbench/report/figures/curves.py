@@ -9,10 +9,11 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from peftbench.records.record import RunRecord
 from peftbench.report.data.comparison import Comparison, Entry
-from peftbench.report.figures.style import MUTED, Look, figure, settle
+from peftbench.report.figures.style import MUTED, Look, figure, legend, settle
 
 ROWS = 20  # of one legend column; more would not fit the height of the figure
 
@@ -25,17 +26,22 @@ def draw(c: Comparison, looks: Mapping[str, Look]) -> Figure | None:
     window = max(1, steps // 10)
     smoothing = f"moving average over {window} steps" if window > 1 else "not smoothed"
     drawn, (panel,) = figure(c, 1, f"mean over seeds, {smoothing}")
-    ends = {e.label: _line(panel, e, window, looks[e.label]) for e in c.entries}
+    lines: dict[str, Line2D] = {}
+    ends: dict[str, float] = {}
+    for e in c.entries:
+        if mean := _mean(e, window):
+            lines[e.label] = _line(panel, e.label, mean, looks[e.label])
+            ends[e.label] = mean[-1]
     failed = [r for e in c.entries for r in e.runs if not r.is_finished and _loss(r)]
     for e in c.entries:
-        known = ends[e.label] is not None
         for r in (r for r in e.runs if r in failed):
-            _failure(panel, smooth(_loss(r), window), looks[e.label], None if known else f"{e.label} (failed)")
-            known = True
+            line = _failure(panel, smooth(_loss(r), window), looks[e.label])
+            if e.label not in ends:
+                lines.setdefault(f"{e.label} (failed)", line)
     panel.set_xlabel("optimiser steps (count)")
     panel.set_ylabel("training loss (mean of a batch)")
     panel.margins(x=0.02)
-    _legend(drawn, panel, ends)
+    _legend(drawn, panel, lines, ends)
     if failed:
         drawn.supxlabel("dashed, ending in ×: a run that failed", fontsize=8.5, color=MUTED)
     settle(drawn)
@@ -54,36 +60,34 @@ def _loss(r: RunRecord) -> list[float]:
     return [value for value in losses[:end] if value is not None]
 
 
-def _line(panel: Axes, e: Entry, window: int, look: Look) -> float | None:
-    """Draw the mean over the finished seeds; returns its last value, None without a finished run."""
+def _mean(e: Entry, window: int) -> list[float]:
+    """The smoothed mean over the finished seeds; empty without a finished run."""
     losses = [loss for r in e.runs if r.is_finished and (loss := _loss(r))]
-    if not losses:
-        return None
-    length = min(map(len, losses))  # seeds may have stopped early: every mean is over all of them
-    mean = smooth([statistics.fmean(at) for at in zip(*(loss[:length] for loss in losses), strict=True)], window)
-    colour, marker = look
+    length = min(map(len, losses), default=0)  # seeds may have stopped early: every mean is over all of them
+    return smooth([statistics.fmean(at) for at in zip(*(loss[:length] for loss in losses), strict=True)], window)
+
+
+def _line(panel: Axes, label: str, mean: Sequence[float], look: Look) -> Line2D:
+    length, (colour, marker) = len(mean), look
     every = max(1, length // 8)
-    start = min(sum(map(ord, e.label)) % every, length - 1)  # offsets the markers of different lines
-    panel.plot(
+    start = min(sum(map(ord, label)) % every, length - 1)  # offsets the markers of different lines
+    return panel.plot(
         range(1, length + 1), mean, color=colour, lw=1.7, marker=marker, ms=6, mew=0.75, mec="w",
-        markevery=(start, every), label=e.label,
-    )  # fmt: skip
-    return mean[-1]
+        markevery=(start, every),
+    )[0]  # fmt: skip
 
 
-def _failure(panel: Axes, losses: Sequence[float], look: Look, label: str | None) -> None:
-    panel.plot(range(1, len(losses) + 1), losses, "--", lw=1.0, color=look[0], alpha=0.8, label=label)
+def _failure(panel: Axes, losses: Sequence[float], look: Look) -> Line2D:
+    (line,) = panel.plot(range(1, len(losses) + 1), losses, "--", lw=1.0, color=look[0], alpha=0.8)
     panel.plot(len(losses), losses[-1], "x", ms=8, mew=2, color=look[0])
+    return line
 
 
-def _legend(drawn: Figure, panel: Axes, ends: Mapping[str, float | None]) -> None:
+def _legend(drawn: Figure, panel: Axes, lines: Mapping[str, Line2D], ends: Mapping[str, float]) -> None:
     """Place the legend next to the axes, in the order of the last values; failed configurations come last."""
-    lines = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
-    known = {label: end for label, end in ends.items() if end is not None}
-    names = sorted(lines, key=lambda label: -known.get(label, -math.inf))
+    names = sorted(lines, key=lambda label: -ends.get(label, -math.inf))
     if names:
-        handles = [lines[name] for name in names]
         columns = math.ceil(len(names) / ROWS)
         drawn.set_size_inches(drawn.get_figwidth() + 2.4 * (columns - 1), drawn.get_figheight())
         place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "ncols": columns}
-        panel.legend(handles, names, frameon=False, fontsize=9, **place)
+        legend(panel, {name: lines[name] for name in names}, **place)

@@ -6,7 +6,6 @@ costs nothing.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from peftbench.report.data.latencies import BASE, PHASES, Cell, Latencies, Timed
-from peftbench.report.figures.style import MUTED, Look, files, settle
+from peftbench.report.figures.style import MUTED, Look, files, legend, settle
+from peftbench.report.media.figure import literal
+from peftbench.report.media.terminal import wrapped
 
 PUBLISHED = (
     "The LoRA paper's table 1 (arXiv:2106.09685; one forward pass of GPT-2 medium on a Quadro RTX 8000, at batch × "
@@ -40,26 +41,29 @@ def _figure(p: Latencies, phases: Sequence[str], looks: Mapping[str, Look]) -> F
     FigureCanvasAgg(figure)
     panels = list(figure.subplots(1, len(phases), squeeze=False)[0])
     figure.suptitle(
-        f"{p.experiment}: what adapters add to inference", x=0.01, ha="left", fontsize=12, fontweight="bold"
+        f"{literal(p.experiment)}: what adapters add to inference", x=0.01, ha="left", fontsize=12, fontweight="bold"
     )
+    handles: dict[str, Any] = {}
     for panel, phase in zip(panels, phases, strict=True):
         cells = [c for c in p.cells if c.phase == phase and not c.typical and c.label != BASE]
-        _panel(panel, cells, p.labels, looks)
+        handles |= _panel(panel, cells, p.labels, looks)
         panel.set_title(PHASES[phase], loc="left", fontsize=10)
     panels[0].set_ylabel("time beyond the base network's (%, median within rounds)")
-    handles = {label: h for panel in panels for h, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    panels[-1].legend(
-        handles.values(), handles.keys(), loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9
-    )
-    legend = "Filled: adapters in the network; hollow: merged into it. Bars: 95 % interval, by processes or rounds."
-    text = f"{legend} {PUBLISHED.format(setting=p.setting)}"
-    figure.supxlabel("\n".join(textwrap.wrap(text, 118 if len(phases) == 1 else 178)), fontsize=8, color=MUTED)
+    legend(panels[-1], handles, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    filled = "Filled: adapters in the network; hollow: merged into it. Bars: 95 % interval, by processes or rounds."
+    text = f"{filled} {PUBLISHED.format(setting=literal(p.setting))}"
+    figure.supxlabel("\n".join(wrapped(text, 118 if len(phases) == 1 else 178)), fontsize=8, color=MUTED)
     settle(figure)
     return figure
 
 
-def _panel(panel: Axes, cells: Sequence[Cell], labels: Sequence[str], looks: Mapping[str, Look]) -> None:
-    """Points side by side at each shape, in the order of the labels; a merged method has two."""
+def _panel(panel: Axes, cells: Sequence[Cell], labels: Sequence[str], looks: Mapping[str, Look]) -> dict[str, Any]:
+    """Draw points side by side at each shape, in the order of the labels; a merged method has two.
+
+    Returns:
+        For the legend, name -> points.
+    """
+    handles = {}
     shapes = sorted({c.shape for c in cells})
     for i in range(0, len(shapes), 2):
         panel.axvspan(i - 0.5, i + 0.5, color="#f5f5f5", lw=0, zorder=0)
@@ -74,14 +78,17 @@ def _panel(panel: Axes, cells: Sequence[Cell], labels: Sequence[str], looks: Map
     for k, (label, kind) in enumerate(variants):
         offset = (k - (len(variants) - 1) / 2) * step
         mine = [(c, t) for c in cells if c.label == label and (t := getattr(c, kind)) and t.ratio is not None]
-        _points(panel, [(shapes.index(c.shape) + offset, t) for c, t in mine], label, kind, looks[label])
+        name = label if kind == "unmerged" else f"{label}, merged"
+        places = [(shapes.index(c.shape) + offset, t) for c, t in mine]
+        handles[name] = _points(panel, places, kind, looks[label])
     panel.set_xticks(range(len(shapes)), [f"{batch} × {length}" for batch, length in shapes])
     panel.set_xlim(-0.5, len(shapes) - 0.5)
     panel.grid(False, axis="x")
     panel.set_xlabel("batch × tokens of the prompt" if cells and cells[0].phase != "forward" else "batch × tokens")
+    return handles
 
 
-def _points(panel: Axes, points: Sequence[tuple[float, Timed]], label: str, kind: str, look: Look) -> None:
+def _points(panel: Axes, points: Sequence[tuple[float, Timed]], kind: str, look: Look) -> Any:
     colour, marker = look
     for x, t in points:
         if t.low is not None and t.high is not None:
@@ -89,13 +96,13 @@ def _points(panel: Axes, points: Sequence[tuple[float, Timed]], label: str, kind
     frame = pd.DataFrame({"x": [x for x, _ in points], "y": [_percent(t.ratio) for _, t in points]})
     hollow: dict[str, Any] = {"facecolor": "white", "edgecolor": colour, "linewidth": 1.4}
     filled: dict[str, Any] = {"color": colour, "linewidth": 0.4}
-    name = label if kind == "unmerged" else f"{label}, merged"
     before = panel.get_ylabel()
     sns.scatterplot(
-        frame, x="x", y="y", ax=panel, marker=marker, s=46, zorder=3, label=name, legend=False,
+        frame, x="x", y="y", ax=panel, marker=marker, s=46, zorder=3, legend=False,
         **(filled if kind == "unmerged" else hollow),
     )  # fmt: skip
     panel.set_ylabel(before)
+    return panel.collections[-1]
 
 
 def _percent(ratio: float | None) -> float:

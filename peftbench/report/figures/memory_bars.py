@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from peftbench.report.figures import style
+from peftbench.report.media.figure import literal
 
 
 def draw(
@@ -26,20 +27,22 @@ def draw(
     Returns:
         (file name, content) as PNG and SVG.
     """
-    with style.drawing():
+    names = [row["method"] for row in rows]
+    with style.drawing([*names, title, below]):
         figure = Figure(figsize=(8.6, 1.6 + 0.3 * len(rows)), layout="constrained")
         FigureCanvasAgg(figure)
         panel = figure.subplots()
-        names = [row["method"] for row in rows]
         left = [0.0] * len(rows)
         for kind, colour in zip(kinds, style.COLOURS, strict=False):
             widths = [row[kind] / 2**30 for row in rows]
-            panel.barh(names, widths, left=left, color=colour, label=kind, height=0.72, linewidth=0)
+            panel.barh(range(len(rows)), widths, left=left, color=colour, label=kind, height=0.72, linewidth=0)
             left = [a + b for a, b in zip(left, widths, strict=True)]
+        panel.set_yticks(range(len(rows)), shown := style.names(names))
+        style.make_room(panel, shown)
         panel.invert_yaxis()
         panel.grid(axis="y", visible=False)
-        panel.set_xlabel(f"GiB at the peak\n{below}", fontsize=8.5)
-        panel.set_title(title, loc="left", fontsize=12, fontweight="bold")
+        panel.set_xlabel(f"GiB at the peak\n{literal(below)}", fontsize=8.5)
+        panel.set_title(literal(title), loc="left", fontsize=12, fontweight="bold")
         panel.legend(frameon=False, fontsize=8.5, loc="lower right")
         style.settle(figure)
         yield from style.files(name, figure)

@@ -1,4 +1,4 @@
-"""All figures of a report, as PNG and SVG."""
+"""All figures of a report, as PNG and SVG, and as PDF where that is wanted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from peftbench.report.data.average import Average
 from peftbench.report.data.comparison import Comparison
 from peftbench.report.data.latencies import Latencies
 from peftbench.report.figures import average_figure as by_average
-from peftbench.report.figures import curves, quality, style
+from peftbench.report.figures import curves, names, quality, style
 from peftbench.report.figures import latency_figure as by_shape
 from peftbench.report.figures import rank_figure as by_rank
 from peftbench.report.figures import tuning_figures as by_trial
@@ -21,7 +21,7 @@ tuning_figures = by_trial.drawn
 
 def figures(c: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
     """(file name, content) of every figure that `c` has data for; `looks` gives a label one look in all figures."""
-    with style.drawing():
+    with style.drawing(names.shown(c)):
         for name, axes in quality.FIGURES.items():
             if (drawn := quality.draw(c, axes, looks)) is not None:
                 yield from style.files(f"{c.slug}--{name}", drawn)
@@ -32,7 +32,7 @@ def figures(c: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, byt
 def latency_figure(p: Latencies, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
     """(file name, content) of the figure of a pass's latencies, if the experiment names lengths."""
     known = style.of_labels([*looks, *p.labels])  # labels keep the look they have in other figures
-    with style.drawing():
+    with style.drawing(names.shown(p)):
         yield from by_shape.drawn(p, known)
 
 

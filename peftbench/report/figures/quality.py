@@ -18,7 +18,9 @@ from peftbench.report.data.comparison import Comparison, Entry
 from peftbench.report.data.times import BATCHES, Summary
 from peftbench.report.figures import fronts
 from peftbench.report.figures.placement import Box, Label, place
-from peftbench.report.figures.style import MUTED, Look, figure, remark, settle
+from peftbench.report.figures.style import MUTED, Look, figure, names, remark, settle
+from peftbench.report.media.figure import literal
+from peftbench.report.media.plain import shortened
 
 MIB = 2**20
 CAP = 5.0  # points across an error bar's end
@@ -105,11 +107,11 @@ def draw(c: Comparison, axes: Sequence[Axis], looks: Mapping[str, Look]) -> Figu
         if axis.front and fronts.draw(panel, c, *axis.front):
             legend = f"\n{fronts.LEGEND}"
     better = "lower is better" if c.direction == "min" else "higher is better"
-    panels[0].set_ylabel(f"test {c.metric}, {better}\n(mean; bars: ± 1 sd over seeds)")
+    panels[0].set_ylabel(f"test {literal(c.metric)}, {better}\n(mean; bars: ± 1 sd over seeds)")
     if any(p.merged is not None for shown in points for p in shown):
         remark(panels[-1], "filled: as trained    hollow: merged")
     absent = [e.label for e in c.entries if e.mean is None]
-    missing = f"\nno finished run: {', '.join(absent)}" if absent else ""
+    missing = f"\nno finished run: {', '.join(names(absent))}" if absent else ""
     drawn.supxlabel(
         f"points that would hide each other are drawn side by side{legend}{missing}", fontsize=8.5, color=MUTED
     )
@@ -183,9 +185,9 @@ def _mark(panel: Axes, shown: Sequence[Point], looks: Mapping[str, Look]) -> Non
         if p.merged is not None:
             panel.plot([p.x, p.merged], [p.y, p.y], "-", lw=0.9, color=colour, alpha=0.6, zorder=1)
             panel.plot(p.merged, p.y, marker, ms=7, mfc="white", mec=colour, mew=1.4, zorder=3)
-    names = [p.label for p in shown]
-    frame = pd.DataFrame({"x": [p.x for p in shown], "y": [p.y for p in shown], "name": names})
-    colours, markers = {n: looks[n][0] for n in names}, {n: looks[n][1] for n in names}
+    labels = [p.label for p in shown]
+    frame = pd.DataFrame({"x": [p.x for p in shown], "y": [p.y for p in shown], "name": labels})
+    colours, markers = {n: looks[n][0] for n in labels}, {n: looks[n][1] for n in labels}
     hue: dict[str, Any] = {"hue": "name", "style": "name", "palette": colours, "markers": markers, "legend": False}
     across, upright = panel.get_xlabel(), panel.get_ylabel()
     sns.scatterplot(frame, x="x", y="y", ax=panel, s=62, zorder=4, **hue)
@@ -217,7 +219,8 @@ def _baseline(panel: Axes, c: Comparison) -> None:
 
 def _name(drawn: Figure, panel: Axes, shown: Sequence[Point], shares: Mapping[str, str]) -> None:
     """Label each point with its configuration and its probability to be on the front."""
-    texts = [_short(p.label) + shares.get(p.label, "") for p in shown]
+    short = shortened((p.label for p in shown), 34)
+    texts = [literal(short[p.label]) + shares.get(p.label, "") for p in shown]
     unit = 72 / drawn.dpi  # points a pixel
     obstacles = [box for p in shown for box in _occupied(panel, p, unit)]
     centres = [_at(panel, p.x, p.y, unit) for p in shown]
@@ -269,7 +272,3 @@ def _at(panel: Axes, x: float, y: float, unit: float) -> tuple[float, float]:
     """Data coordinates in points of the figure."""
     px, py = panel.transData.transform((x, y))
     return float(px) * unit, float(py) * unit
-
-
-def _short(label: str) -> str:
-    return label if len(label) <= 34 else label[:33] + "…"

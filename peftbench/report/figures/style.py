@@ -6,9 +6,9 @@ Figures are drawn without pyplot and without changing global settings. The same 
 from __future__ import annotations
 
 import io
-import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import matplotlib as mpl
@@ -16,12 +16,15 @@ import matplotlib.style
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from peftbench.report.data.comparison import Comparison, length
 from peftbench.report.data.notes import NOT_LEARNED
 from peftbench.report.data.tunings import Tuning
+from peftbench.report.media import plain, terminal
+from peftbench.report.media.figure import fonts_for, literal
 
 # Okabe and Ito's colours, the yellow darkened to be seen on white
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d00")
@@ -30,7 +33,6 @@ MUTED = "#666666"
 DPI = 160  # of the PNG
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "peftbench",
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure on every machine
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#999999",
@@ -43,10 +45,13 @@ STYLE: dict[Any, Any] = {
     "ytick.color": "#444444",
 }
 
+LONGEST, WIDE = 48, 30  # characters of a name in a legend or beside an axis: at most, and for a wider margin
+
 Look = tuple[str, str]  # colour, marker
+_pdf: ContextVar[bool] = ContextVar("_pdf", default=False)
 
 
-def looks(comparisons: Sequence[Comparison]) -> dict[str, Look]:
+def looks(comparisons: Iterable[Comparison]) -> dict[str, Look]:
     """A colour and a marker for every label of an experiment's comparisons, in the order of its tables."""
     return of_labels(e.label for c in comparisons for e in c.entries)
 
@@ -58,18 +63,29 @@ def of_labels(labels: Iterable[str]) -> dict[str, Look]:
 
 
 @contextmanager
-def drawing() -> Iterator[None]:
-    """Apply the style within the block, independent of the user's settings."""
+def drawing(texts: Iterable[str] = ()) -> Iterator[None]:
+    """Apply the style within the block, independent of the user's settings, with fonts that the texts need."""
     with ExitStack() as stack:
         stack.enter_context(mpl.style.context("default"))
         stack.enter_context(sns.axes_style("whitegrid"))
         stack.enter_context(sns.plotting_context("notebook", font_scale=0.85))
         stack.enter_context(mpl.rc_context(STYLE))
+        stack.enter_context(fonts_for(texts))
         yield
 
 
+@contextmanager
+def also_pdf(wanted: bool) -> Iterator[None]:
+    """Make a PDF of each figure within the block, too, if it is wanted."""
+    token = _pdf.set(wanted)
+    try:
+        yield
+    finally:
+        _pdf.reset(token)
+
+
 def files(name: str, drawn: Figure) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of the settled figure as PNG and SVG.
+    """(file name, content) of the settled figure as PNG and SVG, and as PDF within `also_pdf`.
 
     `savefig` would lay out and draw the figure a second time.
     """
@@ -79,6 +95,10 @@ def files(name: str, drawn: Figure) -> Iterator[tuple[str, bytes]]:
     FigureCanvasSVG(drawn).print_svg(svg, metadata={"Date": None, "Creator": "peftbench"})
     yield f"{name}.png", png.getvalue()
     yield f"{name}.svg", svg.getvalue()
+    if _pdf.get():
+        pdf = io.BytesIO()
+        FigureCanvasPdf(drawn).print_pdf(pdf, metadata={"CreationDate": None, "Creator": "peftbench"})
+        yield f"{name}.pdf", pdf.getvalue()
 
 
 def figure(c: Comparison | Tuning, panels: int, subtitle: str) -> tuple[Figure, list[Axes]]:
@@ -89,8 +109,9 @@ def figure(c: Comparison | Tuning, panels: int, subtitle: str) -> tuple[Figure, 
     title = c.title + (f", {NOT_LEARNED}" if c.learned is False else "")
     for panel in axes:  # a fixed height: else every drawing measures all tick labels
         panel.set_title("", y=1.0)
-    axes[0].set_title("\n".join(textwrap.wrap(title, 70)), loc="left", fontsize=12, fontweight="bold", pad=22, y=1.0)
-    setting = f"{c.experiment}: {c.backbone}, {length(c.budget)} of {c.budget.batch_size} examples"
+    title = "\n".join(terminal.wrapped(literal(title), 70))
+    axes[0].set_title(title, loc="left", fontsize=12, fontweight="bold", pad=22, y=1.0)
+    setting = f"{literal(c.experiment)}: {literal(c.backbone)}, {length(c.budget)} of {c.budget.batch_size} examples"
     _above(axes[0], f"{setting}; {subtitle}" if subtitle else setting, 0.0, "left")
     return drawn, axes
 
@@ -100,6 +121,28 @@ def settle(drawn: Figure) -> None:
     if (engine := drawn.get_layout_engine()) is not None:
         engine.execute(drawn)
     drawn.set_layout_engine("none")
+
+
+def legend(panel: Axes, handles: Mapping[str, Any], **place: Any) -> None:
+    """A legend with every name as it was written; matplotlib would leave out those that start with an underscore."""
+    drawn = panel.legend(list(handles.values()), ["name"] * len(handles), frameon=False, fontsize=9, **place)
+    shown = names(handles)
+    for text, name in zip(drawn.get_texts(), shown, strict=True):
+        text.set_text(name)
+    make_room(panel, shown)
+
+
+def make_room(panel: Axes, names: Iterable[str]) -> None:
+    """Widen the margin for long names: at the resolution of the PNG they are up to 2 % wider than in the layout."""
+    if max(map(len, names), default=0) > WIDE and (engine := panel.get_figure().get_layout_engine()):
+        engine.set(w_pad=0.12)  # inches
+
+
+def names(labels: Iterable[str]) -> list[str]:
+    """Names for a legend, an axis or a point, as matplotlib takes them."""
+    labels = list(labels)
+    short = plain.shortened(labels, LONGEST)
+    return [literal(short[label]) for label in labels]
 
 
 def remark(panel: Axes, text: str) -> None:

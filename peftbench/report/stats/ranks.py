@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from peftbench.report.media.plain import natural
 from peftbench.report.stats.intervals import LEVEL
 
 PERMUTATIONS = 9_999
@@ -55,7 +56,7 @@ class Ranking:
     @property
     def groups(self) -> list[tuple[str, ...]]:
         """The largest groups within one critical difference, best first; groups of one are omitted."""
-        order = sorted(range(len(self.labels)), key=lambda j: (self.mean_ranks[j], self.labels[j]))
+        order = sorted(range(len(self.labels)), key=lambda j: (self.mean_ranks[j], natural(self.labels[j])))
         if not self.differ:
             return [tuple(self.labels[j] for j in order)]
         spans: list[tuple[int, int]] = []
@@ -82,7 +83,7 @@ class Ranking:
         test = f"Friedman's test over {self.tasks} tasks, p {_p(self.p)}"
         if not self.differ:
             return f"Ranks: no difference between the {k} configurations is sure ({test})."
-        order = sorted(zip(self.mean_ranks, self.labels, strict=True))
+        order = sorted(zip(self.mean_ranks, self.labels, strict=True), key=lambda at: (at[0], natural(at[1])))
         first = order[0]
         behind = [label for rank, label in order if rank - first[0] > self.critical]
         worse = f"worse than {first[1]} are {', '.join(behind)}" if behind else f"none is sure to be behind {first[1]}"

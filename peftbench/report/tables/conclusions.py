@@ -28,6 +28,28 @@ def sentences(c: Comparison) -> Iterator[str]:
     yield from _more(c)
 
 
+def marks(c: Comparison) -> Iterator[str]:
+    """What the dots mean; or, where every configuration would have one, what that means."""
+    if len(verdicts.of(c)) < 2:
+        return
+    if verdicts.some_are_behind(c):
+        yield "• the best, and what cannot be told apart from it."
+    else:
+        yield from unmarked(c) if c.learned is False else [f"{_none_is_behind(c)}."]
+
+
+def unmarked(c: Comparison) -> Iterator[str]:
+    """Why no configuration has a dot, where the sentences do not say it."""
+    if c.learned is False and len(verdicts.of(c)) > 1 and not verdicts.some_are_behind(c):
+        yield "No configuration has a dot, as each would have one: none can be told apart from the best."
+
+
+def _none_is_behind(c: Comparison) -> str:
+    best = next(label for label, v in verdicts.of(c).items() if v.is_best)
+    sample = _sample(list(verdicts.of(c).values()))
+    return f"No configuration can be told apart from the best, {best}, {sample}"
+
+
 def _scope(c: Comparison) -> Iterator[str]:
     """What the intervals cover, unless that is both seeds and test examples."""
     one = [label for label, v in verdicts.of(c).items() if v.mean.is_of_runs]
@@ -51,7 +73,7 @@ def _about_the_best(c: Comparison) -> str:
     others = [label for label, v in verdicts.of(c).items() if v.tied is False]
     sample = _sample(list(verdicts.of(c).values()))
     if not others:
-        return f"No configuration can be told apart from the best, {best}, {sample}."
+        return f"{_none_is_behind(c)}."
     if not tied:
         return f"{best} is better than every other configuration, {sample}."
     return f"{listed([best, *tied])} cannot be told apart at the top, {sample}; {listed(others)} {_are(others)} behind."

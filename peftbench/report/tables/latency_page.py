@@ -7,6 +7,7 @@ from typing import Any
 
 from peftbench.report.data.latencies import Latencies, Timed
 from peftbench.report.data.times import Summary
+from peftbench.report.media.markdown import escape
 from peftbench.report.tables import columns as tables
 from peftbench.report.tables import formatting
 from peftbench.report.tables.columns import Column
@@ -14,7 +15,7 @@ from peftbench.report.tables.columns import Column
 
 def tables_of(p: Latencies) -> Iterator[tuple[str, str]]:
     """(file name, text) of the pass's tables."""
-    yield f"{p.slug}.md", f"# Latency, {p.title}\n\n{text(p)}"
+    yield f"{p.slug}.md", f"# Latency, {escape(p.title)}\n\n{text(p)}"
     yield f"{p.slug}.csv", tables.csv(rows([p]))
     caption = f"Latency, {p.title}: {' '.join(p.facts)}"
     yield f"{p.slug}.tex", tables.latex(columns(), p.cells, caption, p.slug)
@@ -23,7 +24,7 @@ def tables_of(p: Latencies) -> Iterator[tuple[str, str]]:
 def text(p: Latencies) -> str:
     """The section of the page on the pass."""
     handling = f"\n{tables.markdown(handling_columns(), p.handling)}" if p.handling else ""
-    return f"{' '.join(p.facts)}\n\n{tables.markdown(columns(), p.cells)}{handling}"
+    return f"{escape(' '.join(p.facts))}\n\n{tables.markdown(columns(), p.cells)}{handling}"
 
 
 def columns() -> list[Column]:

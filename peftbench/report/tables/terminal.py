@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 
 from peftbench.report.data.average import Average
@@ -10,6 +9,7 @@ from peftbench.report.data.comparison import Comparison, Entry, length
 from peftbench.report.data.latencies import Latencies
 from peftbench.report.data.samples import first_sample
 from peftbench.report.data.tunings import Tuning
+from peftbench.report.media.terminal import wrapped
 from peftbench.report.tables import columns, conclusions, latency_page, trials
 from peftbench.report.tables.columns import WIDTH
 
@@ -19,20 +19,31 @@ def text(
     averages: Sequence[Average],
     passes: Sequence[Latencies] = (),
     tunings: Sequence[Tuning] = (),
+    names: Sequence[str] = (),
 ) -> str:
-    """A table per task, then those over tasks, latencies by shape and trials, each with its notes."""
+    """A table per task, then those over tasks, latencies by shape and trials, each with its notes.
+
+    Args:
+        comparisons: one table per experiment, task and budget.
+        averages: tables over tasks.
+        passes: latencies of profile passes.
+        tunings: tables of trials.
+        names: columns to show in the first two; default: all that there is room for.
+    """
     others = [*(_latency(p) for p in passes), *(_tuning(t) for t in tunings)]
-    return "\n".join([*(_comparison(c) for c in comparisons), *(_average(a) for a in averages), *others])
+    return "\n".join([*(_comparison(c, names) for c in comparisons), *(_average(a, names) for a in averages), *others])
 
 
-def _comparison(c: Comparison) -> str:
+def _comparison(c: Comparison, names: Sequence[str]) -> str:
     majority = f", majority class {c.majority:.3f}" if c.majority is not None else ""
     title = f"{c.experiment}: {c.title} ({c.backbone}, {length(c.budget)}{majority})"
-    return block(title, columns.text(columns.columns(c), c.entries), [*conclusions.sentences(c), *c.notes, *_sample(c)])
+    table = columns.text(columns.columns(c, names), c.entries)
+    said = [*conclusions.sentences(c), *conclusions.unmarked(c)]
+    return block(title, table, [*said, *c.notes, *_sample(c)])
 
 
-def _average(a: Average) -> str:
-    table = columns.text(columns.average_columns(a), a.standings)
+def _average(a: Average, names: Sequence[str]) -> str:
+    table = columns.text(columns.average_columns(a, names), a.standings)
     return block(f"{a.experiment}: average over tasks, relative to {a.reference}", table, a.notes)
 
 
@@ -49,9 +60,9 @@ def _tuning(t: Tuning) -> str:
 
 def block(title: str, table: str, notes: Sequence[str]) -> str:
     """A title, a table and its notes, wrapped."""
-    lines = [*textwrap.wrap(title, WIDTH), table]
+    lines = [*wrapped(title, WIDTH), table]
     for note in notes:
-        lines += textwrap.wrap(note, WIDTH, initial_indent="* ", subsequent_indent="  ")
+        lines += wrapped(note, WIDTH, "* ", "  ")
     return "\n".join(lines) + "\n"
 
 

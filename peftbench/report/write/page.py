@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from peftbench.report.data.average import Average
-from peftbench.report.data.comparison import Comparison, length, safe
+from peftbench.report.data.comparison import Comparison, length
 from peftbench.report.data.latencies import Latencies
 from peftbench.report.data.samples import first_sample
 from peftbench.report.data.tunings import Tuning
-from peftbench.report.figures import plots
+from peftbench.report.figures import names as figure_names
+from peftbench.report.figures import plots, style
+from peftbench.report.figures.style import Look
+from peftbench.report.media import filename
+from peftbench.report.media.figure import missing_note
+from peftbench.report.media.markdown import code_block, escape
+from peftbench.report.media.plain import natural
 from peftbench.report.tables import columns as tables
 from peftbench.report.tables import conclusions, differences, export, latency_page, step_costs, trials
 
+Shown = Comparison | Latencies | Tuning | Average
 HEADINGS = {
     "quality-vs-trainable": "Quality against trainable parameters",
     "quality-vs-memory": "Quality against peak training memory",
@@ -36,11 +44,25 @@ machine stands under the table, where it is known. A dash (—) means not measur
 """
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What a report has beside what it always has.
+
+    Attributes:
+        columns: the columns of its readable tables of scores, by name; none for all.
+        pdf: whether its figures are PDF files, too.
+    """
+
+    columns: tuple[str, ...] = ()
+    pdf: bool = False
+
+
 def build(
     comparisons: Sequence[Comparison],
     averages: Sequence[Average],
     passes: Sequence[Latencies] = (),
     tunings: Sequence[Tuning] = (),
+    choice: Choice = Choice(),
 ) -> Iterator[tuple[str, bytes]]:
     """Build the files of a report.
 
@@ -49,62 +71,84 @@ def build(
         averages: tables over tasks.
         passes: latencies of profile passes.
         tunings: tables of trials.
+        choice: columns and kinds of figures.
 
     Returns:
         (path in the report, content) of each file, `report.md` first.
     """
+    shown: list[Shown] = _apart([*comparisons, *passes, *tunings, *averages])
+    names = sorted({one.experiment for one in shown}, key=natural)
+    by_experiment = {name: [x for x in shown if x.experiment == name] for name in names}
+    looks = {name: plots.looks(x for x in group if isinstance(x, Comparison)) for name, group in by_experiment.items()}
     files: dict[str, bytes] = {}
     figures: dict[str, list[str]] = {}
-    all_: list[Comparison | Latencies | Tuning] = [*comparisons, *passes, *tunings]
-    names = sorted({one.experiment for one in all_})
-    by_experiment = {name: [c for c in comparisons if c.experiment == name] for name in names}
-    looks = {name: plots.looks(group) for name, group in by_experiment.items()}
-    for c in (c for group in by_experiment.values() for c in group):
-        images = list(plots.figures(c, looks[c.experiment]))
-        files |= {f"tables/{name}": text.encode() for name, text in _tables(c)}
-        files |= {f"figures/{name}": content for name, content in images}
-        figures[c.slug] = [name for name, _ in images if name.endswith(".png")]
-    for p in passes:
-        images = list(plots.latency_figure(p, looks[p.experiment]))
-        files |= {f"tables/{name}": text.encode() for name, text in latency_page.tables_of(p)}
-        files |= {f"figures/{name}": content for name, content in images}
-        figures.setdefault(p.slug, []).extend(name for name, _ in images if name.endswith(".png"))
-    for t in tunings:
-        images = list(plots.tuning_figures(t, looks[t.experiment]))
-        files |= {f"tables/{name}": text.encode() for name, text in _tuning_tables(t)}
-        files |= {f"figures/{name}": content for name, content in images}
-        figures[t.slug] = [name for name, _ in images if name.endswith(".png")]
-    for a in averages:
-        images = list(plots.average_figures(a, _average_slug(a), looks[a.experiment]))
-        files |= {f"tables/{name}": text.encode() for name, text in _average_tables(a)}
-        files |= {f"figures/{name}": content for name, content in images}
-        figures[_average_slug(a)] = [name for name, _ in images if name.endswith(".png")]
-    yield "report.md", _page(by_experiment, averages, passes, tunings, figures).encode()
+    with style.also_pdf(choice.pdf):
+        for x in (x for group in by_experiment.values() for x in group):
+            images = list(_images(x, looks[x.experiment]))
+            files |= {f"tables/{name}": text.encode() for name, text in _texts(x, choice.columns)}
+            files |= {f"figures/{name}": content for name, content in images}
+            figures[x.slug] = [name for name, _ in images if name.endswith(".png")]
+    yield "report.md", _page(by_experiment, figures, choice.columns).encode()
     yield from files.items()
 
 
-def _tables(c: Comparison) -> Iterator[tuple[str, str]]:
-    columns = tables.columns(c)
-    yield f"{c.slug}.md", f"# {c.title}\n\n{_comparison(c)}"
+def _apart(tables: Sequence[Shown]) -> list[Shown]:
+    """The tables, each with a file name of its own."""
+    exact = {i: (x.slug, f"{type(x).__name__} {x.experiment} {getattr(x, 'title', '')}") for i, x in enumerate(tables)}
+    names = filename.apart(exact)
+    return [x if names[i] == x.slug else replace(x, file=names[i]) for i, x in enumerate(tables)]
+
+
+def _images(x: Shown, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
+    match x:
+        case Comparison():
+            yield from plots.figures(x, looks)
+        case Latencies():
+            yield from plots.latency_figure(x, looks)
+        case Tuning():
+            yield from plots.tuning_figures(x, looks)
+        case Average():
+            yield from plots.average_figures(x, x.slug, looks)
+
+
+def _texts(x: Shown, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    match x:
+        case Comparison():
+            yield from _tables(x, names)
+        case Latencies():
+            yield from latency_page.tables_of(x)
+        case Tuning():
+            yield from _tuning_tables(x)
+        case Average():
+            yield from _average_tables(x, names)
+
+
+def _tables(c: Comparison, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    yield f"{c.slug}.md", f"# {escape(c.title)}\n\n{_comparison(c, names)}"
     yield f"{c.slug}.csv", tables.csv([export.flat(export.row(c, e)) for e in c.entries])
-    caption = f"{c.title}: {c.backbone}, {length(c.budget)} of {c.budget.batch_size} examples. {' '.join(c.notes)}"
-    yield f"{c.slug}.tex", tables.latex(columns, c.entries, caption.strip(), c.slug)
+    setting = f"{c.title}: {c.backbone}, {length(c.budget)} of {c.budget.batch_size} examples."
+    caption = _caption(setting, *conclusions.marks(c), *c.notes)
+    yield f"{c.slug}.tex", tables.latex(tables.columns(c, names), c.entries, caption, c.slug, bool(names))
     if differences.known(c):
         name = f"{c.slug}--differences"
         shown = differences.columns(c), c.entries
-        yield f"{name}.md", f"# {c.title}: differences\n\n{_differences(c)}"
+        yield f"{name}.md", f"# {escape(c.title)}: differences\n\n{_differences(c)}"
         yield f"{name}.csv", tables.csv([export.flat({"method": e.label, **differences.row(c, e)}) for e in shown[1]])
         yield f"{name}.tex", tables.latex(*shown, f"{c.title}: differences. {differences.legend(c)}", name)
     if step_costs.known(c.entries):
         name = f"{c.slug}--step"
-        yield f"{name}.md", f"# {c.title}: the training step\n\n{_step(c)}"
+        yield f"{name}.md", f"# {escape(c.title)}: the training step\n\n{_step(c)}"
         yield f"{name}.csv", tables.csv([step_costs.row(e) for e in c.entries])
         caption = f"{c.title}: what a training step is made of. {step_costs.LEGEND}"
         yield f"{name}.tex", tables.latex(step_costs.columns(c.reference), c.entries, caption, name)
 
 
+def _caption(*sentences: str) -> str:
+    return " ".join(s if s.endswith(".") else f"{s}." for s in sentences)
+
+
 def _tuning_tables(t: Tuning) -> Iterator[tuple[str, str]]:
-    yield f"{t.slug}.md", f"# {t.title}\n\n{_tuning(t)}"
+    yield f"{t.slug}.md", f"# {escape(t.title)}\n\n{_tuning(t)}"
     yield f"{t.slug}.csv", tables.csv(trials.trial_rows(t))
     caption = f"{t.title}: {t.backbone}, {length(t.budget)} a trial. {trials.LEGEND}"
     yield f"{t.slug}.tex", tables.latex(trials.columns(t), t.rows, caption, t.slug)
@@ -112,47 +156,42 @@ def _tuning_tables(t: Tuning) -> Iterator[tuple[str, str]]:
         yield f"{t.slug}--expected-best.csv", tables.csv(curve)
 
 
-def _average_slug(a: Average) -> str:
-    return safe(f"{a.experiment}--average")
-
-
-def _average_tables(a: Average) -> Iterator[tuple[str, str]]:
-    name = _average_slug(a)
-    yield f"{name}.md", f"# {a.experiment}: average over tasks\n\n{_average(a)}"
+def _average_tables(a: Average, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    name = a.slug
+    yield f"{name}.md", f"# {escape(a.experiment)}: average over tasks\n\n{_average(a, names)}"
     yield f"{name}.csv", tables.csv(export.average_rows(a))
-    caption = f"{a.experiment}: average over tasks. {' '.join(a.notes)}"
-    yield f"{name}.tex", tables.latex(tables.average_columns(a), a.standings, caption, name)
+    caption = _caption(f"{a.experiment}: average over tasks.", *a.notes)
+    yield f"{name}.tex", tables.latex(tables.average_columns(a, names), a.standings, caption, name, bool(names))
 
 
 def _page(
-    by_experiment: Mapping[str, Sequence[Comparison]],
-    averages: Sequence[Average],
-    passes: Sequence[Latencies],
-    tunings: Sequence[Tuning],
-    figures: Mapping[str, Sequence[str]],
+    by_experiment: Mapping[str, Sequence[Shown]], figures: Mapping[str, Sequence[str]], names: Sequence[str]
 ) -> str:
     parts = ["# Results\n", LEGEND]
+    shown_names = (text for group in by_experiment.values() for x in group for text in figure_names.shown(x))
+    if note := missing_note(shown_names):
+        parts.append(f"{escape(note)}\n")
     for name, group in by_experiment.items():
-        parts.append(f"## {name}\n")
-        for a in (a for a in averages if a.experiment == name):
-            shown = (_figure(f, OVER_TASKS[f.split("--")[-1]], name) for f in figures[_average_slug(a)])
-            parts += ["### Average over tasks\n", _average(a), _links(_average_slug(a)), *shown]
-        for c in group:
-            parts += [f"### {c.title}\n", _comparison(c), _links(c.slug)]
+        parts.append(f"## {escape(name)}\n")
+        for a in (x for x in group if isinstance(x, Average)):
+            shown = (_figure(f, OVER_TASKS[f.split("--")[-1]], name) for f in figures[a.slug])
+            parts += ["### Average over tasks\n", _average(a, names), _links(a.slug), *shown]
+        for c in (x for x in group if isinstance(x, Comparison)):
+            parts += [f"### {escape(c.title)}\n", _comparison(c, names), _links(c.slug)]
             if differences.known(c):
                 parts += ["Who differs from whom:\n", _differences(c), _links(f"{c.slug}--differences")]
             if step_costs.known(c.entries):
                 parts += ["The training step:\n", _step(c), _links(f"{c.slug}--step")]
             parts += [*_samples(c), *_figures(c, figures[c.slug])]
-        for p in (p for p in passes if p.experiment == name):
+        for p in (x for x in group if isinstance(x, Latencies)):
             shown = (_figure(f, "What adapters add to inference", p.title) for f in figures[p.slug])
-            parts += [f"### Latency, {p.title}\n", latency_page.text(p), _links(p.slug), *shown]
-        for t in (t for t in tunings if t.experiment == name):
-            parts += [f"### {t.title}\n", _tuning(t), _links(t.slug), *_figures(t, figures[t.slug])]
+            parts += [f"### Latency, {escape(p.title)}\n", latency_page.text(p), _links(p.slug), *shown]
+        for t in (x for x in group if isinstance(x, Tuning)):
+            parts += [f"### {escape(t.title)}\n", _tuning(t), _links(t.slug), *_figures(t, figures[t.slug])]
     return "\n".join(parts)
 
 
-def _comparison(c: Comparison) -> str:
+def _comparison(c: Comparison, names: Sequence[str]) -> str:
     budget = c.budget
     facts = [
         f"Backbone {c.backbone}; {length(budget)} of {budget.batch_size} examples, at most "
@@ -160,8 +199,8 @@ def _comparison(c: Comparison) -> str:
     ]
     if c.majority is not None:
         facts.append(f"Always answering the majority class gives {c.metric} {c.majority:.3f}.")
-    notes = [*conclusions.sentences(c), *c.notes]
-    return f"{' '.join(facts)}\n\n{tables.markdown(tables.columns(c), c.entries)}{_list(notes)}"
+    notes = [*conclusions.sentences(c), *conclusions.unmarked(c), *c.notes]
+    return f"{escape(' '.join(facts))}\n\n{tables.markdown(tables.columns(c, names), c.entries)}{_list(notes)}"
 
 
 def _differences(c: Comparison) -> str:
@@ -177,17 +216,12 @@ def _step(c: Comparison) -> str:
     return f"{tables.markdown(step_costs.columns(c.reference), c.entries)}\n{step_costs.LEGEND}\n"
 
 
-def _average(a: Average) -> str:
-    return f"{tables.markdown(tables.average_columns(a), a.standings)}{_list(a.notes)}"
+def _average(a: Average, names: Sequence[str]) -> str:
+    return f"{tables.markdown(tables.average_columns(a, names), a.standings)}{_list(a.notes)}"
 
 
 def _list(notes: Sequence[str]) -> str:
-    return "\n" + "".join(f"- {_plain(note)}\n" for note in notes) if notes else ""
-
-
-def _plain(text: str) -> str:
-    """Escape Markdown in a text from a record."""
-    return "".join(f"\\{c}" if c in "\\`*_[]<>" else c for c in text)
+    return "\n" + "".join(f"- {escape(note)}\n" for note in notes) if notes else ""
 
 
 def _links(slug: str) -> str:
@@ -202,7 +236,7 @@ def _figures(c: Comparison | Tuning, names: Sequence[str]) -> Iterator[str]:
 
 def _figure(name: str, heading: str, title: str) -> str:
     svg = f"figures/{name.removesuffix('.png')}.svg"
-    return f"[![{heading}, {title}](figures/{name})]({svg})\n"
+    return f"[![{heading}, {escape(title)}](figures/{name})]({svg})\n"
 
 
 def _samples(c: Comparison) -> Iterator[str]:
@@ -211,6 +245,5 @@ def _samples(c: Comparison) -> Iterator[str]:
     if shown:
         yield "One sample of each configuration:\n"
     for label, sample in shown:
-        lines = (f"{name}: {getattr(sample, name)}" for name in ("prompt", "prediction", "reference"))
-        block = "\n".join(f"    {line}" for text in lines for line in text.splitlines())
-        yield f"- {_plain(label)}\n\n{block}\n"
+        texts = (f"{name}: {getattr(sample, name)}" for name in ("prompt", "prediction", "reference"))
+        yield f"{escape(label)}:\n\n{''.join(map(code_block, texts))}"

@@ -17,7 +17,7 @@ from peftbench.records import record
 from peftbench.report.write import files
 
 SEAL = ".digest"
-DRAWN_BY = ("matplotlib", "numpy", "pandas", "scipy", "seaborn", "tabulate")
+DRAWN_BY = ("matplotlib", "numpy", "pandas", "scipy", "seaborn", "tabulate", "wcwidth")
 
 
 def sources(results_dir: Path | str) -> str:

@@ -1,0 +1,18 @@
+"""The names from users that a figure shows, for which fonts are chosen."""
+
+from __future__ import annotations
+
+from peftbench.report.data.average import Average
+from peftbench.report.data.comparison import Comparison
+from peftbench.report.data.latencies import Latencies
+from peftbench.report.data.tunings import Tuning
+
+
+def shown(by: Comparison | Average | Latencies | Tuning) -> list[str]:
+    """Every name in the figures of a table."""
+    if isinstance(by, Average):
+        return [by.experiment, by.reference, *by.tasks, *(s.label for s in by.standings)]
+    if isinstance(by, Latencies):
+        return [by.experiment, by.title, by.setting, *by.labels]
+    labels = [row.label for row in (by.entries if isinstance(by, Comparison) else by.rows)]
+    return [by.experiment, by.title, by.backbone, by.metric, *labels]

@@ -1,0 +1,68 @@
+"""Text without control characters: what every medium builds on, and the order in which names are shown."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+
+# format characters that reorder or hide what is around them: bidirectional overrides, zero-width spaces, marks
+HIDDEN = {*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A)), *map(chr, range(0xFFF9, 0xFFFC))}
+HIDDEN |= {"\u200b", "\u2060", "\ufeff"}
+NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", re.IGNORECASE)
+
+
+def visible(text: str) -> str:
+    r"""Write characters that have no glyph as Python escapes, so that they neither act nor hide.
+
+    >>> visible("two\nlines\tand \x1b[31mred"), visible("déjà 漢 😀")
+    ('two\\nlines\\tand \\x1b[31mred', 'déjà 漢 😀')
+    """
+    return text if text.isascii() and text.isprintable() else "".join(map(_visible, text))
+
+
+def lines(text: str) -> list[str]:
+    r"""The lines of a text, each as `visible` writes it.
+
+    >>> lines("one\r\ntwo\x0bstill two")
+    ['one', 'two\\x0bstill two']
+    """
+    return [visible(line) for line in re.split(r"\r\n|\r|\n", text)]
+
+
+def natural(*names: str) -> tuple[tuple[tuple[str | float, ...], str], ...]:
+    """A sort key, of one name or of several in turn, under which numbers within names count as numbers.
+
+    >>> sorted(["r10", "r2", "lr 0.1", "lr 0.05", "lr 1e-3"], key=natural)
+    ['lr 1e-3', 'lr 0.05', 'lr 0.1', 'r2', 'r10']
+    """
+    return tuple((tuple(float(p) if i % 2 else p for i, p in enumerate(NUMBER.split(n))), n) for n in names)
+
+
+def shortened(names: Iterable[str], longest: int) -> dict[str, str]:
+    """Each name cut to a length, within it rather than at its end where others start alike.
+
+    >>> shortened(["lora-of-rank-8", "lora-of-rank-16", "full"], 9)
+    {'lora-of-rank-8': 'lora…nk-8', 'lora-of-rank-16': 'lora…k-16', 'full': 'full'}
+    """
+    shown = {name: visible(name) for name in names}
+    cut = {name: text if len(text) <= longest else f"{text[: longest - 1]}…" for name, text in shown.items()}
+    times, half = Counter(cut.values()), (longest - 1) // 2
+    return {n: f"{shown[n][:half]}…{shown[n][-half:]}" if times[text] > 1 else text for n, text in cut.items()}
+
+
+def code_points(text: str) -> str:
+    """The code points of a text that cannot be shown.
+
+    >>> code_points("漢字")
+    'U+6F22 U+5B57'
+    """
+    return " ".join(f"U+{ord(c):04X}" for c in text)
+
+
+def _visible(c: str) -> str:
+    is_noncharacter = ord(c) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(c) <= 0xFDEF
+    if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in HIDDEN or is_noncharacter:
+        return c.encode("unicode_escape").decode()
+    return c

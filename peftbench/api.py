@@ -450,6 +450,8 @@ def report(records: Records | PathLike, *, against: PathLike | None = None) -> R
     Raises:
         UserError: a record is damaged, edited or foreign.
     """
+    if against is not None and not Path(against).is_dir():
+        raise UserError(f"against: no directory {against}; give a results directory")
     if isinstance(records, Records):
         return Report(records.folder, against or records.baselines)
     return Report(records, against)
@@ -460,7 +462,7 @@ def attach(
     model: Any,
     tokenizer: Any = None,
     *,
-    roles: Mapping[str, Any] | None = None,
+    roles: Mapping[str, Any] | str | None = None,
     plugins: Sequence[PathLike] = (),
     seed: int = 0,
     **hyper: Any,
@@ -476,7 +478,8 @@ def attach(
         method: the name of a method, as `peftbench methods` lists it.
         model: a sequence classifier, causal or encoder-decoder model of transformers.
         tokenizer: the tokenizer of `model`; needed to train on texts.
-        roles: module paths by role, for an unknown architecture, as `backbone.roles` in a file.
+        roles: module paths by role, for an unknown architecture, as `backbone.roles` in a file; or, as a text such as
+            "q k v", the method's hyperparameter of that name.
         plugins: files with methods of your own.
         seed: the seed of the adapter's initial values.
         hyper: the method's hyperparameters: `rank=8`, `alpha=16.0`.
@@ -486,4 +489,6 @@ def attach(
     """
     from peftbench.run.attached import Attached
 
+    if isinstance(roles, str):  # "q k v": the linear layers that the method changes
+        roles, hyper = None, {**hyper, "roles": roles}
     return Attached.to(method, model, tokenizer, hyper, roles=roles, plugins=[Path(p) for p in plugins], seed=seed)

@@ -98,12 +98,20 @@ class Catalogue:
 
     @cached_property
     def _key(self) -> str:
+        """The code of the methods and where it lies, which the facts name."""
         for path in self.plugins:
             if not path.is_file():
                 raise UserError(f"no plugin file {path}; --plugin takes the path of a file that registers a method")
         points = sorted((p.name, p.value, _package_sha(p.module)) for p in entry_points(group="peftbench.methods"))
         code = cache.code_key("methods", "method", "backbones", files=self.plugins)
-        return digest({"code": code, "points": points, "packages": cache.versions("pydantic", "torch")})
+        return digest(
+            {
+                "code": code,
+                "points": points,
+                "packages": cache.versions("pydantic", "torch"),
+                "at": str(cache.method_folder()),
+            }
+        )
 
     def _store(self) -> Store:
         return self.stores.open("methods", self._key)

@@ -40,7 +40,7 @@ def apply(document: Document, texts: Sequence[str]) -> Document:
         option = f"--set {text!r}"
         section, _, inner = key.strip().partition(".")
         parts = [section, *(inner.rsplit(".", 1) if section in LISTS else inner.split("."))] if inner else [section]
-        if not equals or not all(parts):
+        if not equals or not all(parts) or not all(key.strip().split(".")):
             raise UserError(f"{option}: give KEY=VALUE, such as budget.steps=10 or methods.lora.rank=4")
         parsed = strict_yaml.scalar(value_text)
         if parts[0] in LISTS and len(parts) > 1:

@@ -99,16 +99,22 @@ def scalar(text: str) -> Any:
     """Parse a text as the value of a key in a YAML file.
 
     Raises:
-        UserError: the text is not YAML.
+        UserError: the text is not YAML, or gives a key twice.
 
     >>> scalar("1e-3"), scalar("q v"), scalar("null")
     (0.001, 'q v', None)
     """
+    loader = None
     try:
-        return yaml.load(text, _Loader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        return None if node is None else _Reader(loader, Document(Path(repr(text)), None, {})).read(node, ())
     except (yaml.YAMLError, ValueError) as e:
         reason = _malformed(e, text) if isinstance(e, yaml.YAMLError) else e
         raise UserError(f"{text!r} cannot be read as a YAML value ({reason}); put it in quotes") from e
+    finally:
+        if loader is not None:
+            loader.dispose()
 
 
 class _Reader:

@@ -167,6 +167,7 @@ class Attached:
         Raises:
             UserError: there is no tokenizer, or texts and pairs do not fit together.
         """
+        self._now()
         generates = self.backbone.kind == "generation"
         encoded = self._encoded(texts, ["" if generates else 0] * len(texts), pairs, max_length)
         if generates:
@@ -268,9 +269,12 @@ class Attached:
         b = self.backbone
         if b.tokenizer is None:
             raise UserError("texts need the network's tokenizer; give it to attach(method, model, tokenizer)")
-        if not texts or len(texts) != len(labels) or (pairs is not None and len(pairs) != len(texts)):
+        if len(texts) == 0 or len(texts) != len(labels) or (pairs is not None and len(pairs) != len(texts)):
             many = "" if pairs is None else f" and {len(pairs)} pairs"
             raise UserError(f"given {len(texts)} texts, {len(labels)} labels{many}; give as many of each, at least one")
+        labels = [y.item() if hasattr(y, "item") else y for y in labels]  # numbers of numpy and torch
+        if wrong := [t for t in (*texts, *(pairs or ())) if not isinstance(t, str)]:
+            raise UserError(f"given {wrong[0]!r} among the texts; give each as a str")
         if b.kind == "classification" and (wrong := [y for y in labels if y not in range(b.net.config.num_labels)]):
             raise UserError(f"class {wrong[0]!r}: this head has {b.net.config.num_labels} classes, counted from 0")
         if b.tokenizer.pad_token is None:

@@ -193,10 +193,12 @@ class _Grid:
         records = record.read_all(self.results_dir)
         latest = record.newest(records) if self.again else record.latest(records)
         statuses = {key: latest[key].status if key in latest else "not run" for key in self.planned}
+        lost = set() if self.interrupted else self.attempted  # an executor may end a job without a record
         failed = tuple(
             f"{title(self.planned[key])} ({status})"
             for key, status in statuses.items()
-            if status not in ("finished", "not run") and not _is_lost_trial(self.planned[key], status)
+            if (status != "not run" or key in lost) and status != "finished"
+            if not _is_lost_trial(self.planned[key], status)
         )
         counts = Counter(statuses.values())
         if self.interrupted:
@@ -268,5 +270,7 @@ def _advice(failed: Sequence[str], statuses: Iterable[str]) -> str:
         again.append("killed and abandoned runs are repeated by running again")
     if present & {"diverged", "oom", "error"}:
         again.append("diverged, oom and error runs are repeated by --retry-failed")
+    if "not run" in present:
+        again.append("the executor left no record of those not run")
     listed = "".join(f"\n  {name}" for name in failed)
     return f"{len(failed)} without a result:{listed}\n{'; '.join(again)}."

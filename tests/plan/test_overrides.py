@@ -79,6 +79,8 @@ def test_a_tasks_value_is_set_by_the_tasks_name() -> None:
         ("budget.steps", "--set 'budget.steps': give KEY=VALUE, such as budget.steps=10"),
         ("=3", "give KEY=VALUE"),
         ("budget..steps=3", "give KEY=VALUE"),
+        ("budget.=5", "give KEY=VALUE"),
+        ("budget={steps: 2, steps: 3}", "steps"),
         ("budget.steps.more=3", "budget.steps is 5, which has no keys"),
         ("methods.lroa.rank=3", "--set 'methods.lroa.rank=3': not in the file: unknown method 'lroa'; did you mean 'l"),
         ("methods.lora_fa.rank=3", "Valid: full, lora, small. To add a method: --method 'lora_fa: {rank: VALUE}'"),

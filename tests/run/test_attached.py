@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import architectures
+import numpy as np
 import pytest
 import torch
 from architectures import Zoo, batch, logits
@@ -99,6 +100,28 @@ def test_numbers_that_no_training_can_have_are_refused(zoo: Zoo, wrong: dict[str
     net, tokenizer = network(zoo, "bert")
     with pytest.raises(UserError, match=re.escape(said)):
         peftbench.attach("lora", net, tokenizer).train(TEXTS, CLASSES, **wrong)
+
+
+def test_labels_of_numpy_and_torch_are_numbers_and_a_text_that_is_none_is_refused(zoo: Zoo) -> None:
+    found = []
+    for labels in (CLASSES, np.array(CLASSES), torch.tensor(CLASSES)):
+        net, tokenizer = network(zoo, "bert")
+        found.append(peftbench.attach("lora", net, tokenizer).train(TEXTS, labels, steps=2, batch_size=4))
+    assert found[0] == found[1] == found[2]
+    with pytest.raises(UserError, match="given None among the texts"):
+        peftbench.attach("lora", *network(zoo, "bert")).train([*TEXTS[:-1], None], CLASSES)
+
+
+def test_the_roles_of_a_method_are_given_by_their_name(zoo: Zoo) -> None:
+    wide = peftbench.attach("lora", *network(zoo, "bert"), roles="q k v o").counts["trainable"]
+    assert wide > peftbench.attach("lora", *network(zoo, "bert")).counts["trainable"]
+
+
+def test_nothing_is_predicted_after_undo(zoo: Zoo) -> None:
+    adapter = peftbench.attach("lora", *network(zoo, "bert"))
+    adapter.undo()
+    with pytest.raises(UserError, match="taken off"):
+        adapter.predict(TEXTS)
 
 
 def test_training_learns_and_predicting_uses_what_was_learned(zoo: Zoo) -> None:

@@ -15,7 +15,7 @@ from commands import Call
 import peftbench
 from peftbench.errors import UserError
 from peftbench.records import record
-from peftbench.records.spec import Spec
+from peftbench.records.spec import Spec, title
 from peftbench.run import executors, runner
 from peftbench.run.executors.local import LocalExecutor
 from peftbench.run.view import Quiet
@@ -58,6 +58,13 @@ def go(tmp_path: Path, installed: Callable[..., None]) -> Callable[..., runner.O
         )
 
     return go
+
+
+class LosesJobs(LocalExecutor):
+    """Says that it has nothing left to do, and has done nothing."""
+
+    def submit(self, job: object) -> None:
+        pass
 
 
 class InterruptOn(Quiet):
@@ -165,3 +172,29 @@ def test_the_command_line_and_python_take_an_executor_by_name(
     assert len(thread_executor.opened) == 2, "nothing was left to run"
     with pytest.raises(UserError, match="unknown executor 'slrum'"):
         peftbench.run(plan, tmp_path / "r", executor="slrum")
+
+
+def test_a_job_that_an_executor_loses_is_told_and_is_no_success(
+    tmp_path: Path, installed: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed(loses=f"{__name__}:LosesJobs")
+    spec = fake_session.spec(0)
+    outcome = runner.run(
+        lambda _: [spec],
+        tmp_path / "r",
+        experiment="fake",
+        session="fake_session:Session",
+        session_kwargs={"journal": str(tmp_path / "journal")},
+        executor="loses",
+        view=Quiet(),
+    )
+    assert outcome.code == 1
+    assert outcome.failed == (f"{title(spec)} (not run)",)
+    assert "the executor left no record of those not run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["sys:maxsize", "json:decoder"])
+def test_an_executor_that_is_no_function_is_refused(installed: Callable[..., None], value: str) -> None:
+    installed(odd=value)
+    with pytest.raises(UserError, match="it must be a function of a Setup"):
+        executors.find("odd")

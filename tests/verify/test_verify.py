@@ -192,6 +192,9 @@ SELF_CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a validation score": (setter("metrics.validation.accuracy", 0.6), "metrics.validation"),
     "which way is better": (setter("metrics.direction", "min"), "metrics.direction"),
     "an example left out": (lambda b: b["predictions"]["values"].pop(), "predictions"),
+    "all predictions left out": (lambda b: b.pop("predictions"), "predictions"),
+    "a primary metric that was not scored": (setter("metrics.primary", lambda _: "nope"), "metrics.primary"),
+    "no test scores": (setter("metrics.test", lambda _: {}), "metrics.primary"),
 }
 
 

@@ -155,6 +155,8 @@ def find(name: str) -> Open:
         opened: Open = known[name].load()
     except (ImportError, AttributeError) as error:
         raise UserError(f"the executor {name!r} ({known[name].value}) cannot be imported: {error}") from error
+    if not callable(opened):
+        raise UserError(f"the executor {name!r} ({known[name].value}) is {opened!r}; it must be a function of a Setup")
     return opened
 
 

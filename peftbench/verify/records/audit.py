@@ -114,7 +114,9 @@ def _trial_is_untested(r: TrialRecord) -> Iterator[tuple[str, str]]:
 def _scores(r: RunRecord) -> Iterator[tuple[str, str]]:
     """Check that the test scores follow from the predictions, up to rounding (rounding.py)."""
     predictions = r.predictions
-    assert predictions is not None  # a finished run has them
+    if predictions is None:
+        yield "predictions", "there are none, and a finished run has them"
+        return
     values, labels, ids = predictions.values, predictions.labels, predictions.ids
     if not len(values) == len(labels) == len(ids) or len(set(ids)) != len(ids) or not ids:
         yield "predictions", f"{len(values)} values, {len(labels)} labels, {len(set(ids))} different ids of {len(ids)}"
@@ -135,6 +137,9 @@ def _validated(r: TrainingRecord) -> Iterator[tuple[str, str]]:
     """Check that the validation scores are those in the curve, and the direction is that of the primary metric."""
     stated, step = r.metrics, r.body.checkpoint_step
     primary = stated.primary
+    scored = [stated.validation, r.metrics.test] if isinstance(r, RunRecord) else [stated.validation]
+    if any(scores and primary not in scores for scores in scored) or not scored[-1]:
+        yield "metrics.primary", f"{primary!r} is not among the scores"
     if primary in metrics.METRICS and stated.direction != metrics.direction(primary):
         yield "metrics.direction", f"{stated.direction!r}, but {primary} is {metrics.direction(primary)!r}"
     chosen = [v for v in r.curve.validation if v.get("step") == step]

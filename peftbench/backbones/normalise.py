@@ -18,6 +18,12 @@ from peftbench.backbones.sites import BLOCKS, LINEAR, Site, Sites
 from peftbench.errors import UserError
 
 
+_NO_PROMPT = (
+    "its classifier feeds each text to the decoder too, and reads the decoder's state at the end token, where a prompt has "
+    "no place; use another method, or a generation task"
+)
+
+
 def normalise(net: Any, head: list[str], roles: Mapping[str, Any] | None = None) -> Sites:
     """Rewrite the network's linear layers in place, add block sites and slots, and return the sites.
 
@@ -38,7 +44,8 @@ def normalise(net: Any, head: list[str], roles: Mapping[str, Any] | None = None)
     sites = _linear_sites(net, table, head)
     sites += _block_sites(net, table)
     sites += _prefix_sites(net, table)
-    sites += _prompt_sites(net, table)
+    if not (head and net.config.is_encoder_decoder):
+        sites += _prompt_sites(net, table)
     for role in ("embed", "norm"):
         sites += [
             Site(role, path, (), _numel(net.get_submodule(path)), _numel(net.get_submodule(path), "bias"))
@@ -48,7 +55,9 @@ def normalise(net: Any, head: list[str], roles: Mapping[str, Any] | None = None)
     total = sum(p.numel() for p in net.parameters())
     size = sum(p.numel() for p in in_head)
     biases = sum(p.numel() for name, p in net.named_parameters() if name.endswith("bias") and p not in in_head)
-    absent = role_tables.ABSENT.get(kind, {}) if roles is None else {}
+    absent = dict(role_tables.ABSENT.get(kind, {}) if roles is None else {})
+    if head and net.config.is_encoder_decoder:
+        absent["prompt"] = _NO_PROMPT
     ordered = tuple(sorted(sites, key=_place(net)))
     return Sites(kind, ordered, total - size, size, net.config.hidden_size, absent, biases)
 

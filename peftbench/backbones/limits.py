@@ -1,6 +1,7 @@
 """What a network can read: token ids, segment numbers and positions that it has a row for, and end tokens it counts.
 
-Works on the meta device too, and imports torch only where there is a network. Positions that are computed (rotary, relative, ALiBi) have no table and no limit here.
+Works on the meta device too, and imports torch only where there is a network. Positions that are computed (rotary,
+relative, ALiBi) have no table, and no limit here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-_TABLE = re.compile(r"(^|_)wpe$|(?<!relative_)(^|_)pos(ition|itions)?(_|$)")  # last part of the name of a position table
+_TABLE = re.compile(
+    r"(^|_)wpe$|(?<!relative_)(^|_)pos(ition|itions)?(_|$)"
+)  # last part of the name of a position table
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,9 @@ def of(net: Any, kind: str) -> Limits:
 def _room(stack: Any) -> int | None:
     """Return the number of tokens that the smallest position table of a stack has room for."""
     tables = list(_tables(stack))
-    declared = getattr(getattr(stack, "config", None), "max_position_embeddings", None)  # a table may have rows that no position uses
+    declared = getattr(
+        getattr(stack, "config", None), "max_position_embeddings", None
+    )  # a table may have rows that no position uses
     return min([*tables, *([declared] if isinstance(declared, int) else [])]) if tables else None
 
 

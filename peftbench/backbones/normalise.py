@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -17,10 +17,9 @@ from peftbench.backbones.roles import listed
 from peftbench.backbones.sites import BLOCKS, LINEAR, Site, Sites
 from peftbench.errors import UserError
 
-
 _NO_PROMPT = (
-    "its classifier feeds each text to the decoder too, and reads the decoder's state at the end token, where a prompt has "
-    "no place; use another method, or a generation task"
+    "its classifier feeds each text to the decoder too, and reads the decoder's state at the end token, where a prompt "
+    "has no place; use another method, or a generation task"
 )
 
 
@@ -43,7 +42,8 @@ def normalise(net: Any, head: list[str], roles: Mapping[str, Any] | None = None)
         t5.accept_adapted_ffn(net)
     sites = _linear_sites(net, table, head)
     sites += _block_sites(net, table)
-    sites += _prefix_sites(net, table)
+    prefixes, no_prefix = _prefix_sites(net, table, sites)
+    sites += prefixes
     if not (head and net.config.is_encoder_decoder):
         sites += _prompt_sites(net, table)
     for role in ("embed", "norm"):
@@ -58,6 +58,8 @@ def normalise(net: Any, head: list[str], roles: Mapping[str, Any] | None = None)
     absent = dict(role_tables.ABSENT.get(kind, {}) if roles is None else {})
     if head and net.config.is_encoder_decoder:
         absent["prompt"] = _NO_PROMPT
+    if no_prefix:
+        absent["prefix"] = no_prefix
     ordered = tuple(sorted(sites, key=_place(net)))
     return Sites(kind, ordered, total - size, size, net.config.hidden_size, absent, biases)
 
@@ -132,16 +134,38 @@ def _tapped(net: nn.Module, place: str, what: str, count: int) -> list[tuple[Any
     return [(net.get_submodule(path), int(argument or 0)) for path in paths]
 
 
-def _prefix_sites(net: Any, table: Mapping[str, Any]) -> list[Site]:
+def _prefix_sites(net: Any, table: Mapping[str, Any], sites: Sequence[Site]) -> tuple[list[Site], str]:
+    """Add a prefix slot to each attention layer; return their sites, or why this network cannot have a prefix.
+
+    The layer's own attributes decide over the configuration, because layers may differ.
+    """
     if "prefix" not in table:
-        return []
-    config = net.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = _head_width(config)
+        return [], ""
     paths = _expand(net, table["prefix"], "prefix")
+    sizes = {}
     for path in paths:
+        heads, width = _heads(net.get_submodule(path), net.config)
+        if not isinstance(heads, int) or not isinstance(width, int):
+            return [], f"its configuration does not say how many heads {path} has"
+        for site in sites:
+            if site.role in ("k", "v") and site.path.startswith(f"{path}.") and site.size[1] != heads * width:
+                return [], (
+                    f"{site.path} has {site.size[1]} outputs, and {heads} key-value heads of {width} have "
+                    f"{heads * width}; a prefix needs keys and values of one width, as many as the heads have"
+                )
+        sizes[path] = (heads, width)
+    for path, (heads, width) in sizes.items():
         net.get_submodule(path).add_module("prefix_slot", PrefixSlot(heads, width))
-    return [Site("prefix", f"{path}.prefix_slot", (heads, width)) for path in paths]
+    return [Site("prefix", f"{path}.prefix_slot", size) for path, size in sizes.items()], ""
+
+
+def _heads(attention: Any, config: Any) -> tuple[Any, Any]:
+    """Return the number of key-value heads of an attention layer, and their width."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    if isinstance(heads, (list, tuple)):  # one number for each layer
+        heads = getattr(attention, "num_key_value_heads", None) or heads[getattr(attention, "layer_idx", 0)]
+    width = getattr(attention, "head_dim", None) or _head_width(config)
+    return heads, width
 
 
 def _prompt_sites(net: Any, table: Mapping[str, Any]) -> list[Site]:

@@ -14,8 +14,8 @@ from peftbench.estimate.run_time import Predicted
 from peftbench.method.catalogue import Catalogue
 from peftbench.plan.grid import Planned
 from peftbench.plan.prepare import Prepared
-from peftbench.plan.run_limits import Measures
 from peftbench.plan.resolve import TaskFacts
+from peftbench.plan.run_limits import Measures
 from peftbench.records.record import Record
 from peftbench.records.spec import RunSpec
 from peftbench.tasks import text_limits

@@ -1,7 +1,7 @@
 """Try each method of a plan on its network before anything is trained: attach it to fake tensors and take one step.
 
-What the step of a run would refuse is refused by the plan. What fails without the method too, or needs numbers that only
-weights have, is left to the run. Imports torch only for what the cache does not know.
+What the step of a run would refuse is refused by the plan. What fails without the method too, or needs numbers that
+only weights have, is left to the run. Imports torch only for what the cache does not know.
 """
 
 from __future__ import annotations

@@ -116,7 +116,9 @@ class BudgetSection(Section):
 class BackboneSection(Section):
     """The base model: an embedded preset, a directory or a hub id."""
 
-    model: str = Field(min_length=1, description="minilm-l6, smollm2-135m, a directory (from the file's folder), or a hub id")
+    model: str = Field(
+        min_length=1, description="minilm-l6, smollm2-135m, a directory (from the file's folder), or a hub id"
+    )
     revision: str | None = Field(None, description="commit or tag on the hub")
     roles: dict[str, Any] | None = Field(None, description="module paths by role, for an unknown architecture")
 

@@ -83,7 +83,7 @@ def grid(
     for task in facts.tasks:
         _check_texts(experiment, facts, task, measures)
         length = run_limits.run_length(experiment, task, facts.backbone, measures)
-        runs = [_run(experiment, facts, c, task, parameters, length, measures) for c in chosen]
+        runs = _runs(experiment, facts, chosen, task, parameters, length, measures)
         tried = [_trials(experiment, c, p, parameters, measures) for c, p in zip(chosen, runs, strict=True)]
         trials += [p for i in range(experiment.budget.trials or 0) for all_ in tried for p in all_[i : i + 1]]
         for seed in range(experiment.budget.seeds):
@@ -93,6 +93,27 @@ def grid(
                     spec = replace(p.spec, seed=p.spec.seed + seed)
                     final.append(replace(p, spec=spec, trials=mine, waits=bool(mine), untuned=untuned))
     return [*trials, *final]
+
+
+def _runs(
+    experiment: Experiment,
+    facts: Facts,
+    configurations: Sequence[Configuration],
+    task: TaskFacts,
+    parameters: Parameters,
+    length: run_limits.Length,
+    measures: run_limits.Measures,
+) -> list[Planned]:
+    """Return the first final run of each configuration on a task; the error names all that cannot run."""
+    runs, mistakes = list[Planned](), list[str]()
+    for configuration in configurations:
+        try:
+            runs.append(_run(experiment, facts, configuration, task, parameters, length, measures))
+        except UserError as e:
+            mistakes.append(str(e))
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+    return runs
 
 
 def _run(

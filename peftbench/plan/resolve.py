@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from peftbench import tasks
-from peftbench.backbones.source import PRESETS
 from peftbench.backbones.sites import Sites
+from peftbench.backbones.source import PRESETS
 from peftbench.cache import Stores
 from peftbench.errors import WHERE_PATHS_START, UserError
 from peftbench.plan import model_facts

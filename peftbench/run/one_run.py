@@ -258,8 +258,8 @@ def checked_counts(edit: Edit, method: Method) -> dict[str, int]:
     counts, declared = edit.counts(), method.parameters(edit.backbone.sites)
     if declared != counts["trainable"]:
         raise UserError(
-            f"{method.name}: parameters() says {declared:,} and {counts['trainable']:,} train; sizes and budgets would be "
-            "wrong. Fix the formula or what attach() adds"
+            f"{method.name}: parameters() says {declared:,} and {counts['trainable']:,} train; sizes and budgets would "
+            "be wrong. Fix the formula or what attach() adds"
         )
     return counts
 

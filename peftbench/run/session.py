@@ -167,9 +167,7 @@ class Session:
         data = tokens.encode(dataset, backbone.tokenizer, max_length, folder, backbone.decoder_start)
         known = limits.of(backbone.net, backbone.kind)
         examples = {split: dataset.split(split) for split in data}
-        texts = text_limits.read(
-            dataset.name, max_length, data, examples, backbone.tokenizer, known.counted_token
-        )
+        texts = text_limits.read(dataset.name, max_length, data, examples, backbone.tokenizer, known.counted_token)
         text_limits.check(texts, known)
         return data
 

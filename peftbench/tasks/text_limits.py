@@ -133,7 +133,8 @@ def _odd_end(data: Mapping[str, Encoded], token: int, at: Callable[[str, int], s
 
 
 def _check_ids(facts: TextFacts, limits: Any) -> None:
-    ids = f"the embedding of this {limits.architecture} network has {limits.tokens} rows, for ids 0 to {limits.tokens - 1}"
+    name, rows = limits.architecture, limits.tokens
+    ids = f"the embedding of this {name} network has {rows} rows, for ids 0 to {rows - 1}"
     if facts.largest_id >= limits.tokens:
         raise UserError(
             f"task {facts.task}: {facts.largest_id_at}, has the token id {facts.largest_id}, and {ids}. Save the "
@@ -147,7 +148,7 @@ def _check_ids(facts: TextFacts, limits: Any) -> None:
     if limits.types is not None and facts.largest_type >= limits.types:
         raise UserError(
             f"task {facts.task}: the tokenizer numbers a second text {facts.largest_type}, and this "
-            f"{limits.architecture} network has {limits.types} segments (type_vocab_size); take token_type_ids out of "
+            f"{name} network has {limits.types} segments (type_vocab_size); take token_type_ids out of "
             "the model_input_names in tokenizer_config.json"
         )
 
@@ -156,9 +157,9 @@ def _check_end(facts: TextFacts, limits: Any) -> None:
     token = limits.counted_token
     if facts.odd_end:
         raise UserError(
-            f"task {facts.task}: this {limits.architecture} classifier reads a text at its end token, id {token}, which "
-            f"all texts must hold equally often; {facts.odd_end}. Take the token out of the text, or use a tokenizer that "
-            "ends each text with it once"
+            f"task {facts.task}: this {limits.architecture} classifier reads a text at its end token, id {token}, "
+            f"which all texts must hold equally often; {facts.odd_end}. Take the token out of the text, or use a "
+            "tokenizer that ends each text with it once"
         )
     if token is not None and facts.padding == token:
         raise UserError(
@@ -177,8 +178,8 @@ def _check_positions(facts: TextFacts, limits: Any, prompt: int) -> None:
         inserted = prompt if what == "texts" else 0
         if room is not None and longest + inserted > room:
             raise UserError(
-                f"task {facts.task}: {what} of up to {longest} tokens{more} do not fit into the {room} positions of this "
-                f"{limits.architecture} network; make max_length at most {room - inserted}"
+                f"task {facts.task}: {what} of up to {longest} tokens{more} do not fit into the {room} positions of "
+                f"this {limits.architecture} network; make max_length at most {room - inserted}"
             )
         if room is not None and most > room:
             raise UserError(

@@ -85,7 +85,13 @@ def test_a_token_without_a_row_is_refused_with_its_id_and_the_size_of_the_table(
 ) -> None:
     model = with_added_token(zoo, name, tmp_path / "model")
     said = refusal(model, local(tmp_path, [*CLASSES, ("a <new> word", "yes")], target))
-    for part in ("tasks[0]", "row 7 of train, 'train a <new> word'", "the token id 261", "has 261 rows", "resize_token"):
+    for part in (
+        "tasks[0]",
+        "row 7 of train, 'train a <new> word'",
+        "the token id 261",
+        "has 261 rows",
+        "resize_token",
+    ):
         assert part in said
     assert "the token id 261" in refusal(model, local(tmp_path, [*CLASSES, ("a word", "yes<new>")], "answer")) or (
         target == "label"

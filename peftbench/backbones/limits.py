@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-_TABLE = re.compile(
-    r"(^|_)wpe$|(?<!relative_)(^|_)pos(ition|itions)?(_|$)"
-)  # last part of the name of a position table
+_TABLE = re.compile(r"(?!rel)(.*_)?(wpe|pos|position|positions)(_.*)?")  # the names of position tables
 
 
 @dataclass(frozen=True)
@@ -68,9 +66,8 @@ def of(net: Any, kind: str) -> Limits:
 def _room(stack: Any) -> int | None:
     """Return the number of tokens that the smallest position table of a stack has room for."""
     tables = list(_tables(stack))
-    declared = getattr(
-        getattr(stack, "config", None), "max_position_embeddings", None
-    )  # a table may have rows that no position uses
+    config = getattr(stack, "config", None)
+    declared = getattr(config, "max_position_embeddings", None)  # a table may have rows that no position uses
     return min([*tables, *([declared] if isinstance(declared, int) else [])]) if tables else None
 
 
@@ -78,7 +75,7 @@ def _tables(stack: nn.Module) -> Iterator[int]:
     for name, module in stack.named_modules():
         grows = hasattr(module, "make_weight") or hasattr(module, "make_weights")
         is_table = "Embedding" in type(module).__name__ and getattr(module, "weight", None) is not None
-        if is_table and not grows and _TABLE.search(name.rpartition(".")[2]):
+        if is_table and not grows and _TABLE.fullmatch(name.rpartition(".")[2]):
             first = getattr(module, "padding_idx", None)  # RoBERTa and its descendants count from the padding token
             yield len(module.weight) - (0 if first is None else first + 1) - getattr(module, "offset", 0)
     for name, buffer in stack.named_buffers():

@@ -116,8 +116,9 @@ def _largest(part: Encoded) -> tuple[int, int]:
 
 def _read_at_once(part: Encoded) -> Array:
     """Return the tokens of each text as one pass of the network, or of its encoder, reads them."""
-    behind_encoder = part.decoder_start is not None and part.answer_start is not None
-    return part.answer_start if behind_encoder else part.lengths
+    if part.decoder_start is not None and part.answer_start is not None:
+        return part.answer_start
+    return part.lengths
 
 
 def _odd_end(data: Mapping[str, Encoded], token: int, at: Callable[[str, int], str]) -> str:

@@ -75,7 +75,8 @@ def update_sensitivity(layers: list[SVDLinear], beta1: float, beta2: float) -> N
                 layer.averages[name] = (torch.zeros_like(w), torch.zeros_like(w))
     trained = [(w, *layer.averages[name]) for layer in layers for name, w in layer.named_parameters(recurse=False)]
     weights, sensitivity, uncertainty = (list(column) for column in zip(*trained, strict=True))
-    importance = torch._foreach_mul(weights, [w.grad for w in weights])
+    gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]  # None: no text reached the layer
+    importance = torch._foreach_mul(weights, gradients)
     torch._foreach_abs_(importance)
     torch._foreach_lerp_(sensitivity, importance, 1 - beta1)
     torch._foreach_sub_(importance, sensitivity)

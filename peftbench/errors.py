@@ -7,6 +7,11 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+WHERE_PATHS_START = (  # the one rule, for messages of missing files and folders
+    "Relative paths in an experiment's file start at the file's folder; on the command line and in Python, at the "
+    "working directory"
+)
+
 
 class UserError(Exception):
     """A mistake of the user. The message says what was given, what is valid, and the fix.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from peftbench.backbones import architectures, source, tiny
+from peftbench.backbones import architectures, quantised, source, tiny
 from peftbench.errors import UserError
 
 
@@ -18,7 +18,8 @@ def load_config(origin: source.Origin, labels: int, kind: str, dropout: float | 
         dropout: Value for every dropout probability; None to keep the model's own. If given, no layer is skipped.
 
     Raises:
-        UserError: The configuration does not load, the model does not suit `kind`, or it skips layers in training.
+        UserError: The configuration does not load, the model does not suit `kind`, it skips layers in training, or its
+            weights are quantised.
     """
     from transformers import AutoConfig
 
@@ -29,6 +30,8 @@ def load_config(origin: source.Origin, labels: int, kind: str, dropout: float | 
             raise origin.load_error("config.json", error) from error
     else:
         config = (tiny if origin.model in tiny.TINY else architectures).config(origin.model)
+    quantised.check(origin, config)
+    check_one_network(origin.model, config)
     _check_kind(origin, config, kind)
     if kind != "generation":
         config.num_labels = labels
@@ -69,6 +72,28 @@ def natural_kind(origin: source.Origin) -> str:
 def decoder_start(config: Any, kind: str) -> int | None:
     """Return the decoder's first token id if an encoder-decoder generates; else None."""
     return config.decoder_start_token_id if kind == "generation" and config.is_encoder_decoder else None
+
+
+def check_one_network(name: str, config: Any) -> None:
+    """Check that a network is one language model, not several of which it would be a part.
+
+    Args:
+        name: What the message calls the network.
+        config: Its configuration.
+
+    Raises:
+        UserError: The configuration holds others, such as a `text_config`.
+    """
+    try:
+        whole = config.get_text_config() is config
+    except ValueError:  # transformers finds several
+        whole = False
+    if not whole:
+        kinds = ", ".join(sorted({v.model_type for v in vars(config).values() if hasattr(v, "model_type")}))
+        raise UserError(
+            f"backbone {name!r} ({config.model_type}) consists of several networks ({kinds}), and methods act on one "
+            "language model; save that one by itself, with save_pretrained, and give its directory"
+        )
 
 
 def _check_kind(origin: source.Origin, config: Any, kind: str) -> None:

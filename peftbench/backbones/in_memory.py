@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from peftbench import cache
+from peftbench.backbones import quantised
+from peftbench.backbones.configuration import check_one_network
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.networks import head_of
 from peftbench.backbones.normalise import normalise
@@ -28,9 +30,11 @@ def wrap(net: Any, tokenizer: Any = None, roles: Mapping[str, Any] | None = None
         roles: Role table for an architecture that is not known.
 
     Raises:
-        UserError: `net` is not such a network, or its roles are unknown.
+        UserError: `net` is not such a network, is quantised, or its roles are unknown.
     """
     kind = kind_of(net)
+    quantised.check_network(net)
+    check_one_network(type(net).__name__, net.config)
     head = head_of(net, kind)
     net.requires_grad_(False)
     backbone = Backbone(net, normalise(net, head, roles), head, kind, tokenizer, fingerprint="")
@@ -100,9 +104,11 @@ def saved(net: Any, tokenizer: Any) -> Path:
     """Return the cache directory that holds the network and its tokenizer; the same weights are written once.
 
     Raises:
-        UserError: `net` is not a supported network, the tokenizer is missing, or the cache cannot be written.
+        UserError: `net` is not a supported network or is quantised, the tokenizer is missing, or the cache cannot be
+            written.
     """
     kind_of(net)
+    quantised.check_network(net)
     if tokenizer is None:
         raise UserError("a model in memory needs its tokenizer; give tokenizer=... too")
     shape = {k: v for k, v in net.config.to_dict().items() if k not in _SET_BY_SAVING}

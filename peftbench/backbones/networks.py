@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from peftbench.backbones import source, t5, tiny
+from peftbench.backbones import quantised, source, t5, tiny
 from peftbench.backbones.attention import configurations
 from peftbench.errors import UserError
 
@@ -100,6 +100,7 @@ def build_network(origin: source.Origin, kind: str, config: Any, dtype: str) -> 
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise origin.load_error(_broken(origin), error) from error
+    quantised.check(origin, config)  # files of a hub model may be here only now
     missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     head = head_of(net, kind)
     lost = [key for key in missing if not within(key, head)]

@@ -149,14 +149,20 @@ def check_positions(longest: int, length: int, config: Any) -> None:
     Raises:
         UserError: They exceed the network's positions.
     """
-    room = getattr(config, "max_position_embeddings", None)
+    room = positions(config)
     if room is None or not length:
         return
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):  # positions are counted from the padding id
-        room -= config.pad_token_id + 1
     if longest + length > room:
         raise UserError(
             f"a prompt of {length} vectors and a text of {longest} tokens do not fit into the {room} positions of this "
             f"{config.model_type} network; make the prompt's length or the budget's max_length smaller: together they "
             f"may have {room}"
         )
+
+
+def positions(config: Any) -> int | None:
+    """Return the number of positions that a configuration declares; None for none."""
+    room = getattr(config, "max_position_embeddings", None)
+    if room is not None and config.model_type in ("roberta", "xlm-roberta", "camembert"):  # counted from the padding id
+        room -= config.pad_token_id + 1
+    return room

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from peftbench.estimate import calibrate, run_memory, run_time, text_lengths
+from peftbench.estimate import calibrate, run_memory, run_time, text_lengths, trial_step
 from peftbench.estimate.calibrate import Costs, Place
 from peftbench.estimate.run_memory import RunPeak
 from peftbench.estimate.run_time import Predicted
 from peftbench.method.catalogue import Catalogue
 from peftbench.plan.grid import Planned
 from peftbench.plan.prepare import Prepared
+from peftbench.plan.resolve import TaskFacts
 from peftbench.plan.run_limits import Measures
 from peftbench.records.record import Record
+from peftbench.records.spec import RunSpec
+from peftbench.tasks import text_limits
 
 WORTH_SECONDS = 60  # by arithmetic; shorter grids are not calibrated
 
@@ -35,16 +39,24 @@ class Forecast:
 
 
 def measures(data_dir: Path | None) -> Callable[[Catalogue], Measures]:
-    """Return the factory of what `prepare` measures for budgets of tokens and of memory.
+    """Return the factory of what `prepare` measures for budgets of tokens and of memory, and of what it refuses.
 
     Args:
         data_dir: Directory of the data sets, if given.
     """
 
     def of(catalogue: Catalogue) -> Measures:
+        texts = partial(text_lengths.facts, catalogue.stores, data_dir=data_dir)
+
+        def check_method(spec: RunSpec, task: TaskFacts) -> None:
+            if prompt := trial_step.prompt_of(spec, task, catalogue):
+                text_limits.check(*texts(spec.backbone, spec.task, spec.train.max_length), prompt)
+
         return Measures(
-            lambda backbone, task, length: text_lengths.mean_tokens(catalogue.stores, backbone, task, length, data_dir),
+            lambda backbone, task, length: texts(backbone, task, length)[0].mean,
             lambda spec, task: run_memory.at_worst(spec, task, catalogue),
+            lambda backbone, task, length: text_limits.check(*texts(backbone, task, length)),
+            check_method,
         )
 
     return of

@@ -118,7 +118,8 @@ def schema(cls: type[Method]) -> type[BaseModel]:
     """Return the hyperparameters as a pydantic model: types, ranges, defaults, descriptions."""
     hints = get_type_hints(cls, include_extras=True)
     given: dict[str, Any] = {f.name: (hints[f.name], ... if f.default is MISSING else f.default) for f in fields(cls)}
-    return create_model(cls.__name__, __config__=ConfigDict(extra="forbid", strict=True), **given)
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # no infinite number trains anything
+    return create_model(cls.__name__, __config__=config, **given)
 
 
 def defaults(cls: type[Method]) -> dict[str, Any]:

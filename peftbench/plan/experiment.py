@@ -116,7 +116,9 @@ class BudgetSection(Section):
 class BackboneSection(Section):
     """The base model: an embedded preset, a directory or a hub id."""
 
-    model: str = Field(min_length=1, description="minilm-l6, smollm2-135m, a directory, or a hub id (roberta-base)")
+    model: str = Field(
+        min_length=1, description="minilm-l6, smollm2-135m, a directory (from the file's folder), or a hub id"
+    )
     revision: str | None = Field(None, description="commit or tag on the hub")
     roles: dict[str, Any] | None = Field(None, description="module paths by role, for an unknown architecture")
 
@@ -234,6 +236,10 @@ class Experiment(Section):
     def overrides(self) -> tuple[str, ...]:
         """The `KEY=VALUE` texts of `--set` that replaced values of the file."""
         return self._overrides
+
+    def is_from_option(self, place: Place) -> bool:
+        """Whether an option of the command line set the value at a place, not the file."""
+        return any(place[:n] in self._document.origins for n in range(1, len(place) + 1))
 
     def where(self, place: Place) -> str:
         """Describe a place in this experiment's file, to begin a message with."""

@@ -81,9 +81,10 @@ def grid(
     chosen = [c for c in configurations if selection.has_method(c)]
     trials, final = [], []
     for task in facts.tasks:
+        _check_texts(experiment, facts, task, measures)
         length = run_limits.run_length(experiment, task, facts.backbone, measures)
-        runs = [_run(experiment, facts, c, task, parameters, length, measures) for c in chosen]
-        tried = [_trials(experiment, c, p, parameters) for c, p in zip(chosen, runs, strict=True)]
+        runs = _runs(experiment, facts, chosen, task, parameters, length, measures)
+        tried = [_trials(experiment, c, p, parameters, measures) for c, p in zip(chosen, runs, strict=True)]
         trials += [p for i in range(experiment.budget.trials or 0) for all_ in tried for p in all_[i : i + 1]]
         for seed in range(experiment.budget.seeds):
             if selection.has_seed(seed):
@@ -92,6 +93,27 @@ def grid(
                     spec = replace(p.spec, seed=p.spec.seed + seed)
                     final.append(replace(p, spec=spec, trials=mine, waits=bool(mine), untuned=untuned))
     return [*trials, *final]
+
+
+def _runs(
+    experiment: Experiment,
+    facts: Facts,
+    configurations: Sequence[Configuration],
+    task: TaskFacts,
+    parameters: Parameters,
+    length: run_limits.Length,
+    measures: run_limits.Measures,
+) -> list[Planned]:
+    """Return the first final run of each configuration on a task; the error names all that cannot run."""
+    runs, mistakes = list[Planned](), list[str]()
+    for configuration in configurations:
+        try:
+            runs.append(_run(experiment, facts, configuration, task, parameters, length, measures))
+        except UserError as e:
+            mistakes.append(str(e))
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+    return runs
 
 
 def _run(
@@ -109,6 +131,7 @@ def _run(
     train = _train(experiment, task, configuration.lr, length)
     probes = {name: CARDS[name].version for name in experiment.probes}
     spec = RunSpec(facts.backbone, task.spec, method, train, configuration.first_seed, probes=probes)
+    _check_method(experiment, configuration, spec, task, measures)
     try:
         spec = replace(spec, train=run_limits.within_memory(experiment.budget, spec, task, measures))
     except UserError as e:
@@ -116,8 +139,30 @@ def _run(
     return Planned(spec, trainable, task)
 
 
+def _check_method(
+    experiment: Experiment, configuration: Configuration, spec: RunSpec, task: TaskFacts, measures: run_limits.Measures
+) -> None:
+    try:
+        measures.check_method(spec, task)
+    except UserError as e:
+        raise experiment.error(configuration.place, f"{e} (on task {spec.task.name})") from e
+
+
+def _check_texts(experiment: Experiment, facts: Facts, task: TaskFacts, measures: run_limits.Measures) -> None:
+    length = task.section.max_length or experiment.budget.max_length
+    try:
+        measures.check_texts(facts.backbone, task.spec, length)
+    except UserError as e:
+        place = next(i for i, section in enumerate(experiment.tasks) if section is task.section)
+        raise experiment.error(("tasks", place), str(e)) from e
+
+
 def _trials(
-    experiment: Experiment, configuration: Configuration, final: Planned, parameters: Parameters
+    experiment: Experiment,
+    configuration: Configuration,
+    final: Planned,
+    parameters: Parameters,
+    measures: run_limits.Measures,
 ) -> tuple[Planned, ...]:
     """Return the trials of a configuration on a task; none if it is not tuned."""
     c, b, spec, task = configuration, experiment.budget, final.spec, final.task
@@ -136,6 +181,7 @@ def _trials(
         tried = replace(c, hyper=hyper, knob_is_given=knob_is_given, exempt=spec.method.exempt)
         method, trainable = _sized(experiment, tried, task.sites, parameters)
         run = replace(spec, method=method, train=replace(train, lr=lr), seed=0, trial=i, space=space, probes={})
+        _check_method(experiment, c, run, task, measures)
         trials.append(Planned(run, trainable, task, untuned=spec.method))
     return tuple(trials)
 

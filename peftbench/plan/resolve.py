@@ -13,14 +13,16 @@ from typing import Any
 
 from peftbench import tasks
 from peftbench.backbones.sites import Sites
+from peftbench.backbones.source import PRESETS
 from peftbench.cache import Stores
-from peftbench.errors import UserError
+from peftbench.errors import WHERE_PATHS_START, UserError
 from peftbench.plan import model_facts
 from peftbench.plan.experiment import Experiment, TaskSection
 from peftbench.plan.selection import Selection
+from peftbench.plan.strict_yaml import Place
 from peftbench.records.spec import BackboneSpec, TaskSpec
 
-FILES = ("train", "validation", "test")  # options of a local task that are paths relative to the experiment's file
+FILES = ("train", "validation", "test")  # options of a local task that are paths
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def gather(experiment: Experiment, selection: Selection, stores: Stores, data_di
     for i, task in enumerate(experiment.tasks):
         if selection.has_task(task):
             try:
-                opened.append((i, task, *_open_or_stand_in(experiment, task, data_dir)))
+                opened.append((i, task, *_open_or_stand_in(experiment, task, i, data_dir)))
             except UserError as e:
                 mistakes.append(str(experiment.error(("tasks", i), str(e))))
     mistakes += _repeated_names(experiment, [(i, spec.name) for i, _, spec, _, _ in opened])
@@ -93,10 +95,10 @@ def gather(experiment: Experiment, selection: Selection, stores: Stores, data_di
 
 
 def _open_or_stand_in(
-    experiment: Experiment, task: TaskSection, data_dir: Path | None
+    experiment: Experiment, task: TaskSection, number: int, data_dir: Path | None
 ) -> tuple[TaskSpec, dict[str, Any], str | None]:
     """Return the task that runs, its facts, and why it is the stand-in (None if it is not)."""
-    options = _with_paths(experiment, task)
+    options = _with_paths(experiment, task, number)
     if task.stand_in is not None:
         tasks.card(task.stand_in)  # report an unknown stand-in even where it is not needed
     try:
@@ -119,17 +121,25 @@ def _open(
     return TaskSpec(facts["name"], facts["fingerprint"], card.version, stand_in_for, options), facts
 
 
-def _with_paths(experiment: Experiment, task: TaskSection) -> dict[str, Any]:
-    """Return the task's options, with the paths of a local task relative to the working directory."""
+def _with_paths(experiment: Experiment, task: TaskSection, number: int) -> dict[str, Any]:
+    """Return the options of a task, with the paths of a local task as `_path` finds them."""
     options = task.options
-    if task.task != "local":
-        return options
-    here = Path.cwd()
-    for key in FILES:
-        if isinstance(options.get(key), str):
-            path = (experiment.file.parent / Path(options[key]).expanduser()).resolve()
-            options[key] = (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
+    if task.task == "local":
+        for key in FILES:
+            if isinstance(options.get(key), str):
+                options[key] = _path(experiment, ("tasks", number, key), options[key])
     return options
+
+
+def _path(experiment: Experiment, place: Place, written: str) -> str:
+    """Return a path that stands in an experiment, relative to the working directory if it lies inside that.
+
+    In a file, a relative path starts at the file's folder; in an option of the command line, at the working directory.
+    """
+    here = Path.cwd()
+    start = here if experiment.is_from_option(place) else experiment.file.parent
+    path = (start / Path(written).expanduser()).resolve()
+    return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
 
 
 def _repeated_names(experiment: Experiment, names: list[tuple[int, str]]) -> list[str]:
@@ -149,11 +159,12 @@ def _repeated_names(experiment: Experiment, names: list[tuple[int, str]]) -> lis
 def _backbone(experiment: Experiment) -> BackboneSpec:
     b = experiment.backbone
     try:
-        fingerprint = model_facts.fingerprint(b.model, b.revision)
+        model = _model(experiment)
+        fingerprint = model_facts.fingerprint(model, b.revision)
     except UserError as e:
         raise experiment.error(("backbone",), str(e)) from e
     return BackboneSpec(
-        model=b.model,
+        model=model,
         fingerprint=fingerprint,
         revision=b.revision,
         roles=b.roles,
@@ -162,3 +173,23 @@ def _backbone(experiment: Experiment) -> BackboneSpec:
         gradient_checkpointing=experiment.gradient_checkpointing,
         compile=experiment.compile,
     )
+
+
+def _model(experiment: Experiment) -> str:
+    """Return the base model: a preset, a directory that `_path` finds, or else a hub id.
+
+    Raises:
+        UserError: there is no such directory where paths of this experiment start.
+    """
+    written = experiment.backbone.model
+    found, from_here = _path(experiment, ("backbone", "model"), written), Path(written).expanduser()
+    if written in PRESETS or (from_here.is_dir() and from_here.resolve() == Path(found).resolve()):
+        return written  # as written, because it is part of the identity of runs
+    if Path(found).is_dir():
+        return f"./{found}" if found in PRESETS else found
+    if from_here.is_dir() or written.startswith((".", "/", "~")):
+        raise UserError(
+            f"there is no directory {Path(found).absolute()}. {WHERE_PATHS_START}. A backbone is one of "
+            f"{', '.join(PRESETS)}, a directory, or a hub id"
+        )
+    return written

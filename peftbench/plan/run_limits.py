@@ -17,15 +17,19 @@ from peftbench.records.spec import BackboneSpec, RunSpec, TaskSpec, TrainSpec
 
 @dataclass(frozen=True)
 class Measures:
-    """Measurements of texts and networks that budgets of tokens and of memory need.
+    """Measurements of texts and networks: what budgets of tokens and of memory need, and what cannot run.
 
     Attributes:
         mean_tokens: tokens of a mean training example, from the backbone, the task and the maximal length in tokens.
         peak: bytes of a training step of the run, from the run and its task, on the largest possible batch.
+        check_texts: raises `UserError` if the network cannot read a task's texts, from the arguments of `mean_tokens`.
+        check_method: raises `UserError` if the network cannot take the method of a run, from the run and its task.
     """
 
     mean_tokens: Callable[[BackboneSpec, TaskSpec, int], float]
     peak: Callable[[RunSpec, TaskFacts], int]
+    check_texts: Callable[[BackboneSpec, TaskSpec, int], None] = lambda *_: None
+    check_method: Callable[[RunSpec, TaskFacts], None] = lambda *_: None
 
 
 def _not_measured(*_: object) -> float:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from peftbench.backbones import devices, in_memory
+from peftbench.backbones import devices, in_memory, limits
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.networks import DTYPES
 from peftbench.errors import UserError
@@ -23,7 +23,7 @@ from peftbench.method.registry import find, make
 from peftbench.records.spec import TrainSpec
 from peftbench.run import evaluate
 from peftbench.run.train import Trainer, fit
-from peftbench.tasks import batches, dataset, tokens
+from peftbench.tasks import batches, dataset, text_limits, tokens
 from peftbench.tasks.tokens import Encoded
 
 NAME = "in memory"  # the name in messages of texts that belong to no task
@@ -169,7 +169,7 @@ class Attached:
         """
         self._now()
         generates = self.backbone.kind == "generation"
-        encoded = self._encoded(texts, ["" if generates else 0] * len(texts), pairs, max_length)
+        encoded = self._encoded(texts, ["" if generates else 0] * len(texts), pairs, max_length, new_tokens)
         if generates:
             return list(evaluate.generate(self.backbone, encoded, batch_size, dtype, new_tokens))
         return evaluate.predict(self.backbone, encoded, batch_size, dtype)
@@ -263,9 +263,14 @@ class Attached:
         return self._edit
 
     def _encoded(
-        self, texts: Sequence[str], labels: Sequence[Any], pairs: Sequence[str] | None, max_length: int
+        self,
+        texts: Sequence[str],
+        labels: Sequence[Any],
+        pairs: Sequence[str] | None,
+        max_length: int,
+        new_tokens: int = 0,
     ) -> Encoded:
-        """Check texts and labels, and convert them to tokens."""
+        """Check texts and labels, convert them to tokens, and check that the network can read these."""
         b = self.backbone
         if b.tokenizer is None:
             raise UserError("texts need the network's tokenizer; give it to attach(method, model, tokenizer)")
@@ -291,7 +296,11 @@ class Attached:
             )
             for i, text in enumerate(texts)
         ]
-        return tokens.encode_examples(NAME, b.kind, examples, b.tokenizer, max_length, b.decoder_start)
+        encoded = tokens.encode_examples(NAME, b.kind, examples, b.tokenizer, max_length, b.decoder_start)
+        known = limits.of(b.net, b.kind)
+        facts = text_limits.read(NAME, 0, {"train": encoded}, {"train": examples}, b.tokenizer, known.counted_token)
+        text_limits.check(replace(facts, longest_answer=new_tokens), known, b.virtual_tokens)
+        return encoded
 
     def _fingerprint(self) -> str:
         """Return the fingerprint of the given weights, before training."""

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from peftbench.backbones import devices, prompt
+from peftbench.backbones import devices, limits, prompt
 from peftbench.backbones.load import Backbone
 from peftbench.errors import UserError
 from peftbench.measure import timing
@@ -22,7 +22,7 @@ from peftbench.records.spec import RunSpec
 from peftbench.run import evaluate
 from peftbench.run.jobs import Progress, Stop
 from peftbench.run.train import Abandoned, Fitted, Trainer, fit
-from peftbench.tasks import Dataset, batches, metrics
+from peftbench.tasks import Dataset, batches, metrics, text_limits
 from peftbench.tasks.tokens import Array, Encoded
 
 KEPT_SAMPLES = 5  # generated examples shown in a record
@@ -71,14 +71,15 @@ class Run:
         devices.seed("adapter", self.spec.method.name, *axes)
         self.method.attach(edit)
         longest = max(int(split.lengths.max()) for split in self.data.values())
-        prompt.check_positions(longest, self.backbone.virtual_tokens, self.backbone.net.config)
-        self.counts = edit.counts()
-        declared = self.method.parameters(self.backbone.sites)
-        if declared != self.counts["trainable"]:
-            raise UserError(
-                f"{self.spec.method.name}: parameters() says {declared:,} and {self.counts['trainable']:,} train; "
-                "sizes and budgets would be wrong. Fix the formula or what attach() adds"
+        inserted, net = self.backbone.virtual_tokens, self.backbone.net
+        prompt.check_positions(longest, inserted, net.config)
+        if inserted and "test" in self.data:  # without a prompt, the session has checked the texts
+            examples = {split: self.dataset.split(split) for split in self.data}
+            texts = text_limits.read(
+                self.dataset.name, self.spec.train.max_length, self.data, examples, self.backbone.tokenizer
             )
+            text_limits.check(texts, limits.of(net, self.backbone.kind), inserted)
+        self.counts = checked_counts(edit, self.method)
         devices.seed("head", *axes)
         self.backbone.reset_head()
         return Trainer.start(edit, self.method, self.spec.train, self.spec.backbone.dtype)
@@ -246,6 +247,21 @@ class Run:
     def _raise_if_stopped(self) -> None:
         if self.stop():
             raise Abandoned("stopped on request while evaluating")
+
+
+def checked_counts(edit: Edit, method: Method) -> dict[str, int]:
+    """Return the parameter counts of an attached method.
+
+    Raises:
+        UserError: the method's formula is not what it trains.
+    """
+    counts, declared = edit.counts(), method.parameters(edit.backbone.sites)
+    if declared != counts["trainable"]:
+        raise UserError(
+            f"{method.name}: parameters() says {declared:,} and {counts['trainable']:,} train; sizes and budgets would "
+            "be wrong. Fix the formula or what attach() adds"
+        )
+    return counts
 
 
 def eval_batch(spec: RunSpec) -> int:

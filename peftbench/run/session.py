@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from peftbench import cache, tasks
-from peftbench.backbones import devices
+from peftbench.backbones import devices, limits
 from peftbench.backbones.load import Backbone, load
 from peftbench.errors import UserError
 from peftbench.method import adapter_file
@@ -23,7 +23,7 @@ from peftbench.run.jobs import Progress, Stop
 from peftbench.run.one_run import Clock, Run
 from peftbench.run.profile.interleaved import profile
 from peftbench.run.train import Abandoned, Diverged
-from peftbench.tasks import tokens
+from peftbench.tasks import text_limits, tokens
 
 __all__ = ["Abandoned", "Diverged", "Session"]
 
@@ -160,9 +160,17 @@ class Session:
         return backbone
 
     def encode(self, dataset: tasks.Dataset, backbone: Backbone, max_length: int) -> dict[str, tokens.Encoded]:
-        """The task's splits as token ids, by name; read from the cache if they were tokenised before."""
+        """The task's splits as token ids, by name; read from the cache if they were tokenised before.
+
+        Raises `UserError` if the network cannot read them.
+        """
         folder = cache.root() / "tokens"
-        return tokens.encode(dataset, backbone.tokenizer, max_length, folder, backbone.decoder_start)
+        data = tokens.encode(dataset, backbone.tokenizer, max_length, folder, backbone.decoder_start)
+        known = limits.of(backbone.net, backbone.kind)
+        examples = {split: dataset.split(split) for split in data}
+        texts = text_limits.read(dataset.name, max_length, data, examples, backbone.tokenizer, known.counted_token)
+        text_limits.check(texts, known)
+        return data
 
     def _adapter_file(self, spec: RunSpec) -> Path | None:
         if self.adapters is None or spec.trial is not None:

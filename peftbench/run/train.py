@@ -14,6 +14,7 @@ from torch import Tensor
 from peftbench.backbones.devices import autocast, on_device, synchronise
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.losses import counted, loss_sum
+from peftbench.errors import UserError
 from peftbench.measure import module_roles
 from peftbench.measure.memory import LiveTensors
 from peftbench.measure.timing import Phased
@@ -116,7 +117,10 @@ class Trainer:
             extra = self.method.extra_loss(self.backbone.net)
             objective = loss if extra is None else loss + extra / len(parts)
             _phase(live, "backward")
-            objective.backward()
+            if objective.requires_grad:
+                objective.backward()
+            else:
+                self._check_reached()
             mean += loss.detach()
             del logits, loss, objective, extra
         self.edit.check_reached()
@@ -128,6 +132,16 @@ class Trainer:
         self.method.after_step(self.backbone.net, done)
         self.optimizer.zero_grad(set_to_none=True)
         return mean
+
+    def _check_reached(self) -> None:
+        """Raise `UserError` if a loss depends on nothing that trains, unless chance drops layers in each step."""
+        if any(getattr(module, "layerdrop", 0) for module in self.backbone.net.modules()):
+            return
+        self.edit.check_used()
+        raise UserError(
+            f"nothing that {self.method.name} trains takes part in the output of this "
+            f"{self.backbone.net.config.model_type} network; name other roles in the method, or use another method"
+        )
 
     def tracked_step(self, batch: Batch, done: float, by_role: bool = False) -> tuple[Tensor, dict[str, Any]]:
         """`step` under the memory tracker; uncompiled, as a compiled graph hides its tensors.

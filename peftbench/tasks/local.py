@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from peftbench.errors import UserError, unknown
+from peftbench.errors import WHERE_PATHS_START, UserError, unknown
 from peftbench.tasks import metrics, splits, table_files
 from peftbench.tasks.dataset import (
     KINDS,
@@ -123,8 +123,8 @@ def _path(text: str, data_dir: Path | None) -> Path:
         if candidate.is_file():
             return candidate
     raise UserError(
-        f"task local: there is no file {' nor '.join(str(p.absolute()) for p in candidates)}; give an "
-        "absolute path, one from the working directory, or one under --data-dir"
+        f"task local: there is no file {' nor '.join(str(p.absolute()) for p in candidates)}. {WHERE_PATHS_START}. "
+        "Or give a path under --data-dir"
     )
 
 

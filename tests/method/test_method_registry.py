@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,12 @@ def test_a_role_named_twice_is_refused_wherever_roles_are_named() -> None:
 def test_an_unknown_method_says_how_to_give_ones_own() -> None:
     with pytest.raises(UserError, match=r"unknown method 'lroa'; did you mean 'lora'\?.*--plugin FILE"):
         find("lroa")
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_no_method_takes_a_number_that_is_not_finite(value: float) -> None:
+    numbers = [(cls, f.name) for cls in discover().values() for f in fields(cls) if "float" in str(f.type)]
+    assert len(numbers) > 10
+    for cls, name in numbers:
+        with pytest.raises(UserError, match=f"{name} = "):
+            make(cls, {name: value})

@@ -226,6 +226,8 @@ def test_a_label_names_a_configuration_and_a_list_of_labels_a_grid(tmp_path: Pat
         ("[{lora: {lr: -1}}]", ["methods[0].lora.lr", "given -1", "above 0"]),
         ("[{lora: {lr: true}}]", ["methods[0].lora.lr", "given True"]),
         ("[{lora: {lr: .inf}}]", ["methods[0].lora.lr", "given inf"]),
+        ("[{lora: {alpha: .inf}}]", ["methods[0].lora.alpha", "given inf", "finite"]),
+        ("[{lora: {alpha: [8, .nan]}}]", ["methods[0].lora.alpha", "given nan", "finite"]),
         ("[{adapter: {placement: paralel}}]", ["methods[0].adapter.placement", "did you mean 'parallel'?"]),
         ("[{lora: {label: ''}}]", ["methods[0].lora.label", "label is a text"]),
         ("[{lora: {rank: [2, 4], label: [a]}}]", ["methods[0].lora.label", "1 labels for 2 configurations"]),

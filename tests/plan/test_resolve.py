@@ -9,9 +9,10 @@ import pytest
 from planning import TEXT, load
 
 from peftbench import tasks
+from peftbench.backbones import tiny
 from peftbench.cache import Stores
 from peftbench.errors import UserError
-from peftbench.plan import resolve
+from peftbench.plan import read, resolve
 from peftbench.plan.resolve import Facts
 from peftbench.plan.selection import Selection
 
@@ -73,6 +74,64 @@ def test_a_model_that_cannot_be_had_names_its_place(tmp_path: Path) -> None:
     text = SYNTHETIC.replace("TASKS", "[synthetic/pair]").replace("tiny-encoder", "./nowhere")
     with pytest.raises(UserError, match=r"backbone \(line 2\).*nowhere"):
         gathered(tmp_path, text)
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model; commands run in its sibling `work`, and the file is in `work/home`."""
+    (tmp_path / "work" / "home").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    saved = [tmp_path / "work" / "home" / "beside", tmp_path / "work" / "here", tmp_path / "work" / "tiny-t5"]
+    for folder in saved:
+        tiny.config("tiny-encoder").save_pretrained(folder)
+    return tmp_path / "work" / "home"
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ("beside", "home/beside"),
+        ("./beside", "home/beside"),
+        ("../here", "here"),
+        ("../tiny-t5", "./tiny-t5"),
+        ("tiny-encoder", "tiny-encoder"),
+    ],
+)
+def test_a_model_is_found_from_the_files_folder(models: Path, written: str, found: str) -> None:
+    text = SYNTHETIC.replace("TASKS", "[synthetic/pair]").replace("tiny-encoder", written)
+    assert gathered(models, text).backbone.model == found
+
+
+@pytest.mark.parametrize("override", ["backbone=here", "backbone.model=here", "backbone=./here"])
+def test_a_model_on_the_command_line_is_found_from_the_working_directory(models: Path, override: str) -> None:
+    (models / "e.yaml").write_text(SYNTHETIC.replace("TASKS", "[synthetic/pair]"))
+    asked = read.load(models / "e.yaml", overrides=[override])
+    facts = resolve.gather(asked, Selection(), Stores(models / "answers"))
+    assert facts.backbone.model == override.partition("=")[2]
+
+
+def test_a_model_of_an_experiment_in_python_is_found_from_the_working_directory(models: Path) -> None:
+    asked = read.load({"name": "e", "backbone": "home/beside", "tasks": ["synthetic/pair"], "methods": ["full"]})
+    assert resolve.gather(asked, Selection(), Stores(models / "answers")).backbone.model == "home/beside"
+
+
+@pytest.mark.parametrize("written", ["here", "../beside", "./nowhere", "~/nowhere"])
+def test_a_model_that_is_elsewhere_names_the_path_and_where_paths_start(models: Path, written: str) -> None:
+    text = SYNTHETIC.replace("TASKS", "[synthetic/pair]").replace("tiny-encoder", written)
+    with pytest.raises(UserError, match=r"there is no directory /.*(start at the file's folder)"):
+        gathered(models, text)
+
+
+def test_a_task_file_on_the_command_line_is_found_from_the_working_directory(models: Path) -> None:
+    lines = "".join(f"text number {i},{'good' if i % 2 else 'bad'}\n" for i in range(60))
+    Path("a.csv").write_text(f"body,stars\n{lines}")
+    local = "[{task: local, name: mine, train: a.csv, text: body, label: stars}]"
+    (models / "e.yaml").write_text(SYNTHETIC.replace("TASKS", local))
+    with pytest.raises(UserError, match=r"no file .*home/a.csv. Relative paths in an experiment's file start"):
+        resolve.gather(read.load(models / "e.yaml"), Selection(), Stores(models / "answers"))
+    asked = read.load(models / "e.yaml", overrides=["tasks.mine.train=a.csv"])
+    (task,) = resolve.gather(asked, Selection(), Stores(models / "answers")).tasks
+    assert task.spec.options["train"] == "a.csv"
 
 
 def stop_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,14 @@ from peftbench import cache
 from peftbench.errors import UserError
 from peftbench.tasks.dataset import SPLITS, Dataset, Example
 
-VERSION = 1  # part of the cache key; raise it when the same input is encoded differently
+VERSION = 2  # part of the cache key; raise it when the same input is encoded differently
 Array = np.ndarray[Any, Any]
+_ARRAYS = (
+    "labels",
+    "answer_start",
+    "lost",
+    "lost_answer",
+)  # optional fields of `Encoded` with a number for each example
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,9 @@ class Encoded:
         answer_start: (n,) int64 index of the answer's first token; None except for generation.
         lengths: (n,) int64 tokens of each example.
         decoder_start: the first token of the decoder; None without a decoder of its own.
+        lost: (n,) int64 tokens that truncation took from each text; of a generation task, from its prompt. None if the
+            ids do not come from texts.
+        lost_answer: (n,) int64 tokens that truncation took from each answer; None except for generation.
     """
 
     ids: list[Array]
@@ -47,6 +56,8 @@ class Encoded:
     answer_start: Array | None
     lengths: Array
     decoder_start: int | None = None
+    lost: Array | None = None
+    lost_answer: Array | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -151,7 +162,29 @@ def _encode_classified(name: str, kind: str, examples: Sequence[Example], tokeni
         types = [np.asarray(row, dtype=np.int32) for row in out["token_type_ids"]]
     dtype = np.float32 if kind == "regression" else np.int64
     labels = np.asarray([e.label for e in examples], dtype=dtype)
-    return Encoded(ids, types, labels, None, _lengths(ids))
+    return Encoded(ids, types, labels, None, _lengths(ids), lost=_lost(tokenizer, ids, texts, pairs, max_length))
+
+
+def _lost(tokenizer: Any, ids: Sequence[Any], texts: list[str], pairs: list[str] | None, max_length: int) -> Array:
+    """Count the tokens that the tokenizer's truncation took. Only a text that fills the length can have lost any.
+
+    Args:
+        tokenizer: the tokenizer.
+        ids: the n truncated texts as token ids.
+        texts: the n texts.
+        pairs: their second texts, if the task has two.
+        max_length: the largest number of tokens.
+
+    Returns:
+        (n,) int64.
+    """
+    lost = np.zeros(len(ids), dtype=np.int64)
+    full = [i for i, row in enumerate(ids) if len(row) >= max_length]
+    if full:
+        second = None if pairs is None else [pairs[i] for i in full]
+        whole = tokenizer([texts[i] for i in full], second, padding=False, verbose=False)["input_ids"]
+        lost[full] = [len(row) - len(ids[i]) for i, row in zip(full, whole, strict=True)]
+    return lost
 
 
 def _end_of_text(tokenizer: Any) -> int:
@@ -163,13 +196,16 @@ def _end_of_text(tokenizer: Any) -> int:
 def _encode_seq2seq(name: str, examples: Sequence[Example], tokenizer: Any, max_length: int) -> Encoded:
     """Encode prompts for an encoder and answers for a decoder. `ids` holds each prompt followed by its answer."""
     end = _end_of_text(tokenizer)
-    prompts = tokenizer([e.text for e in examples], truncation=True, max_length=max_length, padding=False)["input_ids"]
+    texts = [e.text for e in examples]
+    prompts = tokenizer(texts, truncation=True, max_length=max_length, padding=False)["input_ids"]
     answers = tokenizer([e.references[0] for e in examples], add_special_tokens=False, padding=False)["input_ids"]
     _check_not_empty([np.asarray(prompt) for prompt in prompts], examples, name)
     endings = [[*answer, end][:max_length] for answer in answers]
     ids = [np.asarray([*prompt, *ending], dtype=np.int32) for prompt, ending in zip(prompts, endings, strict=True)]
     starts = np.asarray([len(prompt) for prompt in prompts], dtype=np.int64)
-    return Encoded(ids, None, None, starts, _lengths(ids))
+    lost = _lost(tokenizer, prompts, texts, None, max_length)
+    lost_answer = np.asarray([max(0, len(answer) + 1 - max_length) for answer in answers], dtype=np.int64)
+    return Encoded(ids, None, None, starts, _lengths(ids), lost=lost, lost_answer=lost_answer)
 
 
 def _encode_causal(examples: Sequence[Example], tokenizer: Any, max_length: int) -> Encoded:
@@ -181,12 +217,15 @@ def _encode_causal(examples: Sequence[Example], tokenizer: Any, max_length: int)
     answers = [e.references[0] if e.text[-1:].isspace() else " " + e.references[0] for e in examples]
     prompt_ids = tokenizer([e.text for e in examples], add_special_tokens=False, padding=False)["input_ids"]
     answer_ids = tokenizer(answers, add_special_tokens=False, padding=False)["input_ids"]
-    ids, starts = [], []
+    ids, starts, lost, lost_answer = [], [], [], []
     for prompt, answer in zip(prompt_ids, answer_ids, strict=True):
         prompt_part, answer_part = _truncate(prompt, [*answer, end], max_length - len(opening))
         ids.append(np.asarray([*opening, *prompt_part, *answer_part], dtype=np.int32))
         starts.append(len(opening) + len(prompt_part))
-    return Encoded(ids, None, None, np.asarray(starts, dtype=np.int64), _lengths(ids))
+        lost.append(len(prompt) - len(prompt_part))
+        lost_answer.append(len(answer) + 1 - len(answer_part))
+    start, prompt_lost, answer_lost = (np.asarray(n, dtype=np.int64) for n in (starts, lost, lost_answer))
+    return Encoded(ids, None, None, start, _lengths(ids), lost=prompt_lost, lost_answer=answer_lost)
 
 
 def _truncate(prompt: list[int], answer: list[int], length: int) -> tuple[list[int], list[int]]:
@@ -221,11 +260,8 @@ def _packed(encoded: Encoded) -> dict[str, Array]:
     packed = {"ids": np.concatenate(encoded.ids), "lengths": encoded.lengths}
     if encoded.types is not None:
         packed["types"] = np.concatenate(encoded.types)
-    if encoded.labels is not None:
-        packed["labels"] = encoded.labels
-    if encoded.answer_start is not None:
-        packed["answer_start"] = encoded.answer_start
-    return packed
+    fields = {name: getattr(encoded, name) for name in _ARRAYS}
+    return packed | {name: value for name, value in fields.items() if value is not None}
 
 
 def _unpacked(stored: Mapping[str, Array], split: str) -> Encoded:
@@ -243,4 +279,6 @@ def _unpacked(stored: Mapping[str, Array], split: str) -> Encoded:
         labels=get("labels"),
         answer_start=get("answer_start"),
         lengths=lengths,
+        lost=get("lost"),
+        lost_answer=get("lost_answer"),
     )

@@ -71,6 +71,7 @@ def _comparison(
     base = next((e for e in entries if e.label == reference), None)
     entries = [_relative(e, base) for e in entries]
     spec = runs[0].spec
+    data = notes.data_of(runs)
     is_learned = learned(base, majority, direction, metric) if base else None
     return Comparison(
         experiment=runs[0].experiment,
@@ -86,6 +87,7 @@ def _comparison(
         entries=tuple(entries),
         notes=tuple(notes.collect(runs, mine, entries, reference, is_learned, repeated)),
         variant=variant,
+        data=data,
     )
 
 

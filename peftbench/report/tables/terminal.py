@@ -26,8 +26,8 @@ def text(
 
 
 def _comparison(c: Comparison) -> str:
-    majority = f", majority class {c.majority:.3f}" if c.majority is not None else ""
-    title = f"{c.experiment}: {c.title} ({c.backbone}, {length(c.budget)}{majority})"
+    constant = f", {c.constant}" if c.constant else ""
+    title = f"{c.experiment}: {c.title} ({c.backbone}, {length(c.budget)}{constant})"
     return block(title, columns.text(columns.columns(c), c.entries), [*conclusions.sentences(c), *c.notes, *_sample(c)])
 
 

@@ -99,7 +99,7 @@ class Plan:
         ]
         return pd.DataFrame(rows)
 
-    def data(self) -> dict[str, tuple[DataSummary, int]]:
+    def data_summaries(self) -> dict[str, tuple[DataSummary, int]]:
         """Return what is done to each task's data before training. The tokenizer encodes the texts, once.
 
         Returns:

@@ -17,7 +17,7 @@ WIDTH = 110
 
 def text(plan: api.Plan) -> str:
     """Return a block for each task of a plan: rows, classes and lengths, then what a user should mend."""
-    return "\n".join("\n".join(_block(name, *summary)) for name, summary in plan.data().items())
+    return "\n".join("\n".join(_block(name, *summary)) for name, summary in plan.data_summaries().items())
 
 
 def _block(task: str, data: DataSummary, max_length: int) -> Iterator[str]:

@@ -33,16 +33,16 @@ def summarise(dataset: Dataset, encoded: Mapping[str, Encoded], tokenizer: Any) 
 
 def _split(examples: Sequence[Example], encoded: Encoded, classes: int) -> SplitSummary:
     counts = Counter(e.label for e in examples)
-    groups: dict[str, set[Any]] = defaultdict(set)
-    for e in examples:
-        groups[splits.by_content(e)].add(e.label)
-    contradictory = sum(len(groups[splits.by_content(e)]) > 1 for e in examples) if classes else 0
+    texts = [splits.by_content(e) for e in examples]
+    labels: dict[str, set[Any]] = defaultdict(set)
+    for text, e in zip(texts, examples, strict=True):
+        labels[text].add(e.label)
     lost, lost_answer = _counts(encoded.lost, len(examples)), _counts(encoded.lost_answer, len(examples))
     return SplitSummary(
         rows=len(examples),
         per_class=[counts[i] for i in range(classes)],
-        copies=len(examples) - len(groups),
-        contradictory=contradictory,
+        copies=len(examples) - len(labels),
+        contradictory=sum(len(labels[text]) > 1 for text in texts) if classes else 0,
         tokens=sum(map(int, encoded.lengths)) + sum(lost) + sum(lost_answer),
         longest=max(_whole(encoded, lost, lost_answer)),
         cut_texts=sum(n > 0 for n in lost),
@@ -67,8 +67,9 @@ def _whole(encoded: Encoded, lost: Sequence[int], lost_answer: Sequence[int]) ->
 
 
 def _doubled(of: Sequence[Encoded], tokenizer: Any) -> dict[str, int]:
-    """Count the examples that begin or end with the same special token twice: a template and the tokenizer add it."""
-    special = set(tokenizer.all_special_ids)
+    """Count the examples that begin or end with the same frame token twice: a template and the tokenizer add it."""
+    names = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+    special = {getattr(tokenizer, name) for name in names}
     found: Counter[int] = Counter()
     for encoded in of:
         for parts in _parts(encoded):

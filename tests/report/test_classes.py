@@ -76,6 +76,7 @@ def test_tables_and_figure_bear_the_names_of_the_classes(tmp_path: Path, names: 
     written = {p.name: p for p in assemble.write(tmp_path)}
     start = "quickstart--embedded_question_type"
     assert "The classes:" in written["report.md"].read_text()
+    assert "| _*<b>" not in written["report.md"].read_text(), "a name is no Markdown"
     assert {f"{start}--confusion{e}" for e in (".png", ".svg", ".csv")} <= set(written)
     rows = list(csv.DictReader(io.StringIO(written[f"{start}--classes.csv"].read_text())))
     assert [(r["method"], r["class"]) for r in rows] == [(m, n) for m in ("full", "lora") for n in names]

@@ -98,7 +98,9 @@ def test_what_is_lost_is_kept_in_the_token_cache(tmp_path: Path) -> None:
     assert first.splits["train"].cut_texts == 1
 
 
-@pytest.mark.parametrize(("text", "doubled"), [("[CLS] hello", 1), ("hello [SEP]", 1), ("[CLS] a [SEP]", 2), ("x", 0)])
+@pytest.mark.parametrize(
+    ("text", "doubled"), [("[CLS] hello", 1), ("hello [SEP]", 1), ("[CLS] a [SEP]", 2), ("☃ ☃ x", 0)]
+)
 def test_a_special_token_that_template_and_tokenizer_both_add_is_counted(
     tmp_path: Path, text: str, doubled: int
 ) -> None:

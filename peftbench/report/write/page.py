@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from peftbench.report.data import data_text
 from peftbench.report.data.average import Average
@@ -199,7 +200,9 @@ def _step(c: Comparison) -> str:
 
 
 def _classes(c: Comparison) -> str:
-    return f"{tables.markdown(class_scores.columns(c), class_scores.table(c))}\n{class_scores.legend(c)}\n"
+    first, *others = class_scores.columns(c)
+    name = replace(first, cell=lambda row: _plain(first.cell(row)))  # it may be anything, as users' data name it
+    return f"{tables.markdown([name, *others], class_scores.table(c))}\n{class_scores.legend(c)}\n"
 
 
 def _average(a: Average) -> str:

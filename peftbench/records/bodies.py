@@ -155,6 +155,7 @@ class TrainingBody(Attempt, frozen=True, kw_only=True):
     trained: Amount | None = None  # tokens and seconds; missing in older records
     checkpoint_step: int | None = None  # the step whose weights were tested
     probes: dict[str, Probe] = {}  # by name, if the spec lists any
+    notes: list[str] = []  # what is to be known of the texts, such as special tokens that they bring themselves
 
     FINISHED: ClassVar[tuple[str, ...]] = ("parameters", "curve", "metrics")
 

@@ -164,6 +164,7 @@ class _Grid:
     planned: dict[str, Spec]
     expected: int = 0
     attempted: set[str] = field(default_factory=set)
+    noted: set[str] = field(default_factory=set)
     interrupted: bool = False
 
     def next_specs(self) -> list[Spec]:
@@ -218,12 +219,20 @@ class _Grid:
             match event:
                 case Started(worker, job):
                     self.view.started(worker, job.spec)
-                case Progressed(worker, _, facts):
+                case Progressed(worker, job, facts):
                     self.view.stepped(worker, facts)
+                    self._note(f"{job.spec.task.name}: {note}" for note in facts.get("notes", ()))
                 case Ended(worker, job, facts):
                     self.view.ended(worker, job.spec, facts)
                 case Notice(text):
                     self.view.note(text)
+
+    def _note(self, notes: Iterable[str]) -> None:
+        """Show each note once, because all runs on a task have the same ones."""
+        for note in notes:
+            if note not in self.noted:
+                self.noted.add(note)
+                self.view.note(note)
 
     def _interrupt(self, executor: Executor, signals: Sequence[int]) -> None:
         """After a first Ctrl-C, let each run stop between two steps; after a second, or too long, kill it."""

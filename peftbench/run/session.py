@@ -66,7 +66,7 @@ class Session:
 
         Args:
             spec: the run.
-            on_progress: called with the phase, the step and the loss.
+            on_progress: called with the phase, the step and the loss, or with notes on the data.
             stop: called between two steps; True abandons the run.
 
         Returns:
@@ -82,6 +82,8 @@ class Session:
         dataset = self.dataset(spec.task)
         backbone = self.backbone(spec.backbone, dataset)
         data = self.encode(dataset, backbone, spec.train.max_length)
+        if remarks := tokens.remarks(data, backbone.tokenizer):
+            on_progress({"phase": "data", "notes": remarks})
         if spec.trial is not None:  # trials are compared without the test split, so they do not have it
             dataset, data = replace(dataset, test=()), {k: v for k, v in data.items() if k != "test"}
         method = self.method(spec.method)
@@ -95,6 +97,8 @@ class Session:
         finally:
             edit.undo()
             _compile(backbone, False)
+        if remarks:
+            body["notes"] = remarks
         body["seconds"] = clock.seconds(hide=self.shared)
         return body
 

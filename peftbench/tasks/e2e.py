@@ -67,6 +67,16 @@ def open_e2e(card: TaskCard, options: Options, data_dir: Path | None) -> Dataset
     return make_dataset(card, parts, options, notes=notes)
 
 
+def files_of(card: TaskCard, options: Options, data_dir: Path | None) -> list[Path]:
+    """Return the files of the challenge in `data_dir`.
+
+    Raises:
+        TaskUnavailable: there are no E2E files.
+    """
+    folder = _folder(card, data_dir)
+    return [path for split in FILES if (path := _file(folder, split)) is not None]
+
+
 def _folder(card: TaskCard, data_dir: Path | None) -> Path:
     reason = "no data directory was given"
     if data_dir is not None:

@@ -134,6 +134,13 @@ def open_glue(card: TaskCard, options: Options, data_dir: Path | None) -> Datase
     return make_dataset(card, {"train": rest, "validation": validation, "test": test}, options, notes=notes)
 
 
+def files_of(card: TaskCard, options: Options, data_dir: Path | None) -> list[Path]:
+    """Return the task's files in `data_dir`; none if they would come from the hub."""
+    layout = LAYOUTS[card.name]
+    folder = _find(data_dir, layout.folder)
+    return [] if folder is None else [folder / "train.tsv", folder / layout.dev]
+
+
 def _find(data_dir: Path | None, folder: str) -> Path | None:
     """Return the task's folder in `data_dir` or in its folder `glue` or `GLUE`; None if there is none."""
     if data_dir is None:

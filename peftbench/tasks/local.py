@@ -54,7 +54,6 @@ OWN = (
     TaskOption("encoding", "of text files, such as cp1252", "utf-8"),
 )
 OPTIONS = tuple(o.name for o in OWN)
-PLACES = ("train", "validation", "test", "name")  # options that say where the data lie or what they are called
 MAX_LABELS = 500  # more classes than this are probably numbers to predict; `labels` allows more
 CARD = TaskCard(
     "local",
@@ -112,6 +111,16 @@ def files(options: Options, data_dir: Path | None) -> dict[str, Path]:
     """
     named = [split for split in SPLITS if options.get(split) is not None or split == "train"]
     return {split: _path(_text(options, split), data_dir) for split in named}
+
+
+def files_of(card: TaskCard, options: Options, data_dir: Path | None) -> list[Path]:
+    """Return the files that the options name.
+
+    Raises:
+        UserError: there is no such option or file.
+    """
+    check_options(card.name, options, OPTIONS)
+    return list(files(options, data_dir).values())
 
 
 def _endings(path: Path) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from peftbench.records.data_summary import DataSummary, SplitSummary
-from peftbench.tasks import splits
+from peftbench.tasks import splits, tokens
 from peftbench.tasks.dataset import SPLITS, Dataset, Example
 from peftbench.tasks.tokens import Array, Encoded
 
@@ -27,7 +27,7 @@ def summarise(dataset: Dataset, encoded: Mapping[str, Encoded], tokenizer: Any) 
         splits={s: _split(dataset.split(s), encoded[s], len(dataset.labels)) for s in present},
         cut_from="beginning" if causal or tokenizer.truncation_side == "left" else "end",
         doubled=_doubled([encoded[s] for s in present], tokenizer),
-        notes=list(dataset.notes),
+        notes=[*dataset.notes, *tokens.remarks(encoded, tokenizer)],
     )
 
 

@@ -99,14 +99,20 @@ def test_what_is_lost_is_kept_in_the_token_cache(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "doubled"), [("[CLS] hello", 1), ("hello [SEP]", 1), ("[CLS] a [SEP]", 2), ("☃ ☃ x", 0)]
+    ("text", "doubled"), [("[CLS] hello", 0), ("hello [SEP]", 1), ("[CLS] a [SEP]", 1), ("☃ ☃ x", 0)]
 )
 def test_a_special_token_that_template_and_tokenizer_both_add_is_counted(
     tmp_path: Path, text: str, doubled: int
 ) -> None:
     found = summary(dataset([example(text, label=0)]), tmp_path, "tiny-encoder", 32)[0]
     assert sum(found.doubled.values()) == doubled
-    assert set(found.doubled) <= {"[CLS]", "[SEP]"}
+    assert set(found.doubled) <= {"[SEP]"}
+    assert any("begin with [CLS] themselves" in note for note in found.notes) is text.startswith("[CLS]")
+
+
+def test_a_first_token_that_a_text_brings_is_not_counted_as_lost(tmp_path: Path) -> None:
+    both = [summary(dataset([example(t, label=0)]), tmp_path, "tiny-encoder", 16)[0] for t in (LONG, f"[CLS] {LONG}")]
+    assert both[0].splits["train"] == both[1].splits["train"]
 
 
 def test_a_split_without_token_ids_is_left_out(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from peftbench.records import comparable, record, trials
+from peftbench.records import record, trials
 from peftbench.records.record import Record, TrialRecord
 from peftbench.records.spec import TrainSpec, digest
+from peftbench.report.data import grouping
 from peftbench.report.data.comparison import Comparison, Entry, length, safe
 
 
@@ -118,13 +119,10 @@ def of(records: Iterable[Record], comparisons: Sequence[Comparison] = ()) -> lis
         One `Tuning` per group.
     """
     order = {e.label: i for i, e in reversed(list(enumerate(e for c in comparisons for e in c.entries)))}
-    groups: dict[tuple[str, str, str], list[TrialRecord]] = defaultdict(list)
-    for r in record.latest(records).values():
-        if isinstance(r, TrialRecord):
-            groups[r.experiment, r.spec.task.name, comparable.key(r.spec)].append(r)
+    groups = grouping.by_setting(r for r in record.latest(records).values() if isinstance(r, TrialRecord))
     tables = Counter(key[:2] for key in groups)
     tunings = []
-    for key, runs in sorted(groups.items()):
+    for key, runs in groups.items():
         spec, metrics = runs[0].spec, next((m for r in runs if (m := r.body.metrics)), None)
         tunings.append(
             Tuning(

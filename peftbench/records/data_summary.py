@@ -29,4 +29,11 @@ class DataSummary(Part, frozen=True):
     splits: dict[str, SplitSummary]  # by name; a tuning trial has no test split
     cut_from: Literal["beginning", "end"]  # where a text that is too long loses tokens
     doubled: dict[str, int]  # special token -> texts that begin or end with it twice
-    notes: list[str] = []  # remarks of the task's preparation, such as the number of rows left out
+    notes: list[str] = []  # remarks of the preparation, such as the number of rows left out
+
+    def __post_init__(self) -> None:
+        if "train" not in self.splits or not set(self.splits) <= {"train", "validation", "test"}:
+            raise ValueError(f"a data summary has train, validation and test, not {', '.join(self.splits)}")
+        for name, split in self.splits.items():
+            if split.rows < 1 or split.tokens < 1 or len(split.per_class) != len(self.classes):
+                raise ValueError(f"the data summary of {name} does not have a row, a token and a number for each class")

@@ -111,7 +111,7 @@ def test_a_special_token_that_template_and_tokenizer_both_add_is_counted(
 
 
 def test_a_first_token_that_a_text_brings_is_not_counted_as_lost(tmp_path: Path) -> None:
-    both = [summary(dataset([example(t, label=0)]), tmp_path, "tiny-encoder", 16)[0] for t in (LONG, f"[CLS] {LONG}")]
+    both = [summary(dataset([example(t, label=0)]), tmp_path, "tiny-encoder", 16)[0] for t in (LONG, f"[CLS]{LONG}")]
     assert both[0].splits["train"] == both[1].splits["train"]
 
 

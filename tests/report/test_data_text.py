@@ -35,10 +35,11 @@ def warned(data: DataSummary) -> str:
     return "\n".join(data_text.warnings(data, 16))
 
 
-def test_the_facts_of_a_task_are_four_lines() -> None:
+def test_the_facts_of_a_task_are_few_lines() -> None:
     data = of("good", "bad", notes=["2 rows left out"], copies=3, cut_texts=1, cut_tokens=4)
     assert list(data_text.facts(data, 16)) == [
-        "Rows: 20 train, 20 validation, 20 test (2 rows left out).",
+        "Rows: 20 train, 20 validation, 20 test.",
+        "Prepared: 2 rows left out.",
         "Classes, train/validation/test: good 10/10/10, bad 10/10/10.",
         "Copies: 3 rows of train, 3 rows of validation, 3 rows of test repeat an earlier text of their split, "
         "and stay there.",

@@ -30,7 +30,9 @@ def facts(data: DataSummary, max_length: int) -> Iterator[str]:
     """
     splits = _splits(data)
     rows = ", ".join(f"{s.rows:,} {name}" for name, s in splits.items())
-    yield f"Rows: {rows}" + (f" ({'; '.join(data.notes)})." if data.notes else ".")
+    yield f"Rows: {rows}."
+    if data.notes:
+        yield f"Prepared: {'; '.join(data.notes)}."
     if data.classes:
         order = sorted(range(len(data.classes)), key=lambda i: (-splits["train"].per_class[i], i))
         yield f"Classes, {'/'.join(splits)}: {_some([_counted(data, i) for i in order])}."

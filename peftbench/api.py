@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from peftbench.plan.baselines import Baselines
     from peftbench.plan.experiment import Experiment
     from peftbench.plan.prepare import Prepared
+    from peftbench.records.data_summary import DataSummary
     from peftbench.records.record import Record, TrainingRecord
     from peftbench.records.spec import RunSpec, Spec
     from peftbench.report.assemble import ReportData
@@ -97,6 +98,26 @@ class Plan:
             for p in self.prepared.planned
         ]
         return pd.DataFrame(rows)
+
+    def data_summaries(self) -> dict[str, tuple[DataSummary, int]]:
+        """Return what is done to each task's data before training. The tokenizer encodes the texts, once.
+
+        Returns:
+            task -> rows, classes, copies and what truncation takes, and the number of tokens at which texts are cut.
+
+        Raises:
+            UserError: the tokenizer does not load, or the data changed since the plan was made.
+        """
+        from peftbench.estimate import text_lengths
+
+        stores = self.prepared.catalogue.stores
+        specs = {p.spec.task.name: p.spec for p in reversed(self.prepared.planned)}
+        made = {
+            name: (text_lengths.data_summary(stores, s.backbone, s.task, s.train.max_length, self.data_dir), s)
+            for name, s in reversed(specs.items())
+        }
+        stores.save()
+        return {name: (summary, s.train.max_length) for name, (summary, s) in made.items()}
 
     def results_dir(self, given: PathLike | None = None) -> Path:
         """Return the directory for the records: `given`, or results/NAME by default.

@@ -76,6 +76,7 @@ def run(
     Runs that have a finished record are skipped, so that the same command resumes. The report is written under the
     results directory, and its table is printed.
     """
+    from peftbench.cli import data_view
     from peftbench.run import executors
 
     check_device_name(device)
@@ -86,6 +87,7 @@ def run(
     folder, workers = loaded.results_dir(results), jobs or loaded.experiment.jobs
     loaded.prepared.check_jobs(workers)
     if not quiet:
+        say(f"{data_view.text(loaded)}\n")
         say(_forecast(loaded, list(api.records(folder)), _place(loaded, device, workers), None)[1])
     records = _run_missing(loaded, folder, device, workers, executor, retry_failed, quiet)
     _write_report(records, quiet)
@@ -111,7 +113,7 @@ def plan(
     It lists each run's trainable parameters, their deviation from the budget, the predicted peak memory of a step and
     the predicted time. For grids that take a minute or longer, it first measures a few steps on this machine.
     """
-    from peftbench.cli import plan_view
+    from peftbench.cli import data_view, plan_view
 
     check_device_name(device)
     loaded = _load(experiment, only, data_dir, plugin, method, override, against)
@@ -122,7 +124,7 @@ def plan(
         print_json(rows)
         return
     say(plan_view.plan_table(rows, loaded.experiment.reference))
-    say(f"\n{summary}")
+    say(f"\n{data_view.text(loaded)}\n\n{summary}")
 
 
 def profile(

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from peftbench import cache, tasks
 from peftbench.backbones.limits import Limits
 from peftbench.cache import Stores
 from peftbench.errors import UserError
+from peftbench.records.data_summary import DataSummary
 from peftbench.records.spec import BackboneSpec, TaskSpec, digest
 from peftbench.tasks import text_limits, tokens
 from peftbench.tasks.text_limits import TextFacts
@@ -39,26 +43,47 @@ def facts(
     Raises:
         UserError: The data changed since the plan was made, or the tokenizer does not load.
     """
-    packages = cache.versions("torch", "transformers", "tokenizers")
-    store = stores.open("texts", digest({"code": cache.code_key("tasks", "backbones"), "packages": packages}))
-    key = digest([backbone.fingerprint, task.fingerprint, task.version, max_length, backbone.roles])
-
-    def read() -> dict[str, object]:
-        from peftbench.backbones import limits, source  # torch
-        from peftbench.backbones.load import load_on_meta
-        from peftbench.backbones.tokenizers import tokenizer_and_start
-
-        dataset = tasks.open_task(task.name, task.options, data_dir)
-        if dataset.fingerprint != task.fingerprint:
-            raise UserError(f"the data of {task.name} changed since the plan was made; run again")
-        tokenizer, start = tokenizer_and_start(backbone.model, dataset.kind, backbone.revision)
-        origin = source.origin(backbone.model, backbone.revision)
-        network = load_on_meta(origin, dataset.kind, len(dataset.labels) or 1, backbone.roles)
-        known = limits.of(network.net, dataset.kind)
-        encoded = tokens.encode(dataset, tokenizer, max_length, cache.root() / "tokens", start)
-        examples = {split: dataset.split(split) for split in encoded}
-        found = text_limits.read(dataset.name, max_length, encoded, examples, tokenizer, known.counted_token)
-        return {"texts": asdict(found), "network": asdict(known)}
-
-    answer = store.get(key, read)
+    answer = _answer(stores, backbone, task, max_length, data_dir)
     return TextFacts(**answer["texts"]), Limits(**answer["network"])
+
+
+def data_summary(
+    stores: Stores, backbone: BackboneSpec, task: TaskSpec, max_length: int, data_dir: Path | None = None
+) -> DataSummary:
+    """Return what is done to a task's data before training. Arguments and errors are those of `facts`."""
+    return msgspec.convert(_answer(stores, backbone, task, max_length, data_dir)["summary"], DataSummary)
+
+
+def _answer(
+    stores: Stores, backbone: BackboneSpec, task: TaskSpec, max_length: int, data_dir: Path | None
+) -> dict[str, Any]:
+    """Return all that is known of the texts, from one reading of them, which the stores keep."""
+    code = cache.code_key("tasks", "backbones", "records")
+    packages = cache.versions("torch", "transformers", "tokenizers")
+    store = stores.open("texts", digest({"code": code, "packages": packages}))
+    options = dict(task.options)
+    key = digest([backbone.fingerprint, task.fingerprint, task.version, options, max_length, backbone.roles])
+    answer: dict[str, Any] = store.get(key, lambda: _read(backbone, task, max_length, data_dir))
+    return answer
+
+
+def _read(backbone: BackboneSpec, task: TaskSpec, max_length: int, data_dir: Path | None) -> dict[str, Any]:
+    from peftbench.backbones import limits, source  # torch
+    from peftbench.backbones.load import load_on_meta
+    from peftbench.backbones.tokenizers import tokenizer_and_start
+    from peftbench.tasks.summary import summarise
+
+    dataset = tasks.open_task(task.name, task.options, data_dir)
+    if dataset.fingerprint != task.fingerprint:
+        raise UserError(f"the data of {task.name} changed since the plan was made; run again")
+    tokenizer, start = tokenizer_and_start(backbone.model, dataset.kind, backbone.revision)
+    origin = source.origin(backbone.model, backbone.revision)
+    network = load_on_meta(origin, dataset.kind, len(dataset.labels) or 1, backbone.roles)
+    known = limits.of(network.net, dataset.kind)
+    encoded = tokens.encode(dataset, tokenizer, max_length, cache.root() / "tokens", start)
+    examples = {split: dataset.split(split) for split in encoded}
+    return {
+        "texts": asdict(text_limits.read(dataset.name, max_length, encoded, examples, tokenizer, known.counted_token)),
+        "network": asdict(known),
+        "summary": msgspec.to_builtins(summarise(dataset, encoded, tokenizer)),
+    }

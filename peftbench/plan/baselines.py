@@ -32,7 +32,7 @@ class Baselines:
     Attributes:
         folder: the results directory of the baselines.
         runs: their finished runs that may be compared with the new ones.
-        reference: task -> the reference's method and learning rate.
+        reference: identity of the task -> the reference's method and learning rate.
         remarks: sentences for the user.
         labels: labels of the new methods.
     """
@@ -63,7 +63,7 @@ class Baselines:
         return lambda records: [self._with_reference(s) if isinstance(s, ProfileSpec) else s for s in inner(records)]
 
     def _with_reference(self, spec: ProfileSpec) -> ProfileSpec:
-        method, lr = self.reference[spec.task.name]
+        method, lr = self.reference[spec.task.identity]
         if method.label in {m.label for m in spec.methods}:
             return spec
         return replace(spec, methods=(method, *spec.methods), lrs=(lr, *spec.lrs))
@@ -144,7 +144,7 @@ def baselines(planned: Prepared, folder: Path, versions: Mapping[str, int]) -> B
         listed = "".join(f"\n  {mistake}" for mistake in dict.fromkeys(mistakes))
         raise UserError(f"--against {folder}: not comparable with what {planned.experiment.file} asks for:{listed}")
     base = [r for r in runs if r.spec.method.label == planned.experiment.reference]
-    reference = {r.spec.task.name: _now(r, versions) for r in base}
+    reference = {r.spec.task.identity: _now(r, versions) for r in base}
     return Baselines(folder, runs, reference, [*_remarks(runs, versions), *_untuned(planned)], new)
 
 
@@ -154,7 +154,7 @@ def _one_a_task(specs: Iterable[RunSpec]) -> list[RunSpec]:
 
 def _comparable(spec: RunSpec, there: Collection[RunRecord]) -> tuple[list[RunRecord], list[str]]:
     """The task's records under the same setting; without any, the differences of the closest record."""
-    same_task = [r for r in there if r.spec.task.name == spec.task.name]
+    same_task = [r for r in there if r.spec.task.identity == spec.task.identity or r.spec.task.name == spec.task.name]
     if not same_task:
         tasks = ", ".join(sorted({r.spec.task.name for r in there}))
         return [], [f"no runs on {spec.task.name} there, only on {tasks}; leave it out with --only task=NAME"]
@@ -192,7 +192,7 @@ def _unpaired(spec: RunSpec, alike: Sequence[RunRecord], planned: Prepared) -> l
 def _tuned_otherwise(spec: RunSpec, records: Collection[TrialRecord], planned: Prepared) -> list[str]:
     """The differences between the baselines' trials and the new method's."""
     name, b = planned.experiment.name, planned.experiment.budget
-    trials = [r.spec for r in records if r.experiment == name and r.spec.task.name == spec.task.name]
+    trials = [r.spec for r in records if r.experiment == name and r.spec.task.identity == spec.task.identity]
     numbers = {t.trial for t in trials}
     if len(numbers) != (b.trials or 0):
         return [f"{spec.task.name}: trials: {len(numbers) or 'none'} there, {b.trials or 'none'} here"]

@@ -76,7 +76,8 @@ def grid(
         measures: measurements that budgets of tokens and memory need.
 
     Raises:
-        UserError: a method does not fit the network, no size matches a strict budget, or no step fits into the memory.
+        UserError: a method does not fit the network, no size matches a strict budget, no step fits into the memory, or
+            two tasks are the same.
     """
     chosen = [c for c in configurations if selection.has_method(c)]
     trials, final = [], []
@@ -92,6 +93,7 @@ def grid(
                     untuned = p.spec.method if mine else None
                     spec = replace(p.spec, seed=p.spec.seed + seed)
                     final.append(replace(p, spec=spec, trials=mine, waits=bool(mine), untuned=untuned))
+    _check_distinct(experiment, final)
     return [*trials, *final]
 
 
@@ -114,6 +116,20 @@ def _runs(
     if mistakes:
         raise UserError("\n".join(mistakes))
     return runs
+
+
+def _check_distinct(experiment: Experiment, final: Sequence[Planned]) -> None:
+    """Refuse two tasks whose runs are the same: a user's file under two names."""
+    first: dict[str, Planned] = {}
+    for p in final:
+        other = first.setdefault(p.spec.id, p)
+        if other.task is not p.task:
+            place = next(i for i, section in enumerate(experiment.tasks) if section is p.task.section)
+            raise experiment.error(
+                ("tasks", place),
+                f"{p.spec.task.name} has the same data as {other.spec.task.name}, and runs under the same budget: its "
+                "runs would be the same; remove one of the two",
+            )
 
 
 def _run(

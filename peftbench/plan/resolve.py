@@ -16,7 +16,7 @@ from peftbench.backbones.sites import Sites
 from peftbench.backbones.source import PRESETS
 from peftbench.cache import Stores
 from peftbench.errors import WHERE_PATHS_START, UserError
-from peftbench.plan import model_facts
+from peftbench.plan import model_facts, task_facts
 from peftbench.plan.experiment import Experiment, TaskSection
 from peftbench.plan.selection import Selection
 from peftbench.plan.strict_yaml import Place
@@ -74,7 +74,7 @@ def gather(experiment: Experiment, selection: Selection, stores: Stores, data_di
     for i, task in enumerate(experiment.tasks):
         if selection.has_task(task):
             try:
-                opened.append((i, task, *_open_or_stand_in(experiment, task, i, data_dir)))
+                opened.append((i, task, *_open_or_stand_in(experiment, task, i, stores, data_dir)))
             except UserError as e:
                 mistakes.append(str(experiment.error(("tasks", i), str(e))))
     mistakes += _repeated_names(experiment, [(i, spec.name) for i, _, spec, _, _ in opened])
@@ -95,30 +95,29 @@ def gather(experiment: Experiment, selection: Selection, stores: Stores, data_di
 
 
 def _open_or_stand_in(
-    experiment: Experiment, task: TaskSection, number: int, data_dir: Path | None
+    experiment: Experiment, task: TaskSection, number: int, stores: Stores, data_dir: Path | None
 ) -> tuple[TaskSpec, dict[str, Any], str | None]:
     """Return the task that runs, its facts, and why it is the stand-in (None if it is not)."""
     options = _with_paths(experiment, task, number)
     if task.stand_in is not None:
         tasks.card(task.stand_in)  # report an unknown stand-in even where it is not needed
     try:
-        return *_open(task.task, options, data_dir, None), None
+        return *_open(stores, task.task, options, data_dir, None), None
     except tasks.TaskUnavailable as e:
         if task.stand_in is None:
             raise UserError(f"{e} Or name a task to run instead: {{task: {task.task}, stand_in: embedded/...}}") from e
         limits = {key: value for key, value in options.items() if key.startswith("limit_")}
         try:
-            return *_open(task.stand_in, limits, data_dir, task.task), str(e)
+            return *_open(stores, task.stand_in, limits, data_dir, task.task), str(e)
         except tasks.TaskUnavailable as second:
             raise UserError(f"{e}\nIts stand-in cannot be had either: {second}") from second
 
 
 def _open(
-    name: str, options: Mapping[str, Any], data_dir: Path | None, stand_in_for: str | None
+    stores: Stores, name: str, options: Mapping[str, Any], data_dir: Path | None, stand_in_for: str | None
 ) -> tuple[TaskSpec, dict[str, Any]]:
-    card = tasks.card(name)
-    facts = tasks.facts(tasks.open_task(name, options, data_dir))
-    return TaskSpec(facts["name"], facts["fingerprint"], card.version, stand_in_for, options), facts
+    facts = task_facts.facts(stores, name, options, data_dir)
+    return TaskSpec(facts["name"], facts["fingerprint"], tasks.card(name).version, stand_in_for, options), facts
 
 
 def _with_paths(experiment: Experiment, task: TaskSection, number: int) -> dict[str, Any]:

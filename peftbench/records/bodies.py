@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from peftbench.records.costs import BaseLatency, Conditions, Memory, Parameters, Part, ProfileRow, Seconds, StepTime
+from peftbench.records.data_summary import DataSummary
 from peftbench.records.spec import ProfileSpec, RunSpec
 
 Status = Literal["finished", "diverged", "oom", "error", "killed", "abandoned"]
@@ -146,6 +147,7 @@ class TrainingBody(Attempt, frozen=True, kw_only=True):
 
     kind: Literal["run"]  # also for a tuning trial, which has a number in `spec.trial`
     spec: RunSpec  # specification of the run
+    data: DataSummary | None = None  # what was done to the task's data; older records lack it
     hyper: dict[str, Any] | None = None  # all hyperparameters of the method, with defaults and solved sizes
     parameters: Parameters | None = None  # counts of parameters
     memory: Memory | None = None  # memory of one training step

@@ -7,6 +7,8 @@ equal. A field that is added to a spec counts automatically. These fields do not
 - The seed, because a comparison consists of repetitions. The probes, because they change nothing.
 - `accumulation` under a memory budget: the budget is equal, and each method splits its batches to meet it. Without that
   budget it counts, because it changes dropout masks and the memory peak.
+- The name and the options of a task that is a user's own files: its fingerprint covers their content, in splits that
+  depend on nothing else. Files of version 1 were split by their name, so that theirs count.
 - `eval_every`, unless `patience` is set or the best checkpoint is tested: evaluations draw no random numbers, so losses
   and predictions are the same bit for bit. `patience` and `checkpoint` always count.
 
@@ -83,7 +85,7 @@ def setting(spec: RunSpec) -> dict[str, Any]:
     """Return the fields that must be equal for two runs to be comparable, by path: "train.steps" -> 40."""
     parts: tuple[tuple[str, Any], ...] = (("backbone", spec.backbone), ("task", spec.task), ("train", spec.train))
     whole = {f"{name}.{f.name}": getattr(part, f.name) for name, part in parts for f in fields(part)}
-    not_counted = _not_counted(spec.train)
+    not_counted = {*_not_counted(spec.train), *(f"task.{name}" for name in spec.task.display)}
     return {place: value for place, value in whole.items() if place not in not_counted}
 
 

@@ -39,6 +39,20 @@ class TaskSpec:
     stand_in_for: str | None = None  # the task in the experiment, if this one replaces it
     options: Mapping[str, Any] = field(default_factory=dict)  # files and columns of a local task, row limits
 
+    @property
+    def identity(self) -> str:
+        """What the data are, apart from where they lie and what they are called.
+
+        From version 2 on, a user's files are their content: under another name, path, format or column they are one
+        task. Every other task, and a file task of version 1, is what its name says.
+        """
+        return f"local {self.fingerprint}" if self.display else self.name
+
+    @property
+    def display(self) -> tuple[str, ...]:
+        """The fields that identify nothing, because they only name the data and say how to read them."""
+        return ("name", "options") if self.name.startswith("local/") and self.version >= 2 else ()
+
 
 @dataclass(frozen=True)
 class MethodSpec:
@@ -111,7 +125,7 @@ class RunSpec:
 
         The trials of all methods share their streams, which no final run has. So they differ only in the values drawn.
         """
-        mine = self.backbone.model, self.task.name, self.seed
+        mine = self.backbone.model, self.task.identity, self.seed
         return mine if self.trial is None else (*mine, "tuning")
 
     @classmethod
@@ -220,7 +234,9 @@ def slug(*parts: str) -> str:
 def _without_defaults(value: Any) -> Any:
     """Return the JSON values that identify a spec."""
     if is_dataclass(value) and not isinstance(value, type):
-        given = {f.name: (f, v) for f in fields(value) if (v := getattr(value, f.name)) != _default(f)}
+        shown = getattr(value, "display", ())
+        named = [f for f in fields(value) if f.name not in shown]
+        given = {f.name: (f, v) for f in named if (v := getattr(value, f.name)) != _default(f)}
         return {name: _without_defaults(f.metadata.get("identity", lambda v: v)(v)) for name, (f, v) in given.items()}
     if isinstance(value, Mapping):
         return {str(k): _without_defaults(v) for k, v in value.items()}

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from peftbench import cache, tasks
@@ -24,6 +25,7 @@ from peftbench.run.one_run import Clock, Run
 from peftbench.run.profile.interleaved import profile
 from peftbench.run.train import Abandoned, Diverged
 from peftbench.tasks import text_limits, tokens
+from peftbench.tasks.summary import summarise
 
 __all__ = ["Abandoned", "Diverged", "Session"]
 
@@ -58,6 +60,7 @@ class Session:
         self.plugins, self.shared = tuple(plugins), shared
         self.adapters = None if adapters is None else Path(adapters)
         self._datasets: dict[str, tasks.Dataset] = {}
+        self._summaries: dict[str, dict[str, Any]] = {}
         self._backbones: OrderedDict[str, Backbone] = OrderedDict()
 
     def execute(
@@ -85,6 +88,7 @@ class Session:
         data = self.encode(dataset, backbone, spec.train.max_length)
         if spec.trial is not None:  # trials are compared without the test split, so they do not have it
             dataset, data = replace(dataset, test=()), {k: v for k, v in data.items() if k != "test"}
+        summary = self._summary(spec, dataset, data, backbone)
         method = self.method(spec.method)
         clock.lap("load")
         run = Run(spec, dataset, backbone, data, method, on_progress, stop, not self.shared, self.data_dir)
@@ -92,7 +96,7 @@ class Session:
         try:
             fitted = run.train(edit, clock)
             scores = run.test(fitted, clock) if spec.trial is None else run.trial_scores(fitted)
-            body = {**run.describe(edit, fitted, self._adapter_file(spec)), **scores}
+            body = {"data": summary, **run.describe(edit, fitted, self._adapter_file(spec)), **scores}
         finally:
             edit.undo()
             _compile(backbone, False)
@@ -171,6 +175,15 @@ class Session:
         texts = text_limits.read(dataset.name, max_length, data, examples, backbone.tokenizer, known.counted_token)
         text_limits.check(texts, known)
         return data
+
+    def _summary(
+        self, spec: RunSpec, dataset: tasks.Dataset, data: dict[str, tokens.Encoded], backbone: Backbone
+    ) -> dict[str, Any]:
+        """What was done to the task's data, for the record; the same for all runs with these texts and tokens."""
+        key = repr((spec.task.fingerprint, spec.backbone.fingerprint, spec.train.max_length, sorted(data)))
+        if key not in self._summaries:
+            self._summaries[key] = msgspec.to_builtins(summarise(dataset, data, backbone.tokenizer))
+        return self._summaries[key]
 
     def _adapter_file(self, spec: RunSpec) -> Path | None:
         if self.adapters is None or spec.trial is not None:

@@ -5,15 +5,27 @@ Planning reads task facts through this module, so that it imports no torch, tran
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from peftbench.errors import unknown
 from peftbench.tasks import e2e, embedded, glue, local, synthetic
-from peftbench.tasks.dataset import Dataset, Example, Opener, TaskCard, TaskUnavailable, facts
+from peftbench.tasks.dataset import Dataset, Example, Opener, Options, TaskCard, TaskUnavailable, facts
 
-__all__ = ["VERSION", "Dataset", "Example", "TaskCard", "TaskUnavailable", "card", "facts", "names", "open_task"]
+__all__ = [
+    "VERSION",
+    "Dataset",
+    "Example",
+    "TaskCard",
+    "TaskUnavailable",
+    "card",
+    "facts",
+    "files",
+    "name_of",
+    "names",
+    "open_task",
+]
 
 _TASKS: dict[str, tuple[TaskCard, Opener]] = {
     **{c.name: (c, glue.open_glue) for c in glue.CARDS},
@@ -21,6 +33,11 @@ _TASKS: dict[str, tuple[TaskCard, Opener]] = {
     e2e.CARD.name: (e2e.CARD, e2e.open_e2e),
     local.CARD.name: (local.CARD, local.open_local),
     **{c.name: (c, synthetic.open_synthetic) for c in synthetic.CARDS},
+}
+_FILES: dict[str, Callable[[TaskCard, Options, Path | None], Sequence[Path]]] = {
+    **{c.name: glue.files_of for c in glue.CARDS},
+    e2e.CARD.name: e2e.files_of,
+    local.CARD.name: local.files_of,
 }
 VERSION: Mapping[str, int] = {name: c.version for name, (c, _) in _TASKS.items()}  # version of each task's preparation
 
@@ -51,12 +68,36 @@ def open_task(name: str, options: Mapping[str, Any] | None = None, data_dir: Pat
         TaskUnavailable: the task's data is not available on this machine.
         UserError: the name, an option or the data is not valid.
     """
-    base = _base_name(name)
-    chosen = dict(options or {})
-    if base == "local" and name != base:
-        chosen.setdefault("name", name.split("/", 1)[1])
+    base, chosen = _named(name, options)
     card, opener = _TASKS[base]
     return opener(card, chosen, data_dir)
+
+
+def files(name: str, options: Mapping[str, Any] | None = None, data_dir: Path | None = None) -> Sequence[Path]:
+    """Return the files on this machine that decide a task's data together with its options; none if there are none.
+
+    The arguments and errors are those of `open_task`, which may find more mistakes.
+    """
+    base, chosen = _named(name, options)
+    return _FILES[base](card(base), chosen, data_dir) if base in _FILES else ()
+
+
+def name_of(name: str, options: Mapping[str, Any] | None = None) -> str:
+    """Return the name of the dataset that `open_task` makes of the same arguments.
+
+    Raises:
+        UserError: there is no task of that name, or a local one lacks its train file.
+    """
+    base, chosen = _named(name, options)
+    return local.name_of(chosen) if base == local.CARD.name else base
+
+
+def _named(name: str, options: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    """Return the registered name of a task, and its options with the name that follows "local/"."""
+    base, chosen = _base_name(name), dict(options or {})
+    if base == "local" and name != base:
+        chosen.setdefault("name", name.split("/", 1)[1])
+    return base, chosen
 
 
 def _base_name(name: str) -> str:

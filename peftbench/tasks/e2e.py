@@ -7,7 +7,6 @@ the dev file is split by meaning into train and validation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from peftbench.errors import UserError
@@ -62,10 +61,20 @@ def open_e2e(card: TaskCard, options: Options, data_dir: Path | None) -> Dataset
     train = splits.without(train, [*validation, *test], splits.by_text)
     parts = {
         "train": train,
-        "validation": _by_meaning(splits.without(validation, test, splits.by_text)),
-        "test": _by_meaning(test),
+        "validation": splits.one_a_prompt(splits.without(validation, test, splits.by_text)),
+        "test": splits.one_a_prompt(test),
     }
     return make_dataset(card, parts, options, notes=notes)
+
+
+def files_of(card: TaskCard, options: Options, data_dir: Path | None) -> list[Path]:
+    """Return the files of the challenge in `data_dir`.
+
+    Raises:
+        TaskUnavailable: there are no E2E files.
+    """
+    folder = _folder(card, data_dir)
+    return [path for split in FILES if (path := _file(folder, split)) is not None]
 
 
 def _folder(card: TaskCard, data_dir: Path | None) -> Path:
@@ -97,11 +106,3 @@ def _read(path: Path) -> list[Example]:
             raise UserError(f"{path}, line {line}: empty {'ref' if row['mr'].strip() else 'mr'}")
         examples.append(example(f"{row['mr'].strip()}\nDescription:", references=[" ".join(row["ref"].split())]))
     return examples
-
-
-def _by_meaning(rows: Sequence[Example]) -> list[Example]:
-    """Merge the examples of each meaning into one, with all references in the file's order."""
-    answers: dict[str, list[str]] = {}
-    for e in rows:
-        answers.setdefault(e.text, []).extend(e.references)
-    return [example(text, references=references) for text, references in answers.items()]

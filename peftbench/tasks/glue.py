@@ -7,7 +7,7 @@ train. Rows of train that copy a test row are left out (CoLA 16, STS-B 6); the n
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from peftbench.errors import UserError
@@ -37,6 +37,8 @@ class Layout:
         classes: the classes as the files write them, in index order; empty for regression.
         dev: the name of the dev file.
         damaged_rows: whether the official file has a few damaged rows, which it is usual to leave out.
+        hub_dev: the dev split's name on the hub.
+        train_of: the task whose train and validation splits this one has; None: its own.
     """
 
     folder: str
@@ -47,6 +49,8 @@ class Layout:
     classes: tuple[str, ...] = ()
     dev: str = "dev.tsv"
     damaged_rows: bool = False
+    hub_dev: str = "validation"
+    train_of: str | None = None
 
 
 _BINARY = ("0", "1")
@@ -68,11 +72,15 @@ LAYOUTS = {
         ("premise", "hypothesis"),
         ("entailment", "neutral", "contradiction"),
         dev="dev_matched.tsv",
+        hub_dev="validation_matched",
     ),
     "glue/qnli": Layout("QNLI", "question", "sentence", "label", ("question", "sentence"), _NLI),
     "glue/rte": Layout("RTE", "sentence1", "sentence2", "label", _PAIR, _NLI),
     "glue/wnli": Layout("WNLI", "sentence1", "sentence2", "label", _PAIR, _BINARY),
 }
+LAYOUTS["glue/mnli_mismatched"] = replace(
+    LAYOUTS["glue/mnli"], dev="dev_mismatched.tsv", hub_dev="validation_mismatched", train_of="glue/mnli"
+)
 
 
 def _card(name: str, metrics: tuple[str, ...], what: str, labels: tuple[str, ...] = ()) -> TaskCard:
@@ -88,6 +96,12 @@ CARDS = [
     _card("glue/stsb", ("spearman", "pearson"), "similarity of two sentences, 0 to 5"),
     _card("glue/qqp", ("accuracy", "f1"), "do the questions ask the same?", ("not_duplicate", "duplicate")),
     _card("glue/mnli", ("accuracy",), "inference, matched genres", ("entailment", "neutral", "contradiction")),
+    _card(
+        "glue/mnli_mismatched",
+        ("accuracy",),
+        "inference, tested on genres that train has not",
+        ("entailment", "neutral", "contradiction"),
+    ),
     _card("glue/qnli", ("accuracy",), "does the sentence answer the question?", _NLI),
     _card("glue/rte", ("accuracy",), "does the first text entail the second?", _NLI),
     _card("glue/wnli", ("accuracy",), "Winograd inference; adversarial", ("not_entailment", "entailment")),
@@ -115,9 +129,16 @@ def open_glue(card: TaskCard, options: Options, data_dir: Path | None) -> Datase
     clean = splits.without(train, test)
     if len(clean) < len(train):
         notes.append(f"{len(train) - len(clean)} rows of train left out: copies of test rows")
-    rest, validation = splits.carve(clean, card.name)
+    rest, validation = splits.carve(clean, layout.train_of or card.name)
     notes.append(f"validation: {len(validation)} rows carved from train; test: the official dev split")
     return make_dataset(card, {"train": rest, "validation": validation, "test": test}, options, notes=notes)
+
+
+def files_of(card: TaskCard, options: Options, data_dir: Path | None) -> list[Path]:
+    """Return the task's files in `data_dir`; none if they would come from the hub."""
+    layout = LAYOUTS[card.name]
+    folder = _find(data_dir, layout.folder)
+    return [] if folder is None else [folder / "train.tsv", folder / layout.dev]
 
 
 def _find(data_dir: Path | None, folder: str) -> Path | None:
@@ -130,7 +151,9 @@ def _find(data_dir: Path | None, folder: str) -> Path | None:
 
 def _from_hub(card: TaskCard, layout: Layout, data_dir: Path | None) -> tuple[list[Example], list[Example]]:
     try:
-        return glue_hub.glue(card.name.split("/")[1], layout.hub, regression=not layout.classes)
+        return glue_hub.glue(
+            (layout.train_of or card.name).split("/")[1], layout.hub, layout.hub_dev, regression=not layout.classes
+        )
     except glue_hub.Unreachable as error:
         reason = "no data directory was given"
         if data_dir is not None:

@@ -17,12 +17,15 @@ class Unreachable(Exception):
     """The hub did not answer or did not deliver the file. The message gives the reason."""
 
 
-def glue(name: str, columns: tuple[str, str | None], *, regression: bool) -> tuple[list[Example], list[Example]]:
+def glue(
+    name: str, columns: tuple[str, str | None], dev: str = "validation", *, regression: bool
+) -> tuple[list[Example], list[Example]]:
     """Load a GLUE task from the hub.
 
     Args:
         name: the task's name on the hub, such as "rte".
         columns: the names of the two texts on the hub; None if there is one text.
+        dev: the name of the dev split on the hub.
         regression: whether the labels are numbers.
 
     Returns:
@@ -31,7 +34,6 @@ def glue(name: str, columns: tuple[str, str | None], *, regression: bool) -> tup
     Raises:
         Unreachable: the hub cannot be reached, and its local cache does not have the files.
     """
-    dev = "validation_matched" if name == "mnli" else "validation"
     paths = _files([f"{name}/{split}-00000-of-00001.parquet" for split in ("train", dev)])
     train, test = (_examples(path, columns, regression) for path in paths)
     return train, test

@@ -1,9 +1,13 @@
-"""A user's own data: local CSV, TSV or JSONL files whose columns the experiment names.
+"""A user's own data: local files whose columns the experiment names.
 
     tasks: [{task: local, name: reviews, train: reviews.csv, text: body, label: stars, metric: accuracy}]
 
 Missing validation and test splits are carved from train by content: about a tenth each, at most a thousand rows. Copies
-of one text are never in two splits. Rows of train that copy a row of a test file are left out.
+of one text are never in two splits. Rows of train that copy a row of a test file are left out. Only the content decides
+the splits: they are the same under another name or path, in another format, and with other names of columns.
+
+A generation task may have several references for a prompt: a list in the answer's cell, or rows that repeat the prompt.
+Train has one example for each reference. Validation and test have one for each prompt, with all its references.
 """
 
 from __future__ import annotations
@@ -11,10 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from peftbench.errors import WHERE_PATHS_START, UserError, unknown
-from peftbench.tasks import metrics, splits, table_files
+from peftbench.tasks import local_rows, metrics, progress, splits, table_files
 from peftbench.tasks.dataset import (
     KINDS,
     ROW_LIMITS,
@@ -28,20 +31,27 @@ from peftbench.tasks.dataset import (
     example,
     make_dataset,
 )
+from peftbench.tasks.local_rows import POLICIES, Columns, TextRow
+from peftbench.tasks.separated import QUOTES, Dialect
 
 CARVED = "carved from train by content, about a tenth"
+FILES = "CSV, TSV, JSONL, JSON or Parquet file, also .gz"
 OWN = (
     TaskOption("name", "what tables call the task: local/NAME", "the name of the train file"),
-    TaskOption("train", "CSV, TSV or JSONL file; paths are relative to the experiment's file", required="yes"),
+    TaskOption("train", f"{FILES}; paths are relative to the experiment's file", required="yes"),
     TaskOption("validation", "such a file, to choose checkpoints and rates on", CARVED),
     TaskOption("test", "such a file, read once at the end", CARVED),
-    TaskOption("text", "column with the text; for generation, the whole prompt", required="yes"),
-    TaskOption("pair", "column with a second text; not for generation", "none"),
+    TaskOption("text", "column with the text; for generation, the prompt", required="yes"),
+    TaskOption("pair", "column with a second text; for generation, more of the prompt, or nothing", "none"),
     TaskOption("label", "column with the class or the number", required="for classification and regression"),
-    TaskOption("answer", "column with the text to write", required="for generation"),
+    TaskOption("answer", "column with the text to write, or with a list of references", required="for generation"),
     TaskOption("kind", ", ".join(KINDS), "classification, or generation where answer is given"),
     TaskOption("metric", "the one that decides, of those of the kind", "the first of the kind"),
     TaskOption("labels", "list of the classes' names; classification only", "those in train, numbers by size"),
+    TaskOption("missing", "rows without a value: refuse, drop; keep takes null, None and NaN for text", "refuse"),
+    TaskOption("separator", "character between the fields of CSV and TSV", "comma; tab for .tsv"),
+    TaskOption("quotes", f"of CSV and TSV: {', '.join(QUOTES)}; none takes quotes for text", "double"),
+    TaskOption("encoding", "of text files, such as cp1252", "utf-8"),
 )
 OPTIONS = tuple(o.name for o in OWN)
 MAX_LABELS = 500  # more classes than this are probably numbers to predict; `labels` allows more
@@ -50,8 +60,9 @@ CARD = TaskCard(
     "classification",
     ("accuracy",),
     "the user's own",
-    "local CSV, TSV or JSONL files",
+    f"local files: {', '.join(table_files.FORMATS)}",
     "your own data, e.g. {task: local, train: tickets.csv, text: body, label: queue}",
+    version=2,  # 1: the task's name decided its splits and was part of its identity
     options=(*OWN, *ROW_LIMITS),
     metrics_by_kind={kind: metrics.for_kind(kind) for kind in KINDS},
 )
@@ -64,15 +75,17 @@ def open_local(card: TaskCard, options: Options, data_dir: Path | None) -> Datas
         UserError: an option or a file is not valid; the message names the option, or file and line.
     """
     check_options("local", options, OPTIONS)
-    name = f"local/{options.get('name') or Path(_text(options, 'train')).stem}"
-    kind = _kind(options)
-    rows: dict[str, list[_Row]] = {}
-    for split in SPLITS:
-        if options.get(split) is not None:
-            rows[split] = _rows(_path(_text(options, split), data_dir), options, kind)
+    name, kind = name_of(options), _kind(options)
+    dialect = Dialect(options.get("separator"), options.get("encoding"), options.get("quotes"))
+    dialect.check("task local")
+    columns, paths = _columns(options, kind), files(options, data_dir)
+    rows, notes = dict[str, list[TextRow]](), list[str]()
+    for split, path in paths.items():
+        rows[split], remarks = local_rows.read(path, columns, dialect)
+        notes += remarks
     labels = _labels(options, kind, rows["train"])
-    examples = {split: [_example(r, kind, labels) for r in of_split] for split, of_split in rows.items()}
-    parts, notes = _three(examples, name)
+    examples = {split: _examples(of_split, kind, labels, name) for split, of_split in rows.items()}
+    parts, remarks = _three(examples, paths)
     valid = metrics.for_kind(kind)
     if kind == "classification" and len(labels) > 2:
         valid.remove("f1")
@@ -81,14 +94,38 @@ def open_local(card: TaskCard, options: Options, data_dir: Path | None) -> Datas
         raise unknown(f"metric for {kind}", metric, valid, where=f"task {name}")
     ordered = (metric, *(m for m in valid if m != metric))
     own_card = TaskCard(card.name, kind, ordered, card.licence, card.source, card.what, labels, card.version)
-    return make_dataset(own_card, parts, options, name=name, notes=notes)
+    return make_dataset(own_card, parts, options, name=name, notes=[*notes, *remarks])
 
 
-class _Row:
-    """A row of a file, with its file and line for messages."""
+def name_of(options: Options) -> str:
+    """Return the name of the dataset that the options describe: "local/NAME"."""
+    train = Path(_text(options, "train"))
+    return f"local/{options.get('name') or train.name.removesuffix(''.join(train.suffixes[-_endings(train) :]))}"
 
-    def __init__(self, where: str, text: str, pair: str | None, target: str) -> None:
-        self.where, self.text, self.pair, self.target = where, text, pair, target
+
+def files(options: Options, data_dir: Path | None) -> dict[str, Path]:
+    """Return the files by split, those that the options name.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    named = [split for split in SPLITS if options.get(split) is not None or split == "train"]
+    return {split: _path(_text(options, split), data_dir) for split in named}
+
+
+def files_of(card: TaskCard, options: Options, data_dir: Path | None) -> list[Path]:
+    """Return the files that the options name.
+
+    Raises:
+        UserError: there is no such option or file.
+    """
+    check_options(card.name, options, OPTIONS)
+    return list(files(options, data_dir).values())
+
+
+def _endings(path: Path) -> int:
+    """Return the number of suffixes that say the format: two of "a.csv.gz"."""
+    return table_files.suffix_of(path).count(".") or 1
 
 
 def _text(options: Options, key: str) -> str:
@@ -107,8 +144,6 @@ def _kind(options: Options) -> str:
     target, other = ("answer", "label") if kind == "generation" else ("label", "answer")
     if other in options:
         raise UserError(f"task local: kind {kind} takes the option {target}, not {other}")
-    if kind == "generation" and options.get("pair") is not None:
-        raise UserError("task local: kind generation has no pair; put the whole prompt in the text column")
     if kind != "classification" and options.get("labels") is not None:
         raise UserError(f"task local: kind {kind} has no labels; leave the option out")
     _text(options, target)
@@ -128,34 +163,24 @@ def _path(text: str, data_dir: Path | None) -> Path:
     )
 
 
-def _rows(path: Path, options: Options, kind: str) -> list[_Row]:
-    table = table_files.read(path)
-    if not table:
-        raise UserError(f"{path} has a header and no rows; an empty split cannot be used")
+def _columns(options: Options, kind: str) -> Columns:
+    missing = options.get("missing", POLICIES[0])
+    if missing not in POLICIES:
+        raise unknown("value of missing", missing, POLICIES, where="task local")
     target = "answer" if kind == "generation" else "label"
-    columns = {what: _text(options, what) for what in ("text", "pair", target) if options.get(what) is not None}
-    for what, column in columns.items():
-        table_files.column(table, column, path, what)
-    rows = []
-    for line, row in table:
-        where = f"{path}, line {line}"
-        values = {what: _cell(row, column, where) for what, column in columns.items()}
-        rows.append(_Row(where, values["text"], values.get("pair"), values[target].strip()))
-    return rows
+    named = options.get("labels")
+    return Columns(
+        text=_text(options, "text"),
+        target=_text(options, target),
+        pair=None if options.get("pair") is None else _text(options, "pair"),
+        target_name=target,
+        may_lack_pair=kind == "generation",
+        missing=missing,
+        classes=frozenset(map(str, named)) if isinstance(named, (list, tuple)) else frozenset(),
+    )
 
 
-def _cell(row: dict[str, Any], column: str, where: str) -> str:
-    value = row.get(column)
-    if value is None or isinstance(value, (dict, list)):
-        content = "no value" if value is None else f"a {type(value).__name__}"
-        raise UserError(f"{where}: {content} in column {column!r}, where a text or a number is needed")
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    if not text.strip():
-        raise UserError(f"{where}: column {column!r} is empty")
-    return text
-
-
-def _labels(options: Options, kind: str, train: Sequence[_Row]) -> tuple[str, ...]:
+def _labels(options: Options, kind: str, train: Sequence[TextRow]) -> tuple[str, ...]:
     """Return the names of the classes in index order: the option's, or else those of train with numbers by size."""
     if kind != "classification":
         return ()
@@ -164,7 +189,7 @@ def _labels(options: Options, kind: str, train: Sequence[_Row]) -> tuple[str, ..
         if not isinstance(names, (list, tuple)) or len({str(v) for v in names}) != len(names) or len(names) < 2:
             raise UserError(f"task local: labels must be a list of at least two different names, not {names!r}")
         return tuple(str(v).lower() if isinstance(v, bool) else str(v) for v in names)
-    in_train = {r.target for r in train}
+    in_train = {r.targets[0] for r in train}
     if len(in_train) < 2:
         raise UserError(f"task local: every row of train has the label {in_train.pop()!r}; a task needs at least two")
     if len(in_train) > MAX_LABELS:
@@ -175,17 +200,28 @@ def _labels(options: Options, kind: str, train: Sequence[_Row]) -> tuple[str, ..
     return tuple(sorted(in_train, key=lambda v: (_number(v) is None, _number(v) or 0.0, v)))
 
 
-def _example(row: _Row, kind: str, labels: tuple[str, ...]) -> Example:
-    if kind == "generation":
-        return example(row.text, references=[row.target])
-    if kind == "classification":
-        if row.target not in labels:
-            raise unknown("label", row.target, labels, where=row.where)
-        return example(row.text, row.pair, labels.index(row.target))
-    value = _number(row.target)
+def _examples(rows: Sequence[TextRow], kind: str, labels: tuple[str, ...], name: str) -> list[Example]:
+    """Return the examples of a file; of a generation task one for each reference."""
+    index = {label: i for i, label in enumerate(labels)}
+    examples = []
+    for row in progress.shown(rows, f"preparing {name}"):
+        if kind == "generation":
+            prompt = row.text if row.pair is None else f"{row.text}\n{row.pair}"
+            examples += [example(prompt, references=[answer]) for answer in row.targets]
+        elif kind == "classification":
+            if row.targets[0] not in index:
+                raise unknown("label", row.targets[0], labels, where=row.where)
+            examples.append(example(row.text, row.pair, index[row.targets[0]]))
+        else:
+            examples.append(example(row.text, row.pair, _finite(row)))
+    return examples
+
+
+def _finite(row: TextRow) -> float:
+    value = _number(row.targets[0])
     if value is None:
-        raise UserError(f"{row.where}: label {row.target!r} is not a finite number, which kind regression needs")
-    return example(row.text, row.pair, value)
+        raise UserError(f"{row.where}: label {row.targets[0]!r} is not a finite number, which kind regression needs")
+    return value
 
 
 def _number(text: str) -> float | None:
@@ -196,29 +232,47 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _three(parts: dict[str, list[Example]], name: str) -> tuple[dict[str, list[Example]], list[str]]:
+def _three(parts: dict[str, list[Example]], paths: dict[str, Path]) -> tuple[dict[str, list[Example]], list[str]]:
     """Return train, validation and test without copies across them, and notes. A missing split is carved from train."""
-    train, notes = parts["train"], []
-    if "test" not in parts:
-        train, parts["test"] = splits.carve(train, f"{name} test")
-        notes.append(f"test: {len(parts['test'])} rows carved from train")
-    elif "validation" in parts:
-        parts["validation"] = _without_copies(parts["validation"], parts["test"], "validation", "test", notes)
-    train = _without_copies(train, parts["test"], "train", "test", notes)
-    if "validation" not in parts:
-        train, parts["validation"] = splits.carve(train, f"{name} validation")
-        notes.append(f"validation: {len(parts['validation'])} rows carved from train")
+    train, notes = parts["train"], list[str]()
+
+    def without_copies(split: str, rows: list[Example], other: str) -> list[Example]:
+        """Return the rows that have no copy among those of another split, and note the number of those left out."""
+        kept = splits.without(rows, parts[other])
+        if not kept and split in paths:
+            raise _same_data(paths, split, other, rows, parts[other])
+        if len(kept) < len(rows):
+            notes.append(f"{len(rows) - len(kept)} rows of {split} left out: copies of {other} rows")
+        return kept
+
+    if "test" in parts:
+        if "validation" in parts:
+            parts["validation"] = without_copies("validation", parts["validation"], "test")
+        train = without_copies("train", train, "test")
     else:
-        parts["validation"] = _without_copies(parts["validation"], parts["test"], "validation", "test", notes)
-        train = _without_copies(train, parts["validation"], "train", "validation", notes)
-    return {"train": train, "validation": parts["validation"], "test": parts["test"]}, notes
+        train, parts["test"] = splits.carve(train, "local test")
+        notes.append(f"test: {len(parts['test'])} rows carved from train")
+        if "validation" in parts:
+            parts["validation"] = without_copies("validation", parts["validation"], "test")
+    if "validation" in parts:
+        train = without_copies("train", train, "validation")
+    else:
+        train, parts["validation"] = splits.carve(train, "local validation")
+        notes.append(f"validation: {len(parts['validation'])} rows carved from train")
+    measured = {split: splits.one_a_prompt(parts[split]) for split in ("validation", "test")}
+    return {"train": train, **measured}, notes
 
 
-def _without_copies(
-    rows: list[Example], others: list[Example], split: str, other: str, notes: list[str]
-) -> list[Example]:
-    """Return the rows that have no copy among the others, and note the number of those left out."""
-    kept = splits.without(rows, others)
-    if len(kept) < len(rows):
-        notes.append(f"{len(rows) - len(kept)} rows of {split} left out: copies of {other} rows")
-    return kept
+def _same_data(
+    paths: dict[str, Path], split: str, other: str, rows: Sequence[Example], others: Sequence[Example]
+) -> UserError:
+    """Return the error for a split that has no row of its own."""
+    fix = f"leave out the option {other if other in paths else split}, and the split is carved from train"
+    if other not in paths:
+        return UserError(f"task local: every row of {paths[split]} ({split}) is in the {other} split, too; {fix}")
+    same = sorted(e.id for e in rows) == sorted(e.id for e in others)
+    what = "are the same data" if same else "overlap: every text of the first is in the second"
+    return UserError(
+        f"task local: {split} ({paths[split]}) and {other} ({paths[other]}) {what}; a score on rows that were "
+        f"trained or chosen on means nothing. Give other rows, or {fix}"
+    )

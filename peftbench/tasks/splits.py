@@ -9,7 +9,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 
-from peftbench.tasks.dataset import Example
+from peftbench.tasks.dataset import Example, example
 
 SHARE, MOST = 0.1, 1000  # a carved split has a tenth of the rows, at most a thousand
 Key = Callable[[Example], str]  # rows with equal keys form a group
@@ -42,6 +42,16 @@ def without(rows: Sequence[Example], others: Sequence[Example], key: Key = by_co
     """Return the rows that have no copy among the others."""
     taken = {key(e) for e in others}
     return [e for e in rows if key(e) not in taken]
+
+
+def one_a_prompt(rows: Sequence[Example]) -> list[Example]:
+    """Merge the examples of each prompt into one, with all its references. Rows without references stay."""
+    if not any(e.references for e in rows):
+        return list(rows)
+    answers: dict[str, list[str]] = {}
+    for e in rows:
+        answers.setdefault(e.text, []).extend(e.references)
+    return [example(text, references=references) for text, references in answers.items()]
 
 
 def carve(

@@ -1,67 +1,122 @@
-"""Read table files (CSV, TSV, JSONL) with the line of each row, so that messages can name a bad row.
+"""Read table files with the line of each row, so that messages can name a bad row.
 
-CSV has commas, double quotes and a header. TSV has tabs and a header but no quoting, because GLUE's files have
-unbalanced quotes. JSONL has one object in each line. All are UTF-8, with or without a byte-order mark.
+A file is CSV, TSV, JSONL (one object in each line), JSON (an array of objects) or Parquet. A text file may be
+compressed with gzip. CSV and TSV have a header and are read as Python's `csv` module writes them. Texts are UTF-8, with
+or without a byte-order mark, unless a `Dialect` says otherwise. GLUE's own files have unbalanced quotes; `tsv_records`
+reads them.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import gzip
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError, unknown
+from peftbench.tasks import separated
+from peftbench.tasks.separated import PLAIN, SEPARATORS, Dialect, Row
 
-FORMATS = (".csv", ".tsv", ".jsonl")
+TEXTS = (*SEPARATORS, ".jsonl", ".json")
+FORMATS = (*TEXTS, ".parquet", *(f"{suffix}.gz" for suffix in TEXTS))
 _EXPECTED = 'each line must be one JSON object, e.g. {"text": "...", "label": "..."}'
 _KINDS = {"list": "a list", "str": "a text", "int": "a number", "float": "a number", "bool": "true or false"}
-Row = tuple[int, dict[str, Any]]  # line in the file (1-based), column -> value
 
 
-def read(path: Path) -> list[Row]:
-    """Read all rows of a CSV, TSV or JSONL file; its suffix decides the format.
+def read(path: Path, dialect: Dialect = PLAIN) -> list[Row]:
+    """Read all rows of a file; its suffix decides the format.
+
+    Args:
+        path: the file.
+        dialect: how a text file is written.
 
     Raises:
         UserError: the file cannot be read or is not valid; the message names the line.
     """
-    suffix = path.suffix.lower()
+    suffix = suffix_of(path)
+    if suffix not in FORMATS:
+        raise UserError(f"{path}: unknown format {suffix!r}; valid: {', '.join(FORMATS)}")
+    suffix = suffix.removesuffix(".gz")
+    dialect.check_fits(path, suffix)
+    if suffix == ".parquet":
+        return _parquet(path)
+    content = text(path, dialect.encoding)
     if suffix == ".jsonl":
-        return list(_jsonl(path))
-    if suffix == ".csv":
-        return list(_with_header(path, _csv_records(path)))
-    if suffix == ".tsv":
-        return list(_with_header(path, tsv_records(path)))
-    raise UserError(f"{path}: unknown format {suffix!r}; valid: {', '.join(FORMATS)}")
+        return list(_jsonl(path, content))
+    if suffix == ".json":
+        return list(_json(path, content))
+    return separated.rows(path, content, dialect, dialect.separator or SEPARATORS[suffix])
 
 
-def text(path: Path) -> str:
-    """Read the text of a file.
+def suffix_of(path: Path) -> str:
+    """Return the suffix that decides the format, in lower case: ".csv", ".csv.gz"."""
+    suffixes = path.suffixes
+    return "".join(suffixes[-2:] if path.suffix.lower() == ".gz" else suffixes[-1:]).lower()
+
+
+def place(path: Path, number: int) -> str:
+    """Return the place of a row, to begin a message with."""
+    return f"{path}, {unit(path)} {number}"
+
+
+def has_header(path: Path) -> bool:
+    """Whether the first line of a file names the columns."""
+    return suffix_of(path).removesuffix(".gz") in SEPARATORS
+
+
+def unit(path: Path) -> str:
+    """Return what the numbers of a file's rows count: lines, or rows where many may share a line."""
+    return "row" if suffix_of(path).removesuffix(".gz") in (".json", ".parquet") else "line"
+
+
+def text(path: Path, encoding: str | None = None) -> str:
+    """Read the text of a file, which may be compressed with gzip.
+
+    Args:
+        path: the file.
+        encoding: the text's encoding; None: UTF-8.
 
     Raises:
-        UserError: the file cannot be read or is not UTF-8.
+        UserError: the file cannot be read, is not text in that encoding, or has a NUL character.
+    """
+    raw = raw_bytes(path)
+    try:
+        decoded = raw.decode(encoding or "utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        fix = "save the file as UTF-8, or give its encoding (encoding: ...)"
+        raise UserError(f"{path}, line {line}: not {encoding or 'UTF-8'} ({error.reason}); {fix}") from error
+    if "\0" in decoded:
+        line = decoded[: decoded.index("\0")].count("\n") + 1
+        raise UserError(
+            f"{path}, line {line}: a NUL character; is the file damaged, or in another encoding (encoding: utf-16)?"
+        )
+    return decoded
+
+
+def raw_bytes(path: Path) -> bytes:
+    """Read the bytes of a file, without the compression of `.gz`.
+
+    Raises:
+        UserError: the file cannot be read, or its compression is damaged.
     """
     try:
         raw = path.read_bytes()
+        return gzip.decompress(raw) if path.suffix.lower() == ".gz" else raw
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is no whole gzip file ({error}); is it cut off, or not compressed?") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
 
 
 def tsv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line number and the fields of each line that is not blank.
+    """Yield the line number and the fields of each line of one of GLUE's TSV files that is not blank; quotes are text.
 
     Only \\n ends a line, because texts may contain other line separators.
     """
-    for number, line in enumerate(text(path).split("\n"), start=1):
-        if line.strip("\r\n "):
-            yield number, line.rstrip("\r").split("\t")
+    return separated.raw_records(text(path), "\t")
 
 
 def column(rows: Sequence[Row], name: str, path: Path, what: str) -> None:
@@ -76,46 +131,21 @@ def column(rows: Sequence[Row], name: str, path: Path, what: str) -> None:
     Raises:
         UserError: the table does not have the column; the message lists its columns.
     """
-    if rows and name not in rows[0][1]:
-        raise unknown(f"column for {what}", name, rows[0][1], where=str(path))
+    if rows and not any(name in row for _, row in rows):  # objects of JSON may lack keys
+        names = list(rows[0][1])
+        error = unknown(f"column for {what}", name, names, where=str(path))
+        others = [s for s in ";,\t|" if len(names) == 1 and s in names[0]]
+        if not others:
+            raise error
+        raise UserError(f"{error}. The header has one column: is the separator another one (separator: {others[0]!r})?")
 
 
-def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text(path), newline=""), strict=True)
-    while True:
-        start = reader.line_num + 1  # a quoted field may span lines; the row's first line counts
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise UserError(f"{path}, line {start}: {error}; check the quotes of this row") from error
-        if fields:
-            yield start, fields
-
-
-def _with_header(path: Path, records: Iterable[tuple[int, list[str]]]) -> Iterator[Row]:
-    records = iter(records)
-    _, header = next(records, (0, []))
-    if not header:
-        raise UserError(f"{path} is empty; it needs a header line with the columns' names")
-    repeated = sorted({c for c in header if header.count(c) > 1})
-    if repeated:
-        raise UserError(f"{path}, line 1: column {repeated[0]!r} is there twice; names must differ")
-    for number, fields in records:
-        if len(fields) != len(header):
-            raise UserError(
-                f"{path}, line {number}: {len(fields)} fields where the header has {len(header)} "
-                f"({', '.join(header)}); is the row cut off, or a separator inside a field?"
-            )
-        yield number, dict(zip(header, fields, strict=True))
-
-
-def _jsonl(path: Path) -> Iterator[Row]:
-    first: dict[str, Any] | None = None
-    for number, line in enumerate(text(path).split("\n"), start=1):
+def _jsonl(path: Path, content: str) -> Iterator[Row]:
+    is_empty = True
+    for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue
+        is_empty = False
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
@@ -123,8 +153,38 @@ def _jsonl(path: Path) -> Iterator[Row]:
                 f"{path}, line {number}: not JSON ({error.msg} at character {error.pos + 1}); {_EXPECTED}"
             ) from error
         if not isinstance(value, dict):
-            raise UserError(f"{path}, line {number}: {_KINDS.get(type(value).__name__, 'null')}; {_EXPECTED}")
-        first = first if first is not None else value
+            raise UserError(f"{path}, line {number}: {_kind(value)}; {_EXPECTED}")
         yield number, value
-    if first is None:
+    if is_empty:
         raise UserError(f"{path} is empty; it needs one JSON object a line")
+
+
+def _json(path: Path, content: str) -> Iterator[Row]:
+    expected = 'the file must be one JSON array of objects, e.g. [{"text": "...", "label": "..."}]'
+    try:
+        values = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); {expected}") from error
+    if not isinstance(values, list):
+        raise UserError(f"{path}: {'an object' if isinstance(values, dict) else _kind(values)}; {expected}")
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value, dict):
+            raise UserError(f"{path}, row {number}: {_kind(value)}; {expected}")
+        yield number, value
+
+
+def _kind(value: Any) -> str:
+    return _KINDS.get(type(value).__name__, "null")
+
+
+def _parquet(path: Path) -> list[Row]:
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
+        raise UserError(f"{path} is no readable Parquet file ({str(error).splitlines()[0]})") from error
+    names = table.column_names
+    if repeated := sorted({c for c in names if names.count(c) > 1}):
+        raise UserError(f"{path}: column {repeated[0]!r} is there twice; names must differ")
+    return list(enumerate(table.to_pylist(), start=1))

@@ -3,9 +3,13 @@
 - Classification and regression: one or two texts with the tokenizer's special tokens. The tokenizer truncates the
   longer text.
 - Generation: prompt + answer + end-of-text. The beginning of the prompt is truncated first; the answer keeps at least
-  half of the length.
+  half of the length. At test the prompt keeps the whole length whatever the answer, because what the network reads must
+  not depend on a reference; the answer that is scored stands behind it.
 - Generation with an encoder and a decoder: the prompt as the tokenizer frames and truncates it, and answer +
   end-of-text. Each may have the whole length.
+
+A text that begins with the tokenizer's own first token, as chat templates write it, does not get a second one; nor does
+an answer get a second end-of-text.
 """
 
 from __future__ import annotations
@@ -22,10 +26,17 @@ import numpy as np
 
 from peftbench import cache
 from peftbench.errors import UserError
+from peftbench.tasks import tokenizing
 from peftbench.tasks.dataset import SPLITS, Dataset, Example
 
-VERSION = 1  # part of the cache key; raise it when the same input is encoded differently
+VERSION = 3  # part of the cache key; raise it when the same input is encoded differently
 Array = np.ndarray[Any, Any]
+_ARRAYS = (
+    "labels",
+    "answer_start",
+    "lost",
+    "lost_answer",
+)  # optional fields of `Encoded` with a number for each example
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,10 @@ class Encoded:
         answer_start: (n,) int64 index of the answer's first token; None except for generation.
         lengths: (n,) int64 tokens of each example.
         decoder_start: the first token of the decoder; None without a decoder of its own.
+        own_begin: the number of texts that begin with the tokenizer's first token themselves.
+        lost: (n,) int64 tokens that truncation took from each text; of a generation task, from its prompt. None if the
+            ids do not come from texts.
+        lost_answer: (n,) int64 tokens that truncation took from each answer; None except for generation.
     """
 
     ids: list[Array]
@@ -47,6 +62,9 @@ class Encoded:
     answer_start: Array | None
     lengths: Array
     decoder_start: int | None = None
+    own_begin: int = 0
+    lost: Array | None = None
+    lost_answer: Array | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,7 +97,8 @@ def encode(
     path = cache_dir / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.npz"
 
     def encode_split(split: str) -> Encoded:
-        return encode_examples(dataset.name, dataset.kind, dataset.split(split), tokenizer, max_length, decoder_start)
+        examples, is_test = dataset.split(split), split == "test"
+        return encode_examples(dataset.name, dataset.kind, examples, tokenizer, max_length, decoder_start, is_test)
 
     cache.file(path, lambda part: _save(part, {split: encode_split(split) for split in SPLITS}))
     try:
@@ -96,6 +115,7 @@ def encode_examples(
     tokenizer: Any,
     max_length: int,
     decoder_start: int | None = None,
+    is_test: bool = False,
 ) -> Encoded:
     """Encode examples of one kind of task.
 
@@ -106,6 +126,7 @@ def encode_examples(
         tokenizer: a tokenizer of transformers.
         max_length: the largest number of tokens of an example.
         decoder_start: the network's `Backbone.decoder_start`.
+        is_test: whether the examples are tested, so that the length of an answer may not decide how its prompt is cut.
 
     Raises:
         UserError: the tokenizer is not suitable, or a text has no tokens.
@@ -113,7 +134,7 @@ def encode_examples(
     if kind != "generation":
         return _encode_classified(name, kind, examples, tokenizer, max_length)
     if decoder_start is None:
-        return _encode_causal(examples, tokenizer, max_length)
+        return _encode_causal(name, examples, tokenizer, max_length, is_test)
     encoded = _encode_seq2seq(name, examples, tokenizer, max_length)
     return replace(encoded, decoder_start=decoder_start)
 
@@ -136,6 +157,15 @@ def fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps([settings, versions], sort_keys=True).encode()).hexdigest()
 
 
+def remarks(splits: Mapping[str, Encoded], tokenizer: Any) -> list[str]:
+    """Return what a user should know of the encoding of a task's splits, as sentences."""
+    own, total = sum(e.own_begin for e in splits.values()), sum(map(len, splits.values()))
+    if not own:
+        return []
+    token = tokenizer.convert_ids_to_tokens(tokenizing.begin(tokenizer))
+    return [f"{own} of {total} texts begin with {token} themselves; the tokenizer's own is not put before it"]
+
+
 def _encode_classified(name: str, kind: str, examples: Sequence[Example], tokenizer: Any, max_length: int) -> Encoded:
     texts = [e.text for e in examples]
     pairs = None
@@ -143,59 +173,68 @@ def _encode_classified(name: str, kind: str, examples: Sequence[Example], tokeni
         # a tokenizer without a separator token would join the two texts without a gap
         separator = "" if tokenizer.sep_token else "\n"
         pairs = [separator + (e.pair or "") for e in examples]
-    out = tokenizer(texts, pairs, truncation=True, max_length=max_length, padding=False)
-    ids = [np.asarray(row, dtype=np.int32) for row in out["input_ids"]]
+    ids, types, own = tokenizing.framed(name, tokenizer, texts, pairs, max_length)
     _check_not_empty(ids, examples, name)
-    types = None
-    if pairs is not None and tokenizer.sep_token and "token_type_ids" in tokenizer.model_input_names:
-        types = [np.asarray(row, dtype=np.int32) for row in out["token_type_ids"]]
+    has_types = pairs is not None and tokenizer.sep_token and types is not None
     dtype = np.float32 if kind == "regression" else np.int64
     labels = np.asarray([e.label for e in examples], dtype=dtype)
-    return Encoded(ids, types, labels, None, _lengths(ids))
-
-
-def _end_of_text(tokenizer: Any) -> int:
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"{type(tokenizer).__name__} has no end-of-text token, which generation needs; set eos_token")
-    return int(tokenizer.eos_token_id)
+    lost = tokenizing.lost(name, tokenizer, ids, texts, pairs, max_length)
+    return Encoded(ids, types if has_types else None, labels, None, _lengths(ids), own_begin=own, lost=lost)
 
 
 def _encode_seq2seq(name: str, examples: Sequence[Example], tokenizer: Any, max_length: int) -> Encoded:
     """Encode prompts for an encoder and answers for a decoder. `ids` holds each prompt followed by its answer."""
-    end = _end_of_text(tokenizer)
-    prompts = tokenizer([e.text for e in examples], truncation=True, max_length=max_length, padding=False)["input_ids"]
-    answers = tokenizer([e.references[0] for e in examples], add_special_tokens=False, padding=False)["input_ids"]
-    _check_not_empty([np.asarray(prompt) for prompt in prompts], examples, name)
-    endings = [[*answer, end][:max_length] for answer in answers]
-    ids = [np.asarray([*prompt, *ending], dtype=np.int32) for prompt, ending in zip(prompts, endings, strict=True)]
-    starts = np.asarray([len(prompt) for prompt in prompts], dtype=np.int64)
-    return Encoded(ids, None, None, starts, _lengths(ids))
+    end = tokenizing.end_of_text(tokenizer)
+    texts = [e.text for e in examples]
+    prompts, _, own = tokenizing.framed(name, tokenizer, texts, None, max_length)
+    _check_not_empty(prompts, examples, name)
+    references = tokenizing.tokenised(name, tokenizer, [e.references[0] for e in examples], add_special_tokens=False)
+    ids, lost_answer = list[Array](), list[int]()
+    for prompt, out in zip(prompts, references, strict=True):
+        answer = tokenizing.ended(out["input_ids"], end)
+        ids.append(np.concatenate([prompt, np.asarray(answer[:max_length], dtype=np.int32)]))
+        lost_answer.append(max(0, len(answer) - max_length))
+    lost = tokenizing.lost(name, tokenizer, prompts, texts, None, max_length)
+    return Encoded(
+        ids, None, None, _lengths(prompts), _lengths(ids), own_begin=own, lost=lost, lost_answer=_integers(lost_answer)
+    )
 
 
-def _encode_causal(examples: Sequence[Example], tokenizer: Any, max_length: int) -> Encoded:
+def _encode_causal(name: str, examples: Sequence[Example], tokenizer: Any, max_length: int, is_test: bool) -> Encoded:
     """Encode prompts and answers for a causal model."""
-    end = _end_of_text(tokenizer)
-    begin = tokenizer.bos_token_id
-    # add the beginning-of-text token only if the tokenizer itself does
-    opening = [begin] if begin is not None and tokenizer("")["input_ids"][:1] == [begin] else []
+    end, begin = tokenizing.end_of_text(tokenizer), tokenizer.bos_token_id
+    adds = tokenizing.adds_first(tokenizer, begin)
     answers = [e.references[0] if e.text[-1:].isspace() else " " + e.references[0] for e in examples]
-    prompt_ids = tokenizer([e.text for e in examples], add_special_tokens=False, padding=False)["input_ids"]
-    answer_ids = tokenizer(answers, add_special_tokens=False, padding=False)["input_ids"]
-    ids, starts = [], []
-    for prompt, answer in zip(prompt_ids, answer_ids, strict=True):
-        prompt_part, answer_part = _truncate(prompt, [*answer, end], max_length - len(opening))
-        ids.append(np.asarray([*opening, *prompt_part, *answer_part], dtype=np.int32))
-        starts.append(len(opening) + len(prompt_part))
-    return Encoded(ids, None, None, np.asarray(starts, dtype=np.int64), _lengths(ids))
+    prompts = tokenizing.tokenised(name, tokenizer, [e.text for e in examples], add_special_tokens=False)
+    ids, starts, own = list[Array](), list[int](), 0
+    lost, lost_answer = list[int](), list[int]()
+    for prompted, answered in zip(
+        prompts, tokenizing.tokenised(name, tokenizer, answers, add_special_tokens=False), strict=True
+    ):
+        prompt, answer = prompted["input_ids"], tokenizing.ended(answered["input_ids"], end)
+        brings = begin is not None and prompt[:1] == [begin]
+        opening = [begin] if adds or brings else []  # it stays where the prompt's beginning is truncated
+        own += adds and brings
+        kept, kept_answer = _truncate(prompt[brings:], answer, max_length - len(opening), is_test)
+        ids.append(np.asarray([*opening, *kept, *kept_answer], dtype=np.int32))
+        starts.append(len(opening) + len(kept))
+        lost.append(len(prompt[brings:]) - len(kept))
+        lost_answer.append(len(answer) - len(kept_answer))
+    start, prompt_lost, answer_lost = map(_integers, (starts, lost, lost_answer))
+    return Encoded(ids, None, None, start, _lengths(ids), own_begin=own, lost=prompt_lost, lost_answer=answer_lost)
 
 
-def _truncate(prompt: list[int], answer: list[int], length: int) -> tuple[list[int], list[int]]:
-    """Truncate prompt and answer to `length` tokens in all: first the prompt's beginning, down to half the length."""
+def _truncate(prompt: list[int], answer: list[int], length: int, is_test: bool = False) -> tuple[list[int], list[int]]:
+    """Truncate prompt and answer to `length` tokens in all: first the prompt's beginning, down to half the length.
+
+    At test only the prompt's own length decides, so that both may have more than `length` tokens together.
+    """
     if len(prompt) + len(answer) <= length:
         return prompt, answer
     # a truncated answer has no end-of-text token, so that the network does not learn to end there
     answer_part = answer[: max(length - len(prompt), length - length // 2)]
-    return prompt[len(prompt) - min(len(prompt), length - len(answer_part)) :], answer_part
+    room = length if is_test else length - len(answer_part)
+    return prompt[len(prompt) - min(len(prompt), room) :], answer_part
 
 
 def _check_not_empty(ids: list[Array], examples: Sequence[Example], name: str) -> None:
@@ -205,7 +244,11 @@ def _check_not_empty(ids: list[Array], examples: Sequence[Example], name: str) -
 
 
 def _lengths(ids: list[Array]) -> Array:
-    return np.asarray([len(row) for row in ids], dtype=np.int64)
+    return _integers([len(row) for row in ids])
+
+
+def _integers(values: Sequence[int]) -> Array:
+    return np.asarray(values, dtype=np.int64)
 
 
 def _save(path: Path, splits: Mapping[str, Encoded]) -> None:
@@ -218,14 +261,15 @@ def _save(path: Path, splits: Mapping[str, Encoded]) -> None:
 
 def _packed(encoded: Encoded) -> dict[str, Array]:
     """Concatenate the arrays of a split, to be stored. Fields that are None are left out."""
-    packed = {"ids": np.concatenate(encoded.ids), "lengths": encoded.lengths}
+    packed: dict[str, Array] = {
+        "ids": np.concatenate(encoded.ids),
+        "lengths": encoded.lengths,
+        "own_begin": np.asarray(encoded.own_begin),
+    }
     if encoded.types is not None:
         packed["types"] = np.concatenate(encoded.types)
-    if encoded.labels is not None:
-        packed["labels"] = encoded.labels
-    if encoded.answer_start is not None:
-        packed["answer_start"] = encoded.answer_start
-    return packed
+    fields = {name: getattr(encoded, name) for name in _ARRAYS}
+    return packed | {name: value for name, value in fields.items() if value is not None}
 
 
 def _unpacked(stored: Mapping[str, Array], split: str) -> Encoded:
@@ -243,4 +287,7 @@ def _unpacked(stored: Mapping[str, Array], split: str) -> Encoded:
         labels=get("labels"),
         answer_start=get("answer_start"),
         lengths=lengths,
+        own_begin=int(stored[f"{split}.own_begin"]),
+        lost=get("lost"),
+        lost_answer=get("lost_answer"),
     )

@@ -333,7 +333,7 @@ YAML = """\
 name: written
 backbone: tiny-t5
 tasks: [{task: local, name: fruit, train: fruit.csv, text: asked, answer: told, kind: generation, metric: bleu}]
-budget: {steps: 80, batch_size: 16, max_length: 64, seeds: 1}
+budget: {steps: 110, batch_size: 16, max_length: 64, seeds: 1}
 train: {warmup: 0.05}
 profile: false
 methods:

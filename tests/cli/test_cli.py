@@ -120,6 +120,20 @@ def test_plan_shows_sizes_deviations_and_times(call: Call, tiny: str) -> None:
     assert "off the budget of 2,000 trainable parameters by more than 20%: full 15x (only size)" in done.out
 
 
+def test_plan_says_what_is_done_to_the_data(call: Call, tiny: str, tmp_path: Path) -> None:
+    said = call("plan", tiny).out
+    assert "data of synthetic/classification\n  Rows: 60 train, 48 validation, 64 test.\n" in said
+    assert "Classes, train/validation/test: bad 30/24/32, good 30/24/32." in said
+    assert "! Classes" not in said
+    rows = [f"{'word ' * (30 + i)},{'Billing' if i % 3 else 'billing'}" for i in range(60)]
+    (tmp_path / "t.csv").write_text("\n".join(["body,queue", *rows]))
+    own = "task: local, train: t.csv, text: body, label: queue"
+    (tmp_path / "own.yaml").write_text(TINY.replace("task: synthetic/classification, rows: 60", own))
+    said = " ".join(call("plan", "own.yaml").out.split())
+    assert "! Texts over 16 tokens lose their end: 100 % of every split" in said
+    assert "! Classes that differ only in case, blanks or hyphens: Billing = billing." in said
+
+
 def test_plan_as_json_has_a_row_for_each_run(call: Call, tiny: str) -> None:
     rows = json.loads(call("plan", tiny, "--json", "--only", "seed=1").out)
     assert [(r["label"], r["seed"], r["size"]) for r in rows] == [("full", 1, "native"), ("lora", 1, "matched")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from peftbench.backbones import tiny
 from peftbench.cache import Stores
 from peftbench.errors import UserError
 from peftbench.plan import read, resolve
+from peftbench.plan.prepare import prepare
 from peftbench.plan.resolve import Facts
 from peftbench.plan.selection import Selection
+from peftbench.records import comparable
+from peftbench.records.spec import RunSpec
 
 
 def gathered(tmp_path: Path, text: str) -> Facts:
@@ -68,6 +72,48 @@ def test_files_of_a_local_task_are_found_beside_the_experiment(tmp_path: Path, m
     assert task.spec.name == "local/mine"
     assert task.spec.options["train"] == "home/a.csv", "relative to where the command runs, so that records can move"
     assert tasks.open_task(task.spec.name, task.spec.options).fingerprint == task.spec.fingerprint
+
+
+def specs_of(folder: Path, file: str = "a.csv", **options: str) -> list[RunSpec]:
+    """The runs of an experiment on a file with the columns body and stars."""
+    folder.mkdir(exist_ok=True)
+    lines = "".join(f"text number {i},{'good' if i % 2 else 'bad'}\n" for i in range(60))
+    (folder / file).write_text(f"{options.get('text', 'body')},stars\n{lines}")
+    written = {"task": "local", "train": file, "text": "body", "label": "stars", **options}
+    task = ", ".join(f"{key}: {value}" for key, value in written.items())
+    planned = prepare(load(folder, SYNTHETIC.replace("TASKS", f"[{{{task}}}]"))).planned
+    return [p.spec for p in planned]
+
+
+def test_a_file_is_the_same_task_at_another_path_and_under_another_name_and_column(tmp_path: Path) -> None:
+    first = specs_of(tmp_path / "one")
+    for again in (
+        specs_of(tmp_path / "two"),
+        specs_of(tmp_path / "one", "b.csv"),
+        specs_of(tmp_path / "one", name="mine"),
+        specs_of(tmp_path / "one", text="words"),
+        specs_of(tmp_path / "one", limit_train="5000"),
+    ):
+        assert [s.id for s in again] == [s.id for s in first]
+        assert [s.axes for s in again] == [s.axes for s in first], "equal runs draw equal random numbers"
+        assert [comparable.key(s) for s in again] == [comparable.key(s) for s in first]
+    assert specs_of(tmp_path / "two", limit_train="20")[0].id != first[0].id
+
+
+def test_a_file_task_of_the_older_identity_is_another_run(tmp_path: Path) -> None:
+    (spec, *_) = specs_of(tmp_path / "one")
+    old = replace(spec, task=replace(spec.task, version=1))
+    moved = replace(old, task=replace(old.task, name="local/moved", options={}))
+    assert len({spec.id, old.id, moved.id}) == 3
+    assert [d.name for d in comparable.differences(spec, old)] == ["version of the task's code"]
+
+
+def test_one_file_under_two_names_is_refused_unless_something_else_differs(tmp_path: Path) -> None:
+    specs_of(tmp_path)
+    one = "task: local, train: a.csv, text: body, label: stars, name"
+    with pytest.raises(UserError, match=r"tasks\[1\].*local/b has the same data as local/a"):
+        prepare(load(tmp_path, SYNTHETIC.replace("TASKS", f"[{{{one}: a}}, {{{one}: b}}]")))
+    assert prepare(load(tmp_path, SYNTHETIC.replace("TASKS", f"[{{{one}: a}}, {{{one}: b, max_length: 64}}]"))).planned
 
 
 def test_a_model_that_cannot_be_had_names_its_place(tmp_path: Path) -> None:

@@ -157,6 +157,52 @@ def test_a_metric_without_an_interval_is_not_called_learned_or_not(tmp_path):
     assert c.learned is None
 
 
+def an_error(seed: int, values: list[float], labels: list[float], majority: float, metric: str) -> dict:
+    misses = [abs(v - y) for v, y in zip(values, labels, strict=True)]
+    score = statistics.fmean(misses) if metric == "mae" else math.sqrt(statistics.fmean(m * m for m in misses))
+    body = factories.run("full", seed, score, metric=metric, direction="min", majority=majority, examples=len(labels))
+    return {**body, "predictions": {**body["predictions"], "values": values, "labels": labels}}
+
+
+@pytest.mark.parametrize("metric", ["mae", "rmse"])
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+@pytest.mark.parametrize(("miss", "learned"), [(1.0, True), (9.0, False), (10.0, False), (40.0, False)])
+def test_an_error_must_be_smaller_than_that_of_the_mean(tmp_path, metric, seeds, miss, learned):
+    labels = [float(i) for i in range(40)]
+    values = [y + miss * (1 + (i % 3 - 1) / 2) for i, y in enumerate(labels)]
+    (c,) = compared(tmp_path, [an_error(s, values, labels, 10.0, metric) for s in range(seeds)])
+    assert c.learned is learned
+
+
+def test_one_seed_that_does_not_beat_the_mean_decides_for_two(tmp_path):
+    labels = [float(i) for i in range(40)]
+    errors = [an_error(s, [y + miss for y in labels], labels, 10.0, "mae") for s, miss in enumerate((1.0, 11.0))]
+    (c,) = compared(tmp_path, errors)
+    assert c.learned is False
+
+
+def test_an_error_whose_interval_is_not_known_is_undecided_only_below_that_of_the_mean(tmp_path):
+    for score, learned in [(12.0, None), (30.0, False), (31.0, False)]:
+        body = factories.run("full", 0, score, metric="rmse", direction="min", majority=30.0)  # not its predictions'
+        (c,) = compared(tmp_path / str(score), [body])
+        assert c.learned is learned
+
+
+def test_a_regression_that_is_not_learned_names_no_winner_and_no_class(tmp_path, no_figures):
+    labels = [float(i) for i in range(40)]
+    wrong = {"full": 1_463_087.0, "lora": 1_463_000.0}
+    for label, miss in wrong.items():
+        body = an_error(0, [y + miss for y in labels], labels, 553_947.0, "rmse")
+        asked = factories.run(label, 0)
+        record.write(tmp_path, {**body, **{k: asked[k] for k in ("spec", "spec_id", "slug")}})
+    page = assemble.write(tmp_path)[0].read_text()
+    for text in (assemble.text_table(tmp_path), page):
+        assert "does not beat the mean of the training labels" in " ".join(text.split())
+        assert "553,947" in text
+        assert "majority" not in text
+        assert "better than every other" not in text
+
+
 # Times and sizes
 
 

@@ -7,13 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from run_specs import spec
 from torch import nn
 from torch._dynamo.utils import counters
 
 from peftbench import tasks
+from peftbench.cache import Stores
 from peftbench.errors import UserError
+from peftbench.estimate import text_lengths
 from peftbench.records.spec import ProfileSpec, RunSpec
 from peftbench.run import session as session_module
 from peftbench.run.profile import steps as stepping
@@ -34,6 +37,20 @@ def test_a_run_repeated_after_other_runs_has_the_same_losses_and_predictions(ses
     assert first["curve"] == again["curve"] == alone["curve"]
     assert first["predictions"] == again["predictions"] == alone["predictions"]
     assert first["memory"]["at_peak"] == again["memory"]["at_peak"] == alone["memory"]["at_peak"]
+
+
+@pytest.mark.parametrize("task", ["synthetic/classification", "synthetic/generation"])
+def test_a_record_says_of_the_data_what_the_plan_said(session: Session, tmp_path: Path, task: str) -> None:
+    asked = spec("lora", task, max_length=8)
+    data = session.execute(asked)["data"]
+    planned = text_lengths.data_summary(Stores(tmp_path), asked.backbone, asked.task, 8)
+    assert data == msgspec.to_builtins(planned)
+    assert data["splits"]["train"]["cut_texts"] > 0
+
+
+def test_a_trial_says_nothing_of_the_test_split(session: Session) -> None:
+    trial = session.execute(replace(spec("lora"), trial=0))
+    assert set(trial["data"]["splits"]) == {"train", "validation"}
 
 
 @pytest.mark.parametrize("method", ["lora", "adalora"])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from peftbench import tasks
 from peftbench.errors import UserError
-from peftbench.tasks import batches, tokens
+from peftbench.tasks import batches, tokenizing, tokens
 from peftbench.tasks.dataset import example
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -214,3 +214,71 @@ def test_prompts_for_generation_end_with_the_prompt_on_the_right(tmp_path: Path)
     assert batch["attention_mask"][:, -1].tolist() == [1] * 3
     with pytest.raises(ValueError, match="only generation"):
         batches.prompts(tokens.encode(tasks.open_task("synthetic/pair"), _tokenizer(), 40, tmp_path)["test"], [0], 0)
+
+
+def _with_tests(*examples: tasks.Example) -> tasks.Dataset:
+    d = tasks.open_task("synthetic/generation")
+    return dataclasses.replace(d, test=examples, fingerprint=repr(examples))
+
+
+@pytest.mark.parametrize("words", [1, 4, 9, 30])
+def test_the_prompt_at_test_does_not_depend_on_the_reference(tmp_path: Path, words: int) -> None:
+    prompts = [f"a rule and {'some context ' * words}{i} :" for i in range(3)]
+    seen = []
+    for reference in ("x", "a longer reference " * 4):
+        d = _with_tests(*(example(prompt, references=[reference]) for prompt in prompts))
+        test = tokens.encode(d, _tokenizer(bos_token="<begin>"), 64, tmp_path)["test"]
+        assert test.answer_start is not None
+        seen.append([row[:start].tolist() for row, start in zip(test.ids, test.answer_start, strict=True)])
+        assert all(len(row) > start for row, start in zip(test.ids, test.answer_start, strict=True)), "all are scored"
+    assert seen[0] == seen[1]
+    assert [len(row) for row in seen[0]] == [min(64, len(prompt)) for prompt in prompts]
+
+
+def _framing(first: str) -> Any:
+    """A tokenizer that puts a first token before a text, as those of BERT and Llama do."""
+    from tokenizers import processors
+
+    tokenizer = _tokenizer(**{first: "<begin>"})
+    template = processors.TemplateProcessing(
+        single="<begin> $A", pair="<begin> $A <end> $B", special_tokens=[("<begin>", 2), ("<end>", 1)]
+    )
+    tokenizer.backend_tokenizer.post_processor = template
+    return tokenizer
+
+
+@pytest.mark.parametrize("room", [64, 16])
+@pytest.mark.parametrize("first", ["bos_token", "cls_token"])
+@pytest.mark.parametrize("kind", ["classification", "generation", "encoder and decoder"])
+def test_a_first_token_in_the_text_is_not_doubled_and_is_told(kind: str, first: str, room: int) -> None:
+    if kind == "generation" and first == "cls_token":
+        pytest.skip("causal networks have no such token")
+    tokenizer = _framing(first)
+    rows = [example(text, None, 0, ["fine"]) for text in ("ask 20 words :", "<begin>ask 20 words :")]
+    start = 0 if kind == "encoder and decoder" else None
+    encoded = tokens.encode_examples(
+        "t", kind.split()[0].replace("encoder", "generation"), rows, tokenizer, room, start
+    )
+    plain, templated = (row.tolist() for row in encoded.ids)
+    assert templated == plain
+    assert plain[:2].count(2) == 1
+    assert encoded.own_begin == 1
+    assert tokens.remarks({"train": encoded}, tokenizer) == [
+        "1 of 2 texts begin with <begin> themselves; the tokenizer's own is not put before it"
+    ]
+    assert tokens.remarks({"train": dataclasses.replace(encoded, own_begin=0)}, tokenizer) == []
+
+
+def test_an_end_token_in_the_answer_is_not_doubled() -> None:
+    for start in (None, 0):
+        rows = [example("ask:", references=[answer]) for answer in ("fine", "fine<end>")]
+        plain, ended = tokens.encode_examples("t", "generation", rows, _tokenizer(), 64, start).ids
+        assert ended.tolist() == plain.tolist()
+
+
+def test_encoding_in_parts_gives_what_encoding_at_once_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    d = tasks.open_task("synthetic/pair")
+    whole = tokens.encode_examples("t", d.kind, d.train, _tokenizer(), 40)
+    monkeypatch.setattr(tokenizing, "AT_ONCE", 7)
+    parts = tokens.encode_examples("t", d.kind, d.train, _tokenizer(), 40)
+    assert all(np.array_equal(a, b) for a, b in zip(whole.ids, parts.ids, strict=True))

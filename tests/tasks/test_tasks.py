@@ -131,13 +131,17 @@ def test_the_damaged_rows_of_qqp_are_left_out_and_counted(tmp_path: Path, no_hub
     assert "2 damaged rows of the official files left out" in d.notes
 
 
-def test_mnli_is_tested_on_the_matched_dev_split(tmp_path: Path, no_hub: None) -> None:
+def test_mnli_is_tested_on_matched_or_mismatched_genres_after_the_same_training(tmp_path: Path, no_hub: None) -> None:
     classes = ("entailment", "neutral", "contradiction")
-    for name in ("train.tsv", "dev_matched.tsv"):
+    for name in ("train.tsv", "dev_matched.tsv", "dev_mismatched.tsv"):
         rows = [f"{i}\tpremise {name} {i}\thypothesis\t{classes[i % 3]}" for i in range(30)]
         _tsv(tmp_path / "MNLI" / name, ["index\tsentence1\tsentence2\tgold_label", *rows])
-    d = tasks.open_task("glue/mnli", data_dir=tmp_path)
-    assert [e.label for e in d.test[:3]] == [0, 1, 2]
+    matched = tasks.open_task("glue/mnli", data_dir=tmp_path)
+    mismatched = tasks.open_task("glue/mnli_mismatched", data_dir=tmp_path)
+    assert [e.label for e in matched.test[:3]] == [0, 1, 2]
+    assert matched.test[0].text == "premise dev_matched.tsv 0"
+    assert [e.text for e in mismatched.test] == [f"premise dev_mismatched.tsv {i}" for i in range(30)]
+    assert (mismatched.train, mismatched.validation) == (matched.train, matched.validation)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from commands import Call
 from peftbench.errors import UserError
 from peftbench.records import record
 from peftbench.run import runner
-from peftbench.verify.records import repeat, summary
+from peftbench.verify.records import differences, repeat, summary
 from peftbench.verify.records.repeat import RepeatRequest, Verification
 
 
@@ -39,6 +39,13 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         threads=1,
     )
     return folder
+
+
+def test_numbers_of_the_data_are_compared_and_remarks_are_not() -> None:
+    recorded = {"data": {"doubled": {"<s>": 1}, "notes": ["2 rows left out"]}}
+    repeated = {"data": {"doubled": {"<s>": 2}, "notes": ["two rows are left out"]}}
+    assert [d.field for d in differences.compare(recorded, repeated)] == ["data.doubled.<s>"]
+    assert differences.compare({}, repeated) == [], "an older record has none"
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 
 from peftbench.report.data import verdicts
 from peftbench.report.data.comparison import Comparison, Entry, spread
-from peftbench.report.data.notes import NOT_LEARNED
+from peftbench.report.data.notes import not_learned
 from peftbench.report.media.filename import stem
 from peftbench.report.media.plain import natural
 from peftbench.report.stats import intervals, ranks
@@ -104,7 +104,7 @@ def _unusable(c: Comparison) -> str | None:
         return f"no finished run of the reference {c.reference}"
     if base.mean <= 0:
         return "the reference's score is not positive"
-    return NOT_LEARNED if c.learned is False else None
+    return not_learned(c) if c.learned is False else None
 
 
 def _standing(label: str, group: Sequence[Comparison], used: Sequence[Comparison]) -> Standing:

@@ -15,13 +15,12 @@ from statistics import fmean
 from peftbench.records import comparable, record
 from peftbench.records.record import ProfileRecord, Record, RunRecord
 from peftbench.records.spec import as_dict, digest
-from peftbench.report.data import notes, pooled_passes, times
+from peftbench.report.data import grouping, notes, pooled_passes, times
 from peftbench.report.data.comparison import Comparison, Entry, spread
+from peftbench.report.data.grouping import Key
 from peftbench.report.data.learned import learned
 from peftbench.report.media.plain import natural
 from peftbench.report.stats.intervals import paired
-
-Key = tuple[str, str, str]  # experiment, task, hash of the setting that runs must share
 
 
 def compare(records: Iterable[Record]) -> list[Comparison]:
@@ -36,14 +35,11 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     records = list(records)
     counting = record.latest(records)
     profiles = pooled_passes.pool(r for r in counting.values() if isinstance(r, ProfileRecord))
-    groups: dict[Key, list[RunRecord]] = defaultdict(list)
-    for r in counting.values():
-        if isinstance(r, RunRecord):
-            groups[r.experiment, r.spec.task.name, comparable.key(r.spec)].append(r)
+    groups = grouping.by_setting(r for r in counting.values() if isinstance(r, RunRecord))
     variants = _variants(groups)
     repeated = Counter(r.spec_id for r in records if not r.is_finished and counting[r.spec_id].is_finished)
     compared = {
-        key: _comparison(groups[key], profiles, variants[key], repeated)
+        key: _comparison(key[1], groups[key], profiles, variants[key], repeated)
         for key in sorted(groups, key=lambda key: natural(*key))
     }
     return [replace(c, notes=(*_incomparable(key, groups, variants), *c.notes)) for key, c in compared.items()]
@@ -65,7 +61,7 @@ def _incomparable(key: Key, groups: Mapping[Key, list[RunRecord]], variants: Map
 
 
 def _comparison(
-    runs: list[RunRecord], profiles: list[ProfileRecord], variant: str, repeated: Mapping[str, int]
+    task: str, runs: list[RunRecord], profiles: list[ProfileRecord], variant: str, repeated: Mapping[str, int]
 ) -> Comparison:
     runs = sorted(runs, key=lambda r: (natural(r.spec.method.label), r.spec.seed, r.spec_id))
     mine = times.matching(profiles, runs[0])
@@ -75,10 +71,11 @@ def _comparison(
     base = next((e for e in entries if e.label == reference), None)
     entries = [_relative(e, base) for e in entries]
     spec = runs[0].spec
+    data = notes.data_of(runs)
     is_learned = learned(base, majority, direction, metric) if base else None
     return Comparison(
         experiment=runs[0].experiment,
-        task=spec.task.name,
+        task=task,
         stand_in_for=spec.task.stand_in_for,
         backbone=spec.backbone.model,
         budget=spec.train,
@@ -90,6 +87,7 @@ def _comparison(
         entries=tuple(entries),
         notes=tuple(notes.collect(runs, mine, entries, reference, is_learned, repeated)),
         variant=variant,
+        data=data,
     )
 
 

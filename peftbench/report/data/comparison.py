@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peftbench.records.costs import Parameters
+from peftbench.records.data_summary import DataSummary
 from peftbench.records.record import RunRecord
 from peftbench.records.spec import TrainSpec
 from peftbench.report.data import times
 from peftbench.report.media.filename import stem
+
+REGRESSION = ("mae", "rmse", "pearson", "spearman")  # the metrics of numbers
 
 
 @dataclass(frozen=True)
@@ -94,13 +97,14 @@ class Comparison:
         budget: training settings of the runs; its learning rate is that of one configuration.
         metric: the primary metric.
         direction: "max" or "min", which of the two is better.
-        majority: primary metric of the constant predictor.
+        majority: primary metric of the constant predictor, `constant_answer`.
         reference: label of the row that scores and costs are relative to.
-        learned: whether the reference beats the majority class by more than its interval; None if undecided.
+        learned: whether the reference beats the constant predictor by more than its interval; None if undecided.
         entries: the rows.
         notes: sentences under the table.
         variant: distinguishes tables of one task under different budgets; else empty.
         file: file name of the table, where `slug` alone would be another's too; else empty.
+        data: what was done to the task's data; None in older records.
     """
 
     experiment: str
@@ -117,12 +121,18 @@ class Comparison:
     notes: tuple[str, ...]
     variant: str = ""
     file: str = ""
+    data: DataSummary | None = None
 
     @property
     def title(self) -> str:
         """The task's name; a stand-in is always marked as one."""
         name = f"{self.task} (stand-in for {self.stand_in_for})" if self.stand_in_for else self.task
         return f"{name}, {self.variant}" if self.variant else name
+
+    @property
+    def constant(self) -> str:
+        """The constant predictor with its score: `majority class 0.230`; empty if the score is not known."""
+        return "" if self.majority is None else f"{constant_answer(self.metric)} {in_digits(self.majority)}"
 
     @property
     def slug(self) -> str:
@@ -133,6 +143,24 @@ class Comparison:
     def other_metrics(self) -> list[str]:
         """The further test metrics of any run, sorted."""
         return sorted({m for e in self.entries for m in e.others})
+
+
+def constant_answer(metric: str) -> str:
+    """The best answer that ignores the text, in words.
+
+    >>> constant_answer("accuracy"), constant_answer("rmse")
+    ('majority class', 'mean of the training labels')
+    """
+    return "mean of the training labels" if metric in REGRESSION else "majority class"
+
+
+def in_digits(score: float) -> str:
+    """A score without its uncertainty.
+
+    >>> in_digits(0.2304), in_digits(553947.2)
+    ('0.230', '553,947')
+    """
+    return f"{score:.3f}" if abs(score) < 10 else f"{score:,.0f}" if abs(score) >= 1000 else f"{score:.2f}"
 
 
 def names_of(task: str, stand_in_for: str | None) -> list[str]:

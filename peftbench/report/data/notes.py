@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import structs, to_builtins
 
+from peftbench.records.data_summary import DataSummary
 from peftbench.records.record import ProfileRecord, Record, RunRecord
 from peftbench.records.spec import digest
-from peftbench.report.data import times
-from peftbench.report.data.comparison import Entry
+from peftbench.report.data import data_text, times
+from peftbench.report.data.comparison import Comparison, Entry, constant_answer
 
 DISTURBED = 0.1  # share of the cores that other programs used, above which times count as disturbed
 NOT_LEARNED = "not learned at this budget"
@@ -39,11 +40,16 @@ def collect(
     if wanted := runs[0].spec.task.stand_in_for:
         name = runs[0].spec.task.name
         yield f"{wanted} could not be had: {name} ran in its place. These numbers say nothing about {wanted} itself."
+    data, max_length = data_of(runs), runs[0].spec.train.max_length
     if learned is False:
+        constant = constant_answer(entries[0].metric)
+        cause = f" A likely cause: {why}." if (why := data_text.likely_cause(data)) else ""
         yield (
-            f"{NOT_LEARNED.capitalize()}: {reference} does not beat the majority class by more than its interval, so "
-            "differences between methods mean nothing here."
+            f"{NOT_LEARNED.capitalize()}: {reference} does not beat the {constant} by more than its interval, so "
+            f"differences between methods mean nothing here.{cause}"
         )
+    if data is not None:
+        yield from data_text.warnings(data, max_length)
     base = next((e for e in entries if e.label == reference), None)
     if base is None or base.mean is None:
         yield f"No finished run of the reference {reference}: nothing can be given relative to it."
@@ -58,6 +64,17 @@ def collect(
         sizes = " or ".join(f"{h:,}" for h in sorted(heads))
         yield f"The task head has {sizes} parameters, which every method trains alike and 'trainable' leaves out."
     yield from _measured(runs, profiles, entries)
+
+
+def not_learned(c: Comparison) -> str:
+    """Why a table's scores say nothing, for headings and other tables; with truncation where it is a likely cause."""
+    why = data_text.likely_cause(c.data)
+    return f"{NOT_LEARNED} ({why})" if why else NOT_LEARNED
+
+
+def data_of(runs: Sequence[RunRecord]) -> DataSummary | None:
+    """What was done to the task's data; None if no record says so. All runs of a table have the same data."""
+    return next((r.body.data for r in runs if r.body.data is not None), None)
 
 
 def _failures(runs: Sequence[RunRecord]) -> Iterator[str]:

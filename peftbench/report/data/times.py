@@ -148,7 +148,7 @@ def of(profiles: Sequence[ProfileRecord], run: RunRecord) -> Times | None:
         if profiled is None or (profiled.name, profiled.version, profiled.hyper) != mine:
             continue
         for row in profile.rows:
-            if row.label == method.label and row.task == run.spec.task.name:
+            if row.label == method.label and row.task in (run.spec.task.name, profile.spec.task.name):
                 return of_row(row, profile)
     return None
 

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from peftbench.records import comparable, record, trials
+from peftbench.records import record, trials
 from peftbench.records.record import Record, TrialRecord
 from peftbench.records.spec import TrainSpec, digest
+from peftbench.report.data import grouping
 from peftbench.report.data.comparison import Comparison, Entry, length, names_of
 from peftbench.report.media.filename import stem
 from peftbench.report.media.plain import natural
@@ -121,10 +122,7 @@ def of(records: Iterable[Record], comparisons: Sequence[Comparison] = ()) -> lis
         One `Tuning` per group.
     """
     order = {e.label: i for i, e in reversed(list(enumerate(e for c in comparisons for e in c.entries)))}
-    groups: dict[tuple[str, str, str], list[TrialRecord]] = defaultdict(list)
-    for r in record.latest(records).values():
-        if isinstance(r, TrialRecord):
-            groups[r.experiment, r.spec.task.name, comparable.key(r.spec)].append(r)
+    groups = grouping.by_setting(r for r in record.latest(records).values() if isinstance(r, TrialRecord))
     tables = Counter(key[:2] for key in groups)
     tunings = []
     for key, runs in sorted(groups.items(), key=lambda item: natural(*item[0])):

@@ -15,4 +15,5 @@ def shown(by: Comparison | Average | Latencies | Tuning) -> list[str]:
     if isinstance(by, Latencies):
         return [by.experiment, by.title, by.setting, *by.labels]
     labels = [row.label for row in (by.entries if isinstance(by, Comparison) else by.rows)]
-    return [by.experiment, by.title, by.backbone, by.metric, *labels]
+    classes = by.data.classes if isinstance(by, Comparison) and by.data else ()
+    return [by.experiment, by.title, by.backbone, by.metric, *labels, *classes]

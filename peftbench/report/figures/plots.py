@@ -8,7 +8,7 @@ from peftbench.report.data.average import Average
 from peftbench.report.data.comparison import Comparison
 from peftbench.report.data.latencies import Latencies
 from peftbench.report.figures import average_figure as by_average
-from peftbench.report.figures import curves, names, quality, style
+from peftbench.report.figures import confusion, curves, names, quality, style
 from peftbench.report.figures import latency_figure as by_shape
 from peftbench.report.figures import rank_figure as by_rank
 from peftbench.report.figures import tuning_figures as by_trial
@@ -27,6 +27,8 @@ def figures(c: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, byt
                 yield from style.files(f"{c.slug}--{name}", drawn)
         if (drawn := curves.draw(c, looks)) is not None:
             yield from style.files(f"{c.slug}--loss", drawn)
+        if (drawn := confusion.draw(c)) is not None:
+            yield from style.files(f"{c.slug}--confusion", drawn)
 
 
 def latency_figure(p: Latencies, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:

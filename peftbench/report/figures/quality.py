@@ -99,7 +99,7 @@ def draw(c: Comparison, axes: Sequence[Axis], looks: Mapping[str, Look]) -> Figu
     points = [_points(c, axis) for axis in axes]
     if not any(points):
         return None
-    drawn, panels = figure(c, len(axes), f"majority class {c.majority:.3f}" if c.majority is not None else "")
+    drawn, panels = figure(c, len(axes), c.constant)
     legend = ""
     for panel, axis, shown in zip(panels, axes, points, strict=True):
         _scale(panel, axis, shown)
@@ -211,7 +211,7 @@ def _bars(panel: Axes, shown: Sequence[Point], looks: Mapping[str, Look]) -> Non
 
 
 def _baseline(panel: Axes, c: Comparison) -> None:
-    """Draw the majority class as a dotted line, unless it is so far that it would compress the points."""
+    """Draw the constant answer as a dotted line, unless it is so far that it would compress the points."""
     low, high = panel.get_ylim()
     if c.majority is not None and low - 0.15 * (high - low) <= c.majority <= high:
         panel.axhline(c.majority, ls=":", lw=1.3, color=MUTED, zorder=1)

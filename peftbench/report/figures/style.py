@@ -19,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from peftbench.report.data.comparison import Comparison, length
 from peftbench.report.data.notes import NOT_LEARNED
@@ -134,7 +135,9 @@ def legend(panel: Axes, handles: Mapping[str, Any], **place: Any) -> None:
 
 def make_room(panel: Axes, names: Iterable[str]) -> None:
     """Widen the margin for long names: at the resolution of the PNG they are up to 2 % wider than in the layout."""
-    if max(map(len, names), default=0) > WIDE and (engine := panel.get_figure().get_layout_engine()):
+    if max(map(len, names), default=0) > WIDE and (root := panel.get_figure(root=True)):
+        engine = root.get_layout_engine()
+        assert isinstance(engine, ConstrainedLayoutEngine)  # as `canvas` makes every figure
         engine.set(w_pad=0.12)  # inches
 
 

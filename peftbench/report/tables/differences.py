@@ -7,7 +7,7 @@ from typing import Any
 
 from peftbench.report.data import verdicts
 from peftbench.report.data.comparison import Comparison, Entry
-from peftbench.report.data.notes import NOT_LEARNED
+from peftbench.report.data.notes import not_learned
 from peftbench.report.data.pareto import COSTS
 from peftbench.report.data.verdicts import ScoreVerdict
 from peftbench.report.stats.intervals import Estimate
@@ -30,7 +30,7 @@ def known(c: Comparison) -> bool:
 
 def legend(c: Comparison) -> str:
     """The explanation of the columns, preceded by a warning if the task was not learned."""
-    return f"{NOT_LEARNED.capitalize()}: differences mean nothing here. {LEGEND}" if c.learned is False else LEGEND
+    return f"{not_learned(c).capitalize()}: differences mean nothing here. {LEGEND}" if c.learned is False else LEGEND
 
 
 def columns(c: Comparison) -> list[Column]:

@@ -39,7 +39,7 @@ def row(c: Comparison, e: Entry) -> dict[str, Any]:
         relative, relative_sd: mean / the reference's, and its standard deviation over common seeds.
         reference: label of the reference.
         majority: score of the constant predictor.
-        learned: whether the reference beats the majority class by more than its interval.
+        learned: whether the reference beats the constant predictor by more than its interval.
         other_metrics: metric -> mean and sd on the test split.
         trainable, head, stored_bytes: trainable parameters without the task head, parameters of the head, and bytes
             of the adapter file.

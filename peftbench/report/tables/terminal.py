@@ -35,8 +35,8 @@ def text(
 
 
 def _comparison(c: Comparison, names: Sequence[str]) -> str:
-    majority = f", majority class {c.majority:.3f}" if c.majority is not None else ""
-    title = f"{c.experiment}: {c.title} ({c.backbone}, {length(c.budget)}{majority})"
+    constant = f", {c.constant}" if c.constant else ""
+    title = f"{c.experiment}: {c.title} ({c.backbone}, {length(c.budget)}{constant})"
     table = columns.text(columns.columns(c, names), c.entries)
     said = [*conclusions.sentences(c), *conclusions.unmarked(c)]
     return block(title, table, [*said, *c.notes, *_sample(c)])

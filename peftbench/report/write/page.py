@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from peftbench.report.data import data_text
 from peftbench.report.data.average import Average
-from peftbench.report.data.comparison import Comparison, length
+from peftbench.report.data.comparison import Comparison, constant_answer, in_digits, length
 from peftbench.report.data.latencies import Latencies
 from peftbench.report.data.samples import first_sample
 from peftbench.report.data.tunings import Tuning
@@ -17,8 +18,16 @@ from peftbench.report.media import filename
 from peftbench.report.media.figure import missing_note
 from peftbench.report.media.markdown import code_block, escape
 from peftbench.report.media.plain import natural
+from peftbench.report.tables import (
+    class_scores,
+    conclusions,
+    differences,
+    export,
+    latency_page,
+    step_costs,
+    trials,
+)
 from peftbench.report.tables import columns as tables
-from peftbench.report.tables import conclusions, differences, export, latency_page, step_costs, trials
 
 Shown = Comparison | Latencies | Tuning | Average
 HEADINGS = {
@@ -27,6 +36,7 @@ HEADINGS = {
     "quality-vs-step-time": "Quality against the time of a training step",
     "quality-vs-latency": "Quality against inference latency",
     "loss": "Training loss",
+    "confusion": "Confusion matrix",
     "expected-best": "Expected best validation score of k trials",
     "rates": "Validation score against learning rate",
 }
@@ -141,6 +151,13 @@ def _tables(c: Comparison, names: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield f"{name}.csv", tables.csv([step_costs.row(e) for e in c.entries])
         caption = f"{c.title}: what a training step is made of. {step_costs.LEGEND}"
         yield f"{name}.tex", tables.latex(step_costs.columns(c.reference), c.entries, caption, name)
+    if class_scores.known(c):
+        name = f"{c.slug}--classes"
+        yield f"{name}.md", f"# {c.title}: the classes\n\n{_classes(c)}"
+        yield f"{name}.csv", tables.csv(class_scores.rows(c))
+        caption = f"{c.title}: the classes. {class_scores.legend(c)}"
+        yield f"{name}.tex", tables.latex(class_scores.columns(c), class_scores.table(c), caption, name)
+        yield f"{c.slug}--confusion.csv", tables.csv(class_scores.confusion_rows(c))
 
 
 def _caption(*sentences: str) -> str:
@@ -182,6 +199,9 @@ def _page(
                 parts += ["Who differs from whom:\n", _differences(c), _links(f"{c.slug}--differences")]
             if step_costs.known(c.entries):
                 parts += ["The training step:\n", _step(c), _links(f"{c.slug}--step")]
+            if class_scores.known(c):
+                confusion = f"Every confusion as [CSV](tables/{c.slug}--confusion.csv).\n"
+                parts += ["The classes:\n", _classes(c), _links(f"{c.slug}--classes"), confusion]
             parts += [*_samples(c), *_figures(c, figures[c.slug])]
         for p in (x for x in group if isinstance(x, Latencies)):
             shown = (_figure(f, "What adapters add to inference", p.title) for f in figures[p.slug])
@@ -198,9 +218,10 @@ def _comparison(c: Comparison, names: Sequence[str]) -> str:
         f"{budget.max_length} tokens each; reference: {c.reference}."
     ]
     if c.majority is not None:
-        facts.append(f"Always answering the majority class gives {c.metric} {c.majority:.3f}.")
+        facts.append(f"Always answering the {constant_answer(c.metric)} gives {c.metric} {in_digits(c.majority)}.")
     notes = [*conclusions.sentences(c), *conclusions.unmarked(c), *c.notes]
-    return f"{escape(' '.join(facts))}\n\n{tables.markdown(tables.columns(c, names), c.entries)}{_list(notes)}"
+    data = "" if c.data is None else f"The data:\n{_list(list(data_text.facts(c.data, budget.max_length)))}\n"
+    return f"{escape(' '.join(facts))}\n\n{data}{tables.markdown(tables.columns(c, names), c.entries)}{_list(notes)}"
 
 
 def _differences(c: Comparison) -> str:
@@ -214,6 +235,10 @@ def _tuning(t: Tuning) -> str:
 
 def _step(c: Comparison) -> str:
     return f"{tables.markdown(step_costs.columns(c.reference), c.entries)}\n{step_costs.LEGEND}\n"
+
+
+def _classes(c: Comparison) -> str:
+    return f"{tables.markdown(class_scores.columns(c), class_scores.table(c))}\n{class_scores.legend(c)}\n"
 
 
 def _average(a: Average, names: Sequence[str]) -> str:

@@ -102,7 +102,7 @@ def profile(
 
 
 def _start(spec: ProfileSpec, i: int, net: Backbone, method: Method) -> Trainer:
-    axes = (spec.backbone.model, spec.task.name, 0)
+    axes = (spec.backbone.model, spec.task.identity, 0)
     edit = Edit(net)
     devices.seed("adapter", spec.methods[i].name, *axes)
     method.attach(edit)
@@ -113,5 +113,5 @@ def _start(spec: ProfileSpec, i: int, net: Backbone, method: Method) -> Trainer:
 
 
 def _reset_head(spec: ProfileSpec, net: Backbone) -> None:
-    devices.seed("head", spec.backbone.model, spec.task.name, 0)
+    devices.seed("head", spec.backbone.model, spec.task.identity, 0)
     net.reset_head()

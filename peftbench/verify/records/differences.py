@@ -20,7 +20,8 @@ REQUEST = ("spec", "experiment", "reference", "overrides")
 PROVENANCE = ("env", "env_id", "attempt", "started", "ended", "schema", "checksum")
 TIMES_AND_ERRORS = ("seconds", "time", "reason", "traceback")
 PROCESS_MEMORY = ("memory.resident_bytes", "memory.allocated_bytes", "memory.reserved_bytes")
-NOT_COMPARED = frozenset((*REQUEST, *PROVENANCE, *TIMES_AND_ERRORS, *PROCESS_MEMORY))
+WORDS = ("data.notes",)  # remarks of the data's preparation, which a release may word otherwise
+NOT_COMPARED = frozenset((*REQUEST, *PROVENANCE, *TIMES_AND_ERRORS, *PROCESS_MEMORY, *WORDS))
 EXTENDED = ("", "memory")  # mappings in which newer code writes fields that older records lack
 SHOWN = 60  # characters of a value in a message
 

@@ -1,0 +1,171 @@
+"""What was done to a task's data, in sentences: facts, and what a user should mend before trusting a score.
+
+`plan` and `run` print them before training; reports repeat them from the records.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+from peftbench.records.data_summary import DataSummary, SplitSummary
+
+LARGE = 0.1  # share of a split's texts; if more are cut, that is a warning
+CAUSE = 0.25  # share from which it is named where a task is not learned
+FEW = 5  # rows of train; a class with fewer is named
+SHOWN = 12  # classes in a sentence
+NAME_WIDTH = 30  # characters of a class's name
+MISSING = ("", "nan", "na", "n/a", "none", "null", "-", "?", "unknown", "<na>")  # how tables write a missing value
+TRUTH = ("true", "false")
+
+
+def facts(data: DataSummary, max_length: int) -> Iterator[str]:
+    """Yield sentences on rows, classes and lengths.
+
+    Args:
+        data: the summary.
+        max_length: tokens at which texts are cut.
+    """
+    splits = _splits(data)
+    rows = ", ".join(f"{s.rows:,} {name}" for name, s in splits.items())
+    yield f"Rows: {rows}."
+    if data.notes:
+        yield f"Prepared: {'; '.join(data.notes)}."
+    if data.classes:
+        order = sorted(range(len(data.classes)), key=lambda i: (-splits["train"].per_class[i], i))
+        yield f"Classes, {'/'.join(splits)}: {_some([_counted(data, i) for i in order])}."
+    if any(s.copies for s in splits.values()):
+        yield f"Copies: {_each(data, lambda s: s.copies)} repeat an earlier text of their split, and stay there."
+    longest, cut = max(s.longest for s in splits.values()), sum(s.cut_texts for s in splits.values())
+    cut_share = f"{_percent(cut / sum(s.rows for s in splits.values()))} are cut" if cut else "none is cut"
+    yield f"Texts: at most {longest:,} tokens, and max_length is {max_length:,}; {cut_share}."
+
+
+def warnings(data: DataSummary, max_length: int) -> Iterator[str]:
+    """Yield what a user should mend or know: texts that are cut, tokens that stand twice, likely mistakes in labels.
+
+    The arguments are those of `facts`.
+    """
+    splits = _splits(data).values()
+    if share_cut(data) > LARGE:
+        lost = sum(s.cut_tokens for s in splits) / sum(s.tokens for s in splits)
+        yield (
+            f"Texts over {max_length:,} tokens lose their {data.cut_from}: {_shares(data, lambda s: s.cut_texts)}, "
+            f"with {_percent(lost)} of all tokens. Raise max_length, or shorten the texts."
+        )
+    if any(s.cut_answers > LARGE * s.rows for s in splits):
+        yield (
+            f"Answers lose their end: {_shares(data, lambda s: s.cut_answers)}. From a cut answer, the network does "
+            "not learn where to end."
+        )
+    for token, n in data.doubled.items():
+        yield (
+            f"{n:,} texts begin or end with {token} twice: their template adds it, and so does the tokenizer. Remove "
+            "it from the template."
+        )
+    yield from _likely_mistakes(data)
+
+
+def share_cut(data: DataSummary) -> float:
+    """Return the share of texts that lost tokens, in the split where it is largest."""
+    return max(s.cut_texts / s.rows for s in data.splits.values())
+
+
+def likely_cause(data: DataSummary | None) -> str | None:
+    """Return why a task may not be learned: the share of its texts that are cut, if it is large."""
+    if data is None or share_cut(data) < CAUSE:
+        return None
+    return f"{_percent(share_cut(data))} of the texts are cut"
+
+
+def name_of(label: str) -> str:
+    """Return a class's name for a sentence: in quotes where blanks or control characters would not show, and short."""
+    plain = label.isprintable() and label == " ".join(label.split()) and label
+    shown = label if plain else repr(label)
+    return shown if len(shown) <= NAME_WIDTH else f"{shown[: NAME_WIDTH - 1]}…"
+
+
+def _splits(data: DataSummary) -> dict[str, SplitSummary]:
+    """Return the splits in their usual order; a record's file sorts them by name."""
+    return {name: data.splits[name] for name in ("train", "validation", "test") if name in data.splits}
+
+
+def _counted(data: DataSummary, i: int) -> str:
+    """Return a class with its rows by split: `billing 202/21/24`."""
+    return f"{name_of(data.classes[i])} {'/'.join(f'{s.per_class[i]:,}' for s in _splits(data).values())}"
+
+
+def _shares(data: DataSummary, count: Callable[[SplitSummary], int]) -> str:
+    shares = {name: _percent(count(s) / s.rows) for name, s in _splits(data).items()}
+    if len(set(shares.values())) == 1:
+        return f"{shares['train']} of every split"
+    return ", ".join(f"{share} of {name}" for name, share in shares.items())
+
+
+def _each(data: DataSummary, count: Callable[[SplitSummary], int]) -> str:
+    return ", ".join(f"{count(s):,} rows of {name}" for name, s in _splits(data).items() if count(s))
+
+
+def _percent(share: float) -> str:
+    """Return a share in percent; neither all nor nothing by rounding."""
+    whole = round(100 * share)
+    return f"{'> 99' if whole == 100 and share < 1 else '< 1' if whole == 0 and share > 0 else whole} %"
+
+
+def _some(texts: Sequence[str]) -> str:
+    more = len(texts) - SHOWN
+    return ", ".join(texts[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _likely_mistakes(data: DataSummary) -> Iterator[str]:
+    names = data.classes
+    words = [n for n in names if _number(n) is None]
+    numbers = [n for n in names if _number(n) is not None]
+    if alike := _alike(words, _spelling):
+        yield f"Classes that differ only in case, blanks or hyphens: {alike}. Each counts as a class of its own."
+    if alike := _alike(numbers, lambda n: str(_number(n))):
+        yield f"Classes that are one number, written in several ways: {alike}. Each counts as a class of its own."
+    truth = [n for n in words if n.lower() in TRUTH]
+    missing = [n for n in words if n.strip().lower() in MISSING]
+    others = [n for n in words if n not in truth and n not in missing]
+    kinds = {"numbers": numbers, "truth values": truth, "words": others}
+    mixed = [f"{kind} ({_some([name_of(n) for n in of])})" for kind, of in kinds.items() if of]
+    if numbers and len(mixed) > 1:
+        yield f"Labels of mixed type: {' and '.join(mixed)}."
+    if missing:
+        yield f"Classes that look like missing values: {_some([name_of(n) for n in missing])}. Leave these rows out."
+    few = [i for i in range(len(names)) if _is_rare(data, i)]
+    if few:
+        shown = _some([_counted(data, i) for i in few])
+        yield f"Classes with fewer than {FEW} rows of train, or without a row of another split: {shown}."
+    if any(s.contradictory for s in data.splits.values()):
+        yield f"Texts that stand in several classes: {_each(data, lambda s: s.contradictory)}."
+
+
+def _is_rare(data: DataSummary, i: int) -> bool:
+    train, *others = _splits(data).values()
+    return train.per_class[i] < FEW or not all(s.per_class[i] for s in others)
+
+
+def _alike(names: Sequence[str], key: Callable[[str], str]) -> str:
+    """Return the names that have a key in common, group by group; empty if each has its own."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[key(name)].append(name)
+    return _some([" = ".join(map(name_of, of)) for of in groups.values() if len(of) > 1])
+
+
+def _spelling(name: str) -> str:
+    """Return a name without what people do not mean to differ: case, blanks, hyphens, forms of one character."""
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(c for c in folded if not c.isspace() and c not in "-_") or folded
+
+
+def _number(name: str) -> float | None:
+    try:
+        value = float(name)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

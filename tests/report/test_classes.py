@@ -1,0 +1,104 @@
+"""Scores of each class and the confusion matrix, counted in the predictions of records."""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+from pathlib import Path
+from typing import Any
+
+import factories
+import pytest
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from peftbench.records import record
+from peftbench.report import assemble
+from peftbench.report.data import classes
+from peftbench.report.data.collect import compare
+from peftbench.report.data.comparison import Comparison
+from peftbench.report.figures import confusion
+from peftbench.report.tables import class_scores
+
+SPLIT = {"copies": 0, "contradictory": 0, "tokens": 9, "longest": 9, "cut_texts": 0, "cut_tokens": 0}
+
+
+def named(body: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    train = {**SPLIT, "rows": 9, "per_class": [9] * len(names)}
+    return {**body, "data": {"classes": names, "splits": {"train": train}, "cut_from": "end", "doubled": {}}}
+
+
+def predicted(label: str, seed: int, values: list[int], labels: list[int], names: list[str]) -> dict[str, Any]:
+    score = sum(v == y for v, y in zip(values, labels, strict=True)) / len(labels)
+    body = factories.run(label, seed, score, examples=len(labels))
+    return named({**body, "predictions": {**body["predictions"], "values": values, "labels": labels}}, names)
+
+
+def table(folder: Path, bodies: list[dict[str, Any]]) -> Comparison:
+    factories.write_all(folder, bodies)
+    (c,) = compare(record.read_all(folder))
+    return c
+
+
+def test_the_scores_of_each_class_are_those_of_scikit_learn(tmp_path: Path) -> None:
+    draw, names = random.Random(0), ["cat", "dog", "eel"]
+    labels = [draw.randrange(3) for _ in range(80)]
+    guesses = [[draw.choice([y, draw.randrange(3)]) for y in labels] for _ in range(2)]
+    c = table(tmp_path, [predicted("full", s, values, labels, names) for s, values in enumerate(guesses)])
+    true, values = labels * 2, guesses[0] + guesses[1]
+    assert classes.matrices(c)["full"] == confusion_matrix(true, values).tolist()
+    expected = zip(*precision_recall_fscore_support(true, values), strict=True)
+    for score, (precision, recall, f1, support) in zip(classes.scores(c, "full"), expected, strict=True):
+        assert (score.precision, score.recall) == pytest.approx((precision, recall), rel=1e-15)
+        assert (score.f1, score.support) == (pytest.approx(f1, rel=1e-15), support // 2)
+
+
+def test_a_score_that_does_not_exist_is_a_dash_and_never_0(tmp_path: Path) -> None:
+    c = table(tmp_path, [predicted("full", 0, [0, 0, 0, 1], [0, 0, 1, 1], ["a", "b", "c", "d"])])
+    absent = classes.scores(c, "full")[2]
+    assert (absent.support, absent.precision, absent.recall, absent.f1) == (0, None, None, None)
+    row = class_scores.table(c)[-1]
+    assert [column.cell(row) for column in class_scores.columns(c)][1:] == ["0", "—", "—", "—"]
+
+
+def test_a_failed_seed_counts_nothing(tmp_path: Path) -> None:
+    good = predicted("full", 0, [0, 1], [0, 1], ["a", "b"])
+    c = table(tmp_path, [good, factories.run("full", 1, status="oom")])
+    assert classes.matrices(c)["full"] == [[1, 0], [0, 1]]
+    assert [s.support for s in classes.scores(c, "full")] == [1, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [["billing", "Billing"], ["$a$ | \\frac{", "_*<b>\n"]])
+def test_tables_and_figure_bear_the_names_of_the_classes(tmp_path: Path, names: list[str]) -> None:
+    bodies = [named(factories.run(label, s), names) for label in ("full", "lora") for s in (0, 1)]
+    factories.write_all(tmp_path, bodies)
+    written = {p.name: p for p in assemble.write(tmp_path)}
+    start = "quickstart--embedded_question_type"
+    assert "The classes:" in written["report.md"].read_text()
+    assert "| _*<b>" not in written["report.md"].read_text(), "a name is no Markdown"
+    assert {f"{start}--confusion{e}" for e in (".png", ".svg", ".csv")} <= set(written)
+    rows = list(csv.DictReader(io.StringIO(written[f"{start}--classes.csv"].read_text())))
+    assert [(r["method"], r["class"]) for r in rows] == [(m, n) for m in ("full", "lora") for n in names]
+    assert not assemble.check(tmp_path, None, assemble.load(tmp_path)), "the same bytes again"
+
+
+def test_a_figure_needs_room_for_the_names_of_its_classes(tmp_path: Path) -> None:
+    names = [f"c{i}" for i in range(confusion.MOST + 1)]
+    c = table(tmp_path, [named(factories.run("full"), names)])
+    assert classes.shown(c) == ["full"]
+    assert confusion.draw(c) is None
+
+
+def test_a_long_table_has_the_largest_classes_and_says_so(tmp_path: Path) -> None:
+    names = [f"c{i}" for i in range(class_scores.MOST + 7)]
+    c = table(tmp_path, [named(factories.run("full"), names)])
+    assert len(class_scores.table(c)) == class_scores.MOST
+    assert "The 7 smallest classes are in the CSV file alone" in class_scores.legend(c)
+    assert len(class_scores.rows(c)) == len(names)
+
+
+def test_numbers_and_texts_have_no_classes(tmp_path: Path) -> None:
+    c = table(tmp_path, [named(factories.run("full", metric="rmse", direction="min"), [])])
+    assert not class_scores.known(c)
+    assert confusion.draw(c) is None

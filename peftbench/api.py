@@ -246,7 +246,10 @@ class Report:
         return self.folder / assemble.FOLDER
 
     def _repr_html_(self) -> str:
-        return str(self.frame().to_html())
+        import pandas as pd
+
+        with pd.option_context("display.html.use_mathjax", False):  # a dollar in a label starts no formula
+            return str(self.frame().to_html())
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a JSON-ready mapping for each configuration and task, failed ones included.

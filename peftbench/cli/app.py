@@ -7,6 +7,7 @@ when it runs, so that `--help` answers at once.
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -31,6 +32,9 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line. A UserError prints one message and exits with code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # on a terminal that lacks a character
     try:
         app()
     except UserError as e:

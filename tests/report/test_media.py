@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import unicodedata
 import warnings
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from matplotlib.figure import Figure
@@ -23,7 +25,7 @@ from peftbench import api
 from peftbench.cli.progress import Terminal
 from peftbench.errors import UserError
 from peftbench.report import assemble
-from peftbench.report.figures import curves, quality, style
+from peftbench.report.figures import curves, plots, quality, style
 from peftbench.report.media import figure, filename, latex, markdown, plain, sheet, terminal
 from tests.helpers import factories
 from tests.helpers.odd_names import EXPERIMENT, LABELS, SCRIPTS, SPECIAL, TASKS
@@ -55,6 +57,12 @@ def report(folder) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return api.report(folder).write().parent
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Reports with tables alone, which take no time to draw."""
+    monkeypatch.setattr(plots, "figures", lambda c, looks: iter(()))
 
 
 @pytest.mark.slow
@@ -118,9 +126,8 @@ def test_a_name_is_itself_in_the_html_of_both_dialects_of_markdown(name):
         assert len(re.findall("<t[hd][ >]", rendered)) == 4
 
 
-def test_prompts_and_answers_stand_in_the_page_as_code(tmp_path):
+def test_prompts_and_answers_stand_in_the_page_as_code(tmp_path, no_figures):
     sample = {
-        "id": "1",
         "prompt": "<img src=x> ![a](b)\n# no\x1b[2J",
         "prediction": "`x`\r\n- y",
         "reference": "</pre>",
@@ -165,6 +172,7 @@ def test_a_terminal_gets_no_control_characters_and_columns_that_line_up(folder):
     assert "漢字 分類" in text
 
 
+@pytest.mark.slow
 def test_errors_and_progress_show_control_characters_as_escapes(tmp_path):
     asked = '{name: "a\\e[31mb", methods: [lora], tasks: [glue/rte], budget: {steps: 1}, oops\\e[2J: 1}'
     (tmp_path / "x.yaml").write_text(asked.replace("oops\\e[2J", '"oops\\e[2J"'))
@@ -200,6 +208,29 @@ def test_latex_of_a_name_has_no_special_character_and_no_raw_unicode_outside_its
     assert not re.search(r"(?<!\\)[#%&_~|\"<>`^]", re.sub(r"\\[`'^~=u.\"rHvc]\{\\?\w\}|\\`\{\}", "", rest))
     assert rest.count("{") - rest.count(r"\{") == rest.count("}") - rest.count(r"\}")
     assert not written.lstrip().startswith(("[", "*")), r"an option of the \\ above"
+
+
+@pytest.mark.slow
+def test_every_figure_is_a_picture_and_xml_that_is_well_formed(report):
+    figures = list((report / "figures").glob("*.svg"))
+    assert len(figures) > 2 * 4
+    for path in figures:
+        assert ElementTree.parse(path).getroot().tag.endswith("svg")
+        assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_terminal_that_lacks_a_character_gets_an_escape():
+    command = [sys.executable, "-m", "peftbench", "methods", "lora"]
+    ran = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+
+
+def test_a_notebook_takes_no_name_for_mathematics_or_a_tag(tmp_path):
+    factories.write_all(tmp_path, [factories.run("<b>$x^2$", 0), factories.run("$y$", 0)])
+    page = api.report(tmp_path)._repr_html_()
+    assert "&lt;b&gt;$x^2$" in page
+    assert "tex2jax_ignore" in page
 
 
 @pytest.mark.slow
@@ -246,6 +277,7 @@ def test_a_text_in_a_figure_is_as_it_was_written(text):
     assert drawn._preprocess_math(drawn.get_text()) == (text, False)
 
 
+@pytest.mark.slow
 def test_a_character_without_a_font_is_its_code_point_and_the_report_says_so_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(figure, "_installed", list)
     factories.write_all(tmp_path, [factories.run(name, 0, 0.7 + i / 100) for i, name in enumerate(["漢字", "日本"])])
@@ -268,6 +300,7 @@ def test_a_font_that_has_the_characters_is_a_fallback(monkeypatch):
     assert not figure.missing_note(["déjà"])
 
 
+@pytest.mark.slow
 def test_figures_are_pdf_files_too_where_that_is_asked_for_and_the_same_each_time(tmp_path):
     factories.write_all(tmp_path, [factories.run("lora", 0), factories.run("full", 0)])
     api.report(tmp_path).write(tmp_path / "a", pdf=True)
@@ -279,7 +312,7 @@ def test_figures_are_pdf_files_too_where_that_is_asked_for_and_the_same_each_tim
     assert not list((tmp_path / "a/figures").glob("*.pdf"))
 
 
-def test_columns_are_chosen_by_name_and_one_that_is_not_there_is_refused(tmp_path):
+def test_columns_are_chosen_by_name_and_one_that_is_not_there_is_refused(tmp_path, no_figures):
     factories.write_all(tmp_path, [*factories.grid(("lora", "full"), 2), factories.profile(("lora", "full"))])
     report = api.report(tmp_path)
     page = report.write(columns=["memory", "score"])
@@ -292,7 +325,7 @@ def test_columns_are_chosen_by_name_and_one_that_is_not_there_is_refused(tmp_pat
         report.write(columns=["scores"])
 
 
-def test_a_latex_table_has_no_column_without_a_value(tmp_path):
+def test_a_latex_table_has_no_column_without_a_value(tmp_path, no_figures):
     factories.write_all(tmp_path, [factories.run("lora", 0), factories.run("full", 0)])
     page = api.report(tmp_path).write()
     table = (page.parent / "tables/quickstart--embedded_question_type.tex").read_text()
@@ -303,7 +336,7 @@ def test_a_latex_table_has_no_column_without_a_value(tmp_path):
 
 @pytest.mark.parametrize(("behind", "dots"), [(0.0, 0), (0.4, 1)])
 @pytest.mark.parametrize("majority", [0.23, 0.9], ids=["learned", "not learned"])
-def test_a_dot_tells_something_or_words_say_that_there_is_none(tmp_path, behind, dots, majority):
+def test_a_dot_tells_something_or_words_say_that_there_is_none(tmp_path, no_figures, behind, dots, majority):
     scores = {"full": (0.70, 0.72, 0.71), "lora": (0.71 - behind, 0.71 - behind, 0.70 - behind)}
     runs = [(name, seed, score) for name, of_name in scores.items() for seed, score in enumerate(of_name)]
     factories.write_all(tmp_path, [factories.run(*run, majority=majority) for run in runs])

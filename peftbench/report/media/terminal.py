@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 import textwrap
 
-from wcwidth import wcswidth, wcwidth
-
 from peftbench.report.media import plain
 
 FILLER = "\ue000"  # stands for the second cell of a wide character while lines are broken
@@ -36,6 +34,8 @@ def width(text: str) -> int:
     >>> width("déjà"), width("漢字"), width("😀")
     (4, 4, 2)
     """
+    from wcwidth import wcswidth  # its tables take longer to load than `--help` may
+
     cells = wcswidth(text)
     return cells if cells >= 0 else len(text)
 
@@ -58,6 +58,8 @@ def wrapped(text: str, cells: int, first: str = "", rest: str = "") -> list[str]
         first: start of the first line.
         rest: start of every other line.
     """
+    from wcwidth import wcwidth
+
     wide = "".join(c + FILLER if wcwidth(c) == 2 else c for c in plain.visible(text))
     broken = textwrap.wrap(wide, cells, initial_indent=first, subsequent_indent=rest)
     return [line.replace(FILLER, "") for line in broken]

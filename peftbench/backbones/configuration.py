@@ -55,7 +55,7 @@ def _check_layerdrop(origin: source.Origin, config: Any, dropout: float | None) 
         elif rate:
             raise UserError(
                 f"backbone {origin.model!r} skips whole layers at random in training ({key} = {rate} in its "
-                "config.json), so that a step does not reach every layer that a method adapts; give backbone.dropout, "
+                "config.json), so that a step does not reach every layer that a method adapts; give backbone_dropout, "
                 "such as 0.1 or 0, which also turns this off"
             )
 

@@ -51,8 +51,9 @@ TELLING = (
 def matrix() -> Iterator[tuple[Case, Promise]]:
     """Every promise of every registered method, in each of its settings, on each network that it has a meaning on."""
     for cls in discover().values():
+        settings = variants(cls)
         for network in NETWORKS:
-            for hyper in variants(cls):
+            for hyper in settings:
                 case = Case(cls, hyper, network)
                 yield from ((case, promise) for promise in promises(case))
 

@@ -96,7 +96,7 @@ def opt(tmp_path: Path) -> Path:
 
 
 def test_a_network_that_skips_layers_is_refused_with_the_key_that_helps(opt: Path) -> None:
-    message = r"skips whole layers at random in training \(layerdrop = 0.5.*give backbone.dropout"
+    message = r"skips whole layers at random in training \(layerdrop = 0.5.*give backbone_dropout"
     with pytest.raises(UserError, match=message):
         load(str(opt), "generation")
     with pytest.raises(UserError, match=message):

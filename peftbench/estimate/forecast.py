@@ -12,12 +12,13 @@ from peftbench.estimate.calibrate import Costs, Place
 from peftbench.estimate.run_memory import RunPeak
 from peftbench.estimate.run_time import Predicted
 from peftbench.method.catalogue import Catalogue
+from peftbench.plan.experiment import ProfileSection
 from peftbench.plan.grid import Planned
 from peftbench.plan.prepare import Prepared
 from peftbench.plan.resolve import TaskFacts
 from peftbench.plan.run_limits import Measures
 from peftbench.records.record import Record
-from peftbench.records.spec import RunSpec
+from peftbench.records.spec import BackboneSpec, RunSpec, TaskSpec
 from peftbench.tasks import text_limits
 
 WORTH_SECONDS = 60  # by arithmetic; shorter grids are not calibrated
@@ -48,6 +49,12 @@ def measures(data_dir: Path | None) -> Callable[[Catalogue], Measures]:
     def of(catalogue: Catalogue) -> Measures:
         texts = partial(text_lengths.facts, catalogue.stores, data_dir=data_dir)
 
+        def check_texts(backbone: BackboneSpec, task: TaskSpec, length: int, profile: ProfileSection | None) -> None:
+            known = texts(backbone, task, length)
+            text_limits.check(*known)
+            if profile is not None:
+                text_limits.check_timed(*known, profile.latency.lengths, profile.latency.tokens)
+
         def check_method(spec: RunSpec, task: TaskFacts) -> None:
             if prompt := trial_step.prompt_of(spec, task, catalogue):
                 text_limits.check(*texts(spec.backbone, spec.task, spec.train.max_length), prompt)
@@ -55,7 +62,7 @@ def measures(data_dir: Path | None) -> Callable[[Catalogue], Measures]:
         return Measures(
             lambda backbone, task, length: texts(backbone, task, length)[0].mean,
             lambda spec, task: run_memory.at_worst(spec, task, catalogue),
-            lambda backbone, task, length: text_limits.check(*texts(backbone, task, length)),
+            check_texts,
             check_method,
         )
 

@@ -167,7 +167,7 @@ def _check_method(
 def _check_texts(experiment: Experiment, facts: Facts, task: TaskFacts, measures: run_limits.Measures) -> None:
     length = task.section.max_length or experiment.budget.max_length
     try:
-        measures.check_texts(facts.backbone, task.spec, length)
+        measures.check_texts(facts.backbone, task.spec, length, experiment.profile)
     except UserError as e:
         place = next(i for i, section in enumerate(experiment.tasks) if section is task.section)
         raise experiment.error(("tasks", place), str(e)) from e

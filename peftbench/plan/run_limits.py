@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from peftbench.errors import UserError
-from peftbench.plan.experiment import BudgetSection, Experiment
+from peftbench.plan.experiment import BudgetSection, Experiment, ProfileSection
 from peftbench.plan.resolve import TaskFacts
 from peftbench.records.spec import BackboneSpec, RunSpec, TaskSpec, TrainSpec
 
@@ -22,13 +22,14 @@ class Measures:
     Attributes:
         mean_tokens: tokens of a mean training example, from the backbone, the task and the maximal length in tokens.
         peak: bytes of a training step of the run, from the run and its task, on the largest possible batch.
-        check_texts: raises `UserError` if the network cannot read a task's texts, from the arguments of `mean_tokens`.
+        check_texts: raises `UserError` if the network cannot read a task's texts, from the arguments of `mean_tokens`,
+            or what a profile pass times, from its section; None for no pass.
         check_method: raises `UserError` if the network cannot take the method of a run, from the run and its task.
     """
 
     mean_tokens: Callable[[BackboneSpec, TaskSpec, int], float]
     peak: Callable[[RunSpec, TaskFacts], int]
-    check_texts: Callable[[BackboneSpec, TaskSpec, int], None] = lambda *_: None
+    check_texts: Callable[[BackboneSpec, TaskSpec, int, ProfileSection | None], None] = lambda *_: None
     check_method: Callable[[RunSpec, TaskFacts], None] = lambda *_: None
 
 

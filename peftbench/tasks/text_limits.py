@@ -28,6 +28,7 @@ class TextFacts:
         largest_type: Largest segment number.
         longest: Longest text that the network reads at once; behind an encoder, the longest prompt.
         longest_prompt: Longest prompt that an answer is generated for; 0 if nothing is generated.
+        median_prompt: Median length of these prompts, at which a profile pass times inference.
         longest_answer: Longest training answer, end included: so many tokens are generated.
         longest_decoded: Longest text of the decoder behind an encoder; 0 without one.
         odd_end: A text that does not hold the counted token as often as others, with both numbers; else "".
@@ -42,6 +43,7 @@ class TextFacts:
     largest_type: int
     longest: int
     longest_prompt: int = 0
+    median_prompt: int = 0
     longest_answer: int = 0
     longest_decoded: int = 0
     odd_end: str = ""
@@ -74,6 +76,9 @@ def read(
     largest = {split: _largest(part) for split, part in data.items()}
     where = max(largest, key=lambda split: largest[split][0])
     id_, row = largest[where]
+    id_at = at(where, row)
+    if train.decoder_start is not None and train.decoder_start > id_:
+        id_, id_at = train.decoder_start, "the configuration's decoder_start_token_id"
     types = [int(row.max()) for part in data.values() for row in part.types or ()]
     facts = {
         "largest_type": max(types, default=0),
@@ -85,10 +90,11 @@ def read(
         generated = data.get("test", train)
         assert generated.answer_start is not None  # all splits are of one kind
         facts["longest_prompt"] = int(generated.answer_start.max())
+        facts["median_prompt"] = int(np.median(generated.answer_start))
         facts["longest_answer"] = int((train.lengths - train.answer_start).max())
         if train.decoder_start is not None:
             facts["longest_decoded"] = 1 + max(int((p.lengths - p.answer_start).max()) for p in data.values())
-    return TextFacts(task, max_length, float(train.lengths.mean()), id_, at(where, row), **facts)
+    return TextFacts(task, max_length, float(train.lengths.mean()), id_, id_at, **facts)
 
 
 def check(facts: TextFacts, limits: Any, prompt: int = 0) -> None:
@@ -105,6 +111,34 @@ def check(facts: TextFacts, limits: Any, prompt: int = 0) -> None:
     _check_ids(facts, limits)
     _check_end(facts, limits)
     _check_positions(facts, limits, prompt)
+
+
+def check_timed(facts: TextFacts, limits: Any, lengths: Sequence[int], tokens: int) -> None:
+    """Check that a network has positions for the texts that a profile pass times.
+
+    Args:
+        facts: Facts about the task's texts.
+        limits: The network's `backbones.limits.Limits`.
+        lengths: Tokens of the timed texts, besides the median of the task's own.
+        tokens: Tokens that are generated after each, where the network generates.
+
+    Raises:
+        UserError: It has not.
+    """
+    longest = max(lengths, default=0)
+    if limits.declared_positions is not None and longest > limits.declared_positions:
+        raise UserError(
+            f"a latency at {longest} tokens cannot be measured: this {limits.architecture} network has "
+            f"{limits.declared_positions} positions; make the lengths of profile.latency at most that"
+        )
+    behind_encoder = facts.longest_decoded > 0
+    room = limits.decoder_positions if behind_encoder else limits.positions
+    before = 1 if behind_encoder else max(facts.median_prompt, longest)
+    if room is not None and facts.median_prompt and before + tokens > room:
+        raise UserError(
+            f"task {facts.task}: {tokens} tokens after a text of {before} cannot be timed: this {limits.architecture} "
+            f"network has {room} positions; make the lengths or the tokens of profile.latency smaller"
+        )
 
 
 def _largest(part: Encoded) -> tuple[int, int]:

@@ -144,6 +144,34 @@ def test_a_prompt_counts_with_the_text_and_the_answer(zoo: Zoo, tmp_path: Path) 
     assert "a prompt of 30 vectors" in said
 
 
+@pytest.mark.parametrize(
+    ("name", "latency", "said"),
+    [
+        (
+            "bert",
+            {"lengths": [16, 65]},
+            "a latency at 65 tokens cannot be measured: .* has 64 positions",
+        ),
+        ("gpt2", {"lengths": [60]}, "8 tokens after a text of 60 cannot be timed: this gpt2 network has 64 positions"),
+        ("gpt2", {"tokens": 60}, "60 tokens after a text of 8 cannot be timed"),
+    ],
+)
+def test_what_a_profile_pass_could_not_time_is_refused_before_the_runs(
+    zoo: Zoo, tmp_path: Path, name: str, latency: dict[str, Any], said: str
+) -> None:
+    rows = [("good", "yes"), ("bad", "no"), ("why", "yes")]
+    file = {
+        "name": "e",
+        "backbone": str(zoo[name].folder),
+        "tasks": [local(tmp_path, rows, "answer" if name == "gpt2" else "label")],
+        "budget": {"steps": 1, "max_length": 32, "seeds": 1},
+        "methods": ["lora"],
+    }
+    with pytest.raises(UserError, match=said):
+        planning.prepared({**file, "profile": {"latency": latency}})
+    assert planning.prepared({**file, "profile": False}).planned
+
+
 @pytest.fixture
 def encoder_decoder_classifier(tmp_path: Path) -> Path:
     folder = tmp_path / "bart"

@@ -13,6 +13,8 @@ from peftbench.errors import UserError
 from peftbench.method import adapter_file
 from peftbench.method.edit import Edit
 from peftbench.method.registry import find, make
+from peftbench.records.spec import RunSpec
+from tests.helpers import factories
 
 IDS = torch.tensor([[1, 40, 41, 42, 2], [1, 50, 51, 2, 0]])
 MASK = (IDS != 0).long()
@@ -92,3 +94,12 @@ def test_safetensors_of_another_program_are_refused(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(2)}, tmp_path / "w.safetensors")
     with pytest.raises(UserError, match="no peftbench header"):
         adapter_file.load(tmp_path / "w.safetensors")
+
+
+def test_the_file_of_an_adapter_has_a_name_that_file_systems_take_however_long_the_label_is() -> None:
+    body = factories.run("漢" * 300 + "/..\n", 0, method=factories.method_spec("漢" * 300 + "/..\n"))
+    asked = RunSpec.from_dict(body["spec"])
+    name = adapter_file.name(asked)
+    assert len(name.encode()) <= 255 - len(".head")
+    assert not set(name) & set("/\\\n:")
+    assert name.endswith(f"--{asked.id}.safetensors")

@@ -388,6 +388,22 @@ def test_a_name_keeps_its_file_whatever_else_is_in_the_report():
     assert filename.stem("e", "age<30") == filename.stem("e", "age<30") != filename.stem("e", "age>30")
 
 
+@pytest.mark.slow
+def test_names_of_hundreds_of_characters_leave_room_for_the_figure(tmp_path):
+    labels = ["L" * 400, "漢" * 200, "x" * 99 + "1", "x" * 99 + "2"]
+    runs = [factories.run(label, 0, task="t" * 300, experiment="e" * 300) for label in labels]
+    factories.write_all(tmp_path, runs)
+    (c,) = assemble.load(tmp_path).comparisons
+    with style.drawing([c.title, *labels]):
+        drawn = curves.draw(c, style.looks([c]))
+    (panel,) = drawn.axes
+    legend = panel.get_legend().get_window_extent(drawn.canvas.get_renderer())
+    assert panel.get_window_extent().width > 200, "pixels"
+    assert legend.x1 <= drawn.bbox.x1
+    assert len({t.get_text() for t in panel.get_legend().get_texts()}) == 4
+    assert api.report(tmp_path).table()
+
+
 def test_long_names_that_begin_alike_differ_in_figures():
     names = [f"a-rather-long-prefix-of-a-label-{i}" for i in range(12)]
     assert len(set(plain.shortened(names, 20).values())) == 12

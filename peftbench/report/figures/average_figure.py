@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from peftbench.report.data.average import Average, Standing
 from peftbench.report.figures import names, style
 from peftbench.report.figures.style import MUTED, Look
-from peftbench.report.media.figure import literal
+from peftbench.report.media.figure import literals
 from peftbench.report.media.terminal import wrapped
 
 ROW = 0.27  # inches
@@ -43,12 +43,12 @@ def _figure(a: Average, rows: list[Standing], looks: Mapping[str, Look]) -> Figu
     for panel in (score, cost):
         panel.axvline(1, lw=1.0, color=MUTED, zorder=1)
         panel.set_title("", y=1.0)
-    labels = style.names(s.label for s in rows)
+    labels = literals(s.label for s in rows)
     score.set_yticks(range(len(rows)), labels)
     style.make_room(score, labels)
     score.invert_yaxis()
     cost.set_xlim(left=0)
-    (reference,) = style.names([a.reference])
+    reference, experiment = literals([a.reference, a.experiment])
     score.set_xlabel(f"mean score over {len(a.tasks)} tasks / {reference}'s (bars: 95 % interval)")
     cost.set_xlabel(f"cost / {reference}'s")
     looks_of = {"peak memory of a step": ("s", "#333333"), "time of a step": ("o", "white")}
@@ -57,7 +57,7 @@ def _figure(a: Average, rows: list[Standing], looks: Mapping[str, Look]) -> Figu
         handles, list(looks_of), frameon=False, fontsize=8.5, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncol=2
     )
     room = round(60 - 0.6 * max(map(len, labels)))  # characters until the legend
-    title = wrapped(f"{literal(a.experiment)}: score and cost over {len(a.tasks)} tasks", room)
+    title = wrapped(f"{experiment}: score and cost over {len(a.tasks)} tasks", room)
     score.set_title("\n".join(title), loc="left", fontsize=12, fontweight="bold", pad=10, y=1.0)
     style.settle(figure)
     return figure

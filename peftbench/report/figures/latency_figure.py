@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from peftbench.report.data.latencies import BASE, PHASES, Cell, Latencies, Timed
 from peftbench.report.figures.style import MUTED, Look, files, legend, settle
-from peftbench.report.media.figure import literal
+from peftbench.report.media.figure import literal, literals
 from peftbench.report.media.terminal import wrapped
 
 PUBLISHED = (
@@ -40,9 +40,8 @@ def _figure(p: Latencies, phases: Sequence[str], looks: Mapping[str, Look]) -> F
     figure = Figure(figsize=(8.6 if len(phases) == 1 else 13.0, 5.6), layout="constrained")
     FigureCanvasAgg(figure)
     panels = list(figure.subplots(1, len(phases), squeeze=False)[0])
-    figure.suptitle(
-        f"{literal(p.experiment)}: what adapters add to inference", x=0.01, ha="left", fontsize=12, fontweight="bold"
-    )
+    (experiment,) = literals([p.experiment])
+    figure.suptitle(f"{experiment}: what adapters add to inference", x=0.01, ha="left", fontsize=12, fontweight="bold")
     handles: dict[str, Any] = {}
     for panel, phase in zip(panels, phases, strict=True):
         cells = [c for c in p.cells if c.phase == phase and not c.typical and c.label != BASE]

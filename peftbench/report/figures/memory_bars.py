@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from peftbench.report.figures import style
-from peftbench.report.media.figure import literal
+from peftbench.report.media.figure import literal, literals
 
 
 def draw(
@@ -37,7 +37,7 @@ def draw(
             widths = [row[kind] / 2**30 for row in rows]
             panel.barh(range(len(rows)), widths, left=left, color=colour, label=kind, height=0.72, linewidth=0)
             left = [a + b for a, b in zip(left, widths, strict=True)]
-        panel.set_yticks(range(len(rows)), shown := style.names(names))
+        panel.set_yticks(range(len(rows)), shown := literals(names))
         style.make_room(panel, shown)
         panel.invert_yaxis()
         panel.grid(axis="y", visible=False)

@@ -18,9 +18,8 @@ from peftbench.report.data.comparison import Comparison, Entry
 from peftbench.report.data.times import BATCHES, Summary
 from peftbench.report.figures import fronts
 from peftbench.report.figures.placement import Box, Label, place
-from peftbench.report.figures.style import MUTED, Look, figure, names, remark, settle
-from peftbench.report.media.figure import literal
-from peftbench.report.media.plain import shortened
+from peftbench.report.figures.style import MUTED, Look, figure, remark, settle
+from peftbench.report.media.figure import literal, literals
 
 MIB = 2**20
 CAP = 5.0  # points across an error bar's end
@@ -111,7 +110,7 @@ def draw(c: Comparison, axes: Sequence[Axis], looks: Mapping[str, Look]) -> Figu
     if any(p.merged is not None for shown in points for p in shown):
         remark(panels[-1], "filled: as trained    hollow: merged")
     absent = [e.label for e in c.entries if e.mean is None]
-    missing = f"\nno finished run: {', '.join(names(absent))}" if absent else ""
+    missing = f"\nno finished run: {', '.join(literals(absent))}" if absent else ""
     drawn.supxlabel(
         f"points that would hide each other are drawn side by side{legend}{missing}", fontsize=8.5, color=MUTED
     )
@@ -219,8 +218,8 @@ def _baseline(panel: Axes, c: Comparison) -> None:
 
 def _name(drawn: Figure, panel: Axes, shown: Sequence[Point], shares: Mapping[str, str]) -> None:
     """Label each point with its configuration and its probability to be on the front."""
-    short = shortened((p.label for p in shown), 34)
-    texts = [literal(short[p.label]) + shares.get(p.label, "") for p in shown]
+    names = literals((p.label for p in shown), 34)
+    texts = [name + shares.get(p.label, "") for name, p in zip(names, shown, strict=True)]
     unit = 72 / drawn.dpi  # points a pixel
     obstacles = [box for p in shown for box in _occupied(panel, p, unit)]
     centres = [_at(panel, p.x, p.y, unit) for p in shown]

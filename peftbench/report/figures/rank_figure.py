@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from peftbench.report.data.average import Average
 from peftbench.report.figures import names, style
 from peftbench.report.figures.style import MUTED, Look
-from peftbench.report.media.figure import literal
-from peftbench.report.media.plain import natural, shortened
+from peftbench.report.media.figure import literals
+from peftbench.report.media.plain import natural
 from peftbench.report.stats.ranks import Ranking
 
 LINE, BAR = 0.5, 0.22  # inches: between labels below the axis, between bars
@@ -39,7 +39,8 @@ def _figure(a: Average, r: Ranking, looks: Mapping[str, Look]) -> Figure:
     panel.set_axis_off()
     panel.set_xlim(0, 7.6)
     panel.set_ylim(-height, 0)
-    title = f"{literal(a.experiment)}: mean ranks over {r.tasks} tasks"
+    (experiment,) = literals([a.experiment])
+    title = f"{experiment}: mean ranks over {r.tasks} tasks"
     friedman = f"Friedman's test: p = {r.p:.3f}" + ("" if r.differ else ", no difference is sure")
     panel.text(0.2, -0.3, title, fontsize=12, fontweight="bold", va="center")
     panel.text(0.2, -0.55, f"{friedman}; bars join what cannot be told apart at 95 % (Nemenyi)", fontsize=8.5,
@@ -82,7 +83,7 @@ def _labels(panel: Axes, r: Ranking, below: float, looks: Mapping[str, Look]) ->
     """The better half on the left, the other on the right, each with a line from its rank."""
     order = sorted(zip(r.mean_ranks, r.labels, strict=True), key=lambda at: (at[0], natural(at[1])))
     half = math.ceil(len(order) / 2)
-    short = shortened(r.labels, 24)
+    short = dict(zip(r.labels, literals(r.labels, 24), strict=True))
     style_of: dict[str, Any] = {"fontsize": 9, "va": "center"}
     for i, (rank, label) in enumerate(order):
         left = i < half
@@ -92,6 +93,6 @@ def _labels(panel: Axes, r: Ranking, below: float, looks: Mapping[str, Look]) ->
         colour, marker = looks.get(label, ("#000000", "o"))
         panel.plot([x, x, edge], [TOP, y, y], "-", lw=0.9, color="#888888", zorder=1)
         panel.plot(x, TOP, marker, ms=5, color=colour, zorder=5)
-        text = literal(short[label])
+        text = short[label]
         panel.text(edge + (-0.06 if left else 0.06), y, f"{text} {rank:.2f}" if left else f"{rank:.2f} {text}",
                    ha="right" if left else "left", **style_of)  # fmt: skip

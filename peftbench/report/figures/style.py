@@ -24,8 +24,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from peftbench.report.data.comparison import Comparison, length
 from peftbench.report.data.notes import NOT_LEARNED
 from peftbench.report.data.tunings import Tuning
-from peftbench.report.media import plain, terminal
-from peftbench.report.media.figure import fonts_for, literal
+from peftbench.report.media import terminal
+from peftbench.report.media.figure import fonts_for, literals
 
 # Okabe and Ito's colours, the yellow darkened to be seen on white
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d00")
@@ -46,7 +46,7 @@ STYLE: dict[Any, Any] = {
     "ytick.color": "#444444",
 }
 
-LONGEST, WIDE = 48, 30  # characters of a name in a legend or beside an axis: at most, and for a wider margin
+WIDE = 30  # characters of a name in a legend or beside an axis from which on the margin is wider
 
 Look = tuple[str, str]  # colour, marker
 _pdf: ContextVar[bool] = ContextVar("_pdf", default=False)
@@ -110,9 +110,11 @@ def figure(c: Comparison | Tuning, panels: int, subtitle: str) -> tuple[Figure, 
     title = c.title + (f", {NOT_LEARNED}" if c.learned is False else "")
     for panel in axes:  # a fixed height: else every drawing measures all tick labels
         panel.set_title("", y=1.0)
-    title = "\n".join(terminal.wrapped(literal(title), 70))
+    (title,) = literals([title], 200)
+    title = "\n".join(terminal.wrapped(title, 70))
     axes[0].set_title(title, loc="left", fontsize=12, fontweight="bold", pad=22, y=1.0)
-    setting = f"{literal(c.experiment)}: {literal(c.backbone)}, {length(c.budget)} of {c.budget.batch_size} examples"
+    experiment, backbone = literals([c.experiment, c.backbone])
+    setting = f"{experiment}: {backbone}, {length(c.budget)} of {c.budget.batch_size} examples"
     _above(axes[0], f"{setting}; {subtitle}" if subtitle else setting, 0.0, "left")
     return drawn, axes
 
@@ -127,7 +129,7 @@ def settle(drawn: Figure) -> None:
 def legend(panel: Axes, handles: Mapping[str, Any], **place: Any) -> None:
     """A legend with every name as it was written; matplotlib would leave out those that start with an underscore."""
     drawn = panel.legend(list(handles.values()), ["name"] * len(handles), frameon=False, fontsize=9, **place)
-    shown = names(handles)
+    shown = literals(handles)
     for text, name in zip(drawn.get_texts(), shown, strict=True):
         text.set_text(name)
     make_room(panel, shown)
@@ -135,17 +137,9 @@ def legend(panel: Axes, handles: Mapping[str, Any], **place: Any) -> None:
 
 def make_room(panel: Axes, names: Iterable[str]) -> None:
     """Widen the margin for long names: at the resolution of the PNG they are up to 2 % wider than in the layout."""
-    if max(map(len, names), default=0) > WIDE and (root := panel.get_figure(root=True)):
-        engine = root.get_layout_engine()
-        assert isinstance(engine, ConstrainedLayoutEngine)  # as `canvas` makes every figure
+    engine = panel.figure.get_layout_engine() if isinstance(panel.figure, Figure) else None
+    if isinstance(engine, ConstrainedLayoutEngine) and max(map(len, names), default=0) > WIDE:
         engine.set(w_pad=0.12)  # inches
-
-
-def names(labels: Iterable[str]) -> list[str]:
-    """Names for a legend, an axis or a point, as matplotlib takes them."""
-    labels = list(labels)
-    short = plain.shortened(labels, LONGEST)
-    return [literal(short[label]) for label in labels]
 
 
 def remark(panel: Axes, text: str) -> None:

@@ -19,6 +19,7 @@ from matplotlib import font_manager
 from peftbench.report.media import plain
 
 FONT = "DejaVu Sans"  # comes with matplotlib: the same figure on every machine
+LONGEST = 48  # characters of a name in a legend, beside an axis or in a title
 LAST_RESORT = "Last Resort"  # a font of boxes that has a box for everything
 NOTE = (
     "No font installed here has {characters}: figures show code points, such as {example}. Install a font that has "
@@ -32,11 +33,23 @@ def literal(text: str) -> str:
     >>> literal("GPU $2_{ vs $3")
     'GPU \\$2_{ vs \\$3'
     """
+    return _drawable(text).replace("$", r"\$")
+
+
+def literals(names: Iterable[str], longest: int = LONGEST) -> list[str]:
+    """Names as `literal` writes them, cut to a width, but told apart."""
+    drawable = [_drawable(name) for name in names]
+    short = plain.shortened(drawable, longest)
+    return [short[name].replace("$", r"\$") for name in drawable]
+
+
+def _drawable(text: str) -> str:
+    """A text without control characters, with code points for what no font has."""
     shown = plain.visible(text)
     if not shown.isascii():
         runs = ((missing, "".join(run)) for missing, run in groupby(shown, key=_is_missing))
         shown = "".join(plain.code_points(run) if missing else run for missing, run in runs)
-    return shown.replace("$", r"\$")
+    return shown
 
 
 @contextmanager

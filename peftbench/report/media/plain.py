@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from itertools import accumulate
 
 # format characters that reorder or hide what is around them: bidirectional overrides, zero-width spaces, marks
 HIDDEN = {*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A)), *map(chr, range(0xFFF9, 0xFFFC))}
@@ -41,15 +42,21 @@ def natural(*names: str) -> tuple[tuple[tuple[str | float, ...], str], ...]:
 
 
 def shortened(names: Iterable[str], longest: int) -> dict[str, str]:
-    """Each name cut to a length, within it rather than at its end where others start alike.
+    """Each name cut to a width, within it rather than at its end where others start alike.
+
+    Args:
+        names: the names.
+        longest: the width in characters; a wide one, such as a Chinese one, counts as two.
 
     >>> shortened(["lora-of-rank-8", "lora-of-rank-16", "full"], 9)
     {'lora-of-rank-8': 'lora…nk-8', 'lora-of-rank-16': 'lora…k-16', 'full': 'full'}
+    >>> shortened(["漢漢漢漢漢漢"], 9)
+    {'漢漢漢漢漢漢': '漢漢漢漢…'}
     """
     shown = {name: visible(name) for name in names}
-    cut = {name: text if len(text) <= longest else f"{text[: longest - 1]}…" for name, text in shown.items()}
+    cut = {name: text if _width(text) <= longest else f"{_start(text, longest - 1)}…" for name, text in shown.items()}
     times, half = Counter(cut.values()), (longest - 1) // 2
-    return {n: f"{shown[n][:half]}…{shown[n][-half:]}" if times[text] > 1 else text for n, text in cut.items()}
+    return {n: _without_middle(shown[n], half) if times[text] > 1 else text for n, text in cut.items()}
 
 
 def code_points(text: str) -> str:
@@ -66,3 +73,17 @@ def _visible(c: str) -> str:
     if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in HIDDEN or is_noncharacter:
         return c.encode("unicode_escape").decode()
     return c
+
+
+def _without_middle(text: str, half: int) -> str:
+    return f"{_start(text, half)}…{_start(text[::-1], half)[::-1]}" if _width(text) > 2 * half + 1 else text
+
+
+def _start(text: str, width: int) -> str:
+    """As much of a text's start as has the width."""
+    ends = accumulate(map(_width, text))
+    return text[: sum(end <= width for end in ends)]
+
+
+def _width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

@@ -25,7 +25,7 @@ def json_lines(text: str) -> str:
     >>> json_lines('{"name": "\x9b31m"}')
     '{"name": "\\u009b31m"}'
     """
-    return re.sub(r"[^\n -~]", lambda c: c[0] if plain.visible(c[0]) == c[0] else f"\\u{ord(c[0]):04x}", text)
+    return re.sub(r"[^\n -~\U00010000-\U0010ffff]", lambda found: _in_json(found[0]), text)
 
 
 def width(text: str) -> int:
@@ -63,3 +63,7 @@ def wrapped(text: str, cells: int, first: str = "", rest: str = "") -> list[str]
     wide = "".join(c + FILLER if wcwidth(c) == 2 else c for c in plain.visible(text))
     broken = textwrap.wrap(wide, cells, initial_indent=first, subsequent_indent=rest)
     return [line.replace(FILLER, "") for line in broken]
+
+
+def _in_json(c: str) -> str:
+    return c if plain.visible(c) == c else f"\\u{ord(c):04x}"

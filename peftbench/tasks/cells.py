@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from peftbench.errors import UserError
+
+class BadCell(ValueError):
+    """A cell holds no text. The message begins with its column, and the reader of the file puts its place before it."""
+
 
 WORDS = frozenset({"NaN", "nan", "NAN", "null", "Null", "NULL", "None", "<NA>"})  # what programs write for no value
 
@@ -22,30 +25,29 @@ def is_missing(value: Any, words: bool = True) -> bool:
     return value is None or value != value or (isinstance(value, list) and not value)  # only NaN differs from itself
 
 
-def text(value: Any, where: str, column: str) -> str:
+def text(value: Any, column: str) -> str:
     """Return the text of a cell that is not missing.
 
     Args:
         value: the cell.
-        where: the row, to begin a message with.
         column: the name of its column.
 
     Raises:
-        UserError: the cell holds no text or number, or characters that are no valid text.
+        BadCell: the cell holds no text or number, or characters that are no valid text.
     """
     if isinstance(value, str):
         content = value
     elif isinstance(value, (dict, list, bytes)):
-        raise UserError(f"{where}: a {type(value).__name__} in column {column!r}, where a text or a number is needed")
+        raise BadCell(f"a {type(value).__name__} in column {column!r}, where a text or a number is needed")
     else:
         content = str(value).lower() if isinstance(value, bool) else str(value)
     if not content.isascii() and (at := _lone_surrogate(content)) is not None:
-        raise UserError(
-            f"{where}: column {column!r} has half a character (U+{ord(content[at]):04X}, a lone surrogate) at position "
+        raise BadCell(
+            f"column {column!r} has half a character (U+{ord(content[at]):04X}, a lone surrogate) at position "
             f"{at + 1}; the text was cut or damaged: repair the row or leave it out"
         )
     if "\0" in content:
-        raise UserError(f"{where}: column {column!r} has a NUL character; repair the row or leave it out")
+        raise BadCell(f"column {column!r} has a NUL character; repair the row or leave it out")
     return content
 
 

@@ -90,7 +90,10 @@ def read(path: Path, columns: Columns, dialect: Dialect) -> tuple[list[TextRow],
         if (lacking := _lacking(row, columns)) is not None:
             incomplete.append((line, lacking))
         else:
-            rows.append(_text_row(path, line, row, columns))
+            try:
+                rows.append(_text_row(path, line, row, columns))
+            except cells.BadCell as error:
+                raise UserError(f"{table_files.place(path, line)}: {error}") from error
     if not incomplete:
         return rows, []
     if columns.missing != "drop":
@@ -116,7 +119,6 @@ def _lacking(row: Mapping[str, Any], columns: Columns) -> str | None:
 
 
 def _text_row(path: Path, line: int, row: Mapping[str, Any], columns: Columns) -> TextRow:
-    where = table_files.place(path, line)
     target = row[columns.target]
     targets = target if columns.target_name == "answer" and isinstance(target, list) else [target]
     pair = row.get(columns.pair) if columns.pair else None
@@ -124,9 +126,9 @@ def _text_row(path: Path, line: int, row: Mapping[str, Any], columns: Columns) -
     return TextRow(
         path,
         line,
-        cells.text(row[columns.text], where, columns.text),
-        None if no_pair else cells.text(pair, where, str(columns.pair)),
-        tuple(cells.text(v, where, columns.target).strip() for v in targets),
+        cells.text(row[columns.text], columns.text),
+        None if no_pair else cells.text(pair, str(columns.pair)),
+        tuple(cells.text(v, columns.target).strip() for v in targets),
     )
 
 

@@ -14,8 +14,9 @@ import pytest
 from msgspec import structs
 
 from peftbench.records import record
+from peftbench.records.spec import RunSpec, TaskSpec, as_dict
 from peftbench.report import assemble
-from peftbench.report.data import times, verdicts
+from peftbench.report.data import times, tunings, verdicts
 from peftbench.report.data.average import averages
 from peftbench.report.data.collect import compare
 from peftbench.report.tables import columns as tables
@@ -443,3 +444,30 @@ def test_a_lower_score_counts_for_more_where_lower_is_better(tmp_path):
     ]
     (a,) = averages(compared(tmp_path, bodies))
     assert {s.label: (s.relative, s.rank) for s in a.standings} == {"full": (1.0, 1.0), "lora": (0.5, 2.0)}
+
+
+def of_file(body, name, version=2):
+    """The body of a run on a user's file that was called so at the time."""
+    asked = replace(
+        RunSpec.from_dict(body["spec"]), task=TaskSpec(name, "c" * 64, version, None, {"train": f"{name}.csv"})
+    )
+    return {**body, "spec": as_dict(asked), "spec_id": asked.id, "slug": asked.slug}
+
+
+def test_runs_on_one_file_share_a_table_whatever_it_was_called(tmp_path):
+    bodies = [of_file(factories.run(label, s, 0.5 + s / 10), name) for label in ("full", "lora") for s, name in NAMES]
+    (c,) = compared(tmp_path, bodies)
+    assert c.task == "local/moved"
+    assert entry(c, "lora").n == 2
+    tried = [factories.as_trial(body, i) for i, body in enumerate(bodies)]
+    factories.write_all(tmp_path / "trials", tried)
+    (tuned,) = tunings.of(record.read_all(tmp_path / "trials"))
+    assert tuned.task == "local/moved"
+
+
+def test_runs_on_a_file_of_the_older_identity_have_tables_of_their_own(tmp_path):
+    bodies = [of_file(factories.run("lora", s, 0.5), name, version) for version in (1, 2) for s, name in NAMES]
+    assert [c.task for c in compared(tmp_path, bodies)] == ["local/moved", "local/moved", "local/tickets"]
+
+
+NAMES = list(enumerate(["local/tickets", "local/moved"]))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 
 from peftbench import tasks
 from peftbench.errors import UserError
-from peftbench.tasks import table_files
+from peftbench.tasks import progress, table_files
 
 ROWS = [(f'he said "{i}", twice;\tand é ü 😀\nwith a second line', "yes" if i % 2 else "no") for i in range(40)]
 OPTIONS = {"text": "body", "label": "stars"}
@@ -204,3 +206,20 @@ def test_words_for_no_value_may_be_text_or_a_class(tmp_path: Path) -> None:
 def test_a_file_without_one_whole_row_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="every row lacks a value in 'body' or 'stars'"):
         _open(_written(tmp_path / "a.csv", [("", "x"), ("y", "")]), missing="drop")
+
+
+class FakeTerminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_person_at_a_terminal_sees_how_far_reading_is(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    screen = FakeTerminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    rows = list(range(progress.MANY))
+    assert list(progress.shown(rows, "reading a.csv")) == rows
+    assert ("reading a.csv" in screen.getvalue()) == terminal
+    assert list(progress.shown(rows[:9], "few")) == rows[:9]
+    assert "few" not in screen.getvalue()

@@ -14,6 +14,8 @@ from peftbench.method.catalogue import MethodFacts
 from peftbench.plan.experiment import EXEMPTIBLE, BackboneSection, Experiment, TaskSection
 from peftbench.tasks import local
 from peftbench.tasks.dataset import KINDS, LIMITS
+from peftbench.tasks.local_rows import POLICIES
+from peftbench.tasks.separated import QUOTES
 
 RATE = {"type": "number", "exclusiveMinimum": 0}
 EXEMPTIONS = {
@@ -68,7 +70,8 @@ def _task(names: list[str]) -> dict[str, Any]:
     properties["rows"] = {**whole, "description": "examples of a synthetic task"}
     for option in local.OWN:
         properties[option.name] = {"description": f"of your own files (task: local): {option.what}"}
-    properties["kind"] |= {"enum": list(KINDS)}
+    for name, values in (("kind", KINDS), ("missing", POLICIES), ("quotes", QUOTES)):
+        properties[name] |= {"enum": list(values)}
     return schema | {"additionalProperties": False}
 
 

@@ -233,9 +233,7 @@ class Run:
         scores: dict[str, float | None] = {"perplexity": perplexity}
         if split != "test":
             return scores, []
-        train = self.data["train"]
-        assert train.answer_start is not None  # a generation task
-        longest = max(int(n - s) for n, s in zip(train.lengths, train.answer_start, strict=True))
+        longest = self.data["train"].longest_answer
         values = evaluate.generate(self.backbone, data, size, dtype, longest, self._raise_if_stopped)
         references = [e.references for e in examples]
         for m in self.dataset.metrics:

@@ -3,8 +3,9 @@
 - Classification and regression: one or two texts with the tokenizer's special tokens. The tokenizer truncates the
   longer text.
 - Generation: prompt + answer + end-of-text. The beginning of the prompt is truncated first; the answer keeps at least
-  half of the length. At test the prompt keeps the whole length whatever the answer, because what the network reads must
-  not depend on a reference; the answer that is scored stands behind it.
+  half of the length. At test the prompt keeps the whole length whatever its answer, because what the network reads must
+  not depend on a reference; the answer that is scored stands behind it. The prompt keeps less where the tokenizer names
+  the longest input of the model: then the longest answer of train has room behind it.
 - Generation with an encoder and a decoder: the prompt as the tokenizer frames and truncates it, and answer +
   end-of-text. Each may have the whole length.
 
@@ -69,6 +70,11 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def longest_answer(self) -> int:
+        """The most tokens of an answer, its end included; 0 except for generation."""
+        return 0 if self.answer_start is None else int((self.lengths - self.answer_start).max())
+
 
 def encode(
     dataset: Dataset, tokenizer: Any, max_length: int, cache_dir: Path, decoder_start: int | None = None
@@ -91,16 +97,23 @@ def encode(
     most = getattr(tokenizer, "model_max_length", None)
     if max_length < 8 or (most is not None and max_length > most):
         raise UserError(f"max_length must be from 8 to {most or 'the longest input of the model'}, not {max_length}")
-    key = [VERSION, dataset.fingerprint, fingerprint(tokenizer), max_length]
+    key = [VERSION, dataset.fingerprint, fingerprint(tokenizer), max_length, most]
     if decoder_start is not None:
         key.append("encoder and decoder")
     path = cache_dir / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.npz"
 
-    def encode_split(split: str) -> Encoded:
-        examples, is_test = dataset.split(split), split == "test"
-        return encode_examples(dataset.name, dataset.kind, examples, tokenizer, max_length, decoder_start, is_test)
+    def encode_split(split: str, prompt_length: int | None = None) -> Encoded:
+        examples = dataset.split(split)
+        return encode_examples(
+            dataset.name, dataset.kind, examples, tokenizer, max_length, decoder_start, prompt_length
+        )
 
-    cache.file(path, lambda part: _save(part, {split: encode_split(split) for split in SPLITS}))
+    def encode_all() -> dict[str, Encoded]:
+        train = encode_split("train")
+        room = max_length if most is None else min(max_length, max(most - train.longest_answer, max_length // 2))
+        return {"train": train, "validation": encode_split("validation"), "test": encode_split("test", room)}
+
+    cache.file(path, lambda part: _save(part, encode_all()))
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {split: replace(_unpacked(stored, split), decoder_start=decoder_start) for split in SPLITS}
@@ -115,7 +128,7 @@ def encode_examples(
     tokenizer: Any,
     max_length: int,
     decoder_start: int | None = None,
-    is_test: bool = False,
+    prompt_length: int | None = None,
 ) -> Encoded:
     """Encode examples of one kind of task.
 
@@ -126,7 +139,8 @@ def encode_examples(
         tokenizer: a tokenizer of transformers.
         max_length: the largest number of tokens of an example.
         decoder_start: the network's `Backbone.decoder_start`.
-        is_test: whether the examples are tested, so that the length of an answer may not decide how its prompt is cut.
+        prompt_length: tokens kept of a prompt of a causal model, whatever its answer, which stands behind it; None:
+            prompt and answer share `max_length`.
 
     Raises:
         UserError: the tokenizer is not suitable, or a text has no tokens.
@@ -134,7 +148,7 @@ def encode_examples(
     if kind != "generation":
         return _encode_classified(name, kind, examples, tokenizer, max_length)
     if decoder_start is None:
-        return _encode_causal(name, examples, tokenizer, max_length, is_test)
+        return _encode_causal(name, examples, tokenizer, max_length, prompt_length)
     encoded = _encode_seq2seq(name, examples, tokenizer, max_length)
     return replace(encoded, decoder_start=decoder_start)
 
@@ -200,10 +214,12 @@ def _encode_seq2seq(name: str, examples: Sequence[Example], tokenizer: Any, max_
     )
 
 
-def _encode_causal(name: str, examples: Sequence[Example], tokenizer: Any, max_length: int, is_test: bool) -> Encoded:
+def _encode_causal(
+    name: str, examples: Sequence[Example], tokenizer: Any, max_length: int, prompt_length: int | None
+) -> Encoded:
     """Encode prompts and answers for a causal model."""
     end, begin = tokenizing.end_of_text(tokenizer), tokenizer.bos_token_id
-    adds = tokenizing.adds_first(tokenizer, begin)
+    adds, most = tokenizing.adds_first(tokenizer, begin), getattr(tokenizer, "model_max_length", None)
     answers = [e.references[0] if e.text[-1:].isspace() else " " + e.references[0] for e in examples]
     prompts = tokenizing.tokenised(name, tokenizer, [e.text for e in examples], add_special_tokens=False)
     ids, starts, own = list[Array](), list[int](), 0
@@ -215,25 +231,30 @@ def _encode_causal(name: str, examples: Sequence[Example], tokenizer: Any, max_l
         brings = begin is not None and prompt[:1] == [begin]
         opening = [begin] if adds or brings else []  # it stays where the prompt's beginning is truncated
         own += adds and brings
-        kept, kept_answer = _truncate(prompt[brings:], answer, max_length - len(opening), is_test)
-        ids.append(np.asarray([*opening, *kept, *kept_answer], dtype=np.int32))
+        own_length = None if prompt_length is None else prompt_length - len(opening)
+        kept, kept_answer = _truncate(prompt[brings:], answer, max_length - len(opening), own_length)
+        ids.append(np.asarray([*opening, *kept, *kept_answer][:most], dtype=np.int32))
         starts.append(len(opening) + len(kept))
         lost.append(len(prompt[brings:]) - len(kept))
-        lost_answer.append(len(answer) - len(kept_answer))
+        lost_answer.append(len(answer) - (len(ids[-1]) - starts[-1]))
     start, prompt_lost, answer_lost = map(_integers, (starts, lost, lost_answer))
     return Encoded(ids, None, None, start, _lengths(ids), own_begin=own, lost=prompt_lost, lost_answer=answer_lost)
 
 
-def _truncate(prompt: list[int], answer: list[int], length: int, is_test: bool = False) -> tuple[list[int], list[int]]:
+def _truncate(
+    prompt: list[int], answer: list[int], length: int, prompt_length: int | None = None
+) -> tuple[list[int], list[int]]:
     """Truncate prompt and answer to `length` tokens in all: first the prompt's beginning, down to half the length.
 
-    At test only the prompt's own length decides, so that both may have more than `length` tokens together.
+    With a length of its own, the prompt does not depend on the answer, and both may have more than `length` together.
     """
+    if prompt_length is not None:
+        prompt = prompt[max(0, len(prompt) - prompt_length) :]
     if len(prompt) + len(answer) <= length:
         return prompt, answer
     # a truncated answer has no end-of-text token, so that the network does not learn to end there
     answer_part = answer[: max(length - len(prompt), length - length // 2)]
-    room = length if is_test else length - len(answer_part)
+    room = len(prompt) if prompt_length is not None else length - len(answer_part)
     return prompt[len(prompt) - min(len(prompt), room) :], answer_part
 
 

@@ -235,6 +235,23 @@ def test_the_prompt_at_test_does_not_depend_on_the_reference(tmp_path: Path, wor
     assert [len(row) for row in seen[0]] == [min(64, len(prompt)) for prompt in prompts]
 
 
+@pytest.mark.parametrize("most", [64, 70, 90, 1000])
+def test_the_prompt_at_test_leaves_the_model_room_for_an_answer(tmp_path: Path, most: int) -> None:
+    d = tasks.open_task("synthetic/generation")
+    train = tuple(example("a :", references=["x" * n]) for n in (3, 9))  # with the blank and the end: at most 11 tokens
+    seen = []
+    for reference in ("x", "y" * 200):
+        test = tuple(example("some context " * n, references=[reference]) for n in (1, 4, 5, 20))
+        changed = dataclasses.replace(d, train=train, test=test, fingerprint=repr(test))
+        tokenizer = _tokenizer()
+        tokenizer.model_max_length = most
+        encoded = tokens.encode(changed, tokenizer, 64, tmp_path / str(len(seen)))["test"]
+        assert encoded.answer_start is not None
+        seen.append(encoded.answer_start.tolist())
+        assert encoded.lengths.max() <= most
+    assert seen[0] == seen[1] == [min(13 * n, 64, most - 11) for n in (1, 4, 5, 20)]
+
+
 def _framing(first: str) -> Any:
     """A tokenizer that puts a first token before a text, as those of BERT and Llama do."""
     from tokenizers import processors

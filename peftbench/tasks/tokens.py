@@ -231,13 +231,12 @@ def _encode_causal(
         brings = begin is not None and prompt[:1] == [begin]
         opening = [begin] if adds or brings else []  # it stays where the prompt's beginning is truncated
         own += adds and brings
-        length = None if prompt_length is None else prompt_length - len(opening)
-        kept, kept_answer = _truncate(prompt[brings:], answer, max_length - len(opening), length)
-        row = np.asarray([*opening, *kept, *kept_answer][:most], dtype=np.int32)
-        ids.append(row)
+        own_length = None if prompt_length is None else prompt_length - len(opening)
+        kept, kept_answer = _truncate(prompt[brings:], answer, max_length - len(opening), own_length)
+        ids.append(np.asarray([*opening, *kept, *kept_answer][:most], dtype=np.int32))
         starts.append(len(opening) + len(kept))
         lost.append(len(prompt[brings:]) - len(kept))
-        lost_answer.append(len(answer) - max(0, len(row) - starts[-1]))
+        lost_answer.append(len(answer) - (len(ids[-1]) - starts[-1]))
     start, prompt_lost, answer_lost = map(_integers, (starts, lost, lost_answer))
     return Encoded(ids, None, None, start, _lengths(ids), own_begin=own, lost=prompt_lost, lost_answer=answer_lost)
 

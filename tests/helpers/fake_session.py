@@ -58,8 +58,6 @@ class Session:
         self.note(f"run {spec.id}")
         print("a library's noise on standard output", flush=True)
         do = spec.method.hyper.get("do")
-        if notes := spec.method.hyper.get("notes"):
-            on_progress({"phase": "data", "notes": notes})
         losses = []
         for step in range(1, STEPS + 1):
             if stop():

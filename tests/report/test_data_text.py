@@ -165,3 +165,17 @@ def test_the_page_lists_the_data_and_an_older_record_says_nothing(
         page = assemble.write(folder)[0].read_text()
         assert ("The data:\n\n- Rows: 20 train" in page) is (data is not None)
         assert ("The classes:" in page) is (data is not None)
+
+
+def test_a_long_sample_is_short_in_the_terminal_and_whole_on_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "figures", lambda comparison, looks: iter(()))
+    prompt = f"begin {'word ' * 200}end"
+    sample = {"prompt": prompt, "prediction": "yes", "reference": "no"}
+    factories.write_all(tmp_path, [factories.run("full", samples=[sample])])
+    terminal = " ".join(assemble.text_table(tmp_path).split())
+    assert "A sample of full: 'begin word" in terminal
+    assert "word end' -> 'yes'; reference 'no'" in terminal
+    assert len(terminal) < len(prompt)
+    assert prompt in assemble.write(tmp_path)[0].read_text()

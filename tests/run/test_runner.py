@@ -346,14 +346,6 @@ def test_a_pipe_gets_one_line_for_each_start_and_end(go: Callable) -> None:
     assert lines[4].startswith("[2/2] error lora-1 on synthetic/words, seed 1: ZeroDivisionError: a bug in a method, ")
 
 
-def test_a_note_on_the_texts_is_told_once_for_a_task(go: Callable) -> None:
-    out = io.StringIO()
-    specs = [fake_session.spec(n, task, notes=["texts bring <s>"]) for n, task in enumerate(["one", "one", "two"])]
-    go(specs, view=progress.view(False, out))
-    told = [line for line in out.getvalue().splitlines() if "bring" in line]
-    assert told == ["one: texts bring <s>", "two: texts bring <s>"]
-
-
 def test_quiet_tells_only_what_went_wrong(go: Callable, capsys: pytest.CaptureFixture[str]) -> None:
     go([fake_session.spec(0)], view=progress.view(True))
     told = capsys.readouterr()

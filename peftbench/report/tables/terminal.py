@@ -13,6 +13,8 @@ from peftbench.report.media.terminal import wrapped
 from peftbench.report.tables import columns, conclusions, latency_page, trials
 from peftbench.report.tables.columns import WIDTH
 
+LONGEST = 160  # characters of a text that the table shows
+
 
 def text(
     comparisons: Sequence[Comparison],
@@ -71,8 +73,15 @@ def _sample(c: Comparison) -> Iterator[str]:
     best = sorted((e for e in c.entries if e.mean is not None), key=lambda e: _worse(c, e))
     for e in best[:1]:
         if sample := first_sample(e):
-            written = f"{sample.prompt!r} -> {sample.prediction!r}; reference {sample.reference!r}"
+            prompt, prediction, reference = map(_brief, (sample.prompt, sample.prediction, sample.reference))
+            written = f"{prompt} -> {prediction}; reference {reference}"
             yield f"A sample of {e.label}: {written}"
+
+
+def _brief(text: str) -> str:
+    """A text in quotes, with its beginning and end if it is long; report.md has all of it."""
+    half = LONGEST // 2
+    return repr(text) if len(text) <= LONGEST else f"{text[:half]!r} … {text[-half:]!r}"
 
 
 def _worse(c: Comparison, e: Entry) -> float:

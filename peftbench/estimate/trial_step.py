@@ -6,8 +6,10 @@ only weights have, is left to the run. Imports torch only for what the cache doe
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -47,8 +49,11 @@ def prompt_of(spec: RunSpec, task: TaskFacts, catalogue: Catalogue) -> int:
     network = [as_dict(spec.backbone), task.kind]
     key = digest([*network, spec.method.name, spec.method.version, dict(spec.method.hyper)])
     if key not in store.answers:
-        plain = store.get(digest(network), lambda: _plain_network_steps(spec, task))
-        store.put(key, _verdict(spec, task, catalogue.plugins) if plain else {"refused": None, "prompt": 0})
+        with _quiet():
+            verdict = _verdict(spec, task, catalogue.plugins)
+            if verdict["in_step"] and not store.get(digest(network), lambda: _plain_network_steps(spec, task)):
+                verdict["refused"] = None
+        store.put(key, verdict)
     verdict = store.answers[key]
     if verdict["refused"]:
         raise UserError(verdict["refused"])
@@ -56,7 +61,10 @@ def prompt_of(spec: RunSpec, task: TaskFacts, catalogue: Catalogue) -> int:
 
 
 def _verdict(spec: RunSpec, task: TaskFacts, plugins: Iterable[Path | str]) -> dict[str, Any]:
-    """Return why the method cannot train this network, if so, and the number of vectors that it inserts in a text."""
+    """Return why the method cannot train this network, if so, and the number of vectors that it inserts in a text.
+
+    What fails in the step is only the method's fault if the network without it takes one.
+    """
     from peftbench.estimate import fake_tensors
     from peftbench.method.edit import Edit
     from peftbench.method.registry import find, make
@@ -66,20 +74,22 @@ def _verdict(spec: RunSpec, task: TaskFacts, plugins: Iterable[Path | str]) -> d
     method = make(find(spec.method.name, plugins), spec.method.hyper)
     backbone = _network(spec, task)
     with fake_tensors.fake_mode(padded=True):
-        edit = Edit(fake_tensors.replace_tensors(backbone, fake_tensors.fake_like))
+        edit, in_step = Edit(fake_tensors.replace_tensors(backbone, fake_tensors.fake_like)), False
         try:
             method.attach(edit)
             checked_counts(edit, method)
+            in_step = True
             backbone.reset_head()
             trainer = Trainer.start(edit, method, spec.train, spec.backbone.dtype)
             backbone.net.train()
             trainer.step(_batch(backbone), 1 / max(spec.train.steps, 1))
             edit.check_used()
+            refused = None
         except UserError as error:
-            return {"refused": str(error), "prompt": 0}
+            refused = str(error)
         except Exception as error:  # each network fails in its own way
-            return {"refused": _reason(spec, backbone, error), "prompt": 0}
-    return {"refused": None, "prompt": backbone.virtual_tokens}
+            refused, in_step = _reason(spec, backbone, error), True
+    return {"refused": refused, "in_step": in_step and refused is not None, "prompt": backbone.virtual_tokens}
 
 
 def _plain_network_steps(spec: RunSpec, task: TaskFacts) -> bool:
@@ -97,6 +107,20 @@ def _plain_network_steps(spec: RunSpec, task: TaskFacts) -> bool:
     except Exception:  # whatever it is, no method is to blame
         return False
     return True
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch and transformers from logging what fails or is slow in a trial; the message of a refusal says it."""
+    names = ("torch._subclasses.fake_tensor", "transformers")
+    loggers = [(logger, logger.level) for logger in map(logging.getLogger, names)]
+    for logger, _ in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in loggers:
+            logger.setLevel(level)
 
 
 def _network(spec: RunSpec, task: TaskFacts) -> Backbone:

@@ -182,8 +182,26 @@ def test_a_network_that_takes_no_step_by_itself_is_no_fault_of_a_method(
 ) -> None:
     monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path))
     monkeypatch.setattr(trial_step, "_plain_network_steps", lambda *_: False)
-    monkeypatch.setattr(trial_step, "_verdict", lambda *_: pytest.fail("a method was tried"))
-    assert plan("tiny-encoder", "lora", task="synthetic/classification").planned
+    file = {"name": "e", "backbone": "tiny-encoder", "tasks": ["synthetic/classification"], "profile": False}
+    chosen = {**file, "methods": ["broken_shape"]}
+    body = "return self.base(x)[..., :5]"
+    assert planning.prepared(chosen, plugins=[plugin(tmp_path, "shape", body)]).planned
+    assert "initial_rank 2 is below" in refusal("tiny-encoder", {"adalora": {"initial_rank": 2}}, task=file["tasks"][0])
+
+
+def test_a_network_whose_experts_need_numbers_still_refuses_what_attach_refuses(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    facts = {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+        "intermediate_size": 64, "moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2,
+    }  # fmt: skip
+    roles = {role: f"model.layers.*.self_attn.{role}_proj" for role in "qkvo"}
+    backbone = {"model": saved(tmp_path / "moe", "qwen3_moe", **facts), "roles": roles}
+    capfd.readouterr()
+    assert plan(backbone, "lora").planned
+    assert "bitfit trains the biases of the base, and this qwen3_moe network has none" in refusal(backbone, "bitfit")
+    assert capfd.readouterr().err == ""
 
 
 def test_verdicts_are_kept_for_the_next_plan_which_imports_no_torch(call: Call, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from peftbench import tasks
 from peftbench.backbones import source
+from peftbench.backbones.modules import SiteLinear
 from peftbench.errors import UserError
 from peftbench.method.edit import Edit
 from peftbench.method.registry import find, make
@@ -326,3 +327,18 @@ def test_galore_lets_a_gradient_that_is_no_number_reach_the_weights() -> None:
     p.grad = torch.full((3, 4), torch.nan)
     GaLoreAdamW([{"params": [p], "rank": 2}], lr=0.1).step()
     assert bool(p.isnan().all())  # and not a LinAlgError, which would hide the divergence
+
+
+def test_a_layer_that_no_step_reaches_keeps_its_values_and_scores_nothing() -> None:
+    """Layers that are dropped by chance, or experts that no token is sent to, have no gradient."""
+    torch.manual_seed(0)
+    layers = nn.ModuleList(SVDLinear(SiteLinear(4, 4), 3, 1.0, 0.0) for _ in range(2))
+    with torch.no_grad():
+        for layer in layers:
+            layer.Lambda.fill_(1.0)
+    before = layers[1].P.detach().clone()
+    layers[0](torch.randn(5, 4)).square().sum().backward()
+    AdaLoRA(rank=2, warmup=0.0, final=0.0).after_step(layers, 0.5)
+    assert layers[0].averages["Lambda"][0].count_nonzero()
+    assert not layers[1].averages["Lambda"][0].count_nonzero()
+    assert torch.equal(layers[1].P, before)

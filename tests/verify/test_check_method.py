@@ -18,6 +18,7 @@ from peftbench.cli.app import main
 from peftbench.method import registry, scaffold
 from peftbench.verify import check_method
 from peftbench.verify.contract import PROMISES
+from peftbench.verify.contract.networks import FAMILIES, NETWORKS
 from peftbench.verify.contract.variants import ROLES
 
 HEAD = """\
@@ -229,3 +230,15 @@ def test_what_it_says_is_wrapped_to_a_width(width: int) -> None:
 
 def test_every_promise_says_what_to_look_at() -> None:
     assert set(check_view.LOOK_AT) == {p.__name__ for p in PROMISES}
+
+
+@pytest.mark.parametrize(("option", "networks"), [((), FAMILIES), (("--all-networks",), NETWORKS)])
+def test_more_networks_are_tried_if_asked_for(
+    check: Check, monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...], networks: dict[str, Any]
+) -> None:
+    promise = PROMISES[0].__name__
+    monkeypatch.setattr(check_method, "check", lambda case, only: [check_method.PromiseVerdict(promise)])
+    done = check("good.py", HEAD + METHOD, "good.py", *option)
+    assert done.code == 0
+    *most, last = [network.says for network in networks.values()]
+    assert f"promise that apply on {', '.join(most)} and {last} in 1 setting" in done.said

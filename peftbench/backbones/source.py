@@ -89,9 +89,7 @@ def locate(model: str, revision: str | None = None) -> str:
             raise UserError(f"{path} holds no config.json; a local backbone is a directory saved by save_pretrained")
         return str(path)
     if model.startswith((".", "/", "~")):
-        raise UserError(
-            f"no directory {path.absolute()}; a backbone is one of {', '.join(PRESETS)}, a directory, or a hub id"
-        )
+        raise UserError(f"no directory {path}; a backbone is one of {', '.join(PRESETS)}, a directory, or a hub id")
     return model
 
 

@@ -73,8 +73,14 @@ class PromiseVerdict:
 
 
 def promises(case: Case) -> list[Promise]:
-    """Return the promises that apply to the case's network: causality and generation need a decoder."""
-    return [p for p in PROMISES if case.kind == "generation" or p not in CAUSAL_ONLY]
+    """Return the promises that apply to the case's network.
+
+    Causality and generation need a decoder. Nearness in bfloat16 needs a network that chooses no experts.
+    """
+    left_out = set() if case.kind == "generation" else set(CAUSAL_ONLY)
+    if case.network.chooses:
+        left_out.add(training.bfloat16_stays_close)
+    return [p for p in PROMISES if p not in left_out]
 
 
 def skip_reason(case: Case) -> str | None:

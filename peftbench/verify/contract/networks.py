@@ -48,6 +48,7 @@ class Network:
         preset: The preset that it is, or whose sizes it has.
         facts: Values of the configuration that differ from the preset's.
         roles: Role table of an architecture that is not known; None for a known one.
+        chooses: Whether it sends a token to some of its experts. In bfloat16 it may choose others, whatever the method.
     """
 
     says: str
@@ -55,6 +56,7 @@ class Network:
     preset: str
     facts: Mapping[str, Any] = field(default_factory=dict)
     roles: Mapping[str, Any] | None = None
+    chooses: bool = False
 
     @property
     def has_decoder_inputs(self) -> bool:
@@ -114,6 +116,7 @@ NETWORKS = {
         "tiny-decoder",
         {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
         {**ATTENTION, **SHARED, **BLOCKS, "norm": NORMS},
+        chooses=True,
     ),
 }
 

@@ -7,6 +7,8 @@ from typing import Any
 from peftbench.backbones import architectures, quantised, source, tiny
 from peftbench.errors import UserError
 
+LAYERDROP = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")  # probabilities that a step skips a layer
+
 
 def load_config(origin: source.Origin, labels: int, kind: str, dropout: float | None = None) -> Any:
     """Load the transformers configuration of a model for tasks of `kind`.
@@ -18,8 +20,7 @@ def load_config(origin: source.Origin, labels: int, kind: str, dropout: float | 
         dropout: Value for every dropout probability; None to keep the model's own. If given, no layer is skipped.
 
     Raises:
-        UserError: The configuration does not load, the model does not suit `kind`, it skips layers in training, or its
-            weights are quantised.
+        UserError: The configuration does not load, the model does not suit `kind`, or its weights are quantised.
     """
     from transformers import AutoConfig
 
@@ -39,20 +40,19 @@ def load_config(origin: source.Origin, labels: int, kind: str, dropout: float | 
         for key in list(config.to_dict()):
             if ("dropout" in key or key.endswith("pdrop")) and isinstance(getattr(config, key, None), (int, float)):
                 setattr(config, key, dropout)
-    _check_layerdrop(origin, config, dropout)
+        for key in LAYERDROP:
+            if getattr(config, key, None):
+                setattr(config, key, 0.0)
     return config
 
 
-def _check_layerdrop(origin: source.Origin, config: Any, dropout: float | None) -> None:
-    """Turn layerdrop off if dropout was given; else raise `UserError` if the model has it.
+def check_layers_stay(origin: source.Origin, config: Any) -> None:
+    """Raise UserError for a network that skips layers in training.
 
     A step that skips layers leaves their adapters without a gradient, and costs another time and memory than the next.
     """
-    for key in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
-        rate = getattr(config, key, None) or 0.0
-        if dropout is not None and rate:
-            setattr(config, key, 0.0)
-        elif rate:
+    for key in LAYERDROP:
+        if rate := getattr(config, key, None):
             raise UserError(
                 f"backbone {origin.model!r} skips whole layers at random in training ({key} = {rate} in its "
                 "config.json), so that a step does not reach every layer that a method adapts; give backbone_dropout, "

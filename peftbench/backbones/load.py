@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from peftbench import cache
 from peftbench.backbones import prompt, source, tiny
-from peftbench.backbones.configuration import decoder_start, load_config
+from peftbench.backbones.configuration import check_layers_stay, decoder_start, load_config
 from peftbench.backbones.devices import has_no_data
 from peftbench.backbones.networks import (
     DTYPES,
@@ -157,10 +157,11 @@ def load(
         device: Device of the network.
 
     Raises:
-        UserError: The model cannot be loaded, does not suit `kind`, or its roles are unknown.
+        UserError: The model cannot be loaded, does not suit `kind`, skips layers, or its roles are unknown.
     """
     origin = source.origin(model, revision)
     config = load_config(origin, labels, kind, dropout)
+    check_layers_stay(origin, config)
     net, missing = build_network(origin, kind, config, dtype)
     head = head_of(net, kind)
     newly_initialized = sorted({key.rpartition(".")[0] for key in missing if within(key, head)})

@@ -126,8 +126,7 @@ def _quiet() -> Iterator[None]:
 def _network(spec: RunSpec, task: TaskFacts) -> Backbone:
     """Return the run's network on the meta device, with fewer layers if they are many and alike, and dropping none."""
     from peftbench.backbones import source
-    from peftbench.backbones.attention import configurations
-    from peftbench.backbones.configuration import load_config
+    from peftbench.backbones.configuration import check_layers_stay, load_config
     from peftbench.backbones.load import load_on_meta
     from peftbench.estimate.extrapolation import DEEP, equal_layers
 
@@ -146,14 +145,9 @@ def _network(spec: RunSpec, task: TaskFacts) -> Backbone:
         gradient_checkpointing=b.gradient_checkpointing,
         layers=LAYERS if alike >= DEEP and not by_index else None,
     )
+    check_layers_stay(origin, backbone.net.config)
     if backbone.net.config.pad_token_id is None:  # a run uses the tokenizer's; here any id serves
         backbone.net.config.pad_token_id = 0
-    for module in backbone.net.modules():
-        if getattr(module, "layerdrop", 0):  # whether a layer is reached must not depend on chance
-            module.layerdrop = 0.0
-    for config in configurations(backbone.net):
-        if getattr(config, "layerdrop", 0):
-            config.layerdrop = 0.0
     return backbone
 
 

@@ -68,4 +68,4 @@ def test_latent_attention_takes_no_prefix() -> None:
         "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8,
     }  # fmt: skip
     roles = {"k": f"{LAYER}.kv_a_proj_with_mqa", "v": f"{LAYER}.kv_b_proj", "prefix": LAYER}
-    assert "kv_a_proj_with_mqa has 12 outputs" in sites("deepseek_v3", roles, **facts).absent["prefix"]
+    assert "have heads of width 12 and its values of 8" in sites("deepseek_v3", roles, **facts).absent["prefix"]

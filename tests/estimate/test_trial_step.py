@@ -60,14 +60,13 @@ def network(tmp_path: Path, name: str) -> dict[str, Any]:
 def test_a_prefix_that_a_network_never_uses_is_refused_for_generation_as_for_classification(tmp_path: Path) -> None:
     said = refusal(network(tmp_path, "bloom"), {"prefix": {"length": 3}})
     assert "methods[0].prefix" in said
-    assert "was never used: BloomAttention does not call the attention interface" in said
+    assert "is a BloomAttention, which does not call the attention interface" in said
 
 
 @pytest.mark.slow
 def test_a_network_that_reads_the_weight_of_a_swapped_layer_is_refused_with_the_place(tmp_path: Path) -> None:
     said = refusal(network(tmp_path, "mamba"), {"lora": {"rank": 2, "roles": "gate"}}, "prompt")
-    assert "fails in MambaMixer" in said
-    assert "'LoRALinear' object has no attribute 'weight'" in said
+    assert "the gate site backbone.layers.0.mixer.x_proj holds a LoRALinear, and something reads its 'weight'" in said
     assert "methods[1]" not in said, "a prompt works"
 
 
@@ -110,14 +109,15 @@ def test_every_method_is_taken_by_the_networks_that_generate(backbone: str) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["opt", "gpt2", "gpt-neox", "qwen3"])
 def test_a_step_on_other_decoders_is_taken(zoo: Zoo, name: str) -> None:
-    assert plan(str(zoo[name].folder), "lora", "adalora", "prefix", "prompt").planned
+    assert plan(str(zoo[name].folder), "lora", "adalora", "prefix", {"prompt": {"length": 3}}).planned
 
 
 @pytest.mark.slow
-def test_layers_that_are_dropped_by_chance_are_reached_in_the_trial(tmp_path: Path) -> None:
+def test_layers_that_are_dropped_by_chance_are_refused_unless_the_file_gives_a_dropout(tmp_path: Path) -> None:
     facts = {"hidden_size": 32, "word_embed_proj_dim": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
     model = saved(tmp_path / "opt", "opt", **facts, ffn_dim=64, max_position_embeddings=64, layerdrop=0.5)
-    assert plan(model, "lora", "adalora").planned
+    assert "skips whole layers at random in training (layerdrop = 0.5" in refusal(model, "lora", "adalora")
+    assert plan(model, "lora", "adalora", backbone_dropout=0.1).planned
 
 
 BROKEN = """

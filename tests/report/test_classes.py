@@ -18,6 +18,7 @@ from peftbench.report.data import classes
 from peftbench.report.data.collect import compare
 from peftbench.report.data.comparison import Comparison
 from peftbench.report.figures import confusion
+from peftbench.report.media.plain import visible
 from peftbench.report.tables import class_scores
 
 SPLIT = {"copies": 0, "contradictory": 0, "tokens": 9, "longest": 9, "cut_texts": 0, "cut_tokens": 0}
@@ -79,7 +80,7 @@ def test_tables_and_figure_bear_the_names_of_the_classes(tmp_path: Path, names: 
     assert "| _*<b>" not in written["report.md"].read_text(), "a name is no Markdown"
     assert {f"{start}--confusion{e}" for e in (".png", ".svg", ".csv")} <= set(written)
     rows = list(csv.DictReader(io.StringIO(written[f"{start}--classes.csv"].read_text())))
-    assert [(r["method"], r["class"]) for r in rows] == [(m, n) for m in ("full", "lora") for n in names]
+    assert [(r["method"], r["class"]) for r in rows] == [(m, n) for m in ("full", "lora") for n in map(visible, names)]
     assert not assemble.check(tmp_path, None, assemble.load(tmp_path)), "the same bytes again"
 
 

@@ -13,7 +13,7 @@ from architectures import Zoo, save
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from peftbench.backbones.configuration import load_config
+from peftbench.backbones.configuration import check_layers_stay, load_config
 from peftbench.backbones.in_memory import wrap
 from peftbench.backbones.load import load
 from peftbench.backbones.source import origin
@@ -100,7 +100,7 @@ def test_a_network_that_skips_layers_is_refused_with_the_key_that_helps(opt: Pat
     with pytest.raises(UserError, match=message):
         load(str(opt), "generation")
     with pytest.raises(UserError, match=message):
-        load_config(origin(str(opt), None), 1, "generation")
+        check_layers_stay(origin(str(opt), None), load_config(origin(str(opt), None), 1, "generation"))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
@@ -117,4 +117,4 @@ def test_each_stack_of_an_encoder_decoder_is_asked(zoo: Zoo, tmp_path: Path, key
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, key: 0.1}))
     with pytest.raises(UserError, match=f"{key} = 0.1"):
-        load_config(origin(str(folder), None), 1, "generation")
+        load(str(folder), "generation")

@@ -18,9 +18,9 @@ import verify_session
 from commands import Call
 
 from peftbench.errors import UserError
-from peftbench.records import record
+from peftbench.records import files, record
 from peftbench.run import runner
-from peftbench.verify.records import differences, repeat, summary
+from peftbench.verify.records import audit, differences, repeat, summary
 from peftbench.verify.records.repeat import RepeatRequest, Verification
 
 
@@ -199,10 +199,24 @@ SELF_CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a validation score": (setter("metrics.validation.accuracy", 0.6), "metrics.validation"),
     "which way is better": (setter("metrics.direction", "min"), "metrics.direction"),
     "an example left out": (lambda b: b["predictions"]["values"].pop(), "predictions"),
-    "all predictions left out": (lambda b: b.pop("predictions"), "predictions"),
     "a primary metric that was not scored": (setter("metrics.primary", lambda _: "nope"), "metrics.primary"),
     "no test scores": (setter("metrics.test", lambda _: {}), "metrics.primary"),
 }
+
+
+def test_a_finished_run_without_predictions_is_found_and_the_other_records_are_still_checked(
+    made: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "r" / record.FOLDER).mkdir(parents=True)
+    paths = sorted((made / record.FOLDER).glob("*.json"))
+    for path in paths:
+        body = {k: v for k, v in json.loads(path.read_bytes()).items() if k != "checksum"}
+        if path == paths[0]:
+            del body["predictions"]
+        (tmp_path / "r" / record.FOLDER / path.name).write_bytes(files.encode(body))
+    records, findings = audit.audit(tmp_path / "r")
+    assert len(records) == len(paths)
+    assert [(f.path.name, f.field) for f in findings] == [(paths[0].name, "predictions")]
 
 
 def relabel(body: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "register",
 ]
 
+_OF_RELEASE_0_1 = ("defaults", "discover", "find", "make", "schema", "source")  # imported from here; go with 0.3
 _HOMES = {
     "peftbench.backbones.modules": ("Block", "PrefixSlot", "SiteLinear"),
     "peftbench.backbones.prompt": ("PromptSlot",),
@@ -42,7 +43,7 @@ _HOMES = {
     "peftbench.errors": ("UserError",),
     "peftbench.method.base": ("Method", "adamw"),
     "peftbench.method.edit": ("Adapter", "Edit", "NotMergeable"),
-    "peftbench.method.registry": ("register",),
+    "peftbench.method.registry": ("register", *_OF_RELEASE_0_1),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

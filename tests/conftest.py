@@ -31,6 +31,7 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(100_000, 50, 100)  # a network's thousands of objects are no reason to look for circles
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -134,15 +135,18 @@ def calls_interface(layer: Any) -> bool:
 
     Where the source is not to be had, True: the first step checks that the layer did.
     """
+    kind: Any = type(layer)
+    return _names_interface(kind)
+
+
+@cache  # a network has many layers of few classes, and finding a class in its file takes milliseconds
+def _names_interface(of: Any) -> bool:
+    """Whether the source of a class, or of one that it inherits from, names the interface. torch's own are left out."""
+    classes = [c for c in of.__mro__ if c not in torch.nn.Module.__mro__]
     try:
-        return any("ALL_ATTENTION_FUNCTIONS" in inspect.getsource(c) for c in _classes(layer))
+        return any("ALL_ATTENTION_FUNCTIONS" in inspect.getsource(c) for c in classes)
     except (OSError, TypeError):
         return True
-
-
-def _classes(layer: Any) -> list[type]:
-    """Return the layer's class and those it inherits its forward from, without torch's own."""
-    return [c for c in type(layer).__mro__ if c not in torch.nn.Module.__mro__]
 
 
 def configurations(net: Any) -> list[Any]:

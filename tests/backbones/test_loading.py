@@ -167,8 +167,9 @@ def test_undo_after_training_the_head_keeps_the_backbone(zoo: Zoo) -> None:
     assert {p.dtype for p in backbone.net.parameters() if id(p) not in own} == {torch.bfloat16}
 
 
+@pytest.mark.full
 @pytest.mark.slow
-@pytest.mark.parametrize("endpoint", ["refuses", pytest.param("never answers", marks=pytest.mark.full)])
+@pytest.mark.parametrize("endpoint", ["refuses", "never answers"])
 def test_an_unreachable_hub_is_told_within_twenty_seconds(tmp_path: Path, endpoint: str) -> None:
     """In a process of its own: the hub's address is read when its client is imported."""
     with socket.create_server(("127.0.0.1", 0)) as server:

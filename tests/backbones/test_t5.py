@@ -315,6 +315,7 @@ def test_t5_classifies_and_regresses_with_a_head_on_its_last_answer_token(task: 
     assert backbone.kind == kind
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_every_method_is_profiled_on_a_task_that_t5_generates() -> None:
     names = sorted(name for name, cls in discover().items() if not cls.needs)  # it has no bias, and writing no head

@@ -88,7 +88,7 @@ def test_it_is_so_in_every_setting(name: str, change: dict[str, Any], model: str
 
 @pytest.mark.parametrize(
     ("name", "model"),
-    pairs(NAMES, ["bert-base", "llama-2-7b"], every_method_on=[], on_every_network=["lora", "prefix"]),
+    pairs(NAMES, ["bert-base", "llama-2-7b"], every_method_on=[], on_every_network=["lora"]),
 )
 def test_three_small_depths_tell_a_larger_one(name: str, model: str) -> None:
     """Eight layers in full, and from three, four and five of them."""
@@ -244,6 +244,7 @@ def test_the_largest_batch_fits_and_the_next_does_not() -> None:
     assert fit(10, "batch", Setting(1, 16), ask).largest == 0
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_the_longest_text_ends_at_the_networks_positions() -> None:
     found = fit(10**12, "seq", Setting(1, 1), lambda setting: estimate(ModelQuery("tiny-encoder"), "lora", {}, setting))

@@ -94,13 +94,19 @@ def test_a_prompt_is_refused_where_a_classifier_feeds_the_text_to_its_decoder() 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["synthetic/classification", "synthetic/regression", "synthetic/pair"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        "synthetic/classification",
+        *(pytest.param(f"synthetic/{t}", marks=pytest.mark.full) for t in ("regression", "pair")),
+    ],
+)
 def test_every_method_is_taken_by_the_encoder_that_it_runs_on(task: str) -> None:
     assert plan("tiny-encoder", *registry.discover(), task=task).planned
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["tiny-decoder", "tiny-t5"])
+@pytest.mark.parametrize("backbone", ["tiny-decoder", pytest.param("tiny-t5", marks=pytest.mark.full)])
 def test_every_method_is_taken_by_the_networks_that_generate(backbone: str) -> None:
     methods = [name for name in registry.discover() if name not in ("linear_probe", "bitfit")]  # head and biases
     assert plan(backbone, *methods).planned

@@ -25,6 +25,8 @@ ABOUT_SEQUENCES = (
 
 # What the machinery around a method keeps, whatever its numbers are.
 ABOUT_THE_MACHINERY = (
+    behaviour.describes_itself,
+    training.checkpointing_keeps_the_gradients,
     training.two_runs_are_identical,
     storage.swapping_adapters_is_exact,
     storage.foreign_adapters_are_refused,

@@ -75,6 +75,7 @@ def test_a_causal_model_is_refused_before_anything_runs() -> None:
         Session("cpu", threads=1).execute(spec("linear_probe", "synthetic/generation"))
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_this_process")
 def test_a_grid_with_it_is_planned_run_profiled_and_reported(call: Call, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def _train(edit: Edit, method: Method, steps: int = 2, dtype: str = "float32") -
 
 @pytest.mark.parametrize(
     ("label", "name"),
-    pairs(CONFIGURATIONS, ALL, every_method_on=ALL, on_every_network=[], fast=["bert", "llama"]),
+    pairs(CONFIGURATIONS, ALL, every_method_on=FEW, on_every_network=SITES, fast=["bert", "llama"]),
 )
 def test_every_method_attaches_steps_and_is_undone_bit_for_bit(zoo: Zoo, name: str, label: str) -> None:
     backbone = zoo[name].backbone
@@ -243,6 +243,7 @@ def test_the_bitsandbytes_backend_trains_a_tiny_bert(zoo: Zoo) -> None:
     assert found[1][1] == pytest.approx(found[0][1], abs=1e-2)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_compiled_network_computes_and_trains_the_same(tmp_path: Path) -> None:
     """A prefix, adapters at the blocks and a LoRA on 4-bit weights at once: slots, hooks and linear sites."""

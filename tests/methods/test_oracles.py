@@ -32,9 +32,10 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 
 
 def matrix() -> list[Any]:
-    """One architecture is quick to try; the others are slow."""
+    """Every method on Llama, which is quick, and on BERT and GPT-2; the others only `make test-all` tries."""
+    marks = {"llama": [], "bert": [pytest.mark.slow], "gpt2": [pytest.mark.slow]}
     return [
-        pytest.param(name, architecture, look, marks=[] if architecture == "llama" else [pytest.mark.slow])
+        pytest.param(name, architecture, look, marks=marks.get(architecture, [pytest.mark.slow, pytest.mark.full]))
         for name, counterpart in COUNTERPARTS.items()
         for architecture in ARCHITECTURES
         for look in counterpart.looks(architecture)

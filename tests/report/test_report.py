@@ -204,6 +204,7 @@ def test_a_failed_run_and_an_empty_curve_do_not_stop_the_report(tmp_path):
     assert [p.name for p in paths if p.suffix == ".png"] == ["quickstart--embedded_question_type--loss.png"]
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_figures_are_the_same_bytes_whatever_style_the_user_has_set(tmp_path, monkeypatch):
     import matplotlib

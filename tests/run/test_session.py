@@ -191,6 +191,7 @@ def passes(*methods: str, **changes: Any) -> ProfileSpec:
     return replace(asked, **changes)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_profile_times_every_method_and_merges_only_what_merges(session: Session) -> None:
     body = session.profile(passes("full", "lora", "adapter"))
@@ -238,6 +239,7 @@ def test_a_profile_splits_the_step_and_holds_it_against_the_machine(session: Ses
     assert all(row["flops"]["optimizer"] == 0 for row in body["rows"]), "AdamW multiplies no matrices"
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_profile_without_the_reference_has_no_ratio(session: Session) -> None:
     (row,) = session.profile(passes("lora", rounds=1, warmup=0))["rows"]

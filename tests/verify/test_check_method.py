@@ -149,6 +149,7 @@ def test_a_bug_in_a_plugin_file_is_told_with_what_to_look_at(check: Check, promi
         assert "(at bad.py:12 in forward)" in done.said
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_json_has_every_promise_and_a_plugin_may_be_named_beside_the_method(check: Check) -> None:
     done = check("bad.py", HEAD + BROKEN["starts as it claims"] + METHOD, "bad", "--plugin", "bad.py", "--json")

@@ -11,6 +11,7 @@ import typer
 
 from peftbench import api
 from peftbench.cli.options import AsJson, print_json, say
+from peftbench.errors import UserError
 
 
 def report(
@@ -37,7 +38,9 @@ def report(
     The tables are printed, too. With --json, their rows are printed, and files are written only with --out. With
     --columns score,trainable,memory a LaTeX table fits the column of a two-column paper; CSV files keep all columns.
     """
-    names = [name.strip() for name in (columns or "").split(",") if name.strip()]
+    names = [] if columns is None else [name.strip() for name in columns.split(",")]
+    if len(set(names)) < len(names) or "" in names:
+        raise UserError(f"--columns {columns!r}: give each column once, such as --columns score,trainable,memory")
     compared = api.report(results, against=against)
     if check:
         outdated = compared.check(out, names, pdf)

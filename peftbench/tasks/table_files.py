@@ -84,10 +84,11 @@ def text(path: Path, encoding: str | None = None) -> str:
     raw = raw_bytes(path)
     try:
         decoded = raw.decode(encoding or "utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
+    except UnicodeError as error:
+        start, reason = (error.start, error.reason) if isinstance(error, UnicodeDecodeError) else (0, str(error))
+        line = raw[:start].count(b"\n") + 1
         fix = "save the file as UTF-8, or give its encoding (encoding: ...)"
-        raise UserError(f"{path}, line {line}: not {encoding or 'UTF-8'} ({error.reason}); {fix}") from error
+        raise UserError(f"{path}, line {line}: not {encoding or 'UTF-8'} ({reason}); {fix}") from error
     if "\0" in decoded:
         line = decoded[: decoded.index("\0")].count("\n") + 1
         raise UserError(
@@ -152,6 +153,8 @@ def _jsonl(path: Path, content: str) -> Iterator[Row]:
             raise UserError(
                 f"{path}, line {number}: not JSON ({error.msg} at character {error.pos + 1}); {_EXPECTED}"
             ) from error
+        except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+            raise UserError(f"{path}, line {number}: {_beyond(error)}") from error
         if not isinstance(value, dict):
             raise UserError(f"{path}, line {number}: {_kind(value)}; {_EXPECTED}")
         yield number, value
@@ -165,12 +168,19 @@ def _json(path: Path, content: str) -> Iterator[Row]:
         values = json.loads(content)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); {expected}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: {_beyond(error)}") from error
     if not isinstance(values, list):
         raise UserError(f"{path}: {'an object' if isinstance(values, dict) else _kind(values)}; {expected}")
     for number, value in enumerate(values, start=1):
         if not isinstance(value, dict):
             raise UserError(f"{path}, row {number}: {_kind(value)}; {expected}")
         yield number, value
+
+
+def _beyond(error: Exception) -> str:
+    what = "values inside values, too deep" if isinstance(error, RecursionError) else "a number of too many digits"
+    return f"{what} to read; a row is one flat object of texts and numbers"
 
 
 def _kind(value: Any) -> str:
@@ -187,4 +197,10 @@ def _parquet(path: Path) -> list[Row]:
     names = table.column_names
     if repeated := sorted({c for c in names if names.count(c) > 1}):
         raise UserError(f"{path}: column {repeated[0]!r} is there twice; names must differ")
-    return list(enumerate(table.to_pylist(), start=1))
+    values = []
+    for name in names:
+        try:
+            values.append(table[name].to_pylist())
+        except (ValueError, OverflowError) as error:  # times beyond Python's, unknown time zones, damaged texts
+            raise UserError(f"{path}: column {name!r} cannot be read ({error}); write the file without it") from error
+    return [(i, dict(zip(names, row, strict=True))) for i, row in enumerate(zip(*values, strict=True), start=1)]

@@ -223,3 +223,37 @@ def test_a_person_at_a_terminal_sees_how_far_reading_is(monkeypatch: pytest.Monk
     assert ("reading a.csv" in screen.getvalue()) == terminal
     assert list(progress.shown(rows[:9], "few")) == rows[:9]
     assert "few" not in screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "said"),
+    [
+        ("a.jsonl", '{"body": "a", "stars": ' + "1" * 5000 + "}", "line 1: a number of too many digits"),
+        ("a.json", '[{"body": "a", "stars": ' + "1" * 5000 + "}]", "a number of too many digits"),
+        ("a.jsonl", "[" * 200_000, "too deep to read"),
+        ("a.json", "[" * 200_000, "too deep to read"),
+    ],
+)
+def test_numbers_and_brackets_beyond_any_data_are_named(tmp_path: Path, name: str, body: str, said: str) -> None:
+    path = tmp_path / name
+    path.write_text(body)
+    with pytest.raises(UserError, match=said):
+        table_files.read(path)
+
+
+@pytest.mark.parametrize("encoding", ["punycode", "undefined"])
+def test_an_encoding_that_fails_in_its_own_way_is_named(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("body,stars\ncafé-x,1\n".encode())
+    with pytest.raises(UserError, match=encoding):
+        table_files.text(path, encoding)
+
+
+@pytest.mark.parametrize("times", [([2**62], None), ([1], "Foo/Bar")])
+def test_a_parquet_column_that_python_cannot_hold_is_named(tmp_path: Path, times: tuple[list[int], str | None]) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    when = pyarrow.array(times[0], pyarrow.timestamp("us", tz=times[1]))
+    pyarrow.parquet.write_table(pyarrow.table({"body": ["a"], "when": when}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="column 'when' cannot be read"):
+        table_files.read(tmp_path / "a.parquet")

@@ -436,3 +436,10 @@ def test_a_real_run_is_verified_and_a_forged_one_is_not(call: Call, tiny: str, t
     (wrong,) = [r for r in told["repeats"] if r["status"] != "identical"]
     assert [d["field"] for d in wrong["differences"]] == ["curve.loss[0]"]
     assert call("verify", "nowhere").code == 2
+
+
+def test_committed_records_of_generation_agree_with_themselves() -> None:
+    results = Path(__file__).parents[2] / "results" / "reference" / "nlg_small"
+    records, findings = audit.audit(results)
+    assert len(records) > 5
+    assert not findings

@@ -31,6 +31,8 @@ def load_config(origin: source.Origin, labels: int, kind: str, dropout: float | 
             raise origin.load_error("config.json", error) from error
     else:
         config = (tiny if origin.model in tiny.TINY else architectures).config(origin.model)
+    if getattr(config, "quantization_config", None) == {}:  # left behind where weights were made plain again
+        del config.quantization_config
     quantised.check(origin, config)
     check_one_network(origin.model, config)
     _check_kind(origin, config, kind)

@@ -78,6 +78,9 @@ def _tables(stack: nn.Module) -> Iterator[int]:
         if is_table and not grows and _TABLE.fullmatch(name.rpartition(".")[2]):
             first = getattr(module, "padding_idx", None)  # RoBERTa and its descendants count from the padding token
             yield len(module.weight) - (0 if first is None else first + 1) - getattr(module, "offset", 0)
+    config: Any = getattr(stack, "config", None)
+    if getattr(config, "model_type", None) == "mpt":
+        yield config.max_seq_len  # MPT makes its ALiBi biases for so many tokens
     for name, buffer in stack.named_buffers():
         if buffer.ndim == 2 and name.rpartition(".")[2] == "embed_positions":  # sines of GPT-J and CodeGen
             yield len(buffer)

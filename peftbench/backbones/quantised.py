@@ -5,19 +5,16 @@ The configuration says so, or the headers of the weight files do. No weights are
 
 from __future__ import annotations
 
-import json
 import re
-import struct
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from peftbench.backbones import source
+from peftbench.backbones import source, weight_files
 from peftbench.errors import UserError
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # dtypes of safetensors that hold plain weights
-_WEIGHT = re.compile(r"weight|proj|packed|blocks|kernel")  # in the last part of a tensor's name; masks and ids differ
-_LONGEST_HEADER = 100_000_000  # bytes, as in safetensors
+# the last part of the name of a tensor that holds weights; masks and ids differ
+_WEIGHT = re.compile(r"weight|proj|packed|blocks|kernel$|^W_q$|^codes$")
 
 
 def check(origin: source.Origin, config: Any) -> None:
@@ -32,9 +29,8 @@ def check(origin: source.Origin, config: Any) -> None:
     """
     if method := method_of(config):
         raise _refusal(origin.model, f"config.json says {method}")
-    for path in _weight_files(origin):
-        stat = path.stat()
-        if found := _quantised_tensor(path, stat.st_size, stat.st_mtime_ns):
+    for path in weight_files.files(origin):
+        if found := _quantised_tensor(path):
             raise _refusal(origin.model, f"{path.name} holds {found[0]} as {found[1]}")
 
 
@@ -72,32 +68,13 @@ def _refusal(model: str, found: str) -> UserError:
     )
 
 
-def _weight_files(origin: source.Origin) -> list[Path]:
-    """Return the safetensors files of a model on this machine."""
-    folder = Path(origin.place) if origin.place else None
-    if folder is not None and not origin.local:
-        from huggingface_hub import try_to_load_from_cache
+def _quantised_tensor(path: Path) -> tuple[str, str] | None:
+    """Return name and dtype of the first quantised weight in a file; None for none, or where the header is not valid.
 
-        cached = try_to_load_from_cache(origin.place, "config.json", revision=origin.options.get("revision"))
-        folder = Path(cached).parent if isinstance(cached, str) else None
-    return [] if folder is None else sorted(folder.glob("*.safetensors"))
-
-
-@lru_cache
-def _quantised_tensor(path: Path, size: int, changed: int) -> tuple[str, str] | None:
-    """Return name and dtype of the first quantised weight in a file's header; None for none, or no valid header.
-
-    An invalid file is reported where its weights are loaded. `size` and `changed` identify the file's content.
+    An invalid file is reported where its weights are loaded.
     """
-    try:
-        with path.open("rb") as f:
-            (length,) = struct.unpack("<Q", f.read(8))
-            header = json.loads(f.read(length)) if length <= min(size, _LONGEST_HEADER) else {}
-        dtypes = {name: tensor["dtype"] for name, tensor in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
-        return None
-    for name, dtype in dtypes.items():
-        coarse = dtype.startswith(("F8", "F6", "F4"))
-        if dtype not in FLOATS and (coarse or _WEIGHT.search(name.rpartition(".")[2])):
-            return name, dtype
+    for name, tensor in (weight_files.header(path) or {}).items():
+        coarse = tensor["dtype"].startswith(("F8", "F6", "F4"))
+        if tensor["dtype"] not in FLOATS and (coarse or _WEIGHT.search(name.rpartition(".")[2])):
+            return name, tensor["dtype"]
     return None

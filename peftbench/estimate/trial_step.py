@@ -125,7 +125,7 @@ def _quiet() -> Iterator[None]:
 
 def _network(spec: RunSpec, task: TaskFacts) -> Backbone:
     """Return the run's network on the meta device, with fewer layers if they are many and alike, and dropping none."""
-    from peftbench.backbones import source
+    from peftbench.backbones import source, weight_files
     from peftbench.backbones.configuration import check_layers_stay, load_config
     from peftbench.backbones.load import load_on_meta
     from peftbench.estimate.extrapolation import DEEP, equal_layers
@@ -146,6 +146,7 @@ def _network(spec: RunSpec, task: TaskFacts) -> Backbone:
         layers=LAYERS if alike >= DEEP and not by_index else None,
     )
     check_layers_stay(origin, backbone.net.config)
+    weight_files.check_whole(origin)
     if backbone.net.config.pad_token_id is None:  # a run uses the tokenizer's; here any id serves
         backbone.net.config.pad_token_id = 0
     return backbone

@@ -16,7 +16,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model, field_validator
 
 from peftbench.errors import UserError, unknown, unknown_method
 from peftbench.method.base import Method
@@ -114,12 +114,22 @@ def make(cls: type[Method], hyper: Mapping[str, Any], where: str = "") -> Method
         raise UserError(f"{where or cls.name}: {mistakes}") from error
 
 
+FLOAT32_MAX = (2 - 2**-23) * 2.0**127
+
+
 def schema(cls: type[Method]) -> type[BaseModel]:
     """Return the hyperparameters as a pydantic model: types, ranges, defaults, descriptions."""
     hints = get_type_hints(cls, include_extras=True)
     given: dict[str, Any] = {f.name: (hints[f.name], ... if f.default is MISSING else f.default) for f in fields(cls)}
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # no infinite number trains anything
-    return create_model(cls.__name__, __config__=config, **given)
+    checks: dict[str, Any] = {"fits": field_validator("*", mode="after")(_held_by_float32)}
+    return create_model(cls.__name__, __config__=config, __validators__=checks, **given)
+
+
+def _held_by_float32(value: Any) -> Any:
+    if isinstance(value, float) and abs(value) > FLOAT32_MAX:
+        raise ValueError("must be a number that float32 can hold, at most 3.4e38")
+    return value
 
 
 def defaults(cls: type[Method]) -> dict[str, Any]:

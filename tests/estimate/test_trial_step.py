@@ -226,3 +226,28 @@ def test_the_command_exits_with_2_and_the_reason(call: Call, tmp_path: Path) -> 
         assert done.code == 2
         assert "initial_rank 2 is below rank 8" in done.err
         assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda weights: weights.unlink(), "has no weights: no *.safetensors in its directory"),
+        (lambda weights: weights.rename(weights.with_name("pytorch_model.bin")), "is a pickle, which is not read"),
+        (lambda weights: weights.write_bytes(weights.read_bytes()[:-50]), "model.safetensors is not whole"),
+        (lambda weights: weights.write_bytes(weights.read_bytes()[:50]), "model.safetensors is not whole"),
+    ],
+    ids=["missing", "pickled", "cut", "cut in the header"],
+)
+def test_weights_that_are_missing_or_cut_off_are_refused_by_the_plan(tmp_path: Path, spoil: Any, said: str) -> None:
+    facts = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    folder = Path(saved(tmp_path / "gpt2", "gpt2", **facts))
+    spoil(folder / "model.safetensors")
+    assert said in refusal(str(folder), "lora")
+
+
+@pytest.mark.slow
+def test_mpt_has_as_many_positions_as_its_biases(tmp_path: Path) -> None:
+    roles = {"fused": "thirds", **dict.fromkeys("qkv", "transformer.blocks.*.attn.Wqkv")}
+    model = saved(tmp_path / "mpt", "mpt", d_model=32, n_layers=2, n_heads=4, max_seq_len=16)
+    said = refusal({"model": model, "roles": roles}, {"lora": {"roles": "q v"}})
+    assert "16 positions of this mpt network" in said

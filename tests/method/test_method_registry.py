@@ -105,8 +105,8 @@ def test_an_unknown_method_says_how_to_give_ones_own() -> None:
         find("lroa")
 
 
-@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
-def test_no_method_takes_a_number_that_is_not_finite(value: float) -> None:
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 1e39])
+def test_no_method_takes_a_number_that_is_not_finite_in_float32(value: float) -> None:
     numbers = [(cls, f.name) for cls in discover().values() for f in fields(cls) if "float" in str(f.type)]
     assert len(numbers) > 10
     for cls, name in numbers:

@@ -10,6 +10,7 @@ from typing import Any
 
 import factories
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from peftbench.records import record
@@ -17,9 +18,10 @@ from peftbench.report import assemble
 from peftbench.report.data import classes
 from peftbench.report.data.collect import compare
 from peftbench.report.data.comparison import Comparison
-from peftbench.report.figures import confusion
+from peftbench.report.figures import confusion, style
+from peftbench.report.figures import names as figure_names
 from peftbench.report.media.plain import visible
-from peftbench.report.tables import class_scores
+from peftbench.report.tables import class_scores, columns
 
 SPLIT = {"copies": 0, "contradictory": 0, "tokens": 9, "longest": 9, "cut_texts": 0, "cut_tokens": 0}
 
@@ -89,6 +91,57 @@ def test_a_figure_needs_room_for_the_names_of_its_classes(tmp_path: Path) -> Non
     c = table(tmp_path, [named(factories.run("full"), names)])
     assert classes.shown(c) == ["full"]
     assert confusion.draw(c) is None
+
+
+LONG = "Customer Service / Billing and Payments / "
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("names", "task", "cells"),
+    [
+        (["no", "yes"], "local/short", 40),
+        ([f"{LONG}{n}" for n in ("Refund requested", "Refund refused", "Card declined", "$", "W" * 30)], "t" * 300, 7),
+        ([f"{LONG}{i}" for i in range(confusion.MOST)], "local/a title of many words " * 9, 2),
+        (["漢字" * 20 + n for n in "abc"], "local/" + "$_ 漢" * 40, 900),
+        ([f"c{i}" for i in range(confusion.NUMBERED)], "local/many numbers", 1_000),
+    ],
+)
+def test_nothing_is_cut_or_overprinted_in_the_confusion_figure(
+    tmp_path: Path, names: list[str], task: str, cells: int
+) -> None:
+    values = [i for i in range(len(names)) for _ in range(cells)]
+    body = predicted("full", 0, values, values, names)
+    c = table(tmp_path, [{**body, "spec": {**body["spec"], "task": {**body["spec"]["task"], "name": task}}}])
+    with style.drawing(figure_names.shown(c)):
+        drawn = confusion.draw(c)
+        assert drawn is not None
+        dict(style.files("confusion", drawn))  # at the resolution of the PNG
+        renderer = FigureCanvasAgg(drawn).get_renderer()
+        (panel,) = drawn.axes
+        rows, columns = panel.get_yticklabels(), panel.get_xticklabels()
+        boxes = [
+            t.get_window_extent(renderer) for t in [*drawn.texts, *rows, *columns, panel.xaxis.label, panel.yaxis.label]
+        ]
+        assert all(drawn.bbox.x0 <= b.x0 and b.x1 <= drawn.bbox.x1 for b in boxes)
+        assert all(drawn.bbox.y0 <= b.y0 and b.y1 <= drawn.bbox.y1 for b in boxes)
+        title, subtitle = boxes[:2]
+        assert title.y0 >= subtitle.y1 >= subtitle.y0 >= panel.get_window_extent().y1, "one below the other"
+        cell = panel.get_window_extent().width / len(names), panel.get_window_extent().height / len(names)
+        assert all(t.get_window_extent(renderer).height <= cell[1] for t in rows)
+        assert rows[0].get_window_extent(renderer).height * 2**0.5 <= cell[0], "names turned by 45 degrees"
+        assert all(t.get_window_extent(renderer).width <= cell[0] for t in panel.texts)
+        assert panel.get_window_extent().width > 2 * drawn.dpi, "room for the matrix"
+        for labels in (rows, columns):
+            assert len({t.get_text() for t in labels}) == len(names), "told apart"
+
+
+def test_tables_to_read_have_the_whole_names_of_classes(tmp_path: Path) -> None:
+    names = [f"{LONG}{n}" for n in ("Refund requested", "Refund refused")]
+    c = table(tmp_path, [named(factories.run("full"), names)])
+    shown = class_scores.columns(c), class_scores.table(c)
+    text, tex = columns.markdown(*shown), columns.latex(*shown, "caption", "label")
+    assert all(name in text and name in tex for name in names)
 
 
 def test_a_long_table_has_the_largest_classes_and_says_so(tmp_path: Path) -> None:

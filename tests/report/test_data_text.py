@@ -16,6 +16,7 @@ from peftbench.report.data import data_text
 from peftbench.report.data.average import averages
 from peftbench.report.data.collect import compare
 from peftbench.report.figures import plots
+from peftbench.report.media import terminal
 
 
 def split(rows: int = 100, per_class: Any = (), **changes: Any) -> SplitSummary:
@@ -51,6 +52,63 @@ def test_many_classes_are_named_by_size_and_counted() -> None:
     data = of(*(f"c{i}" for i in range(100)))
     (line,) = [f for f in data_text.facts(data, 16) if f.startswith("Classes")]
     assert line.endswith("c11 10/10/10 and 88 more.")
+
+
+LONG = "Customer Service / Billing and Payments / "
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        [f"{LONG}{end}" for end in ("Refund requested", "Refund refused", "Card declined")],
+        [
+            f"{LONG}{middle} / closed within a week"
+            for middle in ("Refund requested", "Refund refused", "Card declined")
+        ],
+        [f"{LONG}{i} {LONG}{j} / all of it" for i in range(5) for j in range(5)],
+        [f"{'漢字' * 20}{end}" for end in "abc"],
+        ["a" * n for n in range(28, 60)],
+        [f"{'a' * 50}  {end}" for end in "xyz"],
+    ],
+)
+def test_long_names_of_classes_are_told_apart(classes: list[str]) -> None:
+    shown = data_text.names(classes)
+    assert len(set(shown.values())) == len(classes)
+    assert all(terminal.width(name) <= data_text.NAME_WIDTH for name in shown.values())
+    (line,) = [f for f in data_text.facts(of(*classes), 16) if f.startswith("Classes")]
+    assert all(shown[name] in line for name in classes[: data_text.SHOWN])
+    whole = data_text.names(classes, longest=None)
+    assert all(shown.strip("'") == name for name, shown in whole.items()), "whole in tables"
+
+
+@pytest.mark.parametrize(
+    "name", ["می\u200cشود", "ක්\u200dෂ", "👩\u200d💻", "\u05d0\u200f", "a b", "déjà", "it's", "a\\nb"]
+)
+def test_a_name_is_written_as_it_is_where_every_character_shows_or_joins(name: str) -> None:
+    assert data_text.names([name]) == {name: name}
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("", "''"),
+        (" a", "' a'"),
+        ("a  b", "'a  b'"),
+        ("a\nb", r"'a\nb'"),
+        ("a\x1b[31m", r"'a\x1b[31m'"),
+        ("a\u202eb", r"'a\u202eb'"),
+        ("a\xa0b", r"'a\xa0b'"),
+        ("it's ", '"it\'s "'),
+    ],
+)
+def test_a_name_is_quoted_where_blanks_or_control_characters_would_not_show(name: str, shown: str) -> None:
+    assert data_text.names([name]) == {name: shown}
+
+
+@pytest.mark.parametrize("c", ["\u200c", "\u200d", "\u200e", "\xad"])
+def test_names_that_look_alike_but_for_a_format_character_show_it(c: str) -> None:
+    shown = data_text.names([f"a{c}b", "ab", f"c{c}d"])
+    assert list(shown.values()) == [f"'a{c.encode('unicode_escape').decode()}b'", "ab", f"c{c}d"]
 
 
 @pytest.mark.parametrize(

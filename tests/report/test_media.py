@@ -409,6 +409,14 @@ def test_long_names_that_begin_alike_differ_in_figures():
     assert len(set(plain.shortened(names, 20).values())) == 12
 
 
+def test_long_names_that_begin_and_end_alike_differ_in_figures():
+    names = [f"a-rather-long-prefix-of-a-label-{i}-{j}-and-a-long-end-of-it" for i in range(12) for j in "ab"]
+    for longest in (9, 20, 48):
+        short = plain.shortened(names, longest).values()
+        assert len(set(short)) == 24
+        assert max(map(len, short)) <= longest
+
+
 def test_every_script_has_the_width_that_a_terminal_gives_it():
     assert [terminal.width(name) for name in SCRIPTS.values()] == [20, 8, 6, 9, 9, 8]
     assert all(terminal.width(terminal.padded(name, 40)) == 40 for name in SCRIPTS.values())

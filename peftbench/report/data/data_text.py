@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from peftbench.records.data_summary import DataSummary, SplitSummary
+from peftbench.report.media import plain
 
 LARGE = 0.1  # share of a split's texts; if more are cut, that is a warning
 CAUSE = 0.25  # share from which it is named where a task is not learned
@@ -35,7 +36,7 @@ def facts(data: DataSummary, max_length: int) -> Iterator[str]:
         yield f"Prepared: {'; '.join(data.notes)}."
     if data.classes:
         order = sorted(range(len(data.classes)), key=lambda i: (-splits["train"].per_class[i], i))
-        yield f"Classes, {'/'.join(splits)}: {_some([_counted(data, i) for i in order])}."
+        yield f"Classes, {'/'.join(splits)}: {_some(_counted(data, order))}."
     if any(s.copies for s in splits.values()):
         yield f"Copies: {_each(data, lambda s: s.copies)} repeat an earlier text of their split, and stay there."
     longest, cut = max(s.longest for s in splits.values()), sum(s.cut_texts for s in splits.values())
@@ -80,11 +81,38 @@ def likely_cause(data: DataSummary | None) -> str | None:
     return f"{_percent(share_cut(data))} of the texts are cut"
 
 
-def name_of(label: str) -> str:
-    """Return a class's name for a sentence: in quotes where blanks or control characters would not show, and short."""
-    plain = label.isprintable() and label == " ".join(label.split()) and label
-    shown = label if plain else repr(label)
-    return shown if len(shown) <= NAME_WIDTH else f"{shown[: NAME_WIDTH - 1]}…"
+def names(classes: Sequence[str], longest: int | None = NAME_WIDTH) -> dict[str, str]:
+    """Return each class's name as it is shown: told apart from the others, and quoted where blanks would not show.
+
+    Args:
+        classes: all classes of a task; which characters can be left out depends on the others.
+        longest: width in characters to which names are cut; None leaves them whole.
+    """
+    times = Counter(map(_without_marks, classes))
+    shown = {name: _quoted(name, marks=times[_without_marks(name)] > 1) for name in classes}
+    if longest is None:
+        return shown
+    short = plain.shortened(shown.values(), longest)
+    return {name: short[text] for name, text in shown.items()}
+
+
+def _quoted(name: str, marks: bool) -> str:
+    """Return a name with escapes for control characters and unusual blanks; if wanted, for format characters, too."""
+    hidden = (c != " " and (c.isspace() or (marks and unicodedata.category(c) == "Cf")) for c in name)
+    shown = "".join(_escape(c) if hides else plain.visible(c) for c, hides in zip(name, hidden, strict=True))
+    if shown == name and name == " ".join(name.split()) and name:
+        return name
+    quote = '"' if "'" in name else "'"
+    return f"{quote}{shown}{quote}"
+
+
+def _escape(c: str) -> str:
+    return c.encode("unicode_escape").decode()
+
+
+def _without_marks(name: str) -> str:
+    """Return a name without format characters, such as joiners: two names that are equal without them look alike."""
+    return "".join(c for c in name if unicodedata.category(c) != "Cf")
 
 
 def _splits(data: DataSummary) -> dict[str, SplitSummary]:
@@ -92,9 +120,10 @@ def _splits(data: DataSummary) -> dict[str, SplitSummary]:
     return {name: data.splits[name] for name in ("train", "validation", "test") if name in data.splits}
 
 
-def _counted(data: DataSummary, i: int) -> str:
-    """Return a class with its rows by split: `billing 202/21/24`."""
-    return f"{name_of(data.classes[i])} {'/'.join(f'{s.per_class[i]:,}' for s in _splits(data).values())}"
+def _counted(data: DataSummary, order: Sequence[int]) -> list[str]:
+    """Return classes with their rows by split: `billing 202/21/24`."""
+    shown, splits = names(data.classes), _splits(data).values()
+    return [f"{shown[data.classes[i]]} {'/'.join(f'{s.per_class[i]:,}' for s in splits)}" for i in order]
 
 
 def _shares(data: DataSummary, count: Callable[[SplitSummary], int]) -> str:
@@ -120,26 +149,26 @@ def _some(texts: Sequence[str]) -> str:
 
 
 def _likely_mistakes(data: DataSummary) -> Iterator[str]:
-    names = data.classes
-    words = [n for n in names if _number(n) is None]
-    numbers = [n for n in names if _number(n) is not None]
-    if alike := _alike(words, _spelling):
+    shown = names(data.classes)
+    words = [n for n in data.classes if _number(n) is None]
+    numbers = [n for n in data.classes if _number(n) is not None]
+    if alike := _alike(words, _spelling, shown):
         yield f"Classes that differ only in case, blanks or hyphens: {alike}. Each counts as a class of its own."
-    if alike := _alike(numbers, lambda n: str(_number(n))):
+    if alike := _alike(numbers, lambda n: str(_number(n)), shown):
         yield f"Classes that are one number, written in several ways: {alike}. Each counts as a class of its own."
     truth = [n for n in words if n.lower() in TRUTH]
     missing = [n for n in words if n.strip().lower() in MISSING]
     others = [n for n in words if n not in truth and n not in missing]
     kinds = {"numbers": numbers, "truth values": truth, "words": others}
-    mixed = [f"{kind} ({_some([name_of(n) for n in of])})" for kind, of in kinds.items() if of]
+    mixed = [f"{kind} ({_some([shown[n] for n in of])})" for kind, of in kinds.items() if of]
     if numbers and len(mixed) > 1:
         yield f"Labels of mixed type: {' and '.join(mixed)}."
     if missing:
-        yield f"Classes that look like missing values: {_some([name_of(n) for n in missing])}. Leave these rows out."
-    few = [i for i in range(len(names)) if _is_rare(data, i)]
+        yield f"Classes that look like missing values: {_some([shown[n] for n in missing])}. Leave these rows out."
+    few = [i for i in range(len(data.classes)) if _is_rare(data, i)]
     if few:
-        shown = _some([_counted(data, i) for i in few])
-        yield f"Classes with fewer than {FEW} rows of train, or without a row of another split: {shown}."
+        counted = _some(_counted(data, few))
+        yield f"Classes with fewer than {FEW} rows of train, or without a row of another split: {counted}."
     if any(s.contradictory for s in data.splits.values()):
         yield f"Texts that stand in several classes: {_each(data, lambda s: s.contradictory)}."
 
@@ -149,12 +178,12 @@ def _is_rare(data: DataSummary, i: int) -> bool:
     return train.per_class[i] < FEW or not all(s.per_class[i] for s in others)
 
 
-def _alike(names: Sequence[str], key: Callable[[str], str]) -> str:
-    """Return the names that have a key in common, group by group; empty if each has its own."""
+def _alike(classes: Sequence[str], key: Callable[[str], str], shown: Mapping[str, str]) -> str:
+    """Return the names of classes that have a key in common, group by group; empty if each has its own."""
     groups: dict[str, list[str]] = defaultdict(list)
-    for name in names:
+    for name in classes:
         groups[key(name)].append(name)
-    return _some([" = ".join(map(name_of, of)) for of in groups.values() if len(of) > 1])
+    return _some([" = ".join(shown[name] for name in of) for of in groups.values() if len(of) > 1])
 
 
 def _spelling(name: str) -> str:

@@ -20,6 +20,7 @@ from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 
 from peftbench.report.data.comparison import Comparison, length
 from peftbench.report.data.notes import NOT_LEARNED
@@ -107,16 +108,49 @@ def figure(c: Comparison | Tuning, panels: int, subtitle: str) -> tuple[Figure, 
     drawn = Figure(figsize=(7.6 if panels == 1 else 11.0, 4.9), layout="constrained")
     FigureCanvasAgg(drawn)
     axes = list(drawn.subplots(1, panels, sharey=True, squeeze=False)[0])
-    title = c.title + (f", {NOT_LEARNED}" if c.learned is False else "")
     for panel in axes:  # a fixed height: else every drawing measures all tick labels
         panel.set_title("", y=1.0)
-    (title,) = literals([title], 200)
+    title, setting = headings(c, subtitle)
     title = "\n".join(terminal.wrapped(title, 70))
     axes[0].set_title(title, loc="left", fontsize=12, fontweight="bold", pad=22, y=1.0)
+    _above(axes[0], setting, 0.0, "left")
+    return drawn, axes
+
+
+def headings(c: Comparison | Tuning, subtitle: str) -> tuple[str, str]:
+    """The title of a figure and the line below it, as long as they are."""
+    (title,) = literals([c.title + (f", {NOT_LEARNED}" if c.learned is False else "")], 200)
     experiment, backbone = literals([c.experiment, c.backbone])
     setting = f"{experiment}: {backbone}, {length(c.budget)} of {c.budget.batch_size} examples"
-    _above(axes[0], f"{setting}; {subtitle}" if subtitle else setting, 0.0, "left")
-    return drawn, axes
+    return title, f"{setting}; {subtitle}" if subtitle else setting
+
+
+def head(drawn: Figure, title: str, subtitle: str) -> None:
+    """Write title and subtitle at the figure's left edge, in lines that it has room for, and add their height to it."""
+    top, edge = 0.08, 0.12  # inches
+    texts: list[tuple[str, dict[str, Any]]] = [
+        (title, {"fontsize": 12, "fontweight": "bold"}),
+        (subtitle, {"fontsize": 8.5, "color": MUTED}),
+    ]
+    width, height = drawn.get_size_inches()
+    renderer, room = FigureCanvasAgg(drawn).get_renderer(), 0.97 * (width - 2 * edge)  # 2 %: the PNG's resolution
+    lines, heights = list[Text](), list[float]()
+    for text, look in texts:
+        line = drawn.text(0, 0, "", parse_math=False, ha="left", va="top", linespacing=1.3, **look)
+        whole = text.replace(r"\$", "$")  # as it is written: this text has no mathematics
+        for cells in range(2 * len(whole), 9, -3):
+            line.set_text("\n".join(terminal.wrapped(whole, cells)))
+            box = line.get_window_extent(renderer)
+            if box.width <= room * drawn.dpi:
+                break
+        lines.append(line)
+        heights.append(box.height / drawn.dpi + top)
+    tall = height + sum(heights) + top
+    drawn.set_size_inches(width, tall)
+    for i, line in enumerate(lines):
+        line.set_position((edge / width, 1 - (top + sum(heights[:i])) / tall))
+    if isinstance(engine := drawn.get_layout_engine(), ConstrainedLayoutEngine):
+        engine.set(rect=(0, 0, 1, height / tall), w_pad=edge)
 
 
 def settle(drawn: Figure) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from peftbench.report.data import classes
+from peftbench.report.data import classes, data_text
 from peftbench.report.data.classes import ClassScore
 from peftbench.report.data.comparison import Comparison
-from peftbench.report.data.data_text import name_of
 from peftbench.report.tables import formatting
 from peftbench.report.tables.columns import Column
 
@@ -33,7 +32,8 @@ def legend(c: Comparison) -> str:
 
 def columns(c: Comparison) -> list[Column]:
     """Columns of the readable table: each class with the scores of the reference and of the best configuration."""
-    made = [Column("class", lambda row: name_of(row[0].name)), Column("test rows", lambda row: f"{row[0].support:,}")]
+    names = data_text.names(c.data.classes if c.data else [], longest=None)
+    made = [Column("class", lambda row: names[row[0].name]), Column("test rows", lambda row: f"{row[0].support:,}")]
     for i, label in enumerate(classes.shown(c)):
         made += [
             Column(f"{label}: precision", _cell(i, "precision")),

@@ -85,7 +85,7 @@ def open_local(card: TaskCard, options: Options, data_dir: Path | None) -> Datas
         notes += remarks
     labels = _labels(options, kind, rows["train"])
     examples = {split: _examples(of_split, kind, labels, name) for split, of_split in rows.items()}
-    parts, remarks = _three(examples, paths)
+    parts, remarks = _three(examples, paths, "prompts" if kind == "generation" else "rows")
     valid = metrics.for_kind(kind)
     if kind == "classification" and len(labels) > 2:
         valid.remove("f1")
@@ -232,9 +232,20 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _three(parts: dict[str, list[Example]], paths: dict[str, Path]) -> tuple[dict[str, list[Example]], list[str]]:
-    """Return train, validation and test without copies across them, and notes. A missing split is carved from train."""
+def _three(
+    parts: dict[str, list[Example]], paths: dict[str, Path], unit: str
+) -> tuple[dict[str, list[Example]], list[str]]:
+    """Return train, validation and test without copies across them, and notes. A missing split is carved from train.
+
+    Args:
+        parts: the examples of each file by split.
+        paths: the files by split.
+        unit: what the notes count: rows, or prompts with all their references.
+    """
     train, notes = parts["train"], list[str]()
+
+    def count(rows: list[Example]) -> int:
+        return len(splits.one_a_prompt(rows))
 
     def without_copies(split: str, rows: list[Example], other: str) -> list[Example]:
         """Return the rows that have no copy among those of another split, and note the number of those left out."""
@@ -242,7 +253,7 @@ def _three(parts: dict[str, list[Example]], paths: dict[str, Path]) -> tuple[dic
         if not kept and split in paths:
             raise _same_data(paths, split, other, rows, parts[other])
         if len(kept) < len(rows):
-            notes.append(f"{len(rows) - len(kept)} rows of {split} left out: copies of {other} rows")
+            notes.append(f"{count(rows) - count(kept)} {unit} of {split} left out: copies of {other} {unit}")
         return kept
 
     if "test" in parts:
@@ -251,15 +262,17 @@ def _three(parts: dict[str, list[Example]], paths: dict[str, Path]) -> tuple[dic
         train = without_copies("train", train, "test")
     else:
         train, parts["test"] = splits.carve(train, "local test")
-        notes.append(f"test: {len(parts['test'])} rows carved from train")
+        notes.append(f"test: {count(parts['test'])} {unit} carved from train")
         if "validation" in parts:
             parts["validation"] = without_copies("validation", parts["validation"], "test")
     if "validation" in parts:
         train = without_copies("train", train, "validation")
     else:
         train, parts["validation"] = splits.carve(train, "local validation")
-        notes.append(f"validation: {len(parts['validation'])} rows carved from train")
+        notes.append(f"validation: {count(parts['validation'])} {unit} carved from train")
     measured = {split: splits.one_a_prompt(parts[split]) for split in ("validation", "test")}
+    if count(train) < len(train):
+        notes.append(f"train: an example for each of the {len(train)} references of {count(train)} prompts")
     return {"train": train, **measured}, notes
 
 

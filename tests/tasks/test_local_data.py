@@ -270,6 +270,23 @@ def test_references_of_one_prompt_are_one_test_example_and_an_example_each_in_tr
     assert tasks.open_task("local", {"train": repeated, "text": "q", "answer": "a"}).fingerprint == listed.fingerprint
 
 
+def test_the_notes_of_references_count_prompts(tmp_path: Path) -> None:
+    options = {"text": "q", "answer": "a"}
+    path = _csv(tmp_path / "a.csv", [f"q{i},{x}{i}" for i in range(40) for x in "ab"], "q,a")
+    d = tasks.open_task("local", {"train": path, **options})
+    assert (len(d.train), len(d.validation), len(d.test)) == (64, 4, 4)
+    assert d.notes == (
+        "test: 4 prompts carved from train",
+        "validation: 4 prompts carved from train",
+        "train: an example for each of the 64 references of 32 prompts",
+    )
+    test = _csv(tmp_path / "t.csv", ["q1,c", "q1,d", "q2,c", "new,c"], "q,a")
+    d = tasks.open_task("local", {"train": path, "test": test, **options})
+    assert (len(d.test), d.notes[0]) == (3, "2 prompts of train left out: copies of test prompts")
+    once = _csv(tmp_path / "b.csv", [f"q{i},a{i}" for i in range(40)], "q,a")
+    assert not [n for n in tasks.open_task("local", {"train": once, **options}).notes if "references" in n]
+
+
 @pytest.mark.parametrize(
     ("answers", "message"),
     [

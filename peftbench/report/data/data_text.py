@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from peftbench.records.data_summary import DataSummary, SplitSummary
 
 LARGE = 0.1  # share of a split's texts; if more are cut, that is a warning
 CAUSE = 0.25  # share from which it is named where a task is not learned
-FEW = 5  # rows of train; a class with fewer is named
+FEW = 5  # examples of train; a class with fewer is named
 SHOWN = 12  # classes in a sentence
 NAME_WIDTH = 30  # characters of a class's name
 MISSING = ("", "nan", "na", "n/a", "none", "null", "-", "?", "unknown", "<na>")  # how tables write a missing value
@@ -22,25 +22,23 @@ TRUTH = ("true", "false")
 
 
 def facts(data: DataSummary, max_length: int) -> Iterator[str]:
-    """Yield sentences on rows, classes and lengths.
+    """Yield sentences on examples, classes and lengths.
 
     Args:
         data: the summary.
         max_length: tokens at which texts are cut.
     """
     splits = _splits(data)
-    rows = ", ".join(f"{s.rows:,} {name}" for name, s in splits.items())
-    yield f"Rows: {rows}."
+    yield f"Examples: {', '.join(f'{s.rows:,} {name}' for name, s in splits.items())}."
     if data.notes:
         yield f"Prepared: {'; '.join(data.notes)}."
     if data.classes:
         order = sorted(range(len(data.classes)), key=lambda i: (-splits["train"].per_class[i], i))
         yield f"Classes, {'/'.join(splits)}: {_some([_counted(data, i) for i in order])}."
     if any(s.copies for s in splits.values()):
-        yield f"Copies: {_each(data, lambda s: s.copies)} repeat an earlier text of their split, and stay there."
-    longest, cut = max(s.longest for s in splits.values()), sum(s.cut_texts for s in splits.values())
-    cut_share = f"{_percent(cut / sum(s.rows for s in splits.values()))} are cut" if cut else "none is cut"
-    yield f"Texts: at most {longest:,} tokens, and max_length is {max_length:,}; {cut_share}."
+        yield f"Copies: {_each(data, lambda s: s.copies)} repeat an earlier one of their split, and stay there."
+    longest = max(s.longest for s in splits.values())
+    yield f"Texts: at most {longest:,} tokens, and max_length is {max_length:,}; {_cut(splits.values())}."
 
 
 def warnings(data: DataSummary, max_length: int) -> Iterator[str]:
@@ -93,8 +91,17 @@ def _splits(data: DataSummary) -> dict[str, SplitSummary]:
 
 
 def _counted(data: DataSummary, i: int) -> str:
-    """Return a class with its rows by split: `billing 202/21/24`."""
+    """Return a class with its examples by split: `billing 202/21/24`."""
     return f"{name_of(data.classes[i])} {'/'.join(f'{s.per_class[i]:,}' for s in _splits(data).values())}"
+
+
+def _cut(splits: Collection[SplitSummary]) -> str:
+    """Return how many texts are cut; of a task whose answers are, how many prompts and how many answers."""
+    rows, texts, answers = (sum(getattr(s, f) for s in splits) for f in ("rows", "cut_texts", "cut_answers"))
+    if not answers:
+        return f"{_percent(texts / rows)} are cut" if texts else "none is cut"
+    prompts = f"{_percent(texts / rows)} of the prompts are cut" if texts else "no prompt is cut"
+    return f"{prompts}; {_percent(answers / rows)} of the answers are"
 
 
 def _shares(data: DataSummary, count: Callable[[SplitSummary], int]) -> str:
@@ -105,7 +112,7 @@ def _shares(data: DataSummary, count: Callable[[SplitSummary], int]) -> str:
 
 
 def _each(data: DataSummary, count: Callable[[SplitSummary], int]) -> str:
-    return ", ".join(f"{count(s):,} rows of {name}" for name, s in _splits(data).items() if count(s))
+    return ", ".join(f"{count(s):,} examples of {name}" for name, s in _splits(data).items() if count(s))
 
 
 def _percent(share: float) -> str:
@@ -139,7 +146,7 @@ def _likely_mistakes(data: DataSummary) -> Iterator[str]:
     few = [i for i in range(len(names)) if _is_rare(data, i)]
     if few:
         shown = _some([_counted(data, i) for i in few])
-        yield f"Classes with fewer than {FEW} rows of train, or without a row of another split: {shown}."
+        yield f"Classes with fewer than {FEW} examples of train, or without one of another split: {shown}."
     if any(s.contradictory for s in data.splits.values()):
         yield f"Texts that stand in several classes: {_each(data, lambda s: s.contradictory)}."
 

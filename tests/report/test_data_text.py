@@ -65,6 +65,7 @@ def test_many_classes_are_named_by_size_and_counted() -> None:
         ("C", "C++", "C#"),
         ("ABBR", "DESC", "ENTY"),
         ("é", "e"),
+        (".", "#", "!", "value"),
     ],
 )
 def test_usual_classes_are_no_mistake(classes: tuple[str, ...]) -> None:
@@ -87,6 +88,10 @@ def test_usual_classes_are_no_mistake(classes: tuple[str, ...]) -> None:
         (("good", "N/A"), "look like missing values: N/A."),
         (("1", "nan", "2"), "look like missing values: nan."),
         (("good", "None", "bad"), "look like missing values: None."),
+        (("good", "#N/A", "NIL"), "look like missing values: #N/A, NIL."),
+        (("good", "(null)", "n.a.", "--", "#REF!"), "look like missing values: (null), n.a., --, #REF!."),
+        (("caf\u00e9", "cafe\u0301"), "caf\u00e9 (U+00E9) = cafe\u0301 (U+0065 U+0301)."),
+        (("caf\u00e9", "cafe\u0301", "Caf\u00e9"), "(U+00E9) = cafe\u0301 (U+0065 U+0301) = Caf\u00e9."),
     ],
 )
 def test_a_likely_mistake_in_the_labels_is_named(classes: tuple[str, ...], said: str) -> None:

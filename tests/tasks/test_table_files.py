@@ -150,6 +150,14 @@ def test_a_long_field_is_read(tmp_path: Path) -> None:
             r"line 2: .*'stars' has half a ch",
         ),
         ("a.json", b'[{"body": "a", "stars": 1}, {"body": "b\\udfff", "stars": 2}]', r"row 2: .*half a character"),
+        (
+            "a.jsonl",
+            b'{"body": "a", "stars": 1}\n{"body": "b", "stars": 2, "stars": 3}\n',
+            "line 2: key 'stars' is there",
+        ),
+        ("a.json", b'[{"body": "a", "stars": 1},\n{"x": 1, "body": "b", "x": 2}]', "row 2: key 'x' is there twice"),
+        ("a.jsonl", b'{"body": "a", "stars": %s}\n' % (b"1" * 5000), "line 1: not JSON"),
+        ("a.jsonl", b'{"body": "a", "stars": %s}\n' % (b"[" * 99_999), "line 1: not JSON"),
         ("a.csv", b"body,stars\nfine,1\nb\xff,2\n", r"a\.csv, line 3: not UTF-8"),
         ("a.csv", b"body,stars\nfine,1\nb\xed\xa0\x80,2\n", r"a\.csv, line 3: not UTF-8"),  # a surrogate's bytes
     ],

@@ -11,13 +11,29 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from peftbench.records.data_summary import DataSummary, SplitSummary
+from peftbench.tasks import lookalike
 
 LARGE = 0.1  # share of a split's texts; if more are cut, that is a warning
 CAUSE = 0.25  # share from which it is named where a task is not learned
 FEW = 5  # examples of train; a class with fewer is named
 SHOWN = 12  # classes in a sentence
 NAME_WIDTH = 30  # characters of a class's name
-MISSING = ("", "nan", "na", "n/a", "none", "null", "-", "?", "unknown", "<na>")  # how tables write a missing value
+MISSING = (  # how people and programs write a missing value, without the signs around it
+    "na",
+    "n/a",
+    "n.a",
+    "nan",
+    "nat",
+    "nil",
+    "none",
+    "null",
+    "undefined",
+    "unknown",
+    "missing",
+    "not available",
+)
+SIGNS = " -.#!<>()[]{}_\\"  # around such a value: #N/A, <NA>, (null), n.a.
+NOTHING = ("", "-", "--", "---", "?", "\\n", "#ref!", "#value!", "#div/0!", "#name?", "#num!", "#null!")
 TRUTH = ("true", "false")
 
 
@@ -135,7 +151,7 @@ def _likely_mistakes(data: DataSummary) -> Iterator[str]:
     if alike := _alike(numbers, lambda n: str(_number(n))):
         yield f"Classes that are one number, written in several ways: {alike}. Each counts as a class of its own."
     truth = [n for n in words if n.lower() in TRUTH]
-    missing = [n for n in words if n.strip().lower() in MISSING]
+    missing = [n for n in words if _looks_missing(n)]
     others = [n for n in words if n not in truth and n not in missing]
     kinds = {"numbers": numbers, "truth values": truth, "words": others}
     mixed = [f"{kind} ({_some([name_of(n) for n in of])})" for kind, of in kinds.items() if of]
@@ -151,6 +167,10 @@ def _likely_mistakes(data: DataSummary) -> Iterator[str]:
         yield f"Texts that stand in several classes: {_each(data, lambda s: s.contradictory)}."
 
 
+def _looks_missing(name: str) -> bool:
+    return name.strip().lower() in NOTHING or name.strip(SIGNS).lower() in MISSING
+
+
 def _is_rare(data: DataSummary, i: int) -> bool:
     train, *others = _splits(data).values()
     return train.per_class[i] < FEW or not all(s.per_class[i] for s in others)
@@ -161,7 +181,7 @@ def _alike(names: Sequence[str], key: Callable[[str], str]) -> str:
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
         groups[key(name)].append(name)
-    return _some([" = ".join(map(name_of, of)) for of in groups.values() if len(of) > 1])
+    return _some([" = ".join(lookalike.told_apart(of, name_of)) for of in groups.values() if len(of) > 1])
 
 
 def _spelling(name: str) -> str:

@@ -246,10 +246,11 @@ def _check_enough(train: Sequence[Example], paths: dict[str, Path], carved: Sequ
     """Check that the rows are enough to carve splits: rows of one text stay on one side."""
     texts, needed = len({splits.by_text(e) for e in train}), 1 + len(carved)
     if texts < needed:
+        what = "text" if all(e.pair is None for e in train) else "first text"
         raise UserError(
             f"task local: {' and '.join(carved)} {'are' if len(carved) > 1 else 'is'} carved from train "
-            f"({paths['train']}), whose rows have {texts} different text{'s' if texts != 1 else ''}. Rows with one "
-            f"text stay in one split: train needs at least {needed} rows with different texts. Add rows, or name a "
+            f"({paths['train']}), whose rows have {texts} different {what}{'s' if texts != 1 else ''}. Rows with one "
+            f"{what} stay in one split: train needs at least {needed} rows with different {what}s. Add rows, or name a "
             f"file for {' and for '.join(carved)}"
         )
 

@@ -284,6 +284,12 @@ def test_a_set_too_small_to_split_says_how_many_rows_it_needs(tmp_path: Path, ro
             _open(path, **{split: other})
 
 
+def test_rows_with_one_first_text_are_too_few_to_split(tmp_path: Path) -> None:
+    path = _csv(tmp_path / "a.csv", [f"same,second {i},{i % 2}" for i in range(40)], "body,more,stars")
+    with pytest.raises(UserError, match=r"have 1 different first text\. Rows with one first text stay in one split"):
+        _open(path, pair="more")
+
+
 def test_three_texts_are_enough_to_split(tmp_path: Path) -> None:
     for classes in ("121", "112", "122"):
         d = _open(_csv(tmp_path / "a.csv", [f"{t},{c}" for t, c in zip("abc", classes, strict=True)]))

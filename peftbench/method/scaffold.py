@@ -27,7 +27,7 @@ def new_method(name: str, known: Iterable[str], here: Path) -> Path:
     """
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_") or not name.isascii():
         raise UserError(
-            f"{name!r} cannot name a method: it names a file and appears in experiments. Use letters, digits and "
+            f"{name!r} cannot name a method: it names a file and appears in experiments. Use ASCII letters, digits and "
             "underscores, beginning with a letter, e.g. lora_fa"
         )
     if name in set(known):

@@ -37,7 +37,8 @@ from peftbench.tasks import local
 from peftbench.tasks.dataset import LIMITS
 
 EXPECTED = {  # what a missing or malformed value must be
-    "name": "a name of letters, digits, dots, dashes and underscores, such as glue_small",
+    "name": "a name of ASCII letters, digits, dots, dashes and underscores that begins with a letter or a digit, "
+    "such as glue_small",
     "device": "auto, cpu, cuda, cuda:N or mps",
     "model": "a preset, a directory or a hub id, e.g. model: minilm-l6",
     "task": "a name that `peftbench tasks` lists, e.g. task: glue/rte",

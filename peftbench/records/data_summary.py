@@ -12,7 +12,7 @@ class SplitSummary(Part, frozen=True):
 
     rows: int  # examples
     per_class: list[int]  # examples of each class, in the order of `classes`; empty without classes
-    copies: int  # rows with the same texts as an earlier row of the split, case and blanks aside
+    copies: int  # examples with the texts and references of an earlier one of the split, case and blanks aside
     contradictory: int  # rows whose texts also stand in this split with another class
     tokens: int  # tokens of all examples before truncation
     longest: int  # tokens of the longest example before truncation

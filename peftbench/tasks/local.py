@@ -12,12 +12,12 @@ Train has one example for each reference. Validation and test have one for each 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from peftbench.errors import WHERE_PATHS_START, UserError, unknown
-from peftbench.tasks import local_rows, metrics, progress, splits, table_files
+from peftbench.tasks import local_labels, local_rows, metrics, progress, splits, table_files
 from peftbench.tasks.dataset import (
     KINDS,
     ROW_LIMITS,
@@ -54,7 +54,6 @@ OWN = (
     TaskOption("encoding", "of text files, such as cp1252", "utf-8"),
 )
 OPTIONS = tuple(o.name for o in OWN)
-MAX_LABELS = 500  # more classes than this are probably numbers to predict; `labels` allows more
 CARD = TaskCard(
     "local",
     "classification",
@@ -83,9 +82,10 @@ def open_local(card: TaskCard, options: Options, data_dir: Path | None) -> Datas
     for split, path in paths.items():
         rows[split], remarks = local_rows.read(path, columns, dialect)
         notes += remarks
-    labels = _labels(options, kind, rows["train"])
-    examples = {split: _examples(of_split, kind, labels, name) for split, of_split in rows.items()}
-    parts, remarks = _three(examples, paths)
+    labels = () if kind != "classification" else local_labels.listed(options) or local_labels.in_train(rows["train"])
+    given = options.get("labels")
+    examples = {split: _examples(of_split, kind, labels, given, name) for split, of_split in rows.items()}
+    parts, remarks = _three(examples, paths, "prompts" if kind == "generation" else "rows")
     valid = metrics.for_kind(kind)
     if kind == "classification" and len(labels) > 2:
         valid.remove("f1")
@@ -168,7 +168,6 @@ def _columns(options: Options, kind: str) -> Columns:
     if missing not in POLICIES:
         raise unknown("value of missing", missing, POLICIES, where="task local")
     target = "answer" if kind == "generation" else "label"
-    named = options.get("labels")
     return Columns(
         text=_text(options, "text"),
         target=_text(options, target),
@@ -176,31 +175,11 @@ def _columns(options: Options, kind: str) -> Columns:
         target_name=target,
         may_lack_pair=kind == "generation",
         missing=missing,
-        classes=frozenset(map(str, named)) if isinstance(named, (list, tuple)) else frozenset(),
+        classes=frozenset(local_labels.listed(options) or ()),
     )
 
 
-def _labels(options: Options, kind: str, train: Sequence[TextRow]) -> tuple[str, ...]:
-    """Return the names of the classes in index order: the option's, or else those of train with numbers by size."""
-    if kind != "classification":
-        return ()
-    names = options.get("labels")
-    if names is not None:
-        if not isinstance(names, (list, tuple)) or len({str(v) for v in names}) != len(names) or len(names) < 2:
-            raise UserError(f"task local: labels must be a list of at least two different names, not {names!r}")
-        return tuple(str(v).lower() if isinstance(v, bool) else str(v) for v in names)
-    in_train = {r.targets[0] for r in train}
-    if len(in_train) < 2:
-        raise UserError(f"task local: every row of train has the label {in_train.pop()!r}; a task needs at least two")
-    if len(in_train) > MAX_LABELS:
-        raise UserError(
-            f"task local: {len(in_train)} different labels in train; for numbers to predict use kind: regression, "
-            "else list the classes in the option labels"
-        )
-    return tuple(sorted(in_train, key=lambda v: (_number(v) is None, _number(v) or 0.0, v)))
-
-
-def _examples(rows: Sequence[TextRow], kind: str, labels: tuple[str, ...], name: str) -> list[Example]:
+def _examples(rows: Sequence[TextRow], kind: str, labels: tuple[str, ...], given: Any, name: str) -> list[Example]:
     """Return the examples of a file; of a generation task one for each reference."""
     index = {label: i for i, label in enumerate(labels)}
     examples = []
@@ -210,31 +189,27 @@ def _examples(rows: Sequence[TextRow], kind: str, labels: tuple[str, ...], name:
             examples += [example(prompt, references=[answer]) for answer in row.targets]
         elif kind == "classification":
             if row.targets[0] not in index:
-                raise unknown("label", row.targets[0], labels, where=row.where)
+                raise local_labels.no_class(row, labels, given)
             examples.append(example(row.text, row.pair, index[row.targets[0]]))
         else:
-            examples.append(example(row.text, row.pair, _finite(row)))
+            examples.append(example(row.text, row.pair, local_labels.number(row)))
     return examples
 
 
-def _finite(row: TextRow) -> float:
-    value = _number(row.targets[0])
-    if value is None:
-        raise UserError(f"{row.where}: label {row.targets[0]!r} is not a finite number, which kind regression needs")
-    return value
+def _three(
+    parts: dict[str, list[Example]], paths: dict[str, Path], unit: str
+) -> tuple[dict[str, list[Example]], list[str]]:
+    """Return train, validation and test without copies across them, and notes. A missing split is carved from train.
 
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _three(parts: dict[str, list[Example]], paths: dict[str, Path]) -> tuple[dict[str, list[Example]], list[str]]:
-    """Return train, validation and test without copies across them, and notes. A missing split is carved from train."""
+    Args:
+        parts: the examples of each file by split.
+        paths: the files by split.
+        unit: what the notes count: rows, or prompts with all their references.
+    """
     train, notes = parts["train"], list[str]()
+
+    def count(rows: list[Example]) -> int:
+        return len(splits.one_a_prompt(rows))
 
     def without_copies(split: str, rows: list[Example], other: str) -> list[Example]:
         """Return the rows that have no copy among those of another split, and note the number of those left out."""
@@ -242,7 +217,7 @@ def _three(parts: dict[str, list[Example]], paths: dict[str, Path]) -> tuple[dic
         if not kept and split in paths:
             raise _same_data(paths, split, other, rows, parts[other])
         if len(kept) < len(rows):
-            notes.append(f"{len(rows) - len(kept)} rows of {split} left out: copies of {other} rows")
+            notes.append(f"{count(rows) - count(kept)} {unit} of {split} left out: copies of {other} {unit}")
         return kept
 
     if "test" in parts:
@@ -250,17 +225,34 @@ def _three(parts: dict[str, list[Example]], paths: dict[str, Path]) -> tuple[dic
             parts["validation"] = without_copies("validation", parts["validation"], "test")
         train = without_copies("train", train, "test")
     else:
+        _check_enough(train, paths, [s for s in ("validation", "test") if s not in parts])
         train, parts["test"] = splits.carve(train, "local test")
-        notes.append(f"test: {len(parts['test'])} rows carved from train")
+        notes.append(f"test: {count(parts['test'])} {unit} carved from train")
         if "validation" in parts:
             parts["validation"] = without_copies("validation", parts["validation"], "test")
     if "validation" in parts:
         train = without_copies("train", train, "validation")
     else:
+        _check_enough(train, paths, ["validation"])
         train, parts["validation"] = splits.carve(train, "local validation")
-        notes.append(f"validation: {len(parts['validation'])} rows carved from train")
+        notes.append(f"validation: {count(parts['validation'])} {unit} carved from train")
     measured = {split: splits.one_a_prompt(parts[split]) for split in ("validation", "test")}
+    if count(train) < len(train):
+        notes.append(f"train: an example for each of the {len(train)} references of {count(train)} prompts")
     return {"train": train, **measured}, notes
+
+
+def _check_enough(train: Sequence[Example], paths: dict[str, Path], carved: Sequence[str]) -> None:
+    """Check that the rows are enough to carve splits: rows of one text stay on one side."""
+    texts, needed = len({splits.by_text(e) for e in train}), 1 + len(carved)
+    if texts < needed:
+        what = "text" if all(e.pair is None for e in train) else "first text"
+        raise UserError(
+            f"task local: {' and '.join(carved)} {'are' if len(carved) > 1 else 'is'} carved from train "
+            f"({paths['train']}), whose rows have {texts} different {what}{'s' if texts != 1 else ''}. Rows with one "
+            f"{what} stay in one split: train needs at least {needed} rows with different {what}s. Add rows, or name a "
+            f"file for {' and for '.join(carved)}"
+        )
 
 
 def _same_data(

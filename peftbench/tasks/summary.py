@@ -33,8 +33,8 @@ def summarise(dataset: Dataset, encoded: Mapping[str, Encoded], tokenizer: Any) 
 
 def _split(examples: Sequence[Example], encoded: Encoded, classes: int) -> SplitSummary:
     counts = Counter(e.label for e in examples)
-    texts = [splits.by_content(e) for e in examples]
-    labels: dict[str, set[Any]] = defaultdict(set)
+    texts = [_read(e) for e in examples]
+    labels: dict[tuple[str, ...], set[Any]] = defaultdict(set)
     for text, e in zip(texts, examples, strict=True):
         labels[text].add(e.label)
     lost, lost_answer = _counts(encoded.lost, len(examples)), _counts(encoded.lost_answer, len(examples))
@@ -50,6 +50,11 @@ def _split(examples: Sequence[Example], encoded: Encoded, classes: int) -> Split
         cut_answers=sum(n > 0 for n in lost_answer),
         cut_answer_tokens=sum(lost_answer),
     )
+
+
+def _read(e: Example) -> tuple[str, ...]:
+    """Return what an example has in common with its copies: its texts, and its references if it has any."""
+    return (splits.by_content(e), *map(splits.normal, e.references))
 
 
 def _counts(values: Array | None, n: int) -> list[int]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError, unknown
+from peftbench.records import lookalike
 from peftbench.tasks import separated
 from peftbench.tasks.separated import PLAIN, SEPARATORS, Dialect, Row
 
@@ -134,6 +135,8 @@ def column(rows: Sequence[Row], name: str, path: Path, what: str) -> None:
     """
     if rows and not any(name in row for _, row in rows):  # objects of JSON may lack keys
         names = list(rows[0][1])
+        if mistake := lookalike.mistaken(f"column for {what}", name, names):
+            raise UserError(f"{path}: {mistake}")
         error = unknown(f"column for {what}", name, names, where=str(path))
         others = [s for s in ";,\t|" if len(names) == 1 and s in names[0]]
         if not others:
@@ -141,41 +144,65 @@ def column(rows: Sequence[Row], name: str, path: Path, what: str) -> None:
         raise UserError(f"{error}. The header has one column: is the separator another one (separator: {others[0]!r})?")
 
 
+class _Reader:
+    """Reads JSON, and keeps which objects have a key twice."""
+
+    def __init__(self) -> None:
+        self.repeated: dict[int, tuple[dict[str, Any], str]] = {}  # by id; the object stays, so that its id does
+        self.decoder = json.JSONDecoder(object_pairs_hook=self._object)
+
+    def read(self, content: str) -> Any:
+        try:
+            return self.decoder.decode(content)
+        except json.JSONDecodeError:
+            raise
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists in lists without end
+            raise json.JSONDecodeError(_beyond(error), content, 0) from error
+
+    def row(self, place: str, value: Any, expected: str) -> dict[str, Any]:
+        """Return a value that is a row: an object that has each key once."""
+        if not isinstance(value, dict):
+            raise UserError(f"{place}: {_kind(value)}; {expected}")
+        if id(value) in self.repeated:
+            raise UserError(f"{place}: key {self.repeated[id(value)][1]!r} is there twice; names must differ")
+        return value
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            names = [name for name, _ in pairs]
+            self.repeated[id(made)] = made, next(name for name in names if names.count(name) > 1)
+        return made
+
+
 def _jsonl(path: Path, content: str) -> Iterator[Row]:
-    is_empty = True
+    is_empty, reader = True, _Reader()
     for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue
         is_empty = False
         try:
-            value = json.loads(line)
+            value = reader.read(line)
         except json.JSONDecodeError as error:
             raise UserError(
                 f"{path}, line {number}: not JSON ({error.msg} at character {error.pos + 1}); {_EXPECTED}"
             ) from error
-        except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
-            raise UserError(f"{path}, line {number}: {_beyond(error)}") from error
-        if not isinstance(value, dict):
-            raise UserError(f"{path}, line {number}: {_kind(value)}; {_EXPECTED}")
-        yield number, value
+        yield number, reader.row(f"{path}, line {number}", value, _EXPECTED)
     if is_empty:
         raise UserError(f"{path} is empty; it needs one JSON object a line")
 
 
 def _json(path: Path, content: str) -> Iterator[Row]:
     expected = 'the file must be one JSON array of objects, e.g. [{"text": "...", "label": "..."}]'
+    reader = _Reader()
     try:
-        values = json.loads(content)
+        values = reader.read(content)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); {expected}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: {_beyond(error)}") from error
     if not isinstance(values, list):
         raise UserError(f"{path}: {'an object' if isinstance(values, dict) else _kind(values)}; {expected}")
     for number, value in enumerate(values, start=1):
-        if not isinstance(value, dict):
-            raise UserError(f"{path}, row {number}: {_kind(value)}; {expected}")
-        yield number, value
+        yield number, reader.row(f"{path}, row {number}", value, expected)
 
 
 def _beyond(error: Exception) -> str:

@@ -122,7 +122,7 @@ def test_plan_shows_sizes_deviations_and_times(call: Call, tiny: str) -> None:
 
 def test_plan_says_what_is_done_to_the_data(call: Call, tiny: str, tmp_path: Path) -> None:
     said = call("plan", tiny).out
-    assert "data of synthetic/classification\n  Rows: 60 train, 48 validation, 64 test.\n" in said
+    assert "data of synthetic/classification\n  Examples: 60 train, 48 validation, 64 test.\n" in said
     assert "Classes, train/validation/test: bad 30/24/32, good 30/24/32." in said
     assert "! Classes" not in said
     rows = [f"{'word ' * (30 + i)},{'Billing' if i % 3 else 'billing'}" for i in range(60)]

@@ -128,6 +128,8 @@ def test_a_mistake_names_file_place_and_what_is_valid(tmp_path: Path, added: str
     [
         ("name: small\n", "", ["name is missing"]),
         ("small", "a b/c", ["name (line 1)", "'a b/c'", "letters"]),
+        ("name: small", "name: café", ["'café'", "ASCII letters"]),
+        ("name: small", "name: -x", ["'-x'", "begins with a letter or a digit"]),
         ("tiny-encoder", "{modle: x}", ["backbone.modle", "did you mean 'model'?", "model is missing"]),
         ("[synthetic/classification]", "[{stand_in: glue/rte}]", ["tasks[0]", "task is missing"]),
         ("[synthetic/classification]", "[{task: glue/rte, stpes: 3}]", ["tasks[0].stpes", "did you mean 'steps'?"]),

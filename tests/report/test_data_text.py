@@ -39,11 +39,11 @@ def warned(data: DataSummary) -> str:
 def test_the_facts_of_a_task_are_few_lines() -> None:
     data = of("good", "bad", notes=["2 rows left out"], copies=3, cut_texts=1, cut_tokens=4)
     assert list(data_text.facts(data, 16)) == [
-        "Rows: 20 train, 20 validation, 20 test.",
+        "Examples: 20 train, 20 validation, 20 test.",
         "Prepared: 2 rows left out.",
         "Classes, train/validation/test: good 10/10/10, bad 10/10/10.",
-        "Copies: 3 rows of train, 3 rows of validation, 3 rows of test repeat an earlier text of their split, "
-        "and stay there.",
+        "Copies: 3 examples of train, 3 examples of validation, 3 examples of test repeat an earlier one of "
+        "their split, and stay there.",
         "Texts: at most 20 tokens, and max_length is 16; 5 % are cut.",
     ]
 
@@ -123,6 +123,7 @@ def test_names_that_look_alike_but_for_a_format_character_show_it(c: str) -> Non
         ("C", "C++", "C#"),
         ("ABBR", "DESC", "ENTY"),
         ("é", "e"),
+        (".", "#", "!", "value"),
     ],
 )
 def test_usual_classes_are_no_mistake(classes: tuple[str, ...]) -> None:
@@ -145,6 +146,10 @@ def test_usual_classes_are_no_mistake(classes: tuple[str, ...]) -> None:
         (("good", "N/A"), "look like missing values: N/A."),
         (("1", "nan", "2"), "look like missing values: nan."),
         (("good", "None", "bad"), "look like missing values: None."),
+        (("good", "#N/A", "NIL"), "look like missing values: #N/A, NIL."),
+        (("good", "(null)", "n.a.", "--", "#REF!"), "look like missing values: (null), n.a., --, #REF!."),
+        (("caf\u00e9", "cafe\u0301"), "caf\u00e9 (U+00E9) = cafe\u0301 (U+0065 U+0301)."),
+        (("caf\u00e9", "cafe\u0301", "Caf\u00e9"), "(U+00E9) = cafe\u0301 (U+0065 U+0301) = Caf\u00e9."),
     ],
 )
 def test_a_likely_mistake_in_the_labels_is_named(classes: tuple[str, ...], said: str) -> None:
@@ -154,11 +159,11 @@ def test_a_likely_mistake_in_the_labels_is_named(classes: tuple[str, ...], said:
 def test_rare_classes_are_named_with_their_rows() -> None:
     splits = {"train": split(96, [90, 4, 2]), "validation": split(10, [9, 0, 1]), "test": split(10, [8, 1, 1])}
     text = warned(DataSummary(["a", "b", "c"], splits, "end", {}))
-    assert text == "Classes with fewer than 5 rows of train, or without a row of another split: b 4/0/1, c 2/1/1."
+    assert text == "Classes with fewer than 5 examples of train, or without one of another split: b 4/0/1, c 2/1/1."
 
 
 def test_texts_in_several_classes_are_counted() -> None:
-    assert "several classes: 2 rows of train, 2 rows of validation" in warned(of("a", "b", contradictory=2))
+    assert "several classes: 2 examples of train, 2 examples of validation" in warned(of("a", "b", contradictory=2))
 
 
 def test_truncation_says_how_many_texts_lose_what() -> None:
@@ -173,6 +178,21 @@ def test_truncation_says_how_many_texts_lose_what() -> None:
 def test_a_cut_answer_and_a_doubled_token_are_named() -> None:
     assert "Answers lose their end: 50 % of every split" in warned(of(cut_answers=5, cut_answer_tokens=9))
     assert "40 texts begin or end with <s> twice" in warned(of(doubled={"<s>": 40}))
+
+
+@pytest.mark.parametrize(
+    ("texts", "answers", "said"),
+    [
+        (0, 0, "; none is cut."),
+        (2, 0, "; 20 % are cut."),
+        (0, 10, "; no prompt is cut; 100 % of the answers are."),
+        (1, 5, "; 10 % of the prompts are cut; 50 % of the answers are."),
+    ],
+)
+def test_the_facts_on_length_agree_with_the_warnings(texts: int, answers: int, said: str) -> None:
+    data = of(cut_texts=texts, cut_tokens=5 * texts, cut_answers=answers, cut_answer_tokens=answers)
+    assert list(data_text.facts(data, 16))[-1].endswith(said)
+    assert ("Answers lose their end" in warned(data)) is (answers > 0)
 
 
 def test_a_share_is_never_rounded_to_all_or_nothing() -> None:
@@ -221,7 +241,7 @@ def test_the_page_lists_the_data_and_an_older_record_says_nothing(
         folder = tmp_path / str(data is None)
         factories.write_all(folder, bodies(data))
         page = assemble.write(folder)[0].read_text()
-        assert ("The data:\n\n- Rows: 20 train" in page) is (data is not None)
+        assert ("The data:\n\n- Examples: 20 train" in page) is (data is not None)
         assert ("The classes:" in page) is (data is not None)
 
 

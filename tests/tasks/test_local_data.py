@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -151,11 +152,80 @@ def test_a_label_outside_its_set_is_named_with_file_and_line(tmp_path: Path) -> 
         _open(_good(tmp_path / "a.csv"), labels=["good", "awful"])
 
 
-@pytest.mark.parametrize("value", ["inf", "four"])
+@pytest.mark.parametrize(
+    "value", ["inf", "four", "1_000", "1e400", "-Infinity", "٣", "１２", "0x10", "1e", ".", "1 000", "true"]
+)
 def test_a_regression_label_that_is_no_finite_number_is_named(tmp_path: Path, value: str) -> None:
     path = _csv(tmp_path / "a.csv", ["one,1.5", f"two,{value}"])
-    with pytest.raises(UserError, match=rf"a\.csv, line 3: label '{value}' is not a finite number"):
+    with pytest.raises(UserError, match=rf"a\.csv, line 3: label '{re.escape(value)}' is not a finite number"):
         _open(path, kind="regression")
+
+
+@pytest.mark.parametrize(
+    ("value", "reach"),
+    [("1e39", "larger than"), ("-1e39", "larger"), ("1e20", "larger"), ("1e-50", "nearer to 0"), ("-1e-300", "nearer")],
+)
+def test_a_regression_label_outside_float32_is_named(tmp_path: Path, value: str, reach: str) -> None:
+    path = _csv(tmp_path / "a.csv", ["one,1.5", f"two,{value}"])
+    with pytest.raises(UserError, match=rf"a\.csv, line 3: label '{value}' is {reach}.*float32"):
+        _open(path, kind="regression")
+
+
+def test_every_way_to_write_a_number_is_a_regression_label(tmp_path: Path) -> None:
+    written = ["1", "-1", "+1", "1.", ".5", "1.5e3", "1E-3", "0", "-0.0", "007", "1e18", "0e999"]
+    d = _open(_csv(tmp_path / "a.csv", [f"text {i},{v}" for i, v in enumerate(written)]), kind="regression")
+    assert sorted(float(e.label or 0) for s in (d.train, d.validation, d.test) for e in s) == sorted(
+        map(float, written)
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([False, True], r"unknown label 'no'.*YAML takes no, yes, .* in quotes: labels: \[\"no\", \"yes\"\]"),
+        ([False, "yes"], "unknown label 'no'.*in quotes"),
+        ([False, False], "two different names, not .*in quotes"),
+        (["no", None], 'an entry of labels is empty.*in quotes: "null"'),
+        (["no", 1.5], "unknown label 'yes'.*YAML reads numbers and dates"),
+        (["no", ["yes"]], r"\['yes'\] in labels names no class"),
+        (["no", {"yes": 1}], "in labels names no class"),
+        (["no", "  "], "'  ' in labels names no class"),
+        (["no", " no "], "two different names"),
+        ("no", "must be a list"),
+    ],
+)
+def test_labels_that_yaml_reads_as_something_else_are_named(tmp_path: Path, labels: Any, message: str) -> None:
+    path = _csv(tmp_path / "a.csv", [f"text {i},{'yes' if i % 2 else 'no'}" for i in range(40)])
+    with pytest.raises(UserError, match=message):
+        _open(path, labels=labels)
+
+
+@pytest.mark.parametrize(("written", "read"), [("010", 8), ("1_000", 1000), ("1.50", 1.5)])
+def test_a_number_that_yaml_rewrites_is_to_be_quoted(tmp_path: Path, written: str, read: float) -> None:
+    path = _csv(tmp_path / "a.csv", [f"text {i},{written if i % 2 else 'other'}" for i in range(40)])
+    with pytest.raises(UserError, match="write names in quotes, as the file has them"):
+        _open(path, labels=["other", read])
+    assert _open(path, labels=["other", written]).labels == ("other", written)
+
+
+def test_listed_labels_are_read_as_cells_are(tmp_path: Path) -> None:
+    path = _csv(tmp_path / "a.csv", [f"text {i},{' b' if i % 2 else 'a '}" for i in range(40)])
+    assert _open(path, labels=[" b ", "a"]).labels == ("b", "a")
+    objects = tmp_path / "a.jsonl"
+    objects.write_text("".join(json.dumps({"body": f"text {i}", "stars": i % 2 > 0}) + "\n" for i in range(40)))
+    assert _open(str(objects), labels=[True, False]).labels == ("true", "false")
+
+
+def test_names_that_look_the_same_are_told_apart_by_code_points(tmp_path: Path) -> None:
+    one, two = "caf\u00e9", "cafe\u0301"
+    train = _csv(tmp_path / "a.csv", [f"text {i},{one if i % 2 else 'bar'}" for i in range(40)])
+    test = _csv(tmp_path / "t.csv", [f"new,{two}"])
+    with pytest.raises(UserError, match=r"t\.csv, line 2: label .*U\+0065 U\+0301\) looks like .*U\+00E9\)"):
+        _open(train, test=test)
+    with pytest.raises(UserError, match=r"line 3: label .*U\+00E9\) looks like .*U\+0065 U\+0301\)"):
+        _open(train, labels=["bar", two])
+    with pytest.raises(UserError, match=r"column for pair .*U\+0065 U\+0301\) looks like .*U\+00E9\)"):
+        _open(_csv(tmp_path / "b.csv", ["a,1,2"], f"body,stars,{one}"), pair=two)
 
 
 @pytest.mark.parametrize(
@@ -190,9 +260,40 @@ def test_numbers_taken_for_classes_are_pointed_at_regression(tmp_path: Path) -> 
         _open(_csv(tmp_path / "a.csv", [f"text {i},{i / 7}" for i in range(600)]))
 
 
-def test_a_set_too_small_to_split_says_which_split_is_empty(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the (train|validation) split is empty"):
-        _open(_csv(tmp_path / "a.csv", ["same,1", "same,2"]))
+@pytest.mark.parametrize(
+    ("rows", "count"),
+    [
+        (["a,1", "b,2"], "2 different texts"),
+        (["same,1", "same,2"], "1 different text"),
+        (["Same ,1", "same,2"] * 30, "1"),
+    ],
+)
+def test_a_set_too_small_to_split_says_how_many_rows_it_needs(tmp_path: Path, rows: list[str], count: str) -> None:
+    carved = rf"validation and test are carved from train \(.*a\.csv\), whose rows have {count}.*at least 3 rows"
+    path = _csv(tmp_path / "a.csv", rows)
+    with pytest.raises(UserError, match=carved):
+        _open(path)
+    with pytest.raises(UserError, match=carved):
+        _open(path, kind="regression")
+    other = _csv(tmp_path / "other.csv", ["new,1", "newer,2"])
+    for split, missing in (("validation", "test"), ("test", "validation")):
+        if count.startswith("2"):
+            assert _open(path, **{split: other}).train
+            continue
+        with pytest.raises(UserError, match=rf"{missing} is carved .* at least 2 rows.*name a file for {missing}"):
+            _open(path, **{split: other})
+
+
+def test_rows_with_one_first_text_are_too_few_to_split(tmp_path: Path) -> None:
+    path = _csv(tmp_path / "a.csv", [f"same,second {i},{i % 2}" for i in range(40)], "body,more,stars")
+    with pytest.raises(UserError, match=r"have 1 different first text\. Rows with one first text stay in one split"):
+        _open(path, pair="more")
+
+
+def test_three_texts_are_enough_to_split(tmp_path: Path) -> None:
+    for classes in ("121", "112", "122"):
+        d = _open(_csv(tmp_path / "a.csv", [f"{t},{c}" for t, c in zip("abc", classes, strict=True)]))
+        assert [len(d.split(s)) for s in ("train", "validation", "test")] == [1, 1, 1]
 
 
 def test_what_the_card_calls_required_is_refused_by_name_where_it_is_missing(tmp_path: Path) -> None:
@@ -268,6 +369,23 @@ def test_references_of_one_prompt_are_one_test_example_and_an_example_each_in_tr
     assert len(listed.train) == 2 * (40 - len(listed.validation) - len(listed.test))
     repeated = _csv(tmp_path / "b.csv", [f"q{i},{x}{i}" for i in range(40) for x in "ab"], "q,a")
     assert tasks.open_task("local", {"train": repeated, "text": "q", "answer": "a"}).fingerprint == listed.fingerprint
+
+
+def test_the_notes_of_references_count_prompts(tmp_path: Path) -> None:
+    options = {"text": "q", "answer": "a"}
+    path = _csv(tmp_path / "a.csv", [f"q{i},{x}{i}" for i in range(40) for x in "ab"], "q,a")
+    d = tasks.open_task("local", {"train": path, **options})
+    assert (len(d.train), len(d.validation), len(d.test)) == (64, 4, 4)
+    assert d.notes == (
+        "test: 4 prompts carved from train",
+        "validation: 4 prompts carved from train",
+        "train: an example for each of the 64 references of 32 prompts",
+    )
+    test = _csv(tmp_path / "t.csv", ["q1,c", "q1,d", "q2,c", "new,c"], "q,a")
+    d = tasks.open_task("local", {"train": path, "test": test, **options})
+    assert (len(d.test), d.notes[0]) == (3, "2 prompts of train left out: copies of test prompts")
+    once = _csv(tmp_path / "b.csv", [f"q{i},a{i}" for i in range(40)], "q,a")
+    assert not [n for n in tasks.open_task("local", {"train": once, **options}).notes if "references" in n]
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,13 @@ def test_a_second_text_makes_another_row(tmp_path: Path) -> None:
     assert (train.copies, train.contradictory) == (1, 2)
 
 
+def test_a_copy_of_a_generation_task_has_the_prompt_and_the_reference_of_another(tmp_path: Path) -> None:
+    pairs = [("one", "a"), ("one", "b"), ("One", "B "), ("two", "a"), ("two", "a")]
+    rows = [example(prompt, references=[reference]) for prompt, reference in pairs]
+    train = summary(dataset(rows, "generation"), tmp_path, "tiny-decoder", 32)[0].splits["train"]
+    assert (train.rows, train.copies, train.contradictory) == (5, 2, 0)
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("pair", [None, LONG])
 def test_a_text_loses_what_the_tokenizer_would_have_made_of_it(tmp_path: Path, pair: str | None, side: str) -> None:

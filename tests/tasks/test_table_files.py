@@ -150,6 +150,14 @@ def test_a_long_field_is_read(tmp_path: Path) -> None:
             r"line 2: .*'stars' has half a ch",
         ),
         ("a.json", b'[{"body": "a", "stars": 1}, {"body": "b\\udfff", "stars": 2}]', r"row 2: .*half a character"),
+        (
+            "a.jsonl",
+            b'{"body": "a", "stars": 1}\n{"body": "b", "stars": 2, "stars": 3}\n',
+            "line 2: key 'stars' is there",
+        ),
+        ("a.json", b'[{"body": "a", "stars": 1},\n{"x": 1, "body": "b", "x": 2}]', "row 2: key 'x' is there twice"),
+        ("a.jsonl", b'{"body": "a", "stars": %s}\n' % (b"1" * 5000), "line 1: not JSON"),
+        ("a.jsonl", b'{"body": "a", "stars": %s}\n' % (b"[" * 99_999), "line 1: not JSON"),
         ("a.csv", b"body,stars\nfine,1\nb\xff,2\n", r"a\.csv, line 3: not UTF-8"),
         ("a.csv", b"body,stars\nfine,1\nb\xed\xa0\x80,2\n", r"a\.csv, line 3: not UTF-8"),  # a surrogate's bytes
     ],
@@ -228,7 +236,7 @@ def test_a_person_at_a_terminal_sees_how_far_reading_is(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("name", "body", "said"),
     [
-        ("a.jsonl", '{"body": "a", "stars": ' + "1" * 5000 + "}", "line 1: a number of too many digits"),
+        ("a.jsonl", '{"body": "a", "stars": ' + "1" * 5000 + "}", "line 1: not JSON .a number of too many digits"),
         ("a.json", '[{"body": "a", "stars": ' + "1" * 5000 + "}]", "a number of too many digits"),
         ("a.jsonl", "[" * 200_000, "too deep to read"),
         ("a.json", "[" * 200_000, "too deep to read"),

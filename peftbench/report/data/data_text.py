@@ -8,40 +8,54 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+from peftbench.records import lookalike
 from peftbench.records.data_summary import DataSummary, SplitSummary
 from peftbench.report.media import plain
 
 LARGE = 0.1  # share of a split's texts; if more are cut, that is a warning
 CAUSE = 0.25  # share from which it is named where a task is not learned
-FEW = 5  # rows of train; a class with fewer is named
+FEW = 5  # examples of train; a class with fewer is named
 SHOWN = 12  # classes in a sentence
 NAME_WIDTH = 30  # characters of a class's name
-MISSING = ("", "nan", "na", "n/a", "none", "null", "-", "?", "unknown", "<na>")  # how tables write a missing value
+MISSING = (  # how people and programs write a missing value, without the signs around it
+    "na",
+    "n/a",
+    "n.a",
+    "nan",
+    "nat",
+    "nil",
+    "none",
+    "null",
+    "undefined",
+    "unknown",
+    "missing",
+    "not available",
+)
+SIGNS = " -.#!<>()[]{}_\\"  # around such a value: #N/A, <NA>, (null), n.a.
+NOTHING = ("", "-", "--", "---", "?", "\\n", "#ref!", "#value!", "#div/0!", "#name?", "#num!", "#null!")
 TRUTH = ("true", "false")
 
 
 def facts(data: DataSummary, max_length: int) -> Iterator[str]:
-    """Yield sentences on rows, classes and lengths.
+    """Yield sentences on examples, classes and lengths.
 
     Args:
         data: the summary.
         max_length: tokens at which texts are cut.
     """
     splits = _splits(data)
-    rows = ", ".join(f"{s.rows:,} {name}" for name, s in splits.items())
-    yield f"Rows: {rows}."
+    yield f"Examples: {', '.join(f'{s.rows:,} {name}' for name, s in splits.items())}."
     if data.notes:
         yield f"Prepared: {'; '.join(data.notes)}."
     if data.classes:
         order = sorted(range(len(data.classes)), key=lambda i: (-splits["train"].per_class[i], i))
         yield f"Classes, {'/'.join(splits)}: {_some(_counted(data, order))}."
     if any(s.copies for s in splits.values()):
-        yield f"Copies: {_each(data, lambda s: s.copies)} repeat an earlier text of their split, and stay there."
-    longest, cut = max(s.longest for s in splits.values()), sum(s.cut_texts for s in splits.values())
-    cut_share = f"{_percent(cut / sum(s.rows for s in splits.values()))} are cut" if cut else "none is cut"
-    yield f"Texts: at most {longest:,} tokens, and max_length is {max_length:,}; {cut_share}."
+        yield f"Copies: {_each(data, lambda s: s.copies)} repeat an earlier one of their split, and stay there."
+    longest = max(s.longest for s in splits.values())
+    yield f"Texts: at most {longest:,} tokens, and max_length is {max_length:,}; {_cut(splits.values())}."
 
 
 def warnings(data: DataSummary, max_length: int) -> Iterator[str]:
@@ -121,9 +135,18 @@ def _splits(data: DataSummary) -> dict[str, SplitSummary]:
 
 
 def _counted(data: DataSummary, order: Sequence[int]) -> list[str]:
-    """Return classes with their rows by split: `billing 202/21/24`."""
+    """Return classes with their examples by split: `billing 202/21/24`."""
     shown, splits = names(data.classes), _splits(data).values()
     return [f"{shown[data.classes[i]]} {'/'.join(f'{s.per_class[i]:,}' for s in splits)}" for i in order]
+
+
+def _cut(splits: Collection[SplitSummary]) -> str:
+    """Return how many texts are cut; of a task whose answers are, how many prompts and how many answers."""
+    rows, texts, answers = (sum(getattr(s, f) for s in splits) for f in ("rows", "cut_texts", "cut_answers"))
+    if not answers:
+        return f"{_percent(texts / rows)} are cut" if texts else "none is cut"
+    prompts = f"{_percent(texts / rows)} of the prompts are cut" if texts else "no prompt is cut"
+    return f"{prompts}; {_percent(answers / rows)} of the answers are"
 
 
 def _shares(data: DataSummary, count: Callable[[SplitSummary], int]) -> str:
@@ -134,7 +157,7 @@ def _shares(data: DataSummary, count: Callable[[SplitSummary], int]) -> str:
 
 
 def _each(data: DataSummary, count: Callable[[SplitSummary], int]) -> str:
-    return ", ".join(f"{count(s):,} rows of {name}" for name, s in _splits(data).items() if count(s))
+    return ", ".join(f"{count(s):,} examples of {name}" for name, s in _splits(data).items() if count(s))
 
 
 def _percent(share: float) -> str:
@@ -157,7 +180,7 @@ def _likely_mistakes(data: DataSummary) -> Iterator[str]:
     if alike := _alike(numbers, lambda n: str(_number(n)), shown):
         yield f"Classes that are one number, written in several ways: {alike}. Each counts as a class of its own."
     truth = [n for n in words if n.lower() in TRUTH]
-    missing = [n for n in words if n.strip().lower() in MISSING]
+    missing = [n for n in words if _looks_missing(n)]
     others = [n for n in words if n not in truth and n not in missing]
     kinds = {"numbers": numbers, "truth values": truth, "words": others}
     mixed = [f"{kind} ({_some([shown[n] for n in of])})" for kind, of in kinds.items() if of]
@@ -168,9 +191,13 @@ def _likely_mistakes(data: DataSummary) -> Iterator[str]:
     few = [i for i in range(len(data.classes)) if _is_rare(data, i)]
     if few:
         counted = _some(_counted(data, few))
-        yield f"Classes with fewer than {FEW} rows of train, or without a row of another split: {counted}."
+        yield f"Classes with fewer than {FEW} examples of train, or without one of another split: {counted}."
     if any(s.contradictory for s in data.splits.values()):
         yield f"Texts that stand in several classes: {_each(data, lambda s: s.contradictory)}."
+
+
+def _looks_missing(name: str) -> bool:
+    return name.strip().lower() in NOTHING or name.strip(SIGNS).lower() in MISSING
 
 
 def _is_rare(data: DataSummary, i: int) -> bool:
@@ -183,7 +210,8 @@ def _alike(classes: Sequence[str], key: Callable[[str], str], shown: Mapping[str
     groups: dict[str, list[str]] = defaultdict(list)
     for name in classes:
         groups[key(name)].append(name)
-    return _some([" = ".join(shown[name] for name in of) for of in groups.values() if len(of) > 1])
+    groups_alike = [of for of in groups.values() if len(of) > 1]
+    return _some([" = ".join(lookalike.told_apart(of, lambda name: shown[name])) for of in groups_alike])
 
 
 def _spelling(name: str) -> str:

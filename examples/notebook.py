@@ -11,7 +11,7 @@ from peftbench.backbones.source import locate
 # A comparison: the table that `peftbench run quickstart --only ... --set ...` prints, and the same as a data frame.
 plan = peftbench.plan(
     "quickstart", only=["method=full", "method=lora", "task=embedded/movie_sentiment"],
-    overrides=["budget.steps=20", "profile=false"],
+    overrides=["budget.steps=12", "profile=false"],
 )  # fmt: skip
 records = peftbench.run(plan, "results/notebook", progress=True)
 report = peftbench.report(records)

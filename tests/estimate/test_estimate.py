@@ -191,6 +191,7 @@ def test_eight_bit_state_is_what_bitsandbytes_holds() -> None:
     assert held(ours) == held(theirs)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_the_eight_bit_state_takes_a_quarter() -> None:
     at = {
@@ -226,6 +227,7 @@ def test_a_text_longer_than_the_network_is_refused() -> None:
         estimate(ModelQuery("tiny-encoder"), "lora", {}, Setting(1, 129))
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_the_largest_batch_fits_and_the_next_does_not() -> None:
     asked: list[int] = []

@@ -219,6 +219,7 @@ def test_every_figure_is_a_picture_and_xml_that_is_well_formed(report):
         assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_terminal_that_lacks_a_character_gets_an_escape():
     command = [sys.executable, "-m", "peftbench", "methods", "lora"]

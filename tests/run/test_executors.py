@@ -156,6 +156,7 @@ def test_a_second_ctrl_c_kills_what_runs(go: Callable, tmp_path: Path, name: str
     assert (only.status, only.body.reason) == ("killed", "interrupted")
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_the_command_line_and_python_take_an_executor_by_name(
     call: Call, tiny: str, tmp_path: Path, installed: Callable[..., None]

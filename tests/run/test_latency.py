@@ -76,6 +76,7 @@ def shapes(cells: list[dict[str, Any]]) -> list[tuple[str, int, int, bool]]:
     return [(c["phase"], c["batch"], c["length"], c["typical"]) for c in cells]
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_an_encoder_is_timed_at_the_usual_length_and_at_those_asked_for_beside_the_untouched_base() -> None:
     rows, base = measured("tiny-encoder", "classification", ("lora", "adapter"), batches=(1, 3), lengths=(16,))

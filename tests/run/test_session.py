@@ -210,6 +210,7 @@ def test_a_profile_times_every_method_and_merges_only_what_merges(session: Sessi
         assert rows[label]["merge_max_change"] is None
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_profile_splits_the_step_and_holds_it_against_the_machine(session: Session) -> None:
     body = session.profile(passes("full", "lora", rounds=3))

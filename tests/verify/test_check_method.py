@@ -118,6 +118,7 @@ def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
     return run
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_the_template_as_a_plugin_file_keeps_all_promises(tmp_path: Path) -> None:
     """In a process of its own, as a user runs it, in every setting."""

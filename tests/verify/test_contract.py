@@ -132,10 +132,12 @@ def test_make_test_tries_every_promise_in_every_setting_and_the_defaults_on_ever
         for case, promise in whole
         if not case.hyper or promise not in ABOUT_THE_MACHINERY
     }
-    of_families = [(case, promise) for case, promise in whole if not case.hyper and case.backbone in FAMILIES]
-    assert {(str(case), promise) for case, promise in of_families} == {
-        (str(case), promise) for case, promise in tried if not case.hyper and case.backbone in FAMILIES
+    of_families = {
+        (str(case), promise)
+        for case, promise in whole
+        if not case.hyper and case.backbone in FAMILIES and promise not in ABOUT_THE_MACHINERY
     }
+    assert of_families <= {(str(case), promise) for case, promise in tried}
 
 
 def test_every_method_is_tried_small_and_in_all_its_modes() -> None:

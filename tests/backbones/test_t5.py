@@ -343,6 +343,7 @@ methods:
 """
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_this_process")
 def test_an_experiment_trains_t5_on_a_file_from_yaml_to_report(call: Call, tmp_path: Path, data: tasks.Dataset) -> None:

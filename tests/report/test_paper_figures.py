@@ -211,6 +211,7 @@ def test_page_and_image_say_our_scale_and_the_verdict(rendered: tuple[Path, Path
 # The repository itself
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_committed_figures_are_what_the_committed_records_give() -> None:
     assert _build.check([], ROOT / "results", ROOT / "docs") == []

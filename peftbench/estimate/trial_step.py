@@ -97,14 +97,14 @@ def _plain_network_steps(spec: RunSpec, task: TaskFacts) -> bool:
     from peftbench.backbones.losses import loss_sum
     from peftbench.estimate import fake_tensors
 
+    backbone = _network(spec, task)
     try:
-        backbone = _network(spec, task)
         with fake_tensors.fake_mode(padded=True):
             net = fake_tensors.replace_tensors(backbone, fake_tensors.fake_like).net.requires_grad_(True).train()
             batch = _batch(backbone)
             labels = batch.pop("labels")
             loss_sum(task.kind, net(**batch).logits, labels).backward()
-    except Exception:  # whatever it is, no method is to blame
+    except Exception:  # a network of any author, which fails in its own way: no method is to blame
         return False
     return True
 

@@ -13,7 +13,7 @@ from peftbench.records import check, files, record
 from peftbench.records.bodies import RunBody
 
 SPLIT = {"rows": 4, "per_class": [2, 2], "copies": 0, "contradictory": 0, "tokens": 40, "longest": 12}
-GOOD = {
+GOOD: dict[str, Any] = {
     "classes": ["a", "b"],
     "splits": {"train": {**SPLIT, "cut_texts": 0, "cut_tokens": 0}},
     "cut_from": "end",
@@ -43,10 +43,10 @@ def test_a_record_without_a_summary_is_read(tmp_path: Path) -> None:
     "changed",
     [
         {"splits": {}},
-        {"splits": {"test": GOOD["splits"]["train"]}},  # type: ignore[index]
-        {"splits": {"train": GOOD["splits"]["train"], "other": GOOD["splits"]["train"]}},  # type: ignore[index]
-        {"splits": {"train": {**GOOD["splits"]["train"], "rows": 0}}},  # type: ignore[index]
-        {"splits": {"train": {**GOOD["splits"]["train"], "per_class": [4]}}},  # type: ignore[index]
+        {"splits": {"test": GOOD["splits"]["train"]}},
+        {"splits": {"train": GOOD["splits"]["train"], "other": GOOD["splits"]["train"]}},
+        {"splits": {"train": {**GOOD["splits"]["train"], "rows": 0}}},
+        {"splits": {"train": {**GOOD["splits"]["train"], "per_class": [4]}}},
         {"classes": ["a"]},
         {"cut_from": "middle"},
         {"doubled": {"<s>": "many"}},

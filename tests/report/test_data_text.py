@@ -24,12 +24,12 @@ def split(rows: int = 100, per_class: Any = (), **changes: Any) -> SplitSummary:
     return SplitSummary(rows=rows, per_class=list(per_class), **{**fields, **changes})
 
 
-def of(*classes: str, doubled: Any = (), notes: Any = (), cut_from: str = "end", **changes: Any) -> DataSummary:
+def of(*classes: str, doubled: Any = (), notes: Any = (), cut_from: Any = "end", **changes: Any) -> DataSummary:
     each = {
         name: split(10 * max(1, len(classes)), [10] * len(classes), **changes)
         for name in ("test", "train", "validation")
     }
-    return DataSummary(list(classes), each, cut_from, dict(doubled), list(notes))  # type: ignore[arg-type]
+    return DataSummary(list(classes), each, cut_from, dict(doubled), list(notes))
 
 
 def warned(data: DataSummary) -> str:

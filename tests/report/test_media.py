@@ -30,7 +30,8 @@ from peftbench.report.media import figure, filename, latex, markdown, plain, she
 from tests.helpers import factories
 from tests.helpers.odd_names import EXPERIMENT, LABELS, SCRIPTS, SPECIAL, TASKS
 
-TAGS = set("h1 h2 h3 p table thead tbody tr th td ul li em a img code pre strong".split())  # noqa: SIM905
+TAGS = {"h1", "h2", "h3", "p", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "em", "a", "img", "code"}
+TAGS |= {"pre", "strong"}
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 

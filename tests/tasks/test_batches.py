@@ -265,11 +265,17 @@ def _framing(first: str) -> Any:
 
 
 @pytest.mark.parametrize("room", [64, 16])
-@pytest.mark.parametrize("first", ["bos_token", "cls_token"])
-@pytest.mark.parametrize("kind", ["classification", "generation", "encoder and decoder"])
+@pytest.mark.parametrize(
+    ("kind", "first"),
+    [
+        ("classification", "bos_token"),
+        ("classification", "cls_token"),
+        ("generation", "bos_token"),  # causal networks have no class token
+        ("encoder and decoder", "bos_token"),
+        ("encoder and decoder", "cls_token"),
+    ],
+)
 def test_a_first_token_in_the_text_is_not_doubled_and_is_told(kind: str, first: str, room: int) -> None:
-    if kind == "generation" and first == "cls_token":
-        pytest.skip("causal networks have no such token")
     tokenizer = _framing(first)
     rows = [example(text, None, 0, ["fine"]) for text in ("ask 20 words :", "<begin>ask 20 words :")]
     start = 0 if kind == "encoder and decoder" else None

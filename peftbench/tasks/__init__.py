@@ -69,7 +69,6 @@ def open_task(name: str, options: Mapping[str, Any] | None = None, data_dir: Pat
         TaskUnavailable: the task's data is not available on this machine.
         UserError: the name, an option or the data is not valid.
     """
-    global _last
     base, chosen = _named(name, options)
     card, opener = _TASKS[base]
     if base not in _FILES:
@@ -77,12 +76,14 @@ def open_task(name: str, options: Mapping[str, Any] | None = None, data_dir: Pat
     found = [(str(p), p.stat()) for p in files(name, options, data_dir) if p.is_file()]
     stats = [(path, stat.st_size, stat.st_mtime_ns, stat.st_ino) for path, stat in found]
     key = json.dumps([base, chosen, str(data_dir), stats], sort_keys=True, default=repr)
-    if _last is None or _last[0] != key:
-        _last = key, opener(card, chosen, data_dir)
-    return _last[1]
+    if key not in _LAST:
+        opened = opener(card, chosen, data_dir)
+        _LAST.clear()
+        _LAST[key] = opened
+    return _LAST[key]
 
 
-_last: tuple[str, Dataset] | None = None  # planning asks twice for what takes seconds to read
+_LAST: dict[str, Dataset] = {}  # one data set at most: planning asks twice for what takes seconds to read
 
 
 def files(name: str, options: Mapping[str, Any] | None = None, data_dir: Path | None = None) -> Sequence[Path]:

@@ -404,3 +404,14 @@ def test_a_bad_list_of_references_is_named(tmp_path: Path, answers: list[Any], m
     path.write_text(json.dumps({"q": "q", "a": answers}) + '\n{"q": "other", "a": "b"}\n')
     with pytest.raises(UserError, match=message):
         tasks.open_task("local", {"train": str(path), "text": "q", "answer": "a"})
+
+
+def test_a_file_is_read_once_until_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    rows = [f"text {i},{'yes' if i % 2 else 'no'}" for i in range(40)]
+    options = {"train": str(path), "text": "text", "label": "label"}
+    path.write_text("\n".join(["text,label", *rows]))
+    first = tasks.open_task("local", options)
+    assert tasks.open_task("local", options) is first
+    path.write_text("\n".join(["text,label", *rows, "text 40,no"]))
+    assert tasks.open_task("local", options).fingerprint != first.fingerprint

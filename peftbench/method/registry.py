@@ -18,7 +18,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, field_validator
 
-from peftbench.errors import UserError, unknown, unknown_method
+from peftbench.errors import UserError, shown, unknown, unknown_method
 from peftbench.method.base import Method
 
 PACKAGE = "peftbench.methods"  # of the method files
@@ -110,7 +110,7 @@ def make(cls: type[Method], hyper: Mapping[str, Any], where: str = "") -> Method
     try:
         return cls(**dict(schema(cls).model_validate(dict(hyper))))
     except ValidationError as error:
-        mistakes = "; ".join(f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors())
+        mistakes = "; ".join(f"{'.'.join(map(str, e['loc']))} = {shown(e['input'])}: {e['msg']}" for e in error.errors())
         raise UserError(f"{where or cls.name}: {mistakes}") from error
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from peftbench.errors import UserError, unknown, unknown_method
+from peftbench.errors import UserError, shown, unknown, unknown_method
 from peftbench.method.catalogue import BadHyper, MethodFacts
 from peftbench.plan import tuning
 from peftbench.plan.experiment import RESERVED, Experiment, MethodEntry
@@ -121,16 +121,16 @@ def _configuration(
 ) -> Configuration:
     lr = point.get("lr", facts.lr if entry.lr is None else entry.lr)
     if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not math.isfinite(lr) or lr <= 0:
-        raise experiment.error((*entry.place, "lr"), f"given {lr!r}; a learning rate is a number above 0")
+        raise experiment.error((*entry.place, "lr"), f"given {shown(lr)}; a learning rate is a number above 0")
     first = entry.first_seed
     if isinstance(first, bool) or not isinstance(first, int) or first < 0:
-        raise experiment.error((*entry.place, "first_seed"), f"given {first!r}; a first seed is a whole number from 0")
+        raise experiment.error((*entry.place, "first_seed"), f"given {shown(first)}; a first seed is a whole number from 0")
     written = {**entry.hyper, **{k: v for k, v in point.items() if k != "lr"}}
     try:
         hyper = check(entry.name, written)
     except BadHyper as e:
         errors = [
-            str(experiment.error((*entry.place, key) if key else entry.place, f"given {value!r}; {valid}"))
+            str(experiment.error((*entry.place, key) if key else entry.place, f"given {shown(value)}; {valid}"))
             for key, value, valid in e.mistakes
         ]
         raise UserError("\n".join(errors)) from e
@@ -158,10 +158,10 @@ def _exempt(experiment: Experiment, entry: MethodEntry) -> Mapping[str, str]:
     if entry.exempt is None:
         return {}
     if not isinstance(entry.exempt, dict):
-        raise experiment.error(place, f"given {entry.exempt!r}; valid: a mapping such as {{memory: the reason}}")
+        raise experiment.error(place, f"given {shown(entry.exempt)}; valid: a mapping such as {{memory: the reason}}")
     for axis, reason in entry.exempt.items():
         if not isinstance(reason, str) or not reason.strip():
-            raise experiment.error((*place, axis), f"given {reason!r}; every exemption needs its reason, in words")
+            raise experiment.error((*place, axis), f"given {shown(reason)}; every exemption needs its reason, in words")
     if mistakes := list(invalid_exemptions(experiment, entry.exempt, place)):
         raise UserError("\n".join(map(str, mistakes)))
     return dict(entry.exempt)
@@ -222,7 +222,7 @@ def _labels(experiment: Experiment, entry: MethodEntry, points: list[dict[str, A
     for label in labels:
         if not isinstance(label, str) or not label.strip() or not label.isprintable() or len(label) > LONGEST_LABEL:
             valid = f"a label is a text of 1 to {LONGEST_LABEL} printable characters"
-            raise experiment.error(place, f"given {label!r}; {valid}")
+            raise experiment.error(place, f"given {shown(label)}; {valid}")
     return labels
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from peftbench.errors import UserError
+from peftbench.errors import UserError, shown
 
 UNITS = {"B": 1, **{f"{p}B": 10 ** (3 * i) for i, p in enumerate("kMGT", 1)}}
 UNITS |= {f"{p}iB": 2 ** (10 * i) for i, p in enumerate("KMGT", 1)}
@@ -19,5 +19,5 @@ def parsed_size(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
     units = {name.lower(): size for name, size in UNITS.items()}
     if match is None or match[2].lower() not in units or float(match[1]) <= 0:
-        raise UserError(f"given {text!r}; give a size such as 24GB (24 x 10^9 bytes) or 24GiB (24 x 2^30 bytes)")
+        raise UserError(f"given {shown(text)}; give a size such as 24GB (24 x 10^9 bytes) or 24GiB (24 x 2^30 bytes)")
     return int(float(match[1]) * units[match[2].lower()])

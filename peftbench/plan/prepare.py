@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from peftbench.errors import UserError
+from peftbench.errors import UserError, shown
 from peftbench.measure import probes
 from peftbench.method.catalogue import Catalogue
 from peftbench.plan import configurations, grid, next_runs, resolve, run_limits
@@ -56,7 +56,7 @@ class Prepared:
             UserError: `jobs` is below 1, or the budget counts seconds and `jobs` is above 1.
         """
         if jobs < 1:
-            raise UserError(f"jobs: given {jobs!r}; must be at least 1")
+            raise UserError(f"jobs: given {shown(jobs)}; must be at least 1")
         if self.experiment.budget.seconds is not None and jobs > 1:
             raise UserError(f"--jobs {jobs}: runs that share the machine get less done in the budget's seconds; use 1")
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from peftbench.errors import UserError
+from peftbench.errors import UserError, shown
 
 Space = Mapping[str, tuple[Any, ...]]  # "lr": the least and the greatest rate; another: its possible values
 SEED = 0  # of the scrambled sequence
@@ -45,7 +45,7 @@ def checked_space(space: Any, rate_is_given: bool, fixed: Collection[str], solve
     """
     example = "{lr: [1e-4, 1e-2], alpha: [8, 16]}"
     if not isinstance(space, dict) or not space or not all(isinstance(v, list) and len(v) > 1 for v in space.values()):
-        raise UserError(f"given {space!r}; valid: two or more values for each hyperparameter, such as {example}")
+        raise UserError(f"given {shown(space)}; valid: two or more values for each hyperparameter, such as {example}")
     if len(space) > DIMENSIONS:
         raise UserError(f"given {', '.join(space)}; a space has lr and at most one hyperparameter more")
     if ("lr" in space) == rate_is_given:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from peftbench.errors import UserError, unknown
+from peftbench.errors import UserError, shown, unknown
 
 SPLITS = ("train", "validation", "test")
 KINDS = ("classification", "regression", "generation")
@@ -238,7 +238,7 @@ def facts(prepared: Dataset) -> dict[str, Any]:
 def _limit(options: Options, key: str, name: str) -> int | None:
     value = options.get(key)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise UserError(f"task {name}: {key} must be a whole number of at least 1, not {value!r}")
+        raise UserError(f"task {name}: {key} must be a whole number of at least 1, not {shown(value)}")
     return value
 
 

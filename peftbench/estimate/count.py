@@ -158,8 +158,8 @@ def origin(model: str) -> Origin:
             raise
         names = ", ".join(architectures.known())
         raise UserError(
-            f"unknown model {shown(model)}; did you mean {near[0]!r}? Known without weights: {names}; or give a directory "
-            f"or a hub id (the hub: {error.__cause__ or error})"
+            f"unknown model {shown(model)}; did you mean {near[0]!r}? Known without weights: {names}; or give a "
+            f"directory or a hub id (the hub: {error.__cause__ or error})"
         ) from error
 
 

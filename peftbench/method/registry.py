@@ -110,8 +110,8 @@ def make(cls: type[Method], hyper: Mapping[str, Any], where: str = "") -> Method
     try:
         return cls(**dict(schema(cls).model_validate(dict(hyper))))
     except ValidationError as error:
-        mistakes = "; ".join(f"{'.'.join(map(str, e['loc']))} = {shown(e['input'])}: {e['msg']}" for e in error.errors())
-        raise UserError(f"{where or cls.name}: {mistakes}") from error
+        said = [f"{'.'.join(map(str, e['loc']))} = {shown(e['input'])}: {e['msg']}" for e in error.errors()]
+        raise UserError(f"{where or cls.name}: {'; '.join(said)}") from error
 
 
 FLOAT32_MAX = (2 - 2**-23) * 2.0**127

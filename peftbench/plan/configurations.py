@@ -124,7 +124,8 @@ def _configuration(
         raise experiment.error((*entry.place, "lr"), f"given {shown(lr)}; a learning rate is a number above 0")
     first = entry.first_seed
     if isinstance(first, bool) or not isinstance(first, int) or first < 0:
-        raise experiment.error((*entry.place, "first_seed"), f"given {shown(first)}; a first seed is a whole number from 0")
+        valid = "a first seed is a whole number from 0"
+        raise experiment.error((*entry.place, "first_seed"), f"given {shown(first)}; {valid}")
     written = {**entry.hyper, **{k: v for k, v in point.items() if k != "lr"}}
     try:
         hyper = check(entry.name, written)

@@ -107,7 +107,7 @@ def _as_file(source: Mapping[str, Any]) -> Any:
     try:
         return json.loads(json.dumps(source, default=str))
     except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"the mapping of an experiment cannot be written as JSON ({error}); give plain values") from error
+        raise UserError(f"the experiment's mapping cannot be written as JSON ({error}); give plain values") from error
 
 
 def _conflicts(experiment: Experiment) -> Iterator[UserError]:

@@ -151,7 +151,8 @@ def scalar(text: str) -> Any:
     try:
         return _parsed(text, Document(Path(shown(text)), None, {}))
     except yaml.YAMLError as e:
-        raise UserError(f"{shown(text)} cannot be read as a YAML value ({_malformed(e, text)}); put it in quotes") from e
+        reason = _malformed(e, text)
+        raise UserError(f"{shown(text)} cannot be read as a YAML value ({reason}); put it in quotes") from e
 
 
 def _parsed(text: str, document: Document) -> Any:
@@ -257,21 +258,24 @@ class _Reader:
         kind = str(node.tag).removeprefix(_TAG)
         if kind not in valid:
             written = f"!!{kind}" if str(node.tag).startswith(_TAG) else str(node.tag)
-            message = f"the tag {shown(written)} is not read; an experiment holds plain text, numbers, lists and mappings"
-            raise self.document.error(place, f"{message} only")
+            valid = "an experiment holds plain text, numbers, lists and mappings only"
+            raise self.document.error(place, f"the tag {shown(written)} is not read; {valid}")
         return kind
 
 
 def _whole(text: str) -> int:
-    base = {"0o": 8, "0x": 16}.get(text[:2], 10)
-    return int(text, base)
+    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+
+def _real(text: str) -> float:
+    return float(_whole(text) if text[:2] in ("0o", "0x") else re.sub(r"\.(?=inf|nan)", "", text.lower()))
 
 
 _READERS: dict[str, Callable[[str], Any]] = {
     "null": lambda _: None,
     "bool": lambda text: text.lower() == "true",
     "int": _whole,
-    "float": lambda text: float(_whole(text) if text[:2] in ("0o", "0x") else re.sub(r"\.(?=inf|nan)", "", text.lower())),
+    "float": _real,
 }
 
 

@@ -97,8 +97,8 @@ def number(row: TextRow) -> float:
     value = float(label) if _NUMBER.fullmatch(label) else math.nan
     if not math.isfinite(value):
         raise UserError(
-            f"{row.where}: label {shown(label)} is not a finite number, which kind regression needs; write it in digits, "
-            "such as 1000, -0.5 or 1e3"
+            f"{row.where}: label {shown(label)} is not a finite number, which kind regression needs; write it in "
+            "digits, such as 1000, -0.5 or 1e3"
         )
     if abs(value) > LARGEST or 0 < abs(value) < SMALLEST:
         reach = f"larger than {LARGEST:g}" if abs(value) > 1 else f"nearer to 0 than {SMALLEST:g}"

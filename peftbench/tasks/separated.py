@@ -48,8 +48,8 @@ class Dialect:
             raise unknown("value of quotes", self.quotes, QUOTES, where=where)
         if encoding is not None and not _is_text_encoding(encoding):
             raise UserError(
-                f"{where}: unknown encoding {shown(encoding)}; valid are Python's text encodings, such as utf-8, utf-16, "
-                "cp1252 or latin-1"
+                f"{where}: unknown encoding {shown(encoding)}; valid are Python's text encodings, such as utf-8, "
+                "utf-16, cp1252 or latin-1"
             )
 
     def check_fits(self, path: Path, suffix: str) -> None:

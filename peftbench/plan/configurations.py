@@ -10,12 +10,13 @@ from typing import Any
 
 from peftbench.errors import UserError, shown, unknown, unknown_method
 from peftbench.method.catalogue import BadHyper, MethodFacts
-from peftbench.plan import tuning
+from peftbench.plan import limits, tuning
 from peftbench.plan.experiment import RESERVED, Experiment, MethodEntry
 from peftbench.plan.read import invalid_exemptions
 from peftbench.plan.strict_yaml import Place, spell
 
 LONGEST_LABEL = 60  # characters
+_RATE = f"number above 0 and at most {limits.RATE:,}"
 Check = Callable[[str, Mapping[str, Any]], dict[str, Any]]  # Catalogue.hyper
 
 
@@ -73,6 +74,8 @@ def expand(experiment: Experiment, methods: Mapping[str, MethodFacts], check: Ch
     for entry in experiment.methods:
         try:
             configurations += _expanded(experiment, entry, methods, check)
+            if len(configurations) > limits.RUNS:
+                raise experiment.error(entry.place, f"more than {limits.RUNS:,} configurations so far; give fewer")
         except UserError as e:
             mistakes.append(str(e))
     if mistakes:
@@ -111,6 +114,8 @@ def _expanded(
     for key, values in axes.items():
         if not values:
             raise experiment.error((*entry.place, key), "given an empty list; a grid needs at least one value")
+    if (number := math.prod(map(len, axes.values()))) > limits.RUNS:
+        raise experiment.error(entry.place, f"its lists make {number:,} configurations; give at most {limits.RUNS:,}")
     points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     labels = _labels(experiment, entry, points)
     return [_configuration(experiment, entry, facts, p, label, check) for p, label in zip(points, labels, strict=True)]
@@ -120,11 +125,11 @@ def _configuration(
     experiment: Experiment, entry: MethodEntry, facts: MethodFacts, point: dict[str, Any], label: str, check: Check
 ) -> Configuration:
     lr = point.get("lr", facts.lr if entry.lr is None else entry.lr)
-    if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not math.isfinite(lr) or lr <= 0:
-        raise experiment.error((*entry.place, "lr"), f"given {shown(lr)}; a learning rate is a number above 0")
+    if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 < lr <= limits.RATE:
+        raise experiment.error((*entry.place, "lr"), f"given {shown(lr)}; a learning rate is a {_RATE}")
     first = entry.first_seed
-    if isinstance(first, bool) or not isinstance(first, int) or first < 0:
-        valid = "a first seed is a whole number from 0"
+    if isinstance(first, bool) or not isinstance(first, int) or not 0 <= first <= limits.SEED:
+        valid = f"a first seed is a whole number from 0 to {limits.SEED}"
         raise experiment.error((*entry.place, "first_seed"), f"given {shown(first)}; {valid}")
     written = {**entry.hyper, **{k: v for k, v in point.items() if k != "lr"}}
     try:
@@ -135,6 +140,10 @@ def _configuration(
             for key, value, valid in e.mistakes
         ]
         raise UserError("\n".join(errors)) from e
+    for key, value in hyper.items():
+        most = limits.SIZE_KNOB if key == facts.size_knob else limits.HYPERPARAMETER
+        if isinstance(value, int) and abs(value) > most:
+            raise experiment.error((*entry.place, key), f"given {shown(value)}; must be at most {most:,}")
     exempt = _exempt(experiment, entry)
     space = {} if "trials" in exempt else _space(experiment, entry, facts, written, "lr" in point, check)
     return Configuration(

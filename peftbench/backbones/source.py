@@ -14,7 +14,7 @@ from typing import Any
 
 from peftbench.backbones import architectures, embedded, model_folder
 from peftbench.backbones.tiny import SEED, TINY
-from peftbench.errors import UserError
+from peftbench.errors import UserError, shown
 from peftbench.records import spec
 
 EMBEDDED = ("minilm-l6", "smollm2-135m")
@@ -137,7 +137,7 @@ def unreachable(model: str, error: Exception) -> str:
     near = get_close_matches(model, PRESETS, n=1)
     hint = architectures.hint(model) or (f"did you mean {near[0]!r}?" if near else "")
     return (
-        f"backbone {model!r} cannot be loaded from the Hugging Face hub ({_reason(error)})"
+        f"backbone {shown(model)} cannot be loaded from the Hugging Face hub ({_reason(error)})"
         + (f"; {hint} " if hint else ". ")
         + "Check the name and the connection, give a local directory instead, or use an embedded model: "
         + ", ".join(EMBEDDED)

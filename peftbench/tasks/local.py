@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from peftbench.errors import WHERE_PATHS_START, UserError, unknown
+from peftbench.errors import WHERE_PATHS_START, UserError, shown, unknown
 from peftbench.tasks import local_labels, local_rows, metrics, progress, splits, table_files
 from peftbench.tasks.dataset import (
     KINDS,
@@ -132,7 +132,7 @@ def _endings(path: Path) -> int:
 def _text(options: Options, key: str) -> str:
     value = options.get(key)
     if not isinstance(value, str) or not value:
-        fault = "is missing" if value is None else f"must be text, not {value!r}"
+        fault = "is missing" if value is None else f"must be text, not {shown(value)}"
         valid = f"needed: train, text, and label (or answer); options: {', '.join(OPTIONS)}"
         raise UserError(f"task local: option {key} {fault}; {valid}")
     return value

@@ -16,7 +16,7 @@ from peftbench.records.record import Record
 
 ATTEMPTS = 3  # that the surroundings may end before a spec is given up
 LOST = ("killed", "interrupted")  # statuses that the surroundings cause
-STOPPED = "interrupted by the user"  # begins the reason of a run that the user had killed
+STOPPED = "interrupted"  # begins the reason of a killed run that the user wanted to end
 
 
 @dataclass(frozen=True)
@@ -81,4 +81,5 @@ class Retries:
 
 def is_lost(r: Record) -> bool:
     """Whether the surroundings ended an attempt: its process died, or the machine failed it. The user did not."""
-    return r.status in LOST and not (r.body.reason or "").startswith(STOPPED)
+    is_wanted = r.status == "killed" and (r.body.reason or "").startswith(STOPPED)
+    return r.status in LOST and not is_wanted

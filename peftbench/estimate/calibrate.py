@@ -12,7 +12,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from peftbench import cache
 from peftbench.cache import Store
 from peftbench.method.catalogue import Catalogue
 from peftbench.plan.grid import Planned
+from peftbench.records import scratch
 from peftbench.records.spec import RunSpec, as_dict, digest
 from peftbench.run.executors.pool import environment_of
 
@@ -188,7 +188,7 @@ def _run_workers(
 
     `common` goes to every worker. A worker that fails has no response.
     """
-    with tempfile.TemporaryDirectory(prefix="peftbench-") as scratch:
+    with scratch.folder() as folder:
         workers = range(min(place.jobs, max(map(len, requests.values()))))
         shares = [
             {
@@ -197,9 +197,7 @@ def _run_workers(
             }
             for i in workers
         ]
-        started = [
-            _start_worker(Path(scratch), i, {**common, **share}, catalogue, place) for i, share in enumerate(shares)
-        ]
+        started = [_start_worker(folder, i, {**common, **share}, catalogue, place) for i, share in enumerate(shares)]
         for process, _ in started:
             process.wait()
         return [json.loads(path.read_text()) for _, path in started if path.is_file()]
@@ -216,7 +214,7 @@ def _start_worker(
         "data_dir": None if place.data_dir is None else str(place.data_dir),
         "plugins": [str(p) for p in catalogue.plugins],
     }
-    request_file.write_text(json.dumps({"session": session, "spawned": time.time(), **request}))
+    request_file.write_text(json.dumps({"session": session, "spawned": time.monotonic(), **request}))
     command = [sys.executable, "-P", "-m", WORKER, str(request_file), str(response_file)]
     null, environment = subprocess.DEVNULL, environment_of(place.threads)
     return subprocess.Popen(command, env=environment, stdout=null, stderr=null), response_file

@@ -12,13 +12,12 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.records import environment, record
-from peftbench.run.jobs import Ending, Job, Progress, Stop, record_of
+from peftbench.run.jobs import Ending, Job, Progress, Start, Stop, record_of
 
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -64,7 +63,7 @@ class SessionHost:
         Raises:
             UserError, OSError: no record can be written to the results directory.
         """
-        started = datetime.now(UTC)
+        started = Start.now()
         ending = self._run(job, on_progress, stop)
         with writing or nullcontext():
             ending = self._write(job, started, ending)
@@ -89,7 +88,7 @@ class SessionHost:
             return Ending("diverged", message or f"the loss is not finite at step {step}", body=body)
         return Ending("oom" if is_out_of_memory(error) else "error", message, details["traceback"], body)
 
-    def _write(self, job: Job, started: datetime, ending: Ending) -> Ending:
+    def _write(self, job: Job, started: Start, ending: Ending) -> Ending:
         """Write the record; where the session measured what no record can hold, the attempt ended in an error."""
         folder = Path(job.results_dir)
         try:
@@ -103,7 +102,7 @@ class SessionHost:
 
 
 def write_killed(
-    job: Job, env: Mapping[str, Any], started: datetime, reason: str, stderr_tail: str = ""
+    job: Job, env: Mapping[str, Any], started: Start, reason: str, stderr_tail: str = ""
 ) -> dict[str, Any]:
     """Write the record of a job whose process is gone, unless that process had already written that it finished.
 
@@ -158,9 +157,8 @@ def device_is_broken(facts: Mapping[str, Any]) -> bool:
     return facts["status"] != "finished" and "CUDA error" in reason and "out of memory" not in reason
 
 
-def _facts(status: str, reason: str | None, started: datetime, metrics: Any) -> dict[str, Any]:
-    seconds = (datetime.now(UTC) - started).total_seconds()
-    return {"status": status, "reason": reason, "seconds": seconds, "metrics": metrics}
+def _facts(status: str, reason: str | None, started: Start, metrics: Any) -> dict[str, Any]:
+    return {"status": status, "reason": reason, "seconds": started.elapsed(), "metrics": metrics}
 
 
 def _release_memory() -> None:

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from peftbench.records import record
+from peftbench import cache
+from peftbench.records import record, scratch
 from peftbench.records.spec import ProfileSpec, RunSpec, Spec, title
 from peftbench.run import executors, lock
 from peftbench.run.executors import Ended, Event, Executor, Notice, Progressed, Setup, Started
@@ -118,9 +119,10 @@ def run(
 
 
 def sweep(results_dir: Path) -> None:
-    """Remove what writers that were killed left unfinished. Only for the holder of the lock."""
-    for path in (results_dir / record.FOLDER).glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    """Remove what processes that were killed left: in the results, in the cache, and in the system's folder."""
+    scratch.sweep(*(results_dir / name for name in ("", record.FOLDER, "adapters")))
+    scratch.sweep_system()
+    cache.sweep()
 
 
 @dataclass

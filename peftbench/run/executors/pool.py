@@ -17,14 +17,13 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import IO, Any
 
 from peftbench.errors import UserError
 from peftbench.run.attempt import write_killed
 from peftbench.run.executors import Ended, Event, ExecutorError, Notice, Progressed, Setup, cores
 from peftbench.run.executors import worker as worker_module
-from peftbench.run.jobs import Job
+from peftbench.run.jobs import Job, Start
 
 # Without this, glibc returns a large tensor's memory to the system when it is freed, and the system clears every page
 # again for the next tensor, in every step. Logits over a large vocabulary suffer most.
@@ -54,7 +53,7 @@ class WorkerProcess:
     stderr: IO[bytes]
     env: Mapping[str, Any] | None = None
     job: Job | None = None
-    started: datetime | None = None
+    started: Start | None = None
     last_job: Job | None = None
     unread: bytes = b""
     retiring: bool = False
@@ -115,7 +114,7 @@ class Pool:
 
     def give(self, worker: WorkerProcess, job: Job) -> None:
         """Send a job to an idle worker."""
-        worker.job, worker.last_job, worker.started = job, job, datetime.now(UTC)
+        worker.job, worker.last_job, worker.started = job, job, Start.now()
         worker.send({"do": "job", "job": job.to_json()})
 
     def poll(self, timeout_seconds: float) -> list[Event]:

@@ -251,12 +251,18 @@ def _is_lost_trial(spec: Spec, status: str) -> bool:
 
 @contextmanager
 def interrupts() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM in the list instead of acting on them; only the main thread can."""
+    """Collect Ctrl-C, SIGTERM and SIGHUP in the list instead of acting on them; only the main thread can.
+
+    SIGHUP says that the terminal is gone; where `nohup` has it ignored, it stays so.
+    """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {s: signal.signal(s, lambda number, _: received.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {s: signal.signal(s, lambda number, _: received.append(number)) for s in numbers}
     try:
         yield received
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import selectors
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from typing import IO, Any
 
 from peftbench.errors import UserError
 from peftbench.run.attempt import write_killed
-from peftbench.run.executors import Ended, Event, ExecutorError, Notice, Progressed, Setup, cores
+from peftbench.run.executors import Ended, Event, ExecutorError, Notice, Progressed, Setup, children, cores
 from peftbench.run.executors import worker as worker_module
 from peftbench.run.jobs import Job, Start
 
@@ -40,6 +41,7 @@ class WorkerProcess:
 
     Attributes:
         number: from 1; the process that replaces this one gets the same number.
+        guard: ends what the worker's runs have started, once the worker is gone.
         env: what the worker's records say of it; None until it is ready.
         job: what it is running now.
         started: when that job was sent.
@@ -50,6 +52,7 @@ class WorkerProcess:
 
     number: int
     process: subprocess.Popen[bytes]
+    guard: subprocess.Popen[bytes]
     stderr: IO[bytes]
     env: Mapping[str, Any] | None = None
     job: Job | None = None
@@ -165,18 +168,19 @@ class Pool:
         # Ctrl-C goes to the whole process group: it stays blocked in the child until the child ignores it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            process = subprocess.Popen(
+            process, guard = children.start(
                 command,
+                secrets.token_hex(8),
+                environment_of(kwargs["threads"]),
+                self.setup.keep_open,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env=environment_of(kwargs["threads"]),
-                pass_fds=self.setup.keep_open,
                 bufsize=0,
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        worker = WorkerProcess(number, process, stderr)
+        worker = WorkerProcess(number, process, guard, stderr)
         self.workers[number] = worker
         self._selector.register(_stdout_of(worker), selectors.EVENT_READ, worker)
         worker.send(
@@ -238,6 +242,7 @@ class Pool:
             if not _has_ended(process, patience_seconds=2):
                 process.kill()
                 process.wait()
+        children.wait_for_guard(worker.guard)
         process.stdin.close()
         _stdout_of(worker).close()
         if not keep_stderr:

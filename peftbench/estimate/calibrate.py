@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import secrets
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,9 @@ from peftbench import cache
 from peftbench.cache import Store
 from peftbench.method.catalogue import Catalogue
 from peftbench.plan.grid import Planned
+from peftbench.records import scratch
 from peftbench.records.spec import RunSpec, as_dict, digest
+from peftbench.run.executors import children
 from peftbench.run.executors.pool import environment_of
 
 WORKER = "peftbench.estimate.calibration_worker"  # what `python -m` runs; it imports torch
@@ -188,7 +190,7 @@ def _run_workers(
 
     `common` goes to every worker. A worker that fails has no response.
     """
-    with tempfile.TemporaryDirectory(prefix="peftbench-") as scratch:
+    with scratch.folder() as folder:
         workers = range(min(place.jobs, max(map(len, requests.values()))))
         shares = [
             {
@@ -197,18 +199,22 @@ def _run_workers(
             }
             for i in workers
         ]
-        started = [
-            _start_worker(Path(scratch), i, {**common, **share}, catalogue, place) for i, share in enumerate(shares)
-        ]
-        for process, _ in started:
-            process.wait()
-        return [json.loads(path.read_text()) for _, path in started if path.is_file()]
+        started = [_start_worker(folder, i, {**common, **share}, catalogue, place) for i, share in enumerate(shares)]
+        try:
+            for process, _, _ in started:
+                process.wait()
+        finally:
+            for process, guard, _ in started:
+                process.kill()
+                process.wait()
+                children.wait_for_guard(guard)
+        return [json.loads(path.read_text()) for _, _, path in started if path.is_file()]
 
 
 def _start_worker(
     folder: Path, number: int, request: Mapping[str, Any], catalogue: Catalogue, place: Place
-) -> tuple[subprocess.Popen[bytes], Path]:
-    """Start a worker process for its share of the requests; return it and its response file."""
+) -> tuple[subprocess.Popen[bytes], subprocess.Popen[bytes], Path]:
+    """Start a worker process for its share of the requests; return it, its guard and its response file."""
     request_file, response_file = folder / f"request-{number}.json", folder / f"response-{number}.json"
     session = {
         "device": place.device,
@@ -216,10 +222,11 @@ def _start_worker(
         "data_dir": None if place.data_dir is None else str(place.data_dir),
         "plugins": [str(p) for p in catalogue.plugins],
     }
-    request_file.write_text(json.dumps({"session": session, "spawned": time.time(), **request}))
+    request_file.write_text(json.dumps({"session": session, "spawned": time.monotonic(), **request}))
     command = [sys.executable, "-P", "-m", WORKER, str(request_file), str(response_file)]
     null, environment = subprocess.DEVNULL, environment_of(place.threads)
-    return subprocess.Popen(command, env=environment, stdout=null, stderr=null), response_file
+    started = children.start(command, secrets.token_hex(8), environment, stdin=null, stdout=null, stderr=null)
+    return *started, response_file
 
 
 def _plain(specs: Mapping[str, RunSpec]) -> dict[str, Any]:

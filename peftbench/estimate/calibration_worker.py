@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from peftbench.estimate import run_peak
 from peftbench.estimate.calibrate import batch_key
 from peftbench.method import adapter_file
 from peftbench.method.edit import Edit
+from peftbench.records import scratch
 from peftbench.records.spec import RunSpec
 from peftbench.run import evaluate
 from peftbench.run.one_run import Run, eval_batch
@@ -49,7 +49,7 @@ def main(request_file: Path, response_file: Path) -> None:
     """Answer the request file with the response file."""
     request = json.loads(request_file.read_text())
     session = Session(**request["session"])
-    response: dict[str, Any] = {"start": time.time() - request["spawned"], "device": session.device.type}
+    response: dict[str, Any] = {"start": time.monotonic() - request["spawned"], "device": session.device.type}
     response |= {part: {} for part in ("loads", "shapes", "batches", "costs", "peaks")}
     for key, given in request.get("tasks", {}).items():
         spec = RunSpec.from_dict(given)
@@ -152,8 +152,8 @@ def cost(session: Session, spec: RunSpec) -> dict[str, Any]:
         if dataset.kind == "generation":
             costs |= _generation(backbone, _rows(texts[lengths[len(lengths) // 2]], size), size, dtype)
         began = time.perf_counter()
-        with tempfile.TemporaryDirectory(prefix="peftbench-") as scratch:
-            adapter_file.save(Path(scratch) / "adapter.safetensors", edit.state(), {"method": spec.method.name})
+        with scratch.folder() as folder:
+            adapter_file.save(folder / "adapter.safetensors", edit.state(), {"method": spec.method.name})
     finally:
         edit.undo()
     costs["setup"] += time.perf_counter() - began

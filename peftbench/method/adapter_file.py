@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from peftbench.backbones.load import Backbone
 from peftbench.errors import UserError
 from peftbench.method.edit import Edit
 from peftbench.method.registry import find, make
-from peftbench.records import files
+from peftbench.records import files, scratch
 from peftbench.records.spec import RunSpec
 
 FORMAT = 1
@@ -50,10 +51,15 @@ def save(path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any]) -> 
         UserError: The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    scratch.sweep(path.parent)
+    temporary = scratch.beside(path)
     try:
-        save_file({n: t.detach().cpu().contiguous() for n, t in state.items()}, path, metadata=_metadata(header))
+        save_file({n: t.detach().cpu().contiguous() for n, t in state.items()}, temporary, metadata=_metadata(header))
+        os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write the adapter {path}: {error}; free space or choose another --results") from error
+    finally:
+        temporary.unlink(missing_ok=True)
     return path.stat().st_size
 
 

@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 import msgspec
 
 from peftbench.errors import UserError
-from peftbench.records import upgrades
+from peftbench.records import scratch, upgrades
 
 FOREIGN_FIX = "Read it with the version of peftbench that wrote it, or move it out of the results directory."
 
@@ -114,10 +113,13 @@ def readable(slug: str) -> str:
     return re.sub(r"[^\w.=-]", "_", slug).encode()[:150].decode(errors="ignore").lstrip(".")
 
 
-def attempt_in(name: str, stem: str) -> int:
-    """Return the attempt in a file name; 0 for other files. Every write calls it for all names, so it is cheap."""
-    number = name[len(stem) : -len(".json")] if name.startswith(stem) and name.endswith(".json") else ""
-    return int(number) if number.isdigit() else 0
+def attempt_in(name: str, spec_id: str) -> int:
+    """Return the attempt at a spec that a file name has; 0 for other files.
+
+    Every write calls it for all names, so it is cheap.
+    """
+    parts = name.removesuffix(".json").rsplit("--", 3) if name.endswith(".json") else []
+    return int(parts[3]) if len(parts) == 4 and parts[1] == spec_id and parts[3].isdecimal() else 0
 
 
 def link(content: bytes, path: Path) -> None:
@@ -130,7 +132,7 @@ def link(content: bytes, path: Path) -> None:
     Raises:
         FileExistsError: the name is taken. No temporary file remains.
     """
-    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(8)}.tmp")
+    temporary = scratch.beside(path)
     try:
         with open(temporary, "xb") as f:
             f.write(content)

@@ -60,7 +60,7 @@ class Record:
 
     @property
     def attempt(self) -> int:
-        """The number of the attempt at this spec in this environment, from 1."""
+        """The number of the attempt at this spec, from 1. Older records count those of each environment."""
         return self.body.attempt
 
     @property
@@ -85,9 +85,9 @@ class Record:
         return self.body.env
 
     @property
-    def order(self) -> tuple[str, int, str]:
-        """The key that sorts attempts by their start."""
-        return self.body.started, self.attempt, self.env_id
+    def order(self) -> tuple[int, str, str]:
+        """The key that sorts attempts: by number, as a clock may be set back; then by start."""
+        return self.attempt, self.body.started, self.env_id
 
     def raw(self) -> dict[str, Any]:
         """Read the whole content of the file in the current format, predictions included, as JSON values.
@@ -228,7 +228,7 @@ def write(results_dir: Path | str, body: Mapping[str, Any]) -> Path:
     with files.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         stem = files.stem(body)
-        attempt = 1 + max((files.attempt_in(name, stem) for name in os.listdir(folder)), default=0)
+        attempt = 1 + max((files.attempt_in(name, body["spec_id"]) for name in os.listdir(folder)), default=0)
         while True:
             path = folder / f"{stem}{attempt}.json"
             try:

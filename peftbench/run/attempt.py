@@ -11,14 +11,13 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.records import environment, record
 from peftbench.run import failures
-from peftbench.run.jobs import Ending, Job, Progress, Stop, record_of
+from peftbench.run.jobs import Ending, Job, Progress, Start, Stop, record_of
 from peftbench.run.time_limits import Deadline, TimedOut
 
 
@@ -68,7 +67,7 @@ class SessionHost:
         Raises:
             UserError, OSError: no record can be written to the results directory.
         """
-        started = datetime.now(UTC)
+        started = Start.now()
         deadline = Deadline(job.limits, stop)
         ending = self._run(job, deadline.reporter(on_progress), deadline.stop)
         with writing or nullcontext():
@@ -92,15 +91,16 @@ class SessionHost:
         if isinstance(error, self.abandoned):
             return Ending("abandoned", failures.message_of(error) or "stopped between two steps on request")
         if isinstance(error, self.diverged):
-            step, body = getattr(error, "step", None), getattr(error, "body", {})  # what the session had measured so far
-            return Ending(
-                "diverged", failures.message_of(error) or f"the loss is not finite at step {step}", body=body
-            )
+            step, body = (
+                getattr(error, "step", None),
+                getattr(error, "body", {}),
+            )  # what the session had measured so far
+            return Ending("diverged", failures.message_of(error) or f"the loss is not finite at step {step}", body=body)
         if failures.is_out_of_memory(error, self.device):
             return Ending("oom", message, lines)
         return Ending("interrupted" if failures.is_of_surroundings(error) else "error", message, lines)
 
-    def _write(self, job: Job, started: datetime, ending: Ending) -> Ending:
+    def _write(self, job: Job, started: Start, ending: Ending) -> Ending:
         """Write the record; where the session measured what no record can hold, the attempt ended in an error."""
         folder = Path(job.results_dir)
         try:
@@ -118,7 +118,7 @@ class SessionHost:
 def write_killed(
     job: Job,
     env: Mapping[str, Any],
-    started: datetime,
+    started: Start,
     reason: str,
     stderr_tail: str = "",
     time_limit: Mapping[str, Any] | None = None,
@@ -162,9 +162,8 @@ def device_is_broken(facts: Mapping[str, Any]) -> bool:
     return facts["status"] != "finished" and "CUDA error" in reason and "out of memory" not in reason
 
 
-def _facts(status: str, reason: str | None, started: datetime, metrics: Any) -> dict[str, Any]:
-    seconds = (datetime.now(UTC) - started).total_seconds()
-    return {"status": status, "reason": reason, "seconds": seconds, "metrics": metrics}
+def _facts(status: str, reason: str | None, started: Start, metrics: Any) -> dict[str, Any]:
+    return {"status": status, "reason": reason, "seconds": started.elapsed(), "metrics": metrics}
 
 
 def _release_memory() -> None:

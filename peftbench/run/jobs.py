@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from peftbench.records.retries import TimeLimits
@@ -48,6 +49,27 @@ class Job:
         return cls(**{**d, "spec": read(d["spec"]), "overrides": tuple(d.get("overrides", ())), "limits": limits})
 
 
+@dataclass(frozen=True)
+class Start:
+    """When an attempt started: by the clock, and by one that is never set back.
+
+    Attributes:
+        at: the time, with its zone.
+        seconds: the same moment of `time.monotonic`.
+    """
+
+    at: datetime
+    seconds: float
+
+    @classmethod
+    def now(cls) -> Start:
+        return cls(datetime.now(UTC), time.monotonic())
+
+    def elapsed(self) -> float:
+        """Seconds since then; never negative."""
+        return time.monotonic() - self.seconds
+
+
 @dataclass
 class Ending:
     """How an attempt ended.
@@ -65,16 +87,17 @@ class Ending:
     body: Mapping[str, Any] = field(default_factory=dict)
 
 
-def record_of(job: Job, env: Mapping[str, Any], started: datetime, ending: Ending) -> dict[str, Any]:
+def record_of(job: Job, env: Mapping[str, Any], started: Start, ending: Ending) -> dict[str, Any]:
     """The record of an attempt that ends now, without what `record.write` adds: schema, env_id, attempt.
 
     Args:
         job: what was attempted.
         env: what ran it: versions, device, threads.
-        started: when it started, with a time zone.
+        started: when it started.
         ending: how it ended.
     """
-    ended = datetime.now(UTC)
+    seconds = started.elapsed()
+    ended = started.at + timedelta(seconds=seconds)
     return {
         **ending.body,
         "kind": job.kind,
@@ -83,9 +106,9 @@ def record_of(job: Job, env: Mapping[str, Any], started: datetime, ending: Endin
         "status": ending.status,
         "reason": ending.reason,
         "traceback": ending.traceback,
-        "started": started.isoformat(timespec="milliseconds"),
+        "started": started.at.isoformat(timespec="milliseconds"),
         "ended": ended.isoformat(timespec="milliseconds"),
-        "seconds": {**ending.body.get("seconds", {}), "total": (ended - started).total_seconds()},
+        "seconds": {**ending.body.get("seconds", {}), "total": round(seconds, 6)},
         "experiment": job.experiment,
         "reference": job.reference,
         **({"overrides": list(job.overrides)} if job.overrides else {}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from peftbench.measure.probes import Probes, TrainedNetwork
 from peftbench.method import adapter_file
 from peftbench.method.base import Method
 from peftbench.method.edit import Edit
+from peftbench.records import scratch
 from peftbench.records.spec import RunSpec
 from peftbench.run import evaluate
 from peftbench.run.jobs import Progress, Stop
@@ -159,8 +159,8 @@ class Run:
     def describe(self, edit: Edit, fitted: Fitted, keep: Path | None) -> dict[str, Any]:
         """Sizes, costs and curves of the trained run; saves the adapter at `keep`, if given."""
         header = {"method": self.spec.method.name, "hyper": asdict(self.method), "backbone": self.backbone.fingerprint}
-        with tempfile.TemporaryDirectory(prefix="peftbench-") as scratch:
-            stored = adapter_file.save(Path(scratch) / "adapter.safetensors", edit.state(), header)
+        with scratch.folder() as folder:
+            stored = adapter_file.save(folder / "adapter.safetensors", edit.state(), header)
         if keep is not None:
             header["base"] = self._base()  # not in the file that is measured: these names say nothing about the method
             adapter_file.save(keep, edit.state(), header)

@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from peftbench.records import record
+from peftbench import cache
+from peftbench.records import record, scratch
 from peftbench.records.retries import ATTEMPTS, STOPPED, Retries, TimeLimits
 from peftbench.records.spec import ProfileSpec, RunSpec, Spec, title
 from peftbench.run import executors, lock
@@ -125,9 +126,10 @@ def run(
 
 
 def sweep(results_dir: Path) -> None:
-    """Remove what writers that were killed left unfinished. Only for the holder of the lock."""
-    for path in (results_dir / record.FOLDER).glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    """Remove what processes that were killed left: in the results, in the cache, and in the system's folder."""
+    scratch.sweep(*(results_dir / name for name in ("", record.FOLDER, "adapters")))
+    scratch.sweep_system()
+    cache.sweep()
 
 
 @dataclass
@@ -179,9 +181,7 @@ class _Grid:
         retries = self.retry(records)
         planned = {spec.id: spec for spec in self.specs_for(records)}
         self.planned |= planned
-        todo = [
-            s for key, s in planned.items() if key not in self.attempted and (self.again or retries.is_open(key))
-        ]
+        todo = [s for key, s in planned.items() if key not in self.attempted and (self.again or retries.is_open(key))]
         total = max(len(self.planned), self.expected)
         self.view.planned(total, len(self.planned) - len(todo))
         return todo
@@ -254,12 +254,18 @@ def _is_lost_trial(spec: Spec, status: str) -> bool:
 
 @contextmanager
 def interrupts() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM in the list instead of acting on them; only the main thread can."""
+    """Collect Ctrl-C, SIGTERM and SIGHUP in the list instead of acting on them; only the main thread can.
+
+    SIGHUP says that the terminal is gone; where `nohup` has it ignored, it stays so.
+    """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {s: signal.signal(s, lambda number, _: received.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {s: signal.signal(s, lambda number, _: received.append(number)) for s in numbers}
     try:
         yield received
     finally:

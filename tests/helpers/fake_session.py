@@ -11,12 +11,14 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import factories
+import family
 import psutil
 
 from peftbench.errors import UserError
@@ -104,9 +106,20 @@ def misbehave(do: str, journal: Path) -> None:
     if do == "kill" or (do == "kill once" and not (journal.parent / "killed").exists()):
         (journal.parent / "killed").touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    if do.startswith("children"):
+        family.start(journal.parent / "children")
+        misbehave(do.removeprefix("children").strip(), journal)
+    if do == "thread":
+        threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+        threading.Thread(target=busy, daemon=True).start()
     if do == "hang":
         (journal.parent / "hangs").touch()  # a run that has only begun still stops at its next step
         time.sleep(600)
+
+
+def busy() -> None:
+    while True:
+        time.sleep(0.01)
 
 
 def spec(number: int, task: str = "synthetic/words", **hyper: Any) -> RunSpec:

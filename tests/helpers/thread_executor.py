@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
-from datetime import UTC, datetime
 from typing import Any
 
 from peftbench.run.attempt import SessionHost, write_killed
 from peftbench.run.executors import Ended, Event, Progressed, Setup, Started, cores
-from peftbench.run.jobs import Job
+from peftbench.run.jobs import Job, Start
 
 opened: list[Setup] = []  # every setup that the runner asked for, in order
 
@@ -19,7 +18,7 @@ class ThreadExecutor:
         opened.append(setup)
         self.setup = setup
         self.waiting: list[Job] = []
-        self.running: dict[int, tuple[Job, SessionHost, datetime]] = {}  # by worker
+        self.running: dict[int, tuple[Job, SessionHost, Start]] = {}  # by worker
         self.events: queue.Queue[Event] = queue.Queue()
         self.stop = threading.Event()
 
@@ -35,7 +34,7 @@ class ThreadExecutor:
             if self.waiting and worker not in self.running:
                 job = self.waiting.pop(0)
                 host = SessionHost(self.setup.session, self.setup.session_kwargs(cores()))
-                self.running[worker] = (job, host, datetime.now(UTC))
+                self.running[worker] = (job, host, Start.now())
                 self.events.put(Started(worker, job))
                 threading.Thread(target=self.work, args=(worker, job, host), daemon=True).start()
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from peftbench.method.interop import from_peft, to_peft
 from peftbench.method.interop.trained_adapter import open_trained
 from peftbench.method.registry import find, make
 from peftbench.records import environment, record
-from peftbench.run.jobs import Ending, Job, record_of
+from peftbench.run.jobs import Ending, Job, Start, record_of
 from peftbench.run.session import Session
 
 peft = pytest.importorskip("peft")
@@ -217,7 +216,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
 def test_a_run_s_record_leads_to_the_adapter_that_it_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, started = spec("lora", steps=2), datetime.now(UTC)
+    run, started = spec("lora", steps=2), Start.now()
     for kept in (True, False):
         results = tmp_path / f"kept {kept}"
         body = Session("cpu", threads=1, adapters=results / "adapters" if kept else None).execute(run)

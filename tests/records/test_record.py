@@ -209,6 +209,18 @@ def test_without_a_finished_attempt_the_last_failure_counts(tmp_path):
     assert record.finished(record.read_all(tmp_path)) == {}
 
 
+@pytest.mark.parametrize("threads", [1, 2], ids=["the same environment", "another environment"])
+def test_a_clock_that_is_set_back_changes_neither_which_attempt_counts_nor_which_is_last(tmp_path, threads):
+    times = ["2026-05-02T10:00:00.000+00:00", "2026-05-01T10:00:00.000+00:00", "2026-04-01T10:00:00.000+00:00"]
+    for number, (started, status) in enumerate(zip(times, ["diverged", "finished", "finished"], strict=True)):
+        env = {**factories.ENV, "threads": threads if number else 1}
+        record.write(tmp_path, {**factories.run(status=status, env=env), "started": started})
+    records = record.read_all(tmp_path)
+    assert [r.attempt for r in sorted(records, key=lambda r: r.order)] == [1, 2, 3]
+    assert [r.body.started for r in record.latest(records).values()] == times[1:2]
+    assert [r.body.started for r in record.newest(records).values()] == times[2:]
+
+
 def test_a_number_that_is_not_finite_is_stored_as_null(tmp_path):
     body = factories.run(status="diverged", reason="the loss became NaN at step 3")
     body["curve"]["loss"] = [1.0, float("inf"), float("nan")]
@@ -235,7 +247,7 @@ def test_the_environment_id_follows_the_facts(tmp_path):
     other = {**factories.ENV, "threads": 2}
     one, two = (record.read(record.write(tmp_path, factories.run(env=env))) for env in (factories.ENV, other))
     assert one.env_id == record.env_id(factories.ENV) != two.env_id
-    assert two.attempt == 1  # attempts are counted for each environment
+    assert two.attempt == 2  # attempts at a spec are counted over all environments
 
 
 def test_a_long_or_odd_label_still_makes_a_file_name(tmp_path):

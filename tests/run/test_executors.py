@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from peftbench.records import record
 from peftbench.records.spec import Spec, title
 from peftbench.run import executors, runner
 from peftbench.run.executors.local import LocalExecutor
+from peftbench.run.jobs import Ending, Job, Start, record_of
 from peftbench.run.view import Quiet
 
 LOADED = ("cpu", "blas")  # read from libraries, where the process has loaded them; a fake session loads none
@@ -199,3 +202,12 @@ def test_an_executor_that_is_no_function_is_refused(installed: Callable[..., Non
     installed(odd=value)
     with pytest.raises(UserError, match="it must be a function of a Setup"):
         executors.find("odd")
+
+
+def test_seconds_are_never_negative_though_the_clock_is_set_back() -> None:
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    started = Start(tomorrow, time.monotonic() - 2)  # the clock has been set back by a day since
+    spec = fake_session.spec(0)
+    body = record_of(Job("run", spec, "e", "r"), {}, started, Ending("killed"))
+    assert 2 <= body["seconds"]["total"] < 60
+    assert body["ended"] > body["started"]

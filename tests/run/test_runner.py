@@ -23,7 +23,7 @@ import pytest
 
 from peftbench.cli import progress
 from peftbench.errors import UserError
-from peftbench.records import record
+from peftbench.records import record, scratch
 from peftbench.records.spec import RunSpec
 from peftbench.run import lock, runner
 from peftbench.run.view import Count, Quiet
@@ -287,7 +287,8 @@ def test_workers_that_outlive_a_dead_runner_are_waited_for_and_then_named(tmp_pa
 
 
 def test_what_killed_writers_left_is_swept(go: Callable, tmp_path: Path) -> None:
-    left = tmp_path / "r" / "runs" / ".123-abc.tmp"
+    machine = scratch.beside(tmp_path).name[1:9]
+    left = tmp_path / "r" / "runs" / f".{machine}-1-0-abc.tmp"  # no process of this number has this start
     left.parent.mkdir(parents=True)
     left.write_text("{")
     go([fake_session.spec(0)])

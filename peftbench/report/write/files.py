@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
 from peftbench.errors import UserError
+from peftbench.records import scratch
 
 LIST = "files.txt"  # names of the files written, so that the next report can remove outdated ones
 
@@ -28,6 +28,7 @@ def write(folder: Path, contents: Iterable[tuple[str, bytes]]) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         before = listed(folder)
+        scratch.sweep(folder, *{(folder / name).parent for name in before})
         names = []
         for name, content in contents:
             replace(folder / name, content)
@@ -55,7 +56,7 @@ def listed(folder: Path) -> set[str]:
 def replace(path: Path, content: bytes) -> None:
     """Write `content` to `path` in one step."""
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = scratch.beside(path)
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import selectors
 import signal
 import subprocess
@@ -17,15 +18,14 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import IO, Any
 
 from peftbench.errors import UserError
 from peftbench.run import time_limits
 from peftbench.run.attempt import write_killed
-from peftbench.run.executors import Ended, Event, ExecutorError, Notice, Progressed, Setup, cores
+from peftbench.run.executors import Ended, Event, ExecutorError, Notice, Progressed, Setup, children, cores
 from peftbench.run.executors import worker as worker_module
-from peftbench.run.jobs import Job
+from peftbench.run.jobs import Job, Start
 from peftbench.run.time_limits import GRACE_SECONDS, Deadline
 
 # Without this, glibc returns a large tensor's memory to the system when it is freed, and the system clears every page
@@ -43,6 +43,7 @@ class WorkerProcess:
 
     Attributes:
         number: from 1; the process that replaces this one gets the same number.
+        guard: ends what the worker's runs have started, once the worker is gone.
         env: what the worker's records say of it; None until it is ready.
         job: what it is running now.
         started: when that job was sent.
@@ -55,10 +56,11 @@ class WorkerProcess:
 
     number: int
     process: subprocess.Popen[bytes]
+    guard: subprocess.Popen[bytes]
     stderr: IO[bytes]
     env: Mapping[str, Any] | None = None
     job: Job | None = None
-    started: datetime | None = None
+    started: Start | None = None
     last_job: Job | None = None
     unread: bytes = b""
     retiring: bool = False
@@ -121,7 +123,7 @@ class Pool:
 
     def give(self, worker: WorkerProcess, job: Job) -> None:
         """Send a job to an idle worker."""
-        worker.job, worker.last_job, worker.started = job, job, datetime.now(UTC)
+        worker.job, worker.last_job, worker.started = job, job, Start.now()
         worker.deadline = Deadline(job.limits)
         worker.send({"do": "job", "job": job.to_json()})
 
@@ -181,18 +183,19 @@ class Pool:
         # Ctrl-C goes to the whole process group: it stays blocked in the child until the child ignores it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            process = subprocess.Popen(
+            process, guard = children.start(
                 command,
+                secrets.token_hex(8),
+                environment_of(kwargs["threads"]),
+                self.setup.keep_open,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env=environment_of(kwargs["threads"]),
-                pass_fds=self.setup.keep_open,
                 bufsize=0,
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        worker = WorkerProcess(number, process, stderr)
+        worker = WorkerProcess(number, process, guard, stderr)
         self.workers[number] = worker
         self._selector.register(_stdout_of(worker), selectors.EVENT_READ, worker)
         worker.send(
@@ -273,6 +276,7 @@ class Pool:
             if not _has_ended(process, patience_seconds=2):
                 process.kill()
                 process.wait()
+        children.wait_for_guard(worker.guard)
         process.stdin.close()
         _stdout_of(worker).close()
         if not keep_stderr:

@@ -17,13 +17,17 @@ import math
 import os
 import queue
 import signal
+import sys
+import sysconfig
 import threading
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.run.attempt import SessionHost, device_is_broken
+from peftbench.run.executors import children
 from peftbench.run.failures import describe
 from peftbench.run.jobs import Job, Progress, Stop
 
@@ -80,6 +84,7 @@ def main() -> None:
     """Serve the parent until it sends "quit" or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the parent blocks it until this process ignores it
+    children.adopt()
     channel = Channel()
     set_up = channel.messages.get()
     for fd in set_up["keep_open"]:  # the lock on the results: held by this process, not by what it starts
@@ -98,13 +103,17 @@ def main() -> None:
 
 
 def _serve(channel: Channel, host: SessionHost, job: Job, single: bool) -> bool:
-    """Carry out a job and report its end; returns whether this process may take another."""
+    """Carry out a job and report its end; returns whether this process may take another.
+
+    What the run has started and left, processes or threads, ends with it.
+    """
+    before = set(threading.enumerate())
     try:
         facts = host.carry_out(job, _reporter(channel), _stopper(channel, job), _Writing(channel))
     except (OSError, UserError) as error:  # a full disk, a directory that was removed: no record can be written
         channel.send("unwritable", **describe(error))
         return False
-    retire = single or device_is_broken(facts) or host.is_spent
+    retire = children.end_own() or single or device_is_broken(facts) or host.is_spent or _left_threads(before)
     channel.send("ended", retire=retire, **facts)
     return not retire
 
@@ -136,6 +145,15 @@ def _stopper(channel: Channel, job: Job) -> Stop:
         return channel.abandon.is_set()
 
     return stop
+
+
+def _left_threads(before: Collection[threading.Thread]) -> bool:
+    """Whether code that is of no installed library still runs in a thread that was not there before."""
+    standard = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), "<")
+    frames = sys._current_frames()
+    new = [frames.get(t.ident or 0) for t in threading.enumerate() if t not in before]
+    names = [frame.f_code.co_filename for top in new if top is not None for frame, _ in traceback.walk_stack(top)]
+    return any(not name.startswith(standard) and "-packages" not in name for name in names)
 
 
 def _reporter(channel: Channel) -> Progress:

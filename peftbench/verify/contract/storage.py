@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,6 +11,7 @@ from torch import Tensor
 from peftbench.backbones.sites import Sites
 from peftbench.errors import UserError
 from peftbench.method import adapter_file
+from peftbench.records import scratch
 from peftbench.verify.contract.case import AdaptedModel, Case
 from peftbench.verify.contract.compare import same, storage_address, tensors
 from peftbench.verify.contract.variants import SMALL
@@ -155,8 +154,8 @@ def _reloads(model: AdaptedModel, after: str, finished: bool) -> None:
     other = AdaptedModel(model.case, seed=99)
     if finished:
         other.method.finish(other.edit)
-    with tempfile.TemporaryDirectory(prefix="peftbench-") as folder:
-        path = Path(folder) / "adapter.safetensors"
+    with scratch.folder() as folder:
+        path = folder / "adapter.safetensors"
         written = adapter_file.save(path, model.edit.state(), {"method": model.method.name})
         assert written == path.stat().st_size, f"the file has {path.stat().st_size} bytes, {written} were reported"
         state, header = adapter_file.load(path)

@@ -33,6 +33,7 @@ from peftbench.run.time_limits import GRACE_SECONDS, Deadline
 KEEP_MEMORY = f"glibc.malloc.mmap_threshold={2**34}:glibc.malloc.trim_threshold={2**34}"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 MAX_FAILED_STARTS = 3  # workers that may die one after another before any of them was ready
+RETIRING_SECONDS = 10  # for a worker that takes no further job to leave by itself
 STDERR_TAIL = 4000  # characters kept of what a dead worker printed
 WORKER = worker_module.__name__  # what `python -m` runs
 
@@ -50,6 +51,7 @@ class WorkerProcess:
         retiring: it takes no further job and leaves by itself.
         kill_reason: why the pool killed it.
         deadline: watches the job; None on no job, and while its record is written.
+        leave_by: when a retiring process is killed, in seconds of `time.monotonic`; threads of a method may keep it.
         passed: the time limit that the job passed, if the pool killed the process for that.
     """
 
@@ -65,6 +67,7 @@ class WorkerProcess:
     kill_reason: str | None = None
     deadline: Deadline | None = None
     passed: tuple[str, float] | None = None
+    leave_by: float | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -159,7 +162,10 @@ class Pool:
             worker.process.kill()
 
     def _kill_late(self) -> None:
-        """Kill the workers whose job has passed a time limit and does not notice it."""
+        """Kill workers whose job has passed a time limit and does not notice it, and those that should have left."""
+        for worker in self.workers.values():
+            if worker.leave_by is not None and time.monotonic() > worker.leave_by:
+                worker.process.kill()
         for worker in self.busy():
             if worker.deadline and not worker.kill_reason and (passed := worker.deadline.passed(GRACE_SECONDS)):
                 worker.passed, worker.kill_reason = passed, time_limits.reason(*passed)
@@ -237,6 +243,7 @@ class Pool:
         if kind == "progress":
             return [Progressed(worker.number, job, message["progress"])]
         worker.job, worker.deadline, worker.retiring = None, None, message.pop("retire")
+        worker.leave_by = time.monotonic() + RETIRING_SECONDS if worker.retiring else None
         return [Ended(worker.number, job, message)]
 
     def _handle_exit(self, worker: WorkerProcess) -> list[Event]:

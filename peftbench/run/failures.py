@@ -114,10 +114,13 @@ def _is_machine(error: BaseException) -> bool:
     if isinstance(error, OSError):
         if error.errno in OF_THE_MACHINE:
             return True
-        return error.errno is None and any(words in message_of(error) for words in WORDS)
-    if isinstance(error, UserError) or not isinstance(error, Exception):
-        return False
-    return any(words in message_of(error) for words in WORDS)
+        return error.errno is None and _is_worded(error)
+    return isinstance(error, Exception) and not isinstance(error, UserError) and _is_worded(error)
+
+
+def _is_worded(error: Exception) -> bool:
+    text = message_of(error)
+    return any(words in text for words in WORDS)
 
 
 def _is_engine_os_error(error: BaseException) -> bool:

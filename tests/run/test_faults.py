@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -104,6 +105,10 @@ def test_a_process_that_a_run_leaves_code_running_in_takes_no_other_run(
     carry_out(pool, job(tmp_path, 0, do="thread"))
     kept = the_record(tmp_path)
     assert (kept.status, "takes longer than" in kept.body.reason) == ("error", True)
+    deadline = time.monotonic() + 60
+    while pool.workers:
+        assert time.monotonic() < deadline, "its thread keeps it"
+        pool.poll(0.05)
     assert carry_out(pool, job(tmp_path, 1)).facts["status"] == "finished"
     assert len({line[0] for line in fake_session.journal(tmp_path / "journal")}) == 2
 

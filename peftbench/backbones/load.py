@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -89,19 +89,20 @@ class Backbone:
         """
         if self._snapshot is not None or has_no_data(next(iter(self.parameters.values()))):
             return
-        folder = cache.root() / "snapshots"
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, path = tempfile.mkstemp(suffix=".safetensors", dir=folder)
-        os.close(handle)
+        folder, path = cache.root() / "snapshots", ""
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, path = tempfile.mkstemp(suffix=".safetensors", dir=folder)
+            os.close(handle)
             save_file({n: p.detach().cpu().contiguous() for n, p in self.parameters.items()}, path)
             self._snapshot = safe_open(path, framework="pt")
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise UserError(
                 f"cannot keep the base weights in {folder}: {error}; free space or set PEFTBENCH_CACHE"
             ) from error
         finally:
-            os.unlink(path)
+            if path:
+                os.unlink(path)
 
     def pristine(self, name: str) -> Tensor:
         """Return tensor `name` as it was loaded, on the CPU.

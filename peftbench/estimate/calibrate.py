@@ -27,6 +27,7 @@ from peftbench.records.spec import RunSpec, as_dict, digest
 from peftbench.run.executors.pool import environment_of
 
 WORKER = "peftbench.estimate.calibration_worker"  # what `python -m` runs; it imports torch
+PATIENCE_SECONDS = 300.0  # for a worker to start, load and measure
 SECONDS = 18.0  # after which a worker begins no further configuration; excludes starting and loading
 # What the time and memory of a step rest on.
 CODE = ("methods", "method", "backbones", "tasks", "measure", "run", "estimate")
@@ -120,7 +121,8 @@ def measure(
     """
     store = _store(catalogue, place)
     requests = {"tasks": _plain(tasks), "runs": _plain(runs)}
-    for response in _run_workers(requests, catalogue, place, {"seconds": SECONDS, "seeds": sorted(set(seeds))}):
+    common = {"seconds": SECONDS, "seeds": sorted(set(seeds))}
+    for response in _run_workers(requests, catalogue, place, common, PATIENCE_SECONDS):
         for name in ("start", "device"):
             store.put(name, response[name])
         for kind, part in (("load", "loads"), ("shape", "shapes"), ("batch", "batches"), ("cost", "costs")):
@@ -182,11 +184,15 @@ def _store(catalogue: Catalogue, place: Place) -> Store:
 
 
 def _run_workers(
-    requests: Mapping[str, Mapping[str, Any]], catalogue: Catalogue, place: Place, common: Mapping[str, Any]
+    requests: Mapping[str, Mapping[str, Any]],
+    catalogue: Catalogue,
+    place: Place,
+    common: Mapping[str, Any],
+    patience_seconds: float | None = None,
 ) -> list[dict[str, Any]]:
     """Distribute the requests over worker processes and return their responses.
 
-    `common` goes to every worker. A worker that fails has no response.
+    `common` goes to every worker. A worker that fails, or takes longer than it may, has no response.
     """
     with tempfile.TemporaryDirectory(prefix="peftbench-") as scratch:
         workers = range(min(place.jobs, max(map(len, requests.values()))))
@@ -201,7 +207,11 @@ def _run_workers(
             _start_worker(Path(scratch), i, {**common, **share}, catalogue, place) for i, share in enumerate(shares)
         ]
         for process, _ in started:
-            process.wait()
+            try:
+                process.wait(patience_seconds)
+            except subprocess.TimeoutExpired:  # a method hangs; its runs may have a time limit
+                process.kill()
+                process.wait()
         return [json.loads(path.read_text()) for _, path in started if path.is_file()]
 
 

@@ -92,10 +92,11 @@ class SessionHost:
         if isinstance(error, self.abandoned):
             return Ending("abandoned", failures.message_of(error) or "stopped between two steps on request")
         if isinstance(error, self.diverged):
-            step, body = getattr(error, "step", None), getattr(error, "body", {})  # what the session had measured so far
-            return Ending(
-                "diverged", failures.message_of(error) or f"the loss is not finite at step {step}", body=body
-            )
+            step, body = (
+                getattr(error, "step", None),
+                getattr(error, "body", {}),
+            )  # what the session had measured so far
+            return Ending("diverged", failures.message_of(error) or f"the loss is not finite at step {step}", body=body)
         if failures.is_out_of_memory(error, self.device):
             return Ending("oom", message, lines)
         return Ending("interrupted" if failures.is_of_surroundings(error) else "error", message, lines)

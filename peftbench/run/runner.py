@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.records import record
-from peftbench.records.retries import ATTEMPTS, STOPPED, Retries, TimeLimits
+from peftbench.records.retries import ATTEMPTS, NO_LIMITS, STOPPED, Retries, TimeLimits
 from peftbench.records.spec import ProfileSpec, RunSpec, Spec, title
 from peftbench.run import executors, lock
 from peftbench.run.executors import Ended, Event, Executor, Notice, Progressed, Setup, Started
@@ -66,7 +66,7 @@ def run(
     profile_threads: int | None = None,
     executor: str = "local",
     retry_failed: bool = False,
-    limits: TimeLimits | None = None,
+    limits: TimeLimits = NO_LIMITS,
     again: bool = False,
     view: View | None = None,
 ) -> Outcome:
@@ -103,7 +103,7 @@ def run(
         sweep(Path(results_dir))
 
         def job_of(spec: Spec) -> Job:
-            kind, most = "run", limits or TimeLimits()
+            kind, most = "run", limits
             if isinstance(spec, ProfileSpec):
                 kind, most = "profile", replace(most, run=most.run and most.run * len(spec.methods))
             return Job(kind, spec, experiment, str(results_dir), reference, tuple(overrides), most)
@@ -179,9 +179,7 @@ class _Grid:
         retries = self.retry(records)
         planned = {spec.id: spec for spec in self.specs_for(records)}
         self.planned |= planned
-        todo = [
-            s for key, s in planned.items() if key not in self.attempted and (self.again or retries.is_open(key))
-        ]
+        todo = [s for key, s in planned.items() if key not in self.attempted and (self.again or retries.is_open(key))]
         total = max(len(self.planned), self.expected)
         self.view.planned(total, len(self.planned) - len(todo))
         return todo

@@ -109,10 +109,14 @@ class Pool:
         self.close(patience_seconds=0 if error else 5)
 
     def grow(self, size: int) -> None:
-        """Start workers until there are `size`; they load while the caller goes on."""
+        """Start workers until there are `size`, or as many as the machine allows; they load while the caller goes on.
+
+        Raises:
+            ExecutorError: not even one can be started.
+        """
         for number in range(1, size + 1):
-            if number not in self.workers:
-                self._start(number)
+            if number not in self.workers and not self._start(number):
+                return
 
     def idle(self) -> list[WorkerProcess]:
         """The workers that can take a job now."""
@@ -180,7 +184,20 @@ class Pool:
             self._end(worker, max(0.0, deadline - time.monotonic()) if worker.is_idle else 0)
         self._selector.close()
 
-    def _start(self, number: int) -> None:
+    def _start(self, number: int) -> bool:
+        """Start a worker; return False if the machine allows no further one."""
+        try:
+            self._spawn(number)
+            return True
+        except OSError as error:
+            if self.workers:
+                return False
+            raise ExecutorError(
+                f"a worker process cannot be started: {error}. Free what the machine lacks (disk, memory, open files, "
+                "processes), and run again to resume"
+            ) from error
+
+    def _spawn(self, number: int) -> None:
         kwargs = self.setup.session_kwargs(cores())
         stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         command = [sys.executable, "-P", "-X", "faulthandler", "-m", WORKER]

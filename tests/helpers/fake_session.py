@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import resource
 import signal
 import sys
 import threading
@@ -113,6 +114,11 @@ def misbehave(do: str, journal: Path) -> None:
         time.sleep(600)
     if do == "full":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/x")
+    if do == "no more files":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        open(journal)  # noqa: SIM115
+    if do == "no larger files":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     if do == "segfault":
         ctypes.string_at(0)
     if do == "abort":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +17,11 @@ import pytest
 from test_pool import carry_out, job, setup, the_record
 
 from peftbench.cli import progress
+from peftbench.errors import UserError
 from peftbench.records import record
 from peftbench.records.retries import ATTEMPTS
 from peftbench.run import attempt, failures, runner
+from peftbench.run.executors import ExecutorError
 from peftbench.run.executors import pool as pool_module
 from peftbench.run.executors.pool import Pool
 from peftbench.run.view import Quiet
@@ -119,3 +124,100 @@ def test_a_body_comes_from_the_sessions_own_exceptions_only(tmp_path: Path) -> N
 
     host = attempt.SessionHost("fake_session:Session", {"journal": str(tmp_path / "journal")})
     assert host._ending_of(Foreign("an HTTP error has a body, too")).body == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("do", "said"), [("no more files", "Too many open files"), ("no larger files", "File too large")]
+)
+def test_a_limit_of_one_process_costs_its_run_alone(go: Callable, tmp_path: Path, do: str, said: str) -> None:
+    specs = [fake_session.spec(0, do=do), fake_session.spec(1)]
+    assert go(specs).counts == {"interrupted": 1, "finished": 1}
+    [interrupted] = [r for r in record.read_all(tmp_path / "r") if not r.is_finished]
+    assert said in interrupted.body.reason
+    assert not list((tmp_path / "r" / "runs").glob(".*.tmp"))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KiB; `grow` makes it larger."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def remount(folder: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_stops_the_grid_with_one_message_and_the_next_command_finishes(
+    go: Callable, tmp_path: Path, disk: Path
+) -> None:
+    (tmp_path / "r").symlink_to(disk)
+    specs = [fake_session.spec(n) for n in range(24)]
+    full = r"could not be written \(No space left on device\)\. Free some space"
+    with pytest.raises(UserError, match=full) as stopped:
+        go(specs)
+    assert "\n" not in str(stopped.value)
+    kept = record.read_all(disk)  # no half file: all can be read
+    assert 0 < len(kept) < len(specs)
+    assert all(r.is_finished for r in kept)
+    assert not list((disk / "runs").glob(".*.tmp"))
+    remount(disk, "size=4m")
+    assert go(specs).counts == {"finished": len(specs)}
+    started = runs_started(tmp_path)
+    assert all(started[r.spec_id] == 1 for r in kept), "what was written is not run again"
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_before_anything_runs_is_said(go: Callable, tmp_path: Path, disk: Path) -> None:
+    (tmp_path / "r").symlink_to(disk)
+    with contextlib.suppress(OSError), open(disk / "ballast", "wb") as f:
+        f.write(bytes(1 << 20))
+    with pytest.raises(UserError, match="No space left on device"):
+        go([fake_session.spec(0)])
+    (disk / "ballast").unlink()
+    assert go([fake_session.spec(0)]).code == 0
+
+
+@pytest.mark.slow
+def test_a_disk_that_becomes_read_only_is_said(go: Callable, tmp_path: Path, disk: Path) -> None:
+    (tmp_path / "r").symlink_to(disk)
+    go([fake_session.spec(0)])
+    remount(disk, "ro")
+    with pytest.raises(UserError, match="Read-only file system"):
+        go([fake_session.spec(1)])
+    remount(disk, "rw,size=1m")
+    assert go([fake_session.spec(0), fake_session.spec(1)]).counts == {"finished": 2}
+    assert set(runs_started(tmp_path).values()) == {1}
+
+
+def test_a_machine_that_starts_no_process_says_so(go: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no(*_: Any, **__: Any) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(pool_module.subprocess, "Popen", no)
+    with pytest.raises(ExecutorError, match=r"a worker process cannot be started: .*temporarily unavailable.*resume"):
+        go([fake_session.spec(0)])
+
+
+@pytest.mark.slow
+def test_where_the_machine_starts_fewer_processes_the_grid_goes_on_with_those(
+    go: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    popen, made = subprocess.Popen, []
+
+    def one(*args: Any, **more: Any) -> Any:
+        if made:
+            raise OSError(errno.EMFILE, "Too many open files")
+        made.append(popen(*args, **more))
+        return made[0]
+
+    monkeypatch.setattr(pool_module.subprocess, "Popen", one)
+    assert go([fake_session.spec(n) for n in range(4)], jobs=2).code == 0

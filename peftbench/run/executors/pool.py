@@ -240,7 +240,9 @@ class Pool:
 
     def _handle_message(self, worker: WorkerProcess, message: dict[str, Any]) -> list[Event]:
         kind = message.pop("event")
-        if kind == "unwritable" or (kind == "failed" and message["by_user"]):
+        if kind == "unwritable":
+            return [self._handle_unwritable(worker, message["message"])]
+        if kind == "failed" and message["by_user"]:
             raise UserError(message["message"])
         if kind == "failed":
             raise ExecutorError(f"a worker cannot start: {message['message']}\n{message['traceback']}")
@@ -252,9 +254,8 @@ class Pool:
         if kind == "writing":
             worker.deadline = None
             return []
-        if kind in ("alive", "progress") and worker.deadline:
-            if kind == "alive" or worker.deadline.alive is not None:
-                worker.deadline.alive = time.monotonic()
+        if (d := worker.deadline) and (kind == "alive" or (kind == "progress" and d.alive is not None)):
+            d.alive = time.monotonic()
         if kind == "alive":
             return []
         if kind == "progress":
@@ -262,6 +263,20 @@ class Pool:
         worker.job, worker.deadline, worker.retiring = None, None, message.pop("retire")
         worker.leave_by = time.monotonic() + RETIRING_SECONDS if worker.retiring else None
         return [Ended(worker.number, job, message)]
+
+    def _handle_unwritable(self, worker: WorkerProcess, why: str) -> Ended:
+        """Write the record of a job for a worker that cannot; it may lack open files that this process has.
+
+        Raises:
+            UserError: this process cannot write it either.
+        """
+        assert worker.job is not None
+        assert worker.env is not None
+        assert worker.started is not None
+        job, worker.job, worker.deadline, worker.retiring = worker.job, None, None, True
+        worker.leave_by = time.monotonic() + RETIRING_SECONDS
+        reason = f"its process could not write the record: {why}"
+        return Ended(worker.number, job, write_killed(job, worker.env, worker.started, reason, status="interrupted"))
 
     def _handle_exit(self, worker: WorkerProcess) -> list[Event]:
         """Write the killed record of the job of a worker that the pool did not end itself."""

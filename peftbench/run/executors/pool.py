@@ -299,7 +299,8 @@ class Pool:
             facts = write_killed(worker.job, worker.env, worker.started, reason, tail, limit)
             events.append(Ended(worker.number, worker.job, facts))
         if not worker.retiring:
-            events.append(Notice(f"worker {worker.number} {cause}; another takes its place"))
+            how = "was ended" if worker.kill_reason else cause
+            events.append(Notice(f"worker {worker.number} {how}; another takes its place"))
         return events
 
     def _end(self, worker: WorkerProcess, patience_seconds: float, keep_stderr: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import re
 import subprocess
 import time
 from collections import Counter
@@ -221,3 +222,11 @@ def test_where_the_machine_starts_fewer_processes_the_grid_goes_on_with_those(
 
     monkeypatch.setattr(pool_module.subprocess, "Popen", one)
     assert go([fake_session.spec(n) for n in range(4)], jobs=2).code == 0
+
+
+def test_the_fault_table_names_tests_that_exist() -> None:
+    root = Path(__file__).resolve().parents[2]
+    named = set(re.findall(r"`(test_\w+)`", (root / "docs" / "faults.md").read_text()))
+    written = "".join(p.read_text() for p in (root / "tests").rglob("test_*.py"))
+    assert named
+    assert not {name for name in named if f"def {name}(" not in written}

@@ -136,7 +136,7 @@ class Plan:
         self, before: Sequence[Record], retry_failed: bool = False, limits: TimeLimits | None = None
     ) -> Callable[[list[Record]], list[Spec]]:
         """Return the function from the records so far to the specifications to run, for `run.runner.run`."""
-        planner = self.prepared.planner(before, retry_failed, limits)
+        planner = self.prepared.planner(before, retry_failed, limits or self.experiment.timeout.limits())
         return planner if self.baselines is None else self.baselines.planner(planner)
 
     def session(self, device: str | None = None, results: Path | None = None) -> dict[str, Any]:

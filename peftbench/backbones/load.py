@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -89,13 +89,13 @@ class Backbone:
         if self._snapshot is not None or has_no_data(next(iter(self.parameters.values()))):
             return
         folder = cache.root() / "snapshots"
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch.sweep(folder)
         path = scratch.beside(folder / "weights")
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            scratch.sweep(folder)
             save_file({n: p.detach().cpu().contiguous() for n, p in self.parameters.items()}, path)
             self._snapshot = safe_open(path, framework="pt")
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise UserError(
                 f"cannot keep the base weights in {folder}: {error}; free space or set PEFTBENCH_CACHE"
             ) from error

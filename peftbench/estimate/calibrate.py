@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from peftbench.run.executors import children
 from peftbench.run.executors.pool import environment_of
 
 WORKER = "peftbench.estimate.calibration_worker"  # what `python -m` runs; it imports torch
+PATIENCE_SECONDS = 300.0  # for a worker to start, load and measure
 SECONDS = 18.0  # after which a worker begins no further configuration; excludes starting and loading
 # What the time and memory of a step rest on.
 CODE = ("methods", "method", "backbones", "tasks", "measure", "run", "estimate")
@@ -122,7 +124,8 @@ def measure(
     """
     store = _store(catalogue, place)
     requests = {"tasks": _plain(tasks), "runs": _plain(runs)}
-    for response in _run_workers(requests, catalogue, place, {"seconds": SECONDS, "seeds": sorted(set(seeds))}):
+    common = {"seconds": SECONDS, "seeds": sorted(set(seeds))}
+    for response in _run_workers(requests, catalogue, place, common, PATIENCE_SECONDS):
         for name in ("start", "device"):
             store.put(name, response[name])
         for kind, part in (("load", "loads"), ("shape", "shapes"), ("batch", "batches"), ("cost", "costs")):
@@ -184,11 +187,15 @@ def _store(catalogue: Catalogue, place: Place) -> Store:
 
 
 def _run_workers(
-    requests: Mapping[str, Mapping[str, Any]], catalogue: Catalogue, place: Place, common: Mapping[str, Any]
+    requests: Mapping[str, Mapping[str, Any]],
+    catalogue: Catalogue,
+    place: Place,
+    common: Mapping[str, Any],
+    patience_seconds: float | None = None,
 ) -> list[dict[str, Any]]:
     """Distribute the requests over worker processes and return their responses.
 
-    `common` goes to every worker. A worker that fails has no response.
+    `common` goes to every worker. A worker that fails, or takes longer than it may, has no response.
     """
     with scratch.folder() as folder:
         workers = range(min(place.jobs, max(map(len, requests.values()))))
@@ -202,7 +209,8 @@ def _run_workers(
         started = [_start_worker(folder, i, {**common, **share}, catalogue, place) for i, share in enumerate(shares)]
         try:
             for process, _, _ in started:
-                process.wait()
+                with suppress(subprocess.TimeoutExpired):  # a method hangs; its runs may have a time limit
+                    process.wait(patience_seconds)
         finally:
             for process, guard, _ in started:
                 process.kill()

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from peftbench import cache
 from peftbench.errors import UserError
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from peftbench.backbones.load import Backbone
 
 ROWS, TOKENS = 2, 16  # of the trial's batch, fewer tokens if the network has fewer positions
+SECONDS = 30.0  # that a trial may take; it usually takes one
 LAYERS = 3  # of a deep network whose layers are alike
+T = TypeVar("T")
 _NO_NUMBERS = re.compile(r"fake|meta|data.?ptr|storage|numpy|subclass|generator|device", re.IGNORECASE)
 
 
@@ -41,7 +45,8 @@ def prompt_of(spec: RunSpec, task: TaskFacts, catalogue: Catalogue) -> int:
         Number of vectors that the method inserts in each text.
 
     Raises:
-        UserError: The network does not take the method; the message has the reason.
+        UserError: The network does not take the method, or this machine cannot try it; the message has the reason. A
+            method that does not come back is left to the run, which may have a time limit.
     """
     packages = cache.versions("torch", "transformers", "bitsandbytes")
     code = cache.code_key(*CODE, files=catalogue.plugins)
@@ -50,7 +55,10 @@ def prompt_of(spec: RunSpec, task: TaskFacts, catalogue: Catalogue) -> int:
     key = digest([*network, spec.method.name, spec.method.version, dict(spec.method.hyper)])
     if key not in store.answers:
         with _quiet():
-            verdict = _verdict(spec, task, catalogue.plugins)
+            try:
+                verdict = _within(SECONDS, lambda: _verdict(spec, task, catalogue.plugins))
+            except TimeoutError:
+                return 0
             if verdict["in_step"] and not store.get(digest(network), lambda: _plain_network_steps(spec, task)):
                 verdict["refused"] = None
         store.put(key, verdict)
@@ -68,6 +76,7 @@ def _verdict(spec: RunSpec, task: TaskFacts, plugins: Iterable[Path | str]) -> d
     from peftbench.estimate import fake_tensors
     from peftbench.method.edit import Edit
     from peftbench.method.registry import find, make
+    from peftbench.run import failures
     from peftbench.run.one_run import checked_counts
     from peftbench.run.train import Trainer
 
@@ -85,9 +94,13 @@ def _verdict(spec: RunSpec, task: TaskFacts, plugins: Iterable[Path | str]) -> d
             trainer.step(_batch(backbone), 1 / max(spec.train.steps, 1))
             edit.check_used()
             refused = None
-        except UserError as error:
-            refused = str(error)
-        except Exception as error:  # each network fails in its own way
+        except BaseException as error:  # each network fails in its own way
+            if failures.is_of_surroundings(error):  # no verdict about the method, and nothing to keep
+                message = failures.describe(error)["message"]
+                raise UserError(f"{spec.method.label} cannot be tried on this machine now: {message}") from error
+            if isinstance(error, UserError):
+                refused = failures.message_of(error)
+                return {"refused": refused, "in_step": in_step, "prompt": backbone.virtual_tokens}
             refused, in_step = _reason(spec, backbone, error), True
     return {"refused": refused, "in_step": in_step and refused is not None, "prompt": backbone.virtual_tokens}
 
@@ -107,6 +120,20 @@ def _plain_network_steps(spec: RunSpec, task: TaskFacts) -> bool:
     except Exception:  # a network of any author, which fails in its own way: no method is to blame
         return False
     return True
+
+
+def _within(seconds: float, work: Callable[[], T]) -> T:
+    """Return what a function returns, or raise what it raises; raise TimeoutError if it does not come back."""
+    answer: Future[T] = Future()
+
+    def carry_out() -> None:
+        try:
+            answer.set_result(work())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=carry_out, name="trial step", daemon=True).start()
+    return answer.result(seconds)
 
 
 @contextmanager
@@ -162,12 +189,14 @@ def _batch(backbone: Backbone) -> dict[str, Any]:
     return {**batch, "labels": batch["labels"].float()} if backbone.kind == "regression" else batch
 
 
-def _reason(spec: RunSpec, backbone: Backbone, error: Exception) -> str | None:
+def _reason(spec: RunSpec, backbone: Backbone, error: BaseException) -> str | None:
     """Return why a step fails with the method; None if only the lack of numbers may be the reason."""
     from peftbench.estimate.fake_tensors import VALUES_NEEDED
+    from peftbench.run import failures
 
-    said = (str(error).strip().splitlines() or [""])[0][:200]
-    if isinstance(error, (*VALUES_NEEDED, NotImplementedError)) or _NO_NUMBERS.search(str(error)):
+    text = failures.message_of(error)
+    said = (text.strip().splitlines() or [""])[0][:200]
+    if isinstance(error, (*VALUES_NEEDED, NotImplementedError)) or _NO_NUMBERS.search(text):
         return None
     return (
         f"a training step of {spec.method.label} on this {backbone.net.config.model_type} network fails"

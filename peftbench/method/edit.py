@@ -39,6 +39,8 @@ class Edit:
     def __init__(self, backbone: Backbone) -> None:
         self.backbone, self.net = backbone, backbone.net
         self.net.requires_grad_(False)
+        for p in self.net.parameters():  # a run that failed in a step leaves its gradients
+            p.grad = None
         self._swaps: list[tuple[Site, nn.Module, nn.Module]] = []  # (site, old module, new module)
         self._thawed: dict[str, nn.Parameter] = {}
         self._widened: dict[str, nn.Parameter] = {}  # frozen parameters cast to float32; see `_widen`

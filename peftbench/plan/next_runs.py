@@ -14,7 +14,7 @@ from peftbench.plan.experiment import Experiment, ProfileSection
 from peftbench.plan.grid import Planned
 from peftbench.records import record, trials
 from peftbench.records.record import Record, TrialRecord
-from peftbench.records.retries import Retries, TimeLimits
+from peftbench.records.retries import NO_LIMITS, Retries, TimeLimits
 from peftbench.records.spec import LatencySpec, ProfileSpec, RunSpec, Spec
 
 
@@ -38,7 +38,7 @@ def plan(
     records: Iterable[Record],
     retry_failed: bool = False,
     before: Iterable[Record] | None = None,
-    limits: TimeLimits | None = None,
+    limits: TimeLimits = NO_LIMITS,
 ) -> list[Spec]:
     """Return what is left to run: the missing runs, or the missing profile passes if no run is missing.
 
@@ -61,7 +61,7 @@ def all_specs(
     records: Iterable[Record],
     retry_failed: bool = False,
     before: Iterable[Record] | None = None,
-    limits: TimeLimits | None = None,
+    limits: TimeLimits = NO_LIMITS,
 ) -> list[Spec]:
     """Return what `plan` returns together with what is done: all runs and, when they have ended, all profile passes.
 
@@ -123,7 +123,7 @@ class _Ready:
         records: Iterable[Record],
         retry_failed: bool = False,
         before: Iterable[Record] | None = None,
-        limits: TimeLimits | None = None,
+        limits: TimeLimits = NO_LIMITS,
     ) -> None:
         self.records = list(records)
         self.retries = Retries(self.records, retry_failed, limits)

@@ -18,7 +18,7 @@ from peftbench.plan.run_limits import Measures
 from peftbench.plan.selection import Selection
 from peftbench.records import user_file
 from peftbench.records.record import Record
-from peftbench.records.retries import TimeLimits
+from peftbench.records.retries import NO_LIMITS, TimeLimits
 from peftbench.records.spec import Spec
 
 
@@ -43,7 +43,7 @@ class Prepared:
         return chosen if chosen is not None else Path("results") / self.experiment.name
 
     def planner(
-        self, before: Iterable[Record], retry_failed: bool, limits: TimeLimits | None = None
+        self, before: Iterable[Record], retry_failed: bool, limits: TimeLimits = NO_LIMITS
     ) -> Callable[[list[Record]], list[Spec]]:
         """Return the function from the records to all specs, which the runner calls whenever all its runs have ended.
 

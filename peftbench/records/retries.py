@@ -32,6 +32,9 @@ class TimeLimits:
     step: float | None = None
 
 
+NO_LIMITS = TimeLimits()
+
+
 class Retries:
     """What a command repeats, given the records that are there.
 
@@ -41,9 +44,9 @@ class Retries:
         limits: the time limits of this command.
     """
 
-    def __init__(self, records: Iterable[Record], failed: bool = False, limits: TimeLimits | None = None) -> None:
+    def __init__(self, records: Iterable[Record], failed: bool = False, limits: TimeLimits = NO_LIMITS) -> None:
         now = list(records)
-        self.failed, self.limits = failed, limits or TimeLimits()
+        self.failed, self.limits = failed, limits
         self.latest = record.latest(now)
         self.lost = Counter(r.spec_id for r in now if is_lost(r))
 

@@ -91,11 +91,8 @@ class SessionHost:
         if isinstance(error, self.abandoned):
             return Ending("abandoned", failures.message_of(error) or "stopped between two steps on request")
         if isinstance(error, self.diverged):
-            step, body = (
-                getattr(error, "step", None),
-                getattr(error, "body", {}),
-            )  # what the session had measured so far
-            return Ending("diverged", failures.message_of(error) or f"the loss is not finite at step {step}", body=body)
+            why = failures.message_of(error) or f"the loss is not finite at step {getattr(error, 'step', None)}"
+            return Ending("diverged", why, body=getattr(error, "body", {}))  # what the session had measured so far
         if failures.is_out_of_memory(error, self.device):
             return Ending("oom", message, lines)
         return Ending("interrupted" if failures.is_of_surroundings(error) else "error", message, lines)
@@ -122,6 +119,7 @@ def write_killed(
     reason: str,
     stderr_tail: str = "",
     time_limit: Mapping[str, Any] | None = None,
+    status: str = "killed",
 ) -> dict[str, Any]:
     """Write the record of a job whose process is gone, unless that process had already written that it finished.
 
@@ -132,6 +130,7 @@ def write_killed(
         reason: why the process is gone.
         stderr_tail: the last lines that it printed; the record keeps them.
         time_limit: the limit that the job passed, if it was killed for that; its status is then "timeout".
+        status: the status otherwise.
 
     Returns:
         The facts of the executor's event "ended".
@@ -146,7 +145,7 @@ def write_killed(
                 "seconds": existing.body.seconds.total,
                 "metrics": existing.raw().get("metrics"),
             }
-    status = "killed" if time_limit is None else "timeout"
+    status = status if time_limit is None else "timeout"
     body = {} if time_limit is None else {"time_limit": dict(time_limit)}
     tail = failures.clean(stderr_tail, failures.TRACEBACK)
     record.write(folder, record_of(job, env, started, Ending(status, reason, tail or None, body)))

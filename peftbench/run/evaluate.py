@@ -19,6 +19,10 @@ from peftbench.tasks.tokens import Encoded
 Check = Callable[[], None]  # called before each batch; raises `Abandoned` to stop
 
 
+class NotFinite(Exception):
+    """The network's outputs are no numbers, so that no prediction follows from them."""
+
+
 @torch.inference_mode()
 def predict(backbone: Backbone, data: Encoded, batch_size: int, dtype: str, check: Check = lambda: None) -> list[Any]:
     """Predict a label for each example.
@@ -32,6 +36,9 @@ def predict(backbone: Backbone, data: Encoded, batch_size: int, dtype: str, chec
 
     Returns:
         n class indices (classification) or numbers (regression).
+
+    Raises:
+        NotFinite: an output is NaN or infinite.
     """
     backbone.net.eval()
     values: list[Any] = [None] * len(data.lengths)
@@ -39,6 +46,7 @@ def predict(backbone: Backbone, data: Encoded, batch_size: int, dtype: str, chec
         del batch["labels"]
         with autocast(backbone.device, dtype):
             logits = backbone.net(**batch).logits.float()
+        _check_finite(logits, backbone.kind)
         predicted = logits.argmax(-1) if backbone.kind == "classification" else logits.squeeze(-1)
         for i, value in zip(indices, predicted.tolist(), strict=True):
             values[i] = value
@@ -52,7 +60,10 @@ def perplexity(
     """The perplexity of the answers; the arguments are those of `predict`.
 
     Returns:
-        exp of the mean negative log-likelihood of the answers' tokens; None if that is not a finite number.
+        exp of the mean negative log-likelihood of the answers' tokens; None if that is too large for a number.
+
+    Raises:
+        NotFinite: the likelihood is NaN or infinite.
     """
     backbone.net.eval()
     losses, counts = list[Tensor](), list[Tensor]()  # read at the end, so that the device does not wait for each batch
@@ -63,7 +74,9 @@ def perplexity(
         losses.append(loss_sum("generation", logits, labels))
         counts.append(torch.as_tensor(counted("generation", labels)))
     mean = sum(torch.stack(losses).tolist()) / max(1, sum(torch.stack(counts).tolist()))
-    return math.exp(mean) if math.isfinite(mean) and mean < 700 else None
+    if not math.isfinite(mean):
+        raise NotFinite(f"the log-likelihood of the answers became {mean}")
+    return math.exp(mean) if mean < 700 else None
 
 
 @torch.inference_mode()
@@ -101,6 +114,13 @@ def generate(
         for i, row in zip(indices, out[:, width:].cpu(), strict=True):
             texts[i] = tokenizer.decode(row, skip_special_tokens=True).strip()
     return texts
+
+
+def _check_finite(logits: Tensor, kind: str) -> None:
+    """Raise NotFinite for outputs that are no numbers. A class that is ruled out may have minus infinity."""
+    sound = logits < math.inf if kind == "classification" else logits.isfinite()
+    if not bool(sound.all()):
+        raise NotFinite("an output of the network became infinite or NaN")
 
 
 def _batches(backbone: Backbone, data: Encoded, batch_size: int, check: Check) -> Any:

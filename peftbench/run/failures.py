@@ -24,6 +24,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -93,8 +94,8 @@ def is_of_surroundings(error: BaseException) -> bool:
     return any(_is_machine(e) or _is_engine_os_error(e) for e in _chain(error))
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, those that it was raised from, and the members of groups."""
+def _chain(error: BaseException, contexts: bool = False) -> Iterator[BaseException]:
+    """The error, those that it was raised from, and the members of groups; `contexts`: those that it replaced, too."""
     waiting, seen = [error], set[int]()
     while waiting and len(seen) < CHAIN:
         e = waiting.pop(0)
@@ -104,8 +105,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         yield e
         if isinstance(e, BaseExceptionGroup):
             waiting += e.exceptions
-        if e.__cause__ is not None:
-            waiting.append(e.__cause__)
+        waiting += [c for c in (e.__cause__, e.__context__ if contexts else None) if c is not None]
 
 
 def _is_machine(error: BaseException) -> bool:
@@ -114,10 +114,13 @@ def _is_machine(error: BaseException) -> bool:
     if isinstance(error, OSError):
         if error.errno in OF_THE_MACHINE:
             return True
-        return error.errno is None and any(words in message_of(error) for words in WORDS)
-    if isinstance(error, UserError) or not isinstance(error, Exception):
-        return False
-    return any(words in message_of(error) for words in WORDS)
+        return error.errno is None and _is_worded(error)
+    return isinstance(error, Exception) and not isinstance(error, UserError) and _is_worded(error)
+
+
+def _is_worded(error: Exception) -> bool:
+    text = message_of(error)
+    return any(words in text for words in WORDS)
 
 
 def _is_engine_os_error(error: BaseException) -> bool:
@@ -141,6 +144,22 @@ def _files(trace: TracebackType | None) -> list[Path]:
         files.append(Path(trace.tb_frame.f_code.co_filename))
         trace = trace.tb_next
     return [Path(os.path.realpath(f)) for f in files if f.is_absolute()]
+
+
+@contextmanager
+def noted_as_loading() -> Iterator[None]:
+    """Note on what is raised within that it happened while loading; memory that runs out is the network's size."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(LOADING)
+        raise
+
+
+def release_frames(error: BaseException) -> None:
+    """Drop the local variables of the calls that failed, with the tensors that they hold. The traceback stays."""
+    for e in _chain(error, contexts=True):
+        traceback.clear_frames(e.__traceback__)
 
 
 def message_of(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from peftbench.records.retries import TimeLimits
+from peftbench.records.retries import NO_LIMITS, TimeLimits
 from peftbench.records.spec import ProfileSpec, RunSpec, as_dict
 
 Progress = Callable[[Mapping[str, Any]], None]  # called with the phase, and the step and loss where there are any
@@ -35,7 +35,7 @@ class Job:
     results_dir: str
     reference: str = ProfileSpec.reference
     overrides: tuple[str, ...] = ()
-    limits: TimeLimits = TimeLimits()
+    limits: TimeLimits = NO_LIMITS
 
     def to_json(self) -> dict[str, Any]:
         """The job as JSON values, for a worker in another process."""

@@ -7,6 +7,7 @@ clean up, and its successor does not start while an orphaned worker is still fin
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -45,8 +46,9 @@ def hold(results_dir: Path, patience_seconds: float = 15) -> Iterator[int]:
             raise _taken(results_dir, holder)
         time.sleep(POLL_SECONDS)
     try:
-        os.ftruncate(fd, 0)
-        os.write(fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        with contextlib.suppress(OSError):  # a full disk: the lock holds, though it does not say whose it is
+            os.ftruncate(fd, 0)
+            os.write(fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         yield fd
     finally:
         path.unlink(missing_ok=True)  # while it is held: `_try` sees that the file has no name any more

@@ -21,7 +21,7 @@ from peftbench.records import scratch
 from peftbench.records.spec import RunSpec
 from peftbench.run import evaluate
 from peftbench.run.jobs import Progress, Stop
-from peftbench.run.train import Abandoned, Fitted, Trainer, fit
+from peftbench.run.train import Abandoned, Diverged, Fitted, Trainer, fit
 from peftbench.tasks import Dataset, batches, metrics, text_limits
 from peftbench.tasks.tokens import Array, Encoded
 
@@ -198,7 +198,10 @@ class Run:
     def test(self, fitted: Fitted, clock: Clock) -> dict[str, Any]:
         """Scores and predictions on the test split, which is read once, after every choice is made."""
         self.on_progress({"phase": "test"})
-        scores, values = clock.within("evaluate", lambda: self._scores("test"))
+        try:
+            scores, values = clock.within("evaluate", lambda: self._scores("test"))
+        except evaluate.NotFinite as error:
+            raise Diverged(fitted.stopped_at, f"{error} on the test split,", fitted) from error
         examples = self.dataset.test
         generated = self.dataset.kind == "generation"
         body: dict[str, Any] = {

@@ -20,7 +20,7 @@ from typing import Any
 
 from peftbench import cache
 from peftbench.records import record, scratch
-from peftbench.records.retries import ATTEMPTS, STOPPED, Retries, TimeLimits
+from peftbench.records.retries import ATTEMPTS, NO_LIMITS, STOPPED, Retries, TimeLimits
 from peftbench.records.spec import ProfileSpec, RunSpec, Spec, title
 from peftbench.run import executors, lock
 from peftbench.run.executors import Ended, Event, Executor, Notice, Progressed, Setup, Started
@@ -67,7 +67,7 @@ def run(
     profile_threads: int | None = None,
     executor: str = "local",
     retry_failed: bool = False,
-    limits: TimeLimits | None = None,
+    limits: TimeLimits = NO_LIMITS,
     again: bool = False,
     view: View | None = None,
 ) -> Outcome:
@@ -104,7 +104,7 @@ def run(
         sweep(Path(results_dir))
 
         def job_of(spec: Spec) -> Job:
-            kind, most = "run", limits or TimeLimits()
+            kind, most = "run", limits
             if isinstance(spec, ProfileSpec):
                 kind, most = "profile", replace(most, run=most.run and most.run * len(spec.methods))
             return Job(kind, spec, experiment, str(results_dir), reference, tuple(overrides), most)

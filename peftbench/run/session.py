@@ -14,12 +14,15 @@ import torch
 from peftbench import cache, tasks
 from peftbench.backbones import devices, limits
 from peftbench.backbones.load import Backbone, load
+from peftbench.backbones.unchanged import Snapshot
 from peftbench.errors import UserError
 from peftbench.method import adapter_file
 from peftbench.method.base import Method
 from peftbench.method.edit import Edit
 from peftbench.method.registry import find, make
 from peftbench.records.spec import BackboneSpec, MethodSpec, ProfileSpec, RunSpec, TaskSpec
+from peftbench.run import process_state
+from peftbench.run.failures import noted_as_loading, release_frames
 from peftbench.run.jobs import Progress, Stop
 from peftbench.run.one_run import Clock, Run
 from peftbench.run.profile.interleaved import profile
@@ -42,6 +45,9 @@ class Session:
         plugins: files with methods.
         shared: other runs use the machine at the same time, so no times are reported.
         adapters: the folder where trained adapters are kept; None for nowhere.
+
+    Attributes:
+        is_spent: whether a run changed this process for good, so that no other run should follow in it.
     """
 
     def __init__(
@@ -62,6 +68,8 @@ class Session:
         self._datasets: dict[str, tasks.Dataset] = {}
         self._summaries: dict[str, dict[str, Any]] = {}
         self._backbones: OrderedDict[str, Backbone] = OrderedDict()
+        self._snapshots: dict[int, Snapshot] = {}
+        self.is_spent = False
 
     def execute(
         self, spec: RunSpec, on_progress: Progress = lambda _: None, stop: Stop = lambda: False
@@ -83,23 +91,27 @@ class Session:
         """
         clock = Clock()
         on_progress({"phase": "load"})
-        dataset = self.dataset(spec.task)
-        backbone = self.backbone(spec.backbone, dataset)
-        data = self.encode(dataset, backbone, spec.train.max_length)
+        method = self.method(spec.method)  # first: what importing its file changes then holds for every run alike
+        with noted_as_loading():
+            dataset = self.dataset(spec.task)
+            backbone = self.backbone(spec.backbone, dataset)
+            data = self.encode(dataset, backbone, spec.train.max_length)
         if spec.trial is not None:  # trials are compared without the test split, so they do not have it
             dataset, data = replace(dataset, test=()), {k: v for k, v in data.items() if k != "test"}
         summary = self._summary(spec, dataset, data, backbone)
-        method = self.method(spec.method)
         clock.lap("load")
         run = Run(spec, dataset, backbone, data, method, on_progress, stop, not self.shared, self.data_dir)
-        edit = Edit(backbone)
+        before, edit = process_state.snapshot(), Edit(backbone)
         try:
+            _compile(backbone, spec.backbone.compile)
             fitted = run.train(edit, clock)
             scores = run.test(fitted, clock) if spec.trial is None else run.trial_scores(fitted)
             body = {"data": summary, **run.describe(edit, fitted, self._adapter_file(spec)), **scores}
+        except BaseException as error:
+            release_frames(error)  # they hold activations, and restoring weights needs memory
+            raise
         finally:
-            edit.undo()
-            _compile(backbone, False)
+            self._restore(edit, before)
         body["seconds"] = clock.seconds(hide=self.shared)
         return body
 
@@ -110,10 +122,11 @@ class Session:
 
         No other run may use the machine meanwhile; arguments and errors are those of `execute`.
         """
-        dataset = self.dataset(spec.task)
-        self._backbones.clear()
-        networks = [self._load(spec.backbone, dataset) for _ in spec.methods]
-        data = self.encode(dataset, networks[0], spec.max_length)
+        with noted_as_loading():
+            dataset = self.dataset(spec.task)
+            self._backbones.clear()
+            networks = [self._load(spec.backbone, dataset) for _ in spec.methods]
+            data = self.encode(dataset, networks[0], spec.max_length)
         methods = [self.method(m) for m in spec.methods]
         return profile(spec, networks, methods, data, on_progress, stop)
 
@@ -135,12 +148,32 @@ class Session:
         key = repr((asdict(spec), dataset.kind, len(dataset.labels)))
         if key not in self._backbones:
             while len(self._backbones) >= KEPT_BACKBONES:
-                self._backbones.popitem(last=False)
-            self._backbones[key] = self._load(spec, dataset)
+                self._forget(next(iter(self._backbones.values())))
+            self._backbones[key] = backbone = self._load(spec, dataset)
+            self._snapshots[id(backbone)] = Snapshot(backbone)
         self._backbones.move_to_end(key)
-        backbone = self._backbones[key]
-        _compile(backbone, spec.compile)
-        return backbone
+        return self._backbones[key]
+
+    def _restore(self, edit: Edit, before: dict[str, Any]) -> None:
+        """Undo an edit. A network that is not what it was is not used again, nor is a process.
+
+        It raises nothing: the run's own result or error stands, and what follows starts from something new.
+        """
+        backbone = edit.backbone
+        try:
+            edit.undo()
+            _compile(backbone, False)
+            restored = self._snapshots[id(backbone)].difference(backbone) is None
+        except Exception:
+            restored, self.is_spent = False, True
+        if not restored:
+            self._forget(backbone)
+        if process_state.changed(before):
+            self.is_spent = True
+
+    def _forget(self, backbone: Backbone) -> None:
+        self._snapshots.pop(id(backbone), None)
+        self._backbones = OrderedDict((k, b) for k, b in self._backbones.items() if b is not backbone)
 
     def method(self, spec: MethodSpec) -> Method:
         """The method with its hyperparameters."""

@@ -1,7 +1,7 @@
 """Time limits of an attempt. They are noticed twice: by the run itself between two steps, and by whoever can end it.
 
-A run that passes its limit stops at its next sign of life, keeps its process, and writes its own record. One that gives no
-sign (a step that hangs, a call that holds the interpreter) is killed by the executor `local` a moment later. An
+A run that passes its limit stops at its next sign of life, keeps its process, and writes its own record. One that gives
+no sign (a step that hangs, a call that holds the interpreter) is killed by the executor `local` a moment later. An
 executor that cannot end a job only has the first.
 """
 

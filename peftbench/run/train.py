@@ -21,13 +21,14 @@ from peftbench.measure.timing import Phased
 from peftbench.method.base import Method
 from peftbench.method.edit import Edit
 from peftbench.records.spec import TrainSpec
+from peftbench.run.evaluate import NotFinite
 from peftbench.run.schedule import rate, rate_at
 
 Batch = Mapping[str, Tensor]
 
 
 class Diverged(Exception):
-    """The loss or a trained weight is no longer a number.
+    """The loss, a trained weight or an output is no longer a number.
 
     Attributes:
         body: what the failed run's record keeps: the curve so far.
@@ -122,6 +123,8 @@ class Trainer:
             else:
                 self._check_reached()
             mean += loss.detach()
+            if extra is not None:  # the loss of the task alone is recorded; 0 times what is not finite is NaN
+                mean += 0 * (extra.detach().sum() if isinstance(extra, Tensor) else extra)
             del logits, loss, objective, extra
         self.edit.check_reached()
         _phase(live, "optimizer")
@@ -240,7 +243,10 @@ def fit(
             _read_losses(pending, out)
             on_progress({"phase": "train", **_position(out, spec), "loss": out.losses[-1]})
         if due:
-            now = {"step": out.stopped_at, **evaluate(out.stopped_at)}
+            try:
+                now = {"step": out.stopped_at, **evaluate(out.stopped_at)}
+            except NotFinite as error:
+                raise Diverged(out.stopped_at, str(error), out) from error
             out.validation.append(now)
             trainer.backbone.net.train()
             if best is None or better(now, best[0]):

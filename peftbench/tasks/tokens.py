@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,7 +91,8 @@ def encode(
         The encoded splits by name.
 
     Raises:
-        UserError: the length or the tokenizer is not suitable, or the cache file is damaged.
+        UserError: the length or the tokenizer is not suitable, or the cache cannot be written. A damaged file is made
+            anew.
     """
     most = getattr(tokenizer, "model_max_length", None)
     if max_length < 8 or (most is not None and max_length > most):
@@ -113,12 +113,13 @@ def encode(
         room = max_length if most is None else min(max_length, max(most - train.longest_answer, max_length // 2))
         return {"train": train, "validation": encode_split("validation"), "test": encode_split("test", room)}
 
-    cache.file(path, lambda part: _save(part, encode_all()))
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {split: replace(_unpacked(stored, split), decoder_start=decoder_start) for split in SPLITS}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"the token cache {path} is damaged ({error}); delete it and run again") from error
+    read: dict[str, Encoded] = {}
+
+    def check(stored: Path) -> None:
+        read.update(_read(stored, {split: len(dataset.split(split)) for split in SPLITS}))
+
+    cache.file(path, lambda part: _save(part, encode_all()), check)
+    return {split: replace(encoded, decoder_start=decoder_start) for split, encoded in read.items()}
 
 
 def encode_examples(
@@ -278,6 +279,26 @@ def _save(path: Path, splits: Mapping[str, Encoded]) -> None:
         arrays |= {f"{split}.{key}": value for key, value in _packed(encoded).items()}
     with path.open("wb") as f:
         np.savez(f, allow_pickle=False, **arrays)
+
+
+def _read(path: Path, sizes: Mapping[str, int]) -> dict[str, Encoded]:
+    """Read the splits, which have so many examples.
+
+    Raises:
+        UserError: the file is damaged. (An OSError says that it could not be read, which is not its fault.)
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            splits = {split: _unpacked(stored, split) for split in sizes}
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UserError(f"the token cache {path} is damaged: {error}") from error
+    for split, encoded in splits.items():
+        tokens = sum(len(row) for row in encoded.ids)
+        if len(encoded) != sizes[split] or tokens != int(encoded.lengths.sum()):
+            raise UserError(f"the token cache {path} is damaged: its split {split} is not that of the task")
+    return splits
 
 
 def _packed(encoded: Encoded) -> dict[str, Array]:

@@ -20,6 +20,7 @@ import peftbench
 from peftbench.errors import UserError
 from peftbench.method import scaffold
 from peftbench.plan import experiment
+from peftbench.records.retries import TimeLimits
 from peftbench.run import runner
 from peftbench.run.view import Lines
 
@@ -198,7 +199,8 @@ def test_run_hands_its_options_to_the_runner_and_exits_with_its_code(
     monkeypatch.setattr(runner, "run", run)
     Path("d").mkdir()
     done = call(
-        "run", tiny, "--jobs", "3", "--device", "cpu", "--retry-failed", "--only", "method=lora", "--data-dir", "d"
+        *("run", tiny, "--jobs", "3", "--device", "cpu", "--retry-failed", "--only", "method=lora", "--data-dir", "d"),
+        *("--timeout", "90"),
     )
     assert done.code == 1
     (one,) = ran
@@ -206,6 +208,7 @@ def test_run_hands_its_options_to_the_runner_and_exits_with_its_code(
     assert [s.slug for s in one.specs_for([])] == [f"lora--synthetic_classification--s{i}" for i in (0, 1)]
     assert one.more["session_kwargs"] == {"device": "cpu", "data_dir": "d", "plugins": [], "adapters": None}
     assert (one.more["jobs"], one.more["retry_failed"]) == (3, True)
+    assert one.more["limits"] == TimeLimits(run=90)
     assert isinstance(one.more["view"], Lines), "not quiet, and no terminal"
     assert "tiny: 2 runs, 0 finished, 2 to run" in done.out
 

@@ -251,3 +251,60 @@ def test_mpt_has_as_many_positions_as_its_biases(tmp_path: Path) -> None:
     model = saved(tmp_path / "mpt", "mpt", d_model=32, n_layers=2, n_heads=4, max_seq_len=16)
     said = refusal({"model": model, "roles": roles}, {"lora": {"roles": "q v"}})
     assert "16 positions of this mpt network" in said
+
+
+ODD = """
+import errno, os, time
+from dataclasses import dataclass
+from peftbench.method import Edit, Method, Sites, register
+
+@register
+@dataclass(frozen=True)
+class Odd(Method):
+    '''Does what a test asks for.'''
+    name, paper, lr = "odd_trial", "none", 1e-3
+
+    def attach(self, edit: Edit) -> None:
+        edit.thaw("norm")
+        {do}
+
+    def parameters(self, sites: Sites) -> int:
+        return 320
+"""
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Any:
+    path = tmp_path / "code" / "odd_trial.py"
+    path.parent.mkdir()
+
+    def plan_with(do: str) -> Any:
+        path.write_text(ODD.format(do=do))
+        file = {"name": "e", "backbone": "tiny-encoder", "tasks": ["synthetic/classification"], "profile": False}
+        return planning.prepared({**file, "methods": ["odd_trial"], "budget": {"steps": 2}}, plugins=[path])
+
+    yield plan_with
+    registry._registry.pop("odd_trial", None)
+    registry._sources.pop("odd_trial", None)
+    registry._plugins.pop(path.resolve(), None)
+
+
+@pytest.mark.slow
+def test_what_the_machine_lacks_is_no_verdict_about_a_method(odd: Any) -> None:
+    with pytest.raises(
+        UserError, match=r"odd_trial cannot be tried on this machine now: OSError: .*Too many open files"
+    ):
+        odd("raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))")
+
+
+@pytest.mark.slow
+def test_a_method_that_does_not_come_back_is_left_to_the_run(odd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial_step, "SECONDS", 0.5)
+    assert len(odd("time.sleep(60)").planned) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("do", ["raise SystemExit(3)", "raise GeneratorExit"])
+def test_whatever_a_method_raises_when_it_is_tried_is_a_refusal(odd: Any, do: str) -> None:
+    with pytest.raises(UserError, match="a training step of odd_trial"):
+        odd(do)

@@ -6,9 +6,13 @@ Workers import it as "fake_session:Session". Run as a script it is a whole runne
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
+import errno
 import hashlib
 import json
 import os
+import resource
 import signal
 import sys
 import threading
@@ -115,6 +119,52 @@ def misbehave(do: str, journal: Path) -> None:
     if do == "hang":
         (journal.parent / "hangs").touch()  # a run that has only begun still stops at its next step
         time.sleep(600)
+    if do == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/x")
+    if do == "no more files":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        open(journal)  # noqa: SIM115
+    if do == "no larger files":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    if do == "segfault":
+        ctypes.string_at(0)
+    if do == "abort":
+        os.abort()
+    if do == "leave":
+        os._exit(0)
+    if do == "recurse":
+        misbehave_again(do)
+    if do == "write to every descriptor":
+        for fd in range(3, 64):
+            with contextlib.suppress(OSError):
+                os.write(fd, b'{"nonsense": 1}\n[]\nnull\n"\xff\n')
+        time.sleep(600)
+    if do == "thread":
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        raise Hangs
+    if do == "odd":
+        raise Odd(journal)
+    if do == "hang in C":  # which holds the interpreter: no thread of the process runs meanwhile
+        ctypes.PyDLL(None).sleep(600)
+
+
+def misbehave_again(do: str) -> None:
+    misbehave_again(do)
+
+
+class Hangs(Exception):
+    """Its text never ends."""
+
+    def __str__(self) -> str:
+        time.sleep(600)
+        return ""
+
+
+class Odd(BaseException):
+    """No process can send it to another, and its text is what few files hold."""
+
+    def __init__(self, journal: Path) -> None:
+        super().__init__(open(journal), "a\ud800b\x00c\n" + "x" * 10_000_000)  # noqa: SIM115
 
 
 def busy() -> None:

@@ -12,6 +12,7 @@ from peftbench.method.catalogue import Catalogue
 from peftbench.plan import configurations, experiment, strict_yaml
 from peftbench.plan.configurations import Configuration
 from peftbench.plan.read import find, load, packaged
+from peftbench.records.retries import TimeLimits
 
 BASE = """\
 name: small
@@ -68,6 +69,22 @@ def test_a_name_that_only_looks_like_a_number_stays_text(tmp_path: Path) -> None
 
 def test_integers_may_have_underscores(tmp_path: Path) -> None:
     assert read(tmp_path, f"{BASE}budget: {{trainable_params: 75_000}}\n").budget.trainable_params == 75_000
+
+
+def test_a_timeout_is_seconds_of_a_run_or_a_mapping(tmp_path: Path) -> None:
+    assert read(tmp_path, BASE).timeout.limits() == TimeLimits()
+    assert read(tmp_path, BASE + "timeout: 90\n").timeout.limits() == TimeLimits(run=90)
+    both = read(tmp_path, BASE + "timeout: {run: 3600, step: 1.5}\n")
+    assert both.timeout.limits() == TimeLimits(3600, 1.5)
+    assert both.timeout.limits(run=7) == TimeLimits(7, 1.5), "the option is in place of the file's"
+    assert load(tmp_path / "e.yaml", overrides=["timeout.run=5"]).timeout.limits() == TimeLimits(5, 1.5)
+    read(tmp_path, BASE + "timeout: 90\n")
+    assert load(tmp_path / "e.yaml", overrides=["timeout.step=5"]).timeout.limits() == TimeLimits(90, 5)
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "soon", "true", "{run: 0}", "{hour: 1}", "{step: .inf}", "[3]"])
+def test_a_timeout_that_is_none_is_refused(tmp_path: Path, wrong: str) -> None:
+    assert "timeout" in refusal(tmp_path, BASE + f"timeout: {wrong}\n")
 
 
 def test_profile_is_on_unless_false(tmp_path: Path) -> None:

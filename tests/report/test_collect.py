@@ -98,6 +98,21 @@ def test_failed_runs_are_counted_by_how_they_ended(tmp_path):
     assert "2 diverged, 1 oom" in tables.markdown(tables.columns(c), c.entries)
 
 
+def test_what_the_surroundings_ended_several_times_is_noted_with_the_number_of_attempts(tmp_path):
+    bodies = [
+        factories.run("lora", 0, status=how, reason="no space") for how in ("killed", "interrupted", "interrupted")
+    ]
+    (c,) = compared(tmp_path, bodies)
+    assert entry(c, "lora").failures == {"interrupted": 1}
+    assert "lora, seed 0: interrupted after 3 attempts (no space)" in c.notes
+
+
+def test_a_timeout_is_a_run_without_a_score(tmp_path):
+    (c,) = compared(tmp_path, [factories.run("full", 0, 0.6), factories.run("lora", 0, status="timeout")])
+    assert entry(c, "lora").failures == {"timeout": 1}
+    assert entry(c, "lora").relative is None
+
+
 def test_a_repeated_failure_that_then_finished_is_noted_not_counted(tmp_path):
     (c,) = compared(tmp_path, [factories.run("lora", 0, status="killed"), factories.run("lora", 0, 0.7)])
     assert entry(c, "lora").failures == {}

@@ -85,7 +85,7 @@ def test_a_finished_run_is_on_disk_when_its_end_is_reported(pool: Pool, tmp_path
     [
         ("diverge", "diverged", "not finite at step 2"),
         ("oom", "oom", "can't allocate memory"),
-        ("memory", "oom", "MemoryError"),
+        ("memory", "interrupted", "MemoryError"),
         ("raise", "error", "ZeroDivisionError: a bug in a method"),
         ("user", "error", "label 7 is outside 0..5"),
         ("exit", "error", "SystemExit: 7"),

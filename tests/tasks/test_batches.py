@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +117,49 @@ def test_the_second_encoding_comes_from_the_cache_and_is_equal(tmp_path: Path) -
     assert len(list(tmp_path.glob("*.npz"))) == 4
 
 
-def test_a_damaged_token_cache_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda b: b[:200],
+        lambda b: b"",
+        lambda b: b"garbage" * 100,
+        lambda b: b[: len(b) // 2] + bytes([b[len(b) // 2] ^ 1]) + b[len(b) // 2 + 1 :],
+    ],
+    ids=["cut off", "empty", "garbage", "one bit"],
+)
+def test_a_damaged_token_cache_is_made_anew(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    d = tasks.open_task("synthetic/pair")
+    first = tokens.encode(d, _tokenizer(), 40, tmp_path)
+    path = next(tmp_path.glob("*.npz"))
+    path.write_bytes(damage(path.read_bytes()))
+    again = tokens.encode(d, _tokenizer(), 40, tmp_path)
+    for split, encoded in first.items():
+        assert all(np.array_equal(a, b) for a, b in zip(encoded.ids, again[split].ids, strict=True))
+    assert tokens._read(path, {split: len(d.split(split)) for split in first}).keys() == first.keys()
+
+
+def test_the_token_cache_of_another_task_under_this_name_is_made_anew(tmp_path: Path) -> None:
+    d, other = tasks.open_task("synthetic/pair"), tasks.open_task("synthetic/pair", {"limit_train": 9})
+    tokens.encode(other, _tokenizer(), 40, tmp_path / "other")
+    first = tokens.encode(d, _tokenizer(), 40, tmp_path)
+    os.replace(next((tmp_path / "other").glob("*.npz")), next(tmp_path.glob("*.npz")))
+    assert len(tokens.encode(d, _tokenizer(), 40, tmp_path)["train"]) == len(first["train"])
+
+
+def test_a_token_cache_that_cannot_be_read_for_now_is_not_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     d = tasks.open_task("synthetic/pair")
     tokens.encode(d, _tokenizer(), 40, tmp_path)
-    path = next(tmp_path.glob("*.npz"))
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match=r"token cache .*is damaged .*delete it"):
+    before = next(tmp_path.glob("*.npz")).stat().st_ino
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(tokens.np, "load", full)
+    with pytest.raises(OSError, match="Too many open files"):
         tokens.encode(d, _tokenizer(), 40, tmp_path)
+    assert next(tmp_path.glob("*.npz")).stat().st_ino == before
 
 
 @pytest.mark.parametrize("length", [4, 10_000])

@@ -8,6 +8,7 @@ from msgspec import structs, to_builtins
 
 from peftbench.records.data_summary import DataSummary
 from peftbench.records.record import ProfileRecord, Record, RunRecord
+from peftbench.records.retries import LOST
 from peftbench.records.spec import digest
 from peftbench.report.data import data_text, times
 from peftbench.report.data.comparison import Comparison, Entry, constant_answer
@@ -32,7 +33,7 @@ def collect(
         entries: its rows.
         reference: label of the reference.
         learned: whether the task was learned; None if undecided.
-        repeated: spec id -> number of failed attempts before the one that finished.
+        repeated: spec id -> number of attempts that did not finish.
 
     Returns:
         Sentences, most important first.
@@ -55,8 +56,8 @@ def collect(
         yield f"No finished run of the reference {reference}: nothing can be given relative to it."
     elif base.mean <= 0:
         yield f"The reference {reference} has no positive mean score: nothing can be given relative to it."
-    yield from _failures(runs)
-    if again := sum(repeated.get(r.spec_id, 0) for r in runs):
+    yield from _failures(runs, repeated)
+    if again := sum(repeated.get(r.spec_id, 0) for r in runs if r.is_finished):
         yield f"{_count(again, 'earlier attempt')} failed and the run was repeated; the first finished attempt counts."
     if any(e.size == "nearest" for e in entries):
         yield "Size 'nearest': no setting of the method lies within the tolerance of the budget; its nearest one ran."
@@ -77,12 +78,14 @@ def data_of(runs: Sequence[RunRecord]) -> DataSummary | None:
     return next((r.body.data for r in runs if r.body.data is not None), None)
 
 
-def _failures(runs: Sequence[RunRecord]) -> Iterator[str]:
+def _failures(runs: Sequence[RunRecord], attempts: Mapping[str, int]) -> Iterator[str]:
     failed = [r for r in runs if not r.is_finished]
     for r in failed[:12]:
         reason = " ".join((r.body.reason or "no reason recorded").split())
         short = reason if len(reason) <= 160 else reason[:157] + "..."
-        yield f"{r.spec.method.label}, seed {r.spec.seed}: {r.status} ({short})"
+        count = attempts.get(r.spec_id, 0)
+        often = f" after {count} attempts" if r.status in LOST and count > 1 else ""
+        yield f"{r.spec.method.label}, seed {r.spec.seed}: {r.status}{often} ({short})"
     if len(failed) > 12:
         yield f"{_count(len(failed) - 12, 'more run')} failed; the records say why."
 

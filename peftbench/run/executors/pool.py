@@ -33,6 +33,7 @@ from peftbench.run.time_limits import GRACE_SECONDS, Deadline
 KEEP_MEMORY = f"glibc.malloc.mmap_threshold={2**34}:glibc.malloc.trim_threshold={2**34}"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 MAX_FAILED_STARTS = 3  # workers that may die one after another before any of them was ready
+RETIRING_SECONDS = 10  # for a worker that takes no further job to leave by itself
 STDERR_TAIL = 4000  # characters kept of what a dead worker printed
 WORKER = worker_module.__name__  # what `python -m` runs
 
@@ -51,6 +52,7 @@ class WorkerProcess:
         retiring: it takes no further job and leaves by itself.
         kill_reason: why the pool killed it.
         deadline: watches the job; None on no job, and while its record is written.
+        leave_by: when a retiring process is killed, in seconds of `time.monotonic`; threads of a method may keep it.
         passed: the time limit that the job passed, if the pool killed the process for that.
     """
 
@@ -67,6 +69,7 @@ class WorkerProcess:
     kill_reason: str | None = None
     deadline: Deadline | None = None
     passed: tuple[str, float] | None = None
+    leave_by: float | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -108,10 +111,14 @@ class Pool:
         self.close(patience_seconds=0 if error else 5)
 
     def grow(self, size: int) -> None:
-        """Start workers until there are `size`; they load while the caller goes on."""
+        """Start workers until there are `size`, or as many as the machine allows; they load while the caller goes on.
+
+        Raises:
+            ExecutorError: not even one can be started.
+        """
         for number in range(1, size + 1):
-            if number not in self.workers:
-                self._start(number)
+            if number not in self.workers and not self._start(number):
+                return
 
     def idle(self) -> list[WorkerProcess]:
         """The workers that can take a job now."""
@@ -161,7 +168,10 @@ class Pool:
             worker.process.kill()
 
     def _kill_late(self) -> None:
-        """Kill the workers whose job has passed a time limit and does not notice it."""
+        """Kill workers whose job has passed a time limit and does not notice it, and those that should have left."""
+        for worker in self.workers.values():
+            if worker.leave_by is not None and time.monotonic() > worker.leave_by:
+                worker.process.kill()
         for worker in self.busy():
             if worker.deadline and not worker.kill_reason and (passed := worker.deadline.passed(GRACE_SECONDS)):
                 worker.passed, worker.kill_reason = passed, time_limits.reason(*passed)
@@ -176,7 +186,20 @@ class Pool:
             self._end(worker, max(0.0, deadline - time.monotonic()) if worker.is_idle else 0)
         self._selector.close()
 
-    def _start(self, number: int) -> None:
+    def _start(self, number: int) -> bool:
+        """Start a worker; return False if the machine allows no further one."""
+        try:
+            self._spawn(number)
+            return True
+        except OSError as error:
+            if self.workers:
+                return False
+            raise ExecutorError(
+                f"a worker process cannot be started: {error}. Free what the machine lacks (disk, memory, open files, "
+                "processes), and run again to resume"
+            ) from error
+
+    def _spawn(self, number: int) -> None:
         kwargs = self.setup.session_kwargs(cores())
         stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         command = [sys.executable, "-P", "-X", "faulthandler", "-m", WORKER]
@@ -220,7 +243,9 @@ class Pool:
 
     def _handle_message(self, worker: WorkerProcess, message: dict[str, Any]) -> list[Event]:
         kind = message.pop("event")
-        if kind == "unwritable" or (kind == "failed" and message["by_user"]):
+        if kind == "unwritable":
+            return [self._handle_unwritable(worker, message["message"])]
+        if kind == "failed" and message["by_user"]:
             raise UserError(message["message"])
         if kind == "failed":
             raise ExecutorError(f"a worker cannot start: {message['message']}\n{message['traceback']}")
@@ -232,15 +257,29 @@ class Pool:
         if kind == "writing":
             worker.deadline = None
             return []
-        if kind in ("alive", "progress") and worker.deadline:
-            if kind == "alive" or worker.deadline.alive is not None:
-                worker.deadline.alive = time.monotonic()
+        if (d := worker.deadline) and (kind == "alive" or (kind == "progress" and d.alive is not None)):
+            d.alive = time.monotonic()
         if kind == "alive":
             return []
         if kind == "progress":
             return [Progressed(worker.number, job, message["progress"])]
         worker.job, worker.deadline, worker.retiring = None, None, message.pop("retire")
+        worker.leave_by = time.monotonic() + RETIRING_SECONDS if worker.retiring else None
         return [Ended(worker.number, job, message)]
+
+    def _handle_unwritable(self, worker: WorkerProcess, why: str) -> Ended:
+        """Write the record of a job for a worker that cannot; it may lack open files that this process has.
+
+        Raises:
+            UserError: this process cannot write it either.
+        """
+        assert worker.job is not None
+        assert worker.env is not None
+        assert worker.started is not None
+        job, worker.job, worker.deadline, worker.retiring = worker.job, None, None, True
+        worker.leave_by = time.monotonic() + RETIRING_SECONDS
+        reason = f"its process could not write the record: {why}"
+        return Ended(worker.number, job, write_killed(job, worker.env, worker.started, reason, status="interrupted"))
 
     def _handle_exit(self, worker: WorkerProcess) -> list[Event]:
         """Write the killed record of the job of a worker that the pool did not end itself."""
@@ -263,7 +302,8 @@ class Pool:
             facts = write_killed(worker.job, worker.env, worker.started, reason, tail, limit)
             events.append(Ended(worker.number, worker.job, facts))
         if not worker.retiring:
-            events.append(Notice(f"worker {worker.number} {cause}; another takes its place"))
+            how = "was ended" if worker.kill_reason else cause
+            events.append(Notice(f"worker {worker.number} {how}; another takes its place"))
         return events
 
     def _end(self, worker: WorkerProcess, patience_seconds: float, keep_stderr: bool = False) -> None:

@@ -110,7 +110,7 @@ def _serve(channel: Channel, host: SessionHost, job: Job, single: bool) -> bool:
     before = set(threading.enumerate())
     try:
         facts = host.carry_out(job, _reporter(channel), _stopper(channel, job), _Writing(channel))
-    except (OSError, UserError) as error:  # a full disk, a directory that was removed: no record can be written
+    except (OSError, UserError, MemoryError) as error:  # a full disk, no more open files: no record can be written
         channel.send("unwritable", **describe(error))
         return False
     retire = children.end_own() or single or device_is_broken(facts) or host.is_spent or _left_threads(before)
@@ -133,7 +133,7 @@ class _Writing:
 
 
 def _stopper(channel: Channel, job: Job) -> Stop:
-    """Tells whether the parent wants the job to stop; where steps have a limit, each call tells the parent of a step."""
+    """Tells whether the parent wants the job to stop. With a limit for steps, each call tells the parent of a step."""
     step, last = job.limits.step, -math.inf
 
     def stop() -> bool:

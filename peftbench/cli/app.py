@@ -7,15 +7,15 @@ when it runs, so that `--help` answers at once.
 from __future__ import annotations
 
 import sys
-from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
 from peftbench import __version__
-from peftbench.cli import adapters, catalogue, cost, experiments, methods, reports, verify
+from peftbench.cli import adapters, catalogue, cost, experiments, methods, reports, streams, verify
 from peftbench.cli.options import say
 from peftbench.errors import UserError
+from peftbench.run import children
 
 GROUPS = (experiments, reports, verify, catalogue, methods, cost, adapters)  # in the order of `--help`
 
@@ -32,16 +32,26 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line. A UserError prints one message and exits with code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # on a terminal that lacks a character
+    output = streams.open_streams()
+    children.adopt()
+    before = children.below()
+    code = _run()
+    children.end_below(before)  # a method that the plan has tried may have started processes
+    sys.exit(streams.exit_code(code, output, sys.argv[1:]))
+
+
+def _run() -> int:
+    """Run the command; return its exit code."""
     try:
         app()
     except UserError as e:
         say(f"error: {e}", sys.stderr)
-        sys.exit(2)
+        return 2
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else int(e.code is not None)
+    return 0
 
 
 @app.callback(invoke_without_command=True)

@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from peftbench.errors import UserError
+from peftbench.run import children
 from peftbench.run.attempt import write_killed
-from peftbench.run.executors import Ended, Event, ExecutorError, Notice, Progressed, Setup, children, cores
+from peftbench.run.executors import Ended, Event, ExecutorError, Notice, Progressed, Setup, cores
 from peftbench.run.executors import worker as worker_module
 from peftbench.run.jobs import Job, Start
 

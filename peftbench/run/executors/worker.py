@@ -25,8 +25,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from peftbench.errors import UserError
+from peftbench.run import children
 from peftbench.run.attempt import SessionHost, describe, device_is_broken
-from peftbench.run.executors import children
 from peftbench.run.jobs import Job, Progress
 
 PROGRESS_EVERY_SECONDS = 0.1

@@ -65,11 +65,18 @@ def test_child_processes_end_when_the_pool_is_closed_on_a_run(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-@pytest.mark.parametrize("first", ["runner", "stopped workers", "workers and runner"])
+@pytest.mark.parametrize(
+    ("number", "first"),
+    [
+        (signal.SIGKILL, "runner"),
+        (signal.SIGKILL, "stopped workers"),
+        (signal.SIGKILL, "workers and runner"),
+        (signal.SIGTERM, "runner"),
+        (signal.SIGINT, "runner"),
+        (signal.SIGHUP, "runner"),
+    ],
+)
 def test_child_processes_end_with_the_runner(tmp_path: Path, number: signal.Signals, first: str) -> None:
-    if number != signal.SIGKILL and first != "runner":
-        pytest.skip("a runner that can act ends its workers itself")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     script = [sys.executable, fake_session.__file__, str(tmp_path / "r"), "--hyper", '{"do": "children hang"}']
     runner = subprocess.Popen(script, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

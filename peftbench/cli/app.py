@@ -1,7 +1,7 @@
 """The command line: arguments in, exit codes out.
 
-Exit codes: 0 success, 1 a run or a check failed, 2 a user error, 130 interrupted. Each command imports what it needs
-when it runs, so that `--help` answers at once.
+Exit codes: 0 success, 1 a run or a check failed or the output is lost, 2 a user error, 130 interrupted, 141 nobody
+reads the output any more. Each command imports what it needs when it runs, so that `--help` answers at once.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 @pytest.mark.slow
 @pytest.mark.parametrize("env", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, ASCII, {"LC_ALL": "POSIX", **ASCII}])
 def test_ascii_is_enough(shell, tmp_path: Path, env: dict[str, str]) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY.replace("lora]", "lora: {label: 'déjà-漢字'}]"), encoding="utf-8")
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("lora]", "lora: {label: 'déjà'}]"), encoding="utf-8")
     done = shell(RUN, **env)
     assert done.returncode == 0, done.stderr
     assert "\\xe9j" in done.stdout or "déjà" in done.stdout

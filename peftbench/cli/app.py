@@ -32,6 +32,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line. A UserError prints one message and exits with code 2."""
+    streams.use_utf8()
     output = streams.open_streams()
     children.adopt()
     before = children.below()

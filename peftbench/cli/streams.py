@@ -42,6 +42,18 @@ class Forgiving(io.FileIO):
         return size
 
 
+def use_utf8() -> None:
+    """Start this program anew where names of files cannot have all characters, as in the locale C with PYTHONUTF8=0.
+
+    What it prints stays in the encoding of the streams.
+    """
+    if sys.getfilesystemencoding().lower() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.environ.setdefault("PYTHONIOENCODING", getattr(sys.stdout, "encoding", None) or "ascii")
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def open_streams() -> Forgiving | None:
     """Put standard output and standard error in place, so that printing does not fail.
 

@@ -257,6 +257,7 @@ def environment_of(threads: int | None) -> dict[str, str]:
     """
     env = {"GLIBC_TUNABLES": KEEP_MEMORY, **os.environ}
     env["PYTHONPATH"] = os.pathsep.join(p or os.getcwd() for p in sys.path)
+    env["PYTHONUTF8"] = "1"  # names of files may have any character
     return env | {"TOKENIZERS_PARALLELISM": "false"} | ({v: str(threads) for v in THREAD_VARIABLES} if threads else {})
 
 

@@ -7,7 +7,9 @@
 `api` documents these functions.
 """
 
-from pathlib import Path
+import os
+
+import peftbench.cli.search_path  # first: no other import may find a file of the working directory
 
 # Four functions bear the names of packages. Importing a package sets its name here, once; so the packages come first.
 import peftbench.plan
@@ -18,4 +20,5 @@ from peftbench.api import Plan, Records, Report, attach, plan, records, report, 
 
 __version__ = "0.1.0"
 __all__ = ["Plan", "Records", "Report", "attach", "plan", "records", "report", "run"]
-__path__.append(str(Path(__file__).parent / "method" / "old_paths"))  # module paths that plugins used in release 0.1
+# The module paths that plugins used in release 0.1:
+__path__.append(os.path.join(os.path.dirname(__file__), "method", "old_paths"))

@@ -13,11 +13,46 @@ WHERE_PATHS_START = (  # the one rule, for messages of missing files and folders
 )
 
 
+LONGEST_MESSAGE = 2_000  # characters, so that a terminal shows all of it
+LONGEST_WORD = 300  # characters between two spaces: longer than the paths that people write
+LONGEST_VALUE = 100  # characters of a value that a message repeats
+
+
 class UserError(Exception):
     """A mistake of the user. The message says what was given, what is valid, and the fix.
 
-    The command line prints the message and exits with code 2.
+    The command line prints the message and exits with code 2. A message is brief, whatever it repeats.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(brief(str(message)))
+
+
+def brief(message: str) -> str:
+    """Return a message of at most `LONGEST_MESSAGE` characters. Long words and a long middle are cut out.
+
+    >>> brief("unknown key " + "x" * 5000)
+    'unknown key xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx[... 5,000 characters]xxxxxxxxxxxxxxxxxxxx'
+    """
+    message = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: _cut(word[0], 40, 20), message)
+    return message if len(message) <= LONGEST_MESSAGE else _cut(message, 1_300, 600)
+
+
+def shown(value: object) -> str:
+    """Return a value as messages repeat it: as Python writes it, with its middle cut out if it is long.
+
+    >>> shown("a b"), shown(10**400)
+    ("'a b'", '10000000000000000000000000000000000000000000000000000000000000[... 401 characters]00000000000000000000')
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or lists in lists without end
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= LONGEST_VALUE else _cut(text, 62, 20)
+
+
+def _cut(text: str, start: int, end: int) -> str:
+    return f"{text[:start]}[... {len(text):,} characters]{text[-end:]}"
 
 
 def unknown(what: str, given: object, valid: Iterable[str], where: str = "") -> UserError:
@@ -33,10 +68,16 @@ def unknown(what: str, given: object, valid: Iterable[str], where: str = "") -> 
     unknown method 'lroa'; did you mean 'lora'? Valid: dora, lora
     """
     names = sorted(valid)
-    near = get_close_matches(str(given), names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    near = nearest(given, names)
+    hint = f"; did you mean {near!r}?" if near else "."
     place = f"{where}: " if where else ""
-    return UserError(f"{place}unknown {what} {str(given)!r}{hint} Valid: {', '.join(names)}")
+    return UserError(f"{place}unknown {what} {shown(str(given))}{hint} Valid: {', '.join(names)}")
+
+
+def nearest(given: object, valid: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the valid name that resembles a given one most; None if none does, or the given one is very long."""
+    name = str(given)
+    return next(iter(get_close_matches(name, valid, n=1, cutoff=cutoff)), None) if len(name) <= LONGEST_WORD else None
 
 
 def unknown_method(given: object, valid: Iterable[str], where: str = "") -> UserError:
@@ -69,6 +110,6 @@ def validation_message(error: Mapping[str, Any]) -> str:
     """
     message = error["msg"].removeprefix("Value error, ").replace("Input should be ", "must be ")
     if error["type"] == "literal_error":
-        near = get_close_matches(str(error["input"]), re.findall(r"'([^']*)'", message), n=1)
-        message += f"; did you mean {near[0]!r}?" if near else ""
+        near = nearest(error["input"], re.findall(r"'([^']*)'", message))
+        message += f"; did you mean {near!r}?" if near else ""
     return VALID_TYPES.get(error["type"], message)

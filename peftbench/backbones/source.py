@@ -12,14 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from peftbench.backbones import architectures, embedded
+from peftbench.backbones import architectures, embedded, model_folder
 from peftbench.backbones.tiny import SEED, TINY
-from peftbench.errors import UserError
+from peftbench.errors import UserError, shown
 from peftbench.records import spec
 
 EMBEDDED = ("minilm-l6", "smollm2-135m")
 PRESETS = (*EMBEDDED, *TINY)
-_FILES = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
 _SECONDS = 5  # how long the hub may take to answer
 
 
@@ -77,7 +76,7 @@ def locate(model: str, revision: str | None = None) -> str:
     The tiny presets have no location; the result is empty for them.
 
     Raises:
-        UserError: The directory does not exist, or has no config.json.
+        UserError: The directory does not exist, has no config.json, or is refused (`model_folder.check`).
     """
     if model in TINY:
         return ""
@@ -87,6 +86,7 @@ def locate(model: str, revision: str | None = None) -> str:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{path} holds no config.json; a local backbone is a directory saved by save_pretrained")
+        model_folder.check(path)
         return str(path)
     if model.startswith((".", "/", "~")):
         raise UserError(f"no directory {path}; a backbone is one of {', '.join(PRESETS)}, a directory, or a hub id")
@@ -112,8 +112,8 @@ def fingerprint(model: str, revision: str | None = None) -> str:
         return embedded.fingerprint(model)
     place = locate(model, revision)
     if place != model or Path(place).is_dir():
-        files = sorted({f for pattern in _FILES for f in Path(place).glob(pattern)})
-        return _hashed(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+        files = model_folder.loaded_files(Path(place))
+        return _hashed(place, tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
     return f"hub:{model}@{_hub(model, revision)[0]}"
 
 
@@ -137,7 +137,7 @@ def unreachable(model: str, error: Exception) -> str:
     near = get_close_matches(model, PRESETS, n=1)
     hint = architectures.hint(model) or (f"did you mean {near[0]!r}?" if near else "")
     return (
-        f"backbone {model!r} cannot be loaded from the Hugging Face hub ({_reason(error)})"
+        f"backbone {shown(model)} cannot be loaded from the Hugging Face hub ({_reason(error)})"
         + (f"; {hint} " if hint else ". ")
         + "Check the name and the connection, give a local directory instead, or use an embedded model: "
         + ", ".join(EMBEDDED)
@@ -150,9 +150,10 @@ def _reason(error: Exception) -> str:
 
 
 @lru_cache
-def _hashed(files: tuple[tuple[str, int, int], ...]) -> str:
+def _hashed(folder: str, files: tuple[tuple[str, int, int], ...]) -> str:
     total = hashlib.sha256()
     for name, _, _ in files:
         with open(name, "rb") as f:
-            total.update(Path(name).name.encode() + hashlib.file_digest(f, "sha256").digest())
+            inside = Path(name).relative_to(folder).as_posix()
+            total.update(inside.encode() + hashlib.file_digest(f, "sha256").digest())
     return total.hexdigest()

@@ -7,16 +7,17 @@ reads the output any more. Each command imports what it needs when it runs, so t
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from peftbench import __version__
 from peftbench.cli import adapters, catalogue, cost, experiments, methods, reports, streams, verify
 from peftbench.cli.options import say
-from peftbench.errors import UserError
+from peftbench.errors import UserError, brief
 from peftbench.run import children
 
+USAGE_ERROR: Any = typer.BadParameter.__base__  # of an unknown option, a wrong value, a missing argument
 GROUPS = (experiments, reports, verify, catalogue, methods, cost, adapters)  # in the order of `--help`
 
 app = typer.Typer(
@@ -44,15 +45,37 @@ def main() -> None:
 def _run() -> int:
     """Run the command; return its exit code."""
     try:
-        app()
-    except UserError as e:
-        say(f"error: {e}", sys.stderr)
+        return _code()
+    except (UserError, OSError, MemoryError, RecursionError) as e:
+        say(f"error: {_mistake(e)}", sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return 130
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else int(e.code is not None)
-    return 0
+
+
+def _code() -> int:
+    """Run the command that the arguments name, and return its exit code."""
+    try:
+        return app(standalone_mode=False) or 0
+    except USAGE_ERROR as e:
+        if len(sys.argv) > 1:  # without arguments, the message is the help
+            e.message = brief(e.message)
+        e.show()
+        return int(e.exit_code)
+
+
+def _mistake(error: Exception) -> UserError:
+    """Return what a user reads. Anything that a command is given may be too much for the system or for Python."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError):
+        what = f"{error.filename}: " if error.filename is not None else ""
+        return UserError(f"{what}{error.strerror or error}; check this path and the permissions of its folder")
+    if isinstance(error, MemoryError):
+        return UserError("the memory of this machine is not enough for what was given; give less of it")
+    return UserError("what was given has values inside values, deeper than Python can follow; give flatter input")
 
 
 @app.callback(invoke_without_command=True)

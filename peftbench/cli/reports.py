@@ -11,7 +11,7 @@ import typer
 
 from peftbench import api
 from peftbench.cli.options import AsJson, print_json, say
-from peftbench.errors import UserError
+from peftbench.errors import UserError, shown
 
 
 def report(
@@ -40,7 +40,7 @@ def report(
     """
     names = [] if columns is None else [name.strip() for name in columns.split(",")]
     if len(set(names)) < len(names) or "" in names:
-        raise UserError(f"--columns {columns!r}: give each column once, such as --columns score,trainable,memory")
+        raise UserError(f"--columns {shown(columns)}: give each column once, such as --columns score,trainable,memory")
     compared = api.report(results, against=against)
     if check:
         outdated = compared.check(out, names, pdf)

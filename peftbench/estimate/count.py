@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftbench.errors import UserError, unknown
+from peftbench.errors import UserError, shown, unknown
 
 if TYPE_CHECKING:
     from peftbench.backbones.load import Backbone
@@ -158,8 +158,8 @@ def origin(model: str) -> Origin:
             raise
         names = ", ".join(architectures.known())
         raise UserError(
-            f"unknown model {model!r}; did you mean {near[0]!r}? Known without weights: {names}; or give a directory "
-            f"or a hub id (the hub: {error.__cause__ or error})"
+            f"unknown model {shown(model)}; did you mean {near[0]!r}? Known without weights: {names}; or give a "
+            f"directory or a hub id (the hub: {error.__cause__ or error})"
         ) from error
 
 
@@ -175,7 +175,7 @@ def parsed(pairs: Iterable[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key.strip():
-            raise UserError(f"{pair!r} is no hyperparameter; write key=value, e.g. rank=16 or roles='q v'")
+            raise UserError(f"{shown(pair)} is no hyperparameter; write key=value, e.g. rank=16 or roles='q v'")
         if key in values:
             raise UserError(f"{key} is given twice; keep one of them")
         values[key] = scalar(text)

@@ -63,23 +63,21 @@ def _answer(
     store = stores.open("texts", digest({"code": code, "packages": packages}))
     options = dict(task.options)
     key = digest([backbone.fingerprint, task.fingerprint, task.version, options, max_length, backbone.roles])
-    answer: dict[str, Any] = store.get(key, lambda: _read(backbone, task, max_length, data_dir))
+    answer: dict[str, Any] = store.get(key, lambda: _read(stores, backbone, task, max_length, data_dir))
     return answer
 
 
-def _read(backbone: BackboneSpec, task: TaskSpec, max_length: int, data_dir: Path | None) -> dict[str, Any]:
-    from peftbench.backbones import limits, source  # torch
-    from peftbench.backbones.load import load_on_meta
-    from peftbench.backbones.tokenizers import tokenizer_and_start
+def _read(
+    stores: Stores, backbone: BackboneSpec, task: TaskSpec, max_length: int, data_dir: Path | None
+) -> dict[str, Any]:
+    from peftbench.backbones.tokenizers import tokenizer_and_start  # transformers
     from peftbench.tasks.summary import summarise
 
     dataset = tasks.open_task(task.name, task.options, data_dir)
     if dataset.fingerprint != task.fingerprint:
         raise UserError(f"the data of {task.name} changed since the plan was made; run again")
     tokenizer, start = tokenizer_and_start(backbone.model, dataset.kind, backbone.revision)
-    origin = source.origin(backbone.model, backbone.revision)
-    network = load_on_meta(origin, dataset.kind, len(dataset.labels) or 1, backbone.roles)
-    known = limits.of(network.net, dataset.kind)
+    known = _limits(stores, backbone, dataset.kind, len(dataset.labels) or 1)
     encoded = tokens.encode(dataset, tokenizer, max_length, cache.root() / "tokens", start)
     examples = {split: dataset.split(split) for split in encoded}
     return {
@@ -87,3 +85,19 @@ def _read(backbone: BackboneSpec, task: TaskSpec, max_length: int, data_dir: Pat
         "network": asdict(known),
         "summary": msgspec.to_builtins(summarise(dataset, encoded, tokenizer)),
     }
+
+
+def _limits(stores: Stores, backbone: BackboneSpec, kind: str, labels: int) -> Limits:
+    """Return the limits of a network, which the stores keep: another data set needs no network."""
+    packages = cache.versions("torch", "transformers")
+    store = stores.open("limits", digest({"code": cache.code_key("backbones"), "packages": packages}))
+    key = digest([backbone.fingerprint, kind, labels, backbone.roles])
+    return Limits(**store.get(key, lambda: _limits_on_meta(backbone, kind, labels)))
+
+
+def _limits_on_meta(backbone: BackboneSpec, kind: str, labels: int) -> dict[str, Any]:
+    from peftbench.backbones import limits, source  # torch
+    from peftbench.backbones.load import load_on_meta
+
+    origin = source.origin(backbone.model, backbone.revision)
+    return asdict(limits.of(load_on_meta(origin, kind, labels, backbone.roles).net, kind))

@@ -17,7 +17,7 @@ from typing import Any
 from peftbench import cache, errors
 from peftbench.backbones.sites import Sites
 from peftbench.cache import Store, Stores
-from peftbench.errors import UserError, unknown
+from peftbench.errors import UserError, shown, unknown
 from peftbench.method import registry
 from peftbench.records.spec import digest
 
@@ -51,7 +51,7 @@ class BadHyper(UserError):
     """
 
     def __init__(self, name: str, mistakes: list[tuple[str, Any, str]]) -> None:
-        super().__init__("; ".join(f"{name}.{key} = {given!r}: {valid}" for key, given, valid in mistakes))
+        super().__init__("; ".join(f"{name}.{key} = {shown(given)}: {valid}" for key, given, valid in mistakes))
         self.mistakes = mistakes
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, field_validator
 
-from peftbench.errors import UserError, unknown, unknown_method
+from peftbench.errors import UserError, shown, unknown, unknown_method
 from peftbench.method.base import Method
 
 PACKAGE = "peftbench.methods"  # of the method files
@@ -110,8 +110,8 @@ def make(cls: type[Method], hyper: Mapping[str, Any], where: str = "") -> Method
     try:
         return cls(**dict(schema(cls).model_validate(dict(hyper))))
     except ValidationError as error:
-        mistakes = "; ".join(f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors())
-        raise UserError(f"{where or cls.name}: {mistakes}") from error
+        said = [f"{'.'.join(map(str, e['loc']))} = {shown(e['input'])}: {e['msg']}" for e in error.errors()]
+        raise UserError(f"{where or cls.name}: {'; '.join(said)}") from error
 
 
 FLOAT32_MAX = (2 - 2**-23) * 2.0**127
@@ -140,6 +140,11 @@ def defaults(cls: type[Method]) -> dict[str, Any]:
 def source(cls: type[Method]) -> Path:
     """Return the file that defines the method."""
     return Path(_sources[cls.name])
+
+
+def folders() -> set[Path]:
+    """Return the folders with the code of the methods that are loaded: their own files, and helpers beside them."""
+    return {Path(source).resolve().parent for source in _sources.values()}
 
 
 def _check(cls: type[Method]) -> None:

@@ -8,14 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from peftbench.errors import UserError, unknown, unknown_method
+from peftbench.errors import UserError, shown, unknown, unknown_method
 from peftbench.method.catalogue import BadHyper, MethodFacts
-from peftbench.plan import tuning
+from peftbench.plan import limits, tuning
 from peftbench.plan.experiment import RESERVED, Experiment, MethodEntry
 from peftbench.plan.read import invalid_exemptions
 from peftbench.plan.strict_yaml import Place, spell
 
 LONGEST_LABEL = 60  # characters
+_RATE = f"number above 0 and at most {limits.RATE:,}"
 Check = Callable[[str, Mapping[str, Any]], dict[str, Any]]  # Catalogue.hyper
 
 
@@ -73,6 +74,8 @@ def expand(experiment: Experiment, methods: Mapping[str, MethodFacts], check: Ch
     for entry in experiment.methods:
         try:
             configurations += _expanded(experiment, entry, methods, check)
+            if len(configurations) > limits.RUNS:
+                raise experiment.error(entry.place, f"more than {limits.RUNS:,} configurations so far; give fewer")
         except UserError as e:
             mistakes.append(str(e))
     if mistakes:
@@ -111,6 +114,8 @@ def _expanded(
     for key, values in axes.items():
         if not values:
             raise experiment.error((*entry.place, key), "given an empty list; a grid needs at least one value")
+    if (number := math.prod(map(len, axes.values()))) > limits.RUNS:
+        raise experiment.error(entry.place, f"its lists make {number:,} configurations; give at most {limits.RUNS:,}")
     points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     labels = _labels(experiment, entry, points)
     return [_configuration(experiment, entry, facts, p, label, check) for p, label in zip(points, labels, strict=True)]
@@ -120,20 +125,25 @@ def _configuration(
     experiment: Experiment, entry: MethodEntry, facts: MethodFacts, point: dict[str, Any], label: str, check: Check
 ) -> Configuration:
     lr = point.get("lr", facts.lr if entry.lr is None else entry.lr)
-    if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not math.isfinite(lr) or lr <= 0:
-        raise experiment.error((*entry.place, "lr"), f"given {lr!r}; a learning rate is a number above 0")
+    if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 < lr <= limits.RATE:
+        raise experiment.error((*entry.place, "lr"), f"given {shown(lr)}; a learning rate is a {_RATE}")
     first = entry.first_seed
-    if isinstance(first, bool) or not isinstance(first, int) or first < 0:
-        raise experiment.error((*entry.place, "first_seed"), f"given {first!r}; a first seed is a whole number from 0")
+    if isinstance(first, bool) or not isinstance(first, int) or not 0 <= first <= limits.SEED:
+        valid = f"a first seed is a whole number from 0 to {limits.SEED}"
+        raise experiment.error((*entry.place, "first_seed"), f"given {shown(first)}; {valid}")
     written = {**entry.hyper, **{k: v for k, v in point.items() if k != "lr"}}
     try:
         hyper = check(entry.name, written)
     except BadHyper as e:
         errors = [
-            str(experiment.error((*entry.place, key) if key else entry.place, f"given {value!r}; {valid}"))
+            str(experiment.error((*entry.place, key) if key else entry.place, f"given {shown(value)}; {valid}"))
             for key, value, valid in e.mistakes
         ]
         raise UserError("\n".join(errors)) from e
+    for key, value in hyper.items():
+        most = limits.SIZE_KNOB if key == facts.size_knob else limits.HYPERPARAMETER
+        if isinstance(value, int) and abs(value) > most:
+            raise experiment.error((*entry.place, key), f"given {shown(value)}; must be at most {most:,}")
     exempt = _exempt(experiment, entry)
     space = {} if "trials" in exempt else _space(experiment, entry, facts, written, "lr" in point, check)
     return Configuration(
@@ -158,10 +168,10 @@ def _exempt(experiment: Experiment, entry: MethodEntry) -> Mapping[str, str]:
     if entry.exempt is None:
         return {}
     if not isinstance(entry.exempt, dict):
-        raise experiment.error(place, f"given {entry.exempt!r}; valid: a mapping such as {{memory: the reason}}")
+        raise experiment.error(place, f"given {shown(entry.exempt)}; valid: a mapping such as {{memory: the reason}}")
     for axis, reason in entry.exempt.items():
         if not isinstance(reason, str) or not reason.strip():
-            raise experiment.error((*place, axis), f"given {reason!r}; every exemption needs its reason, in words")
+            raise experiment.error((*place, axis), f"given {shown(reason)}; every exemption needs its reason, in words")
     if mistakes := list(invalid_exemptions(experiment, entry.exempt, place)):
         raise UserError("\n".join(map(str, mistakes)))
     return dict(entry.exempt)
@@ -222,7 +232,7 @@ def _labels(experiment: Experiment, entry: MethodEntry, points: list[dict[str, A
     for label in labels:
         if not isinstance(label, str) or not label.strip() or not label.isprintable() or len(label) > LONGEST_LABEL:
             valid = f"a label is a text of 1 to {LONGEST_LABEL} printable characters"
-            raise experiment.error(place, f"given {label!r}; {valid}")
+            raise experiment.error(place, f"given {shown(label)}; {valid}")
     return labels
 
 

@@ -17,15 +17,21 @@ from pydantic.json_schema import WithJsonSchema
 from peftbench.errors import UserError
 from peftbench.measure.probes import CARDS
 from peftbench.measure.probes import known as known_probes
+from peftbench.plan import limits
 from peftbench.plan.memory_size import parsed_size
 from peftbench.plan.strict_yaml import Document, Place
+from peftbench.records.retries import TimeLimits
 
 RESERVED = ("label", "lr", "first_seed", "search_space", "exempt")  # keys of a method's mapping, not hyperparameters
 EXEMPTIBLE = ("trainable_params", "memory", "trials")  # budgets that a method or a task may be exempt from
 LENGTH_UNITS = ("steps", "tokens", "seconds")  # a budget limits the length of a run in exactly one of them
 
-Count = Annotated[int, Field(ge=1)]
-Length = Annotated[int, Field(ge=2)]
+Steps = Annotated[int, Field(ge=1, le=limits.STEPS)]
+Tokens = Annotated[int, Field(ge=1, le=limits.TOKENS)]
+Seconds = Annotated[float, Field(gt=0, le=limits.SECONDS)]
+BatchSize = Annotated[int, Field(ge=1, le=limits.BATCH_SIZE)]
+Length = Annotated[int, Field(ge=2, le=limits.LENGTH)]
+Rounds = Annotated[int, Field(ge=1, le=limits.ROUNDS)]
 Positive = Annotated[float, Field(gt=0)]
 Reason = Annotated[str, Field(min_length=1, description="why; printed in every table")]
 Exemptions = Mapping[str, Reason]  # keys: see EXEMPTIBLE
@@ -44,12 +50,12 @@ class TaskSection(Section):
 
     task: str = Field(min_length=1, description="a name that `peftbench tasks` lists, or local for your own files")
     stand_in: str | None = Field(None, description="the task to run if this one's data is not available")
-    steps: Count | None = Field(None, description="optimiser steps on this task")
-    tokens: Count | None = Field(None, description="training tokens on this task")
-    seconds: Positive | None = Field(None, description="seconds of training steps on this task")
-    batch_size: Count | None = Field(None, description="examples in an optimiser step on this task")
-    max_length: int | None = Field(None, ge=2, description="tokens kept of an example of this task")
-    eval_every: Count | None = Field(None, description="steps between evaluations on this task's validation split")
+    steps: Steps | None = Field(None, description="optimiser steps on this task")
+    tokens: Tokens | None = Field(None, description="training tokens on this task")
+    seconds: Seconds | None = Field(None, description="seconds of training steps on this task")
+    batch_size: BatchSize | None = Field(None, description="examples in an optimiser step on this task")
+    max_length: Length | None = Field(None, description="tokens kept of an example of this task")
+    eval_every: Steps | None = Field(None, description="steps between evaluations on this task's validation split")
     exempt: Exemptions = Field({}, description="budgets that do not hold on this task, each with the reason")
 
     @property
@@ -61,19 +67,23 @@ class TaskSection(Section):
 class BudgetSection(Section):
     """The budget that every method gets."""
 
-    trainable_params: Count | None = Field(None, description="trainable parameters outside the head; null: not matched")
+    trainable_params: int | None = Field(
+        None, ge=1, le=limits.PARAMETERS, description="trainable parameters outside the head; null: not matched"
+    )
     tolerance: float = Field(0.05, ge=0, lt=1, description="largest relative deviation that counts as matched")
     strict: bool = Field(False, description="refuse methods with no size within the tolerance")
-    steps: Count = Field(200, description="optimiser steps")
-    tokens: Count | None = Field(None, description="training tokens in all; the number of steps follows from them")
-    seconds: Positive | None = Field(None, description="seconds of training steps, in place of a number of steps")
+    steps: Steps = Field(200, description="optimiser steps")
+    tokens: Tokens | None = Field(None, description="training tokens in all; the number of steps follows from them")
+    seconds: Seconds | None = Field(None, description="seconds of training steps, in place of a number of steps")
     memory: str | None = Field(None, description="peak of a training step, e.g. 2GiB: batches are split until they fit")
-    batch_size: Count = Field(16, description="examples in an optimiser step")
-    accumulation: Count = Field(1, description="parts that a batch is computed in, to save memory")
-    max_length: int = Field(128, ge=2, description="tokens kept of an example")
-    seeds: Count = Field(3, description="repetitions of each run")
-    trials: Count | None = Field(None, description="tuning trials of each configuration; null: no tuning")
-    tuning_steps: Count | None = Field(None, description="optimiser steps of a trial; null: as long as a final run")
+    batch_size: BatchSize = Field(16, description="examples in an optimiser step")
+    accumulation: BatchSize = Field(1, description="parts that a batch is computed in, to save memory")
+    max_length: Length = Field(128, description="tokens kept of an example")
+    seeds: int = Field(3, ge=1, le=limits.SEEDS, description="repetitions of each run")
+    trials: int | None = Field(
+        None, ge=1, le=limits.TRIALS, description="tuning trials of each configuration; null: no tuning"
+    )
+    tuning_steps: Steps | None = Field(None, description="optimiser steps of a trial; null: as long as a final run")
 
     @property
     def length_unit(self) -> str:
@@ -128,11 +138,13 @@ class TrainSection(Section):
 
     warmup: float = Field(0.06, ge=0, lt=1, description="share of the steps in which the rate rises from 0")
     decay: Literal["linear", "cosine", "constant"] = Field("linear", description="how the rate falls after the warm-up")
-    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW, on matrices only")
+    weight_decay: float = Field(0.0, ge=0, le=limits.RATE, description="weight decay of AdamW, on matrices only")
     clip: Positive | None = Field(1.0, description="largest norm of the whole gradient; null: no clipping")
-    head_lr: Positive | None = Field(None, description="learning rate of the task head; null: the method's own rate")
-    eval_every: Count | None = Field(None, description="steps between evaluations on validation; null: only at the end")
-    patience: Count | None = Field(None, description="evaluations without improvement before a run stops early")
+    head_lr: float | None = Field(
+        None, gt=0, le=limits.RATE, description="learning rate of the task head; null: the method's own rate"
+    )
+    eval_every: Steps | None = Field(None, description="steps between evaluations on validation; null: only at the end")
+    patience: Steps | None = Field(None, description="evaluations without improvement before a run stops early")
     checkpoint: Literal["last", "best"] = Field("last", description="the weights to test; best: by validation score")
 
     @model_validator(mode="after")
@@ -146,19 +158,38 @@ class TrainSection(Section):
 class LatencySection(Section):
     """The shapes at which the profile pass times inference."""
 
-    batches: tuple[Count, ...] = Field((1, 8, 32), strict=False, min_length=1, description="examples in a batch")
-    lengths: tuple[Length, ...] = Field((), strict=False, description="tokens, besides the task's median length")
-    rounds: Count | None = Field(None, description="timed rounds; a p95 needs 20; null: as many as for the steps")
-    tokens: Count = Field(8, description="tokens to generate after each prompt, where the network generates")
+    batches: tuple[BatchSize, ...] = Field(
+        (1, 8, 32), strict=False, min_length=1, max_length=limits.SHAPES, description="examples in a batch"
+    )
+    lengths: tuple[Length, ...] = Field(
+        (), strict=False, max_length=limits.SHAPES, description="tokens, besides the task's median length"
+    )
+    rounds: Rounds | None = Field(None, description="timed rounds; a p95 needs 20; null: as many as for the steps")
+    tokens: int = Field(
+        8, ge=1, le=limits.LENGTH, description="tokens to generate after each prompt, where the network generates"
+    )
 
 
 class ProfileSection(Section):
     """The profile pass. It measures times after all runs, while nothing else runs."""
 
-    processes: Count = Field(5, description="processes that repeat the pass one after another, for the intervals")
-    rounds: Count = Field(5, description="timed rounds through all methods, in each process")
-    warmup: int = Field(2, ge=0, description="untimed rounds before the timed ones, in each process")
+    processes: int = Field(
+        5, ge=1, le=limits.PROCESSES, description="processes that repeat the pass one after another, for the intervals"
+    )
+    rounds: Rounds = Field(5, description="timed rounds through all methods, in each process")
+    warmup: int = Field(2, ge=0, le=limits.ROUNDS, description="untimed rounds before the timed ones, in each process")
     latency: LatencySection = LatencySection()
+
+
+class TimeoutSection(Section):
+    """When a run is ended. It says nothing of what runs, so it is no part of a specification."""
+
+    run: Positive | None = Field(None, description="seconds of a whole run: loading, training and tests")
+    step: Positive | None = Field(None, description="seconds of a training step, or of a batch of an evaluation")
+
+    def limits(self, run: float | None = None) -> TimeLimits:
+        """Return the limits, with other seconds for a whole run if given."""
+        return TimeLimits(self.run if run is None else run, self.step)
 
 
 @dataclass(frozen=True)
@@ -204,7 +235,8 @@ class Experiment(Section):
         tuple[str, ...], WithJsonSchema({"type": "array", "items": {"enum": sorted(CARDS)}, "uniqueItems": True})
     ] = Field((), strict=False, description="what each run measures of the trained network besides its scores")
     save_adapters: bool = Field(False, description="keep each run's trained adapter under the results directory")
-    jobs: Count = Field(1, description="worker processes; several share the machine")
+    jobs: int = Field(1, ge=1, le=limits.JOBS, description="worker processes; several share the machine")
+    timeout: TimeoutSection = TimeoutSection()
     reference: str = Field("full", description="the label of the method that ratios are relative to")
     profile: ProfileSection | None = Field(ProfileSection(), description="false: measure no times")
     methods: Annotated[

@@ -12,7 +12,7 @@ from typing import Any
 from peftbench.backbones.sites import Sites
 from peftbench.errors import UserError
 from peftbench.measure.probes import CARDS
-from peftbench.plan import run_limits, size_budget, tuning
+from peftbench.plan import limits, run_limits, size_budget, tuning
 from peftbench.plan.configurations import Configuration
 from peftbench.plan.experiment import Experiment
 from peftbench.plan.resolve import Facts, TaskFacts
@@ -80,6 +80,7 @@ def grid(
             two tasks are the same.
     """
     chosen = [c for c in configurations if selection.has_method(c)]
+    _check_number(experiment, len(chosen), len(facts.tasks), selection)
     trials, final = [], []
     for task in facts.tasks:
         _check_texts(experiment, facts, task, measures)
@@ -95,6 +96,18 @@ def grid(
                     final.append(replace(p, spec=spec, trials=mine, waits=bool(mine), untuned=untuned))
     _check_distinct(experiment, final)
     return [*trials, *final]
+
+
+def _check_number(experiment: Experiment, configurations: int, tasks: int, selection: Selection) -> None:
+    """Refuse a grid of more runs than any cluster can carry out, before it is made."""
+    b = experiment.budget
+    seeds, trials = len(selection.seeds) or b.seeds, b.trials or 0
+    if (runs := configurations * tasks * (seeds + trials)) > limits.RUNS:
+        raise experiment.error(
+            ("budget",),
+            f"{configurations:,} configurations x {tasks:,} tasks x {seeds + trials:,} seeds and trials are {runs:,} "
+            f"runs; an experiment has at most {limits.RUNS:,}. Give fewer, or choose a part with --only",
+        )
 
 
 def _runs(
@@ -215,10 +228,12 @@ def _sized(
     try:
         if c.knob is None or c.knob_is_given or target is None or exempt:
             trainable = count(c.hyper)
+            _check_size(f"{c.name} trains {trainable:,} parameters", trainable, max(sites.base, limits.SMALL_NETWORK))
             size = "explicit" if c.knob_is_given else "exempt" if exempt else "native"
             deviation = None if target is None else trainable / target - 1
             return MethodSpec(c.name, c.label, c.version, c.hyper, size, deviation, c.exempt), trainable
         knob = c.knob
+        _check_size(f"the budget has {target:,} trainable parameters", target, sites.base)
         solved = size_budget.solve(
             lambda value: count({**c.hyper, knob: value}),
             target,
@@ -233,12 +248,18 @@ def _sized(
     return MethodSpec(c.name, c.label, c.version, hyper, size, solved.deviation, c.exempt), solved.achieved
 
 
+def _check_size(what: str, trainable: int, network: int) -> None:
+    most = limits.TIMES_THE_NETWORK * network
+    if trainable > most:
+        raise UserError(f"{what}; on this network give at most {most:,}, {limits.TIMES_THE_NETWORK} times its own")
+
+
 def _range(schema: Mapping[str, Any]) -> tuple[int, int]:
     """Return the least and the greatest value of a size knob."""
     options = [s for s in (schema, *schema.get("anyOf", [])) if s.get("type") == "integer"]
     kind = options[0] if options else {}
     low = kind.get("minimum", kind.get("exclusiveMinimum", 0) + 1)
-    return low, kind.get("maximum", kind.get("exclusiveMaximum", size_budget.HIGHEST + 1) - 1)
+    return low, kind.get("maximum", kind.get("exclusiveMaximum", limits.SIZE_KNOB + 1) - 1)
 
 
 def _train(experiment: Experiment, task: TaskFacts, lr: float, length: run_limits.Length) -> TrainSpec:

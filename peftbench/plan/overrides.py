@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from peftbench.errors import UserError, unknown
+from peftbench.errors import UserError, shown, unknown
 from peftbench.plan import strict_yaml
 from peftbench.plan.strict_yaml import Document, Place
 
 LISTS = ("methods", "tasks")  # sections whose entries a key selects
-SHORTHANDS = {"backbone": "model"}  # the key that a plain text in place of a mapping gives
+SHORTHANDS = {"backbone": "model", "timeout": "run"}  # the key that a plain value in place of a mapping gives
 
 
 def apply(document: Document, texts: Sequence[str]) -> Document:
@@ -37,7 +37,7 @@ def apply(document: Document, texts: Sequence[str]) -> Document:
     value, origins = dict(document.value), dict(document.origins)
     for text in texts:
         key, equals, value_text = text.partition("=")
-        option = f"--set {text!r}"
+        option = f"--set {shown(text)}"
         section, _, inner = key.strip().partition(".")
         parts = [section, *(inner.rsplit(".", 1) if section in LISTS else inner.split("."))] if inner else [section]
         if not equals or not all(parts) or not all(key.strip().split(".")):
@@ -61,10 +61,10 @@ def _placed(
     if not rest:
         return {**mapping, str(name): value}
     inner = mapping.get(str(name))
-    if isinstance(inner, str) and name in SHORTHANDS:
+    if isinstance(inner, str | int | float) and name in SHORTHANDS:
         inner = {SHORTHANDS[str(name)]: inner}
     if inner is not None and not isinstance(inner, dict):
-        raise UserError(f"{option}: {strict_yaml.spell(place)} is {inner!r}, which has no keys")
+        raise UserError(f"{option}: {strict_yaml.spell(place)} is {shown(inner)}, which has no keys")
     return {**mapping, str(name): _placed(dict(inner or {}), tuple(rest), place, value, option, origins)}
 
 

@@ -6,16 +6,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from peftbench.errors import UserError
+from peftbench.errors import UserError, shown
 from peftbench.measure import probes
 from peftbench.method.catalogue import Catalogue
 from peftbench.plan import configurations, grid, next_runs, resolve, run_limits
 from peftbench.plan.experiment import Experiment
 from peftbench.plan.grid import Planned
+from peftbench.plan.limits import JOBS
 from peftbench.plan.resolve import Facts
 from peftbench.plan.run_limits import Measures
 from peftbench.plan.selection import Selection
+from peftbench.records import user_file
 from peftbench.records.record import Record
+from peftbench.records.retries import TimeLimits
 from peftbench.records.spec import Spec
 
 
@@ -39,15 +42,18 @@ class Prepared:
         """Return the directory for records: the chosen one, or results/NAME."""
         return chosen if chosen is not None else Path("results") / self.experiment.name
 
-    def planner(self, before: Iterable[Record], retry_failed: bool) -> Callable[[list[Record]], list[Spec]]:
+    def planner(
+        self, before: Iterable[Record], retry_failed: bool, limits: TimeLimits | None = None
+    ) -> Callable[[list[Record]], list[Spec]]:
         """Return the function from the records to all specs, which the runner calls whenever all its runs have ended.
 
         Args:
             before: the records from before this invocation.
             retry_failed: whether failed runs run again.
+            limits: the time limits of this command.
         """
         first = list(before)
-        return lambda records: next_runs.all_specs(self.experiment, self.planned, records, retry_failed, first)
+        return lambda records: next_runs.all_specs(self.experiment, self.planned, records, retry_failed, first, limits)
 
     def check_jobs(self, jobs: int) -> None:
         """Refuse no workers, and several with a budget of seconds, because they would slow each other down.
@@ -55,8 +61,8 @@ class Prepared:
         Raises:
             UserError: `jobs` is below 1, or the budget counts seconds and `jobs` is above 1.
         """
-        if jobs < 1:
-            raise UserError(f"jobs: given {jobs!r}; must be at least 1")
+        if not 1 <= jobs <= JOBS:
+            raise UserError(f"jobs: given {shown(jobs)}; must be from 1 to {JOBS:,}")
         if self.experiment.budget.seconds is not None and jobs > 1:
             raise UserError(f"--jobs {jobs}: runs that share the machine get less done in the budget's seconds; use 1")
 
@@ -85,10 +91,10 @@ def prepare(
     Raises:
         UserError: the experiment cannot run as written, or `data_dir` does not exist.
     """
-    if data_dir is not None and not data_dir.is_dir():
-        what = "is a file, not a directory" if data_dir.exists() else "there is no such directory"
+    if data_dir is not None and not user_file.is_folder(data_dir):
+        what = "is a file, not a directory" if user_file.exists(data_dir) else "there is no such directory"
         raise UserError(f"--data-dir {data_dir}: {what}; give the folder that holds the data sets, or leave it out")
-    catalogue = Catalogue(tuple(p.expanduser().resolve() for p in plugins))
+    catalogue = Catalogue(tuple(user_file.resolved(p) for p in plugins))
     expanded = configurations.expand(experiment, catalogue.methods(), catalogue.hyper)
     selection = Selection.parse(only, experiment, expanded)
     facts = resolve.gather(experiment, selection, catalogue.stores, data_dir)

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from peftbench import errors
-from peftbench.errors import UserError, unknown
+from peftbench.errors import UserError, nearest, shown, unknown
 from peftbench.plan import overrides as overrides_
 from peftbench.plan import strict_yaml
 from peftbench.plan.experiment import (
@@ -30,9 +30,11 @@ from peftbench.plan.experiment import (
     ProfileSection,
     Section,
     TaskSection,
+    TimeoutSection,
     TrainSection,
 )
 from peftbench.plan.strict_yaml import Document, Place
+from peftbench.records import user_file
 from peftbench.tasks import local
 from peftbench.tasks.dataset import LIMITS
 
@@ -52,6 +54,7 @@ SECTIONS: dict[Place, type[Section]] = {
     ("train",): TrainSection,
     ("profile",): ProfileSection,
     ("profile", "latency"): LatencySection,
+    ("timeout",): TimeoutSection,
 }
 Source = str | Path | Mapping[str, Any] | Experiment
 IN_MEMORY = Path("experiment")  # stands for the file's path in messages about an experiment that has no file
@@ -97,8 +100,16 @@ def _document(source: Source) -> Document:
     if isinstance(source, Experiment):
         return source._document
     if isinstance(source, Mapping):
-        return Document(IN_MEMORY, json.loads(json.dumps(source, default=str)), {})
+        return Document(IN_MEMORY, _as_file(source), {})
     return strict_yaml.load(find(source))
+
+
+def _as_file(source: Mapping[str, Any]) -> Any:
+    """Return a mapping of Python as a file would give it."""
+    try:
+        return json.loads(json.dumps(source, default=str))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"the experiment's mapping cannot be written as JSON ({error}); give plain values") from error
 
 
 def _conflicts(experiment: Experiment) -> Iterator[UserError]:
@@ -139,17 +150,15 @@ def find(source: str | Path) -> Path:
     Raises:
         UserError: there is neither such a file nor such a packaged experiment.
     """
-    path = Path(source).expanduser()
-    if path.is_file():
+    path = user_file.expanded(source)
+    if user_file.exists(path):  # reading it refuses what is no file
         return path
-    if path.is_dir():
-        raise UserError(f"{path} is a directory; give the YAML file of an experiment")
     known = packaged()
     if str(source) in known:
         return known[str(source)]
-    in_folder = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-    near = get_close_matches(str(source), [*in_folder, *known], n=1)
-    hint = f"; did you mean {near[0]}?" if near else "."
+    in_folder = [str(p) for p in path.parent.glob("*.y*ml")] if user_file.is_folder(path.parent) else []
+    near = nearest(source, [*in_folder, *known])
+    hint = f"; did you mean {near}?" if near else "."
     raise UserError(f"no experiment file {source}{hint} Packaged experiments: {', '.join(known) or 'none'}")
 
 
@@ -167,6 +176,8 @@ def _normalised(document: Document, mistakes: list[UserError]) -> dict[str, Any]
     plain = dict(document.value)
     if isinstance(plain.get("backbone"), str):
         plain["backbone"] = {"model": plain["backbone"]}
+    if isinstance(limit := plain.get("timeout"), int | float) and not isinstance(limit, bool):
+        plain["timeout"] = {"run": limit}
     if isinstance(plain.get("tasks"), list):
         plain["tasks"] = tuple({"task": t} if isinstance(t, str) else t for t in plain["tasks"])
     if isinstance(plain.get("profile"), bool):
@@ -189,7 +200,7 @@ def _normalised(document: Document, mistakes: list[UserError]) -> dict[str, Any]
 def _add(document: Document, plain: dict[str, Any], added: Sequence[str], mistakes: list[UserError]) -> None:
     """Append the methods of the command line to those of the file."""
     for text in added:
-        place = (f"--method {text!r}",)
+        place = (f"--method {shown(text)}",)
         document.lines[place] = 0  # it has no line
         try:
             entry = _entry(document, strict_yaml.scalar(text), place)
@@ -205,12 +216,12 @@ def _entry(document: Document, item: Any, place: Place) -> MethodEntry:
     if isinstance(item, str):
         return MethodEntry(item, place)
     if not isinstance(item, dict) or len(item) != 1:
-        raise document.error(place, f"given {item!r}; a method is a name, or {{name: {{hyperparameter: value}}}}")
+        raise document.error(place, f"given {shown(item)}; a method is a name, or {{name: {{hyperparameter: value}}}}")
     ((name, inner),) = item.items()
     if inner is None:
         inner = {}
     if not isinstance(inner, dict):
-        raise document.error((*place, name), f"given {inner!r}; valid: a mapping such as {{rank: 4, lr: 1e-3}}")
+        raise document.error((*place, name), f"given {shown(inner)}; valid: a mapping such as {{rank: 4, lr: 1e-3}}")
     hyper = {k: v for k, v in inner.items() if k not in RESERVED}
     label, lr, first, space, exempt = (inner.get(key) for key in RESERVED)
     return MethodEntry(name, (*place, name), label, lr, 0 if first is None else first, hyper, space, exempt)
@@ -238,7 +249,7 @@ def _explained(document: Document, error: Any) -> UserError:
         message += ", or false" if place == ("profile",) else ""
     if error["type"] in ("tuple_type", "list_type") and str(place[-1]) in EXPECTED:
         message = f"must be {EXPECTED[str(place[-1])]}"
-    return document.error(place, f"given {error['input']!r}; {message}")
+    return document.error(place, f"given {shown(error['input'])}; {message}")
 
 
 def _unknown_key(document: Document, place: Place) -> UserError:
@@ -250,7 +261,7 @@ def _unknown_key(document: Document, place: Place) -> UserError:
         paths.append(f"methods.{key}")
     if len(place) > 1 or not paths:
         return unknown("key", key, _keys(place[:-1]), where=where)
-    return UserError(f"{where}: unknown key {key!r}; did you mean {' or '.join(map(repr, paths))}?")
+    return UserError(f"{where}: unknown key {shown(key)}; did you mean {' or '.join(map(repr, paths))}?")
 
 
 def _misspelt(document: Document, plain: Mapping[str, Any]) -> list[UserError]:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from peftbench.errors import UserError
-
-HIGHEST = 1 << 20  # above the ranks, widths and lengths of every network
+from peftbench.plan.limits import SIZE_KNOB
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,12 @@ class Solved:
 
 
 def solve(
-    count: Callable[[int], int], target: int, tolerance: float, low: int = 1, high: int = HIGHEST, strict: bool = False
+    count: Callable[[int], int],
+    target: int,
+    tolerance: float,
+    low: int = 1,
+    high: int = SIZE_KNOB,
+    strict: bool = False,
 ) -> Solved:
     """Find the value of the size knob whose number of parameters is nearest to the target.
 

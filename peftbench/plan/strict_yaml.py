@@ -1,34 +1,75 @@
 """Read YAML strictly and keep the line of each value for error messages.
 
-PyYAML's `safe_load` differs in three ways that matter to authors of experiments. It reads ``1e-3`` as text (YAML 1.1);
-here it is a number. It accepts a repeated key, whose last value wins; here that is an error. It forgets the lines.
+PyYAML reads YAML 1.1, forgets the lines, and lets the last of two equal keys win. Here one rule holds: a value without
+quotes is what the core schema of YAML 1.2 says, and whole numbers may group their digits (75_000). So ``1e-3`` is a
+number, ``010`` is ten, and ``yes``, ``1:30`` and ``2024-01-31`` are texts. A repeated key is an error, and so are a key
+that is no text and a tag of another type. Merge keys (``<<``) are read.
+
+A file is small, flat, and costs little, whatever it holds: see the limits.
 """
 
 from __future__ import annotations
 
+import codecs
+import math
 import re
-from collections.abc import Hashable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from peftbench.errors import UserError
+from peftbench.errors import UserError, shown
+from peftbench.records import user_file
 
 Place = tuple[str | int, ...]  # ("methods", 2, "lora", "rank")
-MAX_NODES = 100_000  # nested aliases can stand for billions of values and would exhaust the memory
+LARGEST_FILE = 1 << 20  # bytes
+MAX_NODES = 50_000  # nested aliases can stand for billions of values and would exhaust the memory
+MAX_DEPTH = 50  # values inside values; an experiment has six
+MAX_DIGITS = 300  # of a whole number, so that a float can hold it
+_FIX = "give the YAML file of an experiment"
+
+_TAG = "tag:yaml.org,2002:"
+_INT = r"[-+]?[0-9]+(?:_[0-9]+)*|0o[0-7]+|0x[0-9a-fA-F]+"
+_FORMS = {  # of values without quotes, by their type in the core schema
+    "null": re.compile(r"~|null|Null|NULL|"),
+    "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
+    "int": re.compile(_INT),
+    "float": re.compile(
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+    ),
+    "merge": re.compile("<<"),
+}
 
 
 class _Loader(yaml.SafeLoader):
-    """A SafeLoader that reads the numbers of YAML 1.2, such as 1e-3 and 5E4."""
+    """A SafeLoader that knows the types of the core schema only, and refuses a file that is too deep or too long."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = self.nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose a node as PyYAML does, within the limits."""
+        self.depth, self.nodes = self.depth + 1, self.nodes + 1
+        if self.depth > MAX_DEPTH or self.nodes > MAX_NODES:
+            raise yaml.composer.ComposerError(None, None, _beyond(self.depth), self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
+for _name, _form in _FORMS.items():
+    _Loader.add_implicit_resolver(f"{_TAG}{_name}", re.compile(f"(?:{_form.pattern})$"), None)
+
+
+def _beyond(depth: int) -> str:
+    if depth > MAX_DEPTH:
+        return f"more than {MAX_DEPTH} lists and mappings inside each other"
+    return f"more than {MAX_NODES:,} values with its aliases written out"
 
 
 @dataclass(frozen=True)
@@ -75,24 +116,23 @@ def load(path: Path) -> Document:
     Raises:
         UserError: the file cannot be read or is not well-formed; the message names the line.
     """
+    text = _decoded(path, user_file.read(path, LARGEST_FILE, _FIX))
+    document = Document(path, None, {})
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as e:
-        raise UserError(f"{path}: cannot be read ({e.strerror}); give the path of an experiment's YAML file") from e
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path}: not UTF-8 text (byte {e.start}); save the file as UTF-8") from e
-    loader = None
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        document = Document(path, None, {})
-        value = None if node is None else _Reader(loader, document).read(node, ())
+        value = _parsed(text, document)
     except yaml.YAMLError as e:
         raise UserError(f"{path}: {_malformed(e, text)}") from e
-    finally:
-        if loader is not None:
-            loader.dispose()
     return Document(path, value, document.lines)
+
+
+def _decoded(path: Path, content: bytes) -> str:
+    for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        if content.startswith(mark):
+            raise UserError(f"{path}: UTF-16 text; save the file as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path}: not UTF-8 text (byte {e.start}); save the file as UTF-8") from e
 
 
 def scalar(text: str) -> Any:
@@ -103,25 +143,33 @@ def scalar(text: str) -> Any:
 
     >>> scalar("1e-3"), scalar("q v"), scalar("null")
     (0.001, 'q v', None)
+    >>> scalar("010"), scalar("yes"), scalar("1:30")
+    (10, 'yes', '1:30')
     """
-    loader = None
+    if len(text) > LARGEST_FILE:
+        raise UserError(f"{shown(text)} is too long for a value; give at most {LARGEST_FILE:,} characters")
     try:
-        loader = _Loader(text)
+        return _parsed(text, Document(Path(shown(text)), None, {}))
+    except yaml.YAMLError as e:
+        reason = _malformed(e, text)
+        raise UserError(f"{shown(text)} cannot be read as a YAML value ({reason}); put it in quotes") from e
+
+
+def _parsed(text: str, document: Document) -> Any:
+    """Return the value of a text, and note the lines of its values in the document."""
+    loader = _Loader(text)
+    try:
         node = loader.get_single_node()
-        return None if node is None else _Reader(loader, Document(Path(repr(text)), None, {})).read(node, ())
-    except (yaml.YAMLError, ValueError) as e:
-        reason = _malformed(e, text) if isinstance(e, yaml.YAMLError) else e
-        raise UserError(f"{text!r} cannot be read as a YAML value ({reason}); put it in quotes") from e
+        return None if node is None else _Reader(document).read(node, ())
     finally:
-        if loader is not None:
-            loader.dispose()
+        loader.dispose()
 
 
 class _Reader:
     """Builds plain values from YAML nodes and notes the line of each in the document."""
 
-    def __init__(self, loader: _Loader, document: Document) -> None:
-        self.loader, self.document = loader, document
+    def __init__(self, document: Document) -> None:
+        self.document = document
         self.open: list[yaml.Node] = []  # the nodes that contain the current one
         self.nodes = 0
 
@@ -131,65 +179,117 @@ class _Reader:
         self.nodes += 1
         if any(node is parent for parent in self.open):
             raise self.document.error(place, "an alias (*) inside the value that it stands for; write the value out")
-        if self.nodes > MAX_NODES:
-            raise self.document.error(place, f"the file has more than {MAX_NODES} values with its aliases written out")
+        if self.nodes > MAX_NODES or len(self.open) >= MAX_DEPTH:
+            raise self.document.error(place, f"the file has {_beyond(len(self.open) + 1)}")
         self.open.append(node)
         try:
             if isinstance(node, yaml.MappingNode):
+                self._check_tag(node, place, "map")
                 return self._mapping(node, place)
             if isinstance(node, yaml.SequenceNode):
+                self._check_tag(node, place, "seq")
                 return [self.read(child, (*place, i)) for i, child in enumerate(node.value)]
             return self._scalar(node, place)
         finally:
             self.open.pop()
 
     def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
-        self._refuse_repeated(node, place)
-        self.loader.flatten_mapping(node)  # resolve merge keys: << inserts the values of another mapping
-        value = {}
+        """Return the mapping of a node. Its own values replace those that merge keys (<<) bring from other mappings."""
+        own, merged = dict[str, Any](), dict[str, Any]()
+        lines: dict[str, int] = {}
         for key, child in node.value:
-            name = self._scalar(key, place)
-            inner = (*place, str(name))
-            self.document.lines[inner] = key.start_mark.line + 1
-            value[str(name)] = self.read(child, inner)  # the mapping's own values come last and replace merged ones
-        return value
-
-    def _refuse_repeated(self, node: yaml.MappingNode, place: Place) -> None:
-        seen: dict[Hashable, int] = {}
-        for key, _ in node.value:
             line = key.start_mark.line + 1
-            name = key.value
-            if not isinstance(key, yaml.ScalarNode):
-                raise UserError(f"{self.document.path}: line {line}: a key must be a word, not a list or mapping")
-            if name in seen:
+            if key.tag == f"{_TAG}merge":
+                for source in self._merged(child, place, line):
+                    merged |= self.read(source, place)
+                continue
+            name = self._key(key, place, line)
+            if name in lines:
                 where = f" in {spell(place)}" if place else ""
                 raise UserError(
-                    f"{self.document.path}: line {line}: the key {name!r}{where} is given twice (first in line "
-                    f"{seen[name]}); keep one of them"
+                    f"{self.document.path}: line {line}: the key {shown(name)}{where} is given twice (first in line "
+                    f"{lines[name]}); keep one of them"
                 )
-            if name != "<<":
-                seen[name] = line
+            lines[name] = line
+            self.document.lines[*place, name] = line
+            own[name] = self.read(child, (*place, name))
+        for name, line in lines.items():
+            self.document.lines[*place, name] = line  # a merge key that follows may have noted another
+        return merged | own
 
-    def _scalar(self, node: yaml.Node, place: Place) -> Any:
-        try:
-            return self.loader.construct_object(node, deep=True)
-        except ValueError as e:  # e.g. 2024-13-45, which has the form of a date
-            raise self.document.error(
-                place, f"given {node.value!r}, which cannot be read ({e}); put it in quotes"
-            ) from e
+    def _merged(self, node: yaml.Node, place: Place, line: int) -> Iterator[yaml.MappingNode]:
+        """Yield the mappings of a merge key; the first of a list comes last, because it replaces the others."""
+        for source in reversed(node.value) if isinstance(node, yaml.SequenceNode) else [node]:
+            if not isinstance(source, yaml.MappingNode):
+                raise UserError(f"{self.document.path}: line {line}: << takes a mapping or a list of mappings")
+            yield source
+
+    def _key(self, node: yaml.Node, place: Place, line: int) -> str:
+        name = self._scalar(node, place) if isinstance(node, yaml.ScalarNode) else None
+        if not isinstance(name, str):
+            given = "a list or mapping" if not isinstance(node, yaml.ScalarNode) else shown(name)
+            raise UserError(f"{self.document.path}: line {line}: a key must be a word, not {given}; put it in quotes")
+        return name
+
+    def _scalar(self, node: yaml.ScalarNode, place: Place) -> Any:
+        kind, text = self._check_tag(node, place, "null", "bool", "int", "float", "str", "merge"), node.value
+        if kind in ("str", "merge"):
+            return self._text(text, place)
+        if not (_FORMS[kind].fullmatch(text) or (kind == "float" and _FORMS["int"].fullmatch(text))):
+            raise self.document.error(place, f"given {shown(text)}, which is no {kind}; remove the tag")
+        if kind == "int" and len(text) > MAX_DIGITS:
+            raise self.document.error(place, f"a whole number of {len(text):,} digits; give at most {MAX_DIGITS}")
+        value = _READERS[kind](text)
+        if kind == "float" and math.isinf(value) != ("inf" in text.lower()):
+            raise self.document.error(place, f"given {shown(text)}; a number is at most about 1.8e308")
+        if kind == "float" and value == 0 and re.search("[1-9]", re.split("[eE]", text)[0]):
+            raise self.document.error(place, f"given {shown(text)}; a number other than 0 is at least about 5e-324")
+        return value
+
+    def _text(self, text: str, place: Place) -> str:
+        """Return a text, or refuse characters that only an escape such as \\0 can bring and nothing can store."""
+        bad = next((c for c in text if c == "\0" or 0xD800 <= ord(c) < 0xE000), None) if text else None
+        if bad is not None:
+            raise self.document.error(place, f"the text has the character U+{ord(bad):04X}, which no text may have")
+        return text
+
+    def _check_tag(self, node: yaml.Node, place: Place, *valid: str) -> str:
+        """Return the type that a node's tag names, or refuse it."""
+        kind = str(node.tag).removeprefix(_TAG)
+        if kind not in valid:
+            written = f"!!{kind}" if str(node.tag).startswith(_TAG) else str(node.tag)
+            valid = "an experiment holds plain text, numbers, lists and mappings only"
+            raise self.document.error(place, f"the tag {shown(written)} is not read; {valid}")
+        return kind
+
+
+def _whole(text: str) -> int:
+    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+
+def _real(text: str) -> float:
+    return float(_whole(text) if text[:2] in ("0o", "0x") else re.sub(r"\.(?=inf|nan)", "", text.lower()))
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "null": lambda _: None,
+    "bool": lambda text: text.lower() == "true",
+    "int": _whole,
+    "float": _real,
+}
 
 
 def _malformed(error: yaml.YAMLError, text: str) -> str:
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         line = text.count("\n", 0, getattr(error, "position", 0)) + 1
-        return f"line {line}: not YAML: {getattr(error, 'reason', error)}"
+        character = getattr(error, "character", None)
+        which = f" (U+{character:04X})" if isinstance(character, int) else ""
+        return f"line {line}: not YAML: {getattr(error, 'reason', error)}{which}"
     problem = f"{getattr(error, 'context', None) or ''} {getattr(error, 'problem', None) or ''}".strip()
     hint = ""
     if "\\t" in problem:
         hint = "; indent with spaces, not tabs"
-    elif "could not determine a constructor" in problem:
-        hint = "; an experiment holds plain text, numbers, lists and mappings only"
     elif "undefined alias" in problem:
         hint = "; a text that starts with * must be quoted"
     return f"line {mark.line + 1}, column {mark.column + 1}: not well-formed YAML: {problem}{hint}"

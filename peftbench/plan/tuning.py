@@ -7,12 +7,12 @@ one of its values. More trials continue the sequence, so that the earlier ones n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from peftbench.errors import UserError
+from peftbench.errors import UserError, shown
+from peftbench.plan import limits
 
 Space = Mapping[str, tuple[Any, ...]]  # "lr": the least and the greatest rate; another: its possible values
 SEED = 0  # of the scrambled sequence
@@ -45,7 +45,7 @@ def checked_space(space: Any, rate_is_given: bool, fixed: Collection[str], solve
     """
     example = "{lr: [1e-4, 1e-2], alpha: [8, 16]}"
     if not isinstance(space, dict) or not space or not all(isinstance(v, list) and len(v) > 1 for v in space.values()):
-        raise UserError(f"given {space!r}; valid: two or more values for each hyperparameter, such as {example}")
+        raise UserError(f"given {shown(space)}; valid: two or more values for each hyperparameter, such as {example}")
     if len(space) > DIMENSIONS:
         raise UserError(f"given {', '.join(space)}; a space has lr and at most one hyperparameter more")
     if ("lr" in space) == rate_is_given:
@@ -57,8 +57,8 @@ def checked_space(space: Any, rate_is_given: bool, fixed: Collection[str], solve
         if key == solved:
             raise UserError(f"{key} is decided by the budget of trainable_params; remove it here")
     rates = space.get("lr", [1.0])
-    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and 0 < v < math.inf for v in rates):
-        raise UserError(f"lr: given {rates}; a learning rate is a number above 0")
+    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and 0 < v <= limits.RATE for v in rates):
+        raise UserError(f"lr: given {shown(rates)}; a learning rate is a number above 0 and at most {limits.RATE:,}")
     if "lr" in space and min(rates) == max(rates):
         raise UserError(f"lr: given {rates}; the least and the greatest rate must differ")
     return {key: _range(values) if key == "lr" else tuple(values) for key, values in space.items()}

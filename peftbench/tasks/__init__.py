@@ -75,7 +75,8 @@ def open_task(name: str, options: Mapping[str, Any] | None = None, data_dir: Pat
         return opener(card, chosen, data_dir)
     found = [(str(p), p.stat()) for p in files(name, options, data_dir) if p.is_file()]
     stats = [(path, stat.st_size, stat.st_mtime_ns, stat.st_ino) for path, stat in found]
-    key = json.dumps([base, chosen, str(data_dir), stats], sort_keys=True, default=repr)
+    named = {**chosen, "name": name_of(name, options)}  # the same data set, whether the name is said or left out
+    key = json.dumps([base, named, str(data_dir), stats], sort_keys=True, default=repr)
     if key not in _LAST:
         opened = opener(card, chosen, data_dir)
         _LAST.clear()

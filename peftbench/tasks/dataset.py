@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from peftbench.errors import UserError, unknown
+from peftbench.errors import UserError, shown, unknown
 
 SPLITS = ("train", "validation", "test")
+MOST_ROWS = 10**9  # of a split: more than fit into any memory
 KINDS = ("classification", "regression", "generation")
 
 Options = Mapping[str, Any]
@@ -237,8 +238,8 @@ def facts(prepared: Dataset) -> dict[str, Any]:
 
 def _limit(options: Options, key: str, name: str) -> int | None:
     value = options.get(key)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise UserError(f"task {name}: {key} must be a whole number of at least 1, not {value!r}")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_ROWS):
+        raise UserError(f"task {name}: {key} must be a whole number from 1 to {MOST_ROWS:,}, not {shown(value)}")
     return value
 
 

@@ -12,11 +12,12 @@ Train has one example for each reference. Validation and test have one for each 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from peftbench.errors import WHERE_PATHS_START, UserError, unknown
+from peftbench.errors import WHERE_PATHS_START, UserError, shown, unknown
 from peftbench.tasks import local_labels, local_rows, metrics, progress, splits, table_files
 from peftbench.tasks.dataset import (
     KINDS,
@@ -131,7 +132,7 @@ def _endings(path: Path) -> int:
 def _text(options: Options, key: str) -> str:
     value = options.get(key)
     if not isinstance(value, str) or not value:
-        fault = "is missing" if value is None else f"must be text, not {value!r}"
+        fault = "is missing" if value is None else f"must be text, not {shown(value)}"
         valid = f"needed: train, text, and label (or answer); options: {', '.join(OPTIONS)}"
         raise UserError(f"task local: option {key} {fault}; {valid}")
     return value
@@ -244,7 +245,8 @@ def _three(
 
 def _check_enough(train: Sequence[Example], paths: dict[str, Path], carved: Sequence[str]) -> None:
     """Check that the rows are enough to carve splits: rows of one text stay on one side."""
-    texts, needed = len({splits.by_text(e) for e in train}), 1 + len(carved)
+    needed = 1 + len(carved)
+    texts = len(list(islice(_new_texts(train), needed)))  # reads no further than it must
     if texts < needed:
         what = "text" if all(e.pair is None for e in train) else "first text"
         raise UserError(
@@ -253,6 +255,15 @@ def _check_enough(train: Sequence[Example], paths: dict[str, Path], carved: Sequ
             f"{what} stay in one split: train needs at least {needed} rows with different {what}s. Add rows, or name a "
             f"file for {' and for '.join(carved)}"
         )
+
+
+def _new_texts(rows: Sequence[Example]) -> Iterator[str]:
+    """Yield each text once, at its first row."""
+    seen = set[str]()
+    for e in rows:
+        if (text := splits.by_text(e)) not in seen:
+            seen.add(text)
+            yield text
 
 
 def _same_data(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from peftbench.errors import UserError, unknown
+from peftbench.errors import UserError, shown, unknown
 from peftbench.records import lookalike
 from peftbench.tasks.dataset import Options
 from peftbench.tasks.local_rows import TextRow
@@ -33,7 +33,7 @@ def listed(options: Options) -> tuple[str, ...] | None:
     if given is None:
         return None
     if not isinstance(given, (list, tuple)):
-        raise UserError(f"task local: labels must be a list of at least two different names, not {given!r}")
+        raise UserError(f"task local: labels must be a list of at least two different names, not {shown(given)}")
     if None in given:
         raise UserError(
             "task local: an entry of labels is empty. YAML takes null, ~ and nothing for no value; write a class of "
@@ -42,10 +42,10 @@ def listed(options: Options) -> tuple[str, ...] | None:
     names = tuple(str(v).lower() if isinstance(v, bool) else str(v).strip() for v in given)
     for value, name in zip(given, names, strict=True):
         if isinstance(value, (list, dict)) or not name:
-            raise UserError(f"task local: {value!r} in labels names no class; each entry is a text or a number")
+            raise UserError(f"task local: {shown(value)} in labels names no class; each entry is a text or a number")
     if len(names) < 2 or len(set(names)) < len(names):
         hint = f". {_TRUTH}" if any(isinstance(v, bool) for v in given) else ""
-        raise UserError(f"task local: labels must be a list of at least two different names, not {given!r}{hint}")
+        raise UserError(f"task local: labels must be a list of at least two different names, not {shown(given)}{hint}")
     return names
 
 
@@ -57,7 +57,7 @@ def in_train(train: Sequence[TextRow]) -> tuple[str, ...]:
     """
     found = {r.targets[0] for r in train}
     if len(found) < 2:
-        raise UserError(f"task local: every row of train has the label {found.pop()!r}; a task needs at least two")
+        raise UserError(f"task local: every row of train has the label {shown(found.pop())}; a task needs at least two")
     if len(found) > MAX_LABELS:
         raise UserError(
             f"task local: {len(found)} different labels in train; for numbers to predict use kind: regression, "
@@ -97,13 +97,13 @@ def number(row: TextRow) -> float:
     value = float(label) if _NUMBER.fullmatch(label) else math.nan
     if not math.isfinite(value):
         raise UserError(
-            f"{row.where}: label {label!r} is not a finite number, which kind regression needs; write it in digits, "
-            "such as 1000, -0.5 or 1e3"
+            f"{row.where}: label {shown(label)} is not a finite number, which kind regression needs; write it in "
+            "digits, such as 1000, -0.5 or 1e3"
         )
     if abs(value) > LARGEST or 0 < abs(value) < SMALLEST:
         reach = f"larger than {LARGEST:g}" if abs(value) > 1 else f"nearer to 0 than {SMALLEST:g}"
         raise UserError(
-            f"{row.where}: label {label!r} is {reach}, and kind regression trains in float32; write all labels in "
+            f"{row.where}: label {shown(label)} is {reach}, and kind regression trains in float32; write all labels in "
             "another unit, or as logarithms"
         )
     return value

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftbench.errors import UserError, unknown
+from peftbench.errors import UserError, shown, unknown
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 QUOTES = ("double", "none")
@@ -43,13 +43,13 @@ class Dialect:
         """
         separator, encoding = self.separator, self.encoding
         if separator is not None and (not isinstance(separator, str) or len(separator) != 1 or separator in '"\r\n\0'):
-            raise UserError(f'{where}: separator must be one character, such as ";" or "\\t", not {separator!r}')
+            raise UserError(f'{where}: separator must be one character, such as ";" or "\\t", not {shown(separator)}')
         if self.quotes is not None and self.quotes not in QUOTES:
             raise unknown("value of quotes", self.quotes, QUOTES, where=where)
         if encoding is not None and not _is_text_encoding(encoding):
             raise UserError(
-                f"{where}: unknown encoding {encoding!r}; valid are Python's text encodings, such as utf-8, utf-16, "
-                "cp1252 or latin-1"
+                f"{where}: unknown encoding {shown(encoding)}; valid are Python's text encodings, such as utf-8, "
+                "utf-16, cp1252 or latin-1"
             )
 
     def check_fits(self, path: Path, suffix: str) -> None:
@@ -141,6 +141,6 @@ def _with_header(path: Path, records: Iterable[tuple[int, list[str]]], separator
         if len(fields) != len(header):
             raise UserError(
                 f"{path}, line {number}: {len(fields)} fields where the header has {len(header)} "
-                f"({', '.join(header)}); is the row cut off, or a separator {separator!r} inside a field?"
+                f"({', '.join(header)}); is the row cut off, or a separator {shown(separator)} inside a field?"
             )
         yield number, dict(zip(header, fields, strict=True))

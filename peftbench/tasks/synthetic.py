@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from peftbench.errors import UserError
+from peftbench.errors import UserError, shown
 from peftbench.tasks import splits
 from peftbench.tasks.dataset import (
     ROW_LIMITS,
@@ -75,7 +75,7 @@ def open_synthetic(card: TaskCard, options: Options, data_dir: Path | None) -> D
     check_options(card.name, options, ("rows",))
     rows = options.get("rows", ROWS["train"])
     if isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows <= 20_000:
-        raise UserError(f"task {card.name}: rows must be a whole number from 1 to 20000, not {rows!r}")
+        raise UserError(f"task {card.name}: rows must be a whole number from 1 to 20000, not {shown(rows)}")
     kind = card.name.split("/")[1]
     seen: set[str] = set()
     parts: dict[str, list[Example]] = {}

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from peftbench.errors import UserError, unknown
+from peftbench.errors import UserError, shown, unknown
 from peftbench.records import lookalike
 from peftbench.tasks import separated
 from peftbench.tasks.separated import PLAIN, SEPARATORS, Dialect, Row
@@ -38,7 +38,7 @@ def read(path: Path, dialect: Dialect = PLAIN) -> list[Row]:
     """
     suffix = suffix_of(path)
     if suffix not in FORMATS:
-        raise UserError(f"{path}: unknown format {suffix!r}; valid: {', '.join(FORMATS)}")
+        raise UserError(f"{path}: unknown format {shown(suffix)}; valid: {', '.join(FORMATS)}")
     suffix = suffix.removesuffix(".gz")
     dialect.check_fits(path, suffix)
     if suffix == ".parquet":

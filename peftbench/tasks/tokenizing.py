@@ -27,19 +27,21 @@ def framed(
         max_length: the largest number of tokens of a text with its pair.
 
     Returns:
-        The ids of each text, its segment numbers if the network has any, and how many texts began with the tokenizer's
-        first token.
+        The ids of each text, the segment numbers of each pair if the network has any, and how many texts began with the
+        tokenizer's first token.
     """
-    types: list[Array] | None = [] if "token_type_ids" in tokenizer.model_input_names else None
+    paired = pairs is not None and "token_type_ids" in tokenizer.model_input_names
+    types: list[Array] | None = [] if paired else None
     ids = list[Array]()
     own, first = 0, begin(tokenizer)
     adds = adds_first(tokenizer, first)
-    for i, out in enumerate(tokenised(name, tokenizer, texts, pairs, truncation=True, max_length=max_length)):
+    options = {"truncation": True, "return_token_type_ids": paired}
+    for i, out in enumerate(tokenised(name, tokenizer, texts, pairs, max_length=max_length, **options)):
         keep = slice(None)
         if adds and out["input_ids"][:2] == [first, first]:
             own, keep = own + 1, slice(1, None)
             pair = None if pairs is None else pairs[i]
-            out = tokenizer(texts[i], pair, truncation=True, max_length=max_length + 1, padding=False)
+            out = tokenizer(texts[i], pair, max_length=max_length + 1, padding=False, **options)
         ids.append(np.asarray(out["input_ids"][keep], dtype=np.int32))
         if types is not None:
             types.append(np.asarray(out["token_type_ids"][keep], dtype=np.int32))
@@ -67,7 +69,7 @@ def lost(
     first = begin(tokenizer)
     adds = bool(full) and adds_first(tokenizer, first)
     second = None if pairs is None else [pairs[i] for i in full]
-    whole = tokenised(name, tokenizer, [texts[i] for i in full], second, verbose=False)
+    whole = tokenised(name, tokenizer, [texts[i] for i in full], second, verbose=False, return_token_type_ids=False)
     for i, out in zip(full, whole, strict=True):
         own = adds and out["input_ids"][:2] == [first, first]
         taken[i] = len(out["input_ids"]) - own - len(ids[i])

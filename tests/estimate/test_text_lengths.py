@@ -54,3 +54,16 @@ def test_data_that_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
     other = replace(spec.task, fingerprint="0" * 64)
     with pytest.raises(UserError, match="changed since the plan"):
         text_lengths.mean_tokens(Stores(tmp_path), spec.backbone, other, 12)
+
+
+def test_another_data_set_needs_no_network_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    specs = [
+        planning.prepared({**FILE, "backbone": "tiny-encoder", "tasks": [task], "budget": {}}).planned[0].spec
+        for task in ("synthetic/classification", {"task": "synthetic/classification", "limit_train": 50})
+    ]
+    first, other = ((spec.backbone, spec.task, 12) for spec in specs)
+    assert first[1].fingerprint != other[1].fingerprint
+    stores = Stores(tmp_path)
+    known = text_lengths.facts(stores, *first)[1]
+    monkeypatch.setattr(load, "load_on_meta", lambda *_: pytest.fail("a network was made for its limits again"))
+    assert text_lengths.facts(stores, *other)[1] == known

@@ -413,5 +413,6 @@ def test_a_file_is_read_once_until_it_changes(tmp_path: Path) -> None:
     path.write_text("\n".join(["text,label", *rows]))
     first = tasks.open_task("local", options)
     assert tasks.open_task("local", options) is first
+    assert tasks.open_task(first.name, {**options, "name": first.name.removeprefix("local/")}) is first
     path.write_text("\n".join(["text,label", *rows, "text 40,no"]))
     assert tasks.open_task("local", options).fingerprint != first.fingerprint

@@ -187,7 +187,7 @@ class Storm:
                 self.fault("torn", str(error))
                 continue
             finished[kept.spec_id] += kept.is_finished
-            if kept.status not in ("finished", "killed", "abandoned"):
+            if kept.status not in ("finished", *record.RETRIED):
                 self.fault("different", f"{path.name} is {kept.status}: {kept.body.reason}")
         for spec_id, count in finished.items():
             if count > 1:

@@ -7,7 +7,8 @@ RUN := $(BIN)/python -m peftbench
 SMOKE := results/reference/ci_smoke
 EIGHT := full lora qlora adapter adapter-parallel prefix ia3 dora
 
-.PHONY: quickstart env test test-fast test-all planted-bugs fuzz lint smoke verify published ci-records gpu lock docs clean
+.PHONY: quickstart env test test-fast test-all planted-bugs kill-storm fuzz lint smoke verify published ci-records gpu lock docs \
+	clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) fetch
@@ -32,6 +33,10 @@ test-all: $(VENV)/.installed
 # Every bug planted in tests/helpers/planted_bugs.py, and the promises of the contract that catch it.
 planted-bugs: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/planted_bugs.py --write docs/planted-bugs.md
+
+# A hundred kills of a grid's workers and runner, and what they did; some 20 minutes on two cores.
+kill-storm: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/kill_storm.py --kills 100
 
 # Odd inputs by the thousand, to every command that reads files of a user: none may crash, hang, or leave its folder.
 fuzz: $(VENV)/.installed

@@ -84,7 +84,10 @@ def file(final: Path, write: Callable[[Path], None], check: Check | None = None)
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold the lock of `path`. The system releases it if the process dies."""
+    """Hold the lock of `path`. The system releases it if the process dies.
+
+    The empty file of the lock stays: once it is removed, two processes could hold locks of one name.
+    """
     from filelock import FileLock
 
     with _writable(path.parent):

@@ -1,21 +1,21 @@
 """The command line: arguments in, exit codes out.
 
-Exit codes: 0 success, 1 a run or a check failed, 2 a user error, 130 interrupted. Each command imports what it needs
-when it runs, so that `--help` answers at once.
+Exit codes: 0 success, 1 a run or a check failed or the output is lost, 2 a user error, 130 interrupted, 141 nobody
+reads the output any more. Each command imports what it needs when it runs, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
 import sys
-from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
 
 from peftbench import __version__
-from peftbench.cli import adapters, catalogue, cost, experiments, methods, reports, verify
+from peftbench.cli import adapters, catalogue, cost, experiments, methods, reports, streams, verify
 from peftbench.cli.options import say
 from peftbench.errors import UserError, brief
+from peftbench.run import children
 
 USAGE_ERROR: Any = typer.BadParameter.__base__  # of an unknown option, a wrong value, a missing argument
 GROUPS = (experiments, reports, verify, catalogue, methods, cost, adapters)  # in the order of `--help`
@@ -33,16 +33,26 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line. A UserError prints one message and exits with code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # on a terminal that lacks a character
+    streams.use_utf8()
+    output = streams.open_streams()
+    children.adopt()
+    before = children.below()
+    code = _run()
+    children.end_below(before)  # a method that the plan has tried may have started processes
+    sys.exit(streams.exit_code(code, output, sys.argv[1:]))
+
+
+def _run() -> int:
+    """Run the command; return its exit code."""
     try:
-        sys.exit(_code())
+        return _code()
     except (UserError, OSError, MemoryError, RecursionError) as e:
         say(f"error: {_mistake(e)}", sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else int(e.code is not None)
 
 
 def _code() -> int:

@@ -26,7 +26,7 @@ from peftbench.method.catalogue import Catalogue
 from peftbench.plan.grid import Planned
 from peftbench.records import scratch
 from peftbench.records.spec import RunSpec, as_dict, digest
-from peftbench.run.executors import children
+from peftbench.run import children
 from peftbench.run.executors.pool import environment_of
 
 WORKER = "peftbench.estimate.calibration_worker"  # what `python -m` runs; it imports torch

@@ -114,7 +114,7 @@ def _start_of(pid: int) -> int | None:
     Linux counts from its own start, as setting the clock changes the time that it says processes started at.
     """
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
     except OSError:
         pass
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 
@@ -51,7 +52,7 @@ class Quiet:
             self.note(f"{facts['status']}: {title(spec)}: {facts['reason']}")
 
     def note(self, text: str) -> None:
-        print(lines(text), file=sys.stderr, flush=True)
+        _print(text, sys.stderr)
 
     def close(self) -> None:
         return
@@ -82,7 +83,7 @@ class Lines:
         self.note(f"{self.count} {facts['status']} {title(spec)}: {outcome(facts)}, {duration(facts['seconds'])}{rest}")
 
     def note(self, text: str) -> None:
-        print(lines(text), file=self.out, flush=True)
+        _print(text, self.out)
 
     def close(self) -> None:
         return
@@ -146,3 +147,13 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _print(text: str, out: IO[str] | None) -> None:
+    """Print lines; the grid goes on where they cannot be written, as nobody reads them or the disk is full."""
+    shown = lines(text)
+    with suppress(OSError, ValueError):  # the second: the stream is closed
+        try:
+            print(shown, file=out, flush=True)
+        except UnicodeEncodeError:
+            print(shown.encode("ascii", "backslashreplace").decode(), file=out, flush=True)

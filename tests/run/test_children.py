@@ -15,6 +15,7 @@ import psutil
 import pytest
 from test_pool import carry_out, job, pool, setup, the_record, wait_for, wait_until_idle
 
+from peftbench.run import children
 from peftbench.run.executors import Ended, Progressed
 from peftbench.run.executors.pool import Pool
 
@@ -65,11 +66,18 @@ def test_child_processes_end_when_the_pool_is_closed_on_a_run(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-@pytest.mark.parametrize("first", ["runner", "stopped workers", "workers and runner"])
+@pytest.mark.parametrize(
+    ("number", "first"),
+    [
+        (signal.SIGKILL, "runner"),
+        (signal.SIGKILL, "stopped workers"),
+        (signal.SIGKILL, "workers and runner"),
+        (signal.SIGTERM, "runner"),
+        (signal.SIGINT, "runner"),
+        (signal.SIGHUP, "runner"),
+    ],
+)
 def test_child_processes_end_with_the_runner(tmp_path: Path, number: signal.Signals, first: str) -> None:
-    if number != signal.SIGKILL and first != "runner":
-        pytest.skip("a runner that can act ends its workers itself")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     script = [sys.executable, fake_session.__file__, str(tmp_path / "r"), "--hyper", '{"do": "children hang"}']
     runner = subprocess.Popen(script, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -114,3 +122,28 @@ def test_a_terminal_that_goes_away_does_not_reach_workers(pool: Pool, tmp_path: 
     pool.give(pool.workers[1], job(tmp_path, pause=0.05))
     wait_for(pool, Progressed)
     assert wait_for(pool, Ended).facts["status"] == "finished"
+
+
+def test_a_system_without_proc_and_descriptors_of_processes_finds_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stays = [sys.executable, "-c", family.STAY, str(tmp_path)]
+    worker, guard = children.start(stays, "a-worker", dict(os.environ))
+    deadline = time.monotonic() + 30
+    while not list(tmp_path.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    here = {p.pid: p for p in children._all(named=True)}[worker.pid]
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr(children, "_first_by_descriptor", lambda pids, seconds: 1 / 0)
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    assert {p.pid: p for p in children._all(named=True)}[worker.pid] == here
+    assert (here.parent, here.session, here.name) == (os.getpid(), worker.pid, "a-worker")
+    assert here.is_any_of([b"time.sleep"])
+    assert not here.is_any_of(children.TIDY)
+    assert children._first_to_end([worker.pid], seconds=0.1) is None
+    worker.kill()
+    assert children._first_to_end([worker.pid], seconds=10) == worker.pid
+    worker.wait()
+    children.wait_for_guard(guard)
+    assert guard.returncode == 0

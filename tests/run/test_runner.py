@@ -380,3 +380,29 @@ def test_the_time_left_counts_only_this_invocation() -> None:
     count.step(1, {"step": 1, "steps": 2})
     count.end(2)
     assert count.seconds_left == pytest.approx(10 / 1.5 * 2.5, rel=0.01)
+
+
+def left_in(folder: Path) -> list[Path]:
+    """Files and folders of each kind, as a process that is gone left them."""
+    owner = re.sub(r"-\d+-\d+-$", "-1-0-", scratch._owner())  # no process of this number has this start
+    folder.mkdir(parents=True, exist_ok=True)
+    left = [folder / name for name in (f".{owner}ab.tmp", f".m.part-{owner}ab", f"peftbench-verify-{owner}ab")]
+    left[0].write_text("half")
+    for path in left[1:]:
+        (path / "m").mkdir(parents=True)
+    return left
+
+
+def test_the_next_run_sweeps_every_place_where_something_is_written(
+    go: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "system"))
+    places = [tmp_path / "system", tmp_path / "cache"]
+    places += [tmp_path / "cache" / name for name in ("answers", "tokens", "snapshots", "embedded", "wheels", "models")]
+    places += [tmp_path / "r", tmp_path / "r" / "runs", tmp_path / "r" / "adapters"]
+    left = [path for place in places for path in left_in(place)]
+    (tmp_path / "r" / lock.NAME).write_text('{"pid": 1, "host": "gone"}')
+    go([fake_session.spec(0)])
+    assert not [path for path in left if path.exists()]
+    assert not (tmp_path / "r" / lock.NAME).exists()

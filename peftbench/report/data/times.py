@@ -127,7 +127,8 @@ def matching(profiles: Iterable[ProfileRecord], run: RunRecord) -> list[ProfileR
         The matching passes, finished ones first, then by age, newest first.
     """
     mine = [p for p in profiles if p.experiment == run.experiment and comparable.times_apply(p.spec, run.spec)]
-    newest = sorted(mine, key=lambda p: p.order, reverse=True)
+    last = {p.spec_id: p.body.started for p in sorted(mine, key=lambda p: p.body.started)}
+    newest = sorted(mine, key=lambda p: (last[p.spec_id], p.spec_id, p.order), reverse=True)
     return sorted(newest, key=lambda p: not p.is_finished)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from peftbench.errors import UserError, unknown
+from peftbench.records import scratch
 from peftbench.report import papers
 from peftbench.report.papers import NotRun, PaperFigure, Results
 from peftbench.report.papers._page import FOLDER, INDEX, FigureResult, image, index, page
@@ -96,6 +97,7 @@ def write(names: Sequence[str], root: Path, out: Path, answers: Sequence[FigureR
         The paths that changed.
     """
     changed = []
+    scratch.sweep(out, out / FOLDER)
     for name, content in contents(names, reproduce_all(root) if answers is None else answers):
         path = out / name
         if _now(path) == content:

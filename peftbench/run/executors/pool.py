@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from peftbench.errors import UserError
-from peftbench.run import time_limits
+from peftbench.run import children, time_limits
 from peftbench.run.attempt import write_killed
-from peftbench.run.executors import Ended, Event, ExecutorError, Notice, Progressed, Setup, children, cores
+from peftbench.run.executors import Ended, Event, ExecutorError, Notice, Progressed, Setup, cores
 from peftbench.run.executors import worker as worker_module
 from peftbench.run.jobs import Job, Start
 from peftbench.run.time_limits import GRACE_SECONDS, Deadline
@@ -330,6 +330,7 @@ def environment_of(threads: int | None) -> dict[str, str]:
     """
     env = {"GLIBC_TUNABLES": KEEP_MEMORY, **os.environ}
     env["PYTHONPATH"] = os.pathsep.join(p or os.getcwd() for p in sys.path)
+    env["PYTHONUTF8"] = "1"  # names of files may have any character
     return env | {"TOKENIZERS_PARALLELISM": "false"} | ({v: str(threads) for v in THREAD_VARIABLES} if threads else {})
 
 

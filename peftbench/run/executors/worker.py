@@ -26,8 +26,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from peftbench.errors import UserError
+from peftbench.run import children
 from peftbench.run.attempt import SessionHost, device_is_broken
-from peftbench.run.executors import children
 from peftbench.run.failures import describe
 from peftbench.run.jobs import Job, Progress, Stop
 

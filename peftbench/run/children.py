@@ -39,16 +39,30 @@ SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 
 @dataclass(frozen=True)
 class Seen:
-    """A living process, as the system shows it."""
+    """A living process, as the system shows it.
+
+    Attributes:
+        name: of its worker; None for other processes, and where nobody asks for it.
+    """
 
     pid: int
     parent: int
     session: int
     name: str | None
-    command: bytes
 
     def is_any_of(self, programs: Collection[bytes]) -> bool:
-        return any(p in self.command for p in programs)
+        """Whether its command line names one of these programs."""
+        if sys.platform != "linux":
+            import psutil
+
+            with contextlib.suppress(psutil.Error):
+                return any(p in " ".join(psutil.Process(self.pid).cmdline()).encode() for p in programs)
+            return False
+        try:
+            command = Path(f"/proc/{self.pid}/cmdline").read_bytes().replace(b"\0", b" ")
+        except OSError:
+            return False
+        return any(p in command for p in programs)
 
 
 def start(
@@ -100,8 +114,8 @@ def adopt() -> None:
 
 def end_own() -> bool:
     """End the processes that a run of this worker has left; returns whether there were any."""
-    me = os.getpid()
-    return _end(os.environ.get(VARIABLE), me if os.getsid(0) == me else None, root=me, spared=KEPT)
+    name = None if sys.platform == "linux" else os.environ.get(VARIABLE)  # there, all descend from this process
+    return _end(name, os.getpid() if os.getsid(0) == os.getpid() else None, root=os.getpid(), spared=KEPT)
 
 
 def below() -> set[int]:
@@ -138,7 +152,7 @@ def _end(
 
 def _of(name: str | None, session: int | None, root: int | None) -> list[Seen]:
     """The processes that bear the worker's name, are in its session, or descend from it; without this process."""
-    seen = {p.pid: p for p in _all()}
+    seen = {p.pid: p for p in _all(name is not None)}
 
     def descends(process: Seen | None) -> bool:
         for _ in range(len(seen)):
@@ -155,28 +169,30 @@ def _of(name: str | None, session: int | None, root: int | None) -> list[Seen]:
     ]
 
 
-def _all() -> Iterator[Seen]:
+def _all(named: bool) -> Iterator[Seen]:
     if sys.platform == "linux":
-        return (p for entry in os.listdir("/proc") if entry.isdecimal() and (p := _read(Path("/proc", entry))))
+        return (p for entry in os.listdir("/proc") if entry.isdecimal() and (p := _read(Path("/proc", entry), named)))
     return _all_of_psutil()
 
 
-def _read(folder: Path) -> Seen | None:
+def _read(folder: Path, named: bool) -> Seen | None:
     """A process of Linux; None if it has ended, also if its parent has not noticed yet."""
     try:
         state, parent, _, session, *_ = (folder / "stat").read_bytes().rpartition(b")")[2].split()
-        command = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
     except (OSError, ValueError):
         return None
     if state in b"ZX":
         return None
-    name = None
-    with contextlib.suppress(OSError):  # another user's process
-        variables = b"\0" + (folder / "environ").read_bytes()
-        begins = f"\0{VARIABLE}=".encode()
-        if begins in variables:
-            name = variables.partition(begins)[2].partition(b"\0")[0].decode(errors="replace")
-    return Seen(int(folder.name), int(parent), int(session), name, command)
+    return Seen(int(folder.name), int(parent), int(session), _name_in(folder) if named else None)
+
+
+def _name_in(folder: Path) -> str | None:
+    try:
+        variables = (folder / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return None  # another user's process
+    begin = f"{VARIABLE}=".encode()
+    return next((v.removeprefix(begin).decode(errors="replace") for v in variables if v.startswith(begin)), None)
 
 
 def _all_of_psutil() -> Iterator[Seen]:
@@ -186,8 +202,10 @@ def _all_of_psutil() -> Iterator[Seen]:
         try:
             if process.status() == psutil.STATUS_ZOMBIE:
                 continue
-            session, command = os.getsid(process.pid), " ".join(process.cmdline()).encode()
-            yield Seen(process.pid, process.ppid(), session, process.environ().get(VARIABLE), command)
+            parent, session, name = process.ppid(), os.getsid(process.pid), None
+            with contextlib.suppress(psutil.AccessDenied):
+                name = process.environ().get(VARIABLE)
+            yield Seen(process.pid, parent, session, name)
         except (psutil.Error, OSError):
             continue  # it has ended, or belongs to another user
 
@@ -211,7 +229,7 @@ def _first_to_end(pids: Sequence[int], seconds: float | None = None) -> int | No
             pass  # an older kernel
     deadline = None if seconds is None else time.monotonic() + seconds
     while deadline is None or time.monotonic() < deadline:
-        alive = {p.pid for p in _all()}
+        alive = {p.pid for p in _all(named=False)}
         if ended := [pid for pid in pids if pid not in alive]:
             return ended[0]
         time.sleep(0.5)

@@ -20,6 +20,10 @@ class UserError(Exception):
     """
 
 
+class SetAside(UserWarning):
+    """Files among the records that are none: they count neither as done nor in tables."""
+
+
 def unknown(what: str, given: object, valid: Iterable[str], where: str = "") -> UserError:
     """Return the error for a name that is not valid, with the nearest valid name.
 

@@ -7,15 +7,16 @@ when it runs, so that `--help` answers at once.
 from __future__ import annotations
 
 import sys
+import warnings
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from peftbench import __version__
 from peftbench.cli import adapters, catalogue, cost, experiments, methods, reports, verify
 from peftbench.cli.options import say
-from peftbench.errors import UserError
+from peftbench.errors import SetAside, UserError
 
 GROUPS = (experiments, reports, verify, catalogue, methods, cost, adapters)  # in the order of `--help`
 
@@ -35,6 +36,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # on a terminal that lacks a character
+    _show_set_aside()
     try:
         app()
     except UserError as e:
@@ -42,6 +44,19 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _show_set_aside() -> None:
+    """Show the warning of files that are no records as the notes of a plan are shown."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, SetAside):
+            say(f"note: {message}", sys.stderr)
+        else:
+            shown(message, category, *place, **more)
+
+    warnings.showwarning = show
 
 
 @app.callback(invoke_without_command=True)

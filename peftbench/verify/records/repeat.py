@@ -142,7 +142,7 @@ def verify(results_dir: Path, repeats_dir: Path, request: RepeatRequest) -> Veri
     unrepeatable = {r.path: why for r in chosen if (why := _unrepeatable(r, data))}
     catalogue.save()
     interrupted = _repeat([r for r in chosen if r.path not in unrepeatable], repeats_dir, request)
-    repeats = record.read_all(repeats_dir)
+    repeats = record.readable(repeats_dir)
     outcomes = [_outcome(r, unrepeatable.get(r.path), repeats) for r in chosen]
     done = [o for o in outcomes if o is not None]
     return Verification(records, findings, Counter(outdated.values()), len(current), done, interrupted)

@@ -117,7 +117,7 @@ def _scores(body: RunBody | TrialBody) -> Iterator[Contradiction]:
             message = f"{stated.direction!r}, but {stated.primary} is {known.direction!r}"
             yield Contradiction("metrics.direction", message)
         of = body.metrics.test if isinstance(body, RunBody) and body.metrics else stated.validation
-        if of and stated.primary not in of or (isinstance(body, RunBody) and not of):
+        if (of and stated.primary not in of) or (isinstance(body, RunBody) and not of):
             yield Contradiction("metrics.primary", f"{stated.primary!r} is not among the scores")
     for i, scores in enumerate(body.curve.validation if body.curve else []):
         for metric, score in scores.items():

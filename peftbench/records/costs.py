@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from peftbench.records.ranges import NotNegative, Count, Name, Positive
+from peftbench.records.ranges import Count, Name, NotNegative, Positive
 
 
 class Part(Struct, frozen=True, gc=False):

@@ -1,4 +1,4 @@
-"""The ranges of numbers and texts in records: types that are checked when a record is read, and published in its schema.
+"""The ranges of numbers and texts in records: types that are checked on reading, and published in the JSON Schema.
 
 What a score may be stands in SCORES, by metric.
 """

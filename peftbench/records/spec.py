@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
-from peftbench.records.ranges import NotNegative, Count, Name, Positive, Share
+from peftbench.records.ranges import Count, Name, NotNegative, Positive, Share
 
 IDENTITY = 1  # part of a spec's hash, under the key "schema"; another number changes every id
 

@@ -142,10 +142,6 @@ class Predictions(Part, frozen=True):
     values: list[Whole | float | str | None]  # predicted class, number or text
     labels: list[Whole | float | str | list[str]]  # correct class or number, or the reference texts
 
-    def __post_init__(self) -> None:
-        if not len(self.ids) == len(self.values) == len(self.labels):
-            raise ValueError(f"{len(self.ids)} ids, {len(self.values)} values and {len(self.labels)} labels")
-
 
 class TrainingBody(Attempt, frozen=True, kw_only=True):
     """An attempt at training: a final run or a trial. A failed one has the fields that it reached."""

@@ -253,9 +253,9 @@ def read(path: Path | str, consistent: bool = True) -> Record:
     try:
         made = of(path, body)
     except ValueError as e:
-        raise UserError(f"{path}: {_short(e)}. {files.FOREIGN_FIX}") from e
+        raise UserError(f"{path}: {short(e)}. {files.FOREIGN_FIX}") from e
     if consistent and (wrong := next(consistency.contradictions(made.body, body["env"]), None)):
-        raise UserError(f"{path}: {wrong.field}: {_short(wrong.message)}. {files.CONTRADICTION_FIX}")
+        raise UserError(f"{path}: {wrong.field}: {short(wrong.message)}. {files.CONTRADICTION_FIX}")
     return made
 
 
@@ -297,7 +297,7 @@ def paths(results_dir: Path | str) -> list[Path]:
 
 def brief(messages: Sequence[str]) -> str:
     """Return the first messages and the number of the others, in at most 1,900 characters."""
-    shown = [_short(m, MESSAGE) for m in messages[:SHOWN]]
+    shown = [short(m, MESSAGE) for m in messages[:SHOWN]]
     more = [f"... and {len(messages) - SHOWN} more such files"] if len(messages) > SHOWN else []
     return "\n".join([*shown, *more])
 
@@ -317,12 +317,16 @@ def _read_all(results_dir: Path | str, predictions: bool = False) -> tuple[list[
 
 
 def _check_predictions(r: RunRecord) -> None:
-    """Raise UserError if predictions do not fit their type, or a finished run has none."""
-    if r.predictions is None and r.is_finished:
+    """Raise UserError if predictions do not fit their type or each other, or a finished run has none."""
+    made = r.predictions
+    if made is None and r.is_finished:
         raise UserError(f"{r.path}: predictions: there are none, and a finished run has them. {files.FOREIGN_FIX}")
+    if made is not None and not len(made.ids) == len(made.values) == len(made.labels):
+        lengths = f"{len(made.ids)} ids, {len(made.values)} values and {len(made.labels)} labels"
+        raise UserError(f"{r.path}: predictions: {lengths}. {files.CONTRADICTION_FIX}")
 
 
-def _short(message: object, most: int = 300) -> str:
+def short(message: object, most: int = 300) -> str:
     """Return a message in one line of at most so many characters: its beginning and its end."""
     text = " ".join(str(message).split())
     half = (most - 5) // 2

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from peftbench.errors import UserError
 from peftbench.records import consistency, record
+from peftbench.records.bodies import Predictions
 from peftbench.records.record import Record, RunRecord, TrainingRecord, TrialRecord
 from peftbench.records.spec import as_dict, digest
 from peftbench.tasks import metrics
@@ -78,7 +79,11 @@ def _trial_is_untested(r: TrialRecord) -> Iterator[tuple[str, str]]:
 
 def _scores(r: RunRecord) -> Iterator[tuple[str, str]]:
     """Check that the test scores follow from the predictions, up to rounding (rounding.py)."""
-    predictions = r.predictions
+    try:
+        predictions = r.predictions
+    except UserError as e:
+        yield "predictions", str(e).removeprefix(f"{r.path}: predictions")
+        return
     if predictions is None:
         yield "predictions", "there are none, and a finished run has them"
         return
@@ -91,7 +96,7 @@ def _scores(r: RunRecord) -> Iterator[tuple[str, str]]:
             continue
         try:
             again = metrics.score(name, values, labels)
-        except (TypeError, ValueError) as e:
+        except Exception as e:  # values of any kind, which each metric refuses in its own way
             yield "predictions.values", f"no {name} can be computed from them ({e})"
             continue
         if not rounding.is_same(score, again):
@@ -106,11 +111,19 @@ def _validated(r: TrainingRecord) -> Iterator[tuple[str, str]]:
         yield "metrics.validation", f"not the scores that curve.validation has at step {step}"
 
 
+def _predictions(r: RunRecord) -> Predictions | None:
+    """Return the predictions; None where they are no list of them, which `_scores` has found."""
+    try:
+        return r.predictions
+    except UserError:
+        return None
+
+
 def _examples(records: Iterable[Record]) -> Iterator[AuditFinding]:
     """Check that records of the same data hold the same ids and labels; yield those that differ from the majority."""
     by_task: dict[str, list[tuple[RunRecord, str]]] = defaultdict(list)
     for r in records:
-        if isinstance(r, RunRecord) and r.is_finished and (predictions := r.predictions):
+        if isinstance(r, RunRecord) and r.is_finished and (predictions := _predictions(r)):
             by_task[digest(as_dict(r.spec.task))].append((r, digest([predictions.ids, predictions.labels])))
     for group in by_task.values():
         common, number = Counter(examples for _, examples in group).most_common(1)[0]

@@ -55,6 +55,10 @@ def _cut(text: str, start: int, end: int) -> str:
     return f"{text[:start]}[... {len(text):,} characters]{text[-end:]}"
 
 
+class SetAside(UserWarning):
+    """Files among the records that are none: they count neither as done nor in tables."""
+
+
 def unknown(what: str, given: object, valid: Iterable[str], where: str = "") -> UserError:
     """Return the error for a name that is not valid, with the nearest valid name.
 

@@ -7,6 +7,7 @@ reads the output any more. Each command imports what it needs when it runs, so t
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ import typer
 from peftbench import __version__
 from peftbench.cli import adapters, catalogue, cost, experiments, methods, reports, streams, verify
 from peftbench.cli.options import say
-from peftbench.errors import UserError, brief
+from peftbench.errors import SetAside, UserError, brief
 from peftbench.run import children
 
 USAGE_ERROR: Any = typer.BadParameter.__base__  # of an unknown option, a wrong value, a missing argument
@@ -35,6 +36,7 @@ def main() -> None:
     """Run the command line. A UserError prints one message and exits with code 2."""
     streams.use_utf8()
     output = streams.open_streams()
+    _show_set_aside()
     children.adopt()
     before = children.below()
     code = _run()
@@ -76,6 +78,19 @@ def _mistake(error: Exception) -> UserError:
     if isinstance(error, MemoryError):
         return UserError("the memory of this machine is not enough for what was given; give less of it")
     return UserError("what was given has values inside values, deeper than Python can follow; give flatter input")
+
+
+def _show_set_aside() -> None:
+    """Show the warning of files that are no records as the notes of a plan are shown."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, SetAside):
+            say(f"note: {message}", sys.stderr)
+        else:
+            shown(message, category, *place, **more)
+
+    warnings.showwarning = show
 
 
 @app.callback(invoke_without_command=True)

@@ -162,11 +162,11 @@ def profile(
     loaded = _load(experiment, only, data_dir, plugin, None, override, None)
     folder = loaded.results_dir(results)
     check_device_exists(device or loaded.experiment.device)
-    earlier = record.read_all(folder)
+    earlier = record.readable(folder)
     final = [p for p in loaded.prepared.with_best_trials(earlier).planned if p.spec.trial is None]
     passes = next_runs.passes(loaded.experiment, loaded.experiment.profile_of(rounds, processes), final)
     outcome = _run_passes(loaded, passes, folder, device, threads, quiet or as_json)
-    _print_passes({r.path for r in earlier}, record.read_all(folder), as_json, quiet)
+    _print_passes({r.path for r in earlier}, record.readable(folder), as_json, quiet)
     raise typer.Exit(outcome.code)
 
 

@@ -27,6 +27,10 @@ Sample = Annotated[
 RecordDevice = Annotated[
     str | None, typer.Option("--device", metavar="DEVICE", help="In place of the device of each record.")
 ]
+Limit = Annotated[
+    list[str] | None,
+    typer.Option("--limit", metavar="NAME=N", help="Repeat runs that ask for more: steps=200000. May be repeated."),
+]
 Keep = Annotated[
     Path | None, typer.Option("--keep", metavar="DIR", help="Folder for the new records. Default: not kept.")
 ]
@@ -41,6 +45,7 @@ def verify(
     plugin: Plugins = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Worker processes.")] = 1,
     keep: Keep = None,
+    limit: Limit = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -48,7 +53,7 @@ def verify(
 
     On the same machine with the same versions, a repeated run must agree bit for bit.
     """
-    from peftbench.verify.records import repeat, summary
+    from peftbench.verify.records import bounds, repeat, summary
 
     check_device_name(device)
     request = repeat.RepeatRequest(
@@ -58,6 +63,7 @@ def verify(
         plugins=tuple(p.expanduser().resolve() for p in plugin or ()),
         jobs=jobs,
         device=device,
+        limits=bounds.parse(limit or ()),
         view=progress.view(quiet or as_json),
     )
     with executor_errors_exit(), scratch.folder("verify") as folder:

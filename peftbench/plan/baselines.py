@@ -121,7 +121,7 @@ def baselines(planned: Prepared, folder: Path, versions: Mapping[str, int]) -> B
     name, new = planned.experiment.name, list(dict.fromkeys(p.label for p in planned.planned))
     if not folder.is_dir():
         raise UserError(f"--against {folder}: no such directory; give the one that holds the baselines' records")
-    everything = record.finished(record.read_all(folder)).values()
+    everything = record.finished(record.readable(folder)).values()
     there = [r for r in everything if isinstance(r, RunRecord)]
     trials = [r for r in everything if isinstance(r, TrialRecord)]
     mine = [r for r in there if r.experiment == name]

@@ -170,7 +170,7 @@ class Records(Sequence["Record"]):
     def _records(self) -> list[Record]:
         from peftbench.records import record
 
-        return record.read_all(self.folder)
+        return record.readable(self.folder)
 
     @overload
     def __getitem__(self, i: int) -> Record: ...
@@ -428,7 +428,7 @@ def run(
     planned.prepared.check_jobs(workers)
     view = (Lines() if progress else Quiet()) if isinstance(progress, bool) else progress
     outcome = runner.run(
-        planned.planner(record.read_all(folder), retry_failed),
+        planned.planner(record.readable(folder), retry_failed),
         folder,
         experiment=planned.experiment.name,
         overrides=planned.experiment.overrides,
@@ -458,8 +458,8 @@ _plan = plan  # `run` has a parameter of that name
 def records(folder: PathLike) -> Records:
     """Return the records under a results directory. They are read at their first use; a missing directory has none.
 
-    Raises:
-        UserError: at the first use, a file is damaged, edited or foreign; the message names it.
+    A file that is damaged, edited or foreign, or that contradicts itself, is set aside: a warning of the class
+    `peftbench.errors.SetAside` names it.
     """
     return Records(folder)
 
@@ -472,7 +472,7 @@ def report(records: Records | PathLike, *, against: PathLike | None = None) -> R
         against: a results directory with baselines for the same tables; by default that of the plan.
 
     Raises:
-        UserError: a record is damaged, edited or foreign.
+        UserError: there is no directory `against`. Files that are no records are set aside, as `records` says.
     """
     if against is not None and not Path(against).is_dir():
         raise UserError(f"against: no directory {against}; give a results directory")

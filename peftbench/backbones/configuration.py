@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from peftbench.backbones import architectures, pretrained, quantised, source, tiny
 from peftbench.errors import UserError
 
+MOST_PARTS = 10_000  # layers, heads or experts
 LAYERDROP = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")  # probabilities that a step skips a layer
 
 
@@ -33,6 +35,7 @@ def load_config(origin: source.Origin, labels: int, kind: str, dropout: float | 
         config = (tiny if origin.model in tiny.TINY else architectures).config(origin.model)
     if getattr(config, "quantization_config", None) == {}:  # left behind where weights were made plain again
         del config.quantization_config
+    check_plain(origin, config)
     quantised.check(origin, config)
     check_one_network(origin.model, config)
     _check_kind(origin, config, kind)
@@ -46,6 +49,27 @@ def load_config(origin: source.Origin, labels: int, kind: str, dropout: float | 
             if getattr(config, key, None):
                 setattr(config, key, 0.0)
     return config
+
+
+def check_plain(origin: source.Origin, config: Any) -> None:
+    """Check that a configuration neither fetches code from the hub nor describes a network that cannot be built.
+
+    Raises:
+        UserError: It names an implementation of the hub, or has more parts of one kind than MOST_PARTS.
+    """
+    for key in ("_attn_implementation", "_experts_implementation"):
+        named = getattr(config, key, None)
+        if named is not None and (not isinstance(named, str) or not named.replace("_", "").isalnum()):
+            raise UserError(
+                f"backbone {origin.model!r} asks for code from elsewhere: config.json names {str(named)[:80]!r} as "
+                f"{key.strip('_')}, and code that a model's directory names never runs; remove that key there"
+            )
+    for key, value in config.to_dict().items():
+        if isinstance(value, int) and value > MOST_PARTS and re.search(r"(layer|expert|head|block)s?$", key):
+            raise UserError(
+                f"backbone {origin.model!r} has {key} = {str(value)[:40]} in its config.json, and a network has at "
+                f"most {MOST_PARTS:,}; save the model there again"
+            )
 
 
 def check_layers_stay(origin: source.Origin, config: Any) -> None:

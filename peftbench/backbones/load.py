@@ -225,8 +225,13 @@ def load_on_meta(
         config.num_hidden_layers = layers
         if getattr(config, "layer_types", None) is not None:
             config.layer_types = config.layer_types[:layers]
-    with torch.device("meta"):
-        net = random_network(kind, config, DTYPES[dtype]).requires_grad_(False)
+    try:
+        with torch.device("meta"):
+            net = random_network(kind, config, DTYPES[dtype]).requires_grad_(False)
+    except MemoryError:
+        raise
+    except Exception as error:  # each architecture fails in its own way on values that do not fit together
+        raise origin.load_error("network that config.json describes", error) from error
     if origin.model in tiny.TINY:
         net.to(DTYPES[dtype])  # buffers too, as `build_network` does
     head = head_of(net, kind)

@@ -57,8 +57,8 @@ def check(folder: Path) -> None:
         for key in keys:
             if key in (facts := read_json(folder / file)):
                 raise UserError(
-                    f"{folder / file} sends the reader to other files ({key}: {_short(facts[key])}), and only the usual "
-                    f"ones are read; remove {key}, or save the model there again with save_pretrained"
+                    f"{folder / file} sends the reader to other files ({key}: {_short(facts[key])}), and only the "
+                    f"usual ones are read; remove {key}, or save the model there again with save_pretrained"
                 )
     if (folder / "adapter_config.json").exists():
         raise UserError(

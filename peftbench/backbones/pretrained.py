@@ -67,7 +67,7 @@ def check_index(origin: source.Origin) -> None:
 
 def _cached(origin: source.Origin, file: str) -> Path | None:
     """Return a file of a model on this machine, fetched from the hub if it must be; None if it has none."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     try:
         found = cached_file(origin.place, file, _raise_exceptions_for_missing_entries=False, **origin.options)

@@ -46,7 +46,7 @@ class Origin:
         if not self.local:
             return UserError(unreachable(self.model, error))
         return UserError(
-            f"the {part} of backbone {self.model!r} does not load from {self.place}: {_reason(error)}; "
+            f"the {part} of backbone {self.model!r} does not load from {self.place}: {_whole_reason(error)}; "
             "save or copy the model there again"
         )
 
@@ -142,6 +142,11 @@ def unreachable(model: str, error: Exception) -> str:
         + "Check the name and the connection, give a local directory instead, or use an embedded model: "
         + ", ".join(EMBEDDED)
     )
+
+
+def _whole_reason(error: Exception) -> str:
+    """Return what a loader says of a file: all its lines, cut at 300 characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _reason(error: Exception) -> str:

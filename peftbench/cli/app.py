@@ -6,7 +6,9 @@ when it runs, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 from io import TextIOWrapper
 from typing import Annotated, Any
 
@@ -15,7 +17,7 @@ import typer
 from peftbench import __version__
 from peftbench.cli import adapters, catalogue, cost, experiments, methods, reports, verify
 from peftbench.cli.options import say
-from peftbench.errors import UserError, brief
+from peftbench.errors import SetAside, UserError, brief
 
 USAGE_ERROR: Any = typer.BadParameter.__base__  # of an unknown option, a wrong value, a missing argument
 GROUPS = (experiments, reports, verify, catalogue, methods, cost, adapters)  # in the order of `--help`
@@ -36,6 +38,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # on a terminal that lacks a character
+    _show_set_aside()
     try:
         sys.exit(_code())
     except (UserError, OSError, MemoryError, RecursionError) as e:
@@ -45,8 +48,22 @@ def main() -> None:
         sys.exit(130)
 
 
+def _show_set_aside() -> None:
+    """Show the warning of files that are no records as the notes of a plan are shown."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, SetAside):
+            say(f"note: {message}", sys.stderr)
+        else:
+            shown(message, category, *place, **more)
+
+    warnings.showwarning = show
+
+
 def _code() -> int:
     """Run the command that the arguments name, and return its exit code."""
+    os.getcwd()  # raises where the working directory is gone: there, libraries of torch would end the process
     try:
         return app(standalone_mode=False) or 0
     except USAGE_ERROR as e:
@@ -60,6 +77,8 @@ def _mistake(error: Exception) -> UserError:
     """Return what a user reads. Anything that a command is given may be too much for the system or for Python."""
     if isinstance(error, UserError):
         return error
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # of os.getcwd
+        return UserError("the working directory is gone; change into one that exists")
     if isinstance(error, OSError):
         what = f"{error.filename}: " if error.filename is not None else ""
         return UserError(f"{what}{error.strerror or error}; check this path and the permissions of its folder")

@@ -28,6 +28,7 @@ from peftbench.cli.options import (
     say,
     threads_from_environment,
 )
+from peftbench.plan import limits
 
 if TYPE_CHECKING:
     from peftbench.estimate.calibrate import Place
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from peftbench.run.runner import Outcome
 
 Jobs = Annotated[
-    int | None, typer.Option("--jobs", min=1, metavar="N", help="Worker processes, in place of the file's.")
+    int | None,
+    typer.Option("--jobs", min=1, max=limits.JOBS, metavar="N", help="Worker processes, in place of the file's."),
 ]
 Added = Annotated[
     list[str] | None,
@@ -134,10 +136,14 @@ def profile(
     device: Device = None,
     only: Only = None,
     rounds: Annotated[
-        int | None, typer.Option("--rounds", min=1, metavar="N", help="Timed rounds in each process.")
+        int | None,
+        typer.Option("--rounds", min=1, max=limits.ROUNDS, metavar="N", help="Timed rounds in each process."),
     ] = None,
     processes: Annotated[
-        int | None, typer.Option("--processes", min=1, metavar="N", help="Processes that repeat the measurement.")
+        int | None,
+        typer.Option(
+            "--processes", min=1, max=limits.PROCESSES, metavar="N", help="Processes that repeat the measurement."
+        ),
     ] = None,
     plugin: Plugins = None,
     override: Override = None,
@@ -156,11 +162,11 @@ def profile(
     loaded = _load(experiment, only, data_dir, plugin, None, override, None)
     folder = loaded.results_dir(results)
     check_device_exists(device or loaded.experiment.device)
-    earlier = record.read_all(folder)
+    earlier = record.readable(folder)
     final = [p for p in loaded.prepared.with_best_trials(earlier).planned if p.spec.trial is None]
     passes = next_runs.passes(loaded.experiment, loaded.experiment.profile_of(rounds, processes), final)
     outcome = _run_passes(loaded, passes, folder, device, threads, quiet or as_json)
-    _print_passes({r.path for r in earlier}, record.read_all(folder), as_json, quiet)
+    _print_passes({r.path for r in earlier}, record.readable(folder), as_json, quiet)
     raise typer.Exit(outcome.code)
 
 

@@ -20,12 +20,18 @@ from peftbench.cli.options import (
     print_json,
     say,
 )
+from peftbench.plan import limits
+from peftbench.records import user_file
 
 Sample = Annotated[
     int | None, typer.Option("--sample", min=1, metavar="N", help="Runs to repeat, of all methods. Default: all runs.")
 ]
 RecordDevice = Annotated[
     str | None, typer.Option("--device", metavar="DEVICE", help="In place of the device of each record.")
+]
+Limit = Annotated[
+    list[str] | None,
+    typer.Option("--limit", metavar="NAME=N", help="Repeat runs that ask for more: steps=200000. May be repeated."),
 ]
 Keep = Annotated[
     Path | None, typer.Option("--keep", metavar="DIR", help="Folder for the new records. Default: not kept.")
@@ -39,8 +45,9 @@ def verify(
     data_dir: DataDir = None,
     device: RecordDevice = None,
     plugin: Plugins = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Worker processes.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, max=limits.JOBS, metavar="N", help="Worker processes.")] = 1,
     keep: Keep = None,
+    limit: Limit = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -48,16 +55,17 @@ def verify(
 
     On the same machine with the same versions, a repeated run must agree bit for bit.
     """
-    from peftbench.verify.records import repeat, summary
+    from peftbench.verify.records import bounds, repeat, summary
 
     check_device_name(device)
     request = repeat.RepeatRequest(
         number=sample,
         seed=seed,
         data_dir=data_dir,
-        plugins=tuple(p.expanduser().resolve() for p in plugin or ()),
+        plugins=tuple(user_file.resolved(p) for p in plugin or ()),
         jobs=jobs,
         device=device,
+        limits=bounds.parse(limit or ()),
         view=progress.view(quiet or as_json),
     )
     with executor_errors_exit(), tempfile.TemporaryDirectory(prefix="peftbench-verify-") as scratch:

@@ -18,7 +18,7 @@ from peftbench.plan.grid import Spec
 from peftbench.plan.prepare import Prepared
 from peftbench.plan.read import load
 from peftbench.plan.run_limits import Measures
-from peftbench.records import comparable, record
+from peftbench.records import comparable, record, user_file
 from peftbench.records.record import Record, RunRecord, TrialRecord
 from peftbench.records.spec import MethodSpec, ProfileSpec, RunSpec
 
@@ -93,7 +93,7 @@ def prepared(
     Raises:
         UserError: naming every difference that prevents a comparison.
     """
-    catalogue = Catalogue(tuple(p.expanduser().resolve() for p in plugins))
+    catalogue = Catalogue(tuple(user_file.resolved(p) for p in plugins))
     known = catalogue.methods()
     wanted = [text.partition("=")[2] for text in only if text.startswith("method=")]
     listed = configurations.expand(experiment, known, catalogue.hyper)
@@ -121,7 +121,7 @@ def baselines(planned: Prepared, folder: Path, versions: Mapping[str, int]) -> B
     name, new = planned.experiment.name, list(dict.fromkeys(p.label for p in planned.planned))
     if not folder.is_dir():
         raise UserError(f"--against {folder}: no such directory; give the one that holds the baselines' records")
-    everything = record.finished(record.read_all(folder)).values()
+    everything = record.finished(record.readable(folder)).values()
     there = [r for r in everything if isinstance(r, RunRecord)]
     trials = [r for r in everything if isinstance(r, TrialRecord)]
     mine = [r for r in there if r.experiment == name]

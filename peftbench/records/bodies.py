@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from peftbench.records.costs import BaseLatency, Conditions, Memory, Parameters, Part, ProfileRow, Seconds, StepTime
 from peftbench.records.data_summary import DataSummary
+from peftbench.records.ranges import Count, Name, NotNegative, Positive, Whole
 from peftbench.records.spec import ProfileSpec, RunSpec
 
 Status = Literal["finished", "diverged", "oom", "error", "killed", "abandoned"]
@@ -52,7 +53,7 @@ class Environment(Part, frozen=True):
     device: str  # the device of the run: "cpu", "cuda:0", "mps"
     cpu: Processor  # of the machine, also for a run on a GPU
     gpu: Gpu | None  # null for a run on another device
-    threads: int | None  # CPU threads of one operation; null if not limited
+    threads: Positive | None  # CPU threads of one operation; null if not limited
     blas: dict[str, str] = {}  # loaded BLAS libraries and their kernels, by package; older records lack it
 
     @property
@@ -67,16 +68,16 @@ class Attempt(Part, frozen=True, kw_only=True):
     kind: str  # "run" or "profile"
     spec_id: str  # 16 hex digits of the spec's hash, without fields at their defaults
     env_id: str  # 16 hex digits of the hash of `env`
-    slug: str  # readable name of the spec; the file's name starts with it
-    attempt: int  # counts the attempts at this spec in this environment, from 1
+    slug: Name  # readable name of the spec; the file's name starts with it
+    attempt: Positive  # counts the attempts at this spec in this environment, from 1
     status: Status  # how it ended; "killed" and "abandoned" attempts are repeated by running again
     reason: str | None  # why it did not finish; null if it finished
     traceback: str | None  # of the exception, or the last lines on stderr of a killed process
     started: str  # ISO 8601, with the time zone
     ended: str  # ISO 8601, with the time zone
     seconds: Seconds  # duration
-    experiment: str  # the experiment's name in its file
-    reference: str  # label of the method that scores and costs are compared with
+    experiment: Name  # the experiment's name in its file
+    reference: Name  # label of the method that scores and costs are compared with
     overrides: list[str] = []  # values in place of the file's, in the form of `--set`
     env: Environment  # code and machine
 
@@ -91,14 +92,14 @@ class Curve(Part, frozen=True):
     """The losses and validation scores during training."""
 
     loss: list[float | None]  # one for each optimiser step; null if not finite
-    validation: list[dict[str, int | float | None]]  # {"step": n, metric: score} for each evaluation
+    validation: list[dict[str, Whole | float | None]]  # {"step": n, metric: score} for each evaluation
 
 
 class Amount(Part, frozen=True):
     """The amount of training."""
 
-    tokens: int  # tokens in all training batches, without padding
-    seconds: float | None  # in training steps; null unless the budget is a time
+    tokens: Count  # tokens in all training batches, without padding
+    seconds: NotNegative | None  # in training steps; null unless the budget is a time
     repeatable: bool  # whether the spec determines the number of steps
 
 
@@ -120,7 +121,7 @@ class Metrics(ValidationMetrics, frozen=True):
 class Probe(Part, frozen=True):
     """The measurements of one probe of the trained network."""
 
-    version: int  # of the probe's code
+    version: Count  # of the probe's code
     paper: str  # the source of the measure
     definition: str  # the measure in one sentence
     points: list[dict[str, Any]]  # {"step": n, ...}; the last one is for the tested weights
@@ -131,15 +132,15 @@ class Sample(Part, frozen=True):
 
     prompt: str  # the input
     prediction: str  # the generated text
-    reference: str  # the first reference answer
+    reference: Name  # the first reference answer
 
 
 class Predictions(Part, frozen=True):
     """Predictions on the test split, with one entry for each example. They are decoded on first use."""
 
     ids: list[str]  # hashes of the examples
-    values: list[int | float | str | None]  # predicted class, number or text
-    labels: list[int | float | str | list[str]]  # correct class or number, or the reference texts
+    values: list[Whole | float | str | None]  # predicted class, number or text
+    labels: list[Whole | float | str | list[str]]  # correct class or number, or the reference texts
 
 
 class TrainingBody(Attempt, frozen=True, kw_only=True):
@@ -153,9 +154,9 @@ class TrainingBody(Attempt, frozen=True, kw_only=True):
     memory: Memory | None = None  # memory of one training step
     time: StepTime | None = None  # times of the training steps
     curve: Curve | None = None  # losses and validation scores
-    stopped_at: int | None = None  # number of optimiser steps taken
+    stopped_at: Count | None = None  # number of optimiser steps taken
     trained: Amount | None = None  # tokens and seconds; missing in older records
-    checkpoint_step: int | None = None  # the step whose weights were tested
+    checkpoint_step: Count | None = None  # the step whose weights were tested
     probes: dict[str, Probe] = {}  # by name, if the spec lists any
 
     FINISHED: ClassVar[tuple[str, ...]] = ("parameters", "curve", "metrics")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from peftbench.records.ranges import Count, Name, NotNegative, Positive
+
 
 class Part(Struct, frozen=True, gc=False):
     """A part of a record's body. The garbage collector skips it, because it holds no cycle."""
@@ -12,72 +14,72 @@ class Part(Struct, frozen=True, gc=False):
 class Quartiles(Part, frozen=True):
     """A summary of several measurements, one for each round of a profile pass or each training step."""
 
-    median: float  # the median
-    iqr: float | None  # third quartile - first quartile; null for a single measurement
-    n: int  # number of measurements
+    median: NotNegative  # the median
+    iqr: NotNegative | None  # third quartile - first quartile; null for a single measurement
+    n: Positive  # number of measurements
 
 
 class SampledSeconds(Quartiles, frozen=True):
     """A summary of times, with every sample."""
 
-    samples: list[float]  # seconds, in the order of the rounds
+    samples: list[NotNegative]  # seconds, in the order of the rounds
 
 
 class Ratio(Quartiles, frozen=True):
     """A summary of ratios of two measurements in the same round."""
 
-    low: float | None  # lower bound of the median's 95 % bootstrap interval; null for a single round
-    high: float | None  # upper bound of that interval
+    low: NotNegative | None  # lower bound of the median's 95 % bootstrap interval; null for a single round
+    high: NotNegative | None  # upper bound of that interval
 
 
 class PassSeconds(SampledSeconds, frozen=True):
     """Times of one inference pass."""
 
-    p95: float | None  # seconds, the 95th percentile; null with fewer than 20 samples
+    p95: NotNegative | None  # seconds, the 95th percentile; null with fewer than 20 samples
     ratio: Ratio | None  # to the same pass of the base network; null for the base network itself
 
 
 class Seconds(Part, frozen=True):
     """Wall-clock seconds of an attempt. The parts are null if other runs shared the machine."""
 
-    total: float  # from the start of the attempt to its end
-    load: float | None = None  # data, tokens, base weights
-    train: float | None = None  # all training steps and the time between them
-    evaluate: float | None = None  # validation, test and probes
+    total: NotNegative  # from the start of the attempt to its end
+    load: NotNegative | None = None  # data, tokens, base weights
+    train: NotNegative | None = None  # all training steps and the time between them
+    evaluate: NotNegative | None = None  # validation, test and probes
 
 
 class Parameters(Part, frozen=True):
     """Counts of parameters, and the size of the adapter file."""
 
-    trainable: int  # trained by the method, without the task head
-    head: int  # of the task head, which every method trains
-    added: int  # by the method to the base network
-    total: int  # of the network, with head and added parameters
-    stored_bytes: int  # of the adapter file
+    trainable: Count  # trained by the method, without the task head
+    head: Count  # of the task head, which every method trains
+    added: Count  # by the method to the base network
+    total: Count  # of the network, with head and added parameters
+    stored_bytes: Count  # of the adapter file
 
 
 class PeakParts(Part, frozen=True):
     """Bytes of live tensors at the memory peak, by purpose."""
 
-    weights: int  # the base network's parameters and buffers
-    adapter: int  # what the method added
-    head: int  # the task head
-    gradients: int  # of all trained parameters
-    optimizer: int  # the optimizer's state
-    activations: int  # created in a forward pass and alive when its backward pass starts; includes the batch
-    temporaries: int  # all others
+    weights: Count  # the base network's parameters and buffers
+    adapter: Count  # what the method added
+    head: Count  # the task head
+    gradients: Count  # of all trained parameters
+    optimizer: Count  # the optimizer's state
+    activations: Count  # created in a forward pass and alive when its backward pass starts; includes the batch
+    temporaries: Count  # all others
 
 
 class Memory(Part, frozen=True):
     """Memory of the training step with the largest batch."""
 
-    peak_bytes: int  # largest sum of live tensors, counted by a torch dispatch mode
+    peak_bytes: Count  # largest sum of live tensors, counted by a torch dispatch mode
     at_peak: PeakParts  # the parts of that sum
     peak_phase: str  # "forward", "backward" or "optimizer"
-    resident_bytes: int | None  # largest resident set of the process during the step; null if not available
-    allocated_bytes: int | None  # largest sum of the CUDA allocator; null on other devices
-    reserved_bytes: int | None  # largest reservation of the CUDA allocator; null on other devices
-    batch: list[int]  # (rows, tokens) of the step's batch
+    resident_bytes: Count | None  # largest resident set of the process during the step; null if not available
+    allocated_bytes: Count | None  # largest sum of the CUDA allocator; null on other devices
+    reserved_bytes: Count | None  # largest reservation of the CUDA allocator; null on other devices
+    batch: list[Count]  # (rows, tokens) of the step's batch
     attention: str  # the attention implementation of transformers: "sdpa", "eager"
     optimizer: str  # class and variant of the optimizer: "AdamW, foreach"
     source: str  # how these figures were measured
@@ -102,18 +104,18 @@ class SplitSeconds(Part, frozen=True):
 class StepFlops(Part, frozen=True):
     """Floating-point operations of one step: matrix products, attention, convolutions; no element-wise ones."""
 
-    forward: int  # of the forward passes
-    backward: int  # of the backward passes
-    optimizer: int  # of the optimizer's step
-    total: int  # of the whole step
+    forward: Count  # of the forward passes
+    backward: Count  # of the backward passes
+    optimizer: Count  # of the optimizer's step
+    total: Count  # of the whole step
 
 
 class LatencyAt(Part, frozen=True):
     """Latency of inference at one shape, in one phase."""
 
     phase: str  # "forward"; for generation "prefill" (the prompt) or "decode" (one further token)
-    batch: int  # number of texts
-    length: int | None  # tokens of each text; null in the oldest records
+    batch: Positive  # number of texts
+    length: Positive | None  # tokens of each text; null in the oldest records
     typical: bool  # whether this is the task's median length, not a length from the experiment
     unmerged: PassSeconds  # with separate adapters
     merged: PassSeconds | None  # with the adapters merged into the weights; null if not mergeable
@@ -128,20 +130,20 @@ class BaseLatency(Part, frozen=True):
 class ProfileRow(Part, frozen=True):
     """The measurements of one configuration, timed in turn with the others."""
 
-    label: str  # unique in the experiment's tables
-    method: str  # the method's name
-    task: str  # name of the task that ran
+    label: Name  # unique in the experiment's tables
+    method: Name  # the method's name
+    task: Name  # name of the task that ran
     step_seconds: SampledSeconds  # of a whole training step
     ratio: Ratio | None  # of step_seconds to the reference's; null in a pass without the reference
-    tokens: int | None  # in the batch, without padding
+    tokens: Count | None  # in the batch, without padding
     tokens_per_second: Quartiles | None  # over step_seconds
     flops: StepFlops | None  # of one step
     flops_per_second: Quartiles | None  # over step_seconds
     product_share: Ratio | None  # flops_per_second / the rate of a large matrix product in the same round
-    shape: list[int] | None  # (rows, tokens) of the batch
+    shape: list[Count] | None  # (rows, tokens) of the batch
     split_seconds: SplitSeconds | None  # the step's time by its parts
     latency: list[LatencyAt]  # of inference, at every shape
-    merge_max_change: float | None  # largest change of a logit by merging; null if not mergeable
+    merge_max_change: NotNegative | None  # largest change of a logit by merging; null if not mergeable
     merge_seconds: SampledSeconds | None  # of merging all adapters and undoing it
     switch_seconds: SampledSeconds | None  # of loading another adapter's tensors and head
 
@@ -149,10 +151,10 @@ class ProfileRow(Part, frozen=True):
 class MatrixProduct(Part, frozen=True):
     """The rate of a large matrix product, timed in the rounds of the pass, as a measure of the machine."""
 
-    width: int  # of the square matrices
-    products: int  # number of products in a row
+    width: Count  # of the square matrices
+    products: Count  # number of products in a row
     dtype: str  # of the training steps
-    flops: int  # of all products
+    flops: Count  # of all products
     seconds: SampledSeconds  # of all products
     flops_per_second: Quartiles  # flops / seconds
 
@@ -160,5 +162,5 @@ class MatrixProduct(Part, frozen=True):
 class Conditions(Part, frozen=True):
     """The conditions of the machine during a profile pass."""
 
-    background_cpu_share: float | None  # share of CPU time that other programs used, 0 to 1; null if unknown
+    background_cpu_share: NotNegative | None  # share of CPU time that other programs used, 0 to 1; null if unknown
     product: MatrixProduct | None  # null in the oldest records

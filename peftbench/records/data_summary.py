@@ -5,21 +5,22 @@ from __future__ import annotations
 from typing import Literal
 
 from peftbench.records.costs import Part
+from peftbench.records.ranges import Count
 
 
 class SplitSummary(Part, frozen=True):
     """One split of a task, as a network reads it. A prompt counts as the text of a generation task."""
 
-    rows: int  # examples
-    per_class: list[int]  # examples of each class, in the order of `classes`; empty without classes
-    copies: int  # examples with the texts and references of an earlier one of the split, case and blanks aside
-    contradictory: int  # rows whose texts also stand in this split with another class
-    tokens: int  # tokens of all examples before truncation
-    longest: int  # tokens of the longest example before truncation
-    cut_texts: int  # texts that truncation shortened
-    cut_tokens: int  # tokens that they lost
-    cut_answers: int = 0  # reference answers that truncation shortened; they lose their end
-    cut_answer_tokens: int = 0  # tokens that they lost
+    rows: Count  # examples
+    per_class: list[Count]  # examples of each class, in the order of `classes`; empty without classes
+    copies: Count  # examples with the texts and references of an earlier one of the split, case and blanks aside
+    contradictory: Count  # rows whose texts also stand in this split with another class
+    tokens: Count  # tokens of all examples before truncation
+    longest: Count  # tokens of the longest example before truncation
+    cut_texts: Count  # texts that truncation shortened
+    cut_tokens: Count  # tokens that they lost
+    cut_answers: Count = 0  # reference answers that truncation shortened; they lose their end
+    cut_answer_tokens: Count = 0  # tokens that they lost
 
 
 class DataSummary(Part, frozen=True):
@@ -28,7 +29,7 @@ class DataSummary(Part, frozen=True):
     classes: list[str]  # names of the classes in index order; empty without classes
     splits: dict[str, SplitSummary]  # by name; a tuning trial has no test split
     cut_from: Literal["beginning", "end"]  # where a text that is too long loses tokens
-    doubled: dict[str, int]  # special token -> texts that begin or end with it twice
+    doubled: dict[str, Count]  # special token -> texts that begin or end with it twice
     notes: list[str] = []  # remarks of the preparation, such as the number of rows left out
 
     def __post_init__(self) -> None:

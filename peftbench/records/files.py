@@ -14,6 +14,7 @@ import math
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,13 @@ import msgspec
 from peftbench.errors import UserError
 from peftbench.records import upgrades
 
+CONTRADICTION_FIX = (
+    "Restore the file from a copy, or delete it and run the experiment again: only this run is repeated."
+)
 FOREIGN_FIX = "Read it with the version of peftbench that wrote it, or move it out of the results directory."
+
+LARGEST_BYTES = 2**30  # of a file; the largest that a run writes has a few million
+DEEPEST = 40  # levels of lists and mappings in each other
 
 _TAIL = ',\n"checksum":"'
 _PREDICTIONS = b'\n"predictions":'  # a line of their own: no text in JSON has such a line break in it
@@ -57,7 +64,11 @@ def read_bytes(path: Path) -> bytes:
         UserError: the file cannot be read.
     """
     try:
-        return path.read_bytes()
+        with open(path, "rb", opener=_without_waiting) as f:
+            facts = os.fstat(f.fileno())
+            if not stat.S_ISREG(facts.st_mode) or facts.st_size > LARGEST_BYTES:
+                raise UserError(f"{path}: {facts.st_size:,} bytes, or no regular file: not a record. Move it away.")
+            return f.read()
     except OSError as e:
         raise UserError(f"{path}: cannot be read ({e.strerror}). Make the file readable, or move it away.") from e
 
@@ -78,7 +89,7 @@ def decode(raw: bytes, path: Path, predictions: bool = False) -> dict[str, Any]:
         start, end = _predictions(head)
         head = (head[:start] + head[end:]).rstrip(b",")
     body = _json(head + b"\n}" if intact else raw, path)
-    if problem := upgrades.problem(body):
+    if problem := upgrades.problem(body) or _odd(body, head if intact else None):
         raise UserError(f"{path}: {problem}. {FOREIGN_FIX}")
     if not intact:
         _refuse_edited(body, path)
@@ -117,7 +128,7 @@ def readable(slug: str) -> str:
 def attempt_in(name: str, stem: str) -> int:
     """Return the attempt in a file name; 0 for other files. Every write calls it for all names, so it is cheap."""
     number = name[len(stem) : -len(".json")] if name.startswith(stem) and name.endswith(".json") else ""
-    return int(number) if number.isdigit() else 0
+    return int(number) if number.isascii() and number.isdigit() else 0
 
 
 def link(content: bytes, path: Path) -> None:
@@ -189,10 +200,39 @@ def _predictions(head: bytes) -> tuple[int, int]:
     return (start, end if end >= 0 else len(head)) if start >= 0 else (len(head), len(head))
 
 
+def _odd(body: dict[str, Any], head: bytes | None) -> str | None:
+    """Return why no peftbench wrote a body, whatever its checksum; None if one may have.
+
+    Args:
+        body: the decoded body.
+        head: its bytes before the checksum, without predictions unless the body has them; None for another layout.
+    """
+    if (number := _deepest(body)) > DEEPEST:
+        return f"its lists and mappings stand in each other {number} levels deep or more, and records have {DEEPEST}"
+    if head is not None and _canonical(body)[:-2].encode() != head:
+        return "a key stands in it twice, or it is not laid out as its checksum says"
+    return None
+
+
+def _deepest(body: Any) -> int:
+    """Return how many levels of lists and mappings stand in each other; one more than DEEPEST for any that are more."""
+    level, depth = [body], 0
+    while level and depth <= DEEPEST:
+        inside = (value.values() if type(value) is dict else value for value in level)
+        level = [v for values in inside for v in values if type(v) is dict or type(v) is list]
+        depth += 1
+    return depth
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody writes to does not block."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _json(raw: bytes, path: Path) -> Any:
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise UserError(
             f"{path}: half-written or damaged: it is not valid JSON ({e}). Restore the file from a copy, or delete it "
             "and run the experiment again: only this run is repeated."

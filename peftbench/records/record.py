@@ -7,13 +7,14 @@ format. This module imports neither torch nor pandas.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from peftbench.errors import UserError
-from peftbench.records import check, files, upgrades
+from peftbench.errors import SetAside, UserError
+from peftbench.records import check, consistency, files, upgrades
 from peftbench.records.bodies import (
     Body,
     Curve,
@@ -25,12 +26,15 @@ from peftbench.records.bodies import (
     TrialBody,
     ValidationMetrics,
 )
+from peftbench.records.consistency import env_id
 from peftbench.records.costs import Parameters, ProfileRow
-from peftbench.records.spec import ProfileSpec, RunSpec, Spec, digest
+from peftbench.records.spec import ProfileSpec, RunSpec, Spec
 
 FOLDER = "runs"  # under the results directory
 RETRIED = ("killed", "abandoned")  # statuses that running again repeats; --retry-failed repeats the other failures
 REFERENCE = ProfileSpec.reference  # the label that costs and scores are compared with by default
+
+SHOWN, MESSAGE = 5, 370  # bad files that one message names, and characters of each
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Record")
@@ -191,11 +195,6 @@ def of(path: Path | str, body: Mapping[str, Any]) -> Record:
     return _CLASSES[type(made)](Path(path), made)
 
 
-def env_id(env: Mapping[str, Any]) -> str:
-    """Return 16 hex digits of the hash of an environment: code, packages, device and threads."""
-    return digest(env)[:16]
-
-
 def file_name(body: Mapping[str, Any]) -> str:
     """Return the name of the file for a record with this body."""
     return f"{files.stem(body)}{body['attempt']}.json"
@@ -238,18 +237,26 @@ def write(results_dir: Path | str, body: Mapping[str, Any]) -> Path:
                 attempt += 1
 
 
-def read(path: Path | str) -> Record:
+def read(path: Path | str, consistent: bool = True) -> Record:
     """Read a record and check it.
 
+    Args:
+        path: the file.
+        consistent: whether one that contradicts itself is refused.
+
     Raises:
-        UserError: the file is truncated, edited or foreign. The message names the file and the fix.
+        UserError: the file is truncated, edited or foreign, or contradicts itself. The message names the file and the
+            fix.
     """
     path = Path(path)
     body = files.decode(files.read_bytes(path), path)
     try:
-        return of(path, body)
+        made = of(path, body)
     except ValueError as e:
-        raise UserError(f"{path}: {e}. {files.FOREIGN_FIX}") from e
+        raise UserError(f"{path}: {short(e)}. {files.FOREIGN_FIX}") from e
+    if consistent and (wrong := next(consistency.contradictions(made.body, body["env"]), None)):
+        raise UserError(f"{path}: {wrong.field}: {short(wrong.message)}. {files.CONTRADICTION_FIX}")
+    return made
 
 
 def read_all(results_dir: Path | str) -> list[Record]:
@@ -261,19 +268,69 @@ def read_all(results_dir: Path | str) -> list[Record]:
     Raises:
         UserError: files are truncated, edited or foreign. One message names them.
     """
+    records, errors = _read_all(results_dir)
+    if errors:
+        raise UserError(brief(errors))
+    return records
+
+
+def readable(results_dir: Path | str) -> list[Record]:
+    """Read every record under a results directory that can be trusted, predictions too, and set the other files aside.
+
+    A file that is set aside is no record: what it says was run is not done, and no table shows it. A warning of the
+    class SetAside names such files, in at most 2,000 characters.
+
+    Returns:
+        The records, sorted by file name; empty if the directory does not exist.
+    """
+    records, errors = _read_all(results_dir, predictions=True)
+    if errors:
+        warnings.warn(f"set aside, neither done nor in tables: {brief(errors)}", SetAside, stacklevel=1)
+    return records
+
+
+def paths(results_dir: Path | str) -> list[Path]:
+    """Return the files that may be records, sorted by name. Temporary files of interrupted writes are left out."""
     folder = Path(results_dir) / FOLDER
+    return [p for p in sorted(folder.glob("*.json")) if not p.name.startswith(".")] if folder.is_dir() else []
+
+
+def brief(messages: Sequence[str]) -> str:
+    """Return the first messages and the number of the others, in at most 1,900 characters."""
+    shown = [short(m, MESSAGE) for m in messages[:SHOWN]]
+    more = [f"... and {len(messages) - SHOWN} more such files"] if len(messages) > SHOWN else []
+    return "\n".join([*shown, *more])
+
+
+def _read_all(results_dir: Path | str, predictions: bool = False) -> tuple[list[Record], list[str]]:
+    """Return the records under a results directory, and why the other files are none."""
     records, errors = [], []
-    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
-        if path.name.startswith("."):
-            continue
+    for path in paths(results_dir):
         try:
-            records.append(read(path))
+            r = read(path)
+            if predictions and isinstance(r, RunRecord):
+                _check_predictions(r)
+            records.append(r)
         except UserError as e:
             errors.append(str(e))
-    if errors:
-        more = f"\n... and {len(errors) - 5} more such files" if len(errors) > 5 else ""
-        raise UserError("\n".join(errors[:5]) + more)
-    return records
+    return records, errors
+
+
+def _check_predictions(r: RunRecord) -> None:
+    """Raise UserError if predictions do not fit their type or each other, or a finished run has none."""
+    made = r.predictions
+    if made is None and r.is_finished:
+        raise UserError(f"{r.path}: predictions: there are none, and a finished run has them. {files.FOREIGN_FIX}")
+    if made is not None and not len(made.ids) == len(made.values) == len(made.labels):
+        lengths = f"{len(made.ids)} ids, {len(made.values)} values and {len(made.labels)} labels"
+        raise UserError(f"{r.path}: predictions: {lengths}. {files.CONTRADICTION_FIX}")
+
+
+def short(message: object, most: int = 300) -> str:
+    """Return a message in one line of at most so many characters: its beginning and its end."""
+    text = " ".join(str(message).split())
+    half = (most - 5) // 2
+    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
 
 
 def finished(records: Iterable[R]) -> dict[str, R]:

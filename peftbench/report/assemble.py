@@ -51,7 +51,7 @@ def load(results_dir: Path | str) -> ReportData:
         results_dir: the results directory; it may have no records.
     """
     sources = up_to_date.sources(results_dir)
-    records = record.read_all(results_dir)
+    records = record.readable(results_dir)
     comparisons = budgets.noted(compare(records))
     tuned = tunings.of(records, comparisons)
     return ReportData(trials.noted(comparisons, tuned), latencies.of(records), tuned, sources)
@@ -65,7 +65,7 @@ def load_against(results_dir: Path | str, baselines_dir: Path | str) -> ReportDa
         baselines_dir: the baselines' records, which are only read.
     """
     sources = up_to_date.sources(results_dir) + up_to_date.sources(baselines_dir)
-    records, others = record.read_all(results_dir), record.read_all(baselines_dir)
+    records, others = record.readable(results_dir), record.readable(baselines_dir)
     comparisons = budgets.noted(with_baselines.compare_with(records, others, baselines_dir))
     shown = {(c.experiment, c.task) for c in comparisons}
     tried = [r for r in others if isinstance(r, TrialRecord) and (r.experiment, r.spec.task.name) in shown]

@@ -119,7 +119,10 @@ def write_killed(
     """
     folder = Path(job.results_dir)
     for path in (folder / record.FOLDER).glob(f"*--{job.spec.id}--*.json"):
-        existing = record.read(path)
+        try:
+            existing = record.read(path)
+        except UserError:  # a file that readers set aside too
+            continue
         if existing.is_finished:  # the process died between writing the record and reporting it
             return {
                 "status": "finished",

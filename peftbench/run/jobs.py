@@ -70,7 +70,7 @@ def record_of(job: Job, env: Mapping[str, Any], started: datetime, ending: Endin
         started: when it started, with a time zone.
         ending: how it ended.
     """
-    ended = datetime.now(UTC)
+    ended = max(started, datetime.now(UTC))  # a clock may be set back meanwhile
     return {
         **ending.body,
         "kind": job.kind,

@@ -168,7 +168,7 @@ class _Grid:
 
     def next_specs(self) -> list[Spec]:
         """What to run now, by the plan and the records on the disk."""
-        records = record.read_all(self.results_dir)
+        records = record.readable(self.results_dir)
         latest = record.latest(records)
         planned = {spec.id: spec for spec in self.specs_for(records)}
         self.planned |= planned
@@ -190,7 +190,7 @@ class _Grid:
 
     def outcome(self) -> Outcome:
         """How the planned specs stand, by the records on the disk."""
-        records = record.read_all(self.results_dir)
+        records = record.readable(self.results_dir)
         latest = record.newest(records) if self.again else record.latest(records)
         statuses = {key: latest[key].status if key in latest else "not run" for key in self.planned}
         lost = set() if self.interrupted else self.attempted  # an executor may end a job without a record

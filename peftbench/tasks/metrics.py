@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftbench.errors import unknown
+from peftbench.records import ranges
 from peftbench.tasks.dataset import Dataset
 
 Score = Callable[[Sequence[Any], Sequence[Any]], "float | None"]
@@ -26,11 +27,8 @@ Score = Callable[[Sequence[Any], Sequence[Any]], "float | None"]
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric reads: which way is better, its range, and the kinds of task it is for."""
+    """What a metric is for. Its direction and range are in `records.ranges`, with which records are checked."""
 
-    direction: str  # "max" | "min"
-    low: float
-    high: float
     kinds: tuple[str, ...]
     what: str
 
@@ -120,17 +118,17 @@ def perplexity(predictions: Sequence[float], references: Sequence[int]) -> float
 
 
 METRICS: dict[str, tuple[Metric, Score]] = {
-    "accuracy": (Metric("max", 0, 1, ("classification",), "share of right answers"), accuracy),
-    "f1": (Metric("max", 0, 1, ("classification",), "F1 of class 1 of two"), f1),
-    "f1_macro": (Metric("max", 0, 1, ("classification",), "mean F1 over the classes"), f1_macro),
-    "mcc": (Metric("max", -1, 1, ("classification",), "Matthews correlation"), mcc),
-    "pearson": (Metric("max", -1, 1, ("regression",), "linear correlation"), pearson),
-    "spearman": (Metric("max", -1, 1, ("regression",), "rank correlation"), spearman),
-    "mae": (Metric("min", 0, math.inf, ("regression",), "mean absolute error"), mae),
-    "rmse": (Metric("min", 0, math.inf, ("regression",), "root mean squared error"), rmse),
-    "bleu": (Metric("max", 0, 100, ("generation",), "corpus BLEU-4, 0 to 100"), bleu),
-    "rougeL": (Metric("max", 0, 100, ("generation",), "ROUGE-L F-measure, 0 to 100"), rouge_l),
-    "perplexity": (Metric("min", 1, math.inf, ("generation",), "perplexity of the answer's tokens"), perplexity),
+    "accuracy": (Metric(("classification",), "share of right answers"), accuracy),
+    "f1": (Metric(("classification",), "F1 of class 1 of two"), f1),
+    "f1_macro": (Metric(("classification",), "mean F1 over the classes"), f1_macro),
+    "mcc": (Metric(("classification",), "Matthews correlation"), mcc),
+    "pearson": (Metric(("regression",), "linear correlation"), pearson),
+    "spearman": (Metric(("regression",), "rank correlation"), spearman),
+    "mae": (Metric(("regression",), "mean absolute error"), mae),
+    "rmse": (Metric(("regression",), "root mean squared error"), rmse),
+    "bleu": (Metric(("generation",), "corpus BLEU-4, 0 to 100"), bleu),
+    "rougeL": (Metric(("generation",), "ROUGE-L F-measure, 0 to 100"), rouge_l),
+    "perplexity": (Metric(("generation",), "perplexity of the answer's tokens"), perplexity),
 }
 
 
@@ -147,7 +145,8 @@ def score(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> f
 
 def direction(name: str) -> str:
     """ "max" where more is better, else "min"."""
-    return _known(name)[0].direction
+    _known(name)
+    return ranges.SCORES[name].direction
 
 
 def for_kind(kind: str) -> list[str]:

@@ -109,7 +109,8 @@ def test_plan_runs_no_code_of_a_directory_even_where_every_question_is_answered_
 ) -> None:
     with_code(copy("bert"), trap, place)
     (tmp_path / "e.yaml").write_text(
-        "name: strange\nbackbone: ./bert\ntasks: [synthetic/classification]\nmethods: [lora]\nbudget: {steps: 2, seeds: 1}\n"
+        "name: strange\nbackbone: ./bert\ntasks: [synthetic/classification]\n"
+        "methods: [lora]\nbudget: {steps: 2, seeds: 1}\n"
     )
     done = subprocess.run(
         [sys.executable, "-m", "peftbench", "plan", "e.yaml"],
@@ -192,8 +193,11 @@ def test_an_index_that_names_a_pickle_is_refused_before_it_is_opened(
     assert not trap.exists()
 
 
-@pytest.mark.parametrize("name", ["/ABSOLUTE", "../other/model.safetensors", "a/../../other/model.safetensors", "link",
-                                  "folder link/model.safetensors", 7, None, ["x"], "a\0b.safetensors"], ids=repr)  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    ["/ABSOLUTE", "../other/model.safetensors", "a/../../other/model.safetensors", "link",
+     "folder link/model.safetensors", 7, None, ["x"], "a\0b.safetensors"], ids=repr,
+)  # fmt: skip
 def test_an_index_that_names_a_file_elsewhere_is_refused(copy: Copy, tmp_path: Path, name: Any) -> None:
     folder = copy("bert")
     other = tmp_path / "other" / "model.safetensors"
@@ -228,7 +232,7 @@ def test_a_directory_with_nothing_but_pickled_weights_is_refused(copy: Copy, tra
     zipped_pickle(trap, folder / file)
     index = {"metadata": {}, "weight_map": {"a": file}}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match="model.safetensors"):
+    with pytest.raises(UserError, match=r"model\.safetensors"):
         load(str(folder), "classification", 2)
     assert not trap.exists()
 

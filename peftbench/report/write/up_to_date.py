@@ -31,7 +31,7 @@ def sources(results_dir: Path | str) -> str:
     Returns:
         Hex digest.
     """
-    records = sorted((Path(results_dir) / record.FOLDER).glob("*.json"))
+    records = record.paths(results_dir)
     versions = [platform.python_version(), *(f"{name} {version(name)}" for name in DRAWN_BY)]
     return _digest([*versions, cache.code_key("report", "records"), *map(_of, records)])
 
@@ -54,7 +54,7 @@ def _both(folder: Path, made_from: str) -> str:
 
 
 def _of(path: Path) -> str:
-    return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None}"
 
 
 def _digest(lines: Iterable[str]) -> str:

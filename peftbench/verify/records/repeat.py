@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peftbench.errors import UserError, unknown_method
+from peftbench.errors import UserError
 from peftbench.method.catalogue import Catalogue
 from peftbench.plan import model_facts
 from peftbench.records import record
@@ -22,7 +22,7 @@ from peftbench.records.record import Record, TrainingRecord
 from peftbench.records.spec import RunSpec, TaskSpec, digest
 from peftbench.run import runner
 from peftbench.run.view import View
-from peftbench.verify.records import differences, tolerance
+from peftbench.verify.records import bounds, differences, tolerance
 from peftbench.verify.records.audit import AuditFinding, audit
 from peftbench.verify.records.differences import FieldDifference
 from peftbench.verify.records.rounding import ulps
@@ -97,6 +97,7 @@ class RepeatRequest:
         plugins: files with methods of the user's own.
         jobs: worker processes.
         device: the device, in place of the one in each record.
+        limits: how much a record may ask for (`bounds.LIMITS`).
         view: shows progress; None for none.
         session: the worker's session, as "module:Class".
         more: further arguments of the session.
@@ -108,6 +109,7 @@ class RepeatRequest:
     plugins: tuple[Path, ...] = ()
     jobs: int = 1
     device: str | None = None
+    limits: Mapping[str, int] = field(default_factory=lambda: bounds.LIMITS)
     view: View | None = None
     session: str = runner.SESSION
     more: Mapping[str, Any] = field(default_factory=dict)
@@ -125,7 +127,7 @@ def verify(results_dir: Path, repeats_dir: Path, request: RepeatRequest) -> Veri
         The findings of the audit and the outcome of each repeat.
 
     Raises:
-        UserError: there is nothing to verify, the directories are the same, or a method, data or device is missing.
+        UserError: there is nothing to verify, the directories are the same, or a device is missing.
     """
     if repeats_dir.resolve() == results_dir.resolve():
         raise UserError(f"{repeats_dir}: the repeats need a directory of their own; name another for --keep")
@@ -138,11 +140,12 @@ def verify(results_dir: Path, repeats_dir: Path, request: RepeatRequest) -> Veri
     outdated = {r.path: why for r in finished if (why := _other_version(r, catalogue))}
     current = [r for r in finished if r.path not in outdated]
     chosen = sample(current, request.number, request.seed)
-    data = _DataFingerprints(request.data_dir)
-    unrepeatable = {r.path: why for r in chosen if (why := _unrepeatable(r, data))}
+    data = _DataFingerprints(request.data_dir, catalogue)
+    roots = [Path.cwd(), results_dir.resolve().parent]
+    unrepeatable = {r.path: why for r in chosen if (why := _unrepeatable(r, data, request.limits, roots))}
     catalogue.save()
     interrupted = _repeat([r for r in chosen if r.path not in unrepeatable], repeats_dir, request)
-    repeats = record.read_all(repeats_dir)
+    repeats = record.readable(repeats_dir)
     outcomes = [_outcome(r, unrepeatable.get(r.path), repeats) for r in chosen]
     done = [o for o in outcomes if o is not None]
     return Verification(records, findings, Counter(outdated.values()), len(current), done, interrupted)
@@ -177,11 +180,13 @@ def _other_version(r: TrainingRecord, catalogue: Catalogue) -> str | None:
 
     method, task = r.spec.method, r.spec.task
     known = catalogue.methods()
-    if method.name not in known:
-        raise unknown_method(method.name, known, where=str(r.path))
-    if method.version != (now := known[method.name].version):
+    if method.name in known and method.version != (now := known[method.name].version):
         return f"method {method.name} {method.version}, now {now}"
-    if task.version != (now := tasks.card(task.name).version):
+    try:
+        now = tasks.card(task.name).version
+    except UserError:  # an unknown task is no other version of one
+        return None
+    if task.version != now:
         return f"task {task.name} {task.version}, now {now}"
     return None
 
@@ -189,8 +194,8 @@ def _other_version(r: TrainingRecord, catalogue: Catalogue) -> str | None:
 class _DataFingerprints:
     """Fingerprints of the tasks' data; each task is prepared once."""
 
-    def __init__(self, data_dir: Path | None) -> None:
-        self.data_dir, self.known = data_dir, dict[str, str]()
+    def __init__(self, data_dir: Path | None, catalogue: Catalogue) -> None:
+        self.data_dir, self.catalogue, self.known = data_dir, catalogue, dict[str, str]()
 
     def fingerprint(self, task: TaskSpec) -> str:
         from peftbench import tasks
@@ -201,13 +206,32 @@ class _DataFingerprints:
         return self.known[key]
 
 
-def _unrepeatable(r: TrainingRecord, data: _DataFingerprints) -> str | None:
-    """Return why the run cannot be repeated: a time budget, or other weights or data here; None if it can.
+def _unrepeatable(
+    r: TrainingRecord, data: _DataFingerprints, limits: Mapping[str, int], roots: Sequence[Path]
+) -> str | None:
+    """Return why the run cannot be repeated; None if it can.
+
+    It asks for too much or for files elsewhere, has a time budget, or the method, weights or data here are missing or
+    others.
+    """
+    try:
+        return (
+            bounds.exceeded(r.spec, limits)
+            or bounds.outside(r.spec.backbone, r.spec.task, data.data_dir, roots)
+            or _differs_here(r, data)
+        )
+    except UserError as e:  # the others are verified all the same
+        return str(e)
+
+
+def _differs_here(r: TrainingRecord, data: _DataFingerprints) -> str | None:
+    """Return how a run would be another one here: a time budget, other weights or data; None if it would not.
 
     Raises:
-        UserError: the model or the data is missing here.
+        UserError: the method, the model or the data is missing here.
     """
     spec = r.spec
+    data.catalogue.hyper(spec.method.name, spec.method.hyper)  # refuses an unknown method, and values out of range
     if spec.train.seconds is not None:
         return f"its length is {spec.train.seconds:g} seconds of steps: how many these are is not repeatable"
     here = model_facts.fingerprint(spec.backbone.model, spec.backbone.revision)

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from peftbench.records.record import short
 from peftbench.verify.records.differences import FieldDifference
 from peftbench.verify.records.repeat import DIFFERS, IDENTICAL, RepeatOutcome, Verification
 from peftbench.verify.records.rounding import SCORE_ULPS
 
+FINDINGS = 5  # largest number of findings shown
 SHOWN = 5  # largest number of differences shown for one record
 
 
@@ -63,8 +65,10 @@ def _audit(result: Verification, results_dir: Path) -> Iterator[str]:
     yield f"{results_dir}: {len(result.records)} records ({counted})"
     if not result.findings:
         yield "checked in each: checksum, ids, name; scores from predictions, sums of bytes, examples: all agree"
-    for f in result.findings:
-        yield f"{f.path.name}\n    {f.field}: {f.message}"
+    for f in result.findings[:FINDINGS]:
+        yield f"{short(f.path.name, 100)}\n    {short(f'{f.field}: {f.message}', 220)}"
+    if len(result.findings) > FINDINGS:
+        yield f"... and {len(result.findings) - FINDINGS} more; --json lists all"
 
 
 def _repeats(result: Verification) -> Iterator[str]:
@@ -76,7 +80,7 @@ def _repeats(result: Verification) -> Iterator[str]:
         number = f"seed {spec.seed}" if trial is None else f"trial {trial}"
         yield f"  {o.status:<16}  {spec.method.label:<20}  {spec.task.name:<28}  {number}"
         if o.message:
-            yield f"      {o.message}"
+            yield f"      {short(o.message)}"
         if o.status == IDENTICAL and o.rounding:
             yield f"      {_rounding(o.rounding)}"
         if o.status == DIFFERS:

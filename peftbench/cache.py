@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError
-from peftbench.records import scratch
+from peftbench.records import scratch, user_file
 from peftbench.records.spec import digest
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EFBIG}
@@ -36,12 +36,25 @@ def root() -> Path:
     """Return the cache directory: $PEFTBENCH_CACHE, or `peftbench` in the user's cache directory on this platform."""
     chosen = os.environ.get("PEFTBENCH_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
+        return user_file.expanded(chosen)
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "peftbench"
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "peftbench"
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "peftbench"
+
+
+def check() -> None:
+    """Check that the cache directory is there or can be made, before work begins whose answers it is to keep.
+
+    Raises:
+        UserError: it is a file, or cannot be made.
+    """
+    folder = root()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
 
 
 def sweep() -> None:
@@ -226,7 +239,8 @@ def versions(*packages: str) -> dict[str, str | None]:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass

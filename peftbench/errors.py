@@ -13,7 +13,7 @@ WHERE_PATHS_START = (  # the one rule, for messages of missing files and folders
 )
 
 
-LONGEST_MESSAGE = 2_000  # characters, so that a terminal shows all of it
+LONGEST_MESSAGE = 1_800  # characters: with what is printed around it, less than 2,000
 LONGEST_WORD = 300  # characters between two spaces: longer than the paths that people write
 LONGEST_VALUE = 100  # characters of a value that a message repeats
 
@@ -35,7 +35,7 @@ def brief(message: str) -> str:
     'unknown key xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx[... 5,000 characters]xxxxxxxxxxxxxxxxxxxx'
     """
     message = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: _cut(word[0], 40, 20), message)
-    return message if len(message) <= LONGEST_MESSAGE else _cut(message, 1_300, 600)
+    return message if len(message) <= LONGEST_MESSAGE else _cut(message, 1_200, 500)
 
 
 def shown(value: object) -> str:

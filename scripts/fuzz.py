@@ -11,6 +11,7 @@ what failed is kept in build/fuzz, with the command that repeats it. Exit code 1
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import pkgutil
@@ -79,7 +80,8 @@ def keep(ran: Ran, family: str, options: argparse.Namespace) -> str:
     """Keep a faulty input and what it printed; return what to tell of it."""
     place = KEPT / f"{family}-{ran.number}"
     shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(ran.case.folder, place / "input", symlinks=True, ignore_dangling_symlinks=True)
+    with contextlib.suppress(shutil.Error):  # pipes are not copied
+        shutil.copytree(ran.case.folder, place / "input", symlinks=True, ignore_dangling_symlinks=True)
     (place / "out").write_text(ran.out, encoding="utf-8")
     (place / "err").write_text(ran.err, encoding="utf-8")
     again = f"python scripts/fuzz.py --seed {options.seed} --count {options.count} --only {family} --case {ran.number}"

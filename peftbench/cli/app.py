@@ -6,6 +6,7 @@ reads the output any more. Each command imports what it needs when it runs, so t
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from typing import Annotated, Any
@@ -59,6 +60,7 @@ def _run() -> int:
 
 def _code() -> int:
     """Run the command that the arguments name, and return its exit code."""
+    os.getcwd()  # raises where the working directory is gone: there, libraries of torch would end the process
     try:
         return app(standalone_mode=False) or 0
     except USAGE_ERROR as e:
@@ -72,6 +74,8 @@ def _mistake(error: Exception) -> UserError:
     """Return what a user reads. Anything that a command is given may be too much for the system or for Python."""
     if isinstance(error, UserError):
         return error
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # of os.getcwd
+        return UserError("the working directory is gone; change into one that exists")
     if isinstance(error, OSError):
         what = f"{error.filename}: " if error.filename is not None else ""
         return UserError(f"{what}{error.strerror or error}; check this path and the permissions of its folder")

@@ -28,6 +28,7 @@ from peftbench.cli.options import (
     say,
     threads_from_environment,
 )
+from peftbench.plan import limits
 
 if TYPE_CHECKING:
     from peftbench.estimate.calibrate import Place
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from peftbench.run.runner import Outcome
 
 Jobs = Annotated[
-    int | None, typer.Option("--jobs", min=1, metavar="N", help="Worker processes, in place of the file's.")
+    int | None,
+    typer.Option("--jobs", min=1, max=limits.JOBS, metavar="N", help="Worker processes, in place of the file's."),
 ]
 Added = Annotated[
     list[str] | None,
@@ -140,10 +142,14 @@ def profile(
     device: Device = None,
     only: Only = None,
     rounds: Annotated[
-        int | None, typer.Option("--rounds", min=1, metavar="N", help="Timed rounds in each process.")
+        int | None,
+        typer.Option("--rounds", min=1, max=limits.ROUNDS, metavar="N", help="Timed rounds in each process."),
     ] = None,
     processes: Annotated[
-        int | None, typer.Option("--processes", min=1, metavar="N", help="Processes that repeat the measurement.")
+        int | None,
+        typer.Option(
+            "--processes", min=1, max=limits.PROCESSES, metavar="N", help="Processes that repeat the measurement."
+        ),
     ] = None,
     plugin: Plugins = None,
     override: Override = None,

@@ -12,6 +12,7 @@ from typing import IO, Annotated, Any
 import typer
 
 from peftbench.errors import UserError, unknown
+from peftbench.records import user_file
 from peftbench.report.media import terminal
 
 Source = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A YAML file, or the name of a packaged experiment.")]
@@ -41,12 +42,14 @@ Plugins = Annotated[
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+MOST_THREADS = 4_096  # more than any machine has cores
+
 
 def known_methods(plugins: list[Path] | None) -> Any:
     """Return the facts of every method by its name, plugins included."""
     from peftbench.method.catalogue import Catalogue
 
-    catalogue = Catalogue(tuple(p.expanduser().resolve() for p in plugins or ()))
+    catalogue = Catalogue(tuple(user_file.resolved(p) for p in plugins or ()))
     known = catalogue.methods()
     catalogue.save()
     return known
@@ -96,12 +99,14 @@ def threads_from_environment() -> int | None:
     Of a list, the first number counts: it is the outermost level.
 
     Raises:
-        UserError: the value is not a whole number from 1.
+        UserError: the value is not a whole number from 1 to `MOST_THREADS`.
     """
     import os
 
     value = os.environ.get("OMP_NUM_THREADS", "").strip()
     first = value.partition(",")[0].strip()
-    if value and not (first.isdecimal() and int(first) > 0):
-        raise UserError(f"OMP_NUM_THREADS={value} in the environment: give a whole number from 1, or unset it")
+    is_number = first.isdecimal() and len(first) <= len(str(MOST_THREADS))
+    if value and not (is_number and 0 < int(first) <= MOST_THREADS):
+        valid = f"give a whole number from 1 to {MOST_THREADS:,}, or unset it"
+        raise UserError(f"OMP_NUM_THREADS={value} in the environment: {valid}")
     return int(first) if value else None

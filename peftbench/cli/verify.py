@@ -19,7 +19,8 @@ from peftbench.cli.options import (
     print_json,
     say,
 )
-from peftbench.records import scratch
+from peftbench.plan import limits
+from peftbench.records import scratch, user_file
 
 Sample = Annotated[
     int | None, typer.Option("--sample", min=1, metavar="N", help="Runs to repeat, of all methods. Default: all runs.")
@@ -43,7 +44,7 @@ def verify(
     data_dir: DataDir = None,
     device: RecordDevice = None,
     plugin: Plugins = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Worker processes.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, max=limits.JOBS, metavar="N", help="Worker processes.")] = 1,
     keep: Keep = None,
     limit: Limit = None,
     as_json: AsJson = False,
@@ -60,7 +61,7 @@ def verify(
         number=sample,
         seed=seed,
         data_dir=data_dir,
-        plugins=tuple(p.expanduser().resolve() for p in plugin or ()),
+        plugins=tuple(user_file.resolved(p) for p in plugin or ()),
         jobs=jobs,
         device=device,
         limits=bounds.parse(limit or ()),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UserError, shown, unknown
+from peftbench.records import user_file
 
 if TYPE_CHECKING:
     from peftbench.backbones.load import Backbone
@@ -93,7 +94,7 @@ def count(
     from peftbench.method.catalogue import Catalogue
     from peftbench.method.registry import find, make
 
-    files = tuple(Path(p).expanduser().resolve() for p in plugins)
+    files = tuple(user_file.resolved(Path(p)) for p in plugins)
     method = make(find(name, files), Catalogue(files).hyper(name, hyper or {}))
     backbone = network(query)
     sites, trainable = backbone.sites, method.parameters(backbone.sites)
@@ -246,7 +247,7 @@ def _fingerprint(model: str) -> str:
     """Return a placeholder as long as the fingerprint in the file's header, for the file's size."""
     from peftbench.backbones import architectures, source
 
-    if model in source.PRESETS or Path(model).expanduser().is_dir():
+    if model in source.PRESETS or user_file.is_folder(user_file.expanded(model)):
         return "0" * 64
     weights = architectures.known()[model]["weights"] if model in architectures.known() else model
     return f"hub:{weights}@{'0' * 40}" if weights else "0" * 64

@@ -24,6 +24,7 @@ from peftbench.estimate.timeline import StepTimeline
 from peftbench.method.base import Method
 from peftbench.method.catalogue import Catalogue
 from peftbench.method.registry import find, make
+from peftbench.records import user_file
 
 SHORT = {"fp32": "float32", "bf16": "bfloat16"}
 OPTIMIZERS = ("adamw", "sgd", "adamw8bit")
@@ -139,7 +140,7 @@ def estimate(
         UserError: The model, method or a hyperparameter is unknown, the network does not take the method or the text
             length, or the method's sizes depend on the weights' values.
     """
-    files = tuple(Path(p).expanduser().resolve() for p in plugins)
+    files = tuple(user_file.resolved(Path(p)) for p in plugins)
     counted = count(query, name, hyper, files)
     method = make(find(name, files), Catalogue(files).hyper(name, hyper or {}))
     layers = None if setting.every_layer else _equal_layers(query)

@@ -19,6 +19,7 @@ from peftbench.backbones.sites import Sites
 from peftbench.cache import Store, Stores
 from peftbench.errors import UserError, shown, unknown
 from peftbench.method import registry
+from peftbench.records import user_file
 from peftbench.records.spec import digest
 
 
@@ -100,7 +101,7 @@ class Catalogue:
     def _key(self) -> str:
         """The code of the methods and where it lies, which the facts name."""
         for path in self.plugins:
-            if not path.is_file():
+            if not (user_file.exists(path) and path.is_file()):
                 raise UserError(f"no plugin file {path}; --plugin takes the path of a file that registers a method")
         points = sorted((p.name, p.value, _package_sha(p.module)) for p in entry_points(group="peftbench.methods"))
         code = cache.code_key("methods", "method", "backbones", files=self.plugins)

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model, field
 
 from peftbench.errors import UserError, shown, unknown, unknown_method
 from peftbench.method.base import Method
+from peftbench.records import user_file
 
 PACKAGE = "peftbench.methods"  # of the method files
 GROUP = "peftbench.methods"  # entry points of other packages
@@ -180,10 +181,10 @@ def _load_own(name: str) -> None:
 
 
 def _load_file(path: Path) -> None:
-    path = path.expanduser().resolve()
+    path = user_file.resolved(path)
     if path in _plugins:
         return
-    if not path.is_file():
+    if not (user_file.exists(path) and path.is_file()):
         raise UserError(f"no plugin file {path}; --plugin takes the path of a Python file that registers a method")
     name = f"peftbench_plugin_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -194,9 +195,9 @@ def _load_file(path: Path) -> None:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # a plugin may raise an error of any kind, or exit
         del sys.modules[name]
         raise UserError(f"the plugin {path} does not load: {_describe(error, path)}") from error
     if set(_registry) == before and path.as_posix() not in _sources.values():

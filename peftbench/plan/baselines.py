@@ -18,7 +18,7 @@ from peftbench.plan.grid import Spec
 from peftbench.plan.prepare import Prepared
 from peftbench.plan.read import load
 from peftbench.plan.run_limits import Measures
-from peftbench.records import comparable, record
+from peftbench.records import comparable, record, user_file
 from peftbench.records.record import Record, RunRecord, TrialRecord
 from peftbench.records.spec import MethodSpec, ProfileSpec, RunSpec
 
@@ -93,7 +93,7 @@ def prepared(
     Raises:
         UserError: naming every difference that prevents a comparison.
     """
-    catalogue = Catalogue(tuple(p.expanduser().resolve() for p in plugins))
+    catalogue = Catalogue(tuple(user_file.resolved(p) for p in plugins))
     known = catalogue.methods()
     wanted = [text.partition("=")[2] for text in only if text.startswith("method=")]
     listed = configurations.expand(experiment, known, catalogue.hyper)

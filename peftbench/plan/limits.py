@@ -1,7 +1,7 @@
 """The largest values that an experiment may have: far above what any cluster can run, and far below what would fill the
 memory or the time of planning itself.
 
-Every message about a value beyond a limit says the limit. docs/experiments.md lists them.
+Every message about a value beyond a limit says the limit. docs/experiment-files.md lists them.
 """
 
 from __future__ import annotations

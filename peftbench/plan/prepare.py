@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from peftbench import cache
 from peftbench.errors import UserError, shown
 from peftbench.measure import probes
 from peftbench.method.catalogue import Catalogue
@@ -94,6 +95,7 @@ def prepare(
     if data_dir is not None and not user_file.is_folder(data_dir):
         what = "is a file, not a directory" if user_file.exists(data_dir) else "there is no such directory"
         raise UserError(f"--data-dir {data_dir}: {what}; give the folder that holds the data sets, or leave it out")
+    cache.check()
     catalogue = Catalogue(tuple(user_file.resolved(p) for p in plugins))
     expanded = configurations.expand(experiment, catalogue.methods(), catalogue.hyper)
     selection = Selection.parse(only, experiment, expanded)

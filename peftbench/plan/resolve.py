@@ -20,6 +20,7 @@ from peftbench.plan import model_facts, task_facts
 from peftbench.plan.experiment import Experiment, TaskSection
 from peftbench.plan.selection import Selection
 from peftbench.plan.strict_yaml import Place
+from peftbench.records import user_file
 from peftbench.records.spec import BackboneSpec, TaskSpec
 
 FILES = ("train", "validation", "test")  # options of a local task that are paths
@@ -137,7 +138,7 @@ def _path(experiment: Experiment, place: Place, written: str) -> str:
     """
     here = Path.cwd()
     start = here if experiment.is_from_option(place) else experiment.file.parent
-    path = (start / Path(written).expanduser()).resolve()
+    path = user_file.resolved(start / user_file.expanded(written))
     return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
 
 
@@ -181,12 +182,12 @@ def _model(experiment: Experiment) -> str:
         UserError: there is no such directory where paths of this experiment start.
     """
     written = experiment.backbone.model
-    found, from_here = _path(experiment, ("backbone", "model"), written), Path(written).expanduser()
-    if written in PRESETS or (from_here.is_dir() and from_here.resolve() == Path(found).resolve()):
+    found, from_here = _path(experiment, ("backbone", "model"), written), user_file.expanded(written)
+    if written in PRESETS or (user_file.is_folder(from_here) and from_here.resolve() == Path(found).resolve()):
         return written  # as written, because it is part of the identity of runs
-    if Path(found).is_dir():
+    if user_file.is_folder(Path(found)):
         return f"./{found}" if found in PRESETS else found
-    if from_here.is_dir() or written.startswith((".", "/", "~")):
+    if user_file.is_folder(from_here) or written.startswith((".", "/", "~")):
         raise UserError(
             f"there is no directory {Path(found).absolute()}. {WHERE_PATHS_START}. A backbone is one of "
             f"{', '.join(PRESETS)}, a directory, or a hub id"

@@ -9,6 +9,7 @@ class BadCell(ValueError):
     """A cell holds no text. The message begins with its column, and the reader of the file puts its place before it."""
 
 
+LONGEST = 10**7  # characters of a text: ten long novels
 WORDS = frozenset({"NaN", "nan", "NAN", "null", "Null", "NULL", "None", "<NA>"})  # what programs write for no value
 
 
@@ -41,6 +42,8 @@ def text(value: Any, column: str) -> str:
         raise BadCell(f"a {type(value).__name__} in column {column!r}, where a text or a number is needed")
     else:
         content = str(value).lower() if isinstance(value, bool) else str(value)
+    if len(content) > LONGEST:
+        raise BadCell(f"column {column!r} has a text of {len(content):,} characters, and at most {LONGEST:,} are read")
     if not content.isascii() and (at := _lone_surrogate(content)) is not None:
         raise BadCell(
             f"column {column!r} has half a character (U+{ord(content[at]):04X}, a lone surrogate) at position "

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import WHERE_PATHS_START, UserError, shown, unknown
+from peftbench.records import user_file
 from peftbench.tasks import local_labels, local_rows, metrics, progress, splits, table_files
 from peftbench.tasks.dataset import (
     KINDS,
@@ -153,10 +154,11 @@ def _kind(options: Options) -> str:
 
 
 def _path(text: str, data_dir: Path | None) -> Path:
-    path = Path(text).expanduser()
+    path = user_file.expanded(text)
     candidates = [path] if path.is_absolute() or data_dir is None else [path, data_dir / path]
     for candidate in candidates:
-        if candidate.is_file():
+        if user_file.exists(candidate):
+            table_files.check(candidate)
             return candidate
     raise UserError(
         f"task local: there is no file {' nor '.join(str(p.absolute()) for p in candidates)}. {WHERE_PATHS_START}. "

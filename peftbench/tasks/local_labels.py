@@ -17,10 +17,10 @@ LARGEST = 1e18  # of a number to predict; the loss, a sum of squared errors in f
 SMALLEST = 1e-45  # float32 takes what is nearer to 0 for 0
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 _TRUTH = (
-    "Without quotes, YAML takes no, yes, off, on, false and true for truth values; write names in quotes: "
-    'labels: ["no", "yes"]'
+    "Without quotes, YAML takes true and false for truth values; write names in quotes, as the file has them: "
+    'labels: ["true", "false"]'
 )
-_AS_WRITTEN = "Without quotes, YAML reads numbers and dates; write names in quotes, as the file has them"
+_AS_WRITTEN = "Without quotes, YAML reads numbers; write names in quotes, as the file has them"
 
 
 def listed(options: Options) -> tuple[str, ...] | None:

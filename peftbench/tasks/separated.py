@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import csv
-import io
-import sys
-from collections.abc import Iterable, Iterator
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError, shown, unknown
+from peftbench.tasks import cells
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 QUOTES = ("double", "none")
+MOST_COLUMNS = 10_000
 Row = tuple[int, dict[str, Any]]  # line in the file (1-based), column -> value; for JSON and Parquet, the row's number
 
 
@@ -94,6 +96,11 @@ def _is_text_encoding(name: object) -> bool:
     return True
 
 
+def _lines(content: str) -> Iterator[str]:
+    """Yield the lines of a text with their ends, as the csv module wants them, without a copy of the whole."""
+    return (line[0] for line in re.finditer(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", content))
+
+
 def raw_records(content: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the line number and the fields of each line that is not blank; quotes are text."""
     for number, line in enumerate(content.split("\n"), start=1):
@@ -103,7 +110,7 @@ def raw_records(content: str, separator: str) -> Iterator[tuple[int, list[str]]]
 
 def _quoted_records(path: Path, content: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     with _long_fields():
-        reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
+        reader = csv.reader(_lines(content), delimiter=separator, strict=True)
         while True:
             start = reader.line_num + 1  # a quoted field may span lines; the row's first line counts
             try:
@@ -119,10 +126,26 @@ def _quoted_records(path: Path, content: str, separator: str) -> Iterator[tuple[
                 yield start, fields
 
 
+def check_columns(where: str, names: Sequence[str]) -> None:
+    """Check the names of a table's columns.
+
+    Args:
+        where: the place, to begin the message with.
+        names: the names.
+
+    Raises:
+        UserError: two columns have one name, or there are too many.
+    """
+    if len(names) > MOST_COLUMNS:
+        raise UserError(f"{where}: {len(names):,} columns, and at most {MOST_COLUMNS:,} are read; leave some out")
+    if repeated := sorted(name for name, times in Counter(names).items() if times > 1):
+        raise UserError(f"{where}: column {shown(repeated[0])} is there twice; names must differ")
+
+
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """Lift the csv module's limit of 131,072 characters in a field."""
-    before = csv.field_size_limit(sys.maxsize if sys.maxsize < 2**31 else 2**31 - 1)
+    """Replace the csv module's limit of 131,072 characters in a field by that of all tables."""
+    before = csv.field_size_limit(cells.LONGEST)
     try:
         yield
     finally:
@@ -134,9 +157,7 @@ def _with_header(path: Path, records: Iterable[tuple[int, list[str]]], separator
     _, header = next(records, (0, []))
     if not header:
         raise UserError(f"{path} is empty; it needs a header line with the columns' names")
-    repeated = sorted({c for c in header if header.count(c) > 1})
-    if repeated:
-        raise UserError(f"{path}, line 1: column {repeated[0]!r} is there twice; names must differ")
+    check_columns(f"{path}, line 1", header)
     for number, fields in records:
         if len(fields) != len(header):
             raise UserError(

@@ -9,19 +9,27 @@ reads them.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError, shown, unknown
-from peftbench.records import lookalike
+from peftbench.records import lookalike, user_file
 from peftbench.tasks import separated
 from peftbench.tasks.separated import PLAIN, SEPARATORS, Dialect, Row
 
 TEXTS = (*SEPARATORS, ".jsonl", ".json")
 FORMATS = (*TEXTS, ".parquet", *(f"{suffix}.gz" for suffix in TEXTS))
+LARGEST_FILE = 1 << 29  # bytes, unpacked; the rows of a file are held in memory, where they take several times as many
+MOST_ROWS = 10**7
+LARGEST_RATIO = 100  # of a packed file: text packs five to twenty times
+SMALL_FILE = 1 << 26  # bytes that may pack better
+PARQUET_ROWS = 1_024  # rows that are unpacked at once
+_FIX = "give a smaller file, such as a sample of its rows"
 _EXPECTED = 'each line must be one JSON object, e.g. {"text": "...", "label": "..."}'
 _KINDS = {"list": "a list", "str": "a text", "int": "a number", "float": "a number", "bool": "true or false"}
 
@@ -83,34 +91,62 @@ def text(path: Path, encoding: str | None = None) -> str:
         UserError: the file cannot be read, is not text in that encoding, or has a NUL character.
     """
     raw = raw_bytes(path)
+    if encoding is None and not raw.startswith((b"\xff\xfe", b"\xfe\xff")) and b"\0" in raw:  # UTF-16 is told below
+        raise _nul(path, raw[: raw.index(b"\0")].count(b"\n"))
     try:
         decoded = raw.decode(encoding or "utf-8").removeprefix("\ufeff")
-    except UnicodeError as error:
+    except (UnicodeError, AssertionError) as error:  # Python's own idna and punycode assert
         start, reason = (error.start, error.reason) if isinstance(error, UnicodeDecodeError) else (0, str(error))
         line = raw[:start].count(b"\n") + 1
         fix = "save the file as UTF-8, or give its encoding (encoding: ...)"
         raise UserError(f"{path}, line {line}: not {encoding or 'UTF-8'} ({reason}); {fix}") from error
     if "\0" in decoded:
-        line = decoded[: decoded.index("\0")].count("\n") + 1
-        raise UserError(
-            f"{path}, line {line}: a NUL character; is the file damaged, or in another encoding (encoding: utf-16)?"
-        )
+        raise _nul(path, decoded[: decoded.index("\0")].count("\n"))
+    if (lines := decoded.count("\n")) > MOST_ROWS:
+        raise UserError(f"{path} has {lines:,} lines, and at most {MOST_ROWS:,} are read; {_FIX}")
     return decoded
+
+
+def _nul(path: Path, lines_before: int) -> UserError:
+    hint = "is the file damaged, or in another encoding (encoding: utf-16)?"
+    return UserError(f"{path}, line {lines_before + 1}: a NUL character; {hint}")
 
 
 def raw_bytes(path: Path) -> bytes:
     """Read the bytes of a file, without the compression of `.gz`.
 
     Raises:
-        UserError: the file cannot be read, or its compression is damaged.
+        UserError: the file cannot be read, is too large, or its compression is damaged.
     """
+    raw = user_file.read(path, LARGEST_FILE, _FIX)
     try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if path.suffix.lower() == ".gz" else raw
+        return _unpacked(path, raw) if path.suffix.lower() == ".gz" else raw
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path} is no whole gzip file ({error}); is it cut off, or not compressed?") from error
+
+
+def _unpacked(path: Path, raw: bytes) -> bytes:
+    most = min(LARGEST_FILE, max(SMALL_FILE, LARGEST_RATIO * len(raw)))
+    with gzip.GzipFile(fileobj=io.BytesIO(raw)) as packed:
+        content = packed.read(most + 1)
+    if len(content) > most:
+        raise UserError(
+            f"{path} has {len(raw):,} bytes and unpacks to more than {most:,}; at most {LARGEST_FILE:,} are read, and "
+            f"beyond {SMALL_FILE:,} at most {LARGEST_RATIO} times the file's own; {_FIX}"
+        )
+    return content
+
+
+def check(path: Path) -> None:
+    """Check that a path is a file that can be read, without reading it.
+
+    Raises:
+        UserError: it is a directory, a pipe or a device, or too large.
+    """
+    try:
+        user_file.check_regular(path, path.stat(), LARGEST_FILE, _FIX)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"{path}: cannot be read ({user_file.reason(error)})") from error
 
 
 def tsv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -171,7 +207,7 @@ class _Reader:
         made = dict(pairs)
         if len(made) < len(pairs):
             names = [name for name, _ in pairs]
-            self.repeated[id(made)] = made, next(name for name in names if names.count(name) > 1)
+            self.repeated[id(made)] = made, next(name for name, n in Counter(names).items() if n > 1)
         return made
 
 
@@ -217,17 +253,35 @@ def _kind(value: Any) -> str:
 def _parquet(path: Path) -> list[Row]:
     import pyarrow.parquet
 
+    check(path)
     try:
-        table = pyarrow.parquet.read_table(path)
-    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
-        raise UserError(f"{path} is no readable Parquet file ({str(error).splitlines()[0]})") from error
-    names = table.column_names
-    if repeated := sorted({c for c in names if names.count(c) > 1}):
-        raise UserError(f"{path}: column {repeated[0]!r} is there twice; names must differ")
-    values = []
-    for name in names:
-        try:
-            values.append(table[name].to_pylist())
-        except (ValueError, OverflowError) as error:  # times beyond Python's, unknown time zones, damaged texts
-            raise UserError(f"{path}: column {name!r} cannot be read ({error}); write the file without it") from error
-    return [(i, dict(zip(names, row, strict=True))) for i, row in enumerate(zip(*values, strict=True), start=1)]
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            _check_parquet(path, names, file.metadata.num_rows)
+            columns = _parquet_columns(path, names, file.iter_batches(batch_size=PARQUET_ROWS))
+    except (OSError, ValueError, pyarrow.ArrowException) as error:  # pyarrow's errors derive from these
+        raise UserError(f"{path} is no readable Parquet file ({(str(error) or '?').splitlines()[0]})") from error
+    return [(i, dict(zip(names, row, strict=True))) for i, row in enumerate(zip(*columns, strict=True), start=1)]
+
+
+def _check_parquet(path: Path, names: Sequence[str], rows: int) -> None:
+    separated.check_columns(f"{path}", names)
+    if rows > MOST_ROWS:
+        raise UserError(f"{path} has {rows:,} rows, and at most {MOST_ROWS:,} are read; {_FIX}")
+
+
+def _parquet_columns(path: Path, names: Sequence[str], batches: Iterator[Any]) -> list[list[Any]]:
+    """Return the values of each column. Few bytes of a file may stand for many: they are counted as they are read."""
+    columns, unpacked = [list[Any]() for _ in names], 0
+    for batch in batches:
+        unpacked += batch.nbytes
+        if unpacked > LARGEST_FILE:
+            raise UserError(f"{path} unpacks to more than {LARGEST_FILE:,} bytes; {_FIX}")
+        for name, values, column in zip(names, columns, batch.columns, strict=True):
+            try:
+                values += column.to_pylist()
+            except (ValueError, OverflowError) as error:  # times beyond Python's, unknown time zones, damaged texts
+                raise UserError(
+                    f"{path}: column {name!r} cannot be read ({error}); write the file without it"
+                ) from error
+    return columns

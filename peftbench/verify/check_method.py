@@ -16,6 +16,7 @@ from typing import Any
 from peftbench.errors import unknown_method
 from peftbench.method.base import Method
 from peftbench.method.registry import discover, schema, source
+from peftbench.records import user_file
 from peftbench.verify.contract import PROMISES, Case, Promise, PromiseVerdict, behaviour, check, skip_reason, variants
 from peftbench.verify.contract.networks import FAMILIES
 
@@ -78,7 +79,7 @@ def chosen(name_or_file: str, plugins: Iterable[Path] = ()) -> list[type[Method]
         if name_or_file not in known:
             raise unknown_method(name_or_file, known)
         return [known[name_or_file]]
-    path = Path(name_or_file).expanduser().resolve()
+    path = user_file.resolved(Path(name_or_file))
     if path not in map(source, known.values()):
         known = discover([path])
     return [cls for cls in known.values() if source(cls).resolve() == path]

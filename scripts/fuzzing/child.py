@@ -195,7 +195,7 @@ def _watch_writes(allowed: Sequence[Path], log: Path) -> None:
         for path in paths:
             if isinstance(path, (str, bytes, os.PathLike)):
                 place = os.path.realpath(os.fsdecode(path))
-                if not f"{place}{os.sep}".startswith(inside) and not place.startswith("/dev/"):
+                if not f"{place}{os.sep}".startswith(inside) and not place.startswith(("/dev/", "/proc/")):
                     os.write(handle, f"{event} {place!r}\n".encode())
 
     sys.addaudithook(hook)

@@ -182,11 +182,11 @@ def test_every_way_to_write_a_number_is_a_regression_label(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([False, True], r"unknown label 'no'.*YAML takes no, yes, .* in quotes: labels: \[\"no\", \"yes\"\]"),
+        ([False, True], r"unknown label 'no'.*YAML takes true and false .* in quotes"),
         ([False, "yes"], "unknown label 'no'.*in quotes"),
         ([False, False], "two different names, not .*in quotes"),
         (["no", None], 'an entry of labels is empty.*in quotes: "null"'),
-        (["no", 1.5], "unknown label 'yes'.*YAML reads numbers and dates"),
+        (["no", 1.5], "unknown label 'yes'.*YAML reads numbers"),
         (["no", ["yes"]], r"\['yes'\] in labels names no class"),
         (["no", {"yes": 1}], "in labels names no class"),
         (["no", "  "], "'  ' in labels names no class"),
@@ -200,7 +200,7 @@ def test_labels_that_yaml_reads_as_something_else_are_named(tmp_path: Path, labe
         _open(path, labels=labels)
 
 
-@pytest.mark.parametrize(("written", "read"), [("010", 8), ("1_000", 1000), ("1.50", 1.5)])
+@pytest.mark.parametrize(("written", "read"), [("010", 10), ("1_000", 1000), ("1.50", 1.5)])
 def test_a_number_that_yaml_rewrites_is_to_be_quoted(tmp_path: Path, written: str, read: float) -> None:
     path = _csv(tmp_path / "a.csv", [f"text {i},{written if i % 2 else 'other'}" for i in range(40)])
     with pytest.raises(UserError, match="write names in quotes, as the file has them"):

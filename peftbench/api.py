@@ -135,6 +135,19 @@ class Plan:
         planner = self.prepared.planner(before, retry_failed)
         return planner if self.baselines is None else self.baselines.planner(planner)
 
+    def download_weights(self) -> None:
+        """Download the weights of a model on the hub, if they are not there yet; other models need none.
+
+        Runs then begin only if the hub delivers, and whoever started them sees the progress.
+
+        Raises:
+            UserError: the hub refuses or does not deliver them.
+        """
+        from peftbench.backbones import source
+
+        backbone = self.prepared.facts.backbone
+        source.download_weights(source.origin(backbone.model, backbone.pinned_revision))
+
     def session(self, device: str | None = None, results: Path | None = None) -> dict[str, Any]:
         """Return the arguments of each worker's session.
 
@@ -426,9 +439,13 @@ def run(
         pick(wanted)
     folder, workers = planned.results_dir(results), planned.experiment.jobs if jobs is None else jobs
     planned.prepared.check_jobs(workers)
+    before = record.read_all(folder)
+    finished = record.finished(before)
+    if executor == "local" and any(spec.id not in finished for spec in planned.planner(before, retry_failed)(before)):
+        planned.download_weights()
     view = (Lines() if progress else Quiet()) if isinstance(progress, bool) else progress
     outcome = runner.run(
-        planned.planner(record.read_all(folder), retry_failed),
+        planned.planner(before, retry_failed),
         folder,
         experiment=planned.experiment.name,
         overrides=planned.experiment.overrides,

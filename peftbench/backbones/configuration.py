@@ -26,7 +26,7 @@ def load_config(origin: source.Origin, labels: int, kind: str, dropout: float | 
 
     if origin.place:
         try:
-            config = AutoConfig.from_pretrained(origin.place, **origin.options)
+            config = AutoConfig.from_pretrained(origin.place)
         except (OSError, ValueError, KeyError) as error:
             raise origin.load_error("config.json", error) from error
     else:

@@ -76,8 +76,8 @@ def _read(backbone: BackboneSpec, task: TaskSpec, max_length: int, data_dir: Pat
     dataset = tasks.open_task(task.name, task.options, data_dir)
     if dataset.fingerprint != task.fingerprint:
         raise UserError(f"the data of {task.name} changed since the plan was made; run again")
-    tokenizer, start = tokenizer_and_start(backbone.model, dataset.kind, backbone.revision)
-    origin = source.origin(backbone.model, backbone.revision)
+    tokenizer, start = tokenizer_and_start(backbone.model, dataset.kind, backbone.pinned_revision)
+    origin = source.origin(backbone.model, backbone.pinned_revision)
     network = load_on_meta(origin, dataset.kind, len(dataset.labels) or 1, backbone.roles)
     known = limits.of(network.net, dataset.kind)
     encoded = tokens.encode(dataset, tokenizer, max_length, cache.root() / "tokens", start)

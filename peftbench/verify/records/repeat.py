@@ -210,7 +210,7 @@ def _unrepeatable(r: TrainingRecord, data: _DataFingerprints) -> str | None:
     spec = r.spec
     if spec.train.seconds is not None:
         return f"its length is {spec.train.seconds:g} seconds of steps: how many these are is not repeatable"
-    here = model_facts.fingerprint(spec.backbone.model, spec.backbone.revision)
+    here = model_facts.fingerprint(spec.backbone.model, spec.backbone.pinned_revision)
     if here != spec.backbone.fingerprint:
         there = spec.backbone.fingerprint
         return f"model: the weights of {spec.backbone.model} are {there[:12]} there, {here[:12]} here"

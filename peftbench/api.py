@@ -14,6 +14,7 @@ Nothing heavy is imported before a function needs it: torch by `run` in its work
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from peftbench.plan.prepare import Prepared
     from peftbench.records.data_summary import DataSummary
     from peftbench.records.record import Record, TrainingRecord
+    from peftbench.records.retries import TimeLimits
     from peftbench.records.spec import RunSpec, Spec
     from peftbench.report.assemble import ReportData
     from peftbench.run.attached import Attached
@@ -130,9 +132,11 @@ class Plan:
             return self.baselines.results_dir(chosen, self.experiment.name)
         return self.prepared.results_dir(chosen)
 
-    def planner(self, before: Sequence[Record], retry_failed: bool = False) -> Callable[[list[Record]], list[Spec]]:
+    def planner(
+        self, before: Sequence[Record], retry_failed: bool = False, limits: TimeLimits | None = None
+    ) -> Callable[[list[Record]], list[Spec]]:
         """Return the function from the records so far to the specifications to run, for `run.runner.run`."""
-        planner = self.prepared.planner(before, retry_failed)
+        planner = self.prepared.planner(before, retry_failed, limits)
         return planner if self.baselines is None else self.baselines.planner(planner)
 
     def download_weights(self) -> None:
@@ -403,6 +407,7 @@ def run(
     jobs: int | None = None,
     retry_failed: bool = False,
     threads: int | None = None,
+    timeout: float | None = None,
     executor: str = "local",
     progress: bool | View = False,
 ) -> Records:
@@ -414,7 +419,9 @@ def run(
         device: "auto", "cpu", "cuda", "cuda:N" or "mps", in place of the file's.
         jobs: worker processes, in place of the file's. Runs of several share the machine and record no times; the
             profile pass, which runs alone, does.
-        retry_failed: also repeat runs that diverged, ran out of memory or raised an error.
+        retry_failed: also repeat runs that diverged, ran out of memory, raised an error or timed out, and those that
+            were killed or interrupted too often.
+        timeout: seconds after which a run is ended, in place of the file's; it is then recorded as a timeout.
         threads: CPU threads of a single worker and of the profile pass; all cores by default.
         executor: the executor of the runs: "local" for worker processes on this machine, or the name of one that an
             installed package adds. The records are the same.
@@ -439,13 +446,16 @@ def run(
         pick(wanted)
     folder, workers = planned.results_dir(results), planned.experiment.jobs if jobs is None else jobs
     planned.prepared.check_jobs(workers)
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise UserError(f"timeout: given {timeout!r}; must be a positive number of seconds")
+    limits = planned.experiment.timeout.limits(timeout)
     before = record.read_all(folder)
-    finished = record.finished(before)
-    if executor == "local" and any(spec.id not in finished for spec in planned.planner(before, retry_failed)(before)):
+    finished, planner = record.finished(before), planned.planner(before, retry_failed, limits)
+    if executor == "local" and any(spec.id not in finished for spec in planner(before)):
         planned.download_weights()
     view = (Lines() if progress else Quiet()) if isinstance(progress, bool) else progress
     outcome = runner.run(
-        planned.planner(before, retry_failed),
+        planner,
         folder,
         experiment=planned.experiment.name,
         overrides=planned.experiment.overrides,
@@ -457,6 +467,7 @@ def run(
         profile_threads=threads,
         executor=executor,
         retry_failed=retry_failed,
+        limits=limits,
         view=view,
     )
     return Records(folder, None if planned.baselines is None else planned.baselines.folder, outcome)

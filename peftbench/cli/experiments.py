@@ -52,7 +52,12 @@ Executor = Annotated[
     str, typer.Option("--executor", metavar="NAME", help="Where the runs run: local, or an executor of a package.")
 ]
 RetryFailed = Annotated[
-    bool, typer.Option("--retry-failed", help="Also repeat runs with the status diverged, oom or error.")
+    bool,
+    typer.Option("--retry-failed", help="Also repeat runs that diverged, ran out of memory, failed or were given up."),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option("--timeout", metavar="SECONDS", help="End a run after so many seconds, in place of the file's."),
 ]
 
 
@@ -69,6 +74,7 @@ def run(
     against: Against = None,
     executor: Executor = "local",
     retry_failed: RetryFailed = False,
+    timeout: Timeout = None,
     quiet: Quiet = False,
 ) -> None:
     """Run an experiment and write its report.
@@ -89,7 +95,7 @@ def run(
     if not quiet:
         say(f"{data_view.text(loaded)}\n")
         say(_forecast(loaded, list(api.records(folder)), _place(loaded, device, workers), None)[1])
-    records = _run_missing(loaded, folder, device, workers, executor, retry_failed, quiet)
+    records = _run_missing(loaded, folder, device, workers, executor, retry_failed, timeout, quiet)
     _write_report(records, quiet)
     assert records.outcome is not None  # `api.run` sets it
     raise typer.Exit(records.outcome.code)
@@ -218,7 +224,14 @@ def _place(loaded: api.Plan, device: str | None, jobs: int) -> Place:
 
 
 def _run_missing(
-    loaded: api.Plan, folder: Path, device: str | None, jobs: int, executor: str, retry_failed: bool, quiet: bool
+    loaded: api.Plan,
+    folder: Path,
+    device: str | None,
+    jobs: int,
+    executor: str,
+    retry_failed: bool,
+    timeout: float | None,
+    quiet: bool,
 ) -> api.Records:
     with executor_errors_exit():
         return api.run(
@@ -227,6 +240,7 @@ def _run_missing(
             device=device,
             jobs=jobs,
             retry_failed=retry_failed,
+            timeout=timeout,
             threads=threads_from_environment(),
             executor=executor,
             progress=progress.view(quiet),
@@ -256,6 +270,7 @@ def _run_passes(
             session_kwargs=loaded.session(device),
             profile_threads=threads,
             again=True,
+            limits=loaded.experiment.timeout.limits(),
             view=progress.view(quiet),
         )
 

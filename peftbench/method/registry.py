@@ -142,6 +142,11 @@ def source(cls: type[Method]) -> Path:
     return Path(_sources[cls.name])
 
 
+def folders() -> set[Path]:
+    """Return the folders with the code of the methods that are loaded: their own files, and helpers beside them."""
+    return {Path(source).resolve().parent for source in _sources.values()}
+
+
 def _check(cls: type[Method]) -> None:
     """Raise `TypeError` if a class cannot be a method, naming what it lacks."""
     for fact in ("name", "paper", "lr"):

@@ -19,6 +19,7 @@ from peftbench.measure.probes import CARDS
 from peftbench.measure.probes import known as known_probes
 from peftbench.plan.memory_size import parsed_size
 from peftbench.plan.strict_yaml import Document, Place
+from peftbench.records.retries import TimeLimits
 
 RESERVED = ("label", "lr", "first_seed", "search_space", "exempt")  # keys of a method's mapping, not hyperparameters
 EXEMPTIBLE = ("trainable_params", "memory", "trials")  # budgets that a method or a task may be exempt from
@@ -161,6 +162,17 @@ class ProfileSection(Section):
     latency: LatencySection = LatencySection()
 
 
+class TimeoutSection(Section):
+    """When a run is ended. It says nothing of what runs, so it is no part of a specification."""
+
+    run: Positive | None = Field(None, description="seconds of a whole run: loading, training and tests")
+    step: Positive | None = Field(None, description="seconds of a training step, or of a batch of an evaluation")
+
+    def limits(self, run: float | None = None) -> TimeLimits:
+        """Return the limits, with other seconds for a whole run if given."""
+        return TimeLimits(self.run if run is None else run, self.step)
+
+
 @dataclass(frozen=True)
 class MethodEntry:
     """One item of `methods:` as written. Lists in `lr` and `hyper` are grids that are not yet expanded.
@@ -205,6 +217,7 @@ class Experiment(Section):
     ] = Field((), strict=False, description="what each run measures of the trained network besides its scores")
     save_adapters: bool = Field(False, description="keep each run's trained adapter under the results directory")
     jobs: Count = Field(1, description="worker processes; several share the machine")
+    timeout: TimeoutSection = TimeoutSection()
     reference: str = Field("full", description="the label of the method that ratios are relative to")
     profile: ProfileSection | None = Field(ProfileSection(), description="false: measure no times")
     methods: Annotated[

@@ -44,6 +44,7 @@ def json_schema(methods: Mapping[str, MethodFacts]) -> dict[str, Any]:
         "items": {"anyOf": [{"enum": names}, {"$ref": "#/$defs/TaskSection"}]},
     }
     properties["profile"] = {"anyOf": [{"const": False}, {"$ref": "#/$defs/ProfileSection"}]}
+    properties["timeout"] = {"anyOf": [{**RATE, "description": "seconds"}, {"$ref": "#/$defs/TimeoutSection"}]}
     properties["methods"] = {
         "type": "array",
         "minItems": 1,

@@ -7,13 +7,14 @@ runs have ended.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from peftbench.plan.experiment import Experiment, ProfileSection
 from peftbench.plan.grid import Planned
 from peftbench.records import record, trials
 from peftbench.records.record import Record, TrialRecord
+from peftbench.records.retries import Retries, TimeLimits
 from peftbench.records.spec import LatencySpec, ProfileSpec, RunSpec, Spec
 
 
@@ -27,8 +28,8 @@ def with_best_trials(
         records: all records of the results directory.
         retry_failed: whether failed trials run again.
     """
-    now = list(records)
-    return _resolved(planned, now, _ready(now, retry_failed, now))
+    ready = _Ready(records, retry_failed)
+    return _resolved(planned, ready)
 
 
 def plan(
@@ -37,6 +38,7 @@ def plan(
     records: Iterable[Record],
     retry_failed: bool = False,
     before: Iterable[Record] | None = None,
+    limits: TimeLimits | None = None,
 ) -> list[Spec]:
     """Return what is left to run: the missing runs, or the missing profile passes if no run is missing.
 
@@ -47,10 +49,10 @@ def plan(
         retry_failed: whether failed runs run again.
         before: the records from before this invocation; by default `records`. A run that was attempted since then is
             not attempted again.
+        limits: the time limits of this command; a run that timed out under a lower one runs again.
     """
-    now = list(records)
-    ready = _ready(now, retry_failed, now if before is None else before)
-    return [spec for spec in _specs(experiment, planned, now, ready) if ready(spec.id)]
+    ready = _Ready(records, retry_failed, before, limits)
+    return [spec for spec in _specs(experiment, planned, ready) if ready(spec.id)]
 
 
 def all_specs(
@@ -59,13 +61,13 @@ def all_specs(
     records: Iterable[Record],
     retry_failed: bool = False,
     before: Iterable[Record] | None = None,
+    limits: TimeLimits | None = None,
 ) -> list[Spec]:
     """Return what `plan` returns together with what is done: all runs and, when they have ended, all profile passes.
 
     The arguments are those of `plan`.
     """
-    now = list(records)
-    return _specs(experiment, planned, now, _ready(now, retry_failed, now if before is None else before))
+    return _specs(experiment, planned, _Ready(records, retry_failed, before, limits))
 
 
 def profiles(experiment: Experiment, planned: Sequence[Planned], records: Iterable[Record]) -> list[ProfileSpec]:
@@ -113,43 +115,43 @@ def passes(experiment: Experiment, section: ProfileSection, planned: Iterable[Pl
     return specs
 
 
-def _specs(
-    experiment: Experiment, planned: Sequence[Planned], records: Sequence[Record], ready: Callable[[str], bool]
-) -> list[Spec]:
-    now = _resolved(planned, records, ready)
+class _Ready:
+    """The function that tells by its id whether a spec should be attempted now."""
+
+    def __init__(
+        self,
+        records: Iterable[Record],
+        retry_failed: bool = False,
+        before: Iterable[Record] | None = None,
+        limits: TimeLimits | None = None,
+    ) -> None:
+        self.records = list(records)
+        self.retries = Retries(self.records, retry_failed, limits)
+        old = {r.path for r in (self.records if before is None else before)}
+        self._attempted = {r.spec_id for r in self.records if r.path not in old}
+
+    def __call__(self, spec_id: str) -> bool:
+        return spec_id not in self._attempted and self.retries.is_open(spec_id)
+
+
+def _specs(experiment: Experiment, planned: Sequence[Planned], ready: _Ready) -> list[Spec]:
+    now = _resolved(planned, ready)
     runs: list[Spec] = [p.spec for p in now if not p.waits]
     if any(p.waits for p in now) or any(ready(spec.id) for spec in runs):
         return runs
-    return [*runs, *profiles(experiment, now, records)]
+    return [*runs, *profiles(experiment, now, ready.records)]
 
 
-def _resolved(planned: Sequence[Planned], records: Sequence[Record], ready: Callable[[str], bool]) -> list[Planned]:
-    latest = record.latest(records)
-    return [_tuned(p, latest, ready) if p.trials else p for p in planned]
+def _resolved(planned: Sequence[Planned], ready: _Ready) -> list[Planned]:
+    return [_tuned(p, ready) if p.trials else p for p in planned]
 
 
-def _tuned(p: Planned, latest: Mapping[str, Record], ready: Callable[[str], bool]) -> Planned:
+def _tuned(p: Planned, ready: _Ready) -> Planned:
     """Return the final run with the values of the best trial, or marked as waiting while a trial is missing."""
     ids = [t.spec.id for t in p.trials]
-    if any(map(ready, ids)) or not trials.settled(ids, latest):
+    if any(map(ready, ids)) or not trials.settled(ids, ready.retries):
         return replace(p, waits=True)
+    latest = ready.retries.latest
     best = p.trials[trials.best([r for i in ids if isinstance(r := latest[i], TrialRecord)])]
     train = replace(p.spec.train, lr=best.spec.train.lr)
     return replace(p, spec=replace(p.spec, method=best.spec.method, train=train), trainable=best.trainable, waits=False)
-
-
-def _ready(records: Sequence[Record], retry_failed: bool, before: Iterable[Record]) -> Callable[[str], bool]:
-    """Return the function that tells by its id whether a spec should be attempted now."""
-    latest = record.latest(records)
-    old = {r.path for r in before}
-    attempted = {r.spec_id for r in records if r.path not in old}
-
-    def ready(spec_id: str) -> bool:
-        last = latest.get(spec_id)
-        if last is None:
-            return True
-        if last.is_finished or spec_id in attempted:
-            return False
-        return retry_failed or last.status in record.RETRIED
-
-    return ready

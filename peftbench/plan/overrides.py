@@ -17,7 +17,7 @@ from peftbench.plan import strict_yaml
 from peftbench.plan.strict_yaml import Document, Place
 
 LISTS = ("methods", "tasks")  # sections whose entries a key selects
-SHORTHANDS = {"backbone": "model"}  # the key that a plain text in place of a mapping gives
+SHORTHANDS = {"backbone": "model", "timeout": "run"}  # the key that a plain value in place of a mapping gives
 
 
 def apply(document: Document, texts: Sequence[str]) -> Document:
@@ -61,7 +61,7 @@ def _placed(
     if not rest:
         return {**mapping, str(name): value}
     inner = mapping.get(str(name))
-    if isinstance(inner, str) and name in SHORTHANDS:
+    if isinstance(inner, str | int | float) and name in SHORTHANDS:
         inner = {SHORTHANDS[str(name)]: inner}
     if inner is not None and not isinstance(inner, dict):
         raise UserError(f"{option}: {strict_yaml.spell(place)} is {inner!r}, which has no keys")

@@ -16,6 +16,7 @@ from peftbench.plan.resolve import Facts
 from peftbench.plan.run_limits import Measures
 from peftbench.plan.selection import Selection
 from peftbench.records.record import Record
+from peftbench.records.retries import TimeLimits
 from peftbench.records.spec import Spec
 
 
@@ -39,15 +40,18 @@ class Prepared:
         """Return the directory for records: the chosen one, or results/NAME."""
         return chosen if chosen is not None else Path("results") / self.experiment.name
 
-    def planner(self, before: Iterable[Record], retry_failed: bool) -> Callable[[list[Record]], list[Spec]]:
+    def planner(
+        self, before: Iterable[Record], retry_failed: bool, limits: TimeLimits | None = None
+    ) -> Callable[[list[Record]], list[Spec]]:
         """Return the function from the records to all specs, which the runner calls whenever all its runs have ended.
 
         Args:
             before: the records from before this invocation.
             retry_failed: whether failed runs run again.
+            limits: the time limits of this command.
         """
         first = list(before)
-        return lambda records: next_runs.all_specs(self.experiment, self.planned, records, retry_failed, first)
+        return lambda records: next_runs.all_specs(self.experiment, self.planned, records, retry_failed, first, limits)
 
     def check_jobs(self, jobs: int) -> None:
         """Refuse no workers, and several with a budget of seconds, because they would slow each other down.

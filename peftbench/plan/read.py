@@ -30,6 +30,7 @@ from peftbench.plan.experiment import (
     ProfileSection,
     Section,
     TaskSection,
+    TimeoutSection,
     TrainSection,
 )
 from peftbench.plan.strict_yaml import Document, Place
@@ -52,6 +53,7 @@ SECTIONS: dict[Place, type[Section]] = {
     ("train",): TrainSection,
     ("profile",): ProfileSection,
     ("profile", "latency"): LatencySection,
+    ("timeout",): TimeoutSection,
 }
 Source = str | Path | Mapping[str, Any] | Experiment
 IN_MEMORY = Path("experiment")  # stands for the file's path in messages about an experiment that has no file
@@ -167,6 +169,8 @@ def _normalised(document: Document, mistakes: list[UserError]) -> dict[str, Any]
     plain = dict(document.value)
     if isinstance(plain.get("backbone"), str):
         plain["backbone"] = {"model": plain["backbone"]}
+    if isinstance(limit := plain.get("timeout"), int | float) and not isinstance(limit, bool):
+        plain["timeout"] = {"run": limit}
     if isinstance(plain.get("tasks"), list):
         plain["tasks"] = tuple({"task": t} if isinstance(t, str) else t for t in plain["tasks"])
     if isinstance(plain.get("profile"), bool):

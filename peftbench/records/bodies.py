@@ -12,7 +12,7 @@ from peftbench.records.costs import BaseLatency, Conditions, Memory, Parameters,
 from peftbench.records.data_summary import DataSummary
 from peftbench.records.spec import ProfileSpec, RunSpec
 
-Status = Literal["finished", "diverged", "oom", "error", "killed", "abandoned"]
+Status = Literal["finished", "diverged", "oom", "error", "timeout", "killed", "interrupted", "abandoned"]
 
 Score = float | None  # null: undefined, such as a correlation with a constant prediction
 
@@ -61,6 +61,13 @@ class Environment(Part, frozen=True):
         return (self.gpu.name if self.gpu else self.cpu.model) or self.device
 
 
+class TimeLimit(Part, frozen=True):
+    """A time limit that an attempt passed."""
+
+    of: Literal["run", "step"]  # the whole attempt, or one step of it
+    seconds: float  # the limit
+
+
 class Attempt(Part, frozen=True, kw_only=True):
     """The fields that all records have."""
 
@@ -69,7 +76,7 @@ class Attempt(Part, frozen=True, kw_only=True):
     env_id: str  # 16 hex digits of the hash of `env`
     slug: str  # readable name of the spec; the file's name starts with it
     attempt: int  # counts the attempts at this spec in this environment, from 1
-    status: Status  # how it ended; "killed" and "abandoned" attempts are repeated by running again
+    status: Status  # how it ended; "killed", "interrupted" and "abandoned" are repeated by running again
     reason: str | None  # why it did not finish; null if it finished
     traceback: str | None  # of the exception, or the last lines on stderr of a killed process
     started: str  # ISO 8601, with the time zone
@@ -77,6 +84,7 @@ class Attempt(Part, frozen=True, kw_only=True):
     seconds: Seconds  # duration
     experiment: str  # the experiment's name in its file
     reference: str  # label of the method that scores and costs are compared with
+    time_limit: TimeLimit | None = None  # the limit that a "timeout" passed; null for other statuses
     overrides: list[str] = []  # values in place of the file's, in the form of `--set`
     env: Environment  # code and machine
 

@@ -29,7 +29,7 @@ from peftbench.records.costs import Parameters, ProfileRow
 from peftbench.records.spec import ProfileSpec, RunSpec, Spec, digest
 
 FOLDER = "runs"  # under the results directory
-RETRIED = ("killed", "abandoned")  # statuses that running again repeats; --retry-failed repeats the other failures
+RETRIED = ("killed", "abandoned", "interrupted")  # statuses that running again repeats (retries.py has the rule)
 REFERENCE = ProfileSpec.reference  # the label that costs and scores are compared with by default
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ class Record:
 
     @property
     def status(self) -> str:
-        """How it ended: "finished", "diverged", "oom", "error", "killed" or "abandoned"."""
+        """How it ended; `bodies.Status` lists the statuses."""
         return self.body.status
 
     @property

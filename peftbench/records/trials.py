@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from peftbench.records import record
-from peftbench.records.record import Record, TrialRecord
+from peftbench.records.record import TrialRecord
+from peftbench.records.retries import Retries
 
 
 def place(key: str, value: Any, values: Sequence[Any]) -> str | None:
@@ -39,7 +39,6 @@ def best(trials: Sequence[TrialRecord]) -> int:
     return scores.index(max(scores))
 
 
-def settled(spec_ids: Iterable[str], latest: Mapping[str, Record]) -> bool:
-    """Whether every trial is complete. Failed trials count; killed and abandoned ones will be repeated."""
-    found = [latest.get(spec_id) for spec_id in spec_ids]
-    return all(r is not None and r.status not in record.RETRIED for r in found)
+def settled(spec_ids: Iterable[str], retries: Retries) -> bool:
+    """Whether every trial is complete. Failed trials count, and those that are given up; others will be repeated."""
+    return all(map(retries.has_ended, spec_ids))

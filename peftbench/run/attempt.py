@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
@@ -18,9 +17,9 @@ from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.records import environment, record
+from peftbench.run import failures
 from peftbench.run.jobs import Ending, Job, Progress, Stop, record_of
-
-OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+from peftbench.run.time_limits import Deadline, TimedOut
 
 
 class SessionHost:
@@ -40,8 +39,13 @@ class SessionHost:
         self.diverged: type[Exception] = module.Diverged
         self.abandoned: type[Exception] = module.Abandoned
         self.session = getattr(module, class_name)(**kwargs)
-        device = str(getattr(self.session, "device", kwargs.get("device", "cpu")))
-        self.env = environment.facts(device, kwargs.get("threads"), kwargs.get("plugins") or ())
+        self.device = str(getattr(self.session, "device", kwargs.get("device", "cpu")))
+        self.env = environment.facts(self.device, kwargs.get("threads"), kwargs.get("plugins") or ())
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether this process must not carry out another job, because an earlier one changed it for good."""
+        return bool(getattr(self.session, "is_spent", False)) or failures.reader_hangs()
 
     def carry_out(
         self,
@@ -65,7 +69,8 @@ class SessionHost:
             UserError, OSError: no record can be written to the results directory.
         """
         started = datetime.now(UTC)
-        ending = self._run(job, on_progress, stop)
+        deadline = Deadline(job.limits, stop)
+        ending = self._run(job, deadline.reporter(on_progress), deadline.stop)
         with writing or nullcontext():
             ending = self._write(job, started, ending)
         return _facts(ending.status, ending.reason, started, ending.body.get("metrics"))
@@ -80,14 +85,20 @@ class SessionHost:
             _release_memory()
 
     def _ending_of(self, error: BaseException) -> Ending:
-        details = describe(error)
-        message, body = details["message"], getattr(error, "body", {})  # what the session had measured so far
+        details = failures.describe(error)
+        message, lines = str(details["message"]), details["traceback"]
+        if isinstance(error, TimedOut):
+            return Ending("timeout", str(error), lines, {"time_limit": error.limit})
         if isinstance(error, self.abandoned):
-            return Ending("abandoned", message or "stopped between two steps on request", body=body)
+            return Ending("abandoned", failures.message_of(error) or "stopped between two steps on request")
         if isinstance(error, self.diverged):
-            step = getattr(error, "step", None)
-            return Ending("diverged", message or f"the loss is not finite at step {step}", body=body)
-        return Ending("oom" if is_out_of_memory(error) else "error", message, details["traceback"], body)
+            step, body = getattr(error, "step", None), getattr(error, "body", {})  # what the session had measured so far
+            return Ending(
+                "diverged", failures.message_of(error) or f"the loss is not finite at step {step}", body=body
+            )
+        if failures.is_out_of_memory(error, self.device):
+            return Ending("oom", message, lines)
+        return Ending("interrupted" if failures.is_of_surroundings(error) else "error", message, lines)
 
     def _write(self, job: Job, started: datetime, ending: Ending) -> Ending:
         """Write the record; where the session measured what no record can hold, the attempt ended in an error."""
@@ -95,15 +106,22 @@ class SessionHost:
         try:
             record.write(folder, record_of(job, self.env, started, ending))
             return ending
-        except (TypeError, ValueError) as error:
-            details = describe(error)
+        except (UserError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            details = failures.describe(error)
             ending = Ending("error", f"the record cannot be written: {details['message']}", details["traceback"])
             record.write(folder, record_of(job, self.env, started, ending))
             return ending
 
 
 def write_killed(
-    job: Job, env: Mapping[str, Any], started: datetime, reason: str, stderr_tail: str = ""
+    job: Job,
+    env: Mapping[str, Any],
+    started: datetime,
+    reason: str,
+    stderr_tail: str = "",
+    time_limit: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the record of a job whose process is gone, unless that process had already written that it finished.
 
@@ -113,6 +131,7 @@ def write_killed(
         started: when the job started.
         reason: why the process is gone.
         stderr_tail: the last lines that it printed; the record keeps them.
+        time_limit: the limit that the job passed, if it was killed for that; its status is then "timeout".
 
     Returns:
         The facts of the executor's event "ended".
@@ -127,26 +146,11 @@ def write_killed(
                 "seconds": existing.body.seconds.total,
                 "metrics": existing.raw().get("metrics"),
             }
-    record.write(folder, record_of(job, env, started, Ending("killed", reason, stderr_tail or None)))
-    return _facts("killed", reason, started, None)
-
-
-def describe(error: BaseException) -> dict[str, Any]:
-    """The message and traceback of an error; a user's mistake needs no traceback."""
-    if isinstance(error, UserError):
-        return {"message": str(error), "traceback": None}
-    text = str(error)
-    name = type(error).__name__
-    lines = "".join(traceback.format_exception(error))
-    return {"message": f"{name}: {text}" if text else name, "traceback": lines}
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: on the device, in Python, or in torch's CPU allocator, which says so only in words."""
-    torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+    status = "killed" if time_limit is None else "timeout"
+    body = {} if time_limit is None else {"time_limit": dict(time_limit)}
+    tail = failures.clean(stderr_tail, failures.TRACEBACK)
+    record.write(folder, record_of(job, env, started, Ending(status, reason, tail or None, body)))
+    return _facts(status, reason, started, None)
 
 
 def device_is_broken(facts: Mapping[str, Any]) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from peftbench.records.retries import TimeLimits
 from peftbench.records.spec import ProfileSpec, RunSpec, as_dict
 
 Progress = Callable[[Mapping[str, Any]], None]  # called with the phase, and the step and loss where there are any
@@ -24,6 +25,7 @@ class Job:
         results_dir: the directory of the record.
         reference: the label that the experiment's scores and costs are relative to.
         overrides: values in place of the experiment file's, as `--set` takes them.
+        limits: seconds after which the attempt is ended.
     """
 
     kind: str
@@ -32,6 +34,7 @@ class Job:
     results_dir: str
     reference: str = ProfileSpec.reference
     overrides: tuple[str, ...] = ()
+    limits: TimeLimits = TimeLimits()
 
     def to_json(self) -> dict[str, Any]:
         """The job as JSON values, for a worker in another process."""
@@ -41,7 +44,8 @@ class Job:
     def from_json(cls, d: Mapping[str, Any]) -> Job:
         """The job that `to_json` gave."""
         read = RunSpec.from_dict if d["kind"] == "run" else ProfileSpec.from_dict
-        return cls(**{**d, "spec": read(d["spec"]), "overrides": tuple(d.get("overrides", ()))})
+        limits = TimeLimits(**d.get("limits", {}))
+        return cls(**{**d, "spec": read(d["spec"]), "overrides": tuple(d.get("overrides", ())), "limits": limits})
 
 
 @dataclass

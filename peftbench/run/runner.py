@@ -14,10 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from peftbench.records import record
+from peftbench.records.retries import ATTEMPTS, STOPPED, Retries, TimeLimits
 from peftbench.records.spec import ProfileSpec, RunSpec, Spec, title
 from peftbench.run import executors, lock
 from peftbench.run.executors import Ended, Event, Executor, Notice, Progressed, Setup, Started
@@ -64,6 +66,7 @@ def run(
     profile_threads: int | None = None,
     executor: str = "local",
     retry_failed: bool = False,
+    limits: TimeLimits | None = None,
     again: bool = False,
     view: View | None = None,
 ) -> Outcome:
@@ -83,7 +86,8 @@ def run(
         threads: of each training run; by default the cores are divided among the jobs.
         profile_threads: of the profile pass; by default all cores.
         executor: the name of what carries out the jobs (see `executors.find`).
-        retry_failed: repeat diverged, oom and error too; killed and abandoned are always repeated.
+        retry_failed: repeat diverged, oom, error and timeout too, and what is given up; see records/retries.py.
+        limits: seconds after which an attempt is ended. A profile pass may take those of a run for each of its methods.
         again: attempt once more what is finished too; the outcome is then that of the newest attempts.
         view: where progress is shown; by default only failures are, on standard error.
 
@@ -99,13 +103,16 @@ def run(
         sweep(Path(results_dir))
 
         def job_of(spec: Spec) -> Job:
-            kind = "run" if isinstance(spec, RunSpec) else "profile"
-            return Job(kind, spec, experiment, str(results_dir), reference, tuple(overrides))
+            kind, most = "run", limits or TimeLimits()
+            if isinstance(spec, ProfileSpec):
+                kind, most = "profile", replace(most, run=most.run and most.run * len(spec.methods))
+            return Job(kind, spec, experiment, str(results_dir), reference, tuple(overrides), most)
 
         training = Setup(session, session_kwargs or {}, jobs, threads, keep_open=(fd,))
         timing = replace(training, threads=profile_threads, exclusive=True)
         planned = {spec.id: spec for spec in grid}
-        state = _Grid(specs_for, Path(results_dir), job_of, retry_failed, again, view, planned, expected)
+        retry = partial(Retries, failed=retry_failed, limits=limits)
+        state = _Grid(specs_for, Path(results_dir), job_of, retry, again, view, planned, expected)
         current = stack.enter_context(_CurrentExecutor(open_executor))
         try:
             while not state.interrupted and (todo := state.next_specs()):
@@ -158,7 +165,7 @@ class _Grid:
     specs_for: Planner
     results_dir: Path
     job_of: Callable[[Spec], Job]
-    retry_failed: bool
+    retry: Callable[[Iterable[record.Record]], Retries]
     again: bool
     view: View
     planned: dict[str, Spec]
@@ -169,10 +176,12 @@ class _Grid:
     def next_specs(self) -> list[Spec]:
         """What to run now, by the plan and the records on the disk."""
         records = record.read_all(self.results_dir)
-        latest = record.latest(records)
+        retries = self.retry(records)
         planned = {spec.id: spec for spec in self.specs_for(records)}
         self.planned |= planned
-        todo = [s for key, s in planned.items() if key not in self.attempted and self._is_open(latest.get(key))]
+        todo = [
+            s for key, s in planned.items() if key not in self.attempted and (self.again or retries.is_open(key))
+        ]
         total = max(len(self.planned), self.expected)
         self.view.planned(total, len(self.planned) - len(todo))
         return todo
@@ -206,14 +215,10 @@ class _Grid:
             self.view.note(f"interrupted: {done}. Run the same command again to resume.")
             return Outcome(INTERRUPTED, counts, failed)
         if failed:
-            self.view.note(_advice(failed, statuses.values()))
+            retries = Retries(records)
+            given_up = sum(map(retries.is_given_up, self.planned))
+            self.view.note(_advice(failed, statuses.values(), given_up))
         return Outcome(1 if failed else 0, counts, failed)
-
-    def _is_open(self, last: record.Record | None) -> bool:
-        """Whether a spec with this latest record is to be run."""
-        if self.again or last is None or last.status in record.RETRIED:
-            return True
-        return self.retry_failed and not last.is_finished
 
     def _show(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -236,7 +241,7 @@ class _Grid:
         killed = False
         while executor.busy:
             if not killed and (len(signals) > 1 or time.monotonic() > deadline):
-                reason = "interrupted" if len(signals) > 1 else f"interrupted; no step ended in {GRACE_SECONDS} s"
+                reason = STOPPED if len(signals) > 1 else f"{STOPPED}; no step ended in {GRACE_SECONDS} s"
                 executor.kill(reason)
                 killed = True
             self._show(executor.poll(POLL_SECONDS))
@@ -262,15 +267,26 @@ def interrupts() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _advice(failed: Sequence[str], statuses: Iterable[str]) -> str:
-    """Which runs failed, and what repeats them."""
-    present = set(statuses)
+def _advice(failed: Sequence[str], statuses: Iterable[str], given_up: int) -> str:
+    """Which runs failed, and what repeats them.
+
+    Args:
+        failed: the runs.
+        statuses: of all runs of the plan.
+        given_up: how many of them were killed or interrupted too often to be repeated without a request.
+    """
+    counts = Counter(statuses)
     again = []
-    if present & set(record.RETRIED):
-        again.append("killed and abandoned runs are repeated by running again")
-    if present & {"diverged", "oom", "error"}:
+    if sum(counts[s] for s in record.RETRIED) > given_up:
+        again.append("killed, interrupted and abandoned runs are repeated by running again")
+    if given_up:
+        times = f"{ATTEMPTS} or more attempts were killed or interrupted"
+        again.append(f"{given_up} given up, because {times}: --retry-failed tries again")
+    if counts["timeout"]:
+        again.append("timeout runs are repeated under a higher --timeout, or by --retry-failed")
+    if any(counts[s] for s in ("diverged", "oom", "error")):
         again.append("diverged, oom and error runs are repeated by --retry-failed")
-    if "not run" in present:
+    if counts["not run"]:
         again.append("the executor left no record of those not run")
     listed = "".join(f"\n  {name}" for name in failed)
     return f"{len(failed)} without a result:{listed}\n{'; '.join(again)}."

@@ -21,10 +21,12 @@ from datetime import UTC, datetime
 from typing import IO, Any
 
 from peftbench.errors import UserError
+from peftbench.run import time_limits
 from peftbench.run.attempt import write_killed
 from peftbench.run.executors import Ended, Event, ExecutorError, Notice, Progressed, Setup, cores
 from peftbench.run.executors import worker as worker_module
 from peftbench.run.jobs import Job
+from peftbench.run.time_limits import GRACE_SECONDS, Deadline
 
 # Without this, glibc returns a large tensor's memory to the system when it is freed, and the system clears every page
 # again for the next tensor, in every step. Logits over a large vocabulary suffer most.
@@ -47,6 +49,8 @@ class WorkerProcess:
         last_job: what it ran last; the backbone and data of that job are still loaded.
         retiring: it takes no further job and leaves by itself.
         kill_reason: why the pool killed it.
+        deadline: watches the job; None on no job, and while its record is written.
+        passed: the time limit that the job passed, if the pool killed the process for that.
     """
 
     number: int
@@ -59,6 +63,8 @@ class WorkerProcess:
     unread: bytes = b""
     retiring: bool = False
     kill_reason: str | None = None
+    deadline: Deadline | None = None
+    passed: tuple[str, float] | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -116,6 +122,7 @@ class Pool:
     def give(self, worker: WorkerProcess, job: Job) -> None:
         """Send a job to an idle worker."""
         worker.job, worker.last_job, worker.started = job, job, datetime.now(UTC)
+        worker.deadline = Deadline(job.limits)
         worker.send({"do": "job", "job": job.to_json()})
 
     def poll(self, timeout_seconds: float) -> list[Event]:
@@ -126,12 +133,13 @@ class Pool:
             ExecutorError: workers do not start, for another reason.
         """
         events: list[Event] = []
+        self._kill_late()
         for key, _ in self._selector.select(timeout_seconds):
             worker: WorkerProcess = key.data
             received = os.read(key.fd, 65536)
             *lines, worker.unread = (worker.unread + received).split(b"\n")
             for line in lines:
-                events += self._handle_message(worker, json.loads(line))
+                events += self._handle_line(worker, line)
             if not received:
                 events += self._handle_exit(worker)
         return events
@@ -147,8 +155,15 @@ class Pool:
     def kill(self, reason: str) -> None:
         """End the workers that are on a job; `poll` then reports each job as killed for this reason."""
         for worker in self.busy():
-            worker.kill_reason = reason
+            worker.kill_reason, worker.passed = reason, None
             worker.process.kill()
+
+    def _kill_late(self) -> None:
+        """Kill the workers whose job has passed a time limit and does not notice it."""
+        for worker in self.busy():
+            if worker.deadline and not worker.kill_reason and (passed := worker.deadline.passed(GRACE_SECONDS)):
+                worker.passed, worker.kill_reason = passed, time_limits.reason(*passed)
+                worker.process.kill()
 
     def close(self, patience_seconds: float = 5) -> None:
         """End all workers: idle ones by themselves within so many seconds, others at once and without a record."""
@@ -190,6 +205,16 @@ class Pool:
             }
         )
 
+    def _handle_line(self, worker: WorkerProcess, line: bytes) -> list[Event]:
+        try:
+            message = json.loads(line)
+            assert isinstance(message["event"], str)
+        except (ValueError, TypeError, KeyError, AssertionError):  # a method wrote to the descriptor of the pipe
+            worker.kill_reason = "something in the worker process wrote into its pipe to the runner"
+            worker.process.kill()
+            return []
+        return self._handle_message(worker, message)
+
     def _handle_message(self, worker: WorkerProcess, message: dict[str, Any]) -> list[Event]:
         kind = message.pop("event")
         if kind == "unwritable" or (kind == "failed" and message["by_user"]):
@@ -201,9 +226,17 @@ class Pool:
             return []
         assert worker.job is not None
         job = worker.job
+        if kind == "writing":
+            worker.deadline = None
+            return []
+        if kind in ("alive", "progress") and worker.deadline:
+            if kind == "alive" or worker.deadline.alive is not None:
+                worker.deadline.alive = time.monotonic()
+        if kind == "alive":
+            return []
         if kind == "progress":
             return [Progressed(worker.number, job, message["progress"])]
-        worker.job, worker.retiring = None, message.pop("retire")
+        worker.job, worker.deadline, worker.retiring = None, None, message.pop("retire")
         return [Ended(worker.number, job, message)]
 
     def _handle_exit(self, worker: WorkerProcess) -> list[Event]:
@@ -223,7 +256,8 @@ class Pool:
             assert worker.env is not None
             assert worker.started is not None
             reason = worker.kill_reason or f"the worker process {cause}"
-            facts = write_killed(worker.job, worker.env, worker.started, reason, tail)
+            limit = worker.passed and {"of": worker.passed[0], "seconds": worker.passed[1]}
+            facts = write_killed(worker.job, worker.env, worker.started, reason, tail, limit)
             events.append(Ended(worker.number, worker.job, facts))
         if not worker.retiring:
             events.append(Notice(f"worker {worker.number} {cause}; another takes its place"))

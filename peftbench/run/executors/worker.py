@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import queue
 import signal
@@ -22,8 +23,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from peftbench.errors import UserError
-from peftbench.run.attempt import SessionHost, describe, device_is_broken
-from peftbench.run.jobs import Job, Progress
+from peftbench.run.attempt import SessionHost, device_is_broken
+from peftbench.run.failures import describe
+from peftbench.run.jobs import Job, Progress, Stop
 
 PROGRESS_EVERY_SECONDS = 0.1
 PARENT_GONE = 3  # exit code
@@ -98,13 +100,42 @@ def main() -> None:
 def _serve(channel: Channel, host: SessionHost, job: Job, single: bool) -> bool:
     """Carry out a job and report its end; returns whether this process may take another."""
     try:
-        facts = host.carry_out(job, _reporter(channel), channel.abandon.is_set, channel.writing)
+        facts = host.carry_out(job, _reporter(channel), _stopper(channel, job), _Writing(channel))
     except (OSError, UserError) as error:  # a full disk, a directory that was removed: no record can be written
         channel.send("unwritable", **describe(error))
         return False
-    retire = single or device_is_broken(facts)
+    retire = single or device_is_broken(facts) or host.is_spent
     channel.send("ended", retire=retire, **facts)
     return not retire
+
+
+class _Writing:
+    """Held while a record is written: the process does not end meanwhile, and no time limit counts any more."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+
+    def __enter__(self) -> None:
+        self.channel.send("writing")
+        self.channel.writing.acquire()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.channel.writing.release()
+
+
+def _stopper(channel: Channel, job: Job) -> Stop:
+    """Tells whether the parent wants the job to stop; where steps have a limit, each call tells the parent of a step."""
+    step, last = job.limits.step, -math.inf
+
+    def stop() -> bool:
+        nonlocal last
+        now = time.monotonic()
+        if step is not None and now - last >= min(PROGRESS_EVERY_SECONDS, step / 4):
+            last = now
+            channel.send("alive")
+        return channel.abandon.is_set()
+
+    return stop
 
 
 def _reporter(channel: Channel) -> Progress:

@@ -7,7 +7,7 @@ RUN := $(BIN)/python -m peftbench
 SMOKE := results/reference/ci_smoke
 EIGHT := full lora qlora adapter adapter-parallel prefix ia3 dora
 
-.PHONY: quickstart env test test-fast test-all planted-bugs lint smoke verify published ci-records gpu lock docs clean
+.PHONY: quickstart env test test-fast test-all planted-bugs fuzz lint smoke verify published ci-records gpu lock docs clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) fetch
@@ -32,6 +32,10 @@ test-all: $(VENV)/.installed
 # Every bug planted in tests/helpers/planted_bugs.py, and the promises of the contract that catch it.
 planted-bugs: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/planted_bugs.py --write docs/planted-bugs.md
+
+# Odd inputs by the thousand, to every command that reads files of a user: none may crash, hang, or leave its folder.
+fuzz: $(VENV)/.installed
+	$(BIN)/python scripts/fuzz.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from peftbench.backbones import architectures, quantised, source, tiny
+from peftbench.backbones import architectures, pretrained, quantised, source, tiny
 from peftbench.errors import UserError
 
 LAYERDROP = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")  # probabilities that a step skips a layer
@@ -26,9 +26,9 @@ def load_config(origin: source.Origin, labels: int, kind: str, dropout: float | 
 
     if origin.place:
         try:
-            config = AutoConfig.from_pretrained(origin.place)
-        except (OSError, ValueError, KeyError) as error:
-            raise origin.load_error("config.json", error) from error
+            config = pretrained.from_pretrained(AutoConfig, origin.place)
+        except Exception as error:  # each architecture checks its values in its own way
+            raise pretrained.load_error(origin, "config.json", "config.json", error) from error
     else:
         config = (tiny if origin.model in tiny.TINY else architectures).config(origin.model)
     if getattr(config, "quantization_config", None) == {}:  # left behind where weights were made plain again

@@ -11,6 +11,8 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from peftbench.backbones import pretrained
+
 VERSION = 1  # raise when what `convert` writes changes: it is part of the cached directory's name
 
 
@@ -28,8 +30,8 @@ def _convert(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        source.parent, gguf_file=source.name, dtype=torch.float32, local_files_only=True
+    model = pretrained.from_pretrained(
+        AutoModelForCausalLM, source.parent, gguf_file=source.name, dtype=torch.float32, local_files_only=True
     )
     tokenizer = _tokenizer(source, model.config.max_position_embeddings)
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -45,7 +47,7 @@ def _tokenizer(source: Path, max_length: int) -> Any:
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, local_files_only=True)
+    tokenizer = pretrained.from_pretrained(AutoTokenizer, source.parent, gguf_file=source.name, local_files_only=True)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),

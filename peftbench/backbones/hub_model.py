@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
 from peftbench.backbones.hub import HubError, NoSuchRevision, Repository
+from peftbench.backbones.model_folder import INDEX, LOADED, PICKLES
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-INDEX = f"{WEIGHTS}.index.json"
-_SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken")  # files beside the weights: configuration and tokenizer
+_SMALL = [pattern for pattern in LOADED if pattern not in ("*.safetensors", "*.bin")]  # what is not weights
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -64,7 +65,7 @@ def snapshot(model: str, revision: str | None = None) -> Snapshot:
             "Name a repository that save_pretrained wrote",
         )
     for name in sorted(listing.files, key=lambda name: name == CONFIG):  # last: where it is, the others are
-        if "/" not in name and name.endswith(_SMALL):
+        if any(fnmatch(name, pattern) and name.count("/") == pattern.count("/") for pattern in _SMALL):
             path = repository.download(name, listing.commit)
     repository.remember(revision, path)
     return Snapshot(listing.commit, path.parent, listing.files)
@@ -93,7 +94,7 @@ def weight_names(at: Snapshot) -> list[str]:
         return _parts(index)
     if at.listed is None:  # not asked: it has no index, so that it has the one file
         return [WEIGHTS]
-    pickles = [name for name in at.listed if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+    pickles = [name for name in at.listed if name.endswith(PICKLES) and name != "training_args.bin"]
     raise HubError(
         f"it has no {WEIGHTS}" + (f"; {pickles[0][:60]} is a pickle, which is not read" if pickles else ""),
         "Name a revision that has safetensors files, or save it with save_pretrained, which writes such files",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from peftbench.backbones import source, t5, tiny
+from peftbench.backbones import pretrained, source, t5, tiny
 from peftbench.backbones.attention import configurations
 from peftbench.errors import UserError
 
@@ -62,7 +62,7 @@ def random_network(kind: str, config: Any, dtype: torch.dtype = torch.float32) -
         config: The configuration.
         dtype: Dtype of the weights.
     """
-    net = _auto(kind, config).from_config(config, dtype=dtype)
+    net = pretrained.from_config(_auto(kind, config), config, dtype=dtype)
     if config.model_type == "t5":
         t5.untie(net)
     return net
@@ -89,7 +89,8 @@ def build_network(origin: source.Origin, kind: str, config: Any, dtype: str) -> 
             net = random_network(kind, config).to(DTYPES[dtype])
         return net, [name for name, _ in net.named_parameters() if not name.startswith(net.base_model_prefix)]
     try:
-        net, info = _auto(kind, config).from_pretrained(
+        net, info = pretrained.from_pretrained(
+            _auto(kind, config),
             origin.place,
             config=config,
             dtype=DTYPES[dtype],

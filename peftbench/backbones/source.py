@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
-from peftbench.backbones import architectures, embedded, hub_model
+from peftbench.backbones import architectures, embedded, hub_model, model_folder
 from peftbench.backbones.hub_errors import LONGEST, HubError
 from peftbench.backbones.tiny import SEED, TINY
 from peftbench.errors import UserError
@@ -19,7 +19,6 @@ from peftbench.records import spec
 
 EMBEDDED = ("minilm-l6", "smollm2-135m")
 PRESETS = (*EMBEDDED, *TINY)
-_FILES = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,10 @@ def origin(model: str, revision: str | None = None) -> Origin:
         found = hub_model.snapshot(model, revision)
     except HubError as error:
         raise unavailable(model, error) from error
+    try:
+        model_folder.check(found.directory)
+    except UserError as error:
+        raise UserError(f"backbone {model!r} of the hub: {error}") from error
     return Origin(model, str(found.directory), found)
 
 
@@ -96,7 +99,7 @@ def locate(model: str) -> str:
     The tiny presets have no location; the result is empty for them.
 
     Raises:
-        UserError: The directory does not exist, or has no config.json.
+        UserError: The directory does not exist, has no config.json, or is refused (`model_folder.check`).
     """
     if model in TINY:
         return ""
@@ -106,6 +109,7 @@ def locate(model: str) -> str:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{path} holds no config.json; a local backbone is a directory saved by save_pretrained")
+        model_folder.check(path)
         return str(path)
     if model.startswith((".", "/", "~")):
         raise UserError(f"no directory {path}; a backbone is one of {', '.join(PRESETS)}, a directory, or a hub id")
@@ -131,8 +135,8 @@ def fingerprint(model: str, revision: str | None = None) -> str:
         return embedded.fingerprint(model)
     place = locate(model)
     if place != model or Path(place).is_dir():
-        files = sorted({f for pattern in _FILES for f in Path(place).glob(pattern)})
-        return _hashed(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+        files = model_folder.loaded_files(Path(place))
+        return _hashed(place, tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
     found = origin(model, revision).snapshot
     assert found is not None
     try:
@@ -148,9 +152,10 @@ def _reason(error: Exception) -> str:
 
 
 @lru_cache
-def _hashed(files: tuple[tuple[str, int, int], ...]) -> str:
+def _hashed(folder: str, files: tuple[tuple[str, int, int], ...]) -> str:
     total = hashlib.sha256()
     for name, _, _ in files:
         with open(name, "rb") as f:
-            total.update(Path(name).name.encode() + hashlib.file_digest(f, "sha256").digest())
+            inside = Path(name).relative_to(folder).as_posix()
+            total.update(inside.encode() + hashlib.file_digest(f, "sha256").digest())
     return total.hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from peftbench.backbones import configuration, source, tiny
+from peftbench.backbones import configuration, pretrained, source, tiny
 from peftbench.errors import UserError
 
 
@@ -19,9 +19,9 @@ def load_tokenizer(origin: source.Origin) -> Any:
     if not origin.place:
         return tiny.tokenizer(origin.model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(origin.place)
+        tokenizer = pretrained.from_pretrained(AutoTokenizer, origin.place)
     except Exception as error:  # tokenizers raises bare Exceptions, and ImportError where a package is missing
-        raise origin.load_error("tokenizer", error) from error
+        raise pretrained.load_error(origin, "tokenizer", "tokenizer_config.json", error) from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # without its files, transformers makes up an empty one
         where = "that directory" if origin.snapshot is not None else repr(origin.place)
         raise UserError(

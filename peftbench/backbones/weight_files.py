@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from peftbench.backbones import source
+from peftbench.backbones import model_folder, source
 from peftbench.errors import UserError
 
 _LONGEST_HEADER = 100_000_000  # bytes, as in safetensors
@@ -28,12 +28,12 @@ def check_whole(origin: source.Origin) -> None:
     Raises:
         UserError: There are no safetensors files, or one is not whole.
     """
-    if origin.snapshot is not None or not Path(origin.place or "-").is_dir() or list(Path(origin.place).glob("*.gguf")):
+    if origin.snapshot is not None or not Path(origin.place or "-").is_dir():
         return
     found = files(origin)
     if not found:
-        pickled = sorted(p.name for p in Path(origin.place).glob("*.bin"))
-        has = f"; {pickled[0]} is a pickle, which is not read" if pickled else ""
+        pickled = model_folder.pickled(Path(origin.place))
+        has = f"; {pickled} is a pickle, which is not read" if pickled else ""
         raise UserError(
             f"backbone {origin.model!r} has no weights: no *.safetensors in its directory{has}. Save it with "
             "save_pretrained, which writes safetensors"

@@ -123,7 +123,10 @@ class _Handler(BaseHTTPRequestHandler):
         if token := self._token():
             self.hub.tokens.add(token)
         time.sleep(self.hub.delay)
-        if found := _LARGE.fullmatch(path):
+        if found := re.fullmatch(r"/fail/(models|datasets)/(.+)", path):  # from now on
+            self.hub.repos[found[1], found[2]].fault = 503
+            self._json({})
+        elif found := _LARGE.fullmatch(path):
             kind, name, commit, file = found.groups()
             self._large(self.hub.repos[kind, name], self.hub.repos[kind, name].commits[commit][file])
         elif found := _API.fullmatch(path):

@@ -22,6 +22,7 @@ __all__ = ["HubError", "NoSuchRevision", "Repository", "revisions"]
 
 MAIN = "main"
 QUIET_SECONDS = 2.0  # after which a user is told what is waited for
+RESTARTS = 5  # of a download from the beginning of its file, as the client tries five times otherwise
 
 _log = logging.getLogger("peftbench.hub")
 T = TypeVar("T")
@@ -78,7 +79,8 @@ class Repository:
         from huggingface_hub import hf_hub_download
 
         try:
-            return Path(hf_hub_download(self.name, file, repo_type=self.kind, revision=commit))
+            bar = _bar_that_gives_up()
+            return Path(hf_hub_download(self.name, file, repo_type=self.kind, revision=commit, tqdm_class=bar))
         except Exception as error:
             raise explain(error, self.name, self.kind, commit, file) from error
 
@@ -121,6 +123,26 @@ class Repository:
     @property
     def _named(self) -> tuple[str, str]:
         return self.kind, self.name
+
+
+def _bar_that_gives_up() -> Any:
+    """Return the class of the client's progress bar, with an end to downloads that begin again and again.
+
+    The client counts its retries anew whenever data arrive. Where a server cuts every answer off and cannot go on in
+    the middle of a file, it would retry for ever; it takes back what the bar has counted each time.
+    """
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Bar(tqdm):
+        restarts = 0
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.restarts += n is not None and n < 0
+            if self.restarts > RESTARTS:
+                raise ConnectionResetError("every answer is cut off")
+            return super().update(n)
+
+    return Bar
 
 
 def revisions(name: str, kind: str) -> list[str]:

@@ -149,9 +149,9 @@ def _failure(chain: tuple[BaseException, ...], file: str) -> HubError:
             f"nothing answers at {endpoint()} ({_first_line(chain[-1])})",
             "Check the connection, the proxy, and HF_ENDPOINT if it is set",
         )
-    if named("ProtocolError", "ReadError") or "Consistency check failed" in str(chain[0]):
+    if named("ProtocolError", "ReadError", "ConnectionResetError") or "Consistency check failed" in str(chain[0]):
         what = f"the download of {file}" if file else f"the answer of {endpoint()}"
-        return HubError(f"{what} was cut off", "Run the same command again; what has been downloaded is kept")
+        return HubError(f"{what} was cut off", "Run the same command again; files that are whole are kept")
     return HubError(
         f"what answers at {endpoint()} does not answer as a hub does ({_first_line(chain[0])})",
         "Check HF_ENDPOINT and the proxy",

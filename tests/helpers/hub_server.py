@@ -27,7 +27,8 @@ class Repo:
         private: the token that may read it; None for a public one.
         gated: the tokens that have accepted its licence; None for one without.
         fault: what goes wrong with every request: a status, such as 429 or 503, or "silent".
-        files_fault: what goes wrong with downloads of large files: "cut", "cut once", "stall", or a status.
+        files_fault: what goes wrong with downloads of large files: "cut", "cut once", "half" (cut each time, without
+            going on in the middle), "stall", or a status.
     """
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -209,7 +210,8 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(fault, int):
             self._refuse(fault, None, "the store is busy", repo.headers)
             return
-        begin = int(match[1]) if (match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))) else 0
+        begins = "" if fault == "half" else self.headers.get("Range", "")
+        begin = int(match[1]) if (match := re.fullmatch(r"bytes=(\d+)-", begins)) else 0
         part = body[begin:]
         self.send_response(206 if begin else 200)
         self.send_header("ETag", f'"{_etag(body)}"')

@@ -349,7 +349,7 @@ def test_weights_that_do_not_arrive_end_the_command_before_any_run(
     start = time.monotonic()
     said = peftbench("run", "model.yaml", "-q", "--set", f"backbone.model={name}", "--results", f"not-{fault}")
     assert all(part in message(said) for part in parts), said.err
-    assert time.monotonic() - start < 40
+    assert time.monotonic() - start < 300
     assert not list((place / f"not-{fault}").rglob("*.json"))
 
 

@@ -85,7 +85,7 @@ def environment(home: Path, hub: str, **more: str) -> dict[str, str]:
     }
 
 
-def command(folder: Path, env: dict[str, str], *args: str, seconds: float = 120) -> Said:
+def command(folder: Path, env: dict[str, str], *args: str, seconds: float = 500) -> Said:
     """Run one command line in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "peftbench", *args], cwd=folder, env=env, capture_output=True, text=True, timeout=seconds

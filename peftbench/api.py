@@ -139,6 +139,19 @@ class Plan:
         planner = self.prepared.planner(before, retry_failed, limits or self.experiment.timeout.limits())
         return planner if self.baselines is None else self.baselines.planner(planner)
 
+    def download_weights(self) -> None:
+        """Download the weights of a model on the hub, if they are not there yet; other models need none.
+
+        Runs then begin only if the hub delivers, and whoever started them sees the progress.
+
+        Raises:
+            UserError: the hub refuses or does not deliver them.
+        """
+        from peftbench.backbones import source
+
+        backbone = self.prepared.facts.backbone
+        source.download_weights(source.origin(backbone.model, backbone.pinned_revision))
+
     def session(self, device: str | None = None, results: Path | None = None) -> dict[str, Any]:
         """Return the arguments of each worker's session.
 
@@ -436,9 +449,13 @@ def run(
     if timeout is not None and not 0 < timeout < math.inf:
         raise UserError(f"timeout: given {timeout!r}; must be a positive number of seconds")
     limits = planned.experiment.timeout.limits(timeout)
+    before = record.readable(folder)
+    finished, planner = record.finished(before), planned.planner(before, retry_failed, limits)
+    if executor == "local" and any(spec.id not in finished for spec in planner(before)):
+        planned.download_weights()
     view = (Lines() if progress else Quiet()) if isinstance(progress, bool) else progress
     outcome = runner.run(
-        planned.planner(record.readable(folder), retry_failed, limits),
+        planner,
         folder,
         experiment=planned.experiment.name,
         overrides=planned.experiment.overrides,

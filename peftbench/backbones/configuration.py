@@ -28,7 +28,7 @@ def load_config(origin: source.Origin, labels: int, kind: str, dropout: float | 
 
     if origin.place:
         try:
-            config = pretrained.from_pretrained(AutoConfig, origin.place, **origin.options)
+            config = pretrained.from_pretrained(AutoConfig, origin.place)
         except Exception as error:  # each architecture checks its values in its own way
             raise pretrained.load_error(origin, "config.json", "config.json", error) from error
     else:

@@ -159,6 +159,7 @@ def load(
         UserError: The model cannot be loaded, does not suit `kind`, skips layers, or its roles are unknown.
     """
     origin = source.origin(model, revision)
+    source.download_weights(origin)
     config = load_config(origin, labels, kind, dropout)
     check_layers_stay(origin, config)
     net, missing = build_network(origin, kind, config, dtype)

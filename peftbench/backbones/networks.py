@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from peftbench.backbones import pretrained, quantised, source, t5, tiny
+from peftbench.backbones import pretrained, source, t5, tiny
 from peftbench.backbones.attention import configurations
 from peftbench.errors import UserError
 
@@ -89,7 +89,6 @@ def build_network(origin: source.Origin, kind: str, config: Any, dtype: str) -> 
             net = random_network(kind, config).to(DTYPES[dtype])
         return net, [name for name, _ in net.named_parameters() if not name.startswith(net.base_model_prefix)]
     try:
-        pretrained.check_index(origin)
         net, info = pretrained.from_pretrained(
             _auto(kind, config),
             origin.place,
@@ -98,11 +97,9 @@ def build_network(origin: source.Origin, kind: str, config: Any, dtype: str) -> 
             output_loading_info=True,
             use_safetensors=True,  # nothing is ever unpickled
             ignore_mismatched_sizes=True,  # for a head with other labels; other mismatches are refused below
-            **origin.options,
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise origin.load_error(_broken(origin), error) from error
-    quantised.check(origin, config)  # files of a hub model may be here only now
     missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     head = head_of(net, kind)
     lost = [key for key in missing if not within(key, head)]

@@ -17,7 +17,7 @@ def from_pretrained(loader: Any, place: str | Path, **options: Any) -> Any:
 
     Args:
         loader: a class of transformers, such as `AutoTokenizer`.
-        place: directory or hub id.
+        place: directory.
         options: further arguments.
     """
     return loader.from_pretrained(place, trust_remote_code=False, **options)
@@ -46,31 +46,10 @@ def load_error(origin: source.Origin, part: str, file: str, error: Exception) ->
     Returns:
         An error that names the code that the model asks for, if it asks for any.
     """
-    if code := model_folder.own_code(_cached(origin, file)):
+    if code := model_folder.own_code(Path(origin.place) / file):
         return UserError(
             f"backbone {origin.model!r} asks for code of its own: {file} names {code} in auto_map. Code of a model's "
             "directory never runs, and transformers itself does not load it; give a model of an architecture and a "
             "tokenizer that transformers knows"
         )
     return origin.load_error(part, error)
-
-
-def check_index(origin: source.Origin) -> None:
-    """Check the index of a hub model as that of a directory, before any weights that it names are fetched.
-
-    Raises:
-        UserError: it names a pickle, or a file elsewhere.
-    """
-    if not origin.local and (index := _cached(origin, model_folder.INDEX)):
-        model_folder.check(index.parent)
-
-
-def _cached(origin: source.Origin, file: str) -> Path | None:
-    """Return a file of a model on this machine, fetched from the hub if it must be; None if it has none."""
-    from transformers.utils.hub import cached_file
-
-    try:
-        found = cached_file(origin.place, file, _raise_exceptions_for_missing_entries=False, **origin.options)
-    except (OSError, ValueError):  # the loader itself reports what cannot be reached
-        return None
-    return None if found is None else Path(found)

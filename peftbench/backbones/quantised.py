@@ -21,7 +21,7 @@ def check(origin: source.Origin, config: Any) -> None:
     """Check that neither a model's configuration nor the headers of its weight files say that it is quantised.
 
     Args:
-        origin: Where the model comes from. Files of a hub model are read if its local cache has them.
+        origin: Where the model comes from. Of a hub model, the files that have been downloaded are read.
         config: The model's configuration.
 
     Raises:

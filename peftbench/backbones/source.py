@@ -6,55 +6,47 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from peftbench.backbones import architectures, embedded, model_folder
+from peftbench.backbones import architectures, embedded, hub_model, model_folder
+from peftbench.backbones.hub_errors import HubError
 from peftbench.backbones.tiny import SEED, TINY
 from peftbench.errors import UserError, shown
 from peftbench.records import spec
 
 EMBEDDED = ("minilm-l6", "smollm2-135m")
 PRESETS = (*EMBEDDED, *TINY)
-_SECONDS = 5  # how long the hub may take to answer
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where `from_pretrained` reads a model from, and with which options.
+    """Where `from_pretrained` reads a model from.
 
     Attributes:
         model: Name of the model in the experiment.
-        place: Directory or hub id; empty for the tiny presets.
-        options: Keyword arguments of `from_pretrained`.
+        place: Directory with its files; empty for the tiny presets. A hub model's is in the hub's cache.
+        snapshot: A hub model at its commit; None for others.
     """
 
     model: str
     place: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def local(self) -> bool:
-        """Whether the model is read from this machine, not from the hub."""
-        return not self.options
+    snapshot: hub_model.Snapshot | None = None
 
     def load_error(self, part: str, error: Exception) -> UserError:
         """Return the error to raise if `part` of this model does not load."""
-        if not self.local:
-            return UserError(unreachable(self.model, error))
+        fix = "save or copy the model there again"
+        if self.snapshot is not None:
+            fix = "delete that directory, so that it is downloaded again, or name another revision"
         return UserError(
-            f"the {part} of backbone {self.model!r} does not load from {self.place}: {_whole_reason(error)}; "
-            "save or copy the model there again"
+            f"the {part} of backbone {self.model!r} does not load from {self.place}: {_whole_reason(error)}; {fix}"
         )
 
 
 def origin(model: str, revision: str | None = None) -> Origin:
-    """Return where to load `model` from.
-
-    The hub is contacted once, here, with a time limit; each file's own retries would take longer.
+    """Return where to load `model` from; of a hub model, all files except the weights are downloaded first.
 
     Args:
         model: Preset, directory or hub id.
@@ -63,15 +55,46 @@ def origin(model: str, revision: str | None = None) -> Origin:
     Raises:
         UserError: The directory or the hub model cannot be read.
     """
-    place = locate(model, revision)
+    place = locate(model)
     if not place or Path(place).is_dir():
         return Origin(model, place)
-    commit, cached = _hub(model, revision)
-    return Origin(model, place, {"revision": commit, "local_files_only": cached})
+    try:
+        found = hub_model.snapshot(model, revision)
+    except HubError as error:
+        raise unavailable(model, error) from error
+    try:
+        model_folder.check(found.directory)
+    except UserError as error:
+        raise UserError(f"backbone {model!r} of the hub: {error}") from error
+    return Origin(model, str(found.directory), found)
 
 
-def locate(model: str, revision: str | None = None) -> str:
-    """Return what `from_pretrained` takes: a directory for presets and local models, else the hub id.
+def download_weights(origin: Origin) -> None:
+    """Download the weights of a hub model, if the hub's cache lacks them. Other models are left alone.
+
+    Raises:
+        UserError: It has none that can be read, or the hub does not deliver them.
+    """
+    if origin.snapshot is not None:
+        try:
+            hub_model.download_weights(origin.model, origin.snapshot)
+        except HubError as error:
+            raise unavailable(origin.model, error) from error
+
+
+def unavailable(model: str, error: HubError) -> UserError:
+    """Return the error for a hub model that the hub does not deliver."""
+    near = get_close_matches(model, PRESETS, n=1)
+    hint = architectures.hint(model) or (f"did you mean {near[0]!r}?" if near else "")
+    return UserError(
+        f"backbone {shown(model)} cannot be loaded from the Hugging Face hub: {error.reason}. "
+        + (f"{hint[0].upper()}{hint[1:]} " if hint else "")
+        + f"{error.fix}. Or give a local directory, or use an embedded model: {', '.join(EMBEDDED)}"
+    )
+
+
+def locate(model: str) -> str:
+    """Return the directory of a preset or local model, else the hub id.
 
     The tiny presets have no location; the result is empty for them.
 
@@ -110,38 +133,17 @@ def fingerprint(model: str, revision: str | None = None) -> str:
         return spec.digest({"tiny": TINY[model], "seed": SEED})
     if model in EMBEDDED:
         return embedded.fingerprint(model)
-    place = locate(model, revision)
+    place = locate(model)
     if place != model or Path(place).is_dir():
         files = model_folder.loaded_files(Path(place))
         return _hashed(place, tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
-    return f"hub:{model}@{_hub(model, revision)[0]}"
-
-
-@lru_cache
-def _hub(model: str, revision: str | None) -> tuple[str, bool]:
-    """Return the commit of `revision`, and whether only the hub's local cache knew it."""
-    from huggingface_hub import HfApi, hf_hub_download
-
+    found = origin(model, revision).snapshot
+    assert found is not None
     try:
-        return str(HfApi().model_info(model, revision=revision, timeout=_SECONDS).sha), False
-    except Exception as error:  # the client raises a different class for each way a hub can fail
-        try:
-            path = hf_hub_download(model, "config.json", revision=revision, local_files_only=True)
-        except Exception:  # not in the cache either: report the first failure
-            raise UserError(unreachable(model, error)) from error
-        return Path(path).parent.name, True
-
-
-def unreachable(model: str, error: Exception) -> str:
-    """Return the message for a hub model that cannot be loaded."""
-    near = get_close_matches(model, PRESETS, n=1)
-    hint = architectures.hint(model) or (f"did you mean {near[0]!r}?" if near else "")
-    return (
-        f"backbone {shown(model)} cannot be loaded from the Hugging Face hub ({_reason(error)})"
-        + (f"; {hint} " if hint else ". ")
-        + "Check the name and the connection, give a local directory instead, or use an embedded model: "
-        + ", ".join(EMBEDDED)
-    )
+        hub_model.weight_names(found)  # refuse a model without weights before its runs are planned
+    except HubError as error:
+        raise unavailable(model, error) from error
+    return f"{spec.HUB}{model}@{found.commit}"
 
 
 def _whole_reason(error: Exception) -> str:

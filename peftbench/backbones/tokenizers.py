@@ -19,13 +19,15 @@ def load_tokenizer(origin: source.Origin) -> Any:
     if not origin.place:
         return tiny.tokenizer(origin.model)
     try:
-        tokenizer = pretrained.from_pretrained(AutoTokenizer, origin.place, **origin.options)
+        tokenizer = pretrained.from_pretrained(AutoTokenizer, origin.place)
     except Exception as error:  # tokenizers raises bare Exceptions, and ImportError where a package is missing
         raise pretrained.load_error(origin, "tokenizer", "tokenizer_config.json", error) from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # without its files, transformers makes up an empty one
+        where = "that directory" if origin.snapshot is not None else repr(origin.place)
         raise UserError(
-            f"the tokenizer of backbone {origin.model!r} has no vocabulary; save it beside the weights: "
-            f"tokenizer.save_pretrained({origin.place!r})"
+            f"the tokenizer of backbone {origin.model!r} has no vocabulary"
+            + ("; save model and tokenizer in a directory, and give that" if origin.snapshot is not None else "")
+            + f"; save it beside the weights: tokenizer.save_pretrained({where})"
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token

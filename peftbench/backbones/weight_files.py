@@ -15,14 +15,8 @@ _LONGEST_HEADER = 100_000_000  # bytes, as in safetensors
 
 
 def files(origin: source.Origin) -> list[Path]:
-    """Return the weight files of a model on this machine; of a hub model, those in the local cache."""
-    folder = Path(origin.place) if origin.place else None
-    if folder is not None and not origin.local:
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(origin.place, "config.json", revision=origin.options.get("revision"))
-        folder = Path(cached).parent if isinstance(cached, str) else None
-    return [] if folder is None else sorted(folder.glob("*.safetensors"))
+    """Return the weight files of a model on this machine; of a hub model, those that have been downloaded."""
+    return sorted(Path(origin.place).glob("*.safetensors")) if origin.place else []
 
 
 def check_whole(origin: source.Origin) -> None:
@@ -34,7 +28,7 @@ def check_whole(origin: source.Origin) -> None:
     Raises:
         UserError: There are no safetensors files, or one is not whole.
     """
-    if not origin.local or not Path(origin.place or "-").is_dir():
+    if origin.snapshot is not None or not Path(origin.place or "-").is_dir():
         return
     found = files(origin)
     if not found:

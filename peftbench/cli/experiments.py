@@ -170,6 +170,7 @@ def profile(
     check_device_exists(device or loaded.experiment.device)
     earlier = record.readable(folder)
     final = [p for p in loaded.prepared.with_best_trials(earlier).planned if p.spec.trial is None]
+    loaded.download_weights()
     passes = next_runs.passes(loaded.experiment, loaded.experiment.profile_of(rounds, processes), final)
     outcome = _run_passes(loaded, passes, folder, device, threads, quiet or as_json)
     _print_passes({r.path for r in earlier}, record.readable(folder), as_json, quiet)

@@ -66,7 +66,7 @@ def peak(query: Mapping[str, Any], plugins: Iterable[Path | str] = ()) -> dict[s
     spec, kind, labels = RunSpec.from_dict(query["spec"]), query["kind"], query["labels"]
     b, layout = spec.backbone, query["batch"]
     method = make(find(spec.method.name, plugins), spec.method.hyper)
-    origin = source.origin(b.model, b.revision)
+    origin = source.origin(b.model, b.pinned_revision)
     shape: list[int] = []
 
     def simulate(layers: int | None) -> StepTimeline:

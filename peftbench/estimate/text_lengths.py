@@ -76,7 +76,7 @@ def _read(
     dataset = tasks.open_task(task.name, task.options, data_dir)
     if dataset.fingerprint != task.fingerprint:
         raise UserError(f"the data of {task.name} changed since the plan was made; run again")
-    tokenizer, start = tokenizer_and_start(backbone.model, dataset.kind, backbone.revision)
+    tokenizer, start = tokenizer_and_start(backbone.model, dataset.kind, backbone.pinned_revision)
     known = _limits(stores, backbone, dataset.kind, len(dataset.labels) or 1)
     encoded = tokens.encode(dataset, tokenizer, max_length, cache.root() / "tokens", start)
     examples = {split: dataset.split(split) for split in encoded}
@@ -99,5 +99,5 @@ def _limits_on_meta(backbone: BackboneSpec, kind: str, labels: int) -> dict[str,
     from peftbench.backbones import limits, source  # torch
     from peftbench.backbones.load import load_on_meta
 
-    origin = source.origin(backbone.model, backbone.revision)
+    origin = source.origin(backbone.model, backbone.pinned_revision)
     return asdict(limits.of(load_on_meta(origin, kind, labels, backbone.roles).net, kind))

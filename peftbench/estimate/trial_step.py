@@ -158,7 +158,7 @@ def _network(spec: RunSpec, task: TaskFacts) -> Backbone:
     from peftbench.estimate.extrapolation import DEEP, equal_layers
 
     b = spec.backbone
-    origin = source.origin(b.model, b.revision)
+    origin = source.origin(b.model, b.pinned_revision)
     labels = 2 if task.kind == "classification" else 1  # a head of any size is as good
     alike = equal_layers(load_config(origin, labels, task.kind)) or 0
     by_index = re.search(r"\.\d+\b", str(b.roles))  # such a layer would be missing

@@ -189,6 +189,7 @@ class _Reader:
             if isinstance(node, yaml.SequenceNode):
                 self._check_tag(node, place, "seq")
                 return [self.read(child, (*place, i)) for i, child in enumerate(node.value)]
+            assert isinstance(node, yaml.ScalarNode)  # the third kind of node
             return self._scalar(node, place)
         finally:
             self.open.pop()
@@ -258,8 +259,8 @@ class _Reader:
         kind = str(node.tag).removeprefix(_TAG)
         if kind not in valid:
             written = f"!!{kind}" if str(node.tag).startswith(_TAG) else str(node.tag)
-            valid = "an experiment holds plain text, numbers, lists and mappings only"
-            raise self.document.error(place, f"the tag {shown(written)} is not read; {valid}")
+            only = "an experiment holds plain text, numbers, lists and mappings only"
+            raise self.document.error(place, f"the tag {shown(written)} is not read; {only}")
         return kind
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from peftbench.records.ranges import Count, Name, NotNegative, Positive, Share
 
 IDENTITY = 1  # part of a spec's hash, under the key "schema"; another number changes every id
+HUB = "hub:"  # begins the fingerprint of a model on the hub: hub:ID@COMMIT
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class BackboneSpec:
     dropout: Share | None = None  # None: the model's own
     gradient_checkpointing: bool = False  # whether activations are computed again in backward
     compile: bool = False  # whether torch.compile compiles the network
+
+    @property
+    def pinned_revision(self) -> str | None:
+        """The commit of a hub model, which a branch of that name may have left since; else the revision."""
+        return self.fingerprint.rpartition("@")[2] if self.fingerprint.startswith(HUB) else self.revision
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,7 @@ class Run:
         """What loads this backbone again, in addition to the weights' fingerprint."""
         b = self.spec.backbone
         labels = [str(name) for name in self.dataset.labels]
-        model = {"model": b.model, "revision": b.revision, "roles": b.roles, "dtype": b.dtype}
+        model = {"model": b.model, "revision": b.pinned_revision, "roles": b.roles, "dtype": b.dtype}
         return {**model, "kind": self.dataset.kind, "labels": labels}
 
     def checkpoint_scores(self, fitted: Fitted) -> dict[str, Any]:

@@ -185,7 +185,7 @@ class Session:
             spec.model,
             dataset.kind,
             labels,
-            revision=spec.revision,
+            revision=spec.pinned_revision,
             roles=spec.roles,
             dtype=spec.dtype,
             dropout=spec.dropout,

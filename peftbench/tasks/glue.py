@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from peftbench.backbones.hub import HubError
 from peftbench.errors import UserError
 from peftbench.tasks import glue_hub, splits, table_files
 from peftbench.tasks.dataset import (
@@ -112,7 +113,7 @@ def open_glue(card: TaskCard, options: Options, data_dir: Path | None) -> Datase
     """Open the task from `data_dir` (the GLUE folder or its parent), or else from the hub.
 
     Raises:
-        TaskUnavailable: there is no local folder, and the hub cannot be reached.
+        TaskUnavailable: there is no local folder, and the hub does not deliver the files.
         UserError: an option or a file is not valid.
     """
     check_options(card.name, options)
@@ -154,15 +155,15 @@ def _from_hub(card: TaskCard, layout: Layout, data_dir: Path | None) -> tuple[li
         return glue_hub.glue(
             (layout.train_of or card.name).split("/")[1], layout.hub, layout.hub_dev, regression=not layout.classes
         )
-    except glue_hub.Unreachable as error:
+    except HubError as error:
         reason = "no data directory was given"
         if data_dir is not None:
             missing = f"has no {layout.folder} in it" if data_dir.is_dir() else "does not exist"
             reason = f"the data directory {data_dir} {missing}"
         raise TaskUnavailable(
-            f"task {card.name}: {reason}, and the model hub cannot be reached ({error}). Either give the directory "
-            f"with GLUE's official files, so that DIR/{layout.folder}/train.tsv exists (--data-dir DIR), or run where "
-            "the hub can be reached."
+            f"task {card.name}: {reason}, and {glue_hub.REPOSITORY} cannot be loaded from the Hugging Face hub: "
+            f"{error.reason}. {error.fix}. Or give the directory with GLUE's official files, so that "
+            f"DIR/{layout.folder}/train.tsv exists (--data-dir DIR)."
         ) from error
 
 

@@ -1,20 +1,15 @@
-"""GLUE from the Hugging Face hub, at one pinned revision. It reports within seconds that the hub cannot be reached."""
+"""GLUE from the Hugging Face hub, at one pinned revision."""
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
+from peftbench.backbones.hub import Repository
 from peftbench.tasks.dataset import Example, example
 
 REPOSITORY = "nyu-mll/glue"
 REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
-PROBE_SECONDS = 10.0  # for a first answer of the hub; the download has no deadline
-
-
-class Unreachable(Exception):
-    """The hub did not answer or did not deliver the file. The message gives the reason."""
 
 
 def glue(
@@ -32,7 +27,7 @@ def glue(
         The examples of the train and of the dev split.
 
     Raises:
-        Unreachable: the hub cannot be reached, and its local cache does not have the files.
+        HubError: the hub refuses or does not deliver the files, and its local cache does not have them.
     """
     paths = _files([f"{name}/{split}-00000-of-00001.parquet" for split in ("train", dev)])
     train, test = (_examples(path, columns, regression) for path in paths)
@@ -41,42 +36,11 @@ def glue(
 
 def _files(names: list[str]) -> list[Path]:
     """Return the paths of files of the dataset in the hub's local cache; download them first if they are missing."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    def get(name: str, local: bool) -> Path:
-        return Path(hf_hub_download(REPOSITORY, name, repo_type="dataset", revision=REVISION, local_files_only=local))
-
-    try:
-        return [get(name, True) for name in names]
-    except LocalEntryNotFoundError:
-        _probe()
-    try:
-        return [get(name, False) for name in names]
-    except Exception as error:  # the fix is the same for every error of the hub's client
-        raise Unreachable(_reason(error)) from error
-
-
-def _probe() -> None:
-    """Send one small request with a deadline, because the client itself would retry for half a minute."""
-    outcome: list[Exception | None] = []
-
-    def request() -> None:
-        from huggingface_hub import HfApi
-
-        try:
-            HfApi().dataset_info(REPOSITORY, revision=REVISION, timeout=PROBE_SECONDS)
-            outcome.append(None)
-        except Exception as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=request, daemon=True)  # a name lookup can hang longer than the client's timeout
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    if not outcome:
-        raise Unreachable(f"no answer within {PROBE_SECONDS:.0f} s")
-    if outcome[0] is not None:
-        raise Unreachable(_reason(outcome[0])) from outcome[0]
+    repository = Repository(REPOSITORY, "dataset")
+    known = [repository.cached(name, REVISION) for name in names]
+    if None in known:
+        repository.listing(REVISION)  # one question with a deadline, because a download repeats its own for long
+    return [path or repository.download(name, REVISION) for name, path in zip(names, known, strict=True)]
 
 
 def _examples(path: Path, columns: tuple[str, str | None], regression: bool) -> list[Example]:
@@ -90,8 +54,3 @@ def _examples(path: Path, columns: tuple[str, str | None], regression: bool) -> 
         example(text.strip(), pair.strip() if pair is not None else None, float(label) if regression else int(label))
         for text, pair, label in zip(rows[first], pairs, rows["label"], strict=True)
     ]
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__

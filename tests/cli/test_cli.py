@@ -145,10 +145,11 @@ def test_plan_as_json_has_a_row_for_each_run(call: Call, tiny: str) -> None:
 
 
 def test_plan_says_that_a_stand_in_runs(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from peftbench.backbones import hub
     from peftbench.tasks import glue_hub
 
     def unreachable(*args: Any, **kwargs: Any) -> Any:
-        raise glue_hub.Unreachable("switched off for the test")
+        raise hub.HubError("switched off for the test", "Switch it on")
 
     monkeypatch.setattr(glue_hub, "glue", unreachable)
     path = tmp_path / "e.yaml"
@@ -163,10 +164,11 @@ def test_plan_says_that_a_stand_in_runs(call: Call, tmp_path: Path, monkeypatch:
 def test_a_data_directory_without_a_tasks_files_still_means_a_stand_in(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from peftbench.backbones import hub
     from peftbench.tasks import glue_hub
 
     def unreachable(*args: Any, **kwargs: Any) -> Any:
-        raise glue_hub.Unreachable("switched off for the test")
+        raise hub.HubError("switched off for the test", "Switch it on")
 
     monkeypatch.setattr(glue_hub, "glue", unreachable)
     path = tmp_path / "e.yaml"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from run_specs import spec
 
-from peftbench.backbones import architectures, embedded, roles, source
+from peftbench.backbones import architectures, embedded, hub, hub_model, roles, source
 from peftbench.backbones.load import load, load_on_meta
 from peftbench.cli.app import main
 from peftbench.errors import UserError
@@ -301,7 +301,7 @@ def test_a_directory_with_a_configuration_is_enough_and_roles_stand_in_for_unkno
 def test_a_mistake_is_one_message_and_exit_2(
     call: Call, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], said: str
 ) -> None:
-    monkeypatch.setattr(source, "_hub", offline)
+    monkeypatch.setattr(hub_model, "snapshot", offline)
     code, out, err = call(*args)
     assert (code, out) == (2, "")
     assert said in err
@@ -309,20 +309,21 @@ def test_a_mistake_is_one_message_and_exit_2(
     assert "Traceback" not in err
 
 
-def offline(model: str, revision: str | None) -> tuple[str, bool]:
-    raise UserError(source.unreachable(model, OSError("no route")))
+def offline(model: str, revision: str | None) -> hub_model.Snapshot:
+    raise hub.HubError("no route", "Take another one")
 
 
 def test_an_experiment_on_a_name_without_weights_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "_hub", offline)
+    monkeypatch.setattr(hub_model, "snapshot", offline)
     for asked in (source.fingerprint, source.origin):
         with pytest.raises(UserError, match=r"'llama-2-7b' names an architecture without weights.*Llama-2-7b-hf"):
             asked("llama-2-7b")
 
 
 def test_a_name_that_is_none_of_ours_is_left_to_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "_hub", lambda model, revision: ("c0ffee", False))
-    assert origin("someone/llama-2-7b").place == "someone/llama-2-7b"
+    found = hub_model.Snapshot("c0ffee", Path("there"), None)
+    monkeypatch.setattr(hub_model, "snapshot", lambda model, revision: found)
+    assert origin("someone/llama-2-7b").place == "there"
     assert origin("llama-2-7b").place == ""
 
 

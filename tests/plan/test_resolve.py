@@ -181,9 +181,10 @@ def test_a_task_file_on_the_command_line_is_found_from_the_working_directory(mod
 
 
 def stop_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    from peftbench.backbones import hub
     from peftbench.tasks import glue_hub
 
     def unreachable(*args: Any, **kwargs: Any) -> Any:
-        raise glue_hub.Unreachable("switched off for the test")
+        raise hub.HubError("switched off for the test", "Switch it on")
 
     monkeypatch.setattr(glue_hub, "glue", unreachable)

@@ -234,7 +234,7 @@ def _differs_here(r: TrainingRecord, data: _DataFingerprints) -> str | None:
     data.catalogue.hyper(spec.method.name, spec.method.hyper)  # refuses an unknown method, and values out of range
     if spec.train.seconds is not None:
         return f"its length is {spec.train.seconds:g} seconds of steps: how many these are is not repeatable"
-    here = model_facts.fingerprint(spec.backbone.model, spec.backbone.revision)
+    here = model_facts.fingerprint(spec.backbone.model, spec.backbone.pinned_revision)
     if here != spec.backbone.fingerprint:
         there = spec.backbone.fingerprint
         return f"model: the weights of {spec.backbone.model} are {there[:12]} there, {here[:12]} here"

@@ -33,9 +33,10 @@ class Bottleneck(Adapter):
     def __init__(self, base: Block, bottleneck: int, placement: str, scale: float, device: torch.device) -> None:
         super().__init__(base)
         self.placement, self.scale = placement, scale
-        self.D = nn.Linear(base.width, bottleneck, device=device)
-        self.U = nn.Linear(bottleneck, base.width, device=device)
+        self.D, self.U = nn.Linear(base.width, bottleneck), nn.Linear(bottleneck, base.width)
         self._initialise()
+        for layer in (self.D, self.U):
+            layer.to(device)
 
     def _initialise(self) -> None:
         for layer in (self.D, self.U):

@@ -41,7 +41,9 @@ class SessionHost:
         self.abandoned: type[Exception] = module.Abandoned
         self.session = getattr(module, class_name)(**kwargs)
         device = str(getattr(self.session, "device", kwargs.get("device", "cpu")))
-        self.env = environment.facts(device, kwargs.get("threads"), kwargs.get("plugins") or ())
+        self.env = environment.facts(
+            device, kwargs.get("threads"), kwargs.get("plugins") or (), kwargs.get("deterministic", False)
+        )
 
     def carry_out(
         self,

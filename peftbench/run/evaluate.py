@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftbench.backbones.devices import autocast, on_device
+from peftbench.backbones.devices import on_device
 from peftbench.backbones.generation import no_settings
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.losses import counted, loss_sum
@@ -34,14 +34,16 @@ def predict(backbone: Backbone, data: Encoded, batch_size: int, dtype: str, chec
         n class indices (classification) or numbers (regression).
     """
     backbone.net.eval()
-    values: list[Any] = [None] * len(data.lengths)
+    order, predicted = list[int](), list[Tensor]()  # read at the end, so that the device does not wait for each batch
     for indices, batch in _batches(backbone, data, batch_size, check):
         del batch["labels"]
-        with autocast(backbone.device, dtype):
+        with backbone.computing(dtype):
             logits = backbone.net(**batch).logits.float()
-        predicted = logits.argmax(-1) if backbone.kind == "classification" else logits.squeeze(-1)
-        for i, value in zip(indices, predicted.tolist(), strict=True):
-            values[i] = value
+        order += map(int, indices)
+        predicted.append(logits.argmax(-1) if backbone.kind == "classification" else logits.squeeze(-1))
+    values: list[Any] = [None] * len(data.lengths)
+    for i, value in zip(order, torch.cat(predicted).tolist() if predicted else [], strict=True):
+        values[i] = value
     return values
 
 
@@ -58,7 +60,7 @@ def perplexity(
     losses, counts = list[Tensor](), list[Tensor]()  # read at the end, so that the device does not wait for each batch
     for _, batch in _batches(backbone, data, batch_size, check):
         labels = batch.pop("labels")
-        with autocast(backbone.device, dtype):
+        with backbone.computing(dtype):
             logits = backbone.net(**batch).logits
         losses.append(loss_sum("generation", logits, labels))
         counts.append(torch.as_tensor(counted("generation", labels)))
@@ -87,7 +89,7 @@ def generate(
         batch = backbone.inputs(batches.prompts(data, indices, tokenizer.pad_token_id))
         has_encoder = data.decoder_start is not None  # it reads the prompt; the decoder has a first token of its own
         width = 1 if has_encoder else batch["input_ids"].shape[1]
-        with autocast(backbone.device, dtype), no_settings(backbone.net):  # greedy whatever a checkpoint asks for
+        with backbone.computing(dtype), no_settings(backbone.net):  # greedy whatever a checkpoint asks for
             out = backbone.net.generate(
                 **{k: v.to(backbone.device) for k, v in batch.items()},
                 max_new_tokens=longest,

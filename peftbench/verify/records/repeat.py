@@ -222,16 +222,17 @@ def _unrepeatable(r: TrainingRecord, data: _DataFingerprints) -> str | None:
 
 def _repeat(chosen: Sequence[TrainingRecord], folder: Path, request: RepeatRequest) -> bool:
     """Train the chosen runs again into `folder`. Return whether the user interrupted it."""
-    groups: dict[tuple[str, int | None], list[RunSpec]] = defaultdict(list)
+    groups: dict[tuple[str, int | None, bool], list[RunSpec]] = defaultdict(list)
     for r in chosen:
-        where = request.device or r.env.device, r.env.threads
+        where = request.device or r.env.device, r.env.threads, r.env.deterministic
         groups[where].append(r.spec)
-    for (device, threads), specs in sorted(groups.items(), key=str):
+    for (device, threads, deterministic), specs in sorted(groups.items(), key=str):
         session = {
             "device": device,
             "data_dir": None if request.data_dir is None else str(request.data_dir),
             "plugins": [str(p) for p in request.plugins],
             "adapters": None,
+            **({"deterministic": True} if deterministic else {}),
             **request.more,
         }
         outcome = runner.run(

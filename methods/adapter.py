@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench.method import Adapter, Block, Edit, Method, Sites, register
+from peftbench.method import Adapter, Block, Edit, Method, Sites, move, register
 
 NONLINEARITY: dict[str, Callable[[Tensor], Tensor]] = {
     "houlsby": F.gelu,  # from the authors' code
@@ -35,8 +35,7 @@ class Bottleneck(Adapter):
         self.placement, self.scale = placement, scale
         self.D, self.U = nn.Linear(base.width, bottleneck), nn.Linear(bottleneck, base.width)
         self._initialise()
-        for layer in (self.D, self.U):
-            layer.to(device)
+        self.D, self.U = move(self.D, device), move(self.U, device)
 
     def _initialise(self) -> None:
         for layer in (self.D, self.U):

@@ -60,7 +60,7 @@ def cell(rehearsals: list[Rehearsal]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", type=Path, help="write the page to this file")
-    parser.add_argument("--all-settings", action="store_true", help="every setting of each method, not its defaults only")
+    parser.add_argument("--all-settings", action="store_true", help="every setting of each method, not its defaults")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)

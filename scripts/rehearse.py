@@ -50,7 +50,7 @@ def cell(rehearsals: list[Rehearsal]) -> str:
     """The most strays and waits of a usual step or an evaluation."""
     if not rehearsals:
         return "–"
-    parts = ("step", "step without padding", "evaluation")
+    parts = ("step", "step without padding", "evaluation", "evaluation without padding")
     found = [
         max(sum(kind.get(p, Counter()).values()) for p in parts) for r in rehearsals for kind in (r.strays, r.waits)
     ]
@@ -82,7 +82,8 @@ def main() -> int:
     table = [f"| method | {' | '.join(NETWORKS)} |", f"|---|{'---|' * len(NETWORKS)}", *rows]
     listed = ["| part | what, and where | most | on | why it stays |", "|---|---|---|---|---|"]
     for (part, place), seen in sorted(waits.items(), key=lambda kv: (PARTS.index(kv[0][0]), kv[0][1])):
-        on = "every network that generates" if part == "generation" and len(seen) > 2 else ", ".join(sorted(seen))
+        everywhere = "every network" if len(seen) > 2 and part != "generation" else "every network that generates"
+        on = everywhere if len(seen) > 2 else ", ".join(sorted(seen))
         why = next((reason for words, reason in EXPECTED.items() if words in place), "**not expected**")
         listed.append(f"| {part} | {place} | {max(seen.values())} | {on} | {why} |")
     if options.write:

@@ -62,13 +62,14 @@ def check_dtype(device: torch.device, dtype: str) -> None:
     """
     if dtype == "bfloat16" and not has_bfloat16(device):
         raise UserError(
-            f"dtype bfloat16: {_hardware(device)} does not compute in it (CUDA needs compute capability 8.0, MPS needs "
-            "macOS 14); use dtype: float32 or another device"
+            f"dtype bfloat16: {device} ({hardware(device)}) does not compute in it (CUDA needs compute capability 8.0, "
+            "MPS needs macOS 14); use dtype: float32 or another device"
         )
 
 
-def _hardware(device: torch.device) -> str:
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+def hardware(device: torch.device) -> str:
+    """Return the manufacturer's name of a GPU; for other devices their kind."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def compute_deterministically(wanted: bool) -> None:

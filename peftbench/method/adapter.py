@@ -9,7 +9,6 @@ from torch import nn
 
 from peftbench.errors import UserError
 
-
 M = TypeVar("M", bound=nn.Module)
 
 

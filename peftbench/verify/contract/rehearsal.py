@@ -44,7 +44,7 @@ EXPECTED = {  # what stays: what the place names, and why
     "transformers/cache_utils.py": "transformers counts the tokens of a sliding window's cache on the CPU",
     "t5/modeling_t5.py": "transformers finds the end of each text by its values",
 }
-PARTS = ("first step", "step", "step without padding", "evaluation", "generation")
+PARTS = ("first step", "step", "step without padding", "evaluation", "evaluation without padding", "generation")
 
 
 @dataclass
@@ -87,9 +87,9 @@ def rehearse(case: Case) -> Rehearsal:
         take("step without padding", full, DONE[2])
     case.made.finish(edit)
     backbone.net.eval()
-    for inputs in (padded, full):
+    for part, inputs in (("evaluation", padded), ("evaluation without padding", full)):
         there = backbone.inputs(_moved({k: v for k, v in inputs.items() if k != "labels"}))
-        with _watched(out, "evaluation"), torch.no_grad(), backbone.computing("float32"):
+        with _watched(out, part), torch.no_grad(), backbone.computing("float32"):
             backbone.net(**there)
     if case.kind == "generation":
         _generate(backbone, padded, out)

@@ -176,7 +176,7 @@ class DeviceWatch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        first = args[0] if args else None
+        first: Any = args[0] if args else None
         if func is aten._local_scalar_dense.default and first.is_meta:
             place = _place("value")
             self.waits[place] += 1

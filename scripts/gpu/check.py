@@ -59,7 +59,7 @@ def parts(device: str, work: Path) -> list[Part]:
              "a decoder of a billion parameters: bytes and seconds beside the estimate; quantised training; no memory"),
         run("encoder", 75, "every method on an encoder, and its times", *smoke),
         run("settings", 45, "bfloat16, checkpointing and accumulation together", decoder, *few,
-            "--set", "dtype=bfloat16", "--set", "gradient_checkpointing=true", "--set", "train.accumulation=2",
+            "--set", "dtype=bfloat16", "--set", "gradient_checkpointing=true", "--set", "budget.accumulation=2",
             "--set", "profile=false"),
         run("compiled", 60, "torch.compile", decoder, "--only", "method=lora", "--set", "compile=true",
             "--set", "profile=false"),

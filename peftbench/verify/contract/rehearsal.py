@@ -7,6 +7,7 @@ queue of kernels until all are done. Neither changes a result, so that no other 
 
 from __future__ import annotations
 
+import importlib
 import traceback
 from collections import Counter
 from collections.abc import Iterator
@@ -140,8 +141,7 @@ def _moved(inputs: Batch) -> Batch:
 @contextmanager
 def _fused_optimizers(trainer: Trainer) -> Iterator[None]:
     """Let torch's AdamW be fused, as on CUDA; torch refuses it on the meta device, although its shapes are known."""
-    from torch.optim import adam
-
+    adam: Any = importlib.import_module("torch.optim.adam")
     usual = adam._device_dtype_check_for_fused
     if isinstance(trainer.optimizer, torch.optim.AdamW):
         for group in trainer.optimizer.param_groups:

@@ -34,9 +34,9 @@ class SVDLinear(Adapter):
         super().__init__(base)
         self.scale, self.dropout = alpha / initial_rank, dropout
         where = base.dense_weight().device
-        self.P = nn.Parameter(torch.empty(base.out_features, initial_rank, device=where).normal_(std=0.02))
+        self.P = nn.Parameter(torch.empty(base.out_features, initial_rank).normal_(std=0.02).to(where))
         self.Lambda = nn.Parameter(torch.zeros(initial_rank, device=where))
-        self.Q = nn.Parameter(torch.empty(initial_rank, base.in_features, device=where).normal_(std=0.02))
+        self.Q = nn.Parameter(torch.empty(initial_rank, base.in_features).normal_(std=0.02).to(where))
         self.steps = 0
         # I' and U' by tensor. Like an optimiser's moments, they are not part of the adapter.
         self.averages: dict[str, tuple[Tensor, Tensor]] = {}

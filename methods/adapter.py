@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench.method import Adapter, Block, Edit, Method, Sites, register
+from peftbench.method import Adapter, Block, Edit, Method, Sites, move, register
 
 NONLINEARITY: dict[str, Callable[[Tensor], Tensor]] = {
     "houlsby": F.gelu,  # from the authors' code
@@ -33,9 +33,9 @@ class Bottleneck(Adapter):
     def __init__(self, base: Block, bottleneck: int, placement: str, scale: float, device: torch.device) -> None:
         super().__init__(base)
         self.placement, self.scale = placement, scale
-        self.D = nn.Linear(base.width, bottleneck, device=device)
-        self.U = nn.Linear(bottleneck, base.width, device=device)
+        self.D, self.U = nn.Linear(base.width, bottleneck), nn.Linear(bottleneck, base.width)
         self._initialise()
+        self.D, self.U = move(self.D, device), move(self.U, device)
 
     def _initialise(self) -> None:
         for layer in (self.D, self.U):

@@ -43,19 +43,26 @@ class GaLoreAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        due = [p for g in self.param_groups for p in g["params"] if p.grad is not None and self._is_due(p, g)]
+        finite = dict(zip(map(id, due), all_finite([p.grad for p in due if p.grad is not None]), strict=True))
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._step(p, p.grad, group)
+                    self._step(p, p.grad, group, finite.get(id(p), True))
         return loss
 
-    def _step(self, W: Tensor, G: Tensor, group: dict[str, Any]) -> None:
+    def _is_due(self, W: Tensor, group: dict[str, Any]) -> bool:
+        """Whether the coming step decomposes the gradient of W."""
+        return group["rank"] is not None and self.state[W].get("step", 0) % group["update_gap"] == 0
+
+    def _step(self, W: Tensor, G: Tensor, group: dict[str, Any], finite: bool) -> None:
+        due = self._is_due(W, group)
         state = self.state[W]
         t = state["step"] = state.get("step", 0) + 1
         rank, wide = group["rank"], W.ndim == 2 and W.shape[0] <= W.shape[1]
         if rank is not None:
-            if (t - 1) % group["update_gap"] == 0:
-                state["P"] = singular_vectors(G if wide else G.T, rank)
+            if due:
+                state["P"] = singular_vectors(G if wide else G.T, rank, finite)
             P = state["P"]
             G = P.T @ G if wide else G @ P
         if t == 1:
@@ -74,7 +81,12 @@ class GaLoreAdamW(torch.optim.Optimizer):
             W.addmm_(*((P, N) if wide else (N, P.T)), alpha=-lr * group["scale"])
 
 
-def singular_vectors(G: Tensor, rank: int) -> Tensor:  # (m, n) -> (m, rank), orthonormal columns
+def all_finite(tensors: list[Tensor]) -> list[bool]:
+    """Whether each tensor is finite; all answers are read from the device at once."""
+    return torch.stack([t.isfinite().all() for t in tensors]).tolist() if tensors else []
+
+
+def singular_vectors(G: Tensor, rank: int, finite: bool) -> Tensor:  # (m, n) -> (m, rank), orthonormal columns
     """Return the first left singular vectors of G (all of them if there are fewer).
 
     Their signs are arbitrary, but existing moments depend on them: the largest entry of each vector is made positive.
@@ -82,11 +94,12 @@ def singular_vectors(G: Tensor, rank: int) -> Tensor:  # (m, n) -> (m, rank), or
     Args:
         G: (m, n).
         rank: Number of vectors.
+        finite: Whether G is finite.
 
     Returns:
         (m, rank), orthonormal columns; NaN if G is not finite.
     """
-    if not bool(G.isfinite().all()):
+    if not finite:
         return G.new_full((len(G), min(rank, *G.shape)), torch.nan)  # the training loop reports the divergence
     U = torch.linalg.svd(G.float() if G.dtype.itemsize < 4 else G, full_matrices=False).U[:, :rank]
     signs = U.gather(0, U.abs().argmax(0, keepdim=True)).sign()

@@ -25,9 +25,9 @@ class LoRALinear(Adapter):
         super().__init__(base)
         self.scale, self.dropout = alpha / rank, dropout
         where = base.dense_weight().device
-        self.A = nn.Parameter(torch.empty(rank, base.in_features, device=where))
+        A = nn.init.kaiming_uniform_(torch.empty(rank, base.in_features), a=math.sqrt(5))  # as in the authors' code
+        self.A = nn.Parameter(A.to(where))  # the paper says Gaussian
         self.B = nn.Parameter(torch.zeros(base.out_features, rank, device=where))
-        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # as in the authors' code; the paper says Gaussian
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
         if self.can_fuse():

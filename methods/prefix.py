@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from peftbench.method import Adapter, Edit, Method, PrefixSlot, Sites, register
+from peftbench.method import Adapter, Edit, Method, PrefixSlot, Sites, move, register
 
 
 class Prefix(Adapter):
@@ -32,8 +32,8 @@ class Reparametrisation(nn.Module):
 
     def __init__(self, length: int, width: int, hidden: int, device: torch.device) -> None:
         super().__init__()
-        self.P = nn.Parameter(torch.randn(length, width, device=device))
-        self.first = nn.Linear(width, hidden, device=device)
+        self.P = nn.Parameter(torch.randn(length, width).to(device))
+        self.first = move(nn.Linear(width, hidden), device)
 
     def forward(self) -> Tensor:  # (length, hidden)
         return torch.tanh(self.first(self.P))
@@ -45,7 +45,7 @@ class ReparametrisedPrefix(Adapter):
     def __init__(self, base: PrefixSlot, shared: Reparametrisation) -> None:
         super().__init__(base)
         self.shared = shared
-        self.last = nn.Linear(shared.first.out_features, 2 * base.heads * base.head_width, device=shared.P.device)
+        self.last = move(nn.Linear(shared.first.out_features, 2 * base.heads * base.head_width), shared.P.device)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         rows = self.last(self.shared())  # (length, 2 * heads * head width)

@@ -152,6 +152,26 @@ class Plan:
         backbone = self.prepared.facts.backbone
         source.download_weights(source.origin(backbone.model, backbone.pinned_revision))
 
+    def check_device(self, device: str | None = None, must_exist: bool = True) -> None:
+        """Raise `UserError` if this machine lacks the device, or if the device does not compute in the plan's dtype.
+
+        Args:
+            device: the device in place of the file's.
+            must_exist: False passes a device that is not here: the plan may be for another machine.
+        """
+        name, dtype = device or self.experiment.device, self.experiment.dtype
+        if name == "cpu" or (name == "auto" and dtype == "float32"):
+            return
+        from peftbench.backbones import devices  # imports torch, which takes seconds
+
+        try:
+            chosen = devices.pick(name)
+        except UserError:
+            if must_exist:
+                raise
+            return
+        devices.check_dtype(chosen, dtype)
+
     def session(self, device: str | None = None, results: Path | None = None) -> dict[str, Any]:
         """Return the arguments of each worker's session.
 
@@ -163,6 +183,7 @@ class Plan:
             "data_dir": None if self.data_dir is None else str(self.data_dir),
             "plugins": [str(p) for p in self.prepared.catalogue.plugins],
             "adapters": str(Path(str(results)) / "adapters") if keep else None,
+            **({"deterministic": True} if self.experiment.deterministic else {}),
         }
 
 
@@ -440,10 +461,7 @@ def run(
     from peftbench.run.view import Lines, Quiet
 
     planned = plan if isinstance(plan, Plan) else _plan(plan)
-    if (wanted := device or planned.experiment.device) not in ("auto", "cpu"):
-        from peftbench.backbones.devices import pick  # imports torch, which takes seconds
-
-        pick(wanted)
+    planned.check_device(device)
     folder, workers = planned.results_dir(results), planned.experiment.jobs if jobs is None else jobs
     planned.prepared.check_jobs(workers)
     if timeout is not None and not 0 < timeout < math.inf:

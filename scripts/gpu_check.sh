@@ -1,18 +1,27 @@
 #!/usr/bin/env bash
-# Where there is a GPU: the tests marked gpu, and the quickstart and part of glue_small on it; leaves records to commit
-# under results/gpu. Where there is none: says so and exits 0. Needs `make test`'s environment, or PYTHON=... naming one.
-#   scripts/gpu_check.sh [GLUE_DIRECTORY]
+# What a first GPU session must show, in under eight minutes and without a network: see scripts/gpu/check.py.
+#   scripts/gpu_check.sh                         on a GPU
+#   DEVICE=cpu scripts/gpu_check.sh              the same parts rehearsed on a CPU, with smaller sizes
+#   scripts/gpu_check.sh --dry-run               the parts and their time limits
+# PYTHON names an interpreter; OUT a folder for what it writes (build/gpu). WHEELS names a folder of wheels for packages
+# that the interpreter lacks; make one with `scripts/gpu_check.sh --wheels FOLDER` where there is a network.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=${PYTHON:-.venv/bin/python}
-if ! "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())'; then
-  echo "gpu_check: no CUDA device here; nothing to check."
-  exit 0
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+needed=(msgspec pydantic pydantic-core annotated-types typing-inspection PyYAML rich typer gguf rouge-score wcwidth datasets
+  dill multiprocess xxhash nltk)
+if [ "${1:-}" = --wheels ]; then
+  exec "$python" -m pip download --quiet --no-deps --only-binary=:all: --python-version "${TARGET:-3.12}" \
+    --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+    --dest "${2:?a folder}" "${needed[@]}"
 fi
-data=(${1:+--data-dir "$1"})
-"$python" -m pytest -m gpu -q
-"$python" -m peftbench run experiments/quickstart.yaml --device cuda --jobs 1 --results results/gpu/quickstart
-"$python" -m peftbench run experiments/glue_small.yaml --device cuda --jobs 1 --results results/gpu/glue_small \
-  --only task=glue/stsb --only task=glue/sst2 --only seed=0 "${data[@]}"
-"$python" benchmarks/step_time.py --device cuda --out results/gpu/step_time.json
-echo "gpu_check: done; commit results/gpu"
+site=$(mktemp -d)
+trap 'rm -rf "$site"' EXIT
+if [ -n "${WHEELS:-}" ]; then
+  "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$WHEELS"/*.whl
+fi
+export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
+if ! "$python" -c 'import peftbench.methods' 2>/dev/null; then # a bare interpreter: install the checkout itself
+  "$python" -m pip install --quiet --no-index --no-deps --no-build-isolation --target "$site" .
+fi
+"$python" scripts/gpu/check.py "$@"

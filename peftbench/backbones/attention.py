@@ -7,14 +7,16 @@ padded batches are silently wrong. The mask is always explicit, because `is_caus
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
 from transformers.masking_utils import sdpa_mask
 
 from peftbench.errors import UserError
@@ -125,6 +127,35 @@ def sdpa_mask_without_sync(*args: Any, **kwargs: Any) -> Tensor | None:
     return sdpa_mask(*args, **kwargs)
 
 
+@dataclass
+class PackedTexts:
+    """transformers' search for texts that are packed into one row, in place of which it stands.
+
+    Of a batch without a mask transformers asks whether the positions start anew within a row. The answer is read from
+    the device, once for each forward pass. Where each row is known to be one text, there is nothing to search.
+
+    Attributes:
+        search: transformers' own function, from position ids (batch, length) to the text of each token, or None.
+        none: Whether each row is one text.
+    """
+
+    search: Callable[[Tensor], Tensor | None]
+    none: bool = False
+
+    def __call__(self, position_ids: Tensor) -> Tensor | None:
+        return None if self.none and is_asynchronous(position_ids.device) else self.search(position_ids)
+
+
+@contextmanager
+def one_text_in_a_row() -> Iterator[None]:
+    """Let networks know that no row of a batch has several packed texts, so that none waits for the device."""
+    before, _packed.none = _packed.none, True
+    try:
+        yield
+    finally:
+        _packed.none = before
+
+
 def is_asynchronous(device: torch.device) -> bool:
     """Whether work on `device` is queued and runs while Python continues."""
     return device.type != "cpu"
@@ -232,6 +263,8 @@ def _added(bias: Tensor, mask: Tensor | None) -> Tensor:
     return torch.where(mask, bias, torch.finfo(bias.dtype).min) if mask.dtype == torch.bool else bias + mask
 
 
+_packed = PackedTexts(masking_utils.find_packed_sequence_indices)
+masking_utils.find_packed_sequence_indices = _packed
 AttentionInterface.register(NAME, prefix_attention)
 AttentionMaskInterface.register(NAME, prefix_mask)
 AttentionMaskInterface.register("sdpa", sdpa_mask_without_sync)

@@ -42,9 +42,8 @@ def load_config(origin: source.Origin, labels: int, kind: str, dropout: float | 
     if kind != "generation":
         config.num_labels = labels
     if dropout is not None:
-        for key in list(config.to_dict()):
-            if ("dropout" in key or key.endswith("pdrop")) and isinstance(getattr(config, key, None), (int, float)):
-                setattr(config, key, dropout)
+        for key in dropouts(config):
+            setattr(config, key, dropout)
         for key in LAYERDROP:
             if getattr(config, key, None):
                 setattr(config, key, 0.0)
@@ -70,6 +69,12 @@ def check_plain(origin: source.Origin, config: Any) -> None:
                 f"backbone {origin.model!r} has {key} = {str(value)[:40]} in its config.json, and a network has at "
                 f"most {MOST_PARTS:,}; save the model there again"
             )
+
+
+def dropouts(config: Any) -> dict[str, float]:
+    """Return every dropout probability of a configuration, by its key."""
+    values = {k: getattr(config, k, None) for k in config.to_dict() if "dropout" in k or k.endswith("pdrop")}
+    return {key: value for key, value in values.items() if isinstance(value, (int, float))}
 
 
 def check_layers_stay(origin: source.Origin, config: Any) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -22,20 +24,80 @@ def pick(name: str) -> torch.device:
     Args:
         name: "cpu", "cuda", "cuda:N", "mps", or "auto": CUDA if available, then MPS, then the CPU.
 
+    Returns:
+        The device; one of CUDA has its number, so that "cuda" and "cuda:0" are one device.
+
     Raises:
         UserError: The name is unknown, or the device is not available.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        return torch.device(next(d for d in ("cuda", "mps", "cpu") if available[d]))
-    kind = name.partition(":")[0]
-    if kind not in available:
+        name = next(d for d in ("cuda", "mps", "cpu") if available[d])
+    if not re.fullmatch(r"cpu|mps|cuda(:[0-9]+)?", name):
         raise UserError(f"unknown device {name!r}. Valid: {', '.join(DEVICES)}, cuda:N")
+    kind, _, number = name.partition(":")
     if not available[kind]:
         raise UserError(f"device {name!r} is not available here (torch {torch.__version__}); use --device auto or cpu")
-    if kind == "cuda" and name != "cuda" and int(name.partition(":")[2]) >= torch.cuda.device_count():
+    if kind != "cuda":
+        return torch.device(kind)
+    if int(number or 0) >= torch.cuda.device_count():
         raise UserError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
-    return torch.device(name)
+    return torch.device(kind, int(number or 0))
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself; torch's emulation on older GPUs does not count."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type != "mps" or torch.backends.mps.is_macos_or_newer(14, 0)
+
+
+def check_dtype(device: torch.device, dtype: str) -> None:
+    """Raise `UserError` if the device does not compute in this dtype.
+
+    Args:
+        device: Device of the network.
+        dtype: "float32" or "bfloat16".
+    """
+    if dtype == "bfloat16" and not has_bfloat16(device):
+        raise UserError(
+            f"dtype bfloat16: {device} ({hardware(device)}) does not compute in it (CUDA needs compute capability 8.0, "
+            "MPS needs macOS 14); use dtype: float32 or another device"
+        )
+
+
+def hardware(device: torch.device) -> str:
+    """Return the manufacturer's name of a GPU; for other devices their kind."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def compute_deterministically(wanted: bool) -> None:
+    """Let torch use only kernels that give the same bits each time, and raise where an operation has none.
+
+    Call it before the first CUDA operation: cuBLAS reads its variable when it starts. A value that is set stays.
+
+    Args:
+        wanted: Whether to do so; False gives torch's usual kernels back.
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads such memory
+
+
+@contextmanager
+def explained_nondeterminism() -> Iterator[None]:
+    """Raise `UserError` in place of torch's error for an operation that has no deterministic kernel."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "use_deterministic_algorithms" not in str(error):
+            raise
+        raise UserError(
+            f"deterministic: true, but {str(error).strip().partition('. ')[0]}; use deterministic: false, float32 or "
+            "another method or backbone"
+        ) from error
 
 
 def stream(*axes: object) -> int:
@@ -61,6 +123,8 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager[None]:
         device: Device of the network.
         dtype: "bfloat16" enables autocast (trainable parameters stay float32); any other value disables it.
     """
+    if device.type == "meta":  # shapes alone: torch has no autocast for it
+        return nullcontext()
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 

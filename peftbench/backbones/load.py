@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from peftbench import cache
-from peftbench.backbones import prompt, source, tiny
+from peftbench.backbones import attention, prompt, source, tiny
 from peftbench.backbones.configuration import check_layers_stay, decoder_start, load_config
-from peftbench.backbones.devices import has_no_data
+from peftbench.backbones.devices import autocast, has_no_data
 from peftbench.backbones.networks import (
     DTYPES,
     build_network,
@@ -44,6 +46,7 @@ class Backbone:
         newly_initialized: Paths of the head modules that the checkpoint lacks. Each run draws their weights anew.
         parameters: The parameters by name, as loaded. An edit may change their values, but not these objects.
         virtual_tokens: Number of prompt vectors that an edit has inserted.
+        shares_weights: Whether weights outside the head belong to other networks too; an edit trains copies of them.
     """
 
     net: Any  # mypy knows no class with the attributes of a transformers network
@@ -55,6 +58,7 @@ class Backbone:
     newly_initialized: list[str] = field(default_factory=list)
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
     virtual_tokens: int = 0
+    shares_weights: bool = False
     _snapshot: Any = None
 
     @property
@@ -71,11 +75,35 @@ class Backbone:
         """Return the parameters of the task head."""
         return list(dict.fromkeys(p for name in self.head for p in self.net.get_submodule(name).parameters()))
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of the parameters."""
+        return sum(p.nbytes for p in self.parameters.values())
+
+    def twin(self) -> Backbone:
+        """Return another network with the same weights; outside the head both share them, once, on the device."""
+        self.save_snapshot()
+        self.shares_weights = True
+        head = {id(p) for p in self.head_parameters()}
+        shared = {id(p): nn.Parameter(p.data, False) for p in self.parameters.values() if id(p) not in head}
+        net = copy.deepcopy(self.net, shared)
+        return replace(self, net=net, parameters=dict(net.named_parameters()))
+
     def inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return `batch` as the network's forward takes it: with placeholders if a method has inserted a prompt."""
         return prompt.insert(
             batch, self.virtual_tokens, self.net.get_input_embeddings().num_embeddings, self.net.config
         )
+
+    @contextmanager
+    def computing(self, dtype: str) -> Iterator[None]:
+        """Enter the context of each forward pass: autocast, and one text in each row of a batch.
+
+        Args:
+            dtype: "float32", or "bfloat16" for autocast.
+        """
+        with autocast(self.device, dtype), attention.one_text_in_a_row():
+            yield
 
     def save_snapshot(self) -> None:
         """Write the original weights to a file, once, so that no second copy occupies the device.

@@ -102,11 +102,14 @@ def insert(batch: Mapping[str, Tensor], length: int, first: int, config: Any) ->
     def widened(old: Tensor, fill: Tensor | int) -> Tensor:
         return torch.where(inside, fill, old.gather(1, source))
 
-    made = {**batch, "input_ids": widened(ids, first + column - at), "attention_mask": widened(mask, 1)}
+    shown = widened(mask, 1)
+    made = {**batch, "input_ids": widened(ids, first + column - at)}
+    if "attention_mask" in batch:  # without padding there is none, and attention has a faster kernel
+        made["attention_mask"] = shown
     if "token_type_ids" in batch:
         made["token_type_ids"] = widened(batch["token_type_ids"], 0)
     if "position_ids" in batch:
-        made["position_ids"] = (made["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        made["position_ids"] = (shown.cumsum(1) - 1).clamp(min=0)
     if "labels" in batch and batch["labels"].ndim == 2 and not getattr(config, "is_encoder_decoder", False):
         made["labels"] = widened(batch["labels"], IGNORED)
     return made

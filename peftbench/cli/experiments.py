@@ -21,7 +21,6 @@ from peftbench.cli.options import (
     Quiet,
     Results,
     Source,
-    check_device_exists,
     check_device_name,
     executor_errors_exit,
     print_json,
@@ -91,7 +90,7 @@ def run(
     executors.find(executor)  # report an unknown name before planning
     threads_from_environment()  # and an invalid number
     loaded = _load(experiment, only, data_dir, plugin, method, override, against)
-    check_device_exists(device or loaded.experiment.device)
+    loaded.check_device(device)
     folder, workers = loaded.results_dir(results), jobs or loaded.experiment.jobs
     loaded.prepared.check_jobs(workers)
     if not quiet:
@@ -125,6 +124,7 @@ def plan(
 
     check_device_name(device)
     loaded = _load(experiment, only, data_dir, plugin, method, override, against)
+    loaded.check_device(device, must_exist=False)
     place = _place(loaded, device, jobs or loaded.experiment.jobs)
     records = list(api.records(loaded.results_dir(results)))
     rows, summary = _forecast(loaded, records, place, lambda line: say(line, sys.stderr))
@@ -167,7 +167,7 @@ def profile(
     threads = threads_from_environment()
     loaded = _load(experiment, only, data_dir, plugin, None, override, None)
     folder = loaded.results_dir(results)
-    check_device_exists(device or loaded.experiment.device)
+    loaded.check_device(device)
     earlier = record.readable(folder)
     final = [p for p in loaded.prepared.with_best_trials(earlier).planned if p.spec.trial is None]
     loaded.download_weights()

@@ -85,14 +85,6 @@ def check_device_name(device: str | None) -> None:
         raise unknown("device", device, ["auto", "cpu", "cuda", "cuda:0", "mps"], where="--device")
 
 
-def check_device_exists(device: str) -> None:
-    """Raise a UserError if this machine does not have the device."""
-    if device not in ("auto", "cpu"):
-        from peftbench.backbones.devices import pick  # imports torch, which takes seconds
-
-        pick(device)
-
-
 def threads_from_environment() -> int | None:
     """Return the number of threads that OMP_NUM_THREADS sets, or None if it is not set.
 

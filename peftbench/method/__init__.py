@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from peftbench.backbones.prompt import PromptSlot
     from peftbench.backbones.sites import Sites
     from peftbench.errors import UserError
+    from peftbench.method.adapter import move
     from peftbench.method.base import Method, adamw
     from peftbench.method.edit import Adapter, Edit, NotMergeable
     from peftbench.method.registry import register
@@ -32,6 +33,7 @@ __all__ = [
     "Sites",
     "UserError",
     "adamw",
+    "move",
     "register",
 ]
 
@@ -41,6 +43,7 @@ _HOMES = {
     "peftbench.backbones.prompt": ("PromptSlot",),
     "peftbench.backbones.sites": ("Sites",),
     "peftbench.errors": ("UserError",),
+    "peftbench.method.adapter": ("move",),
     "peftbench.method.base": ("Method", "adamw"),
     "peftbench.method.edit": ("Adapter", "Edit", "NotMergeable"),
     "peftbench.method.registry": ("register", *_OF_RELEASE_0_1),

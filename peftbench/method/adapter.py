@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from peftbench.errors import UserError
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def move(module: M, device: torch.device) -> M:
+    """Move the parameters of a new module to a device, and return it.
+
+    First values are drawn on the CPU, so that they are the same on every device. `nn.Module.to` cannot do this for the
+    simulated tensors that `plan` and `estimate` use.
+
+    Args:
+        module: A module whose parameters nothing refers to yet.
+        device: The device.
+    """
+    for part in module.modules():
+        for name, p in part._parameters.items():
+            if p is not None:
+                part._parameters[name] = nn.Parameter(p.detach().to(device))
+    return module
 
 
 class NotMergeable(Exception):

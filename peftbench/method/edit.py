@@ -107,7 +107,7 @@ class Edit:
         for name, p in self.backbone.parameters.items():
             if id(p) in head or not name.startswith(tuple(inside)) or (part == "bias" and not name.endswith("bias")):
                 continue
-            p.data = p.data.float()
+            p.data = p.data.to(torch.float32, copy=self.backbone.shares_weights)
             p.requires_grad_(True)
             self._thawed[name] = p
         self._widen()

@@ -228,6 +228,7 @@ class Experiment(Section):
     train: TrainSection = TrainSection()
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="dtype of the weights that do not train")
+    deterministic: bool = Field(False, description="only kernels that give the same bits each time; slower on a GPU")
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory")
     compile: bool = Field(False, description="compile the training step with torch.compile")
     backbone_dropout: float | None = Field(None, ge=0, lt=1, description="dropout of the base model; null: its default")

@@ -50,10 +50,11 @@ class Environment(Part, frozen=True):
     python: str  # version
     packages: dict[str, str | None]  # versions of the libraries that affect results; null: not installed
     platform: str  # operating system and kind of processor: "Linux x86_64"
-    device: str  # the device of the run: "cpu", "cuda:0", "mps"
+    device: str  # the kind of device of the run: "cpu", "cuda", "mps"
     cpu: Processor  # of the machine, also for a run on a GPU
     gpu: Gpu | None  # null for a run on another device
     threads: Positive | None  # CPU threads of one operation; null if not limited
+    deterministic: bool = False  # whether only kernels ran that give the same bits each time; absent if not
     blas: dict[str, str] = {}  # loaded BLAS libraries and their kernels, by package; older records lack it
 
     @property

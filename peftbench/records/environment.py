@@ -24,24 +24,29 @@ PACKAGES = (
 BLAS = {"openblas": "OpenBLAS", "mkl": "MKL", "blis": "BLIS"}  # by the names in threadpoolctl
 
 
-def facts(device: str, threads: int | None, plugins: Iterable[str | Path] = ()) -> dict[str, Any]:
+def facts(
+    device: str, threads: int | None, plugins: Iterable[str | Path] = (), deterministic: bool = False
+) -> dict[str, Any]:
     """Return the facts about code and machine that affect results, as JSON values.
 
     Args:
-        device: the actual device, "cpu", "cuda:0" or "mps"; never "auto".
+        device: the actual device, "cpu", "cuda:0" or "mps"; never "auto". Of several GPUs the model counts, not which
+            of them ran: its number is left out.
         threads: CPU threads of one operation; None if not limited.
         plugins: files of methods given with `--plugin`; their hashes are part of the code.
+        deterministic: whether only deterministic kernels ran. It is left out if not, as in older records.
     """
     return {
         "code": code(plugins),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",
-        "device": device,
+        "device": device.partition(":")[0],
         "cpu": {"model": cpu_model(), "capability": _cpu_capability()},
         "gpu": _gpu(device),
         "blas": blas(),
         "threads": threads,
+        **({"deterministic": True} if deterministic else {}),
     }
 
 

@@ -39,7 +39,9 @@ class SessionHost:
         self.abandoned: type[Exception] = module.Abandoned
         self.session = getattr(module, class_name)(**kwargs)
         self.device = str(getattr(self.session, "device", kwargs.get("device", "cpu")))
-        self.env = environment.facts(self.device, kwargs.get("threads"), kwargs.get("plugins") or ())
+        self.env = environment.facts(
+            self.device, kwargs.get("threads"), kwargs.get("plugins") or (), kwargs.get("deterministic", False)
+        )
 
     @property
     def is_spent(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftbench.backbones.devices import autocast, on_device
+from peftbench.backbones.devices import on_device
 from peftbench.backbones.generation import no_settings
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.losses import counted, loss_sum
@@ -41,15 +41,23 @@ def predict(backbone: Backbone, data: Encoded, batch_size: int, dtype: str, chec
         NotFinite: an output is NaN or infinite.
     """
     backbone.net.eval()
-    values: list[Any] = [None] * len(data.lengths)
+    order, predicted, sound = (
+        list[int](),
+        list[Tensor](),
+        list[Tensor](),
+    )  # read at the end, so that the device does not wait for each batch
     for indices, batch in _batches(backbone, data, batch_size, check):
         del batch["labels"]
-        with autocast(backbone.device, dtype):
+        with backbone.computing(dtype):
             logits = backbone.net(**batch).logits.float()
-        _check_finite(logits, backbone.kind)
-        predicted = logits.argmax(-1) if backbone.kind == "classification" else logits.squeeze(-1)
-        for i, value in zip(indices, predicted.tolist(), strict=True):
-            values[i] = value
+        order += map(int, indices)
+        sound.append(_is_finite(logits, backbone.kind))
+        predicted.append(logits.argmax(-1) if backbone.kind == "classification" else logits.squeeze(-1))
+    if sound and not bool(torch.stack(sound).all()):
+        raise NotFinite("an output of the network became infinite or NaN")
+    values: list[Any] = [None] * len(data.lengths)
+    for i, value in zip(order, torch.cat(predicted).tolist() if predicted else [], strict=True):
+        values[i] = value
     return values
 
 
@@ -69,7 +77,7 @@ def perplexity(
     losses, counts = list[Tensor](), list[Tensor]()  # read at the end, so that the device does not wait for each batch
     for _, batch in _batches(backbone, data, batch_size, check):
         labels = batch.pop("labels")
-        with autocast(backbone.device, dtype):
+        with backbone.computing(dtype):
             logits = backbone.net(**batch).logits
         losses.append(loss_sum("generation", logits, labels))
         counts.append(torch.as_tensor(counted("generation", labels)))
@@ -100,7 +108,7 @@ def generate(
         batch = backbone.inputs(batches.prompts(data, indices, tokenizer.pad_token_id))
         has_encoder = data.decoder_start is not None  # it reads the prompt; the decoder has a first token of its own
         width = 1 if has_encoder else batch["input_ids"].shape[1]
-        with autocast(backbone.device, dtype), no_settings(backbone.net):  # greedy whatever a checkpoint asks for
+        with backbone.computing(dtype), no_settings(backbone.net):  # greedy whatever a checkpoint asks for
             out = backbone.net.generate(
                 **{k: v.to(backbone.device) for k, v in batch.items()},
                 max_new_tokens=longest,
@@ -116,11 +124,10 @@ def generate(
     return texts
 
 
-def _check_finite(logits: Tensor, kind: str) -> None:
-    """Raise NotFinite for outputs that are no numbers. A class that is ruled out may have minus infinity."""
+def _is_finite(logits: Tensor, kind: str) -> Tensor:
+    """Whether the outputs are numbers, on their device. A class that is ruled out may have minus infinity."""
     sound = logits < math.inf if kind == "classification" else logits.isfinite()
-    if not bool(sound.all()):
-        raise NotFinite("an output of the network became infinite or NaN")
+    return sound.all()
 
 
 def _batches(backbone: Backbone, data: Encoded, batch_size: int, check: Check) -> Any:

@@ -32,6 +32,8 @@ from peftbench.tasks.summary import summarise
 
 __all__ = ["Abandoned", "Diverged", "Session"]
 
+SHARED_FROM = 2**30  # bytes of a network whose copies in a profile pass share their frozen weights: no cache holds
+# such weights from one configuration's turn to the next, so that sharing them changes no time
 KEPT_BACKBONES = 2  # networks kept in memory at a time: tasks with other heads need other networks
 
 
@@ -45,6 +47,7 @@ class Session:
         plugins: files with methods.
         shared: other runs use the machine at the same time, so no times are reported.
         adapters: the folder where trained adapters are kept; None for nowhere.
+        deterministic: use only kernels that give the same bits each time.
 
     Attributes:
         is_spent: whether a run changed this process for good, so that no other run should follow in it.
@@ -58,9 +61,11 @@ class Session:
         plugins: Iterable[Path | str] = (),
         shared: bool = False,
         adapters: Path | str | None = None,
+        deterministic: bool = False,
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
+        devices.compute_deterministically(deterministic)
         self.device = devices.pick(device)
         self.data_dir = None if data_dir is None else Path(data_dir)
         self.plugins, self.shared = tuple(plugins), shared
@@ -104,8 +109,9 @@ class Session:
         before, edit = process_state.snapshot(), Edit(backbone)
         try:
             _compile(backbone, spec.backbone.compile)
-            fitted = run.train(edit, clock)
-            scores = run.test(fitted, clock) if spec.trial is None else run.trial_scores(fitted)
+            with devices.explained_nondeterminism():
+                fitted = run.train(edit, clock)
+                scores = run.test(fitted, clock) if spec.trial is None else run.trial_scores(fitted)
             body = {"data": summary, **run.describe(edit, fitted, self._adapter_file(spec)), **scores}
         except BaseException as error:
             release_frames(error)  # they hold activations, and restoring weights needs memory
@@ -125,10 +131,17 @@ class Session:
         with noted_as_loading():
             dataset = self.dataset(spec.task)
             self._backbones.clear()
-            networks = [self._load(spec.backbone, dataset) for _ in spec.methods]
-            data = self.encode(dataset, networks[0], spec.max_length)
+            first = self._load(spec.backbone, dataset)
+            first.shares_weights = len(spec.methods) > 1 and first.bytes >= SHARED_FROM
+            others = spec.methods[1:]
+            networks = [
+                first,
+                *(first.twin() if first.shares_weights else self._load(spec.backbone, dataset) for _ in others),
+            ]
+            data = self.encode(dataset, first, spec.max_length)
         methods = [self.method(m) for m in spec.methods]
-        return profile(spec, networks, methods, data, on_progress, stop)
+        with devices.explained_nondeterminism():
+            return profile(spec, networks, methods, data, on_progress, stop)
 
     def dataset(self, task: TaskSpec) -> tasks.Dataset:
         """The task's data. Raises `UserError` if they changed since the plan was made."""
@@ -180,6 +193,7 @@ class Session:
         return make(find(spec.name, self.plugins), spec.hyper)
 
     def _load(self, spec: BackboneSpec, dataset: tasks.Dataset) -> Backbone:
+        devices.check_dtype(self.device, spec.dtype)
         labels = len(dataset.labels) if dataset.kind == "classification" else 1
         backbone = load(
             spec.model,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftbench.backbones.devices import autocast, on_device, synchronise
+from peftbench.backbones.devices import on_device, synchronise
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.losses import counted, loss_sum
 from peftbench.errors import UserError
@@ -112,7 +112,7 @@ class Trainer:
         mean = torch.zeros((), device=device)
         for part in parts:
             _phase(live, "forward")
-            with autocast(device, self.dtype):
+            with self.backbone.computing(self.dtype):
                 logits = self.backbone.net(**{k: v for k, v in part.items() if k != "labels"}).logits
             loss = loss_sum(kind, logits, part["labels"]) / total
             extra = self.method.extra_loss(self.backbone.net)
@@ -255,7 +255,7 @@ def fit(
                 break
         if last:
             break
-    if not all(bool(torch.isfinite(p).all()) for p in trainer.backbone.net.parameters() if p.requires_grad):
+    if not _all_finite([p for p in trainer.backbone.net.parameters() if p.requires_grad]):
         raise Diverged(out.stopped_at, "a trained weight became infinite or NaN", out)
     out.checkpoint_step = out.stopped_at
     if spec.checkpoint == "best" and best is not None:
@@ -302,6 +302,11 @@ def _read_losses(pending: list[Tensor], out: Fitted) -> None:
         if not math.isfinite(loss):
             raise Diverged(len(out.losses), f"the loss became {loss}", out)
     pending.clear()
+
+
+def _all_finite(tensors: list[torch.nn.Parameter]) -> bool:
+    """Whether every number is finite; read from the device once."""
+    return not tensors or bool(torch.stack([torch.isfinite(t).all() for t in tensors]).all())
 
 
 def _evaluations_since(validation: list[dict[str, Any]], best: Mapping[str, Any]) -> int:

@@ -159,3 +159,16 @@ def test_a_plugin_is_part_of_the_code_that_ran(tmp_path: Path) -> None:
     plugin.write_text("rank = 2\n")
     assert environment.code([plugin]) != first
     assert "plugins" not in environment.code()
+
+
+def test_gpus_of_one_model_are_one_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_gpu", lambda device: {"name": "H200", "capability": "9.0", "cuda": "13.0"})
+    one, other = (environment.facts(device, 1) for device in ("cuda:0", "cuda:1"))
+    assert one == other
+    assert one["device"] == "cuda"
+
+
+def test_deterministic_kernels_are_part_of_the_environment() -> None:
+    usual, same_bits = environment.facts("cpu", 1), environment.facts("cpu", 1, deterministic=True)
+    assert "deterministic" not in usual, "so that environments of older records stay equal"
+    assert same_bits == {**usual, "deterministic": True}

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftbench.backbones.devices import autocast
 from peftbench.backbones.losses import IGNORED, loss_sum
 from peftbench.errors import UserError
 from peftbench.measure.probes import TrainedNetwork, wikitext_file
@@ -36,17 +35,17 @@ def measure(trained: TrainedNetwork) -> dict[str, Any]:
     text = wikitext_file(trained.data_dir).read_bytes()
     ids = windows(backbone.tokenizer, text.decode("utf-8"))
     backbone.net.eval()
-    losses = []
+    waiting = list[Tensor]()  # read at the end, so that the device does not wait for each window
     for batch in ids.split(BATCH):
         batch = batch.to(backbone.device)
         labels = batch.clone()
         labels[:, 0] = IGNORED  # it has no context; after a method's prompt it would otherwise be predicted
         inputs = backbone.inputs({"input_ids": batch, "attention_mask": torch.ones_like(batch), "labels": labels})
         labels = inputs.pop("labels")
-        with autocast(backbone.device, trained.dtype):
+        with backbone.computing(trained.dtype):
             logits = backbone.net(**inputs).logits
-        losses += [loss_sum("generation", a, b).item() for a, b in zip(logits.split(1), labels.split(1), strict=True)]
-    each = LENGTH - 1
+        waiting += [loss_sum("generation", a, b) for a, b in zip(logits.split(1), labels.split(1), strict=True)]
+    losses, each = torch.stack(waiting).tolist(), LENGTH - 1
     return {
         "loss": sum(losses) / (each * len(losses)),
         "windows": [float(f"{loss / each:.7g}") for loss in losses],

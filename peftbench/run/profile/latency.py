@@ -98,6 +98,8 @@ def measure(shared: Pass, data: Encoded) -> tuple[dict[str, dict[str, Any]], lis
 
 def untouched(backbone: Backbone) -> Backbone:
     """A copy of a network without a method, which latencies are compared with."""
+    if backbone.shares_weights:
+        return backbone.twin()
     net = copy.deepcopy(backbone.net)
     return replace(backbone, net=net, parameters=dict(net.named_parameters()), _snapshot=None)
 
@@ -159,7 +161,7 @@ def _warm_samples(
 
 def _forward(shared: Pass, backbone: Backbone, batch: Mapping[str, Tensor]) -> Callable[[], Tensor]:
     def run() -> Tensor:
-        with torch.inference_mode(), devices.autocast(backbone.device, shared.spec.backbone.dtype):
+        with torch.inference_mode(), backbone.computing(shared.spec.backbone.dtype):
             logits: Tensor = backbone.net(**backbone.inputs(batch)).logits
         return logits
 
@@ -177,7 +179,7 @@ def _generation(
 
     def run() -> None:
         tokens = shared.spec.latency.tokens
-        with torch.inference_mode(), devices.autocast(backbone.device, shared.spec.backbone.dtype):
+        with torch.inference_mode(), backbone.computing(shared.spec.backbone.dtype):
             started = now()
             state = decoding.prefill(backbone, batch)
             filled = now()

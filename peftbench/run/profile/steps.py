@@ -55,6 +55,7 @@ def measure(
         By label what a row says of the step (SOURCES defines the figures), and the record of the matrix product.
     """
     first = next(iter(trainers.values()))
+    tokens = int(batch.get("attention_mask", torch.ones_like(batch["input_ids"])).sum())
     device, dtype = first.backbone.device, first.dtype
 
     def synchronize() -> None:
@@ -81,7 +82,7 @@ def measure(
             trainer.step(batch, 1.0, flops)
         split = {phase: timing.summary(s[-number:]) for phase, s in clocks[name].samples.items()}
         rows[name] = {
-            **_row(samples[name], samples.get(reference), flops, int(batch["attention_mask"].sum()), rates),
+            **_row(samples[name], samples.get(reference), flops, tokens, rates),
             "shape": list(batch["input_ids"].shape),
             "split_seconds": {**split, "rounds": "of their own" if queued else "the step's"},
         }

@@ -25,9 +25,11 @@ from peftbench.run.view import View
 from peftbench.verify.records import bounds, differences, tolerance
 from peftbench.verify.records.audit import AuditFinding, audit
 from peftbench.verify.records.differences import FieldDifference
+from peftbench.verify.records.other_device import draws_differ
 from peftbench.verify.records.rounding import ulps
 
 IDENTICAL, WITHIN, DIFFERS, NOT_REPEATED = "identical", "within tolerance", "differs", "not repeated"
+DOES_NOT_APPLY = "does not apply"  # no comparison could tell a fault: neither verified nor wrong
 VERIFIED = (IDENTICAL, WITHIN)
 
 
@@ -37,7 +39,8 @@ class RepeatOutcome:
 
     Attributes:
         record: the record that was repeated.
-        status: IDENTICAL, WITHIN, DIFFERS or NOT_REPEATED. An identical repeat may differ in the last digits of scores.
+        status: IDENTICAL, WITHIN, DIFFERS, NOT_REPEATED or DOES_NOT_APPLY. An identical repeat may differ in the last
+            digits of scores.
         differences: the fields that differ.
         environment: the facts of the environment that differ.
         unrecorded: facts of the repeat's environment that the record lacks.
@@ -82,7 +85,8 @@ class Verification:
         """The exit code: 0 if every repeat agrees with its record, 1 if one does not or nothing could be repeated."""
         if self.interrupted:
             return runner.INTERRUPTED
-        sound = bool(self.outcomes) and all(o.status in VERIFIED for o in self.outcomes)
+        compared = [o for o in self.outcomes if o.status != DOES_NOT_APPLY]
+        sound = bool(compared) and all(o.status in VERIFIED for o in compared)
         return 0 if sound and not self.findings else 1
 
 
@@ -143,10 +147,16 @@ def verify(results_dir: Path, repeats_dir: Path, request: RepeatRequest) -> Veri
     data = _DataFingerprints(request.data_dir, catalogue)
     roots = [Path.cwd(), results_dir.resolve().parent]
     unrepeatable = {r.path: why for r in chosen if (why := _unrepeatable(r, data, request.limits, roots))}
+    other = {r.path: why for r in chosen if r.path not in unrepeatable and (why := draws_differ(r, request.device))}
     catalogue.save()
-    interrupted = _repeat([r for r in chosen if r.path not in unrepeatable], repeats_dir, request)
+    interrupted = _repeat([r for r in chosen if r.path not in {*unrepeatable, *other}], repeats_dir, request)
     repeats = record.readable(repeats_dir)
-    outcomes = [_outcome(r, unrepeatable.get(r.path), repeats) for r in chosen]
+    outcomes = [
+        RepeatOutcome(r, DOES_NOT_APPLY, message=other[r.path])
+        if r.path in other
+        else _outcome(r, unrepeatable.get(r.path), repeats)
+        for r in chosen
+    ]
     done = [o for o in outcomes if o is not None]
     return Verification(records, findings, Counter(outdated.values()), len(current), done, interrupted)
 
@@ -246,16 +256,17 @@ def _differs_here(r: TrainingRecord, data: _DataFingerprints) -> str | None:
 
 def _repeat(chosen: Sequence[TrainingRecord], folder: Path, request: RepeatRequest) -> bool:
     """Train the chosen runs again into `folder`. Return whether the user interrupted it."""
-    groups: dict[tuple[str, int | None], list[RunSpec]] = defaultdict(list)
+    groups: dict[tuple[str, int | None, bool], list[RunSpec]] = defaultdict(list)
     for r in chosen:
-        where = request.device or r.env.device, r.env.threads
+        where = request.device or r.env.device, r.env.threads, r.env.deterministic
         groups[where].append(r.spec)
-    for (device, threads), specs in sorted(groups.items(), key=str):
+    for (device, threads, deterministic), specs in sorted(groups.items(), key=str):
         session = {
             "device": device,
             "data_dir": None if request.data_dir is None else str(request.data_dir),
             "plugins": [str(p) for p in request.plugins],
             "adapters": None,
+            **({"deterministic": True} if deterministic else {}),
             **request.more,
         }
         outcome = runner.run(

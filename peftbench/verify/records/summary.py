@@ -9,7 +9,7 @@ from typing import Any
 
 from peftbench.records.record import short
 from peftbench.verify.records.differences import FieldDifference
-from peftbench.verify.records.repeat import DIFFERS, IDENTICAL, RepeatOutcome, Verification
+from peftbench.verify.records.repeat import DIFFERS, DOES_NOT_APPLY, IDENTICAL, RepeatOutcome, Verification
 from peftbench.verify.records.rounding import SCORE_ULPS
 
 FINDINGS = 5  # largest number of findings shown
@@ -119,11 +119,13 @@ def _verdict(result: Verification) -> str:
     if result.code == 0:
         apart = max(o.rounding for o in result.outcomes)
         bits = f"bit for bit {_rounding(apart)}" if apart else "bit for bit"
-        if set(statuses) != {IDENTICAL}:
+        if set(statuses) - {DOES_NOT_APPLY} != {IDENTICAL}:
             bits = "within the tolerance for another machine or version"
         return f"verified, {bits} ({counted})"
     if not result.outcomes and not result.findings:
         return "NOT verified: there was nothing that could be repeated"
+    if set(statuses) == {DOES_NOT_APPLY} and not result.findings:
+        return "NOT verified: on this device no repeat can be compared; repeat on the device of the records"
     wrong = len({f.path for f in result.findings})
     reason = "1 record does not agree with itself" if wrong == 1 else f"{wrong} records do not agree with themselves"
     reasons = [reason] if wrong else []

@@ -41,11 +41,8 @@ def predict(backbone: Backbone, data: Encoded, batch_size: int, dtype: str, chec
         NotFinite: an output is NaN or infinite.
     """
     backbone.net.eval()
-    order, predicted, sound = (
-        list[int](),
-        list[Tensor](),
-        list[Tensor](),
-    )  # read at the end, so that the device does not wait for each batch
+    # what the device computes is read at the end, so that it does not wait for each batch
+    order, predicted, sound = list[int](), list[Tensor](), list[Tensor]()
     for indices, batch in _batches(backbone, data, batch_size, check):
         del batch["labels"]
         with backbone.computing(dtype):

@@ -336,9 +336,9 @@ def test_every_command_that_asks_the_hub_says_the_same(
     [
         ("stall", ["model.safetensors stalled", "nothing came for 1 s", "HF_HUB_DOWNLOAD_TIMEOUT=6"]),
         ("cut", ["model.safetensors was cut off", "files that are whole are kept"]),
-        ("half", ["model.safetensors was cut off"]),
+        pytest.param("half", ["model.safetensors was cut off"], marks=pytest.mark.full),
         (429, ["429, too many requests"]),
-        (500, ["status 500"]),
+        pytest.param(500, ["status 500"], marks=pytest.mark.full),
     ],
 )
 def test_weights_that_do_not_arrive_end_the_command_before_any_run(
@@ -367,6 +367,7 @@ def test_a_slow_hub_is_waited_for(hub: Hub, peftbench: CommandProcess, model: di
     assert said.code == 0, said.err
 
 
+@pytest.mark.full
 def test_a_token_opens_a_private_model_and_stands_nowhere_afterwards(
     hub: Hub, place: Path, model: dict[str, bytes], shared: dict[str, str], tmp_path: Path
 ) -> None:

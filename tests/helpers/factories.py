@@ -119,6 +119,12 @@ def run(
     }
 
 
+def with_ids(body: dict[str, Any]) -> dict[str, Any]:
+    """A run's body with the ids of its spec, for a test that has changed the spec."""
+    asked = spec.RunSpec.from_dict(body["spec"])
+    return {**body, "spec_id": asked.id, "slug": asked.slug}
+
+
 def as_trial(body: dict[str, Any], number: int) -> dict[str, Any]:
     """A run's body as that of a tuning trial with the same score, on the validation split."""
     asked = replace(spec.RunSpec.from_dict(body["spec"]), trial=number)

@@ -218,7 +218,7 @@ def test_baselines_of_an_older_version_are_named(plan: Any, base: Path, tmp_path
     for r in record.read_all(base):
         body = r.raw()
         body["spec"]["method"]["version"] = 0 if r.spec.method.name == "lora" else 1
-        record.write(out, body)
+        record.write(out, factories.with_ids(body))
     done = plan(against=out)
     assert done.code == 0
     assert re.search(r"older version of their method.*: lora\n", done.err)

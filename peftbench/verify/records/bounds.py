@@ -53,10 +53,14 @@ def exceeded(spec: RunSpec, limits: Mapping[str, int]) -> str | None:
         spec: the run's specification.
         limits: the largest value of each kind.
     """
-    for name, value, what in _sizes(spec):
-        if value > limits[name]:
-            return f"it asks for {what} {value:,}; verify repeats at most {limits[name]:,}. Raise it: --limit {name}=N"
-    return None
+    over = {name: (value, what) for name, value, what in _sizes(spec) if value > limits[name]}
+    if not over:
+        return None
+    asked = "; ".join(
+        f"{what} {value:,}, and verify repeats at most {limits[n]:,}" for n, (value, what) in over.items()
+    )
+    raised = " ".join(f"--limit {name}={value}" for name, (value, _) in over.items())
+    return f"it asks for {asked}. If you trust it: {raised}"
 
 
 def outside(backbone: BackboneSpec, task: TaskSpec, data_dir: Path | None, roots: Sequence[Path]) -> str | None:

@@ -50,6 +50,7 @@ def parts(device: str, work: Path) -> list[Part]:
 
     decoder = "scripts/gpu/decoder.yaml"
     few = ("--only", "method=lora", "--only", "method=full", "--only", "method=qlora")
+    plain = (*few, "--only", "task=synthetic/regression", "--set", "backbone_dropout=0", "--set", "profile=false")
     size = () if on_gpu else ("--small",)
     figures = str(work / "large_decoder.json")
     smoke = ("experiments/ci_smoke.yaml", *(() if on_gpu else few))
@@ -65,8 +66,10 @@ def parts(device: str, work: Path) -> list[Part]:
             "--only", "task=synthetic/classification", "--set", "compile=true", "--set", "profile=false"),
         run("deterministic", 30, "kernels that give the same bits", decoder, "--only", "method=lora",
             "--set", "deterministic=true", "--set", "profile=false"),
-        Part("verify", ("-m", "peftbench", "verify", "results/reference/ci_smoke", "--device", device, "--sample",
-                        "8" if on_gpu else "2", "--quiet"), 50, "records of a CPU, repeated on this device"),
+        Part("cpu", ("-m", "peftbench", "run", "experiments/ci_smoke.yaml", *plain, "--device", "cpu", "--jobs", "1",
+                            "--results", str(work / "records" / "cpu"), "--quiet"), 30, "records without dropout"),
+        Part("verify", ("-m", "peftbench", "verify", str(work / "records" / "cpu"), "--device", device, "--quiet"), 30,
+             "these records, repeated on this device"),
         Part("tests", ("-m", "pytest", "-m", "gpu", "-q", "tests/run/test_gpu.py"), 60, "what only a GPU can show"),
     ]  # fmt: skip
 

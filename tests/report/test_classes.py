@@ -112,7 +112,8 @@ def test_nothing_is_cut_or_overprinted_in_the_confusion_figure(
 ) -> None:
     values = [i for i in range(len(names)) for _ in range(cells)]
     body = predicted("full", 0, values, values, names)
-    c = table(tmp_path, [{**body, "spec": {**body["spec"], "task": {**body["spec"]["task"], "name": task}}}])
+    body["spec"]["task"]["name"] = task
+    c = table(tmp_path, [factories.with_ids(body)])
     with style.drawing(figure_names.shown(c)):
         drawn = confusion.draw(c)
         assert drawn is not None

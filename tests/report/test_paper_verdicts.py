@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import factories
 import numpy as np
 import pytest
 from factories import as_trial, write_all
@@ -173,7 +174,9 @@ def test_sizes_and_scores_follow_the_records_of_three_sweeps(tmp_path: Path, ada
 
 def test_runs_of_different_budgets_are_not_put_on_one_axis(tmp_path: Path) -> None:
     bodies = roles_runs({**flat(0.8), "q": 0.6})
-    bodies[-3:] = [{**b, "spec": {**b["spec"], "train": {**b["spec"]["train"], "steps": 80}}} for b in bodies[-3:]]
+    for b in bodies[-3:]:
+        b["spec"]["train"]["steps"] = 80
+        b.update(factories.with_ids(b))
     with pytest.raises(NotRun, match=r"steps: 40 or 80\)"):
         reproduced(lora_roles.FIGURE, tmp_path, bodies)
 

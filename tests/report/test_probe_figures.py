@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import factories
 import numpy as np
 import pytest
 import torch
@@ -203,8 +204,7 @@ def forgetting_runs(rises: dict[str, float], words: dict[str, int]) -> list[Body
             draw = np.random.default_rng((seed, len(name)))
             body = trained(name, {}, 0.5, seed)
             body["spec"]["method"]["label"] = name
-            body["slug"] = f"{name}-{seed}"
-            body["spec_id"] = f"{len(out):016x}"
+            body.update(factories.with_ids(body))
             ids = [f"{i:016x}" for i in range(20)]
             told = [" ".join(REFERENCES[0][0].split()[: words[name] + i % 2]) for i in range(20)]
             body["predictions"] = {"ids": ids, "values": told, "labels": REFERENCES * 20}

@@ -376,8 +376,8 @@ def test_times_that_spread_over_half_of_their_median_are_called_too_noisy_by_nam
 def test_a_pass_whose_first_timed_steps_are_slow_is_said_to_be_warmed_up_too_little(tmp_path):
     passed = factories.profile()
     by_label = {row["label"]: row for row in passed["rows"]}
-    by_label["full"]["step_seconds"]["samples"] = [0.17, 0.10, 0.11]
-    by_label["lora"]["step_seconds"]["samples"] = [0.11, 0.10, 0.11]
+    by_label["full"]["step_seconds"] |= {"samples": [0.17, 0.10, 0.11], "n": 3, "median": 0.11}
+    by_label["lora"]["step_seconds"] |= {"samples": [0.11, 0.10, 0.11], "n": 3, "median": 0.11}
     (c,) = compared(tmp_path, [*factories.grid(seeds=1), passed])
     (note,) = [n for n in c.notes if "Warmed up too little" in n]
     assert "(full)" in note

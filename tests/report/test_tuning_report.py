@@ -125,7 +125,9 @@ def test_final_runs_that_the_trials_no_longer_choose_are_said_to_be_old(tmp_path
 
 
 def test_lower_is_better_where_the_metric_says_so(tmp_path: Path) -> None:
-    (row,) = loaded(tmp_path, choose_rates((0.5, 0.6, 0.4, 0.55), best=2, direction="min")).tunings[0].rows
+    bodies = choose_rates((0.5, 0.6, 0.4, 0.55), best=2, direction="min")
+    errors = [json.loads(json.dumps(b).replace('"accuracy"', '"mae"')) for b in bodies]
+    (row,) = loaded(tmp_path, errors).tunings[0].rows
     assert row.chosen["lr"] == RATES[2]
 
 
@@ -190,6 +192,7 @@ def test_a_table_says_what_limited_its_runs(tmp_path: Path) -> None:
         asked = replace(asked, train=replace(asked.train, **train))
         trained = {"tokens": 1000 * stopped, "seconds": 60.1, "repeatable": False}
         body |= {"spec": spec.as_dict(asked), "spec_id": asked.id, "stopped_at": stopped, "trained": trained}
+        body["curve"]["loss"] = [0.5] * stopped
         return body
 
     timed = [limited(label, 0, n, steps=0, seconds=60.0) for label, n in (("full", 31), ("lora", 77))]

@@ -24,7 +24,7 @@ import pytest
 from peftbench.cli import progress
 from peftbench.errors import UserError
 from peftbench.records import record, scratch
-from peftbench.records.spec import RunSpec
+from peftbench.records.spec import RunSpec, as_dict
 from peftbench.run import lock, runner
 from peftbench.run.view import Count, Quiet
 
@@ -321,7 +321,8 @@ def test_again_tells_how_the_new_attempt_ended_though_an_earlier_one_finished(go
     good, bad = fake_session.spec(0), fake_session.spec(1, do="raise")
     go([good])
     (earlier,) = record.read_all(tmp_path / "r")
-    record.write(tmp_path / "r", {**earlier.raw(), "spec_id": bad.id})
+    ids = {"spec": as_dict(bad), "spec_id": bad.id, "slug": bad.slug, "hyper": {}}
+    record.write(tmp_path / "r", {**earlier.raw(), **ids})
     assert go([bad]).code == 0, "it has a finished record"
     outcome = go([bad], again=True)
     assert (outcome.code, outcome.counts) == (1, {"error": 1})

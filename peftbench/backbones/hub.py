@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from peftbench.backbones.hub_errors import HubError, NoSuchRevision, endpoint, explain
+from peftbench.records import scratch
 
 __all__ = ["HubError", "NoSuchRevision", "Repository", "revisions"]
 
@@ -24,7 +24,7 @@ MAIN = "main"
 QUIET_SECONDS = 2.0  # after which a user is told what is waited for
 RESTARTS = 5  # of a download from the beginning of its file, as the client tries five times otherwise
 
-_log = logging.getLogger("peftbench.hub")
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -108,9 +108,8 @@ class Repository:
             return
         with suppress(OSError):
             ref.parent.mkdir(parents=True, exist_ok=True)
-            handle, part = tempfile.mkstemp(dir=ref.parent)
-            with os.fdopen(handle, "w", encoding="utf-8") as f:
-                f.write(snapshot.name)
+            part = scratch.beside(ref)
+            part.write_text(snapshot.name, encoding="utf-8")
             os.replace(part, ref)
 
     def note_use_of_cache(self, error: HubError, commit: str) -> None:

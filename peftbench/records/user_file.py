@@ -36,7 +36,7 @@ def read(path: Path, largest: int, fix: str) -> bytes:
             check_regular(path, os.fstat(file.fileno()), largest, fix)  # what was a file may be a pipe by now
             content = file.read(largest + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
-        raise UserError(f"{path}: cannot be read ({reason(error)}); {fix}") from error
+        raise UserError(f"{path}: cannot be read ({reason(error)}); check its path and permissions") from error
     if len(content) > largest:  # it has grown since
         raise _too_large(path, len(content), largest, fix)
     return content

@@ -53,7 +53,7 @@ def test_the_frame_of_no_records_has_the_columns_of_records(tmp_path: Path) -> N
 
 
 def test_no_workers_and_a_text_in_place_of_a_list_are_refused(cached: None, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="jobs: given 0; must be at least 1"):
+    with pytest.raises(UserError, match="jobs: given 0; must be from 1"):
         peftbench.run(QUICK, tmp_path, jobs=0)
     with pytest.raises(UserError, match=r"only: given the text 'method=lora'; give a list: only=\['method=lora'\]"):
         peftbench.plan(QUICK, only="method=lora")

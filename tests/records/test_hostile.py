@@ -20,7 +20,7 @@ from peftbench.errors import SetAside, UserError
 from peftbench.records import files, record
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.append(str(ROOT / "scripts"))
 
 from fuzzing import records as edits  # noqa: E402
 

@@ -214,7 +214,7 @@ def test_a_clock_that_is_set_back_changes_neither_which_attempt_counts_nor_which
     times = ["2026-05-02T10:00:00.000+00:00", "2026-05-01T10:00:00.000+00:00", "2026-04-01T10:00:00.000+00:00"]
     for number, (started, status) in enumerate(zip(times, ["diverged", "finished", "finished"], strict=True)):
         env = {**factories.ENV, "threads": threads if number else 1}
-        record.write(tmp_path, {**factories.run(status=status, env=env), "started": started})
+        record.write(tmp_path, {**factories.run(status=status, env=env), "started": started, "ended": started})
     records = record.read_all(tmp_path)
     assert [r.attempt for r in sorted(records, key=lambda r: r.order)] == [1, 2, 3]
     assert [r.body.started for r in record.latest(records).values()] == times[1:2]

@@ -14,7 +14,7 @@ import pytest
 
 from peftbench.records import record
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from kill_storm import GRID, MARK, Storm, measurements, storm
 

@@ -60,7 +60,7 @@ def test_an_unknown_task_is_answered_with_the_nearest() -> None:
 
 @pytest.mark.parametrize("options", [{"limit_train": 0}, {"limit_test": "5"}, {"limit_train": True}])
 def test_a_limit_that_is_no_positive_whole_number_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"limit_\w+ must be a whole number of at least 1"):
+    with pytest.raises(UserError, match=r"limit_\w+ must be a whole number from 1"):
         tasks.open_task("synthetic/pair", options)
 
 
@@ -162,7 +162,7 @@ def test_a_bad_glue_row_is_named_with_file_and_line(tmp_path: Path, no_hub: None
 
 def test_a_missing_glue_file_is_named(tmp_path: Path, no_hub: None) -> None:
     (tmp_path / "RTE").mkdir()
-    with pytest.raises(UserError, match=r"cannot read .*RTE.train\.tsv"):
+    with pytest.raises(UserError, match=r"RTE.train\.tsv: cannot be read .*check its path"):
         tasks.open_task("glue/rte", data_dir=tmp_path)
 
 

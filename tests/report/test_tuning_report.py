@@ -126,7 +126,7 @@ def test_final_runs_that_the_trials_no_longer_choose_are_said_to_be_old(tmp_path
 
 def test_lower_is_better_where_the_metric_says_so(tmp_path: Path) -> None:
     bodies = choose_rates((0.5, 0.6, 0.4, 0.55), best=2, direction="min")
-    errors = [json.loads(json.dumps(b).replace('"accuracy"', '"mae"')) for b in bodies]
+    errors = [json.loads(json.dumps(b).replace('"accuracy"', '"mae"').replace('"max"', '"min"')) for b in bodies]
     (row,) = loaded(tmp_path, errors).tunings[0].rows
     assert row.chosen["lr"] == RATES[2]
 

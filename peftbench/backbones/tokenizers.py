@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from peftbench.backbones import configuration, pretrained, source, tiny
-from peftbench.errors import UserError
+from peftbench.errors import UserError, shown
+
+MOST_TOKENS = 10_000_000  # the largest vocabularies have a million; a table is as long as the largest id
 
 
 def load_tokenizer(origin: source.Origin) -> Any:
@@ -29,9 +31,26 @@ def load_tokenizer(origin: source.Origin) -> Any:
             + ("; save model and tokenizer in a directory, and give that" if origin.snapshot is not None else "")
             + f"; save it beside the weights: tokenizer.save_pretrained({where})"
         )
+    _check_numbers(tokenizer, origin)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
+
+
+def _check_numbers(tokenizer: Any, origin: source.Origin) -> None:
+    """Check what transformers takes from a tokenizer's files as it is: its longest input, and the ids of its tokens."""
+    longest = tokenizer.model_max_length
+    if isinstance(longest, bool) or not isinstance(longest, (int, float)) or not longest >= 1:
+        raise UserError(
+            f"the tokenizer of backbone {origin.model!r} has model_max_length {shown(longest)} in "
+            "tokenizer_config.json; make it the largest number of tokens that the network reads, or leave it out"
+        )
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if largest > MOST_TOKENS:
+        raise UserError(
+            f"the tokenizer of backbone {origin.model!r} has the id {largest:,} for the token {shown(token)}, and ids go "
+            f"to {MOST_TOKENS:,}; save the tokenizer there again with save_pretrained"
+        )
 
 
 def share_padding_token(net: Any, tokenizer: Any, model: str) -> None:

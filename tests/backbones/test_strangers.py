@@ -393,3 +393,20 @@ def test_a_token_cache_with_a_pickle_in_it_is_not_read(trap: Path, tmp_path: Pat
         stored["ids"]
     assert not trap.exists()
     assert torch  # the loaders above have imported it
+
+
+@pytest.mark.parametrize("longest", [{"a": 1}, "", [], True, 0, -5, float("nan")])
+def test_a_longest_input_that_is_no_length_is_refused(copy: Copy, longest: object) -> None:
+    folder = copy("bert")
+    edit(folder / "tokenizer_config.json", model_max_length=longest)
+    with pytest.raises(UserError, match="model_max_length"):
+        tokenizer_and_start(str(folder), "classification")
+
+
+def test_a_token_beyond_every_vocabulary_is_refused_before_a_table_is_made_for_it(copy: Copy) -> None:
+    folder = copy("bert")
+    tokens = json.loads((folder / "tokenizer.json").read_text())
+    tokens["model"]["vocab"][next(iter(tokens["model"]["vocab"]))] = 2**31
+    (folder / "tokenizer.json").write_text(json.dumps(tokens))
+    with pytest.raises(UserError, match=r"has the id 2,147,483,648 .*ids go to 10,000,000"):
+        tokenizer_and_start(str(folder), "classification")

@@ -48,8 +48,8 @@ def _check_numbers(tokenizer: Any, origin: source.Origin) -> None:
     token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if largest > MOST_TOKENS:
         raise UserError(
-            f"the tokenizer of backbone {origin.model!r} has the id {largest:,} for the token {shown(token)}, and ids go "
-            f"to {MOST_TOKENS:,}; save the tokenizer there again with save_pretrained"
+            f"the tokenizer of backbone {origin.model!r} has the id {largest:,} for the token {shown(token)}, and ids "
+            f"go to {MOST_TOKENS:,}; save the tokenizer there again with save_pretrained"
         )
 
 

@@ -138,7 +138,7 @@ PATHS = (
     *(
         ".",
         "..",
-        "/",
+        "/proc",
         "/dev/zero",
         "/dev/null",
         "/dev/stdin",
@@ -184,8 +184,8 @@ LONG = (
     "[" * 50_000,
     "a=" + "b" * 90_000,
 )
-VARIABLES = {  # root may use / as its cache, and what it writes there would be no fault
-    "PEFTBENCH_CACHE": (*(p for p in PATHS[:12] if p != "/"), "relative/cache", "\n", "a" * 300, "file", "é", "\udcff"),
+VARIABLES = {
+    "PEFTBENCH_CACHE": (*PATHS[:12], "relative/cache", "\n", "a" * 300, "file", "é", "\udcff"),
     "PEFTBENCH_WHEELS": (*PATHS[:12], "a" * 300),
     "HOME": ("", "/nonexistent", "file", "relative", "/dev/null"),
     "XDG_CACHE_HOME": ("", "relative", "/dev/null", "file"),

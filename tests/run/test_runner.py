@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import fake_session
+import family
 import psutil
 import pytest
 
@@ -256,6 +257,21 @@ def test_the_lock_of_a_dead_runner_is_taken_over(go: Callable, tmp_path: Path) -
     (tmp_path / "r" / lock.NAME).write_text(json.dumps({"pid": dead.pid, "host": os.uname().nodename}))
     assert go([fake_session.spec(0)]).code == 0
     assert not (tmp_path / "r" / lock.NAME).exists()
+
+
+def test_an_ended_runner_whose_exit_code_nobody_asks_for_is_dead_while_its_workers_end(tmp_path: Path) -> None:
+    path = tmp_path / lock.NAME
+    ended = subprocess.Popen(["true"])
+    family.wait_until_ended(ended.pid)
+    path.write_text(json.dumps({"pid": ended.pid, "host": os.uname().nodename}))
+    with path.open() as worker:
+        fcntl.flock(worker, fcntl.LOCK_EX)
+        refused = pytest.raises(UserError, match=rf"the workers of a run that has ended \(process {ended.pid}\)")
+        with refused, lock.hold(tmp_path, patience_seconds=0.2):
+            pass
+    with lock.hold(tmp_path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    ended.wait()
 
 
 def test_a_lock_on_a_file_that_lost_its_name_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,7 @@ class Storm:
         env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
         words = ["run", str(self.work / "storm.yaml"), "--plugin", str(self.work / "family.py")]
         words += ["--jobs", str(self.workers), "--quiet", "--results", str(results)]
+        words += ["--retry-failed"]  # a run whose worker is killed three times is else given up
         with (self.work / "errors.txt").open("wb") as errors:
             return subprocess.Popen(
                 [sys.executable, "-P", "-m", "peftbench", *words],

@@ -42,6 +42,7 @@ def main() -> None:
     before = children.below()
     code = _run()
     children.end_below(before)  # a method that the plan has tried may have started processes
+    children.adopt(False)
     sys.exit(streams.exit_code(code, output, sys.argv[1:]))
 
 

@@ -78,6 +78,24 @@ def sweep_system() -> None:
     sweep(Path(tempfile.gettempdir()))
 
 
+def start_of(pid: int) -> int | None:
+    """When a process started, which tells it apart from a later one of its number; None if it has ended.
+
+    One that has ended keeps its number until its parent asks for its exit code, and some parents never do. Linux
+    counts from its own start, as setting the clock changes the time that it says processes started at.
+    """
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return None if facts[0] in b"ZX" else int(facts[19])
+    except OSError:
+        pass
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else round(process.create_time() * 1000)
+    except psutil.NoSuchProcess:
+        return None
+
+
 def _listed(inside: Path) -> list[Path]:
     try:
         names = os.listdir(inside)
@@ -96,7 +114,7 @@ def _is_left(path: Path) -> bool:
     assert named is not None
     owner = named.groupdict()
     if owner.get("machine") == _machine():
-        return _start_of(int(owner["pid"])) != int(owner["start"])
+        return start_of(int(owner["pid"])) != int(owner["start"])
     try:
         return time.time() - path.lstat().st_mtime > DAY_SECONDS
     except OSError:
@@ -105,22 +123,7 @@ def _is_left(path: Path) -> bool:
 
 def _owner() -> str:
     """The part of a name that says whose it is."""
-    return f"{_machine()}-{os.getpid()}-{_start_of(os.getpid())}-"
-
-
-def _start_of(pid: int) -> int | None:
-    """When a process started, which tells it apart from a later one of its number; None if there is none.
-
-    Linux counts from its own start, as setting the clock changes the time that it says processes started at.
-    """
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
-    except OSError:
-        pass
-    try:
-        return round(psutil.Process(pid).create_time() * 1000)
-    except psutil.NoSuchProcess:
-        return None
+    return f"{_machine()}-{os.getpid()}-{start_of(os.getpid())}-"
 
 
 @cache

@@ -79,18 +79,26 @@ def start(
 
     Returns:
         The worker and the guard.
+
+    Raises:
+        OSError: the machine allows no worker, or no guard; there is no worker then.
     """
     options |= {"pass_fds": tuple(keep_open), "start_new_session": True}
     worker = subprocess.Popen(command, env={**env, VARIABLE: name}, **options)
     null = subprocess.DEVNULL
-    guard = subprocess.Popen(
-        [sys.executable, "-P", __file__, name, str(worker.pid), str(os.getpid())],
-        stdin=null,
-        stdout=null,
-        stderr=null,
-        pass_fds=tuple(keep_open),
-        start_new_session=True,
-    )
+    try:
+        guard = subprocess.Popen(
+            [sys.executable, "-P", __file__, name, str(worker.pid), str(os.getpid())],
+            stdin=null,
+            stdout=null,
+            stderr=null,
+            pass_fds=tuple(keep_open),
+            start_new_session=True,
+        )
+    except BaseException:
+        with worker:  # waits for it, and closes its pipes
+            worker.kill()
+        raise
     return worker, guard
 
 
@@ -103,13 +111,17 @@ def wait_for_guard(guard: subprocess.Popen[bytes]) -> None:
         guard.wait()
 
 
-def adopt() -> None:
-    """Make this process the parent of its descendants whose parents end, so that it finds them; Linux only."""
+def adopt(yes: bool = True) -> None:
+    """Make this process the parent of its descendants whose parents end, so that it finds them; Linux only.
+
+    Args:
+        yes: False makes the system's first process their parent again.
+    """
     if sys.platform == "linux":
         import ctypes
 
         with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None, use_errno=True).prctl(SUBREAPER, 1, 0, 0, 0)
+            ctypes.CDLL(None, use_errno=True).prctl(SUBREAPER, int(yes), 0, 0, 0)
 
 
 def end_own() -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError
+from peftbench.records import scratch
 
 NAME = ".lock"
 POLL_SECONDS = 0.05
@@ -105,7 +106,7 @@ def _is_dead(holder: dict[str, Any] | None) -> bool:
         return True
     except PermissionError:
         return False  # it lives, as another user
-    return False
+    return scratch.start_of(holder["pid"]) is None
 
 
 def _taken(results_dir: Path, holder: dict[str, Any] | None) -> UserError:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from commands import TINY, Call, cache_of_this_session
 
@@ -45,6 +46,15 @@ def test_the_command_line_imports_nothing_heavy() -> None:
     code = f"import sys, peftbench.cli.app; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a process can become the parent of orphans")
+def test_a_process_that_has_called_a_command_is_no_parent_of_orphans(call: Call) -> None:
+    call("--version")
+    leaves = "import subprocess, sys; p = subprocess.Popen(['sleep', '60'], stdout=2); print(p.pid, flush=True)"
+    orphan = psutil.Process(int(subprocess.check_output([sys.executable, "-c", leaves], text=True)))
+    assert orphan.ppid() != os.getpid(), "nobody would ask for its exit code"
+    orphan.kill()
 
 
 def test_version(call: Call) -> None:

@@ -86,7 +86,7 @@ class Session:
         }
 
     def profile(self, spec: ProfileSpec, on_progress: Callable, stop: Callable[[], bool]) -> dict[str, Any]:
-        others = [p for p in psutil.Process().parent().children() if p.pid != os.getpid()]
+        others = [p for p in psutil.Process().parent().children() if p.pid != os.getpid() and is_worker(p)]
         self.note(f"profile {spec.id} {'with others' if others else 'alone'}")
         rows = [factories.profile_row(m.label, spec.task.name, 70.0) for m in spec.methods]
         return {"rows": rows, "base": None, "time": {"background_cpu_share": None, "product": None}, "sources": {}}
@@ -170,6 +170,14 @@ class Odd(BaseException):
 def busy() -> None:
     while True:
         time.sleep(0.01)
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether it carries out runs; the guard of a worker only waits."""
+    try:
+        return "peftbench.run.executors.worker" in process.cmdline()
+    except psutil.Error:
+        return False
 
 
 def spec(number: int, task: str = "synthetic/words", **hyper: Any) -> RunSpec:

@@ -34,6 +34,14 @@ def start(folder: Path) -> None:
         time.sleep(0.01)
 
 
+def wait_until_ended(pid: int) -> None:
+    """Wait for the end of a child process without asking for its exit code, so that it keeps its number."""
+    deadline = time.monotonic() + 60
+    while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def alive(folder: Path) -> list[psutil.Process]:
     """The processes that `start` has started in this folder and that still live."""
     found = []

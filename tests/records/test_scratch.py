@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import family
 import pytest
 
 from peftbench import cache
@@ -66,6 +67,14 @@ def test_what_a_living_process_uses_stays_however_old_it_is(tmp_path: Path) -> N
     process.communicate()
     scratch.sweep(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_an_ended_process_left_is_swept_though_nobody_asks_for_its_exit_code(tmp_path: Path) -> None:
+    process = left_by(tmp_path)
+    family.wait_until_ended(process.pid)
+    scratch.sweep(tmp_path)
+    assert not list(tmp_path.iterdir())
+    process.communicate()
 
 
 def test_a_later_process_with_the_same_number_protects_nothing(tmp_path: Path) -> None:

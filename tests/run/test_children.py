@@ -86,7 +86,7 @@ def test_child_processes_end_with_the_runner(tmp_path: Path, number: signal.Sign
         assert time.monotonic() < deadline
         time.sleep(0.02)
     everyone = psutil.Process(runner.pid).children(recursive=True)
-    workers = [p for p in everyone if p.ppid() == runner.pid and "executors.worker" in " ".join(p.cmdline())]
+    workers = [p for p in everyone if p.ppid() == runner.pid and fake_session.is_worker(p)]
     assert workers
     for worker in workers if first != "runner" else []:
         worker.send_signal(signal.SIGSTOP if first == "stopped workers" else signal.SIGKILL)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import re
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -199,29 +200,41 @@ def test_a_disk_that_becomes_read_only_is_said(go: Callable, tmp_path: Path, dis
     assert set(runs_started(tmp_path).values()) == {1}
 
 
-def test_a_machine_that_starts_no_process_says_so(go: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no(*_: Any, **__: Any) -> None:
-        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+def only(processes: int, error: OSError, monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """Let so many processes start and then no more; returns the list of those that do."""
+    popen, made = subprocess.Popen, list[Any]()
 
-    monkeypatch.setattr(pool_module.subprocess, "Popen", no)
+    def start(*args: Any, **more: Any) -> Any:
+        if sum(process.poll() is None for process in made) >= processes:
+            raise error
+        made.append(popen(*args, **more))
+        return made[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    return made
+
+
+@pytest.mark.parametrize("processes", [0, 1], ids=["no worker", "a worker without a guard"])
+def test_a_machine_that_starts_no_process_says_so(
+    go: Callable, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    made = only(processes, BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), monkeypatch)
     with pytest.raises(ExecutorError, match=r"a worker process cannot be started: .*temporarily unavailable.*resume"):
         go([fake_session.spec(0)])
+    assert len(made) == processes
+    assert all(process.returncode == -signal.SIGKILL for process in made)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3], ids=["one worker", "a second worker without a guard"])
 def test_where_the_machine_starts_fewer_processes_the_grid_goes_on_with_those(
-    go: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    go: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
-    popen, made = subprocess.Popen, []
-
-    def one(*args: Any, **more: Any) -> Any:
-        if made:
-            raise OSError(errno.EMFILE, "Too many open files")
-        made.append(popen(*args, **more))
-        return made[0]
-
-    monkeypatch.setattr(pool_module.subprocess, "Popen", one)
+    made = only(processes, OSError(errno.EMFILE, "Too many open files"), monkeypatch)
     assert go([fake_session.spec(n) for n in range(4)], jobs=2).code == 0
+    workers = {line[0] for line in fake_session.journal(tmp_path / "journal") if line[3] == "run"}
+    assert len(workers) == 1
+    assert all(process.returncode is not None for process in made), "left behind"
 
 
 def test_the_fault_table_names_tests_that_exist() -> None:

@@ -152,7 +152,7 @@ def test_an_idle_worker_that_is_killed_writes_no_record(pool: Pool, tmp_path: Pa
 
 def test_abandoning_stops_a_run_between_two_steps(pool: Pool, tmp_path: Path) -> None:
     wait_until_idle(pool)
-    pool.give(pool.workers[1], job(tmp_path, pause=0.2))
+    pool.give(pool.workers[1], job(tmp_path, pause=0.5))
     wait_for(pool, Progressed)
     pool.abandon()
     assert wait_for(pool, Ended).facts["status"] == "abandoned"
@@ -216,8 +216,8 @@ def test_a_parent_that_dies_leaves_no_worker_and_no_half_written_file(tmp_path: 
     assert children
     parent.kill()
     parent.wait()
-    _, alive = psutil.wait_procs(children, timeout=20)
-    assert not alive
+    _, left = psutil.wait_procs(children, timeout=20)
+    assert not [p for p in left if p.status() != psutil.STATUS_ZOMBIE]
     assert not list((tmp_path / "r").glob("runs/.*"))
 
 

@@ -8,6 +8,7 @@ that it was on: the pool writes the `killed` record of that run, and `grow` star
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import selectors
@@ -32,6 +33,7 @@ from peftbench.run.time_limits import GRACE_SECONDS, Deadline
 # again for the next tensor, in every step. Logits over a large vocabulary suffer most.
 KEEP_MEMORY = f"glibc.malloc.mmap_threshold={2**34}:glibc.malloc.trim_threshold={2**34}"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+FULL_SECONDS = 5  # until a further worker is tried where the machine allowed none
 MAX_FAILED_STARTS = 3  # workers that may die one after another before any of them was ready
 RETIRING_SECONDS = 10  # for a worker that takes no further job to leave by itself
 STDERR_TAIL = 4000  # characters kept of what a dead worker printed
@@ -103,6 +105,7 @@ class Pool:
     workers: dict[int, WorkerProcess] = field(default_factory=dict)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _failed_starts: int = 0
+    _full_until: float = -math.inf
 
     def __enter__(self) -> Pool:
         return self
@@ -187,12 +190,15 @@ class Pool:
         self._selector.close()
 
     def _start(self, number: int) -> bool:
-        """Start a worker; return False if the machine allows no further one."""
+        """Start a worker; return False if the machine allows no further one, or did not a moment ago."""
+        if self.workers and time.monotonic() < self._full_until:
+            return False
         try:
             self._spawn(number)
             return True
         except OSError as error:
             if self.workers:
+                self._full_until = time.monotonic() + FULL_SECONDS
                 return False
             raise ExecutorError(
                 f"a worker process cannot be started: {error}. Free what the machine lacks (disk, memory, open files, "

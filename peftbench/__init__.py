@@ -16,9 +16,9 @@ import peftbench.plan
 import peftbench.records
 import peftbench.report
 import peftbench.run  # noqa: F401
-from peftbench.api import Plan, Records, Report, attach, plan, records, report, run
+from peftbench.api import Interrupted, Plan, Records, Report, attach, plan, records, report, run
 
 __version__ = "0.1.0"
-__all__ = ["Plan", "Records", "Report", "attach", "plan", "records", "report", "run"]
+__all__ = ["Interrupted", "Plan", "Records", "Report", "attach", "plan", "records", "report", "run"]
 # The module paths that plugins used in release 0.1:
 __path__.append(os.path.join(os.path.dirname(__file__), "method", "old_paths"))

@@ -247,6 +247,18 @@ COLUMNS = (  # of every row of `Records.frame`; scores follow them
 )
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or a signal that ends a program, has stopped `run` before its last run.
+
+    Attributes:
+        records: all records of the directory so far.
+    """
+
+    def __init__(self, records: Records) -> None:
+        super().__init__(f"stopped before all runs of {records.folder} had ended; the same call resumes")
+        self.records = records
+
+
 def _row(r: TrainingRecord) -> dict[str, Any]:
     sizes, memory, scores = r.body.parameters, r.body.memory, r.body.metrics
     splits = {s: getattr(scores, s, {}) for s in ("test", "validation")}
@@ -452,6 +464,7 @@ def run(
         All records of the directory. Their `outcome` says how many runs finished or failed.
 
     Raises:
+        Interrupted: Ctrl-C or a signal stopped it; the same call resumes.
         UserError: the directory is in use or cannot be written, the executor is unknown, or data or model changed since
             the plan was made.
         peftbench.run.executors.ExecutorError: the executor cannot run here.
@@ -488,7 +501,10 @@ def run(
         limits=limits,
         view=view,
     )
-    return Records(folder, None if planned.baselines is None else planned.baselines.folder, outcome)
+    made = Records(folder, None if planned.baselines is None else planned.baselines.folder, outcome)
+    if outcome.code == runner.INTERRUPTED:
+        raise Interrupted(made)
+    return made
 
 
 def _check_lists(**given: object) -> None:

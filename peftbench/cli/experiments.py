@@ -239,18 +239,21 @@ def _run_missing(
     timeout: float | None,
     quiet: bool,
 ) -> api.Records:
-    with executor_errors_exit():
-        return api.run(
-            loaded,
-            folder,
-            device=device,
-            jobs=jobs,
-            retry_failed=retry_failed,
-            timeout=timeout,
-            threads=threads_from_environment(),
-            executor=executor,
-            progress=progress.view(quiet),
-        )
+    try:
+        with executor_errors_exit():
+            return api.run(
+                loaded,
+                folder,
+                device=device,
+                jobs=jobs,
+                retry_failed=retry_failed,
+                timeout=timeout,
+                threads=threads_from_environment(),
+                executor=executor,
+                progress=progress.view(quiet),
+            )
+    except api.Interrupted as stopped:
+        return stopped.records
 
 
 def _write_report(records: api.Records, quiet: bool) -> None:

@@ -114,6 +114,21 @@ def test_tied_with_the_best_yet_below_the_reference_is_explained(tmp_path):
     assert "would need more than 1,000 seeds" in said, "not more of the test examples, of which nothing is known"
 
 
+def test_no_difference_below_one_test_example_is_promised(tmp_path):
+    bodies = [predicted(m, s, 1.0, n=16) for m in ("full", "lora", "ia3") for s in range(3)]
+    (c,) = compared(tmp_path, bodies)
+    said = " ".join(conclusions.sentences(c))
+    assert "One of 16 test examples is more than a difference of 2 points of accuracy" in said
+    assert "seeds are enough" not in said
+
+
+def test_seeds_that_all_agree_do_not_tell_how_many_are_enough(tmp_path):
+    (c,) = compared(tmp_path, [predicted(m, s, 1.0) for m in ("full", "lora", "ia3") for s in range(3)])
+    said = " ".join(conclusions.sentences(c))
+    assert "All seeds agree exactly" in said
+    assert "seeds are enough" not in said
+
+
 def test_seeds_that_agree_have_not_learned_a_task_whose_test_examples_leave_it_open(tmp_path):
     for right, learned in ((0.54, False), (0.8, True)):
         bodies = [predicted("full", s, right, stream="alike") for s in range(3)]

@@ -22,6 +22,7 @@ import family
 import psutil
 import pytest
 
+import peftbench
 from peftbench.cli import progress
 from peftbench.errors import UserError
 from peftbench.records import record, scratch
@@ -423,3 +424,12 @@ def test_the_next_run_sweeps_every_place_where_something_is_written(
     go([fake_session.spec(0)])
     assert not [path for path in left if path.exists()]
     assert not (tmp_path / "r" / lock.NAME).exists()
+
+
+def test_an_interruption_stops_a_python_program_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = peftbench.plan("ci_smoke", only=["method=lora"])
+    monkeypatch.setattr(runner, "run", lambda *_, **__: runner.Outcome(runner.INTERRUPTED, {}, ()))
+    with pytest.raises(KeyboardInterrupt, match="the same call resumes") as stopped:
+        peftbench.run(plan, tmp_path / "r")
+    assert isinstance(stopped.value, peftbench.Interrupted)
+    assert list(stopped.value.records) == []

@@ -37,7 +37,7 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     profiles = pooled_passes.pool(r for r in counting.values() if isinstance(r, ProfileRecord))
     groups = grouping.by_setting(r for r in counting.values() if isinstance(r, RunRecord))
     variants = _variants(groups)
-    repeated = Counter(r.spec_id for r in records if not r.is_finished)
+    repeated = Counter(r.spec_id for r in records if not r.is_finished and r.status != "abandoned")
     compared = {
         key: _comparison(key[1], groups[key], profiles, variants[key], repeated)
         for key in sorted(groups, key=lambda key: natural(*key))

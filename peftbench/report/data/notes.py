@@ -33,7 +33,7 @@ def collect(
         entries: its rows.
         reference: label of the reference.
         learned: whether the task was learned; None if undecided.
-        repeated: spec id -> number of attempts that did not finish.
+        repeated: spec id -> number of attempts that failed; those that the user stopped did not.
 
     Returns:
         Sentences, most important first.

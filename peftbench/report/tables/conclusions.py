@@ -9,6 +9,7 @@ from peftbench.report.data import verdicts
 from peftbench.report.data.comparison import Comparison
 from peftbench.report.data.verdicts import ScoreVerdict
 from peftbench.report.stats import power
+from peftbench.report.stats.influence import COUNTED
 from peftbench.report.stats.intervals import LEVEL, RANGES, Estimate
 
 ALPHA = 1 - LEVEL
@@ -123,6 +124,12 @@ def _more(c: Comparison) -> Iterator[str]:
         return
     size, name = _size(c)
     variance = power.VarianceComponents.of(pairs)
+    if c.metric in COUNTED and size * variance.examples < 1 <= variance.examples:
+        yield f"One of {variance.examples:,} test examples is more than {name}, which no number of seeds can show."
+        return
+    if variance.seed == variance.shared == 0:
+        yield f"All seeds agree exactly, so that they do not tell how many would show {name}."
+        return
     seeds, now = variance.seeds_for(size), min(p.seeds for p in pairs)
     sure = "(80 % power, one pair at 95 %)"
     if seeds is None and (examples := variance.examples_for(size)) <= variance.examples:

@@ -9,7 +9,14 @@ from typing import Any
 
 from peftbench.records.record import short
 from peftbench.verify.records.differences import FieldDifference
-from peftbench.verify.records.repeat import DIFFERS, DOES_NOT_APPLY, IDENTICAL, RepeatOutcome, Verification
+from peftbench.verify.records.repeat import (
+    DIFFERS,
+    DOES_NOT_APPLY,
+    IDENTICAL,
+    NOT_REPEATED,
+    RepeatOutcome,
+    Verification,
+)
 from peftbench.verify.records.rounding import SCORE_ULPS
 
 FINDINGS = 5  # largest number of findings shown
@@ -74,7 +81,8 @@ def _audit(result: Verification, results_dir: Path) -> Iterator[str]:
 def _repeats(result: Verification) -> Iterator[str]:
     if not result.outcomes:
         return
-    yield f"\nrepeated {len(result.outcomes)} of {result.repeatable} runs that can be repeated:"
+    done = sum(o.status not in (NOT_REPEATED, DOES_NOT_APPLY) for o in result.outcomes)
+    yield f"\nrepeated {done} of {result.repeatable} runs that this version can repeat:"
     for o in result.outcomes:
         spec, trial = o.record.spec, o.record.spec.trial
         number = f"seed {spec.seed}" if trial is None else f"trial {trial}"

@@ -365,6 +365,8 @@ def test_data_that_are_not_the_same_here_are_named(made: Path, tmp_path: Path, c
     (other,) = [o for o in found.outcomes if o.status == "not repeated"]
     assert other.message.startswith("data: synthetic/classification is 000000000000 there")
     assert found.code == 1
+    done = len(found.outcomes) - 1
+    assert f"repeated {done} of {done + 1} runs that this version can repeat" in summary.as_text(found, made)
 
 
 def test_a_repeat_that_fails_is_a_difference(made: Path, check: Callable[..., Verification]) -> None:

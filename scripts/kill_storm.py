@@ -355,8 +355,11 @@ def storm(work: Path, kills: int, seed: int, workers: int, grid: str = GRID) -> 
     (work / "storm.yaml").write_text(grid)
     (work / "family.py").write_text(PLUGIN)
     made = Storm(work, workers, random.Random(seed))
-    made.run_calm()
-    made.run(kills)
+    try:
+        made.run_calm()
+        made.run(kills)
+    finally:  # a storm that is stopped leaves nothing either
+        _send(made.alive(), "KILL")
     return made
 
 
@@ -367,6 +370,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    print("a calm grid first", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix="kill-storm-") as folder:
         made = storm(Path(folder), given.kills, given.seed, given.workers)
     print(made.table())

@@ -298,8 +298,11 @@ class Report:
     def _repr_html_(self) -> str:
         import pandas as pd
 
+        from peftbench.report.media import plain
+
         with pd.option_context("display.html.use_mathjax", False):  # a dollar in a label starts no formula
-            return str(self.frame().to_html())
+            lines = str(self.frame().to_html()).split("\n")
+        return "\n".join(map(plain.visible, lines))  # a control character of a label turns no text around
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a JSON-ready mapping for each configuration and task, failed ones included.

@@ -14,6 +14,7 @@ from peftbench.estimate.memory_fit import Fit
 from peftbench.estimate.step_estimate import KINDS, UNVERIFIED, StepEstimate
 from peftbench.report.media.markdown import escape
 from peftbench.report.media.sheet import cell as sheet_cell
+from peftbench.report.write.files import replace
 
 
 def size(count: int | None) -> str:
@@ -147,5 +148,5 @@ def write(folder: Path, estimates: Sequence[StepEstimate], refused: Mapping[str,
     below = f"batch {e.setting.batch}, {e.setting.seq} tokens, {e.setting.dtype}; {UNVERIFIED}"
     files |= dict(memory_bars.draw("estimate", by_method, KINDS, title, below))
     for name, content in files.items():
-        (folder / name).write_bytes(content)
+        replace(folder / name, content)
     return [folder / name for name in files]

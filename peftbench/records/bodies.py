@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Literal
 
 from peftbench.records.costs import BaseLatency, Conditions, Memory, Parameters, Part, ProfileRow, Seconds, StepTime
 from peftbench.records.data_summary import DataSummary
-from peftbench.records.ranges import Count, Name, NotNegative, Positive, Whole
+from peftbench.records.ranges import Count, Name, NotNegative, Positive, Real, Whole
 from peftbench.records.spec import ProfileSpec, RunSpec
 
 Status = Literal["finished", "diverged", "oom", "error", "timeout", "killed", "interrupted", "abandoned"]
 
-Score = float | None  # null: undefined, such as a correlation with a constant prediction
+Score = Real | None  # null: undefined, such as a correlation with a constant prediction
 
 
 class Code(Part, frozen=True):
@@ -67,7 +67,7 @@ class TimeLimit(Part, frozen=True):
     """A time limit that an attempt passed."""
 
     of: Literal["run", "step"]  # the whole attempt, or one step of it
-    seconds: float  # the limit
+    seconds: NotNegative  # the limit
 
 
 class Attempt(Part, frozen=True, kw_only=True):
@@ -100,8 +100,8 @@ class Attempt(Part, frozen=True, kw_only=True):
 class Curve(Part, frozen=True):
     """The losses and validation scores during training."""
 
-    loss: list[float | None]  # one for each optimiser step; null if not finite
-    validation: list[dict[str, Whole | float | None]]  # {"step": n, metric: score} for each evaluation
+    loss: list[Real | None]  # one for each optimiser step; null if not finite
+    validation: list[dict[str, Whole | Real | None]]  # {"step": n, metric: score} for each evaluation
 
 
 class Amount(Part, frozen=True):
@@ -124,7 +124,7 @@ class Metrics(ValidationMetrics, frozen=True):
     """Scores of a final run. It reads the test split once, after all choices."""
 
     test: dict[str, Score]  # by metric
-    majority: float | None  # the primary metric of the best constant answer; null if there is none
+    majority: Real | None  # the primary metric of the best constant answer; null if there is none
 
 
 class Probe(Part, frozen=True):
@@ -148,8 +148,8 @@ class Predictions(Part, frozen=True):
     """Predictions on the test split, with one entry for each example. They are decoded on first use."""
 
     ids: list[str]  # hashes of the examples
-    values: list[Whole | float | str | None]  # predicted class, number or text
-    labels: list[Whole | float | str | list[str]]  # correct class or number, or the reference texts
+    values: list[Whole | Real | str | None]  # predicted class, number or text
+    labels: list[Whole | Real | str | list[str]]  # correct class or number, or the reference texts
 
 
 class TrainingBody(Attempt, frozen=True, kw_only=True):

@@ -10,12 +10,15 @@ from typing import Annotated, NamedTuple
 
 from msgspec import Meta
 
+MOST = 1e39  # of a float: beyond twice the largest that networks compute with, and its square is finite
+LEAST = 1 / MOST  # of a float that something is divided by; what is smaller counts as 0 there
 LARGEST = 2**63 - 1  # what tables, figures and other readers hold
 
 Whole = Annotated[int, Meta(ge=-LARGEST, le=LARGEST)]
 Count = Annotated[int, Meta(ge=0, le=LARGEST)]
 Positive = Annotated[int, Meta(ge=1, le=LARGEST)]
-NotNegative = Annotated[float, Meta(ge=0)]
+Real = Annotated[float, Meta(ge=-MOST, le=MOST)]
+NotNegative = Annotated[float, Meta(ge=0, le=MOST)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(max_length=1_000)]  # a label, a task, a model: readable in a table or a message
 

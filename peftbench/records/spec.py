@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
-from peftbench.records.ranges import Count, Name, NotNegative, Positive, Share
+from peftbench.records.ranges import Count, Name, NotNegative, Positive, Real, Share
 
 IDENTITY = 1  # part of a spec's hash, under the key "schema"; another number changes every id
 HUB = "hub:"  # begins the fingerprint of a model on the hub: hub:ID@COMMIT
@@ -72,7 +72,7 @@ class MethodSpec:
     hyper: Mapping[str, Any]  # hyperparameters that differ from the defaults, by name
     # "matched" | "nearest" | "native" (no knob) | "explicit" (knob given) | "exempt": see budget.py
     size: Name = "native"
-    deviation: float | None = None  # achieved / budget - 1; None without a budget
+    deviation: Real | None = None  # achieved / budget - 1; None without a budget
     # budgets that do not apply to it, with the reasons; rewording a reason does not change the id
     exempt: Mapping[str, str] = field(default_factory=dict, metadata={"identity": sorted})
 

@@ -95,11 +95,12 @@ def write(
         Paths of the files, `report.md` first.
 
     Raises:
-        UserError: without records, for an unknown column, or if the folder cannot be written.
+        UserError: without records, for an unknown column, or if the folder cannot be written or is a symbolic link
+            that `out_dir` does not name.
     """
     loaded = _require_records(loaded or load(results_dir), results_dir)
-    folder = Path(out_dir) if out_dir is not None else Path(results_dir) / FOLDER
-    written = files.write(folder, _contents(loaded, columns, pdf))
+    folder, root = _place(results_dir, out_dir)
+    written = files.write(folder, _contents(loaded, columns, pdf), root)
     up_to_date.seal(folder, loaded.sources)
     return written
 
@@ -128,8 +129,14 @@ def check(
     """
     from peftbench.report.write import compare_files
 
-    folder = Path(out_dir) if out_dir is not None else Path(results_dir) / FOLDER
-    return compare_files.differences(folder, _contents(_require_records(loaded, results_dir), columns, pdf))
+    folder, root = _place(results_dir, out_dir)
+    return compare_files.differences(folder, _contents(_require_records(loaded, results_dir), columns, pdf), root)
+
+
+def _place(results_dir: Path | str, out_dir: Path | str | None) -> tuple[Path, Path]:
+    """The folder of the report, and the one that the user named for it: only that one may be a symbolic link."""
+    root = Path(results_dir if out_dir is None else out_dir)
+    return (root / FOLDER if out_dir is None else root), root
 
 
 def _contents(loaded: ReportData, columns: Sequence[str], pdf: bool) -> Iterator[tuple[str, bytes]]:

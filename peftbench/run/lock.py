@@ -60,7 +60,7 @@ def _try(path: Path) -> int | None:
     """The locked file's descriptor, or None if another process has the lock."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)  # a link's target would be emptied
     except OSError as e:
         fix = "Choose a --results that you may write to."
         raise UserError(f"{path.parent}: cannot be written ({e.strerror}). {fix}") from e

@@ -223,4 +223,5 @@ def _sum(values: Iterable[float]) -> float:
 
 
 def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    """The value; None where it is infinite, or beyond what a record holds (`ranges.MOST`)."""
+    return value if abs(value) <= ranges.MOST else None  # also for NaN

@@ -129,6 +129,7 @@ def test_rouge_takes_the_best_reference_and_matches_a_hand_count() -> None:
 def test_perplexity_weighs_tokens_not_examples() -> None:
     assert metrics.score("perplexity", [math.log(2) * 3, math.log(8)], [3, 1]) == pytest.approx(2 ** (6 / 4))
     assert metrics.score("perplexity", [1e6], [1]) is None
+    assert metrics.score("perplexity", [100.0], [1]) is None, "beyond what a record holds"
 
 
 def test_arrays_are_scored_like_lists() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from peftbench.records.ranges import LEAST
 from peftbench.report.data import verdicts
 from peftbench.report.data.comparison import Comparison, Entry, spread
 from peftbench.report.data.notes import not_learned
@@ -102,7 +103,7 @@ def _unusable(c: Comparison) -> str | None:
     base = _entry(c, c.reference)
     if base is None or base.mean is None:
         return f"no finished run of the reference {c.reference}"
-    if base.mean <= 0:
+    if base.mean < LEAST:
         return "the reference's score is not positive"
     return not_learned(c) if c.learned is False else None
 
@@ -137,17 +138,17 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _relative(c: Comparison, e: Entry) -> float | None:
     """The score relative to the reference's, higher is better; None if a sign makes the ratio meaningless."""
     if c.direction == "min":
-        return 1 / e.relative if e.relative is not None and e.relative > 0 else None
+        return 1 / e.relative if e.relative is not None and e.relative > LEAST else None
     return e.relative
 
 
 def _gain(c: Comparison, score: float | None) -> float | None:
     """A score relative to the reference's mean, higher is better."""
     base = _entry(c, c.reference)
-    if score is None or base is None or not base.mean:
+    if score is None or base is None or base.mean is None or base.mean < LEAST:
         return None
     if c.direction == "min":
-        return base.mean / score if score > 0 else None
+        return base.mean / score if score > LEAST else None
     return score / base.mean
 
 
@@ -162,7 +163,8 @@ def _interval(pairs: Sequence[tuple[Comparison, Entry]]) -> tuple[float, float] 
     """The 95 % interval of the average over tasks; the tasks are taken as given."""
     known = [v.relative for c, e in pairs if (v := verdicts.of(c).get(e.label)) and v.relative]
     gains = [intervals.inverse(r) if c.direction == "min" else r for (c, _), r in zip(pairs, known, strict=False)]
-    mean = intervals.average(gains) if len(gains) == len(pairs) else None
+    used = [gain for gain in gains if gain is not None]
+    mean = intervals.average(used) if len(used) == len(pairs) else None
     return mean.interval() if mean else None
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from statistics import fmean
 
 from peftbench.records import comparable, record
+from peftbench.records.ranges import LEAST
 from peftbench.records.record import ProfileRecord, Record, RunRecord
 from peftbench.records.spec import as_dict, digest
 from peftbench.report.data import grouping, notes, pooled_passes, times
@@ -178,7 +179,7 @@ def _relative(e: Entry, base: Entry | None) -> Entry:
         return e
     common = paired(e.scores, base.scores)
     above, below = (fmean(side.scores[s] for s in common or side.scores) for side in (e, base))
-    if below <= 0:
+    if below < LEAST:
         return e
-    ratios = [s / base.scores[seed] for seed, s in e.scores.items() if base.scores.get(seed, 0) > 0]
+    ratios = [s / base.scores[seed] for seed, s in e.scores.items() if base.scores.get(seed, 0) > LEAST]
     return replace(e, relative=above / below, relative_sd=spread(ratios) if e is not base else None)

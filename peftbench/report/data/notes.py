@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from msgspec import structs, to_builtins
 
 from peftbench.records.data_summary import DataSummary
+from peftbench.records.ranges import LEAST
 from peftbench.records.record import ProfileRecord, Record, RunRecord
 from peftbench.records.retries import LOST
 from peftbench.records.spec import digest
@@ -54,7 +55,7 @@ def collect(
     base = next((e for e in entries if e.label == reference), None)
     if base is None or base.mean is None:
         yield f"No finished run of the reference {reference}: nothing can be given relative to it."
-    elif base.mean <= 0:
+    elif base.mean < LEAST:
         yield f"The reference {reference} has no positive mean score: nothing can be given relative to it."
     yield from _failures(runs, repeated)
     if again := sum(repeated.get(r.spec_id, 0) for r in runs if r.is_finished):

@@ -71,7 +71,7 @@ def _panel(panel: Axes, cells: Sequence[Cell], labels: Sequence[str], looks: Map
         (label, kind)
         for label in labels
         for kind in ("unmerged", "merged")
-        if any(c.label == label and getattr(c, kind) for c in cells)
+        if any(c.label == label and (t := getattr(c, kind)) and t.ratio is not None for c in cells)
     ]
     step = SPREAD / max(1, len(variants))
     for k, (label, kind) in enumerate(variants):

@@ -55,7 +55,7 @@ class Axis:
 
 def _parameters(e: Entry) -> Summary | None:
     count = e.parameter("trainable")
-    return Summary(count, None) if count is not None else None
+    return Summary(float(count), None) if count is not None else None
 
 
 def _memory(e: Entry) -> Summary | None:

@@ -95,12 +95,16 @@ def write(names: Sequence[str], root: Path, out: Path, answers: Sequence[FigureR
 
     Returns:
         The paths that changed.
+
+    Raises:
+        UserError: the folder of the figures is a symbolic link.
     """
     changed = []
+    files.refuse_links(out, out, [FOLDER])
     scratch.sweep(out, out / FOLDER)
     for name, content in contents(names, reproduce_all(root) if answers is None else answers):
         path = out / name
-        if _now(path) == content:
+        if files.content(path) == content:
             continue
         if content is None:
             path.unlink()
@@ -123,9 +127,10 @@ def check(names: Sequence[str], root: Path, out: Path) -> list[str]:
         One line per file that differs.
     """
     differences, expected = [], set()
+    files.refuse_links(out, out, [FOLDER])
     for name, content in contents(names, reproduce_all(root)):
         expected.add(name)
-        now = _now(out / name)
+        now = files.content(out / name)
         if now != content:
             what = "is missing" if now is None else "must not be there" if content is None else "differs"
             differences.append(f"{out / name}: {what}")
@@ -133,10 +138,3 @@ def check(names: Sequence[str], root: Path, out: Path) -> list[str]:
         there = {f"{FOLDER}/{p.name}" for p in (out / FOLDER).glob("*")}
         differences += [f"{out / name}: belongs to no figure" for name in sorted(there - expected)]
     return differences
-
-
-def _now(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None

@@ -27,6 +27,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from peftbench.records.ranges import LEAST
+
 LEVEL = 0.95
 RANGES = {"accuracy": (0.0, 1.0), "f1": (0.0, 1.0), "f1_macro": (0.0, 1.0), "mcc": (-1.0, 1.0), "pearson": (-1.0, 1.0),
           "spearman": (-1.0, 1.0), "bleu": (0.0, 100.0), "rougeL": (0.0, 100.0)}  # fmt: skip
@@ -176,7 +178,7 @@ def ratio(a: Scores, b: Scores) -> Estimate | None:
     if common := paired(a.seeds, b.seeds):
         a, b = a.at(common), b.at(common)
     below = float(b.values.mean())
-    if below <= 0:
+    if below < LEAST:
         return None
     value = float(a.values.mean()) / below
     d = difference(a, b, value)
@@ -184,8 +186,10 @@ def ratio(a: Scores, b: Scores) -> Estimate | None:
     return Estimate(value, d.seeds, parts, d.shared / below**2, d.floor / below**2, d.examples)
 
 
-def inverse(of: Estimate) -> Estimate:
-    """The inverse of a ratio, by the delta method."""
+def inverse(of: Estimate) -> Estimate | None:
+    """The inverse of a ratio, by the delta method; None unless the ratio is positive."""
+    if of.value < LEAST:
+        return None
     by = of.value**-4
     parts = tuple((v * by, df) for v, df in of.parts)
     return Estimate(1 / of.value, of.seeds, parts, of.shared * by, of.floor * by, of.examples)

@@ -252,16 +252,19 @@ def text(columns: Sequence[Column], rows: Sequence[Any], width: int = WIDTH) -> 
     kept = [replace(c, heading=c.short or c.heading, cell=c.brief or c.cell) for c in columns]
     limits = {id(kept[0]): 32, id(kept[-1]): 20}
 
+    def fitted(c: Column, cell: str) -> str:
+        """The cell in lines of the column's width. `tabulate` fails on a name such as 1,000, as on a number."""
+        most = limits.get(id(c))
+        return cell if most is None or terminal.width(cell) <= most else "\n".join(terminal.wrapped(cell, most))
+
     def render() -> str:
-        most = [limits.get(id(c)) for c in kept]
         align = ["left", *["right"] * (len(kept) - 1)]
         return tabulate(
-            [[plain.visible(cell) for cell in row] for row in grid(kept, rows)],
+            [[fitted(c, plain.visible(cell)) for c, cell in zip(kept, row, strict=True)] for row in grid(kept, rows)],
             [plain.visible(c.heading) for c in kept],
             "simple",
             disable_numparse=True,
             colalign=align,
-            maxcolwidths=most,
             missingval=formatting.DASH,
         )
 

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from peftbench.report.write import files
 
 
-def differences(folder: Path, contents: Iterable[tuple[str, bytes]]) -> list[str]:
+def differences(folder: Path, contents: Iterable[tuple[str, bytes]], root: Path | None = None) -> list[str]:
     """Compare a report on disk with its expected files.
 
     Args:
         folder: folder of the report.
         contents: (path under `folder`, expected content) of each file.
+        root: as for `files.write`.
 
     Returns:
         One line per file that differs, is missing or does not belong, sorted by name.
+
+    Raises:
+        UserError: if a folder below `root` is a symbolic link.
     """
+    files.refuse_links(folder, root or folder, files.FOLDERS)
     made = dict(contents)
     kept = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")}
     lines = [f"{name}: not made by this report" for name in kept - set(made) - {files.LIST}]
     for name, content in made.items():
         path = folder / name
-        if not path.is_file():
-            lines.append(f"{name}: missing")
-        elif (kept_bytes := path.read_bytes()) != content:
+        if (kept_bytes := files.content(path)) is None:
+            lines.append(f"{name}: {'no file of a report' if os.path.lexists(path) else 'missing'}")
+        elif kept_bytes != content:
             lines.append(f"{name}: {_where(kept_bytes, content)}")
     return sorted(lines)
 

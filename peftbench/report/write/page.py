@@ -153,7 +153,7 @@ def _tables(c: Comparison, names: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield f"{name}.tex", tables.latex(step_costs.columns(c.reference), c.entries, caption, name)
     if class_scores.known(c):
         name = f"{c.slug}--classes"
-        yield f"{name}.md", f"# {c.title}: the classes\n\n{_classes(c)}"
+        yield f"{name}.md", f"# {escape(c.title)}: the classes\n\n{_classes(c)}"
         yield f"{name}.csv", tables.csv(class_scores.rows(c))
         caption = f"{c.title}: the classes. {class_scores.legend(c)}"
         yield f"{name}.tex", tables.latex(class_scores.columns(c), class_scores.table(c), caption, name)

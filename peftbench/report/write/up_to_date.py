@@ -13,7 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from peftbench import cache
-from peftbench.records import record
+from peftbench.errors import UserError
+from peftbench.records import record, user_file
+from peftbench.records.files import LARGEST_BYTES
 from peftbench.report.write import files
 
 SEAL = ".digest"
@@ -38,23 +40,29 @@ def sources(results_dir: Path | str) -> str:
 
 def seal(folder: Path, made_from: str) -> None:
     """Store the digest of the report in `folder`; `made_from` is the digest of its `sources`."""
-    files.replace(folder / SEAL, _both(folder, made_from).encode())
+    with files.explained(folder):
+        files.replace(folder / SEAL, _both(folder, made_from).encode())
 
 
 def is_current(folder: Path, made_from: str) -> bool:
     """Whether the report in `folder` is complete and its `sources` had the digest `made_from`."""
-    try:
-        return (folder / SEAL).read_text(encoding="utf-8") == _both(folder, made_from)
-    except (OSError, UnicodeDecodeError):  # a file is gone, or there never was a report
-        return False
+    return files.content(folder / SEAL) == _both(folder, made_from).encode()
 
 
 def _both(folder: Path, made_from: str) -> str:
-    return _digest([made_from, *(_of(folder / name) for name in sorted(files.listed(folder)))])
+    return _digest([made_from, *(_line(name, files.content(folder / name)) for name in sorted(files.listed(folder)))])
 
 
 def _of(path: Path) -> str:
-    return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None}"
+    """The line of a file of a record; what is no regular file, or is too large, is no record."""
+    try:
+        return _line(path.name, user_file.read(path, LARGEST_BYTES, "remove it"))
+    except UserError:
+        return _line(path.name, None)
+
+
+def _line(name: str, content: bytes | None) -> str:
+    return f"{name} {None if content is None else hashlib.sha256(content).hexdigest()}"
 
 
 def _digest(lines: Iterable[str]) -> str:

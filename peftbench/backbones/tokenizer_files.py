@@ -61,18 +61,20 @@ def classes(folder: Path) -> Iterator[tuple[str, Any]]:
             yield file, named
 
 
-def _path_in(key: str, value: Any) -> tuple[str, Any] | None:
+def _path_in(key: str, value: Any) -> tuple[str, str] | None:
     """Return the key and the text by which a value, or one nested in it, names a file; None if none does."""
-    if isinstance(value, str):
-        return (key, value) if _PATHS.fullmatch(key) else None
-    if _TOKENS.fullmatch(key) or key == "added_tokens_decoder" or (_PATHS.fullmatch(key) and not _lists_files(key)):
-        return None  # tokens, or a vocabulary itself, whose keys are words
-    inner = value.items() if isinstance(value, dict) else [(key, v) for v in value] if isinstance(value, list) else ()
-    return next((found for k, v in inner if (found := _path_in(k, v))), None)
-
-
-def _lists_files(key: str) -> bool:
-    return not key.endswith(("vocab", "merges"))
+    waiting = [(key, value)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, str) and _PATHS.fullmatch(key):
+            return key, value
+        if _TOKENS.fullmatch(key) or key.endswith(("vocab", "merges", "added_tokens_decoder")):
+            continue  # tokens, or a vocabulary itself, whose keys are words
+        if isinstance(value, dict):
+            waiting += value.items()
+        elif isinstance(value, list):
+            waiting += [(key, v) for v in value]
+    return None
 
 
 def _times(step: Any) -> Iterator[float]:

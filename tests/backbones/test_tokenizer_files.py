@@ -87,6 +87,24 @@ def test_a_text_in_a_nested_mapping_that_names_a_file_is_refused(copy: Copy, els
         tokenizer_and_start(str(folder), "classification")
 
 
+@pytest.mark.parametrize("file", [CONFIG, "tokenizer.json"])
+def test_mappings_nested_as_deep_as_json_allows_are_one_message(copy: Copy, file: str) -> None:
+    folder = copy("bert")
+    deep = '{"a": ' * 800 + '{"model_file": "/x", "content": "' + "a" * 2000 + '"}' + "}" * 800
+    facts = {**json.loads((folder / file).read_text()), "normalizer": 0}
+    (folder / file).write_text(json.dumps(facts).replace('"normalizer": 0', f'"normalizer": {deep}'))
+    with pytest.raises(UserError, match=r"sends the reader to|may make texts"):
+        tokenizer_and_start(str(folder), "classification")
+
+
+@pytest.mark.parametrize("facts", [{"vocab": {"a_file": 1}}, {"vocab": [["a", 0.5]]}, {"image_token": "a/b"}], ids=str)
+def test_a_vocabulary_and_tokens_are_no_paths(copy: Copy, facts: dict[str, Any]) -> None:
+    folder = copy("bert")
+    edit(folder / CONFIG, **facts)
+    edit(folder / SPECIAL, additional_special_tokens=["/a/b_file"], image_token={"content": "/x"}, pad_token=None)
+    source.fingerprint(str(folder))
+
+
 @pytest.mark.parametrize("value", [["/x/vocab.txt"], [{"vocab": "/x"}], "/x"], ids=str)
 def test_arguments_without_names_are_refused(copy: Copy, value: Any) -> None:
     folder = copy("bert")

@@ -6,12 +6,12 @@ files name no file elsewhere. Imports neither torch nor transformers.
 
 from __future__ import annotations
 
-import json
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from peftbench.backbones import tokenizer_files
+from peftbench.backbones.json_files import is_regular, read_json
 from peftbench.errors import UserError
 
 INDEX = "model.safetensors.index.json"
@@ -60,13 +60,19 @@ def check(folder: Path) -> None:
                     f"{folder / file} sends the reader to other files ({key}: {_short(facts[key])}), and only the "
                     f"usual ones are read; remove {key}, or save the model there again with save_pretrained"
                 )
+    if pointer := tokenizer_files.pointer(folder):
+        file, key, value = pointer
+        raise UserError(
+            f"{folder / file} sends the reader to other files ({key}: {_short(value)}), and a tokenizer is read from "
+            f"the usual files of its directory; remove {key}, or save the tokenizer there again with save_pretrained"
+        )
     if (folder / "adapter_config.json").exists():
         raise UserError(
             f"{folder} holds an adapter of peft beside the model (adapter_config.json), and a backbone is a plain "
             "network; merge the adapter and save the network, or give a directory without it"
         )
     for path in loaded_files(folder):
-        if not _is_regular(path):
+        if not is_regular(path):
             raise UserError(f"{path} is not a regular file that can be read; save the model there again, or remove it")
 
 
@@ -89,15 +95,6 @@ def own_code(path: Path | str | None) -> str | None:
     classes = asked.values() if isinstance(asked, dict) else asked
     texts = [c for c in classes if isinstance(c, str)] if isinstance(classes, list | tuple | type({}.values())) else []
     return _short(texts[0] if texts else asked)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the mapping in a JSON file; an empty one where there is none that can be read."""
-    try:
-        content = json.loads(path.read_bytes()) if _is_regular(path) else {}
-    except (OSError, ValueError, RecursionError):  # what cannot be read is reported where it is loaded
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _index(folder: Path) -> dict[str, Any]:
@@ -133,13 +130,6 @@ def _target(path: Path) -> Path:
         return path.resolve()
     except (OSError, RuntimeError):
         return path
-
-
-def _is_regular(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except (OSError, ValueError):
-        return False
 
 
 def _short(value: Any) -> str:

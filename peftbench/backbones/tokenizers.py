@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from peftbench.backbones import configuration, pretrained, source, tiny
+from peftbench.backbones import configuration, panics, pretrained, source, tiny, tokenizer_files
 from peftbench.errors import UserError, shown
 
 MOST_TOKENS = 10_000_000  # the largest vocabularies have a million; a table is as long as the largest id
@@ -20,10 +21,15 @@ def load_tokenizer(origin: source.Origin) -> Any:
 
     if not origin.place:
         return tiny.tokenizer(origin.model)
+    _check_files(origin)
     try:
-        tokenizer = pretrained.from_pretrained(AutoTokenizer, origin.place)
+        with panics.caught():
+            options = tokenizer_files.overrides(Path(origin.place))
+            tokenizer = pretrained.from_pretrained(AutoTokenizer, origin.place, **options)
     except Exception as error:  # tokenizers raises bare Exceptions, and ImportError where a package is missing
         raise pretrained.load_error(origin, "tokenizer", "tokenizer_config.json", error) from error
+    if not _is_tokenizer(type(tokenizer)):
+        raise _no_tokenizer(origin, "tokenizer_config.json", type(tokenizer).__name__)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # without its files, transformers makes up an empty one
         where = "that directory" if origin.snapshot is not None else repr(origin.place)
         raise UserError(
@@ -35,6 +41,39 @@ def load_tokenizer(origin: source.Origin) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
+
+
+def _check_files(origin: source.Origin) -> None:
+    """Check what a tokenizer's files ask for before transformers loads anything by them."""
+    import transformers
+
+    folder = Path(origin.place)
+    for file, named in tokenizer_files.classes(folder):
+        # transformers loads any class of its own that is named here: a network, from pickles, as well
+        base = named.removesuffix("Fast") if isinstance(named, str) else None
+        known = [getattr(transformers, name, None) for name in (base, f"{base}Fast")] if base else [named]
+        if any(k is not None and not _is_tokenizer(k) for k in known):
+            raise _no_tokenizer(origin, file, named)
+    if tokenizer_files.multiplies(folder):
+        raise UserError(
+            f"the tokenizer of backbone {origin.model!r} may make texts more than {tokenizer_files.MOST_GROWTH:,} "
+            f"times as long by the replacements in {tokenizer_files.TOKENIZER}; remove them, or give another model"
+        )
+
+
+def _is_tokenizer(found: Any) -> bool:
+    """Whether something is a class of one tokenizer; classes of several, with folders of their own, are not."""
+    from transformers import PreTrainedTokenizerBase
+
+    missing = getattr(found, "is_dummy", False)  # its package is not installed, and transformers says which
+    return isinstance(found, type) and (missing or issubclass(found, PreTrainedTokenizerBase))
+
+
+def _no_tokenizer(origin: source.Origin, file: str, named: Any) -> UserError:
+    return UserError(
+        f"backbone {origin.model!r} names {shown(named)} as its tokenizer_class in {file}, which is not the class of "
+        "one tokenizer; name one such as PreTrainedTokenizerFast, or save the tokenizer again with save_pretrained"
+    )
 
 
 def _check_numbers(tokenizer: Any, origin: source.Origin) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from peftbench.backbones import panics
 from peftbench.errors import UserError
 from peftbench.tasks import progress
 
@@ -41,7 +42,7 @@ def framed(
         if adds and out["input_ids"][:2] == [first, first]:
             own, keep = own + 1, slice(1, None)
             pair = None if pairs is None else pairs[i]
-            out = tokenizer(texts[i], pair, max_length=max_length + 1, padding=False, **options)
+            out = called(tokenizer, texts[i], pair, max_length=max_length + 1, padding=False, **options)
         ids.append(np.asarray(out["input_ids"][keep], dtype=np.int32))
         if types is not None:
             types.append(np.asarray(out["token_type_ids"][keep], dtype=np.int32))
@@ -87,14 +88,44 @@ def tokenised(
         texts: n texts.
         pairs: the n second texts, if there are any.
         options: further arguments of the tokenizer.
+
+    Raises:
+        UserError: the tokenizer cannot read a text.
     """
     starts = range(0, len(texts), AT_ONCE)
     for start in progress.shown(starts, f"encoding {name}", each=AT_ONCE):
         part = slice(start, start + AT_ONCE)
-        second = None if pairs is None else list(pairs[part])
-        out = tokenizer(list(texts[part]), second, padding=False, return_attention_mask=False, **options)
+        both = [list(texts[part]), None if pairs is None else list(pairs[part])]
+        settings = {"padding": False, "return_attention_mask": False, **options}
+        # one row alone first: a tokenizer that panics in a batch does so at every row before it is heard of
+        lengths = [sum(map(len, row)) for row in zip(*filter(None, both), strict=True)]
+        longest = lengths.index(max(lengths))
+        called(tokenizer, *(column and column[longest] for column in both), **settings)
+        out = called(tokenizer, *both, **settings)
         for values in zip(*out.values(), strict=True):
             yield dict(zip(out, values, strict=True))
+
+
+def called(tokenizer: Any, *texts: Any, **options: Any) -> Any:
+    """Return what a tokenizer makes of texts.
+
+    Args:
+        tokenizer: a tokenizer of transformers.
+        texts: a text or a list of them, and the second ones, if there are any.
+        options: further arguments of the tokenizer.
+
+    Raises:
+        UserError: its compiled part panics.
+    """
+    try:
+        with panics.caught():
+            return tokenizer(*texts, **options)
+    except panics.PanicError as error:
+        name = tokenizer.name_or_path or type(tokenizer).__name__
+        raise UserError(
+            f"the tokenizer of backbone {name!r} cannot read the texts: {error}; simplify the patterns in its "
+            "tokenizer.json, or give a model with another tokenizer"
+        ) from error
 
 
 def begin(tokenizer: Any) -> int | None:
@@ -105,7 +136,7 @@ def begin(tokenizer: Any) -> int | None:
 
 def adds_first(tokenizer: Any, first: int | None) -> bool:
     """Whether the tokenizer itself puts its first token before a text."""
-    return first is not None and tokenizer("")["input_ids"][:1] == [first]
+    return first is not None and called(tokenizer, "")["input_ids"][:1] == [first]
 
 
 def end_of_text(tokenizer: Any) -> int:

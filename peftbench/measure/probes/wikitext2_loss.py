@@ -11,6 +11,7 @@ from torch import Tensor
 from peftbench.backbones.losses import IGNORED, loss_sum
 from peftbench.errors import UserError
 from peftbench.measure.probes import TrainedNetwork, wikitext_file
+from peftbench.tasks.tokenizing import called
 
 WINDOWS, LENGTH = 32, 64  # 2,048 tokens; the first of each window is not predicted
 BATCH = 16
@@ -59,8 +60,9 @@ def windows(tokenizer: Any, text: str) -> Tensor:
 
     Raises:
         ValueError: The text is too short.
+        UserError: The tokenizer cannot read the text.
     """
-    ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    ids = torch.tensor(called(tokenizer, text, add_special_tokens=False, verbose=False)["input_ids"])
     if len(ids) < WINDOWS * LENGTH:
         raise ValueError(f"WikiText-2's test text has {len(ids)} tokens here; {WINDOWS * LENGTH} are needed")
     starts = torch.arange(WINDOWS) * ((len(ids) - LENGTH) // (WINDOWS - 1))

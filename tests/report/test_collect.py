@@ -119,6 +119,11 @@ def test_a_repeated_failure_that_then_finished_is_noted_not_counted(tmp_path):
     assert any("1 earlier attempt failed" in note for note in c.notes)
 
 
+def test_an_attempt_that_the_user_stopped_has_not_failed(tmp_path):
+    (c,) = compared(tmp_path, [factories.run("lora", 0, status="abandoned"), factories.run("lora", 0, 0.7)])
+    assert not any("attempt" in note for note in c.notes)
+
+
 def test_repeating_a_finished_run_does_not_change_the_table(tmp_path):
     (c,) = compared(tmp_path, [factories.run("lora", 0, 0.5), factories.run("lora", 0, 0.9)])
     assert (entry(c, "lora").mean, entry(c, "lora").n) == (0.5, 1)

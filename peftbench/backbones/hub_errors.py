@@ -175,13 +175,17 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _status(error: BaseException) -> int:
-    response: Any = getattr(error, "response", None)
-    return int(response.status_code)
+    return int(_response(error).status_code)
+
+
+def _response(error: BaseException) -> Any:
+    """Return the answer that an error of the client tells of; None if there was none."""
+    return getattr(error, "response", None)
 
 
 def _seconds_to_wait(error: BaseException) -> int | None:
     """Return what the headers Retry-After or RateLimit of an answer say, such as `"api";r=0;t=55`."""
-    headers = getattr(error, "response").headers  # noqa: B009 - only answers come here
+    headers = _response(error).headers
     found = re.search(r"\bt=(\d+)", headers.get("ratelimit", "")) or re.search(r"^\d+$", headers.get("retry-after", ""))
     return int(found[found.lastindex or 0]) if found else None
 

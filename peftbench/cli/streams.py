@@ -13,6 +13,7 @@ import os
 import select
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 MAKE_FILES = {"run", "profile", "report", "figures", "export", "import", "fetch", "new-method"}
 LOST, PIPE = 1, 128 + 13  # exit codes of a command whose output is lost; the second as a shell shows SIGPIPE
@@ -27,7 +28,7 @@ class Forgiving(io.FileIO):
 
     failure: OSError | None = None
 
-    def write(self, data: bytes | bytearray | memoryview) -> int:  # type: ignore[override]
+    def write(self, data: Any, /) -> int:
         """Write all of the data, and wait where a pipe is full; return the number of bytes."""
         left = memoryview(data).cast("B")
         size = len(left)
@@ -113,7 +114,7 @@ def _open(name: str, fd: int) -> Forgiving | None:
         return None
     raw = Forgiving(fd, "wb", closefd=False)
     stream = io.TextIOWrapper(
-        io.BufferedWriter(raw),  # type: ignore[type-var]
+        io.BufferedWriter(raw),
         encoding=before.encoding if before else "utf-8",
         errors="backslashreplace",  # on a terminal that lacks a character
         line_buffering=before.line_buffering if before else True,

@@ -10,6 +10,7 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from fuzzing.case import Case
 from fuzzing.experiments import TINY
@@ -250,14 +251,14 @@ def _options() -> dict[str, list[tuple[str, bool]]]:
 
     from peftbench.cli.app import app
 
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    group: Any = typer.main.get_command(app)
     return {
         name: [
             (p.opts[0], bool(p.is_flag))
             for p in command.params
             if p.param_type_name == "option" and p.opts[0] != "--help"
         ]
-        for name, command in commands.items()
+        for name, command in group.commands.items()
     }
 
 

@@ -49,6 +49,10 @@ class Truth:
     own: float = 0.02  # sd over seeds of one method's accuracy, apart from the test examples
     common: float = 0.01  # the same for what a seed does to all methods
     taste: float = 0.0  # sd of g
+    unlike: float = 0.0  # sd of the logarithm of `own` over methods
+    reference: float = 1.0  # factor of `own` of the first method, which the others are compared with
+    unstable: float = 1.0  # factor of `own` of the second method
+    heavy: bool = False  # seeds from Student's t with 3 degrees of freedom instead of a normal
     collapse: float = 0.0  # share of seeds that fail to train: 20 points lower
     disjoint: bool = False  # no seed in common
     examples: int = 250
@@ -65,6 +69,20 @@ AA = (
     replace(USUAL, what="`lora` twice, one seed in ten fails", collapse=0.1),
     Truth("two methods, equally good, on different examples", taste=1.0),
 )
+TABLES = (
+    replace(USUAL, what="seeds 2 points apart"),
+    replace(ALIKE, what="seeds alike"),
+    replace(USUAL, what="good on different examples", taste=1.0),
+    replace(USUAL, what="seeds of methods unlike (0.5)", unlike=0.5),
+    replace(USUAL, what="seeds of methods unlike (1.0)", unlike=1.0),
+    replace(USUAL, what="the same, 5 points", own=0.05, unlike=1.0),
+    replace(USUAL, what="unlike (0.5), heavy tails", unlike=0.5, heavy=True),
+    replace(USUAL, what="one seed in twenty fails", collapse=0.05),
+    replace(USUAL, what="one seed in ten fails", collapse=0.1),
+    replace(USUAL, what="the reference's seeds 3 times as far apart", reference=3.0),
+    replace(USUAL, what="one method's seeds 5 times as far apart", unstable=5.0),
+)
+ROWS = (3, 8, 19)
 
 
 def main() -> None:
@@ -76,7 +94,8 @@ def main() -> None:
         "alarms": [alarms(t, seeds, repeats) for t in AA for seeds in (1, 2, 3, 5)],
         "metrics": [metric_alarms(m, seeds, repeats // 8) for m in ("f1", "mcc", "pearson", "spearman", "rmse")
                     for seeds in (2, 3, 5)],
-        "families": [family(t, seeds, repeats // 4) for t in (USUAL, AA[-1]) for seeds in (2, 3, 5)],
+        "tables": [table_of_equals(t, rows, seeds, repeats // 4) for t in TABLES for rows in ROWS
+                   for seeds in (2, 3, 5)],
         "pooled": [pooled(seeds, repeats) for seeds in (2, 3, 5)],
         "power": [seen(gap, seeds, n, repeats // 4) for gap in (0.02, 0.05, 0.1) for n in (250, 1000)
                   for seeds in (2, 3, 5, 10)],
@@ -101,10 +120,12 @@ def latent(t: Truth, gaps: Array, seeds: int, random: np.random.RandomState) -> 
     total = math.sqrt(total**2 + own**2 + common**2)
     b, drawn = random.normal(0, DIFFICULTY, n), []
     c = random.normal(0, 1, seeds) * common
-    for gap in gaps:
+    for i, gap in enumerate(gaps):
         if t.disjoint:
             c = random.normal(0, 1, seeds) * common
-        luck = c + random.normal(0, 1, seeds) * own - (random.random_sample(seeds) < t.collapse) * 0.2 / slope
+        size = own * math.exp(t.unlike * random.normal()) if t.unlike else own * {0: t.reference, 1: t.unstable}.get(i, 1.0)
+        lot = random.standard_t(3, seeds) if t.heavy else random.normal(0, 1, seeds)
+        luck = c + lot * size - (random.random_sample(seeds) < t.collapse) * 0.2 / slope
         mu = float(ndtri(ACCURACY + gap)) * total
         z = mu + luck[:, None] + b + t.taste * random.normal(0, 1, n)
         drawn.append(z + random.normal(0, 1, (seeds, n)))
@@ -197,17 +218,30 @@ def _scored(metric: str, z: Array, random: np.random.RandomState) -> Scores:
     return Scores(tuple(range(len(z))), np.array([f[0] for f in found]), np.array(moved), grain)
 
 
-def family(t: Truth, seeds: int, repeats: int) -> dict[str, Any]:
-    """A table of equal methods: any difference to the reference called sure; the first one not among the best."""
-    random = stream("family", asdict(t), seeds, repeats)
-    any_alarm = lost = 0
+def table_of_equals(t: Truth, methods: int, seeds: int, repeats: int) -> dict[str, Any]:
+    """A table of equal methods: differences to the reference called sure, one by one and any of them after Holm's
+    correction; the first method not among the best; and how much moderation narrows the corrected intervals."""
+    random = stream("table", asdict(t), methods, seeds, repeats)
+    alarms = any_alarm = lost = 0
+    narrow, wide = 0.0, 0.0
+    level = 1 - ALPHA / (methods - 1)
     for _ in range(repeats):
-        scores = {str(i): s for i, s in enumerate(runs(t, np.zeros(FAMILY), seeds, random))}
+        scores = {str(i): s for i, s in enumerate(runs(t, np.zeros(methods), seeds, random))}
         verdicts = judge.verdicts(scores, "0", "max")
+        found = [v.difference for v in verdicts.values() if v.difference]
+        alarms += sum(abs(d.value) > (d.half() or 0.0) for d in found)
         any_alarm += any(v.p_holm is not None and v.p_holm < ALPHA for v in verdicts.values())
         lost += not verdicts["0"].tied
-    told = {"what": t.what, "seeds": seeds, "methods": FAMILY, "repeats": repeats}
-    return {**told, "any_alarm": rate(any_alarm, repeats), "best_not_marked": rate(lost, repeats)}
+        narrow += sum(d.half(level) or 0.0 for d in found)
+        wide += sum(intervals.difference(scores[n], scores["0"]).half(level) or 0.0 for n in scores if n != "0")
+    told = {**asdict(t), "seeds": seeds, "methods": methods, "repeats": repeats}
+    return {
+        **told,
+        "alarm": rate(alarms / (methods - 1), repeats),  # rows of one table share its reference: one draw each
+        "any_alarm": rate(any_alarm, repeats),
+        "best_not_marked": rate(lost, repeats),
+        "width": round(narrow / wide, 3),
+    }
 
 
 def pooled(seeds: int, repeats: int) -> dict[str, Any]:
@@ -247,7 +281,7 @@ def needed(gap: float, n: int, repeats: int) -> dict[str, Any]:
     return {"gap": gap, "examples": n, "asked": seeds, "at_that": seen(gap, seeds, n, repeats)["power"]}
 
 
-def rate(k: int, n: int) -> list[float]:
+def rate(k: float, n: int) -> list[float]:
     """[share, and the ends of its Wilson interval]"""
     return [round(float(v), 5) for v in (k / n, *intervals.wilson(k / n, n))]
 
@@ -288,10 +322,15 @@ def _section(found: Mapping[str, Any]) -> Iterator[str]:
     counts = sorted({r["seeds"] for r in found["metrics"]})
     at = {(r["metric"], r["seeds"]): _percent(r["report"]) for r in found["metrics"]}
     yield table([[m, *(at[m, s] for s in counts)] for m in by_metric], ["metric", *(f"{s} seeds" for s in counts)])
-    families = found["families"]
-    yield f"A table of {FAMILY} equally good methods ({repeats // 4:,} draws each):"
-    rows = [[r["what"], str(r["seeds"]), _percent(r["any_alarm"]), _percent(r["best_not_marked"])] for r in families]
-    yield table(rows, ["truth", "seeds", "any difference to the reference (Holm)", "a best one not marked as tied"])
+    yield (
+        f"Tables of equally good methods ({found['tables'][0]['repeats']:,} draws each): any difference to the "
+        "reference called sure (Holm); in brackets one of them by itself, the first one not marked as tied with the "
+        "best, and the width of the corrected intervals as a share of what each row's own variance gives:"
+    )
+    at = {(r["what"], r["methods"], r["seeds"]): r for r in found["tables"]}
+    heads = [f"{k} rows, {s} seeds" for k in ROWS for s in (2, 3, 5)]
+    whats = dict.fromkeys(r["what"] for r in found["tables"])
+    yield table([[w, *(_of_table(at[w, k, s]) for k in ROWS for s in (2, 3, 5))] for w in whats], ["truth", *heads])
     yield f"The same where methods' seeds differ unequally, by own variances and by one for all ({repeats:,} draws):"
     rows = [[f"{r['seeds']} seeds", _percent(r["own"]), _percent(r["one"])] for r in found["pooled"]]
     yield table(rows, ["seeds", "own variances (the report's way)", "one variance"])
@@ -307,6 +346,11 @@ def _section(found: Mapping[str, Any]) -> Iterator[str]:
     yield table(
         [[f"{r['gap'] * 100:g} points, {r['examples']:,} test examples", str(r["asked"]), _percent(r["at_that"])]
          for r in found["needed"]], ["difference", "seeds asked for (median)", "seen with them"])  # fmt: skip
+
+
+def _of_table(r: Mapping[str, Any]) -> str:
+    one, lost = (100 * r[key][0] for key in ("alarm", "best_not_marked"))
+    return f"{100 * r['any_alarm'][0]:.1f} ({one:.1f}, {lost:.1f}, {r['width']:.2f})"
 
 
 def _percent(found: list[float] | None) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from peftbench.report.data import pareto, scores
 from peftbench.report.data.comparison import Comparison
 from peftbench.report.data.weak_cache import weak_cache
-from peftbench.report.stats import intervals
+from peftbench.report.stats import intervals, moderated
 from peftbench.report.stats.intervals import LEVEL, RANGES, Estimate, Scores
 
 
@@ -86,23 +86,30 @@ def verdicts(
     sign = -1 if direction == "min" else 1
     best = max(known, key=lambda label: sign * known[label].values.mean(), default="")  # the first of ties
     base = known.get(reference)
-    apart = {label: intervals.difference(s, base) for label, s in known.items() if base and label != reference}
+    others = {label: s for label, s in known.items() if base and label != reference}
+    apart = _moderated({label: intervals.difference(s, base) for label, s in others.items() if base})
+    to_best = _moderated({label: intervals.difference(s, known[best]) for label, s in known.items() if label != best})
+    means = _moderated({label: intervals.mean(s) for label, s in known.items()})
+    ratios = {label: intervals.ratio(s, base) for label, s in others.items() if base}
+    relative = _moderated({label: r for label, r in ratios.items() if r})
     holm = dict(zip(apart, intervals.holm([d.p for d in apart.values()]), strict=True))
     results = {}
     for label, mine in known.items():
-        mean = intervals.mean(mine)
-        to_best = None if label == best else intervals.difference(mine, known[best])
         results[label] = ScoreVerdict(
-            mean=mean,
-            interval=_within(mean, limits),
-            to_best=to_best,
-            tied=_tied(to_best, len(known)),
+            mean=means[label],
+            interval=_within(means[label], limits),
+            to_best=to_best.get(label),
+            tied=_tied(to_best.get(label), len(known)),
             difference=apart.get(label),
             p_holm=holm.get(label),
-            relative=intervals.ratio(mine, base) if label in apart and base else None,
+            relative=relative.get(label),
             better=intervals.wins(mine, base, sign) if label in apart and base else None,
         )
     return results
+
+
+def _moderated(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
+    return dict(zip(estimates, moderated.moderate(list(estimates.values())), strict=True))
 
 
 def _within(mean: Estimate, limits: tuple[float, float] | None) -> tuple[float, float] | None:

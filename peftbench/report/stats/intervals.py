@@ -73,7 +73,7 @@ class Estimate:
 
     value: float
     seeds: int
-    parts: tuple[tuple[float, int], ...] = ()
+    parts: tuple[tuple[float, float], ...] = ()
     shared: float = 0.0
     floor: float = 0.0
     examples: int = 0
@@ -129,7 +129,7 @@ class Estimate:
         return float(10**high)
 
 
-def _t2(df: int, tail: float) -> float:
+def _t2(df: float, tail: float) -> float:
     """Squared quantile of Student's t."""
     from scipy.special import stdtrit
 

@@ -20,11 +20,13 @@ class VarianceComponents:
         seed: variance between seeds, including the part of the test examples that differs by seed.
         shared: variance over the test examples that all seeds share.
         examples: number of test examples; 0 if not known.
+        prior: degrees of freedom that other rows of the table lend to the variance between seeds.
     """
 
     seed: float
     shared: float
     examples: int
+    prior: float = 0.0
 
     @classmethod
     def of(cls, pairs: Sequence[Estimate]) -> VarianceComponents:
@@ -37,6 +39,7 @@ class VarianceComponents:
             seed=sum(sum(v for v, _ in p.parts) * p.seeds for p in pairs) / len(pairs),
             shared=sum(p.shared for p in pairs) / len(pairs),
             examples=min(p.examples for p in pairs),
+            prior=max(0.0, sum(min(df for _, df in p.parts) - (p.seeds - 1) for p in pairs) / len(pairs)),
         )
 
     def seeds_for(self, size: float, power: float = POWER) -> int | None:
@@ -61,6 +64,6 @@ class VarianceComponents:
     def _sees(self, seeds: int, size: float, power: float) -> bool:
         from scipy.special import ndtri, stdtrit
 
-        t, z = float(stdtrit(seeds - 1, (1 + LEVEL) / 2)), float(ndtri((1 + LEVEL) / 2))
+        t, z = float(stdtrit(seeds - 1 + self.prior, (1 + LEVEL) / 2)), float(ndtri((1 + LEVEL) / 2))
         half = math.sqrt(t * t * self.seed / seeds + z * z * self.shared)
         return size >= half + float(ndtri(power)) * math.sqrt(self.seed / seeds + self.shared)

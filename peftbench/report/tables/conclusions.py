@@ -61,7 +61,10 @@ def _scope(c: Comparison) -> Iterator[str]:
             "seed would change is not known, so nothing follows for the methods themselves."
         )
     elif min(v.mean.seeds for v in verdicts.of(c).values()) == 2:
-        yield "Two seeds hardly show how far seeds differ: intervals take 12.7 standard errors (three seeds: 4.3)."
+        yield (
+            "Two seeds hardly show how far seeds differ: intervals rest on what is usual in this table, and one more seed "
+            "narrows them most."
+        )
     blind = [label for label, v in verdicts.of(c).items() if not v.mean.examples]
     if blind:
         whose = "" if len(blind) == len(verdicts.of(c)) else f" of {listed(blind)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from peftbench.report.stats.intervals import LEVEL, Estimate
 
@@ -67,3 +67,31 @@ class VarianceComponents:
         t, z = float(stdtrit(seeds - 1 + self.prior, (1 + LEVEL) / 2)), float(ndtri((1 + LEVEL) / 2))
         half = math.sqrt(t * t * self.seed / seeds + z * z * self.shared)
         return size >= half + float(ndtri(power)) * math.sqrt(self.seed / seeds + self.shared)
+
+
+def chance_above(now: Estimate, bound: float, seeds: int, level: float) -> float:
+    """The chance that with more seeds an estimate is surely above a bound, given what is known now.
+
+    The new seeds are drawn around a mean of which the seeds so far are all that is known; the variances stay.
+
+    Args:
+        now: the estimate with the seeds so far.
+        bound: what it must exceed.
+        seeds: number of seeds in the end.
+        level: of the one-sided test in the end.
+
+    Returns:
+        A probability, 0 to 1.
+    """
+    from scipy.special import ndtr
+
+    share = min(1.0, now.seeds / seeds)
+    parts = tuple((v * share, df + max(0, seeds - now.seeds)) for v, df in now.parts)
+    floor = now.shared + max(0.0, now.floor - now.shared) * share
+    then = replace(now, seeds=max(now.seeds, seeds), parts=parts, floor=floor)
+    half = then.half(1 - 2 * level)
+    if half is None:
+        return 0.0
+    moves = math.sqrt(sum(v for v, _ in now.parts) * (1 - share))
+    ahead = now.value - bound - half
+    return float(ndtr(ahead / moves)) if moves > 0 else float(ahead > 0)

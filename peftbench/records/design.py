@@ -1,0 +1,47 @@
+"""What an experiment asks of its comparison before the runs: the margin, the preference, the seeds and the claims.
+
+Every record of a run keeps it, so that a report can tell a question that was planned from one that was looked for.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from peftbench.records.costs import Part
+from peftbench.records.ranges import Name, NotNegative, Positive
+
+Prefer = Literal["memory", "parameters", "time"]
+Spending = Literal["obrien_fleming", "pocock"]
+Relation = Literal["better", "worse", "equal", "not_worse"]
+
+
+class Claim(Part, frozen=True):
+    """A question that is asked before the runs: how one method compares with another."""
+
+    method: Name  # label of the method that the claim is about
+    relation: Relation  # "equal": within the margin; "not_worse": not worse by more than the margin
+    against: Name  # label of the other method
+    task: Name | None = None  # the task that it is asked on; null: each task
+
+    def __str__(self) -> str:
+        """The claim in words: `lora is not worse than full by more than the margin`."""
+        words = {
+            "better": f"better than {self.against}",
+            "worse": f"worse than {self.against}",
+            "equal": f"equal to {self.against} within the margin",
+            "not_worse": f"not worse than {self.against} by more than the margin",
+        }
+        return f"{self.method} is {words[self.relation]}"
+
+
+class Design(Part, frozen=True):
+    """The plan of a comparison."""
+
+    margin: NotNegative | None = None  # largest difference that does not matter, in the metric's unit; null: 2 points
+    prefer: Prefer = "memory"  # the cost that decides among methods that are good enough
+    looks: list[Positive] = []  # numbers of seeds at which verdicts are computed; empty: a fixed number of seeds
+    spending: Spending = "obrien_fleming"  # how the error is spent over the looks
+    claims: list[Claim] = []  # the planned questions
+
+
+FIXED = Design()

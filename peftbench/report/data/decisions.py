@@ -1,0 +1,262 @@
+"""What is decided in a table, look by look: who is behind the best, who is within the margin of it, and who goes on.
+
+Two questions are asked of every row, each at its share of 5 %:
+
+- **The best.** Multiple comparisons with the best (Hsu, Ann. Stat. 12, 1984; Edwards and Hsu, J. Am. Stat. Assoc. 78,
+  1983), each pair one-sided at level / (rows - 1). A row is *behind* if another is surely better than it; the others are
+  candidates. A row is *within the margin* if it is surely not worse than each candidate by more than the margin. Both
+  kinds of claims are right together with the level's probability: one event, that no row seems better than the true best,
+  implies all of them.
+- **The reference.** Each row is better, worse, or equal within the margin (two one-sided tests: Schuirmann, J.
+  Pharmacokinet. Biopharm. 15, 1987), corrected by Holm's method over the rows.
+
+With planned looks the level of each test is spent over them (`stats.spending`). What is decided at a look stays so, and
+a row stops once nothing more is asked of it: neither for itself nor because an open row must be compared with it. Holm's
+correction over rows that stop at different looks is that of Tang and Geller (Biometrics 55, 1999). A row of which even
+the last look would decide nothing stops as well (futility, which cannot raise the error).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from peftbench.records.design import FIXED, Design
+from peftbench.report.stats import intervals, moderated, power, spending
+from peftbench.report.stats.intervals import LEVEL, Estimate, Scores
+
+ALPHA = 1 - LEVEL
+FUTILE = 0.1  # a question stops when its chance of being decided by the last look is below this
+
+Gaps = Mapping[str, Estimate]  # label -> how far it is ahead of one row
+Test = Callable[[Estimate, float], str | None]  # a gap and a level -> the answer, if one is sure
+
+
+@dataclass
+class Row:
+    """What is known of one row.
+
+    Attributes:
+        label: its label.
+        behind: whether another row is surely better.
+        cleared: candidates than which it is surely not worse by more than the margin.
+        versus: "better", "worse" or "equal", compared with the reference; None if open, or for the reference itself.
+        place_at, versus_at: numbers of seeds at which the two questions were decided; None if open.
+        is_hopeless: whether no seeds up to the last look would probably decide what is open.
+        seeds: number of seeds that it has, or is to have.
+    """
+
+    label: str
+    behind: bool = False
+    cleared: set[str] = field(default_factory=set)
+    versus: str | None = None
+    place_at: int | None = None
+    versus_at: int | None = None
+    is_hopeless: bool = False
+    seeds: int = 0
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """The state of a table.
+
+    Attributes:
+        rows: label -> row.
+        margin: largest difference that does not matter, in the metric's unit.
+        looks: the planned numbers of seeds; one number where they are fixed.
+        looked: how many of the looks the records allow.
+        going_on: label -> number of seeds that it is to have next; empty when all have stopped.
+    """
+
+    rows: Mapping[str, Row]
+    margin: float
+    looks: tuple[int, ...]
+    looked: int
+    going_on: Mapping[str, int]
+
+    @property
+    def candidates(self) -> list[str]:
+        """Labels of the rows that may be the best."""
+        return [label for label, r in self.rows.items() if not r.behind]
+
+    def is_within(self, label: str) -> bool:
+        """Whether a row is surely within the margin of the best."""
+        return self.rows[label].place_at is not None and set(self.candidates) - {label} <= self.rows[label].cleared
+
+    @property
+    def open(self) -> list[str]:
+        """Labels of the rows of which it is not known whether they are behind or within the margin."""
+        return [label for label, r in self.rows.items() if r.place_at is None]
+
+
+def decide(
+    known: Mapping[str, Scores],
+    attempted: Mapping[str, Sequence[int]],
+    reference: str,
+    direction: str,
+    margin: float,
+    design: Design = FIXED,
+) -> Decisions:
+    """Compute what is decided from scores alone.
+
+    Args:
+        known: label -> scores; a row without any is missing.
+        attempted: label -> seeds that were tried, ascending, whether they gave a score or not. Look k takes the first
+            `design.looks[k]` of them.
+        reference: label of the reference; it may be missing.
+        direction: "max" or "min", which of the two is better.
+        margin: largest difference that does not matter, in the metric's unit; at least 0.
+        design: looks and spending; without looks, all seeds are looked at once, each question at 5 %.
+    """
+    looks = tuple(design.looks)
+    table = _Table(attempted, reference, -1 if direction == "min" else 1, margin, design)
+    going = {label: looks[0] for label in attempted} if looks else {}
+    for k, n in enumerate(looks or (0,)):
+        if any(len(attempted[label]) < n for label in going):
+            return Decisions(table.rows, margin, looks or (table.most,), k, going)
+        for label in going:
+            table.rows[label].seeds = n
+        now = _first(known, attempted, table.rows, bool(looks))
+        table.look(now, k)
+        going = dict.fromkeys(table.needed(now), looks[k + 1]) if k + 1 < len(looks) else {}
+        if not going:
+            break
+    return Decisions(table.rows, margin, looks or (table.most,), k + 1, going)
+
+
+def _first(
+    known: Mapping[str, Scores], attempted: Mapping[str, Sequence[int]], rows: Mapping[str, Row], cut: bool
+) -> dict[str, Scores]:
+    """The scores that a look may use: those of the first seeds of each row."""
+    found = {}
+    for label, s in known.items():
+        allowed = set(attempted[label][: rows[label].seeds] if cut else attempted[label])
+        seeds = [seed for seed in s.seeds if seed in allowed]
+        if len(seeds) > 1:  # one seed says nothing of others
+            found[label] = s if len(seeds) == len(s.seeds) else s.at(seeds)
+    return found
+
+
+class _Table:
+    """The rows while looks go on."""
+
+    def __init__(
+        self, attempted: Mapping[str, Sequence[int]], reference: str, sign: int, margin: float, design: Design
+    ) -> None:
+        self.rows = {label: Row(label, seeds=len(seeds)) for label, seeds in attempted.items()}
+        self.most = max((len(seeds) for seeds in attempted.values()), default=0)
+        self.reference, self.sign, self.margin = reference, sign, margin
+        self.looks, self.spending = tuple(design.looks), design.spending
+        self.share = ALPHA / 2 if design.looks else ALPHA  # two questions share the error of a sequential design
+        self.ahead: dict[str, Gaps] = {}  # of each row -> how far the others are ahead of it, at the latest look
+
+    def look(self, known: Mapping[str, Scores], k: int) -> None:
+        """Decide what the scores of look k decide."""
+        self.ahead = {}
+        self._compare_with_best(known, k)
+        if self.reference in known:
+            self._compare_with_reference(known, k)
+        self._give_up(known, k)
+
+    def needed(self, known: Collection[str]) -> list[str]:
+        """Labels of the rows that must go on, in the table's order."""
+        wanted = set[str]()
+        for row in (self.rows[label] for label in known if not self.rows[label].is_hopeless):
+            if row.place_at is None:
+                wanted |= {row.label, *(self._candidates(known) - row.cleared)}
+            if self._asks_reference(row, known):
+                wanted |= {row.label, self.reference}
+        return [label for label in self.rows if label in wanted]
+
+    def _level(self, k: int, level: float) -> float:
+        return spending.nominal_levels(self.looks, level, self.spending)[k] if self.looks else level
+
+    def _compare_with_best(self, known: Mapping[str, Scores], k: int) -> None:
+        level = self._level(k, self.share / max(1, len(self.rows) - 1))
+        for label in sorted(known, key=lambda label: -self.sign * known[label].values.mean()):
+            if self.rows[label].behind:
+                continue  # so that most tables need few of their pairs
+            for other, gap in self._ahead_of(label, known).items():
+                self.rows[other].behind |= _surely(gap.negative(), 0.0, level)
+                if _surely(gap, -self.margin, level):
+                    self.rows[other].cleared.add(label)
+        for label in known:
+            row = self.rows[label]
+            if row.place_at is None and (row.behind or self._candidates(known) - {label} <= row.cleared):
+                row.place_at = row.seeds
+
+    def _ahead_of(self, label: str, known: Mapping[str, Scores]) -> Gaps:
+        """How far each other row is ahead of one, with moderated variances."""
+        if label not in self.ahead:
+            others = [other for other in known if other != label]
+            gaps = moderated.moderate([intervals.difference(known[other], known[label]) for other in others])
+            signed = (g if self.sign > 0 else g.negative() for g in gaps)
+            self.ahead[label] = dict(zip(others, signed, strict=True))
+        return self.ahead[label]
+
+    def _candidates(self, known: Collection[str]) -> set[str]:
+        return {label for label in known if not self.rows[label].behind}
+
+    def _compare_with_reference(self, known: Mapping[str, Scores], k: int) -> None:
+        gaps = self._ahead_of(self.reference, known)
+        self._step_down(gaps, k, ("better", "worse"), _differs)
+        self._step_down(gaps, k, ("equal",), lambda gap, level: "equal" if _is_within(gap, self.margin, level) else None)
+
+    def _step_down(self, gaps: Gaps, k: int, answers: tuple[str, ...], test: Test) -> None:
+        """Holm's method: each answer raises the level of the rest."""
+        while True:
+            rest = len(self.rows) - 1 - sum(row.versus in answers for row in self.rows.values())
+            level = self._level(k, self.share / max(1, rest) / len(answers))
+            asked = {label: gap for label, gap in gaps.items() if self.rows[label].versus is None}
+            found = {label: answer for label, gap in asked.items() if (answer := test(gap, level))}
+            for label, answer in found.items():
+                self.rows[label].versus, self.rows[label].versus_at = answer, self.rows[label].seeds
+            if not found:
+                return
+
+    def _asks_reference(self, row: Row, known: Collection[str]) -> bool:
+        return row.versus is None and row.label != self.reference and self.reference in known
+
+    def _give_up(self, known: Mapping[str, Scores], k: int) -> None:
+        """Mark the rows of which the last look would probably decide nothing that is open."""
+        if not self.looks:
+            return
+        for label in known:
+            row = self.rows[label]
+            chances = [self._chance_of_place(row, known)] if row.place_at is None else []
+            if self._asks_reference(row, known):
+                chances.append(self._chance_of_versus(self._ahead_of(self.reference, known)[label]))
+            row.is_hopeless = bool(chances) and max(chances) < FUTILE
+
+    def _chance_of_place(self, row: Row, known: Mapping[str, Scores]) -> float:
+        level = self._level(len(self.looks) - 1, self.share / max(1, len(self.rows) - 1))
+        others = {o: self._ahead_of(o, known)[row.label] for o in self._candidates(known) - {row.label}}
+        behind = max((self._chance(gap.negative(), 0.0, level) for gap in others.values()), default=0.0)
+        uncleared = (gap for o, gap in others.items() if o not in row.cleared)
+        return max(behind, min((self._chance(gap, -self.margin, level) for gap in uncleared), default=1.0))
+
+    def _chance_of_versus(self, gap: Estimate) -> float:
+        level = self._level(len(self.looks) - 1, self.share / max(1, len(self.rows) - 1))
+        sides = gap, gap.negative()
+        equal = min(self._chance(side, -self.margin, level) for side in sides)
+        return max(equal, *(self._chance(side, 0.0, level / 2) for side in sides))
+
+    def _chance(self, gap: Estimate, bound: float, level: float) -> float:
+        return power.chance_above(gap, bound, self.looks[-1], level)
+
+
+def _differs(gap: Estimate, level: float) -> str | None:
+    if _surely(gap, 0.0, level):
+        return "better"
+    return "worse" if _surely(gap.negative(), 0.0, level) else None
+
+
+def _is_within(gap: Estimate, margin: float, level: float) -> bool:
+    """Two one-sided tests."""
+    return _surely(gap, -margin, level) and _surely(gap.negative(), -margin, level)
+
+
+def _surely(gap: Estimate, bound: float, level: float) -> bool:
+    """Whether the one-sided test says that the true gap is above the bound."""
+    half = gap.half(1 - 2 * level)
+    return half is not None and gap.value - half > bound

@@ -116,6 +116,10 @@ class Estimate:
         half = self.half(level)
         return None if half is None else (self.value - half, self.value + half)
 
+    def negative(self) -> Estimate:
+        """The same difference, seen from the other side."""
+        return replace(self, value=-self.value)
+
     @property
     def p(self) -> float | None:
         """Two-sided p-value of 0: one minus the level at which the interval just reaches 0; None if not known."""

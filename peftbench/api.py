@@ -494,6 +494,7 @@ def run(
         experiment=planned.experiment.name,
         overrides=planned.experiment.overrides,
         reference=planned.experiment.reference,
+        design=planned.design,
         expected=len(planned),
         session_kwargs=planned.session(device, folder),
         jobs=workers,

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from peftbench.records.costs import BaseLatency, Conditions, Memory, Parameters, Part, ProfileRow, Seconds, StepTime
 from peftbench.records.data_summary import DataSummary
+from peftbench.records.design import Design
 from peftbench.records.ranges import Count, Name, NotNegative, Positive, Real, Whole
 from peftbench.records.spec import ProfileSpec, RunSpec
 
@@ -88,6 +89,7 @@ class Attempt(Part, frozen=True, kw_only=True):
     reference: Name  # label of the method that scores and costs are compared with
     time_limit: TimeLimit | None = None  # the limit that a "timeout" passed; null for other statuses
     overrides: list[str] = []  # values in place of the file's, in the form of `--set`
+    design: Design | None = None  # what the experiment asks of its comparison; null: nothing
     env: Environment  # code and machine
 
     FINISHED: ClassVar[tuple[str, ...]] = ()  # what a finished attempt must have

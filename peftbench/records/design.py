@@ -19,12 +19,14 @@ class Claim(Part, frozen=True):
     """A question that is asked before the runs: how one method compares with another."""
 
     method: Name  # label of the method that the claim is about
-    relation: Relation  # "equal": within the margin; "not_worse": not worse by more than the margin
     against: Name  # label of the other method
+    relation: Relation | None = None  # what is claimed; null: only asked. "equal", "not_worse": within the margin
     task: Name | None = None  # the task that it is asked on; null: each task
 
     def __str__(self) -> str:
         """The claim in words: `lora is not worse than full by more than the margin`."""
+        if self.relation is None:
+            return f"{self.method} compared with {self.against}"
         words = {
             "better": f"better than {self.against}",
             "worse": f"worse than {self.against}",

@@ -27,6 +27,7 @@ class Job:
         reference: the label that the experiment's scores and costs are relative to.
         overrides: values in place of the experiment file's, as `--set` takes them.
         limits: seconds after which the attempt is ended.
+        design: what the experiment asks of its comparison, as JSON; None if nothing.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class Job:
     reference: str = ProfileSpec.reference
     overrides: tuple[str, ...] = ()
     limits: TimeLimits = NO_LIMITS
+    design: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The job as JSON values, for a worker in another process."""
@@ -112,6 +114,7 @@ def record_of(job: Job, env: Mapping[str, Any], started: Start, ending: Ending) 
         "experiment": job.experiment,
         "reference": job.reference,
         **({"overrides": list(job.overrides)} if job.overrides else {}),
+        **({"design": dict(job.design)} if job.design else {}),
         "spec": as_dict(job.spec),
         "env": dict(env),
     }

@@ -58,6 +58,7 @@ def run(
     experiment: str,
     reference: str = ProfileSpec.reference,
     overrides: Sequence[str] = (),
+    design: Mapping[str, Any] | None = None,
     grid: Iterable[Spec] = (),
     expected: int = 0,
     session: str = SESSION,
@@ -77,6 +78,7 @@ def run(
         specs_for: the plan; it may return specs that are done, they are not repeated. Training runs go first; profile
             passes run one at a time when nothing else does.
         results_dir: where records go; made if missing, and locked meanwhile.
+        design: what the experiment asks of its comparison, as JSON; records keep it.
         grid: all that the experiment consists of, where the plan leaves out what is done: counts and exit code
             cover it.
         expected: how many specs there will be at the least, where some wait for others: progress counts them.
@@ -107,7 +109,7 @@ def run(
             kind, most = "run", limits
             if isinstance(spec, ProfileSpec):
                 kind, most = "profile", replace(most, run=most.run and most.run * len(spec.methods))
-            return Job(kind, spec, experiment, str(results_dir), reference, tuple(overrides), most)
+            return Job(kind, spec, experiment, str(results_dir), reference, tuple(overrides), most, design)
 
         training = Setup(session, session_kwargs or {}, jobs, threads, keep_open=(fd,))
         timing = replace(training, threads=profile_threads, exclusive=True)

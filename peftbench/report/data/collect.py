@@ -16,7 +16,7 @@ from peftbench.records import comparable, record
 from peftbench.records.ranges import LEAST
 from peftbench.records.record import ProfileRecord, Record, RunRecord
 from peftbench.records.spec import as_dict, digest
-from peftbench.report.data import grouping, notes, pooled_passes, times
+from peftbench.report.data import designs, grouping, notes, pooled_passes, times
 from peftbench.report.data.comparison import Comparison, Entry, spread
 from peftbench.report.data.grouping import Key
 from peftbench.report.data.learned import learned
@@ -74,6 +74,7 @@ def _comparison(
     spec = runs[0].spec
     data = notes.data_of(runs)
     is_learned = learned(base, majority, direction, metric) if base else None
+    design, late = designs.of(runs)
     return Comparison(
         experiment=runs[0].experiment,
         task=task,
@@ -89,6 +90,8 @@ def _comparison(
         notes=tuple(notes.collect(runs, mine, entries, reference, is_learned, repeated)),
         variant=variant,
         data=data,
+        design=design,
+        late=late,
     )
 
 

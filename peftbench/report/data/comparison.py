@@ -12,6 +12,7 @@ from typing import Any
 
 from peftbench.records.costs import Parameters
 from peftbench.records.data_summary import DataSummary
+from peftbench.records.design import FIXED, Claim, Design
 from peftbench.records.record import RunRecord
 from peftbench.records.spec import TrainSpec
 from peftbench.report.data import times
@@ -105,6 +106,9 @@ class Comparison:
         variant: distinguishes tables of one task under different budgets; else empty.
         file: file name of the table, where `slug` alone would be another's too; else empty.
         data: what was done to the task's data; None in older records.
+        design: what the experiment asks of the comparison: margin, preference, looks, and the claims on this table that
+            were there before the runs.
+        late: claims on this table that were added after runs.
     """
 
     experiment: str
@@ -122,6 +126,8 @@ class Comparison:
     variant: str = ""
     file: str = ""
     data: DataSummary | None = None
+    design: Design = FIXED
+    late: tuple[Claim, ...] = ()
 
     @property
     def title(self) -> str:

@@ -10,6 +10,9 @@ Two questions are asked of every row, each at its share of 5 %:
 - **The reference.** Each row is better, worse, or equal within the margin (two one-sided tests: Schuirmann, J.
   Pharmacokinet. Biopharm. 15, 1987), corrected by Holm's method over the rows.
 
+Beside them stand **planned questions**, which a file asks of two methods before the runs. They have a level of their own,
+5 % corrected by Holm's method over the questions alone.
+
 With planned looks the level of each test is spent over them (`stats.spending`). What is decided at a look stays so, and
 a row stops once nothing more is asked of it: neither for itself nor because an open row must be compared with it. Holm's
 correction over rows that stop at different looks is that of Tang and Geller (Biometrics 55, 1999). A row of which even
@@ -21,11 +24,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from peftbench.records.design import FIXED, Design
+from peftbench.records.design import FIXED, Claim, Design
+from peftbench.report.data import scores
+from peftbench.report.data.comparison import Comparison
+from peftbench.report.data.weak_cache import weak_cache
 from peftbench.report.stats import intervals, moderated, power, spending
-from peftbench.report.stats.intervals import LEVEL, Estimate, Scores
+from peftbench.report.stats.intervals import LEVEL, RANGES, Estimate, Scores
 
 ALPHA = 1 - LEVEL
+POINTS = 0.02  # the margin where the file names none, as a share of the metric's unit range
 FUTILE = 0.1  # a question stops when its chance of being decided by the last look is below this
 
 Gaps = Mapping[str, Estimate]  # label -> how far it is ahead of one row
@@ -56,12 +63,38 @@ class Row:
     seeds: int = 0
 
 
+@dataclass
+class Question:
+    """A planned question, and what is known of it.
+
+    Attributes:
+        claim: what is asked.
+        gap: how far the method is ahead of the other, in the metric's unit; above 0 is better. None until both have two
+            seeds.
+        found: "better", "worse" or "equal" (within the margin); None if open.
+        holds: whether the claim is right; None if open, or if it claims nothing.
+        decided_at: number of seeds that decided it.
+    """
+
+    claim: Claim
+    gap: Estimate | None = None
+    found: str | None = None
+    holds: bool | None = None
+    decided_at: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more seeds are wanted for it."""
+        return self.holds is None if self.claim.relation else self.found is None
+
+
 @dataclass(frozen=True)
 class Decisions:
     """The state of a table.
 
     Attributes:
         rows: label -> row.
+        questions: the planned questions.
         margin: largest difference that does not matter, in the metric's unit.
         looks: the planned numbers of seeds; one number where they are fixed.
         looked: how many of the looks the records allow.
@@ -69,6 +102,7 @@ class Decisions:
     """
 
     rows: Mapping[str, Row]
+    questions: Sequence[Question]
     margin: float
     looks: tuple[int, ...]
     looked: int
@@ -89,6 +123,24 @@ class Decisions:
         return [label for label, r in self.rows.items() if r.place_at is None]
 
 
+@weak_cache
+def of(c: Comparison) -> Decisions:
+    """What is decided in a table, by its own design. Computed once per comparison."""
+    attempted = {e.label: sorted(r.spec.seed for r in e.runs) for e in c.entries}
+    return decide(scores.of(c), attempted, c.reference, c.direction, margin_of(c), c.design)
+
+
+def margin_of(c: Comparison) -> float:
+    """The largest difference that does not matter: the experiment's, or else 2 points, or 2 % of the best score."""
+    if c.design.margin is not None:
+        return c.design.margin
+    if c.metric in RANGES:
+        low, high = RANGES[c.metric]
+        return POINTS * (high if low < 0 else high - low)
+    means = [e.mean for e in c.entries if e.mean is not None]
+    return POINTS * abs(min(means) if c.direction == "min" else max(means)) if means else 0.0
+
+
 def decide(
     known: Mapping[str, Scores],
     attempted: Mapping[str, Sequence[int]],
@@ -106,14 +158,14 @@ def decide(
         reference: label of the reference; it may be missing.
         direction: "max" or "min", which of the two is better.
         margin: largest difference that does not matter, in the metric's unit; at least 0.
-        design: looks and spending; without looks, all seeds are looked at once, each question at 5 %.
+        design: looks, spending and questions; without looks, all seeds are looked at once, each question at 5 %.
     """
     looks = tuple(design.looks)
     table = _Table(attempted, reference, -1 if direction == "min" else 1, margin, design)
     going = {label: looks[0] for label in attempted} if looks else {}
     for k, n in enumerate(looks or (0,)):
         if any(len(attempted[label]) < n for label in going):
-            return Decisions(table.rows, margin, looks or (table.most,), k, going)
+            return Decisions(table.rows, table.questions, margin, looks or (table.most,), k, going)
         for label in going:
             table.rows[label].seeds = n
         now = _first(known, attempted, table.rows, bool(looks))
@@ -121,7 +173,7 @@ def decide(
         going = dict.fromkeys(table.needed(now), looks[k + 1]) if k + 1 < len(looks) else {}
         if not going:
             break
-    return Decisions(table.rows, margin, looks or (table.most,), k + 1, going)
+    return Decisions(table.rows, table.questions, margin, looks or (table.most,), k + 1, going)
 
 
 def _first(
@@ -146,6 +198,7 @@ class _Table:
         self.rows = {label: Row(label, seeds=len(seeds)) for label, seeds in attempted.items()}
         self.most = max((len(seeds) for seeds in attempted.values()), default=0)
         self.reference, self.sign, self.margin = reference, sign, margin
+        self.questions = [Question(claim) for claim in design.claims]
         self.looks, self.spending = tuple(design.looks), design.spending
         self.share = ALPHA / 2 if design.looks else ALPHA  # two questions share the error of a sequential design
         self.ahead: dict[str, Gaps] = {}  # of each row -> how far the others are ahead of it, at the latest look
@@ -153,6 +206,7 @@ class _Table:
     def look(self, known: Mapping[str, Scores], k: int) -> None:
         """Decide what the scores of look k decide."""
         self.ahead = {}
+        self._answer(known, k)
         self._compare_with_best(known, k)
         if self.reference in known:
             self._compare_with_reference(known, k)
@@ -166,6 +220,7 @@ class _Table:
                 wanted |= {row.label, *(self._candidates(known) - row.cleared)}
             if self._asks_reference(row, known):
                 wanted |= {row.label, self.reference}
+        wanted |= {label for q in self.questions if self._is_worth_seeds(q) for label in (q.claim.method, q.claim.against)}
         return [label for label in self.rows if label in wanted]
 
     def _level(self, k: int, level: float) -> float:
@@ -217,6 +272,47 @@ class _Table:
     def _asks_reference(self, row: Row, known: Collection[str]) -> bool:
         return row.versus is None and row.label != self.reference and self.reference in known
 
+    def _answer(self, known: Mapping[str, Scores], k: int) -> None:
+        for q in self.questions:
+            if q.claim.method in known and q.claim.against in known:
+                q.gap = self._ahead_of(q.claim.against, known)[q.claim.method]
+        while True:
+            asked = [q for q in self.questions if q.is_open and q.gap]
+            level = self._level(k, ALPHA / max(1, sum(q.is_open for q in self.questions)))
+            for q in asked:
+                if q.gap and q.found is None and (found := self._found(q.gap, level)):
+                    q.found, q.decided_at = found, self.rows[q.claim.method].seeds
+                if q.gap and (holds := self._holds(q.claim, q.gap, level)) is not None:
+                    q.holds, q.decided_at = holds, self.rows[q.claim.method].seeds
+                if q.found == "worse":
+                    self.rows[q.claim.method].behind = True
+                if q.found == "better":
+                    self.rows[q.claim.against].behind = True
+            if not any(not q.is_open for q in asked):
+                return
+
+    def _found(self, gap: Estimate, level: float) -> str | None:
+        return _differs(gap, level / 2) or ("equal" if _is_within(gap, self.margin, level) else None)
+
+    def _holds(self, claim: Claim, gap: Estimate, level: float) -> bool | None:
+        """Whether a claim is surely right or surely wrong."""
+        match claim.relation:
+            case "better":
+                yes, no = _surely(gap, 0.0, level / 2), _surely(gap.negative(), 0.0, level / 2)
+            case "worse":
+                yes, no = _surely(gap.negative(), 0.0, level / 2), _surely(gap, 0.0, level / 2)
+            case "equal":
+                beyond = (_surely(side, self.margin, level / 2) for side in (gap, gap.negative()))
+                yes, no = _is_within(gap, self.margin, level), any(beyond)
+            case "not_worse":
+                yes, no = _surely(gap, -self.margin, level), _surely(gap.negative(), self.margin, level / 2)
+            case None:
+                return None
+        return True if yes else False if no else None
+
+    def _is_worth_seeds(self, q: Question) -> bool:
+        return q.is_open and q.gap is not None and self._chance_of_versus(q.gap, ALPHA / len(self.questions)) >= FUTILE
+
     def _give_up(self, known: Mapping[str, Scores], k: int) -> None:
         """Mark the rows of which the last look would probably decide nothing that is open."""
         if not self.looks:
@@ -225,8 +321,9 @@ class _Table:
             row = self.rows[label]
             chances = [self._chance_of_place(row, known)] if row.place_at is None else []
             if self._asks_reference(row, known):
-                chances.append(self._chance_of_versus(self._ahead_of(self.reference, known)[label]))
-            row.is_hopeless = bool(chances) and max(chances) < FUTILE
+                gap = self._ahead_of(self.reference, known)[label]
+                chances.append(self._chance_of_versus(gap, self.share / max(1, len(self.rows) - 1)))
+            row.is_hopeless |= bool(chances) and max(chances) < FUTILE
 
     def _chance_of_place(self, row: Row, known: Mapping[str, Scores]) -> float:
         level = self._level(len(self.looks) - 1, self.share / max(1, len(self.rows) - 1))
@@ -235,8 +332,8 @@ class _Table:
         uncleared = (gap for o, gap in others.items() if o not in row.cleared)
         return max(behind, min((self._chance(gap, -self.margin, level) for gap in uncleared), default=1.0))
 
-    def _chance_of_versus(self, gap: Estimate) -> float:
-        level = self._level(len(self.looks) - 1, self.share / max(1, len(self.rows) - 1))
+    def _chance_of_versus(self, gap: Estimate, share: float) -> float:
+        level = self._level(len(self.looks) - 1, share)
         sides = gap, gap.negative()
         equal = min(self._chance(side, -self.margin, level) for side in sides)
         return max(equal, *(self._chance(side, 0.0, level / 2) for side in sides))

@@ -1,0 +1,137 @@
+"""The answer of a table: the cheapest method that is surely not worse than the best by more than the margin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peftbench.report.data import decisions, scores
+from peftbench.report.data.comparison import Comparison, Entry
+from peftbench.report.data.decisions import Decisions
+from peftbench.report.data.pareto import COSTS
+from peftbench.report.data.weak_cache import weak_cache
+from peftbench.report.stats import intervals, power
+
+COST = {"memory": "memory", "parameters": "parameters", "time": "step time"}  # `prefer` -> a key of `COSTS`
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a table recommends, and what it leaves open.
+
+    Attributes:
+        experiment, task: of the table; `task` is its title.
+        metric: the primary metric.
+        margin: largest difference that does not matter, in the metric's unit.
+        prefer: the cost that decides: "memory", "parameters" or "time".
+        chosen: label of the cheapest row within the margin of the best; None if there is none or its cost is not known.
+        cost: that cost: bytes of peak memory, trainable parameters, or seconds of a step.
+        cost_ratio: the cost / the reference's.
+        reference: label of the reference.
+        within: labels of the rows that are surely not worse than the best by more than the margin.
+        behind: labels of the rows that are surely not the best, and not known to be within the margin.
+        open: labels of the rows of which neither is known.
+        versus: label -> "better", "worse" or "equal" (within the margin) compared with the reference; None if open.
+        seeds: label -> number of seeds that its verdict is from.
+        hopeless: open rows that the last planned look would probably not decide.
+        seeds_needed: number of seeds that would probably decide a difference of the margin; None if nothing is open or
+            no number does.
+        examples_needed: number of test examples that it takes then; None if seeds alone can decide.
+        claims: the planned questions with their answers, JSON-ready.
+    """
+
+    experiment: str
+    task: str
+    metric: str
+    margin: float
+    prefer: str
+    chosen: str | None
+    cost: float | None
+    cost_ratio: float | None
+    reference: str
+    within: tuple[str, ...]
+    behind: tuple[str, ...]
+    open: tuple[str, ...]
+    versus: Mapping[str, str | None]
+    seeds: Mapping[str, int]
+    hopeless: tuple[str, ...]
+    seeds_needed: int | None
+    examples_needed: int | None
+    claims: tuple[Mapping[str, Any], ...]
+
+
+@weak_cache
+def of(c: Comparison) -> Answer | None:
+    """The answer of a table; None where there is none to give.
+
+    There is none for a task that was not learned, for a single row, or where fewer than two rows have two seeds, as one
+    seed says nothing of a method.
+    """
+    known = {label: s for label, s in scores.of(c).items() if len(s.seeds) > 1}
+    if c.learned is False or len(known) < 2:
+        return None
+    d = decisions.of(c)
+    within = tuple(label for label in known if d.is_within(label))
+    behind = tuple(label for label in known if d.rows[label].behind and label not in within)
+    unsure = tuple(label for label in known if label not in within and label not in behind)
+    costs = {e.label: cost for e in c.entries if (cost := _cost(e, c.design.prefer)) is not None}
+    chosen = min((label for label in within if label in costs), key=lambda label: costs[label], default=None)
+    cost, base = (costs.get(label) if label else None for label in (chosen, c.reference))
+    seeds, examples = _needed(c, d, unsure)
+    return Answer(
+        experiment=c.experiment,
+        task=c.title,
+        metric=c.metric,
+        margin=d.margin,
+        prefer=c.design.prefer,
+        chosen=chosen,
+        cost=cost,
+        cost_ratio=cost / base if cost is not None and base else None,
+        reference=c.reference,
+        within=within,
+        behind=behind,
+        open=unsure,
+        versus={label: d.rows[label].versus for label in known if label != c.reference},
+        seeds={label: d.rows[label].seeds for label in known},
+        hopeless=tuple(label for label in unsure if d.rows[label].is_hopeless),
+        seeds_needed=seeds,
+        examples_needed=examples,
+        claims=tuple(_claim(q) for q in d.questions),
+    )
+
+
+def over_tasks(of_tasks: Sequence[Answer]) -> tuple[str, ...]:
+    """Labels of the rows that are within the margin of the best on every task, each task at its own 95 %."""
+    return tuple(label for label in of_tasks[0].within if all(label in a.within for a in of_tasks)) if of_tasks else ()
+
+
+def _claim(q: decisions.Question) -> dict[str, Any]:
+    return {
+        "method": q.claim.method,
+        "against": q.claim.against,
+        "claim": q.claim.relation,
+        "found": q.found,
+        "holds": q.holds,
+        "ahead": None if q.gap is None else q.gap.value,
+        "seeds": q.decided_at,
+    }
+
+
+def _needed(c: Comparison, d: Decisions, unsure: Sequence[str]) -> tuple[int | None, int | None]:
+    """(seeds, test examples) that would probably decide a difference of the margin between an open row and a candidate."""
+    known = scores.of(c)
+    pairs = [intervals.difference(known[i], known[g]) for i in unsure for g in d.candidates if g != i and g in known]
+    pairs = [p for p in pairs if p.is_known and not p.is_of_runs]
+    if not pairs:
+        return None, None
+    variance = power.VarianceComponents.of(pairs)
+    if (seeds := variance.seeds_for(d.margin)) is not None:
+        return seeds, None
+    examples = variance.examples_for(d.margin)
+    return None, int(examples) if examples > variance.examples else None
+
+
+def _cost(e: Entry, prefer: str) -> float | None:
+    found = COSTS[COST[prefer]](e)
+    return None if found is None else found[0]

@@ -121,6 +121,16 @@ class Plan:
         stores.save()
         return {name: (summary, s.train.max_length) for name, (summary, s) in made.items()}
 
+    @property
+    def design(self) -> Mapping[str, Any] | None:
+        """What the experiment asks of its comparison, as records keep it; None if nothing beyond a table."""
+        from msgspec import to_builtins
+
+        from peftbench.plan import design
+
+        found = design.of(self.experiment, () if self.baselines is None else self.baselines.labels)
+        return None if found is None else dict(to_builtins(found))
+
     def results_dir(self, given: PathLike | None = None) -> Path:
         """Return the directory for the records: `given`, or results/NAME by default.
 
@@ -472,6 +482,7 @@ def run(
             the plan was made.
         peftbench.run.executors.ExecutorError: the executor cannot run here.
     """
+    from peftbench.plan import next_runs
     from peftbench.records import record
     from peftbench.run import runner
     from peftbench.run.view import Lines, Quiet
@@ -495,7 +506,7 @@ def run(
         overrides=planned.experiment.overrides,
         reference=planned.experiment.reference,
         design=planned.design,
-        expected=len(planned),
+        expected=len(next_runs.wanted(planned.experiment, planned.prepared.planned, before)),
         session_kwargs=planned.session(device, folder),
         jobs=workers,
         threads=threads if workers == 1 else None,

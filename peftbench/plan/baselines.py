@@ -176,7 +176,7 @@ def _unpaired(spec: RunSpec, alike: Sequence[RunRecord], planned: Prepared) -> l
             f"{spec.task.name}: seeds: the reference {reference} has no finished run of seed {missing} there"
         )
     everything = {r.spec.seed for r in alike}
-    if len(here) < len(everything) and here == set(range(experiment.budget.seeds)):
+    if len(here) < len(everything) and here == set(range(experiment.budget.most_seeds)):
         mistakes.append(f"{spec.task.name}: seeds: {len(everything)} there, {len(here)} here")
     budgets = {round(b) for r in alike if (b := _budget(r)) is not None}
     target = experiment.budget.trainable_params

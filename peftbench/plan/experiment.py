@@ -6,12 +6,23 @@ methods' hyperparameters against the catalogue of methods.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    InstanceOf,
+    PrivateAttr,
+    Tag,
+    field_validator,
+    model_validator,
+)
 from pydantic.json_schema import WithJsonSchema
 
 from peftbench.errors import UserError
@@ -21,6 +32,7 @@ from peftbench.plan import limits
 from peftbench.plan.memory_size import parsed_size
 from peftbench.plan.strict_yaml import Document, Place
 from peftbench.records.retries import TimeLimits
+from peftbench.report.stats.spending import looks
 
 RESERVED = ("label", "lr", "first_seed", "search_space", "exempt")  # keys of a method's mapping, not hyperparameters
 EXEMPTIBLE = ("trainable_params", "memory", "trials")  # budgets that a method or a task may be exempt from
@@ -64,6 +76,64 @@ class TaskSection(Section):
         return dict(self.model_extra or {})
 
 
+class SeedsSection(Section):
+    """Seeds until decided: how many repetitions there are at the least, and at the most."""
+
+    least: int = Field(3, ge=2, le=limits.SEEDS, description="seeds of every row before the first look")
+    most: int = Field(30, ge=2, le=limits.SEEDS, description="seeds at which even an undecided row stops")
+    until: Literal["decided"] = Field("decided", description="a row stops when its verdicts are sure")
+    looks: tuple[Annotated[int, Field(ge=2, le=limits.SEEDS)], ...] | None = Field(
+        None,
+        strict=False,
+        min_length=1,
+        max_length=limits.LOOKS,
+        description="numbers of seeds at which verdicts are computed; null: from least to most, each about 1.6 times "
+        "the one before",
+    )
+    spending: Literal["obrien_fleming", "pocock"] = Field(
+        "obrien_fleming", description="how the error is spent over the looks: late, or evenly"
+    )
+
+    @model_validator(mode="after")
+    def _grows(self) -> SeedsSection:
+        if self.least > self.most:
+            raise ValueError(f"least: {self.least} is above most: {self.most}")
+        if self.looks is not None and (self.looks[0], self.looks[-1]) != (self.least, self.most):
+            raise ValueError(f"looks begin with least, {self.least}, and end with most, {self.most}")
+        if self.looks is not None and any(a >= b for a, b in itertools.pairwise(self.looks)):
+            raise ValueError("looks must ascend, such as looks: [3, 5, 8]")
+        return self
+
+    @property
+    def planned_looks(self) -> tuple[int, ...]:
+        """The numbers of seeds at which verdicts are computed."""
+        return self.looks or looks(self.least, self.most)
+
+
+class ClaimSection(Section):
+    """A question that is asked before the runs, answered at the full level."""
+
+    method: str = Field(min_length=1, description="label of the method that it is about")
+    against: str | None = Field(None, description="label of the other method; null: the reference")
+    relation: Literal["better", "worse", "equal", "not_worse"] | None = Field(
+        None,
+        alias="is",
+        description="what is claimed; equal: within the margin, not_worse: by more than the margin; null: only asked",
+    )
+    task: str | None = Field(None, description="the task that it is asked on; null: each task")
+
+
+def _form(seeds: Any) -> str:
+    return "until decided" if isinstance(seeds, dict | SeedsSection) else "fixed"
+
+
+Seeds = Annotated[
+    Annotated[int, Field(ge=1, le=limits.SEEDS), Tag("fixed")] | Annotated[SeedsSection, Tag("until decided")],
+    Discriminator(_form),
+]
+FORMS = ("fixed", "until decided")  # of `seeds`; pydantic names them in the places of mistakes
+
+
 class BudgetSection(Section):
     """The budget that every method gets."""
 
@@ -79,7 +149,9 @@ class BudgetSection(Section):
     batch_size: BatchSize = Field(16, description="examples in an optimiser step")
     accumulation: BatchSize = Field(1, description="parts that a batch is computed in, to save memory")
     max_length: Length = Field(128, description="tokens kept of an example")
-    seeds: int = Field(3, ge=1, le=limits.SEEDS, description="repetitions of each run")
+    seeds: Seeds = Field(
+        3, description="repetitions of each run; or least and most, to repeat a run until its verdicts are sure"
+    )
     trials: int | None = Field(
         None, ge=1, le=limits.TRIALS, description="tuning trials of each configuration; null: no tuning"
     )
@@ -89,6 +161,11 @@ class BudgetSection(Section):
     def length_unit(self) -> str:
         """The one of `LENGTH_UNITS` that limits a run."""
         return next((name for name in LENGTH_UNITS[1:] if getattr(self, name) is not None), LENGTH_UNITS[0])
+
+    @property
+    def most_seeds(self) -> int:
+        """The largest number of repetitions."""
+        return self.seeds if isinstance(self.seeds, int) else self.seeds.most
 
     @property
     def memory_bytes(self) -> int | None:
@@ -239,6 +316,15 @@ class Experiment(Section):
     jobs: int = Field(1, ge=1, le=limits.JOBS, description="worker processes; several share the machine")
     timeout: TimeoutSection = TimeoutSection()
     reference: str = Field("full", description="the label of the method that ratios are relative to")
+    margin: float | None = Field(
+        None, gt=0, le=limits.MARGIN, description="largest difference that does not matter; null: 2 points, or 2 %"
+    )
+    prefer: Literal["memory", "parameters", "time"] = Field(
+        "memory", description="the cost that decides among methods within the margin of the best"
+    )
+    claims: tuple[ClaimSection, ...] = Field(
+        (), strict=False, max_length=limits.CLAIMS, description="questions planned before the runs"
+    )
     profile: ProfileSection | None = Field(ProfileSection(), description="false: measure no times")
     methods: Annotated[
         tuple[InstanceOf[MethodEntry], ...], Field(min_length=1), WithJsonSchema({"type": "array", "minItems": 1})

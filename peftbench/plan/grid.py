@@ -88,7 +88,7 @@ def grid(
         runs = _runs(experiment, facts, chosen, task, parameters, length, measures)
         tried = [_trials(experiment, c, p, parameters, measures) for c, p in zip(chosen, runs, strict=True)]
         trials += [p for i in range(experiment.budget.trials or 0) for all_ in tried for p in all_[i : i + 1]]
-        for seed in range(experiment.budget.seeds):
+        for seed in range(experiment.budget.most_seeds):
             if selection.has_seed(seed):
                 for p, mine in zip(runs, tried, strict=True):
                     untuned = p.spec.method if mine else None
@@ -101,7 +101,7 @@ def grid(
 def _check_number(experiment: Experiment, configurations: int, tasks: int, selection: Selection) -> None:
     """Refuse a grid of more runs than any cluster can carry out, before it is made."""
     b = experiment.budget
-    seeds, trials = len(selection.seeds) or b.seeds, b.trials or 0
+    seeds, trials = len(selection.seeds) or b.most_seeds, b.trials or 0
     if (runs := configurations * tasks * (seeds + trials)) > limits.RUNS:
         raise experiment.error(
             ("budget",),

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 RUNS = 100_000  # of a grid: configurations x tasks x (seeds + trials)
 SEEDS = 10_000
+LOOKS = 40  # at the seeds so far
+CLAIMS = 100
+MARGIN = 10**6  # the largest difference that does not matter
 TRIALS = 1_000  # of each configuration
 STEPS = 10**9  # optimiser steps of a run, and steps between evaluations
 TOKENS = 10**15  # training tokens of a run

@@ -10,10 +10,11 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from peftbench.plan import design, until_decided
 from peftbench.plan.experiment import Experiment, ProfileSection
 from peftbench.plan.grid import Planned
 from peftbench.records import record, trials
-from peftbench.records.record import Record, TrialRecord
+from peftbench.records.record import Record, RunRecord, TrialRecord
 from peftbench.records.retries import NO_LIMITS, Retries, TimeLimits
 from peftbench.records.spec import LatencySpec, ProfileSpec, RunSpec, Spec
 
@@ -135,11 +136,25 @@ class _Ready:
 
 
 def _specs(experiment: Experiment, planned: Sequence[Planned], ready: _Ready) -> list[Spec]:
-    now = _resolved(planned, ready)
+    now = _wanted(experiment, _resolved(planned, ready), ready)
     runs: list[Spec] = [p.spec for p in now if not p.waits]
     if any(p.waits for p in now) or any(ready(spec.id) for spec in runs):
         return runs
     return [*runs, *profiles(experiment, now, ready.records)]
+
+
+def wanted(experiment: Experiment, planned: Sequence[Planned], records: Iterable[Record]) -> list[Planned]:
+    """Return the runs of the grid that the records call for, done or not: all of them, unless seeds run until decided."""
+    ready = _Ready(records)
+    return _wanted(experiment, _resolved(planned, ready), ready)
+
+
+def _wanted(experiment: Experiment, planned: list[Planned], ready: _Ready) -> list[Planned]:
+    question = design.of(experiment)
+    if question is None or not question.looks:
+        return planned
+    latest = [r for r in ready.retries.latest.values() if isinstance(r, RunRecord)]
+    return until_decided.wanted(planned, latest, question, lambda spec_id: not ready(spec_id))
 
 
 def _resolved(planned: Sequence[Planned], ready: _Ready) -> list[Planned]:

@@ -10,7 +10,7 @@ from peftbench import cache
 from peftbench.errors import UserError, shown
 from peftbench.measure import probes
 from peftbench.method.catalogue import Catalogue
-from peftbench.plan import configurations, grid, next_runs, resolve, run_limits
+from peftbench.plan import configurations, design, grid, next_runs, resolve, run_limits
 from peftbench.plan.experiment import Experiment
 from peftbench.plan.grid import Planned
 from peftbench.plan.limits import JOBS
@@ -98,6 +98,7 @@ def prepare(
     cache.check()
     catalogue = Catalogue(tuple(user_file.resolved(p) for p in plugins))
     expanded = configurations.expand(experiment, catalogue.methods(), catalogue.hyper)
+    design.check(experiment, expanded)
     selection = Selection.parse(only, experiment, expanded)
     facts = resolve.gather(experiment, selection, catalogue.stores, data_dir)
     probes.check(experiment.probes, (task.kind for task in facts.tasks), data_dir)

@@ -23,12 +23,15 @@ from peftbench.plan.experiment import (
     LENGTH_UNITS,
     RESERVED,
     BackboneSection,
+    FORMS,
     BudgetSection,
+    ClaimSection,
     Experiment,
     LatencySection,
     MethodEntry,
     ProfileSection,
     Section,
+    SeedsSection,
     TaskSection,
     TimeoutSection,
     TrainSection,
@@ -51,6 +54,7 @@ EXPECTED = {  # what a missing or malformed value must be
 SECTIONS: dict[Place, type[Section]] = {
     ("backbone",): BackboneSection,
     ("budget",): BudgetSection,
+    ("budget", "seeds"): SeedsSection,
     ("train",): TrainSection,
     ("profile",): ProfileSection,
     ("profile", "latency"): LatencySection,
@@ -234,7 +238,7 @@ def _is_redundant(error: Any) -> bool:
 
 def _explained(document: Document, error: Any) -> UserError:
     """Translate an error of pydantic into the terms of the file."""
-    place: Place = tuple(error["loc"])
+    place: Place = tuple(part for part in error["loc"] if part not in FORMS)
     if error["type"] == "missing":
         return document.error(place[:-1], f"{place[-1]} is missing; it must be {EXPECTED[str(place[-1])]}")
     if error["type"] == "extra_forbidden":
@@ -282,5 +286,7 @@ def _keys(place: Place) -> list[str]:
         return list(Experiment.model_fields)
     if place[0] == "tasks":
         return list(TaskSection.model_fields)
+    if place[0] == "claims":
+        return [field.alias or name for name, field in ClaimSection.model_fields.items()]
     section = SECTIONS.get(place)
     return list(section.model_fields) if section else []

@@ -39,8 +39,8 @@ class Selection:
         """
         valid = {
             "method": {name for c in configurations for name in (c.label, c.name)},
-            "task": {name for task in experiment.tasks for name in _names(task)},
-            "seed": {str(seed) for seed in range(experiment.budget.seeds)},
+            "task": {name for task in experiment.tasks for name in names(task)},
+            "seed": {str(seed) for seed in range(experiment.budget.most_seeds)},
         }
         selected: dict[str, set[str]] = {key: set() for key in KEYS}
         for text in texts:
@@ -49,6 +49,8 @@ class Selection:
                 raise UserError(f"--only {text}: write key=value, e.g. --only method=lora; keys: {', '.join(KEYS)}")
             if key not in KEYS:
                 raise unknown("key", key, KEYS, where=f"--only {text}")
+            if key == "seed" and not isinstance(experiment.budget.seeds, int):
+                raise UserError(f"--only {text}: seeds run until verdicts are sure; leave it out, or --set budget.seeds=N")
             if value not in valid[key]:
                 raise unknown(key, value, valid[key], where=f"--only {text}")
             selected[key].add(value)
@@ -56,7 +58,7 @@ class Selection:
 
     def has_task(self, task: TaskSection) -> bool:
         """Whether the task is selected."""
-        return not self.tasks or not self.tasks.isdisjoint(_names(task))
+        return not self.tasks or not self.tasks.isdisjoint(names(task))
 
     def has_method(self, configuration: Configuration) -> bool:
         """Whether the configuration is selected."""
@@ -67,7 +69,7 @@ class Selection:
         return not self.seeds or seed in self.seeds
 
 
-def _names(task: TaskSection) -> list[str]:
+def names(task: TaskSection) -> list[str]:
     """The names that select a task: its name in the file, its stand-in, and `local/NAME` for a local task."""
     name = task.options.get("name")
     local = [f"local/{name}"] if task.task == "local" and isinstance(name, str) else []

@@ -46,6 +46,15 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     return [replace(c, notes=(*_incomparable(key, groups, variants), *c.notes)) for key, c in compared.items()]
 
 
+def table(runs: Sequence[RunRecord]) -> Comparison:
+    """The comparison of final runs of one task and setting, without times and notes on other runs.
+
+    Args:
+        runs: the attempts that count; not empty.
+    """
+    return _comparison(runs[0].spec.task.name, list(runs), [], "", {})
+
+
 def _variants(groups: Mapping[Key, list[RunRecord]]) -> dict[Key, str]:
     """A suffix per table: empty if its task has one table, else the steps and a prefix of the setting hash."""
     tables = Counter(key[:2] for key in groups)

@@ -355,5 +355,5 @@ def _is_within(gap: Estimate, margin: float, level: float) -> bool:
 
 def _surely(gap: Estimate, bound: float, level: float) -> bool:
     """Whether the one-sided test says that the true gap is above the bound."""
-    half = gap.half(1 - 2 * level)
+    half = gap.half(1 - 2 * level) if level > 0 else None
     return half is not None and gap.value - half > bound

@@ -8,6 +8,7 @@ from msgspec import structs
 
 from peftbench.records.design import FIXED, Claim, Design
 from peftbench.records.record import RunRecord
+from peftbench.records.spec import TaskSpec
 
 
 def of(runs: Sequence[RunRecord]) -> tuple[Design, tuple[Claim, ...]]:
@@ -23,10 +24,15 @@ def of(runs: Sequence[RunRecord]) -> tuple[Design, tuple[Claim, ...]]:
         (the newest run's design with the planned claims on this task, the other claims on it).
     """
     newest = max(runs, key=lambda r: r.body.started).body.design or FIXED
-    names = {runs[0].spec.task.name, runs[0].spec.task.stand_in_for}
-    claims = [claim for claim in newest.claims if claim.task is None or claim.task in names]
-    planned = [claim for claim in claims if _is_planned(claim, runs)]
-    return structs.replace(newest, claims=planned), tuple(claim for claim in claims if claim not in planned)
+    asked = on_task(newest, runs[0].spec.task)
+    planned = [claim for claim in asked.claims if _is_planned(claim, runs)]
+    return structs.replace(asked, claims=planned), tuple(claim for claim in asked.claims if claim not in planned)
+
+
+def on_task(design: Design, task: TaskSpec) -> Design:
+    """The design with the claims on one task alone."""
+    names = {None, task.name, task.stand_in_for}
+    return structs.replace(design, claims=[claim for claim in design.claims if claim.task in names])
 
 
 def _is_planned(claim: Claim, runs: Sequence[RunRecord]) -> bool:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from peftbench.records.retries import TimeLimits
     from peftbench.records.spec import RunSpec, Spec
     from peftbench.report.assemble import ReportData
+    from peftbench.report.data.answer import Answer
     from peftbench.run.attached import Attached
     from peftbench.run.runner import Outcome
     from peftbench.run.view import View
@@ -322,6 +323,17 @@ class Report:
         from peftbench.report import assemble
 
         return assemble.rows(self.folder, self.loaded)
+
+    def verdict(self) -> list[Answer]:
+        """Return what each table recommends: the cheapest method that is surely within the margin of the best.
+
+        Returns:
+            One `peftbench.report.data.answer.Answer` for each table that allows one, in the order of the tables; with
+            what is behind, what is open and what would decide it.
+        """
+        from peftbench.report.data import answer
+
+        return [found for c in self.loaded.comparisons if (found := answer.of(c))]
 
     def frame(self) -> pd.DataFrame:
         """Return `rows` as a pandas data frame, with one row for each configuration and task.

@@ -31,6 +31,9 @@ def report(
         typer.Option("--columns", metavar="A,B,...", help="Columns of the tables of scores. Default: all."),
     ] = None,
     pdf: Annotated[bool, typer.Option("--pdf", help="Write the figures as PDF files, too.")] = False,
+    verdict: Annotated[
+        bool, typer.Option("--verdict", help="Print what to take and what is open, and write nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write tables and figures from records.
@@ -42,6 +45,9 @@ def report(
     if len(set(names)) < len(names) or "" in names:
         raise UserError(f"--columns {shown(columns)}: give each column once, such as --columns score,trainable,memory")
     compared = api.report(results, against=against)
+    if verdict:
+        _print_verdict(compared, as_json)
+        return
     if check:
         outdated = compared.check(out, names, pdf)
         say("\n".join(outdated) or f"{out or compared.place}: every file is what the records give")
@@ -53,6 +59,15 @@ def report(
     page = compared.write(out, names, pdf)
     if not as_json:
         say(f"{compared.table(names)}\nreport: {page}")
+
+
+def _print_verdict(compared: api.Report, as_json: bool) -> None:
+    from peftbench.report.tables import answers, terminal
+
+    if as_json:
+        print_json([answers.json_ready(a) for a in compared.verdict()])
+    else:
+        say(terminal.verdicts(compared.loaded.comparisons))
 
 
 def figures(

@@ -50,7 +50,9 @@ class Selection:
             if key not in KEYS:
                 raise unknown("key", key, KEYS, where=f"--only {text}")
             if key == "seed" and not isinstance(experiment.budget.seeds, int):
-                raise UserError(f"--only {text}: seeds run until verdicts are sure; leave it out, or --set budget.seeds=N")
+                raise UserError(
+                    f"--only {text}: seeds run until verdicts are sure; leave it out, or --set budget.seeds=N"
+                )
             if value not in valid[key]:
                 raise unknown(key, value, valid[key], where=f"--only {text}")
             selected[key].add(value)

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peftbench.report.data import decisions, scores
+from peftbench.report.data import decisions, scores, verdicts
 from peftbench.report.data.comparison import Comparison, Entry
-from peftbench.report.data.decisions import Decisions
 from peftbench.report.data.pareto import COSTS
 from peftbench.report.data.weak_cache import weak_cache
-from peftbench.report.stats import intervals, power
+from peftbench.report.stats import power
 
 COST = {"memory": "memory", "parameters": "parameters", "time": "step time"}  # `prefer` -> a key of `COSTS`
 
@@ -78,7 +77,7 @@ def of(c: Comparison) -> Answer | None:
     costs = {e.label: cost for e in c.entries if (cost := _cost(e, c.design.prefer)) is not None}
     chosen = min((label for label in within if label in costs), key=lambda label: costs[label], default=None)
     cost, base = (costs.get(label) if label else None for label in (chosen, c.reference))
-    seeds, examples = _needed(c, d, unsure)
+    seeds, examples = _needed(c, d.margin, unsure)
     return Answer(
         experiment=c.experiment,
         task=c.title,
@@ -118,17 +117,16 @@ def _claim(q: decisions.Question) -> dict[str, Any]:
     }
 
 
-def _needed(c: Comparison, d: Decisions, unsure: Sequence[str]) -> tuple[int | None, int | None]:
-    """(seeds, test examples) that would probably decide a difference of the margin between an open row and a candidate."""
-    known = scores.of(c)
-    pairs = [intervals.difference(known[i], known[g]) for i in unsure for g in d.candidates if g != i and g in known]
-    pairs = [p for p in pairs if p.is_known and not p.is_of_runs]
+def _needed(c: Comparison, margin: float, unsure: Sequence[str]) -> tuple[int | None, int | None]:
+    """(seeds, test examples) that would probably show a difference of the margin between an open row and the best."""
+    known = verdicts.of(c)
+    pairs = [gap for label in unsure if (gap := known[label].to_best) and gap.is_known and not gap.is_of_runs]
     if not pairs:
         return None, None
     variance = power.VarianceComponents.of(pairs)
-    if (seeds := variance.seeds_for(d.margin)) is not None:
+    if (seeds := variance.seeds_for(margin)) is not None:
         return seeds, None
-    examples = variance.examples_for(d.margin)
+    examples = variance.examples_for(margin)
     return None, int(examples) if examples > variance.examples else None
 
 

@@ -200,12 +200,15 @@ class _Table:
         self.reference, self.sign, self.margin = reference, sign, margin
         self.questions = [Question(claim) for claim in design.claims]
         self.looks, self.spending = tuple(design.looks), design.spending
+        self.tested = len(self.rows)  # rows that the error is divided among
         self.share = ALPHA / 2 if design.looks else ALPHA  # two questions share the error of a sequential design
         self.ahead: dict[str, Gaps] = {}  # of each row -> how far the others are ahead of it, at the latest look
 
     def look(self, known: Mapping[str, Scores], k: int) -> None:
         """Decide what the scores of look k decide."""
         self.ahead = {}
+        if not self.looks:
+            self.tested = len(known)
         self._answer(known, k)
         self._compare_with_best(known, k)
         if self.reference in known:
@@ -220,14 +223,16 @@ class _Table:
                 wanted |= {row.label, *(self._candidates(known) - row.cleared)}
             if self._asks_reference(row, known):
                 wanted |= {row.label, self.reference}
-        wanted |= {label for q in self.questions if self._is_worth_seeds(q) for label in (q.claim.method, q.claim.against)}
+        wanted |= {
+            label for q in self.questions if self._is_worth_seeds(q) for label in (q.claim.method, q.claim.against)
+        }
         return [label for label in self.rows if label in wanted]
 
     def _level(self, k: int, level: float) -> float:
         return spending.nominal_levels(self.looks, level, self.spending)[k] if self.looks else level
 
     def _compare_with_best(self, known: Mapping[str, Scores], k: int) -> None:
-        level = self._level(k, self.share / max(1, len(self.rows) - 1))
+        level = self._level(k, self.share / max(1, self.tested - 1))
         for label in sorted(known, key=lambda label: -self.sign * known[label].values.mean()):
             if self.rows[label].behind:
                 continue  # so that most tables need few of their pairs
@@ -255,12 +260,14 @@ class _Table:
     def _compare_with_reference(self, known: Mapping[str, Scores], k: int) -> None:
         gaps = self._ahead_of(self.reference, known)
         self._step_down(gaps, k, ("better", "worse"), _differs)
-        self._step_down(gaps, k, ("equal",), lambda gap, level: "equal" if _is_within(gap, self.margin, level) else None)
+        self._step_down(
+            gaps, k, ("equal",), lambda gap, level: "equal" if _is_within(gap, self.margin, level) else None
+        )
 
     def _step_down(self, gaps: Gaps, k: int, answers: tuple[str, ...], test: Test) -> None:
         """Holm's method: each answer raises the level of the rest."""
         while True:
-            rest = len(self.rows) - 1 - sum(row.versus in answers for row in self.rows.values())
+            rest = self.tested - 1 - sum(row.versus in answers for row in self.rows.values())
             level = self._level(k, self.share / max(1, rest) / len(answers))
             asked = {label: gap for label, gap in gaps.items() if self.rows[label].versus is None}
             found = {label: answer for label, gap in asked.items() if (answer := test(gap, level))}
@@ -322,11 +329,11 @@ class _Table:
             chances = [self._chance_of_place(row, known)] if row.place_at is None else []
             if self._asks_reference(row, known):
                 gap = self._ahead_of(self.reference, known)[label]
-                chances.append(self._chance_of_versus(gap, self.share / max(1, len(self.rows) - 1)))
+                chances.append(self._chance_of_versus(gap, self.share / max(1, self.tested - 1)))
             row.is_hopeless |= bool(chances) and max(chances) < FUTILE
 
     def _chance_of_place(self, row: Row, known: Mapping[str, Scores]) -> float:
-        level = self._level(len(self.looks) - 1, self.share / max(1, len(self.rows) - 1))
+        level = self._level(len(self.looks) - 1, self.share / max(1, self.tested - 1))
         others = {o: self._ahead_of(o, known)[row.label] for o in self._candidates(known) - {row.label}}
         behind = max((self._chance(gap.negative(), 0.0, level) for gap in others.values()), default=0.0)
         uncleared = (gap for o, gap in others.items() if o not in row.cleared)

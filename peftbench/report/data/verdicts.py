@@ -1,8 +1,9 @@
 """Verdicts on one table: intervals, differences to the reference, and ties with the best configuration.
 
 The p-values of differences to the reference are adjusted by Holm's method over the table. A configuration is tied with
-the best if the difference of their means lies within its interval at level 1 - 5 % / (configurations - 1). The truly
-best one is then among the tied ones with at least 95 % (Bonferroni; Hsu, Multiple Comparisons, 1996, chapter 4).
+the best if the difference of their means lies within its one-sided interval at level 1 - 5 % / (configurations - 1). The
+truly best one is then among the tied ones with at least 95 % (Bonferroni; Hsu, Multiple Comparisons, 1996, chapter 4).
+Looks at the seeds so far, and planned questions, are taken into account by `decisions`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from peftbench.report.data import pareto, scores
+from peftbench.report.data import decisions, pareto, scores
 from peftbench.report.data.comparison import Comparison
 from peftbench.report.data.weak_cache import weak_cache
 from peftbench.report.stats import intervals, moderated
@@ -60,8 +61,18 @@ def of(c: Comparison) -> Mapping[str, ScoreVerdict]:
         label -> verdict, for every configuration that has a score.
     """
     results = verdicts(scores.of(c), c.reference, c.direction, RANGES.get(c.metric))
+    results = {label: _decided(c, label, v) for label, v in results.items()}
     fronts = pareto.probabilities(c) if results else {}
     return {label: replace(v, on_front=fronts[label]) for label, v in results.items()}
+
+
+def _decided(c: Comparison, label: str, v: ScoreVerdict) -> ScoreVerdict:
+    """The verdict with what other candidates, looks and planned questions decide, too."""
+    row = decisions.of(c).rows[label]
+    v = replace(v, p_holm=None) if c.design.looks else v  # a p-value of one look says nothing of all
+    if v.is_best or v.mean.is_of_runs:
+        return v
+    return replace(v, tied=not row.behind)
 
 
 def some_are_behind(c: Comparison) -> bool:
@@ -123,5 +134,5 @@ def _within(mean: Estimate, limits: tuple[float, float] | None) -> tuple[float, 
 def _tied(to_best: Estimate | None, configurations: int) -> bool | None:
     if to_best is None:
         return True
-    half = to_best.half(1 - (1 - LEVEL) / (configurations - 1))
+    half = to_best.half(1 - 2 * (1 - LEVEL) / (configurations - 1))  # the best's mean is above: one side is asked
     return None if half is None else abs(to_best.value) <= half

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
-from peftbench.report.data import verdicts
+from peftbench.report.data import answer, decisions, verdicts
 from peftbench.report.data.comparison import Comparison
 from peftbench.report.data.verdicts import ScoreVerdict
 from peftbench.report.stats import power
 from peftbench.report.stats.influence import COUNTED
 from peftbench.report.stats.intervals import LEVEL, RANGES, Estimate
+from peftbench.report.tables import answers
+from peftbench.report.tables.formatting import are, listed, two_digits
 
 ALPHA = 1 - LEVEL
 POINTS = 0.02  # difference to plan for, as a share of the metric's unit range
@@ -20,13 +21,36 @@ def sentences(c: Comparison) -> Iterator[str]:
     """The conclusions, most important first; none if differences mean nothing or there is nothing to compare."""
     if c.learned is False or len(verdicts.of(c)) < 2:
         return
+    yield from answers.sentences(c)
     yield from _scope(c)
+    if c.design.looks:
+        yield from _decided(c)
+        yield from answers.seeds(c)
+        return
     if any(v.tied is not None for v in verdicts.of(c).values() if not v.is_best):
         yield _about_the_best(c)
     if any(v.p_holm is not None for v in verdicts.of(c).values()):
         yield _about_the_reference(c)
         yield from _tied_but_worse(c)
     yield from _more(c)
+
+
+def _decided(c: Comparison) -> Iterator[str]:
+    """What the looks have decided so far."""
+    a = answer.of(c)
+    if a is None:
+        return
+    state = decisions.of(c)
+    behind = [label for label, row in state.rows.items() if row.behind]
+    if behind:
+        yield f"Surely not the best: {listed(behind)}."
+    named = {
+        found: [label for label, how in a.versus.items() if how == found]
+        for found in ("better", "worse", "equal", None)
+    }
+    words = {"better": "better", "worse": "worse", "equal": f"equal within {answers.margin(a)}", None: "not decided"}
+    phrases = [f"{listed(labels)} {are(labels)} {words[found]}" for found, labels in named.items() if labels]
+    yield f"Against {c.reference}: {'; '.join(phrases)}."
 
 
 def marks(c: Comparison) -> Iterator[str]:
@@ -80,7 +104,7 @@ def _about_the_best(c: Comparison) -> str:
         return f"{_none_is_behind(c)}."
     if not tied:
         return f"{best} is better than every other configuration, {sample}."
-    return f"{listed([best, *tied])} cannot be told apart at the top, {sample}; {listed(others)} {_are(others)} behind."
+    return f"{listed([best, *tied])} cannot be told apart at the top, {sample}; {listed(others)} {are(others)} behind."
 
 
 def _about_the_reference(c: Comparison) -> str:
@@ -91,7 +115,7 @@ def _about_the_reference(c: Comparison) -> str:
     whose = "Of these trained networks, against" if len(runs) == len(known) else "Against"
     named = {n: f"{n} (its one trained network)" if n in runs and whose == "Against" else n for n in sure}
     better, worse = [named[n] for n, d in sure.items() if d > 0], [named[n] for n, d in sure.items() if d < 0]
-    phrases = [f"{listed(names)} {_are(names)} {how}" for names, how in ((better, "better"), (worse, "worse")) if names]
+    phrases = [f"{listed(names)} {are(names)} {how}" for names, how in ((better, "better"), (worse, "worse")) if names]
     rest = len(known) - len(sure)
     if not phrases:
         return f"No difference to {c.reference} is sure (Holm's correction over {len(known)})."
@@ -105,7 +129,7 @@ def _tied_but_worse(c: Comparison) -> Iterator[str]:
     both = [n for n, d in _sure(c).items() if sign * d.value < 0 and verdicts.of(c)[n].tied]
     if not both:
         return
-    start = f"{listed(both)} {_are(both)} surely below {c.reference} and yet marked as tied with the best"
+    start = f"{listed(both)} {are(both)} surely below {c.reference} and yet marked as tied with the best"
     if verdicts.of(c)[c.reference].is_best:
         yield f"{start}: Bonferroni's correction, which decides on ties, is stricter than Holm's."
     else:
@@ -139,11 +163,11 @@ def _more(c: Comparison) -> Iterator[str]:
         yield f"Seeing {name} {sure} would need more than {power.MOST:,} seeds."
     elif seeds is None:
         yield (
-            f"Seeing {name} {sure} would need about {_round(examples):,} test examples, and more seeds: on these "
+            f"Seeing {name} {sure} would need about {two_digits(examples):,} test examples, and more seeds: on these "
             f"{variance.examples:,} no number of seeds is enough."
         )
     elif seeds > now:
-        yield f"Seeing {name} {sure} would need about {_round(seeds)} seeds."
+        yield f"Seeing {name} {sure} would need about {two_digits(seeds)} seeds."
     else:
         yield f"These seeds are enough to see {name} {sure}."
 
@@ -166,20 +190,3 @@ def _sample(all_: Sequence[ScoreVerdict]) -> str:
     examples = max(m.examples for m in means)
     known = f" and {examples:,} test examples" if examples else ""
     return f"with {seeds} seed{'' if high == 1 else 's'}{known}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Join names: `a, b and c`."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _are(names: Sequence[str]) -> str:
-    return "is" if len(names) == 1 else "are"
-
-
-def _round(number: float) -> int:
-    """Round up to two digits, as the estimate is no more precise."""
-    if number < 10:
-        return math.ceil(number)
-    unit = 10 ** (math.floor(math.log10(number)) - 1)
-    return math.ceil(number / unit) * unit

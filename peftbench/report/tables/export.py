@@ -11,7 +11,7 @@ from typing import Any
 from peftbench.report.data.average import Average
 from peftbench.report.data.comparison import Comparison, Entry, mean, spread
 from peftbench.report.data.times import BATCHES, PHASES, Latency, Times, background_cpu_share
-from peftbench.report.tables import differences
+from peftbench.report.tables import answers, differences
 
 
 def rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
@@ -46,7 +46,7 @@ def row(c: Comparison, e: Entry) -> dict[str, Any]:
         size, deviation: how the budget was met, and trainable / budget - 1.
         exempt: budget -> why it does not apply.
         peak_memory_bytes: largest peak memory over the seeds.
-        All fields of `differences.row` and `measured`.
+        All fields of `differences.row`, `answers.verdict` and `measured`.
     """
     return {
         "experiment": c.experiment,
@@ -64,6 +64,7 @@ def row(c: Comparison, e: Entry) -> dict[str, Any]:
         "sd": e.sd,
         "n": e.n,
         **differences.row(c, e),
+        **answers.verdict(c, e),
         "scores": {str(seed): e.scores[seed] for seed in sorted(e.scores)},
         "failed": e.failed,
         "failures": dict(e.failures),

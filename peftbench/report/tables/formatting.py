@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 from peftbench.report.data.times import Summary
 
@@ -136,3 +137,34 @@ def size(mark: str, deviation: float | None) -> str:
 def failures(failed: Mapping[str, int]) -> str:
     """`0`, or the number of runs by status: `2 diverged, 1 oom`."""
     return ", ".join(f"{n} {status}" for status, n in failed.items()) or "0"
+
+
+def seconds(value: float) -> str:
+    """`134 ms`, or `2.41 s`.
+
+    >>> seconds(0.1337), seconds(2.414)
+    ('134 ms', '2.41 s')
+    """
+    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Join names: `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def are(names: Sequence[str]) -> str:
+    """`is`, or `are` for several names."""
+    return "is" if len(names) == 1 else "are"
+
+
+def two_digits(number: float) -> int:
+    """Round up to two digits, as an estimate is no more precise.
+
+    >>> two_digits(7.1), two_digits(1234)
+    (8, 1300)
+    """
+    if number < 10:
+        return math.ceil(number)
+    unit = 10 ** (math.floor(math.log10(number)) - 1)
+    return math.ceil(number / unit) * unit

@@ -10,7 +10,7 @@ from peftbench.report.data.latencies import Latencies
 from peftbench.report.data.samples import first_sample
 from peftbench.report.data.tunings import Tuning
 from peftbench.report.media.terminal import wrapped
-from peftbench.report.tables import columns, conclusions, latency_page, trials
+from peftbench.report.tables import answers, columns, conclusions, latency_page, trials
 from peftbench.report.tables.columns import WIDTH
 
 LONGEST = 160  # characters of a text that the table shows
@@ -36,12 +36,28 @@ def text(
     return "\n".join([*(_comparison(c, names) for c in comparisons), *(_average(a, names) for a in averages), *others])
 
 
+def verdicts(comparisons: Sequence[Comparison]) -> str:
+    """What each table recommends, and what it leaves open, without the tables."""
+    said = [
+        line
+        for c in comparisons
+        for sentence in answers.first(c)
+        for line in (
+            *wrapped(f"{c.experiment}, {c.title}", WIDTH),
+            *wrapped(sentence, WIDTH),
+            *(line for more in answers.sentences(c) for line in wrapped(more, WIDTH, "* ", "  ")),
+        )
+    ]
+    return "\n".join(said) or "No answer: a table needs two methods with two seeds each, and a task that was learned."
+
+
 def _comparison(c: Comparison, names: Sequence[str]) -> str:
     constant = f", {c.constant}" if c.constant else ""
     title = f"{c.experiment}: {c.title} ({c.backbone}, {length(c.budget)}{constant})"
     table = columns.text(columns.columns(c, names), c.entries)
     said = [*conclusions.sentences(c), *conclusions.unmarked(c)]
-    return block(title, table, [*said, *c.notes, *_sample(c)])
+    answered = "\n".join(line for sentence in answers.first(c) for line in wrapped(sentence, WIDTH))
+    return block(f"{title}\n{answered}" if answered else title, table, [*said, *c.notes, *_sample(c)])
 
 
 def _average(a: Average, names: Sequence[str]) -> str:

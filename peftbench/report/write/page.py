@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from peftbench.report.data import data_text
+from peftbench.report.data import answer, data_text
 from peftbench.report.data.average import Average
 from peftbench.report.data.comparison import Comparison, constant_answer, in_digits, length
 from peftbench.report.data.latencies import Latencies
@@ -19,6 +20,7 @@ from peftbench.report.media.figure import missing_note
 from peftbench.report.media.markdown import code_block, escape
 from peftbench.report.media.plain import natural
 from peftbench.report.tables import (
+    answers,
     class_scores,
     conclusions,
     differences,
@@ -99,6 +101,8 @@ def build(
             files |= {f"figures/{name}": content for name, content in images}
             figures[x.slug] = [name for name, _ in images if name.endswith(".png")]
     yield "report.md", _page(by_experiment, figures, choice.columns).encode()
+    if found := [answers.json_ready(a) for x in shown if isinstance(x, Comparison) and (a := answer.of(x))]:
+        yield "verdict.json", (json.dumps(found, indent=1, allow_nan=False) + "\n").encode()
     yield from files.items()
 
 
@@ -184,7 +188,7 @@ def _average_tables(a: Average, names: Sequence[str]) -> Iterator[tuple[str, str
 def _page(
     by_experiment: Mapping[str, Sequence[Shown]], figures: Mapping[str, Sequence[str]], names: Sequence[str]
 ) -> str:
-    parts = ["# Results\n", LEGEND]
+    parts = ["# Results\n", *_answers(by_experiment), LEGEND]
     shown_names = (text for group in by_experiment.values() for x in group for text in figure_names.shown(x))
     if note := missing_note(shown_names):
         parts.append(f"{escape(note)}\n")
@@ -211,6 +215,16 @@ def _page(
     return "\n".join(parts)
 
 
+def _answers(by_experiment: Mapping[str, Sequence[Shown]]) -> Iterator[str]:
+    """What to take, by experiment and task; nothing where no table has an answer."""
+    for name, group in by_experiment.items():
+        tables = [c for c in group if isinstance(c, Comparison)]
+        said = [f"{c.title}: {sentence}" for c in tables for sentence in answers.first(c)]
+        said += filter(None, [answers.over_tasks([a for c in tables if (a := answer.of(c))])])
+        if said:
+            yield f"What to take from {escape(name)}:\n{_list(said)}"
+
+
 def _comparison(c: Comparison, names: Sequence[str]) -> str:
     budget = c.budget
     facts = [
@@ -219,7 +233,7 @@ def _comparison(c: Comparison, names: Sequence[str]) -> str:
     ]
     if c.majority is not None:
         facts.append(f"Always answering the {constant_answer(c.metric)} gives {c.metric} {in_digits(c.majority)}.")
-    notes = [*conclusions.sentences(c), *conclusions.unmarked(c), *c.notes]
+    notes = [*answers.first(c), *conclusions.sentences(c), *conclusions.unmarked(c), *c.notes]
     data = "" if c.data is None else f"The data:\n{_list(list(data_text.facts(c.data, budget.max_length)))}\n"
     return f"{escape(' '.join(facts))}\n\n{data}{tables.markdown(tables.columns(c, names), c.entries)}{_list(notes)}"
 

@@ -1,0 +1,174 @@
+"""The answer of a table in sentences: what to take, what is behind, what is open, and what would decide it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from peftbench.report.data import answer, decisions
+from peftbench.report.data.answer import Answer
+from peftbench.report.data.comparison import Comparison, Entry
+from peftbench.report.stats.intervals import RANGES
+from peftbench.report.tables.formatting import are, count, listed, scaled, seconds, two_digits
+
+COST = {"memory": "peak memory", "parameters": "trainable parameters", "time": "time for a step"}
+MIB = 2**20
+
+
+def sentences(c: Comparison) -> Iterator[str]:
+    """What follows the recommendation: what is open, and the planned questions; none where there is no answer to give."""
+    if (a := answer.of(c)) is None:
+        return
+    yield from _open(a, bool(c.design.looks))
+    yield from _questions(a)
+    for claim in c.late:
+        yield f"Asked after runs, and so no planned question: {claim}. The table's corrected tests say what is sure."
+
+
+def first(c: Comparison) -> Iterator[str]:
+    """The recommendation of a table; none where there is no answer to give."""
+    if (a := answer.of(c)) is not None:
+        yield recommendation(a)
+
+
+def recommendation(a: Answer) -> str:
+    """What to take, in one sentence."""
+    near = margin(a)
+    if not a.within:
+        return f"No answer yet: no method is surely within {near} of the best."
+    if a.chosen is None:
+        whose = f"{listed(a.within)} {are(a.within)} surely within {near} of the best"
+        return f"Answer: {whose}; which costs the least {COST[a.prefer]} was not measured."
+    cost = f"{_cost(a)}{_share(a)}"
+    if len(a.within) == 1:
+        return f"Answer: {a.chosen}, the only one that is surely within {near} of the best ({COST[a.prefer]}: {cost})."
+    return (
+        f"Answer: {a.chosen} needs the least {COST[a.prefer]} ({cost}) of those that are surely within {near} of the "
+        f"best: {listed(a.within)}."
+    )
+
+
+def over_tasks(of_tasks: Sequence[Answer]) -> str:
+    """What to take for all tasks of an experiment, in one sentence; empty for a single task."""
+    if len(of_tasks) < 2:
+        return ""
+    everywhere = answer.over_tasks(of_tasks)
+    tasks = listed([a.task for a in of_tasks])
+    if not everywhere:
+        return f"No method is surely within the margin of the best on each of {tasks}."
+    return f"Surely within the margin of the best on each of {tasks}: {listed(everywhere)}."
+
+
+def verdict(c: Comparison, e: Entry) -> dict[str, Any]:
+    """The verdict on one row as JSON fields, None where there is none.
+
+    Args:
+        c: the table.
+        e: one of its rows.
+
+    Returns:
+        verdict: "within" the margin of the best, "behind" it, or "open".
+        versus_reference: "better", "worse" or "equal" (within the margin); None if open, or for the reference.
+        margin: largest difference that does not matter.
+        decided_seeds: number of seeds that the verdict is from.
+    """
+    a = answer.of(c)
+    if a is None or e.label not in a.seeds:
+        return {"verdict": None, "versus_reference": None, "margin": None, "decided_seeds": None}
+    place = "within" if e.label in a.within else "behind" if e.label in a.behind else "open"
+    return {
+        "verdict": place,
+        "versus_reference": a.versus.get(e.label),
+        "margin": a.margin,
+        "decided_seeds": a.seeds[e.label],
+    }
+
+
+def json_ready(a: Answer) -> dict[str, Any]:
+    """The answer as JSON, with its sentence."""
+    return {**asdict(a), "claims": [dict(claim) for claim in a.claims], "sentence": recommendation(a)}
+
+
+def margin(a: Answer) -> str:
+    """The margin in words: `2 points of accuracy`."""
+    low, high = RANGES.get(a.metric, (0.0, 0.0))
+    if high == 1:
+        return f"{a.margin * 100:.3g} points of {a.metric}"
+    return f"{a.margin:.3g} points of {a.metric}" if high > low else f"{a.margin:.3g} of {a.metric}"
+
+
+def seeds(c: Comparison) -> Iterator[str]:
+    """What a design with seeds until decided spent, and what it saved against the most that it may spend."""
+    a, looks = answer.of(c), c.design.looks
+    if a is None or not looks:
+        return
+    spent, most = sum(e.n + e.failed for e in c.entries), looks[-1] * len(c.entries)
+    by_number: dict[int, list[str]] = {}
+    for label, n in a.seeds.items():
+        by_number.setdefault(n, []).append(label)
+    rows = "; ".join(f"{n}: {listed(labels)}" for n, labels in sorted(by_number.items()))
+    state = decisions.of(c)
+    more = f" Going on: {listed(list(state.going_on))}." if state.going_on else ""
+    yield (
+        f"Seeds until decided, looked at after {listed([str(n) for n in looks])}: {spent} runs of at most {most}. Seeds of "
+        f"each: {rows}.{more} Intervals are those of the last look; what is sure takes all looks into account."
+    )
+
+
+def _cost(a: Answer) -> str:
+    assert a.cost is not None
+    if a.prefer == "memory":
+        return f"{scaled(a.cost, MIB)} MiB"
+    return count(a.cost) if a.prefer == "parameters" else seconds(a.cost)
+
+
+def _share(a: Answer) -> str:
+    if a.cost_ratio is None or a.chosen == a.reference:
+        return ""
+    return f", {a.cost_ratio:.2g} of {a.reference}'s"
+
+
+def _open(a: Answer, by_looks: bool) -> Iterator[str]:
+    if not a.open or not (a.within or a.behind or by_looks):
+        return
+    start = f"Neither surely within {margin(a)} of the best nor surely behind: {listed(a.open)}."
+    if a.hopeless:
+        start += f" Stopped, as the last look would probably not decide: {listed(a.hopeless)}."
+    if not by_looks:
+        yield start  # how many seeds would is said below the table's other conclusions
+    elif a.examples_needed is not None:
+        yield f"{start} {margin(a)} take about {two_digits(a.examples_needed):,} test examples, and more seeds."
+    elif a.seeds_needed is not None and a.seeds_needed > min(a.seeds[label] for label in a.open):
+        yield f"{start} About {two_digits(a.seeds_needed)} seeds would show a difference of {margin(a)}."
+    else:
+        yield start
+
+
+def _questions(a: Answer) -> Iterator[str]:
+    for claim in a.claims:
+        yield f"Planned question: {_question(claim, margin(a))}"
+
+
+def _question(claim: Mapping[str, Any], near: str) -> str:
+    method, against = claim["method"], claim["against"]
+    asked = {
+        None: f"how does {method} compare with {against}?",
+        "better": f"is {method} better than {against}?",
+        "worse": f"is {method} worse than {against}?",
+        "equal": f"is {method} equal to {against} within {near}?",
+        "not_worse": f"is {method} not worse than {against} by more than {near}?",
+    }[claim["claim"]]
+    found = {
+        None: "" if claim["holds"] is None else f"{method} is {claim['ahead'] * 100:+.1f} points ahead",
+        "better": f"{method} is better",
+        "worse": f"{method} is worse",
+        "equal": f"the two are equal within {near}",
+    }[claim["found"]]
+    if claim["ahead"] is None:
+        return f"{asked} Not answered: both need two seeds."
+    yes = {True: "Yes", False: "No"}.get(claim["holds"])
+    if yes is None and not found:
+        return f"{asked} Not decided."
+    said = "; ".join(part for part in (yes or "", found) if part)
+    return f"{asked} {said[0].upper()}{said[1:]} ({claim['seeds']} seeds, at the full level)."

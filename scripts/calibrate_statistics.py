@@ -123,7 +123,11 @@ def latent(t: Truth, gaps: Array, seeds: int, random: np.random.RandomState) -> 
     for i, gap in enumerate(gaps):
         if t.disjoint:
             c = random.normal(0, 1, seeds) * common
-        size = own * math.exp(t.unlike * random.normal()) if t.unlike else own * {0: t.reference, 1: t.unstable}.get(i, 1.0)
+        size = (
+            own * math.exp(t.unlike * random.normal())
+            if t.unlike
+            else own * {0: t.reference, 1: t.unstable}.get(i, 1.0)
+        )
         lot = random.standard_t(3, seeds) if t.heavy else random.normal(0, 1, seeds)
         luck = c + lot * size - (random.random_sample(seeds) < t.collapse) * 0.2 / slope
         mu = float(ndtri(ACCURACY + gap)) * total

@@ -144,7 +144,7 @@ def _specs(experiment: Experiment, planned: Sequence[Planned], ready: _Ready) ->
 
 
 def wanted(experiment: Experiment, planned: Sequence[Planned], records: Iterable[Record]) -> list[Planned]:
-    """Return the runs of the grid that the records call for, done or not: all of them, unless seeds run until decided."""
+    """Return the runs of the grid that the records call for, done or not: all, unless seeds run until decided."""
     ready = _Ready(records)
     return _wanted(experiment, _resolved(planned, ready), ready)
 

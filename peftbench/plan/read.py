@@ -20,10 +20,10 @@ from peftbench.plan import overrides as overrides_
 from peftbench.plan import strict_yaml
 from peftbench.plan.experiment import (
     EXEMPTIBLE,
+    FORMS,
     LENGTH_UNITS,
     RESERVED,
     BackboneSection,
-    FORMS,
     BudgetSection,
     ClaimSection,
     Experiment,

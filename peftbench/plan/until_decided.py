@@ -1,7 +1,7 @@
 """Seeds until decided: which seeds of each row are wanted now, from what the records decide.
 
-The verdicts of a look are computed from the first seeds of each row alone, so the next runs follow from the records: a grid
-that was killed goes on with the same runs.
+The verdicts of a look are computed from the first seeds of each row alone, so the next runs follow from the records: a
+grid that was killed goes on with the same runs.
 """
 
 from __future__ import annotations

@@ -3,18 +3,17 @@
 Two questions are asked of every row, each at its share of 5 %:
 
 - **The best.** Multiple comparisons with the best (Hsu, Ann. Stat. 12, 1984; Edwards and Hsu, J. Am. Stat. Assoc. 78,
-  1983), each pair one-sided at level / (rows - 1). A row is *behind* if another is surely better than it; the others are
-  candidates. A row is *within the margin* if it is surely not worse than each candidate by more than the margin. Both
-  kinds of claims are right together with the level's probability: one event, that no row seems better than the true best,
-  implies all of them.
+  1983), each pair one-sided at level / (rows - 1). A row is *behind* if another is surely better than it; the others
+  are candidates. A row is *within the margin* if it is surely not worse than each candidate by more than the margin.
+  One event implies all of these claims: no row seems better than the true best by more than it is.
 - **The reference.** Each row is better, worse, or equal within the margin (two one-sided tests: Schuirmann, J.
   Pharmacokinet. Biopharm. 15, 1987), corrected by Holm's method over the rows.
 
-Beside them stand **planned questions**, which a file asks of two methods before the runs. They have a level of their own,
-5 % corrected by Holm's method over the questions alone.
+Beside them stand **planned questions**, which a file asks of two methods before the runs. They have a level of their
+own, 5 % corrected by Holm's method over the questions alone.
 
-With planned looks the level of each test is spent over them (`stats.spending`). What is decided at a look stays so, and
-a row stops once nothing more is asked of it: neither for itself nor because an open row must be compared with it. Holm's
+With planned looks the level of each test is spent over them (`stats.spending`). What is decided at a look stays so. A
+row stops once nothing more is asked of it: neither for itself nor because an open row must be compared with it. Holm's
 correction over rows that stop at different looks is that of Tang and Geller (Biometrics 55, 1999). A row of which even
 the last look would decide nothing stops as well (futility, which cannot raise the error).
 """
@@ -162,7 +161,7 @@ def decide(
     """
     looks = tuple(design.looks)
     table = _Table(attempted, reference, -1 if direction == "min" else 1, margin, design)
-    going = {label: looks[0] for label in attempted} if looks else {}
+    going = dict.fromkeys(attempted, looks[0]) if looks else {}
     for k, n in enumerate(looks or (0,)):
         if any(len(attempted[label]) < n for label in going):
             return Decisions(table.rows, table.questions, margin, looks or (table.most,), k, going)
@@ -276,6 +275,9 @@ class _Table:
             if not found:
                 return
 
+    def _equals(self, gap: Estimate, level: float) -> str | None:
+        return "equal" if _is_within(gap, self.margin, level) else None
+
     def _asks_reference(self, row: Row, known: Collection[str]) -> bool:
         return row.versus is None and row.label != self.reference and self.reference in known
 
@@ -299,7 +301,7 @@ class _Table:
                 return
 
     def _found(self, gap: Estimate, level: float) -> str | None:
-        return _differs(gap, level / 2) or ("equal" if _is_within(gap, self.margin, level) else None)
+        return _differs(gap, level / 2) or self._equals(gap, level)
 
     def _holds(self, claim: Claim, gap: Estimate, level: float) -> bool | None:
         """Whether a claim is surely right or surely wrong."""

@@ -1,9 +1,9 @@
 """Verdicts on one table: intervals, differences to the reference, and ties with the best configuration.
 
 The p-values of differences to the reference are adjusted by Holm's method over the table. A configuration is tied with
-the best if the difference of their means lies within its one-sided interval at level 1 - 5 % / (configurations - 1). The
-truly best one is then among the tied ones with at least 95 % (Bonferroni; Hsu, Multiple Comparisons, 1996, chapter 4).
-Looks at the seeds so far, and planned questions, are taken into account by `decisions`.
+the best if no other is surely better than it, each pair one-sided at level 5 % / (configurations - 1). The truly best
+one is then among the tied ones with at least 95 % (Bonferroni; Hsu, Multiple Comparisons, 1996, chapter 4). `decisions`
+takes looks at the seeds so far and planned questions into account.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ MIB = 2**20
 
 
 def sentences(c: Comparison) -> Iterator[str]:
-    """What follows the recommendation: what is open, and the planned questions; none where there is no answer to give."""
+    """What follows the recommendation: what is open, and the planned questions; none where no answer can be given."""
     if (a := answer.of(c)) is None:
         return
     yield from _open(a, bool(c.design.looks))
@@ -111,8 +111,8 @@ def seeds(c: Comparison) -> Iterator[str]:
     state = decisions.of(c)
     more = f" Going on: {listed(list(state.going_on))}." if state.going_on else ""
     yield (
-        f"Seeds until decided, looked at after {listed([str(n) for n in looks])}: {spent} runs of at most {most}. Seeds of "
-        f"each: {rows}.{more} Intervals are those of the last look; what is sure takes all looks into account."
+        f"Seeds until decided, looked at after {listed([str(n) for n in looks])}: {spent} runs of at most {most}. "
+        f"Seeds of each: {rows}.{more} Intervals are those of the last look; what is sure takes all looks into account."
     )
 
 

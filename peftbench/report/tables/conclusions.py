@@ -44,12 +44,9 @@ def _decided(c: Comparison) -> Iterator[str]:
     behind = [label for label, row in state.rows.items() if row.behind]
     if behind:
         yield f"Surely not the best: {listed(behind)}."
-    named = {
-        found: [label for label, how in a.versus.items() if how == found]
-        for found in ("better", "worse", "equal", None)
-    }
     words = {"better": "better", "worse": "worse", "equal": f"equal within {answers.margin(a)}", None: "not decided"}
-    phrases = [f"{listed(labels)} {are(labels)} {words[found]}" for found, labels in named.items() if labels]
+    named = {word: [label for label, how in a.versus.items() if how == found] for found, word in words.items()}
+    phrases = [f"{listed(labels)} {are(labels)} {word}" for word, labels in named.items() if labels]
     yield f"Against {c.reference}: {'; '.join(phrases)}."
 
 
@@ -86,8 +83,8 @@ def _scope(c: Comparison) -> Iterator[str]:
         )
     elif min(v.mean.seeds for v in verdicts.of(c).values()) == 2:
         yield (
-            "Two seeds hardly show how far seeds differ: intervals rest on what is usual in this table, and one more seed "
-            "narrows them most."
+            "Two seeds hardly show how far seeds differ: intervals rest on what is usual in this table, and one more "
+            "seed narrows them most."
         )
     blind = [label for label, v in verdicts.of(c).items() if not v.mean.examples]
     if blind:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from peftbench.report.data.average import Average
 from peftbench.report.data.comparison import Comparison, Entry, length
@@ -56,8 +56,7 @@ def _comparison(c: Comparison, names: Sequence[str]) -> str:
     title = f"{c.experiment}: {c.title} ({c.backbone}, {length(c.budget)}{constant})"
     table = columns.text(columns.columns(c, names), c.entries)
     said = [*conclusions.sentences(c), *conclusions.unmarked(c)]
-    answered = "\n".join(line for sentence in answers.first(c) for line in wrapped(sentence, WIDTH))
-    return block(f"{title}\n{answered}" if answered else title, table, [*said, *c.notes, *_sample(c)])
+    return block(title, table, [*said, *c.notes, *_sample(c)], answers.first(c))
 
 
 def _average(a: Average, names: Sequence[str]) -> str:
@@ -76,9 +75,9 @@ def _tuning(t: Tuning) -> str:
     return block(title, columns.text(trials.columns(t), t.rows), [trials.LEGEND])
 
 
-def block(title: str, table: str, notes: Sequence[str]) -> str:
-    """A title, a table and its notes, wrapped."""
-    lines = [*wrapped(title, WIDTH), table]
+def block(title: str, table: str, notes: Sequence[str], first: Iterable[str] = ()) -> str:
+    """A title, what is said first, a table and its notes, wrapped."""
+    lines = [line for sentence in (title, *first) for line in wrapped(sentence, WIDTH)] + [table]
     for note in notes:
         lines += wrapped(note, WIDTH, "* ", "  ")
     return "\n".join(lines) + "\n"

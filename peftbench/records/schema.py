@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from peftbench.records import bodies, costs, data_summary, spec, upgrades
+from peftbench.records import bodies, costs, data_summary, design, spec, upgrades
 from peftbench.records.bodies import Attempt, Predictions, ProfileBody, RunBody, TrialBody
 
 FILE: dict[str, Any] = {  # what a file has besides its body
@@ -78,7 +78,7 @@ def _file_of(cls: type[Attempt], body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _classes() -> Iterator[type]:
-    for module in (bodies, costs, data_summary, spec):
+    for module in (bodies, costs, data_summary, design, spec):
         for value in vars(module).values():
             if isinstance(value, type) and (issubclass(value, Struct) or is_dataclass(value)):
                 yield value

@@ -222,7 +222,7 @@ def _answers(by_experiment: Mapping[str, Sequence[Shown]]) -> Iterator[str]:
         said = [f"{c.title}: {sentence}" for c in tables for sentence in answers.first(c)]
         said += filter(None, [answers.over_tasks([a for c in tables if (a := answer.of(c))])])
         if said:
-            yield f"What to take from {escape(name)}:\n{_list(said)}"
+            yield f"What to take from {escape(name)} ([JSON](verdict.json)):\n{_list(said)}"
 
 
 def _comparison(c: Comparison, names: Sequence[str]) -> str:

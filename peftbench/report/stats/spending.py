@@ -1,22 +1,23 @@
 """Error spent over looks: at which p-value a comparison may be decided when seeds are added until it is.
 
-The scores are looked at after n_1 < ... < n_K seeds. The share alpha(t) of the error is spent by the time that t = n_k / n_K
-of the seeds are there (Lan and DeMets, Biometrika 70, 1983):
+The scores are looked at after n_1 < ... < n_K seeds. By look k, when t_k = n_k / n_K of the seeds are there, alpha(t_k)
+of the error is spent (Lan and DeMets, Biometrika 70, 1983):
 
     obrien_fleming   alpha(t) = 2 - 2 Phi(z / sqrt(t)),  z the normal quantile of 1 - level / 2
     pocock           alpha(t) = level ln(1 + (e - 1) t)
 
-Without a difference, the sums of the first n_k scores are S_k = S_(k-1) + N(0, t_k - t_(k-1)) in units of all seeds. The
-boundary b_k of S_k follows from that of the looks before (Armitage, McPherson and Rowe, J. R. Stat. Soc. A 132, 1969):
+Without a difference, the sum of the first n_k scores is S_k = S_(k-1) + N(0, t_k - t_(k-1)), in standard deviations of
+the sum of all n_K. Its boundary b_k follows from those before it (Armitage, McPherson and Rowe, J. R. Stat. Soc. A 132,
+1969):
 
     P(S_1 < b_1, ..., S_(k-1) < b_(k-1), S_k >= b_k) = alpha(t_k) - alpha(t_(k-1))
 
-Its nominal level is 1 - Phi(b_k / sqrt(t_k)). A one-sided p-value is compared with it, of whichever distribution it is:
-the significance-level approach (Jennison and Turnbull, Group Sequential Methods, 2000, ch. 11) takes Student's t for
-normal.
+Its nominal level is 1 - Phi(b_k / sqrt(t_k)). One-sided p-values of Student's t are compared with it all the same, the
+significance-level approach (Jennison and Turnbull, Group Sequential Methods, 2000, ch. 11). docs/statistics.md has the
+measured error rates.
 
-Test examples that all seeds share bring no information with another seed. They raise the correlation of the looks, and
-with it the level becomes conservative (Slepian's inequality).
+Another seed brings no other test examples. What the examples do to all seeds alike makes the looks agree more than in
+this process, so that the true error is below `level` (Slepian, Bell Syst. Tech. J. 41, 1962).
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ Spending = Literal["obrien_fleming", "pocock"]
 Array = NDArray[np.float64]
 
 GROWTH = 5 / 4  # of the seeds, from one look to the next, at least
-LOWEST, HIGHEST = 7.0, 38.0  # standard normal; beyond HIGHEST its density is zero in floating point
+LOWEST = 7.0  # standard deviations of S_k; from further below, no boundary is reached
+HIGHEST = 38.0  # the same; the density further above is zero in floating point
 NEVER = 1e-280  # a smaller share of the error is left to the next look
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)  # of each panel, two standard deviations of a step wide
 
@@ -48,6 +50,9 @@ def looks(least: int, most: int) -> tuple[int, ...]:
 
     Returns:
         Numbers of seeds, ascending, from `least` to `most`.
+
+    Raises:
+        ValueError: `least` below 1 or above `most`.
     """
     if not 1 <= least <= most:
         raise ValueError(f"looks from {least} to {most} seeds: expected 1 <= least <= most")
@@ -60,7 +65,7 @@ def looks(least: int, most: int) -> tuple[int, ...]:
 
 
 def nominal_levels(looks: Sequence[int], level: float, spending: Spending) -> tuple[float, ...]:
-    """The one-sided level of each look such that, without a difference, any look is significant with probability `level`.
+    """The one-sided level of each look, such that any of them is significant by chance with probability `level`.
 
     Args:
         looks: numbers of seeds, ascending; the last is the most that will run.
@@ -68,7 +73,7 @@ def nominal_levels(looks: Sequence[int], level: float, spending: Spending) -> tu
         spending: how the error is spent over the looks.
 
     Returns:
-        The nominal level of each look; 0 where the error spent by then is not worth a number.
+        The nominal level of each look; 0 where less than 1e-280 of the error is spent by then.
 
     Raises:
         ValueError: looks that do not ascend from 1 or more, a level out of range, or an unknown spending function.

@@ -86,16 +86,16 @@ def _average(group: Sequence[Comparison]) -> Average:
         notes.insert(0, f"Averaged over {names}: learned, and finished by every method that has an average.")
     if any(c.direction == "min" for c in used):
         notes.append("Where a lower score is better, the reference's score is divided by the method's.")
-    ranking = _ranking(used, [label for label in labels if label in compared])
-    if ranking is not None:
-        notes.insert(1, ranking.sentence)
+    by_rank = ranking(used, [label for label in labels if label in compared])
+    if by_rank is not None:
+        notes.insert(1, by_rank.sentence)
     return Average(
         experiment=group[0].experiment,
         reference=group[0].reference,
         tasks=tuple(c.title for c in used),
         standings=tuple(_standing(label, group, used if label in compared else []) for label in labels),
         notes=tuple(notes),
-        ranking=ranking,
+        ranking=by_rank,
     )
 
 
@@ -116,7 +116,7 @@ def _standing(label: str, group: Sequence[Comparison], used: Sequence[Comparison
         method=everywhere[0].method,
         relative=_mean([_relative(c, e) for c, e in pairs]),
         relative_sd=_seed_spread(pairs) if label != group[0].reference else None,
-        relative_interval=_interval(pairs) if label != group[0].reference else None,
+        relative_interval=relative_interval(used, label) if label != group[0].reference else None,
         rank=_mean([_rank(c, e) for c, e in pairs]),
         trainable=_mean([e.parameter("trainable") for _, e in pairs]),
         peak_ratio=_mean([_ratio(e.peak_bytes, _entry(c, c.reference)) for c, e in pairs]),
@@ -159,17 +159,18 @@ def _seed_spread(pairs: Sequence[tuple[Comparison, Entry]]) -> float | None:
     return spread([m for m in means if m is not None])
 
 
-def _interval(pairs: Sequence[tuple[Comparison, Entry]]) -> tuple[float, float] | None:
-    """The 95 % interval of the average over tasks; the tasks are taken as given."""
+def relative_interval(used: Sequence[Comparison], label: str) -> tuple[float, float] | None:
+    """The 95 % interval of a configuration's relative score, averaged over tasks; the tasks are taken as given."""
+    pairs = [(c, e) for c in used if (e := _entry(c, label))]
     known = [v.relative for c, e in pairs if (v := verdicts.of(c).get(e.label)) and v.relative]
     gains = [intervals.inverse(r) if c.direction == "min" else r for (c, _), r in zip(pairs, known, strict=False)]
-    used = [gain for gain in gains if gain is not None]
-    mean = intervals.average(used) if len(used) == len(pairs) else None
+    sure = [gain for gain in gains if gain is not None]
+    mean = intervals.average(sure) if len(sure) == len(pairs) else None
     return mean.interval() if mean else None
 
 
-def _ranking(used: Sequence[Comparison], labels: Sequence[str]) -> ranks.Ranking | None:
-    """Rank the configurations that have an average, over its tasks."""
+def ranking(used: Sequence[Comparison], labels: Sequence[str]) -> ranks.Ranking | None:
+    """Rank the configurations that have an average, over its tasks; each must have finished on all of them."""
     signed = [[_signed(c, label) for label in labels] for c in used]
     return ranks.of(labels, np.array(signed)) if used and labels else None
 

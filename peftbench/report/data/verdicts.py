@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from peftbench.report.data import decisions, pareto, scores
+from peftbench.report.data import decisions, networks, pareto, scores
 from peftbench.report.data.comparison import Comparison
+from peftbench.report.data.networks import NetworkTest
 from peftbench.report.data.weak_cache import weak_cache
 from peftbench.report.stats import intervals, moderated
 from peftbench.report.stats.intervals import LEVEL, RANGES, Estimate, Scores
@@ -32,6 +33,8 @@ class ScoreVerdict:
         relative: mean / the reference's mean.
         better: probability that a run beats one of the reference, and the ends of its interval.
         on_front: cost -> probability to be on the Pareto front.
+        mcnemar: McNemar's test against the reference, where the difference is that of two trained networks.
+        mcnemar_to_best: the same against the best configuration.
     """
 
     mean: Estimate
@@ -43,6 +46,8 @@ class ScoreVerdict:
     relative: Estimate | None = None
     better: tuple[float, float, float] | None = None
     on_front: Mapping[str, float | None] | None = None
+    mcnemar: NetworkTest | None = None
+    mcnemar_to_best: NetworkTest | None = None
 
     @property
     def is_best(self) -> bool:
@@ -60,10 +65,17 @@ def of(c: Comparison) -> Mapping[str, ScoreVerdict]:
     Returns:
         label -> verdict, for every configuration that has a score.
     """
-    results = verdicts(scores.of(c), c.reference, c.direction, RANGES.get(c.metric))
+    known = scores.of(c)
+    results = verdicts(known, c.reference, c.direction, RANGES.get(c.metric))
     results = {label: _decided(c, label, v) for label, v in results.items()}
     fronts = pareto.probabilities(c) if results else {}
-    return {label: replace(v, on_front=fronts[label]) for label, v in results.items()}
+    best = next((label for label, v in results.items() if v.is_best), "")
+    tests = networks.against_reference(known, c.reference, c.metric)
+    to_best = networks.against_best(known, best, c.metric)
+    return {
+        label: replace(v, on_front=fronts[label], mcnemar=tests.get(label), mcnemar_to_best=to_best.get(label))
+        for label, v in results.items()
+    }
 
 
 def _decided(c: Comparison, label: str, v: ScoreVerdict) -> ScoreVerdict:

@@ -56,7 +56,7 @@ class Ranking:
     @property
     def groups(self) -> list[tuple[str, ...]]:
         """The largest groups within one critical difference, best first; groups of one are omitted."""
-        order = sorted(range(len(self.labels)), key=lambda j: (self.mean_ranks[j], natural(self.labels[j])))
+        order = [self.labels.index(label) for label in self._order]
         if not self.differ:
             return [tuple(self.labels[j] for j in order)]
         spans: list[tuple[int, int]] = []
@@ -65,6 +65,18 @@ class Ranking:
             if len(reach) > 1 and (not spans or reach[-1] > spans[-1][1]):
                 spans.append((i, reach[-1]))
         return [tuple(self.labels[j] for j in order[i : last + 1]) for i, last in spans]
+
+    @property
+    def behind(self) -> tuple[str, ...]:
+        """The configurations that are worse than the first, by mean rank."""
+        rank = dict(zip(self.labels, self.mean_ranks, strict=True))
+        least = min(self.mean_ranks)
+        return tuple(label for label in self._order if self.differ and rank[label] - least > self.critical)
+
+    @property
+    def _order(self) -> list[str]:
+        rank = dict(zip(self.labels, self.mean_ranks, strict=True))
+        return sorted(self.labels, key=lambda label: (rank[label], natural(label)))
 
     def _gap(self, i: int, j: int) -> float:
         return self.mean_ranks[j] - self.mean_ranks[i]
@@ -83,10 +95,8 @@ class Ranking:
         test = f"Friedman's test over {self.tasks} tasks, p {_p(self.p)}"
         if not self.differ:
             return f"Ranks: no difference between the {k} configurations is sure ({test})."
-        order = sorted(zip(self.mean_ranks, self.labels, strict=True), key=lambda at: (at[0], natural(at[1])))
-        first = order[0]
-        behind = [label for rank, label in order if rank - first[0] > self.critical]
-        worse = f"worse than {first[1]} are {', '.join(behind)}" if behind else f"none is sure to be behind {first[1]}"
+        first, behind = self._order[0], self.behind
+        worse = f"worse than {first} are {', '.join(behind)}" if behind else f"none is sure to be behind {first}"
         return f"Ranks: {test}; mean ranks {self.critical:.2f} apart differ (Nemenyi): {worse}."
 
 

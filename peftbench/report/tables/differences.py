@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from peftbench.report.data import verdicts
 from peftbench.report.data.comparison import Comparison, Entry
+from peftbench.report.data.networks import NetworkTest
 from peftbench.report.data.notes import not_learned
 from peftbench.report.data.pareto import COSTS
 from peftbench.report.data.verdicts import ScoreVerdict
@@ -21,6 +23,11 @@ LEGEND = (
     "good and as cheap. Tied: not told apart from the best at 95 % over the whole table. How all of this is computed, "
     "and how often it is wrong: docs/statistics.md."
 )
+MCNEMAR = (
+    "McNemar: exact test (mid-p) of two trained networks on the test examples that only one of them has right: won by "
+    "the row's network, lost to the other. It is about these networks, not the methods: another seed may turn it "
+    "round. Its p is corrected over the table, by Holm against the reference and by Bonferroni against the best."
+)
 
 
 def known(c: Comparison) -> bool:
@@ -30,7 +37,8 @@ def known(c: Comparison) -> bool:
 
 def legend(c: Comparison) -> str:
     """The explanation of the columns, preceded by a warning if the task was not learned."""
-    return f"{not_learned(c).capitalize()}: differences mean nothing here. {LEGEND}" if c.learned is False else LEGEND
+    warning = f"{not_learned(c).capitalize()}: differences mean nothing here. " if c.learned is False else ""
+    return warning + LEGEND + (f" {MCNEMAR}" if _of_networks(c) else "")
 
 
 def columns(c: Comparison) -> list[Column]:
@@ -43,7 +51,26 @@ def columns(c: Comparison) -> list[Column]:
         Column(f"{c.metric} − the best's [95 %]", _cell(c, lambda v: _signed(v.to_best))),
         Column("tied with the best", _cell(c, _tied)),
         *(Column(f"on the front, {cost}", _cell(c, _front(cost))) for cost in COSTS),
+        *_of_networks(c),
     ]
+
+
+def _of_networks(c: Comparison) -> list[Column]:
+    """McNemar's tests, where a difference is one of two trained networks."""
+    all_ = ((c.reference, _mcnemar), ("the best", _mcnemar_to_best))
+    return [
+        Column(f"McNemar against {name}: p (won / lost)", _cell(c, partial(_network_cell, test)))
+        for name, test in all_
+        if any(test(v) for v in verdicts.of(c).values())
+    ]
+
+
+def _mcnemar(v: ScoreVerdict) -> NetworkTest | None:
+    return v.mcnemar
+
+
+def _mcnemar_to_best(v: ScoreVerdict) -> NetworkTest | None:
+    return v.mcnemar_to_best
 
 
 def row(c: Comparison, e: Entry) -> dict[str, Any]:
@@ -61,6 +88,12 @@ def row(c: Comparison, e: Entry) -> dict[str, Any]:
         difference_to_best, difference_to_best_low, difference_to_best_high: mean - the best's, and its 95 % interval.
         tied_with_best: whether it is the best or tied with it.
         on_front: cost -> probability to be on the Pareto front.
+        mcnemar_p, mcnemar_p_holm: exact mid-p-value of McNemar's test of the row's one trained network against the
+            reference's, plain and adjusted by Holm's method over the table.
+        mcnemar_won, mcnemar_lost: number of test examples that only the row's network has right, and only the
+            reference's.
+        mcnemar_to_best_p, mcnemar_to_best_p_bonferroni, mcnemar_to_best_won, mcnemar_to_best_lost: the same against
+            the best's network, adjusted by Bonferroni's method.
     """
     v = verdicts.of(c).get(e.label)
     better = v.better if v and v.better else (None, None, None)
@@ -77,6 +110,17 @@ def row(c: Comparison, e: Entry) -> dict[str, Any]:
         **_bounds("difference_to_best", v.to_best.interval() if v and v.to_best else None),
         "tied_with_best": v.tied if v else None,
         "on_front": {cost.replace(" ", "_"): (v.on_front or {}).get(cost) if v else None for cost in COSTS},
+        **_counts("mcnemar", "holm", v.mcnemar if v else None),
+        **_counts("mcnemar_to_best", "bonferroni", v.mcnemar_to_best if v else None),
+    }
+
+
+def _counts(name: str, correction: str, test: NetworkTest | None) -> dict[str, float | None]:
+    return {
+        f"{name}_p": test.p if test else None,
+        f"{name}_p_{correction}": test.p_adjusted if test else None,
+        f"{name}_won": test.counts.won if test else None,
+        f"{name}_lost": test.counts.lost if test else None,
     }
 
 
@@ -91,6 +135,12 @@ def _cell(c: Comparison, cell: Callable[[ScoreVerdict], str]) -> Callable[[Entry
 
 def _signed(of: Estimate | None) -> str:
     return formatting.difference(of.value, of.interval()) if of else formatting.DASH
+
+
+def _network_cell(test: Callable[[ScoreVerdict], NetworkTest | None], v: ScoreVerdict) -> str:
+    if (found := test(v)) is None:
+        return formatting.DASH
+    return f"{formatting.p_value(found.p_adjusted)} ({found.counts.won:,} / {found.counts.lost:,})"
 
 
 def _tied(v: ScoreVerdict) -> str:

@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from peftbench.report.data import answer, data_text
+from peftbench.report.data import answer, data_text, sensitivity
 from peftbench.report.data.average import Average
 from peftbench.report.data.comparison import Comparison, constant_answer, in_digits, length
 from peftbench.report.data.latencies import Latencies
 from peftbench.report.data.samples import first_sample
+from peftbench.report.data.sensitivity import Sensitivity
 from peftbench.report.data.tunings import Tuning
 from peftbench.report.figures import names as figure_names
 from peftbench.report.figures import plots, style
@@ -26,6 +27,7 @@ from peftbench.report.tables import (
     differences,
     export,
     latency_page,
+    sensitivity_page,
     step_costs,
     trials,
 )
@@ -92,15 +94,17 @@ def build(
     names = sorted({one.experiment for one in shown}, key=natural)
     by_experiment = {name: [x for x in shown if x.experiment == name] for name in names}
     looks = {name: plots.looks(x for x in group if isinstance(x, Comparison)) for name, group in by_experiment.items()}
+    sensitivities = _sensitivities(shown)
     files: dict[str, bytes] = {}
     figures: dict[str, list[str]] = {}
     with style.also_pdf(choice.pdf):
         for x in (x for group in by_experiment.values() for x in group):
             images = list(_images(x, looks[x.experiment]))
             files |= {f"tables/{name}": text.encode() for name, text in _texts(x, choice.columns)}
+            files |= {f"tables/{name}": text.encode() for name, text in _sensitivity_tables(x, sensitivities)}
             files |= {f"figures/{name}": content for name, content in images}
             figures[x.slug] = [name for name, _ in images if name.endswith(".png")]
-    yield "report.md", _page(by_experiment, figures, choice.columns).encode()
+    yield "report.md", _page(by_experiment, figures, sensitivities, choice.columns).encode()
     if found := [answers.json_ready(a) for x in shown if isinstance(x, Comparison) and (a := answer.of(x))]:
         yield "verdict.json", (json.dumps(found, indent=1, allow_nan=False) + "\n").encode()
     yield from files.items()
@@ -164,6 +168,24 @@ def _tables(c: Comparison, names: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield f"{c.slug}--confusion.csv", tables.csv(class_scores.confusion_rows(c))
 
 
+def _sensitivities(shown: Sequence[Shown]) -> dict[str, Sensitivity]:
+    """By file name of the table, where there is anything to show."""
+    tables = [x for x in shown if isinstance(x, Comparison)]
+    found = {c.slug: sensitivity.of(c) for c in tables}
+    found |= {a.slug: sensitivity.over_tasks(a, tables) for a in shown if isinstance(a, Average)}
+    return {slug: s for slug, s in found.items() if sensitivity_page.known(s)}
+
+
+def _sensitivity_tables(x: Shown, of: Mapping[str, Sensitivity]) -> Iterator[tuple[str, str]]:
+    if isinstance(x, (Comparison, Average)) and (s := of.get(x.slug)):
+        title = x.title if isinstance(x, Comparison) else x.experiment
+        yield from sensitivity_page.tables_of(s, x.reference, x.slug, title)
+
+
+def _lines(x: Comparison | Average, of: Mapping[str, Sensitivity]) -> list[str]:
+    return [sensitivity_page.line(s, x.reference, x.slug)] if (s := of.get(x.slug)) else []
+
+
 def _caption(*sentences: str) -> str:
     return " ".join(s if s.endswith(".") else f"{s}." for s in sentences)
 
@@ -186,7 +208,10 @@ def _average_tables(a: Average, names: Sequence[str]) -> Iterator[tuple[str, str
 
 
 def _page(
-    by_experiment: Mapping[str, Sequence[Shown]], figures: Mapping[str, Sequence[str]], names: Sequence[str]
+    by_experiment: Mapping[str, Sequence[Shown]],
+    figures: Mapping[str, Sequence[str]],
+    sensitivities: Mapping[str, Sensitivity],
+    names: Sequence[str],
 ) -> str:
     parts = ["# Results\n", *_answers(by_experiment), LEGEND]
     shown_names = (text for group in by_experiment.values() for x in group for text in figure_names.shown(x))
@@ -196,9 +221,14 @@ def _page(
         parts.append(f"## {escape(name)}\n")
         for a in (x for x in group if isinstance(x, Average)):
             shown = (_figure(f, OVER_TASKS[f.split("--")[-1]], name) for f in figures[a.slug])
-            parts += ["### Average over tasks\n", _average(a, names), _links(a.slug), *shown]
+            parts += ["### Average over tasks\n", _average(a, names), _links(a.slug), *_lines(a, sensitivities), *shown]
         for c in (x for x in group if isinstance(x, Comparison)):
-            parts += [f"### {escape(c.title)}\n", _comparison(c, names), _links(c.slug)]
+            parts += [
+                f"### {escape(c.title)}\n",
+                _comparison(c, names),
+                _links(c.slug),
+                *_lines(c, sensitivities),
+            ]
             if differences.known(c):
                 parts += ["Who differs from whom:\n", _differences(c), _links(f"{c.slug}--differences")]
             if step_costs.known(c.entries):

@@ -116,6 +116,8 @@ def over_tasks(a: Average, comparisons: Iterable[Comparison]) -> Sensitivity:
 def _why_not(c: Comparison, known: Mapping[str, Scores]) -> str | None:
     if c.learned is False:
         return not_learned(c)
+    if c.design.looks:
+        return "rows stop at different seeds, by what the seeds before say"
     most = max((len(s.seeds) for s in known.values()), default=0)
     if sum(len(s.seeds) >= FEWEST for s in known.values()) < 2:
         return f"leaving out one seed needs {FEWEST} of two configurations"

@@ -79,12 +79,11 @@ def of(c: Comparison) -> Mapping[str, ScoreVerdict]:
 
 
 def _decided(c: Comparison, label: str, v: ScoreVerdict) -> ScoreVerdict:
-    """The verdict with what other candidates, looks and planned questions decide, too."""
-    row = decisions.of(c).rows[label]
-    v = replace(v, p_holm=None) if c.design.looks else v  # a p-value of one look says nothing of all
-    if v.is_best or v.mean.is_of_runs:
+    """The verdict with what looks and planned questions decide, where there are any."""
+    if not c.design.looks and not c.design.claims:
         return v
-    return replace(v, tied=not row.behind)
+    v = replace(v, p_holm=None) if c.design.looks else v  # a p-value of one look says nothing of all
+    return v if v.is_best or v.mean.is_of_runs else replace(v, tied=not decisions.of(c).rows[label].behind)
 
 
 def some_are_behind(c: Comparison) -> bool:
@@ -115,6 +114,7 @@ def verdicts(
     means = _moderated({label: intervals.mean(s) for label, s in known.items()})
     ratios = {label: intervals.ratio(s, base) for label, s in others.items() if base}
     relative = _moderated({label: r for label, r in ratios.items() if r})
+    decided = decisions.decide(known, {label: s.seeds for label, s in known.items()}, reference, direction, 0.0).rows
     holm = dict(zip(apart, intervals.holm([d.p for d in apart.values()]), strict=True))
     results = {}
     for label, mine in known.items():
@@ -122,7 +122,7 @@ def verdicts(
             mean=means[label],
             interval=_within(means[label], limits),
             to_best=to_best.get(label),
-            tied=_tied(to_best.get(label), len(known)),
+            tied=_tied(to_best.get(label), len(known), decided[label].behind),
             difference=apart.get(label),
             p_holm=holm.get(label),
             relative=relative.get(label),
@@ -143,8 +143,10 @@ def _within(mean: Estimate, limits: tuple[float, float] | None) -> tuple[float, 
     return max(limits[0], around[0]), min(limits[1], around[1])
 
 
-def _tied(to_best: Estimate | None, configurations: int) -> bool | None:
+def _tied(to_best: Estimate | None, configurations: int, is_behind: bool) -> bool | None:
     if to_best is None:
         return True
-    half = to_best.half(1 - 2 * (1 - LEVEL) / (configurations - 1))  # the best's mean is above: one side is asked
+    if not to_best.is_of_runs:
+        return None if to_best.half() is None else not is_behind
+    half = to_best.half(1 - 2 * (1 - LEVEL) / (configurations - 1))  # of trained networks; the best's mean is above
     return None if half is None else abs(to_best.value) <= half

@@ -10,7 +10,7 @@ from peftbench.report.media.markdown import escape
 from peftbench.report.tables import columns as tables
 from peftbench.report.tables import formatting
 from peftbench.report.tables.columns import Column
-from peftbench.report.tables.conclusions import listed
+from peftbench.report.tables.formatting import listed
 
 MOST = 5  # exceptions that a sentence names, beside those that turn a verdict round
 TURNED = " instead of "

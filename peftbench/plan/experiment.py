@@ -91,7 +91,9 @@ class SeedsSection(Section):
         "the one before",
     )
     spending: Literal["obrien_fleming", "pocock"] = Field(
-        "obrien_fleming", description="how the error is spent over the looks: late, or evenly"
+        "pocock",
+        description="how the error is spent over the looks: evenly, so that clear rows stop early, or late, so that the "
+        "last look is hardly stricter than a fixed number of seeds",
     )
 
     @model_validator(mode="after")

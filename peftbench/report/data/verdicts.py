@@ -65,7 +65,7 @@ def of(c: Comparison) -> Mapping[str, ScoreVerdict]:
         label -> verdict, for every configuration that has a score.
     """
     known = scores.of(c)
-    results = verdicts(known, c.reference, c.direction, RANGES.get(c.metric))
+    results = on(known, c)
     fronts = pareto.probabilities(c) if results else {}
     best = next((label for label, v in results.items() if v.is_best), "")
     tests = networks.against_reference(known, c.reference, c.metric)
@@ -74,6 +74,16 @@ def of(c: Comparison) -> Mapping[str, ScoreVerdict]:
         label: replace(v, on_front=fronts[label], mcnemar=tests.get(label), mcnemar_to_best=to_best.get(label))
         for label, v in results.items()
     }
+
+
+def on(known: Mapping[str, Scores], c: Comparison) -> dict[str, ScoreVerdict]:
+    """The verdicts of a table on some of its scores, without fronts and tests of networks.
+
+    Args:
+        known: label -> scores, all or some of those of the table.
+        c: the table, for its reference and metric.
+    """
+    return verdicts(known, c.reference, c.direction, RANGES.get(c.metric))
 
 
 def some_are_behind(c: Comparison) -> bool:

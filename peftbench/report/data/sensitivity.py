@@ -93,7 +93,7 @@ def of(c: Comparison) -> Sensitivity:
     if (why := _why_not(c, known)) is not None:
         return Sensitivity("seed", whole, {}, why)
     seeds = sorted({seed for s in known.values() for seed in s.seeds})
-    without = {str(seed): _outcomes_without(seed, known, c.reference, c.direction) for seed in seeds}
+    without = {str(seed): _outcomes_without(seed, known, c) for seed in seeds}
     return Sensitivity("seed", whole, without)
 
 
@@ -126,10 +126,10 @@ def _why_not(c: Comparison, known: Mapping[str, Scores]) -> str | None:
     return None
 
 
-def _outcomes_without(seed: int, known: Mapping[str, Scores], reference: str, direction: str) -> dict[str, Outcome]:
+def _outcomes_without(seed: int, known: Mapping[str, Scores], c: Comparison) -> dict[str, Outcome]:
     kept = {label: [s for s in of.seeds if s != seed] for label, of in known.items()}
     some = {label: known[label].at(seeds) for label, seeds in kept.items() if seeds}
-    return _outcomes(verdicts.verdicts(some, reference, direction), direction)
+    return _outcomes(verdicts.on(some, c), c.direction)
 
 
 def _outcomes(of: Mapping[str, ScoreVerdict], direction: str) -> dict[str, Outcome]:

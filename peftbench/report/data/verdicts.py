@@ -66,8 +66,7 @@ def of(c: Comparison) -> Mapping[str, ScoreVerdict]:
         label -> verdict, for every configuration that has a score.
     """
     known = scores.of(c)
-    results = verdicts(known, c.reference, c.direction, RANGES.get(c.metric))
-    results = {label: _decided(c, label, v) for label, v in results.items()}
+    results = {label: _decided(c, label, v) for label, v in on(known, c).items()}
     fronts = pareto.probabilities(c) if results else {}
     best = next((label for label, v in results.items() if v.is_best), "")
     tests = networks.against_reference(known, c.reference, c.metric)
@@ -84,6 +83,16 @@ def _decided(c: Comparison, label: str, v: ScoreVerdict) -> ScoreVerdict:
         return v
     v = replace(v, p_holm=None) if c.design.looks else v  # a p-value of one look says nothing of all
     return v if v.is_best or v.mean.is_of_runs else replace(v, tied=not decisions.of(c).rows[label].behind)
+
+
+def on(known: Mapping[str, Scores], c: Comparison) -> dict[str, ScoreVerdict]:
+    """The verdicts of a table on some of its scores, without fronts and tests of networks.
+
+    Args:
+        known: label -> scores, all or some of those of the table.
+        c: the table, for its reference and metric.
+    """
+    return verdicts(known, c.reference, c.direction, RANGES.get(c.metric))
 
 
 def some_are_behind(c: Comparison) -> bool:

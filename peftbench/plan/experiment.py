@@ -92,8 +92,8 @@ class SeedsSection(Section):
     )
     spending: Literal["obrien_fleming", "pocock"] = Field(
         "pocock",
-        description="how the error is spent over the looks: evenly, so that clear rows stop early, or late, so that the "
-        "last look is hardly stricter than a fixed number of seeds",
+        description="how the error is spent over the looks: evenly, so that clear rows stop early, or late, so that "
+        "the last look is hardly stricter than a fixed number of seeds",
     )
 
     @model_validator(mode="after")

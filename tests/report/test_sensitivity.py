@@ -85,7 +85,7 @@ def test_where_every_verdict_holds_it_says_so(tmp_path):
 
 
 def test_a_verdict_that_needs_all_seeds_is_said_to(tmp_path):
-    c = table(tmp_path, {"full": FULL[:3], "lora": (0.75, 0.77, 0.73), "ia3": (0.75, 0.77, 0.73)})
+    c = table(tmp_path, {"full": FULL[:3], "lora": (0.76, 0.78, 0.74), "ia3": (0.76, 0.78, 0.74)})
     assert said(c).endswith("except: ia3 and lora are behind and worse than full only with all 3 seeds.")
 
 

@@ -50,6 +50,7 @@ EXPECTED = {  # what a missing or malformed value must be
     "backbone": "the base model, e.g. backbone: minilm-l6",
     "tasks": "a list of tasks, e.g. tasks: [embedded/question_type]",
     "methods": "a list of methods, e.g. methods: [full, lora]",
+    "method": "the label of one of the methods, e.g. method: lora",
 }
 SECTIONS: dict[Place, type[Section]] = {
     ("backbone",): BackboneSection,

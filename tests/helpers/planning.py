@@ -85,8 +85,8 @@ def recorded(
     score: float | None = None,
     direction: str = "max",
 ) -> Record:
-    """A record of the spec; with `score`, a trial's on validation or a final run's on test."""
-    pattern = factories.run(score=score) if isinstance(spec, RunSpec) else {**factories.profile(), "rows": []}
+    """A record of the spec; with `score`, a trial's on validation."""
+    pattern = factories.run() if isinstance(spec, RunSpec) else {**factories.profile(), "rows": []}
     if isinstance(spec, RunSpec) and spec.trial is not None:
         pattern = factories.as_trial(pattern, spec.trial)
         pattern["metrics"] |= {"validation": {"accuracy": score}, "direction": direction}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import factories
 import planning
 import pytest
 from planning import recorded
@@ -14,9 +15,10 @@ from peftbench.plan import design, next_runs
 from peftbench.plan.experiment import Experiment
 from peftbench.plan.grid import Planned
 from peftbench.plan.selection import Selection
+from peftbench.records import record
 from peftbench.records.design import Claim
 from peftbench.records.record import Record
-from peftbench.records.spec import RunSpec
+from peftbench.records.spec import RunSpec, as_dict
 
 TEXT = """\
 name: e
@@ -30,6 +32,14 @@ methods: [placeholder]
 MEANS = {"full": 0.80, "lora": 0.80, "lora rank=2": 0.30}
 
 
+@pytest.fixture(autouse=True)
+def _records_have_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.RECORDS", tmp_path / "records")
+
+
+RECORDS = Path()
+
+
 def asked(tmp_path: Path, text: str = TEXT) -> Experiment:
     return planning.load(tmp_path, text)
 
@@ -40,7 +50,12 @@ def score(spec: RunSpec) -> float:
 
 
 def ended(spec: RunSpec) -> Record:
-    return recorded(spec, score=score(spec))
+    """A finished run's record, in a file, as its predictions are read when they are needed."""
+    pattern = factories.run(spec.method.label, spec.seed, score(spec), experiment="e")
+    asked_of = {"spec": as_dict(spec), "spec_id": spec.id, "slug": spec.slug, "hyper": dict(spec.method.hyper)}
+    body = {**pattern, **asked_of, "stopped_at": spec.train.steps, "checkpoint_step": spec.train.steps}
+    body["curve"] = {"loss": [1.0] * spec.train.steps, "validation": []}
+    return record.read(factories.write_all(RECORDS, [body])[0])
 
 
 def to_do(experiment: Experiment, everything: list[Planned], records: list[Record]) -> list[RunSpec]:
@@ -73,7 +88,7 @@ def test_the_next_look_waits_until_all_runs_of_this_one_have_ended(tmp_path: Pat
 
 
 def test_a_row_that_is_decided_stops_and_the_others_go_on(tmp_path: Path) -> None:
-    experiment = asked(tmp_path, TEXT.replace("0.05", "0.0011"))  # a margin that few seeds do not decide
+    experiment = asked(tmp_path, TEXT.replace("0.05", "0.006"))  # a margin that few seeds do not decide
     everything = planning.grid(experiment)
     seeds = seeds_of(carried_out(experiment, everything, []))
     assert seeds["lora rank=2"] == 3, "0.50 behind"
@@ -87,7 +102,7 @@ def test_when_every_row_is_decided_nothing_is_left(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_grid_killed_anywhere_goes_on_to_the_same_runs(tmp_path: Path, seed: int) -> None:
-    experiment = asked(tmp_path, TEXT.replace("0.05", "0.0011"))
+    experiment = asked(tmp_path, TEXT.replace("0.05", "0.006"))
     everything = planning.grid(experiment)
     whole = carried_out(experiment, everything, [])
     drawn = random.Random(seed)
@@ -111,7 +126,7 @@ def test_a_failed_run_is_a_seed_that_was_tried(tmp_path: Path) -> None:
 
 
 def test_a_row_that_always_fails_stops_at_the_first_look(tmp_path: Path) -> None:
-    experiment = asked(tmp_path, TEXT.replace("0.05", "0.0011"))
+    experiment = asked(tmp_path, TEXT.replace("0.05", "0.006"))
     everything = planning.grid(experiment)
     records: list[Record] = []
     while specs := to_do(experiment, everything, records):

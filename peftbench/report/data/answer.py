@@ -11,6 +11,7 @@ from peftbench.report.data.comparison import Comparison, Entry
 from peftbench.report.data.pareto import COSTS
 from peftbench.report.data.weak_cache import weak_cache
 from peftbench.report.stats import power
+from peftbench.report.stats.intervals import LEVEL
 
 COST = {"memory": "memory", "parameters": "parameters", "time": "step time"}  # `prefer` -> a key of `COSTS`
 
@@ -72,7 +73,8 @@ def of(c: Comparison) -> Answer | None:
         return None
     d = decisions.of(c)
     within = tuple(label for label in known if d.is_within(label))
-    behind = tuple(label for label in known if d.rows[label].behind and label not in within)
+    told = verdicts.of(c)
+    behind = tuple(label for label in known if told[label].tied is False and label not in within)
     unsure = tuple(label for label in known if label not in within and label not in behind)
     costs = {e.label: cost for e in c.entries if (cost := _cost(e, c.design.prefer)) is not None}
     chosen = min((label for label in within if label in costs), key=lambda label: costs[label], default=None)
@@ -91,13 +93,23 @@ def of(c: Comparison) -> Answer | None:
         within=within,
         behind=behind,
         open=unsure,
-        versus={label: d.rows[label].versus for label in known if label != c.reference},
+        versus={label: _versus(c, label, d.rows[label].versus) for label in known if label != c.reference},
         seeds={label: d.rows[label].seeds for label in known},
         hopeless=tuple(label for label in unsure if d.rows[label].is_hopeless),
         seeds_needed=seeds,
         examples_needed=examples,
         claims=tuple(_claim(q) for q in d.questions),
     )
+
+
+def _versus(c: Comparison, label: str, decided: str | None) -> str | None:
+    """How a row compares with the reference; with a fixed number of seeds, a difference is what Holm's method calls sure."""
+    v = verdicts.of(c)[label]
+    if c.design.looks or v.p_holm is None or v.difference is None:
+        return decided
+    if v.p_holm < 1 - LEVEL:
+        return "better" if (v.difference.value > 0) == (c.direction == "max") else "worse"
+    return "equal" if decided == "equal" else None
 
 
 def over_tasks(of_tasks: Sequence[Answer]) -> tuple[str, ...]:
@@ -119,8 +131,8 @@ def _claim(q: decisions.Question) -> dict[str, Any]:
 
 def _needed(c: Comparison, margin: float, unsure: Sequence[str]) -> tuple[int | None, int | None]:
     """(seeds, test examples) that would probably show a difference of the margin between an open row and the best."""
-    known = verdicts.of(c)
-    pairs = [gap for label in unsure if (gap := known[label].to_best) and gap.is_known and not gap.is_of_runs]
+    told = verdicts.of(c)
+    pairs = [gap for label in unsure if (gap := told[label].to_best) and gap.is_known and not gap.is_of_runs]
     if not pairs:
         return None, None
     variance = power.VarianceComponents.of(pairs)

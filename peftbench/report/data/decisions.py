@@ -1,29 +1,34 @@
 """What is decided in a table, look by look: who is behind the best, who is within the margin of it, and who goes on.
 
-Two questions are asked of every row, each at its share of 5 %:
+Two questions are asked of every row. Each has an error of 5 % over all rows, or of 2.5 % where looks are planned:
 
 - **The best.** Multiple comparisons with the best (Hsu, Ann. Stat. 12, 1984; Edwards and Hsu, J. Am. Stat. Assoc. 78,
   1983), each pair one-sided at level / (rows - 1). A row is *behind* if another is surely better than it; the others
   are candidates. A row is *within the margin* if it is surely not worse than each candidate by more than the margin.
-  One event implies all of these claims: no row seems better than the true best by more than it is.
+  With at most the level's probability the best is called behind, or a row within the margin that is not: one event,
+  that no row seems better compared with the best than it is, implies all claims. Of several equally good rows this
+  holds for any given one, and "behind" means that another is at least as good.
 - **The reference.** Each row is better, worse, or equal within the margin (two one-sided tests: Schuirmann, J.
-  Pharmacokinet. Biopharm. 15, 1987), corrected by Holm's method over the rows.
+  Pharmacokinet. Biopharm. 15, 1987), each row at level / (rows - 1). Whatever the truth, one kind of claim on a row can
+  be wrong, so that the two tests need not share its level. Holm's method would not keep it: a row that is rightly
+  called different passes on a level of which its test of equality has spent a part.
 
-Beside them stand **planned questions**, which a file asks of two methods before the runs. They have a level of their
-own, 5 % corrected by Holm's method over the questions alone.
+Beside them stand **planned questions**, which a file asks of two methods before the runs. They have 5 % of their own,
+shared equally, and change nothing of what is said of the best.
 
-With planned looks the level of each test is spent over them (`stats.spending`). What is decided at a look stays so. A
-row stops once nothing more is asked of it: neither for itself nor because an open row must be compared with it. Holm's
-correction over rows that stop at different looks is that of Tang and Geller (Biometrics 55, 1999). A row of which even
-the last look would decide nothing stops as well (futility, which cannot raise the error).
+With planned looks the level of each test is spent over them (`stats.spending`). A pair is tested at a look only if
+both rows have the seeds of that look. What is decided stays so, and a row stops once nothing more is asked of it:
+neither for itself nor because an open row must be compared with it. A question of which even the last look would
+probably decide nothing is given up (futility, which cannot raise the error).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from peftbench.records.design import FIXED, Claim, Design
+from peftbench.records.design import FIXED, Claim, Design, Relation
 from peftbench.report.data import scores
 from peftbench.report.data.comparison import Comparison
 from peftbench.report.data.weak_cache import weak_cache
@@ -35,7 +40,7 @@ POINTS = 0.02  # the margin where the file names none, as a share of the metric'
 FUTILE = 0.1  # a question stops when its chance of being decided by the last look is below this
 
 Gaps = Mapping[str, Estimate]  # label -> how far it is ahead of one row
-Test = Callable[[Estimate, float], str | None]  # a gap and a level -> the answer, if one is sure
+Test = tuple[Estimate, float, float]  # one-sided: the gap, what it must exceed, and the level
 
 
 @dataclass
@@ -48,7 +53,8 @@ class Row:
         cleared: candidates than which it is surely not worse by more than the margin.
         versus: "better", "worse" or "equal", compared with the reference; None if open, or for the reference itself.
         place_at, versus_at: numbers of seeds at which the two questions were decided; None if open.
-        is_hopeless: whether no seeds up to the last look would probably decide what is open.
+        is_hopeless, versus_is_hopeless: whether even the last look would probably not decide the two.
+        is_out: whether it has too few scores to be compared, and gets no more.
         seeds: number of seeds that it has, or is to have.
     """
 
@@ -59,6 +65,8 @@ class Row:
     place_at: int | None = None
     versus_at: int | None = None
     is_hopeless: bool = False
+    versus_is_hopeless: bool = False
+    is_out: bool = False
     seeds: int = 0
 
 
@@ -110,7 +118,7 @@ class Decisions:
     @property
     def candidates(self) -> list[str]:
         """Labels of the rows that may be the best."""
-        return [label for label, r in self.rows.items() if not r.behind]
+        return [label for label, r in self.rows.items() if not r.behind and not r.is_out]
 
     def is_within(self, label: str) -> bool:
         """Whether a row is surely within the margin of the best."""
@@ -130,13 +138,18 @@ def of(c: Comparison) -> Decisions:
 
 
 def margin_of(c: Comparison) -> float:
-    """The largest difference that does not matter: the experiment's, or else 2 points, or 2 % of the best score."""
+    """The largest difference that does not matter: the experiment's, or else 2 points, or 2 % of the best score.
+
+    With planned looks that is the best of the first look, so that later seeds do not change what is decided.
+    """
     if c.design.margin is not None:
         return c.design.margin
     if c.metric in RANGES:
         low, high = RANGES[c.metric]
         return POINTS * (high if low < 0 else high - low)
-    means = [e.mean for e in c.entries if e.mean is not None]
+    first = c.design.looks[0] if c.design.looks else None
+    of_rows = ([e.scores[s] for s in sorted(r.spec.seed for r in e.runs)[:first] if s in e.scores] for e in c.entries)
+    means = [math.fsum(values) / len(values) for values in of_rows if values]
     return POINTS * abs(min(means) if c.direction == "min" else max(means)) if means else 0.0
 
 
@@ -157,7 +170,7 @@ def decide(
         reference: label of the reference; it may be missing.
         direction: "max" or "min", which of the two is better.
         margin: largest difference that does not matter, in the metric's unit; at least 0.
-        design: looks, spending and questions; without looks, all seeds are looked at once, each question at 5 %.
+        design: looks, spending and questions; without looks, all seeds are looked at once.
     """
     looks = tuple(design.looks)
     table = _Table(attempted, reference, -1 if direction == "min" else 1, margin, design)
@@ -167,9 +180,8 @@ def decide(
             return Decisions(table.rows, table.questions, margin, looks or (table.most,), k, going)
         for label in going:
             table.rows[label].seeds = n
-        now = _first(known, attempted, table.rows, bool(looks))
-        table.look(now, k)
-        going = dict.fromkeys(table.needed(now), looks[k + 1]) if k + 1 < len(looks) else {}
+        table.look(_first(known, attempted, table.rows, bool(looks)), k, going or attempted)
+        going = dict.fromkeys(table.needed(), looks[k + 1]) if k + 1 < len(looks) else {}
         if not going:
             break
     return Decisions(table.rows, table.questions, margin, looks or (table.most,), k + 1, going)
@@ -183,7 +195,7 @@ def _first(
     for label, s in known.items():
         allowed = set(attempted[label][: rows[label].seeds] if cut else attempted[label])
         seeds = [seed for seed in s.seeds if seed in allowed]
-        if len(seeds) > 1:  # one seed says nothing of others
+        if seeds:
             found[label] = s if len(seeds) == len(s.seeds) else s.at(seeds)
     return found
 
@@ -199,170 +211,166 @@ class _Table:
         self.reference, self.sign, self.margin = reference, sign, margin
         self.questions = [Question(claim) for claim in design.claims]
         self.looks, self.spending = tuple(design.looks), design.spending
-        self.tested = len(self.rows)  # rows that the error is divided among
         self.share = ALPHA / 2 if design.looks else ALPHA  # two questions share the error of a sequential design
-        self.ahead: dict[str, Gaps] = {}  # of each row -> how far the others are ahead of it, at the latest look
+        self.of_row = self.share / max(1, len(self.rows) - 1)
+        self.of_question = ALPHA / max(1, len(self.questions))
+        self.known: Mapping[str, Scores] = {}  # scores of the rows that can be compared, at the latest look
+        self.new: set[str] = set()  # the rows among them that this look has given seeds
+        self.waiting: set[str] = set()  # rows that have too few scores as yet
+        self.gaps: dict[tuple[str, str], Estimate] = {}  # of two rows -> how far the first is ahead, at the latest look
+        self.ahead: dict[str, Gaps] = {}  # of each row -> how far the others are, with moderated variances
 
-    def look(self, known: Mapping[str, Scores], k: int) -> None:
-        """Decide what the scores of look k decide."""
-        self.ahead = {}
-        if not self.looks:
-            self.tested = len(known)
-        self._answer(known, k)
-        self._compare_with_best(known, k)
-        if self.reference in known:
-            self._compare_with_reference(known, k)
-        self._give_up(known, k)
+    def look(self, scored: Mapping[str, Scores], k: int, at: Collection[str]) -> None:
+        """Decide what look k decides.
 
-    def needed(self, known: Collection[str]) -> list[str]:
+        Args:
+            scored: the scores so far.
+            k: number of the look.
+            at: the rows that this look has given seeds.
+        """
+        self.known = {label: s for label, s in scored.items() if len(s.seeds) > 1}  # one seed says nothing of others
+        self.new = set(at) & set(self.known)
+        is_last = k + 1 >= len(self.looks)
+        for label in set(at) - self.new:  # a row stops if it has tried two seeds or more in vain
+            self.rows[label].is_out = is_last or (label not in scored and self.rows[label].seeds > 1)
+        self.waiting = {label for label in at if label not in self.known and not self.rows[label].is_out}
+        self.gaps, self.ahead = {}, {}
+        self._answer(k)
+        self._compare_with_best(k)
+        self._compare_with_reference(k)
+        if self.looks:
+            self._give_up()
+
+    def needed(self) -> list[str]:
         """Labels of the rows that must go on, in the table's order."""
-        wanted = set[str]()
-        for row in (self.rows[label] for label in known if not self.rows[label].is_hopeless):
-            if row.place_at is None:
-                wanted |= {row.label, *(self._candidates(known) - row.cleared)}
-            if self._asks_reference(row, known):
+        wanted = set(self.waiting)
+        for row in (self.rows[label] for label in self.known):
+            if row.place_at is None and not row.is_hopeless:
+                wanted |= {row.label, *(self._candidates() - row.cleared)}
+            if self._asks_reference(row) and not row.versus_is_hopeless:
                 wanted |= {row.label, self.reference}
-        wanted |= {
-            label for q in self.questions if self._is_worth_seeds(q) for label in (q.claim.method, q.claim.against)
-        }
+        for q in filter(self._is_worth_seeds, self.questions):
+            wanted |= {q.claim.method, q.claim.against}
         return [label for label in self.rows if label in wanted]
 
     def _level(self, k: int, level: float) -> float:
         return spending.nominal_levels(self.looks, level, self.spending)[k] if self.looks else level
 
-    def _compare_with_best(self, known: Mapping[str, Scores], k: int) -> None:
-        level = self._level(k, self.share / max(1, self.tested - 1))
-        for label in sorted(known, key=lambda label: -self.sign * known[label].values.mean()):
+    def _compare_with_best(self, k: int) -> None:
+        level = self._level(k, self.of_row)
+        for label in sorted(self.new, key=lambda label: (-self.sign * self.known[label].values.mean(), label)):
             if self.rows[label].behind:
                 continue  # so that most tables need few of their pairs
-            for other, gap in self._ahead_of(label, known).items():
-                self.rows[other].behind |= _surely(gap.negative(), 0.0, level)
-                if _surely(gap, -self.margin, level):
-                    self.rows[other].cleared.add(label)
-        for label in known:
+            for other, gap in self._ahead_of(label).items():
+                if other in self.new:
+                    low, high = _bounds(gap, level)
+                    self.rows[other].behind |= high < 0
+                    if low > -self.margin:
+                        self.rows[other].cleared.add(label)
+        for label in self.known:
             row = self.rows[label]
-            if row.place_at is None and (row.behind or self._candidates(known) - {label} <= row.cleared):
+            if row.place_at is None and (row.behind or self._candidates() - {label} <= row.cleared):
                 row.place_at = row.seeds
 
-    def _ahead_of(self, label: str, known: Mapping[str, Scores]) -> Gaps:
+    def _ahead_of(self, label: str) -> Gaps:
         """How far each other row is ahead of one, with moderated variances."""
         if label not in self.ahead:
-            others = [other for other in known if other != label]
-            gaps = moderated.moderate([intervals.difference(known[other], known[label]) for other in others])
-            signed = (g if self.sign > 0 else g.negative() for g in gaps)
-            self.ahead[label] = dict(zip(others, signed, strict=True))
+            others = [other for other in self.known if other != label]
+            gaps = moderated.moderate([self._gap(other, label) for other in others])
+            self.ahead[label] = dict(zip(others, gaps, strict=True))
         return self.ahead[label]
 
-    def _candidates(self, known: Collection[str]) -> set[str]:
-        return {label for label in known if not self.rows[label].behind}
+    def _gap(self, one: str, other: str) -> Estimate:
+        """How far one row is ahead of another; from the other side, the same with the other sign."""
+        if (one, other) not in self.gaps:
+            gap = intervals.difference(self.known[one], self.known[other])
+            gap = gap if self.sign > 0 else gap.negative()
+            self.gaps |= {(one, other): gap, (other, one): gap.negative()}
+        return self.gaps[one, other]
 
-    def _compare_with_reference(self, known: Mapping[str, Scores], k: int) -> None:
-        gaps = self._ahead_of(self.reference, known)
-        self._step_down(gaps, k, ("better", "worse"), _differs)
-        self._step_down(
-            gaps, k, ("equal",), lambda gap, level: "equal" if _is_within(gap, self.margin, level) else None
-        )
+    def _candidates(self) -> set[str]:
+        return {label for label in {*self.known, *self.waiting} if not self.rows[label].behind}
 
-    def _step_down(self, gaps: Gaps, k: int, answers: tuple[str, ...], test: Test) -> None:
-        """Holm's method: each answer raises the level of the rest."""
-        while True:
-            rest = self.tested - 1 - sum(row.versus in answers for row in self.rows.values())
-            level = self._level(k, self.share / max(1, rest) / len(answers))
-            asked = {label: gap for label, gap in gaps.items() if self.rows[label].versus is None}
-            found = {label: answer for label, gap in asked.items() if (answer := test(gap, level))}
-            for label, answer in found.items():
-                self.rows[label].versus, self.rows[label].versus_at = answer, self.rows[label].seeds
-            if not found:
-                return
+    def _compare_with_reference(self, k: int) -> None:
+        if self.reference not in self.new:
+            return
+        level = self._level(k, self.of_row)
+        for label, gap in self._ahead_of(self.reference).items():
+            row = self.rows[label]
+            if row.versus is None and label in self.new and (found := _answered(self._ways(gap, level))):
+                row.versus, row.versus_at = found, row.seeds
 
-    def _equals(self, gap: Estimate, level: float) -> str | None:
-        return "equal" if _is_within(gap, self.margin, level) else None
+    def _asks_reference(self, row: Row) -> bool:
+        return row.versus is None and row.label != self.reference and self.reference in {*self.known, *self.waiting}
 
-    def _asks_reference(self, row: Row, known: Collection[str]) -> bool:
-        return row.versus is None and row.label != self.reference and self.reference in known
-
-    def _answer(self, known: Mapping[str, Scores], k: int) -> None:
+    def _answer(self, k: int) -> None:
+        level = self._level(k, self.of_question)
         for q in self.questions:
-            if q.claim.method in known and q.claim.against in known:
-                q.gap = self._ahead_of(q.claim.against, known)[q.claim.method]
-        while True:
-            asked = [q for q in self.questions if q.is_open and q.gap]
-            level = self._level(k, ALPHA / max(1, sum(q.is_open for q in self.questions)))
-            for q in asked:
-                if q.gap and q.found is None and (found := self._found(q.gap, level)):
-                    q.found, q.decided_at = found, self.rows[q.claim.method].seeds
-                if q.gap and (holds := self._holds(q.claim, q.gap, level)) is not None:
-                    q.holds, q.decided_at = holds, self.rows[q.claim.method].seeds
-                if q.found == "worse":
-                    self.rows[q.claim.method].behind = True
-                if q.found == "better":
-                    self.rows[q.claim.against].behind = True
-            if not any(not q.is_open for q in asked):
-                return
+            if q.claim.method not in self.known or q.claim.against not in self.known:
+                continue
+            q.gap = self._ahead_of(q.claim.against)[q.claim.method]
+            if not q.is_open or not {q.claim.method, q.claim.against} <= self.new:
+                continue
+            if q.found is None and (found := _answered(self._ways(q.gap, level))):
+                q.found, q.decided_at = found, self.rows[q.claim.method].seeds
+            if q.claim.relation and (answer := _answered(self._ways(q.gap, level, q.claim.relation))):
+                q.holds, q.decided_at = answer == "right", self.rows[q.claim.method].seeds
 
-    def _found(self, gap: Estimate, level: float) -> str | None:
-        return _differs(gap, level / 2) or self._equals(gap, level)
-
-    def _holds(self, claim: Claim, gap: Estimate, level: float) -> bool | None:
-        """Whether a claim is surely right or surely wrong."""
-        match claim.relation:
+    def _ways(self, gap: Estimate, level: float, claim: Relation | None = None) -> list[tuple[str, list[Test]]]:
+        """(an answer, the tests that must all be sure to give it), of a claim or of how two rows compare."""
+        back = gap.negative()
+        better, worse = (gap, 0.0, level / 2), (back, 0.0, level / 2)
+        not_worse, equal = (gap, -self.margin, level), [(gap, -self.margin, level), (back, -self.margin, level)]
+        above, below = (gap, self.margin, level / 2), (back, self.margin, level / 2)
+        match claim:
             case "better":
-                yes, no = _surely(gap, 0.0, level / 2), _surely(gap.negative(), 0.0, level / 2)
+                return [("right", [better]), ("wrong", [worse])]
             case "worse":
-                yes, no = _surely(gap.negative(), 0.0, level / 2), _surely(gap, 0.0, level / 2)
+                return [("right", [worse]), ("wrong", [better])]
             case "equal":
-                beyond = (_surely(side, self.margin, level / 2) for side in (gap, gap.negative()))
-                yes, no = _is_within(gap, self.margin, level), any(beyond)
+                return [("right", equal), ("wrong", [above]), ("wrong", [below])]
             case "not_worse":
-                yes, no = _surely(gap, -self.margin, level), _surely(gap.negative(), self.margin, level / 2)
+                return [("right", [not_worse]), ("wrong", [below])]
             case None:
-                return None
-        return True if yes else False if no else None
+                return [("better", [better]), ("worse", [worse]), ("equal", equal)]
 
     def _is_worth_seeds(self, q: Question) -> bool:
-        return q.is_open and q.gap is not None and self._chance_of_versus(q.gap, ALPHA / len(self.questions)) >= FUTILE
+        level = self._level(len(self.looks) - 1, self.of_question)
+        return q.is_open and q.gap is not None and self._is_likely(self._ways(q.gap, level, q.claim.relation))
 
-    def _give_up(self, known: Mapping[str, Scores], k: int) -> None:
-        """Mark the rows of which the last look would probably decide nothing that is open."""
-        if not self.looks:
-            return
-        for label in known:
+    def _give_up(self) -> None:
+        """Mark what is open and would probably stay so at the last look."""
+        level = self._level(len(self.looks) - 1, self.of_row)
+        for label in self.new:
             row = self.rows[label]
-            chances = [self._chance_of_place(row, known)] if row.place_at is None else []
-            if self._asks_reference(row, known):
-                gap = self._ahead_of(self.reference, known)[label]
-                chances.append(self._chance_of_versus(gap, self.share / max(1, self.tested - 1)))
-            row.is_hopeless |= bool(chances) and max(chances) < FUTILE
+            if row.place_at is None and not row.is_hopeless:
+                row.is_hopeless = not self._is_likely(self._ways_to_place(row, level))
+            if self._asks_reference(row) and self.reference in self.known and not row.versus_is_hopeless:
+                ways = self._ways(self._ahead_of(self.reference)[label], level)
+                row.versus_is_hopeless = not self._is_likely(ways)
 
-    def _chance_of_place(self, row: Row, known: Mapping[str, Scores]) -> float:
-        level = self._level(len(self.looks) - 1, self.share / max(1, self.tested - 1))
-        others = {o: self._ahead_of(o, known)[row.label] for o in self._candidates(known) - {row.label}}
-        behind = max((self._chance(gap.negative(), 0.0, level) for gap in others.values()), default=0.0)
-        uncleared = (gap for o, gap in others.items() if o not in row.cleared)
-        return max(behind, min((self._chance(gap, -self.margin, level) for gap in uncleared), default=1.0))
+    def _ways_to_place(self, row: Row, level: float) -> list[tuple[str, list[Test]]]:
+        others = {o: self._ahead_of(o)[row.label] for o in self._candidates() - self.waiting - {row.label}}
+        behind = [("behind", [(gap.negative(), 0.0, level)]) for gap in others.values()]
+        return [*behind, ("within", [(gap, -self.margin, level) for o, gap in others.items() if o not in row.cleared])]
 
-    def _chance_of_versus(self, gap: Estimate, share: float) -> float:
-        level = self._level(len(self.looks) - 1, share)
-        sides = gap, gap.negative()
-        equal = min(self._chance(side, -self.margin, level) for side in sides)
-        return max(equal, *(self._chance(side, 0.0, level / 2) for side in sides))
-
-    def _chance(self, gap: Estimate, bound: float, level: float) -> float:
-        return power.chance_above(gap, bound, self.looks[-1], level)
+    def _is_likely(self, ways: Sequence[tuple[str, Sequence[Test]]]) -> bool:
+        """Whether the last look has a chance to give one of some answers."""
+        return any(all(power.chance_above(gap, bound, self.looks[-1], level) >= FUTILE for gap, bound, level in tests)
+                   for _, tests in ways)  # fmt: skip
 
 
-def _differs(gap: Estimate, level: float) -> str | None:
-    if _surely(gap, 0.0, level):
-        return "better"
-    return "worse" if _surely(gap.negative(), 0.0, level) else None
-
-
-def _is_within(gap: Estimate, margin: float, level: float) -> bool:
-    """Two one-sided tests."""
-    return _surely(gap, -margin, level) and _surely(gap.negative(), -margin, level)
+def _answered(ways: Sequence[tuple[str, Sequence[Test]]]) -> str | None:
+    """The first answer that is sure."""
+    return next((answer for answer, tests in ways if all(_surely(*test) for test in tests)), None)
 
 
 def _surely(gap: Estimate, bound: float, level: float) -> bool:
     """Whether the one-sided test says that the true gap is above the bound."""
+    return _bounds(gap, level)[0] > bound
+
+
+def _bounds(gap: Estimate, level: float) -> tuple[float, float]:
+    """What the gap is surely above, and surely below, each at a one-sided level."""
     half = gap.half(1 - 2 * level) if level > 0 else None
-    return half is not None and gap.value - half > bound
+    return (-math.inf, math.inf) if half is None else (gap.value - half, gap.value + half)

@@ -82,7 +82,11 @@ def _decided(c: Comparison, label: str, v: ScoreVerdict) -> ScoreVerdict:
     if not c.design.looks and not c.design.claims:
         return v
     v = replace(v, p_holm=None) if c.design.looks else v  # a p-value of one look says nothing of all
-    return v if v.is_best or v.mean.is_of_runs else replace(v, tied=not decisions.of(c).rows[label].behind)
+    if v.is_best or v.mean.is_of_runs:
+        return v
+    state = decisions.of(c)
+    beaten = any(q.claim.method == label and q.found == "worse" for q in state.questions)  # the best is no worse than any
+    return replace(v, tied=not state.rows[label].behind and not beaten)
 
 
 def on(known: Mapping[str, Scores], c: Comparison) -> dict[str, ScoreVerdict]:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,8 +54,10 @@ class Scores:
 
     def at(self, seeds: Sequence[int]) -> Scores:
         """Select `seeds`, which must all be among its own, in this order."""
-        rows = [self.seeds.index(s) for s in seeds]
-        return Scores(tuple(seeds), self.values[rows], None if self.influences is None else self.influences[rows],
+        if (given := tuple(seeds)) == self.seeds:
+            return self
+        rows = [self.seeds.index(s) for s in given]
+        return Scores(given, self.values[rows], None if self.influences is None else self.influences[rows],
                       self.grain)  # fmt: skip
 
 
@@ -133,6 +136,7 @@ class Estimate:
         return float(10**high)
 
 
+@lru_cache(maxsize=4096)
 def _t2(df: float, tail: float) -> float:
     """Squared quantile of Student's t."""
     from scipy.special import stdtrit

@@ -67,7 +67,7 @@ def prior(variances: Sequence[tuple[float, float]]) -> Prior:
         variances: (sample variance between seeds, its degrees of freedom). A variance of 0 is a coincidence of rounded
             scores, and says nothing of the size of others.
     """
-    from scipy.special import digamma, polygamma
+    from scipy.special import digamma
 
     told = [(v, df) for v, df in variances if v > 0]
     if len(told) < 2:
@@ -75,7 +75,7 @@ def prior(variances: Sequence[tuple[float, float]]) -> Prior:
     logs = [math.log(v) - float(digamma(df / 2)) + math.log(df / 2) for v, df in told]
     centre = math.fsum(logs) / len(logs)
     spread = math.fsum((e - centre) ** 2 for e in logs) / (len(logs) - 1)
-    by_chance = math.fsum(float(polygamma(1, df / 2)) for _, df in told) / len(told)
+    by_chance = math.fsum(_trigamma(df / 2) for _, df in told) / len(told)
     most = min(MOST, (len(told) - 1) / 4)
     df = min(most, 2 * _trigamma_inverse(spread - by_chance)) if spread > by_chance else most
     return Prior(math.exp(centre), df, len(told))
@@ -93,13 +93,19 @@ def _part(of_mean: float, df: float, known: Prior) -> tuple[float, float]:
 
 def _trigamma_inverse(value: float) -> float:
     """Solve trigamma(x) = value for x > 0 by Newton's method (Smyth 2004, appendix)."""
-    from scipy.special import polygamma
+    from scipy.special import zeta
 
     x = 0.5 + 1 / value
     for _ in range(50):
-        of_x = float(polygamma(1, x))
-        step = of_x * (1 - of_x / value) / float(polygamma(2, x))
+        of_x = _trigamma(x)
+        step = of_x * (1 - of_x / value) / (-2 * float(zeta(3, x)))
         x += step
         if -step / x < 1e-8:
             break
     return x
+
+
+def _trigamma(x: float) -> float:
+    from scipy.special import zeta
+
+    return float(zeta(2, x))

@@ -97,7 +97,7 @@ def test_a_row_that_is_decided_stops_and_the_others_go_on(tmp_path: Path) -> Non
 
 def test_when_every_row_is_decided_nothing_is_left(tmp_path: Path) -> None:
     experiment = asked(tmp_path)
-    assert seeds_of(carried_out(experiment, planning.grid(experiment), [])) == {label: 3 for label in MEANS}
+    assert seeds_of(carried_out(experiment, planning.grid(experiment), [])) == dict.fromkeys(MEANS, 3)
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -103,7 +103,7 @@ def of(c: Comparison) -> Answer | None:
 
 
 def _versus(c: Comparison, label: str, decided: str | None) -> str | None:
-    """How a row compares with the reference; with a fixed number of seeds, a difference is what Holm's method calls sure."""
+    """How a row compares with the reference; a fixed number of seeds is judged by Holm's method."""
     v = verdicts.of(c)[label]
     if c.design.looks or v.p_holm is None or v.difference is None:
         return decided

@@ -85,7 +85,9 @@ def _decided(c: Comparison, label: str, v: ScoreVerdict) -> ScoreVerdict:
     if v.is_best or v.mean.is_of_runs:
         return v
     state = decisions.of(c)
-    beaten = any(q.claim.method == label and q.found == "worse" for q in state.questions)  # the best is no worse than any
+    beaten = any(
+        q.claim.method == label and q.found == "worse" for q in state.questions
+    )  # the best is no worse than any
     return replace(v, tied=not state.rows[label].behind and not beaten)
 
 

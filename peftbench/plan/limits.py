@@ -9,6 +9,7 @@ from __future__ import annotations
 RUNS = 100_000  # of a grid: configurations x tasks x (seeds + trials)
 SEEDS = 10_000
 TRIALS = 1_000  # of each configuration
+EXTENSIONS = 10  # of a search space
 STEPS = 10**9  # optimiser steps of a run, and steps between evaluations
 TOKENS = 10**15  # training tokens of a run
 SECONDS = 10**8  # of a run: three years

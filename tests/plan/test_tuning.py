@@ -28,7 +28,7 @@ from peftbench.records.record import Record, TrialRecord
 from peftbench.records.spec import ProfileSpec, RunSpec
 from peftbench.run import runner
 
-TUNED = TEXT.replace("seeds: 2", "seeds: 2, trials: 4")
+TUNED = TEXT.replace("seeds: 2", "seeds: 2, trials: 4, extensions: 0")  # test_extensions.py is about those
 SPACES = {"full": {"lr": (1e-5, 1e-3)}, "lora": {"lr": (1e-4, 1e-1), "alpha": (8.0, 16.0, 32.0)}}
 TUNED_ONES = [replace(c, space=SPACES.get(c.label, {})) for c in CONFIGURATIONS]  # "lora rank=2" has a given rate
 

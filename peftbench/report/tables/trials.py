@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from peftbench.records.trials import value_of
 from peftbench.report.data.comparison import Comparison, Entry, length
 from peftbench.report.data.tunings import (
     ConfigurationTrials,
@@ -15,7 +16,6 @@ from peftbench.report.data.tunings import (
     expected_best,
     score,
     scores,
-    value_of,
 )
 from peftbench.report.tables import formatting
 from peftbench.report.tables.columns import Column

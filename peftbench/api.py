@@ -494,7 +494,7 @@ def run(
         experiment=planned.experiment.name,
         overrides=planned.experiment.overrides,
         reference=planned.experiment.reference,
-        expected=len(planned),
+        expected=planned.prepared.expected,
         session_kwargs=planned.session(device, folder),
         jobs=workers,
         threads=threads if workers == 1 else None,

@@ -162,7 +162,7 @@ def test_rows_for_programs_have_the_choice_and_the_exemptions(tmp_path: Path) ->
     factories.write_all(tmp_path, bodies)
     rows = {r["method"]: r for r in json.loads(json.dumps(assemble.rows(tmp_path)))}
     assert rows["lora"]["tuning"] == {
-        "trials": 4, "failed": 0, "chosen": {"lr": 0.002, "alpha": 16.0}, "edges": {}, "validation": 0.6,
+        "trials": 4, "further": 0, "failed": 0, "chosen": {"lr": 0.002, "alpha": 16.0}, "edges": {}, "validation": 0.6,
     }  # fmt: skip
     assert rows["full"]["tuning"] is None
     assert (rows["full"]["exempt"], rows["lora"]["exempt"]) == ({"trials": "its published rate"}, {})

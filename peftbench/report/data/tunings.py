@@ -165,6 +165,15 @@ def expected_best(scores: Sequence[float], direction: str = "max") -> list[float
     ]
 
 
+def edge_counts(tunings: Iterable[Tuning]) -> tuple[int, int]:
+    """Return how many chosen values lie at an edge of what was tried, and how many were chosen.
+
+    Configurations of which all trials failed have chosen nothing.
+    """
+    rows = [row for t in tunings for row in t.rows if row.failed < len(row.trials)]
+    return sum(len(row.edges) for row in rows), sum(len(row.chosen) for row in rows)
+
+
 def scores(t: Tuning, row: ConfigurationTrials) -> list[float] | None:
     """The validation scores of one configuration's trials.
 

@@ -95,18 +95,17 @@ def prepared(
     Raises:
         UserError: naming every difference that prevents a comparison.
     """
-    experiment = _with_their_trials(experiment, folder)
     catalogue = Catalogue(tuple(user_file.resolved(p) for p in plugins))
     known = catalogue.methods()
     wanted = [text.partition("=")[2] for text in only if text.startswith("method=")]
-    listed = configurations.expand(experiment, known, catalogue.hyper)
+    listed = configurations.expand(_with_their_trials(experiment, folder), known, catalogue.hyper)
     there = {name for c in listed for name in (c.label, c.name)}
     if not wanted:
         if not experiment.added:
             raise UserError("--against: say which method is new: --only method=NAME, or --method 'NAME: {lr: 1e-3}'")
         only = [*only, *(f"method={c.label}" for c in listed if c.place[0] != "methods")]
     whole = load(experiment, [name for name in dict.fromkeys(wanted) if name not in there and name in known])
-    planned = prepare.prepare(whole, only, data_dir, plugins, measures)
+    planned = prepare.prepare(_with_their_trials(whole, folder), only, data_dir, plugins, measures)
     return planned, baselines(planned, folder, {name: m.version for name, m in known.items()})
 
 

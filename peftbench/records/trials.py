@@ -67,7 +67,7 @@ def beyond(values: Sequence[Any], side: str, bounds: Bounds, count: int) -> list
     for _ in range(count):
         value = last + step if ratio is None else last * ratio
         value = round(value) if are_whole and math.isfinite(value) else float(f"{value:.{DIGITS}g}")
-        if value == last or not _is_within(value, bounds):
+        if value == last or (ratio is not None and value <= 0) or not _is_within(value, bounds):
             break
         further.append(value)
         last = value

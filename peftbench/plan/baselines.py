@@ -257,7 +257,7 @@ def _remarks(runs: Sequence[RunRecord], versions: Mapping[str, int]) -> list[str
 
 def _untuned(planned: Prepared) -> list[str]:
     """New methods with a given learning rate, while the baselines were tuned."""
-    tuned = {p.label for p in planned.planned if p.spec.trial is not None}
+    tuned = {p.label for p in planned.planned if p.spec.trial is not None or "trials" in p.spec.method.exempt}
     given = dict.fromkeys(p.label for p in planned.planned if p.label not in tuned)
     if planned.experiment.budget.trials is None or not given:
         return []

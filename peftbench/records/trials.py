@@ -91,7 +91,7 @@ def edges(trials: Sequence[TrialRecord]) -> dict[str, str]:
     found = {}
     for key, values in trials[-1].spec.space.items():
         tried = [value_of(r, key) for r in trials] if key == "lr" else values
-        side = place(value_of(one, key), tried)
+        side = place(value_of(one, key), tried) if isinstance(tried, (list, tuple)) else None
         bounds = one.body.bounds.get(key, {})
         if side is not None and (key == "lr" or beyond(values, side, bounds, 1)):
             found[key] = side

@@ -292,6 +292,14 @@ def test_a_trial_of_an_extension_is_read_as_it_was_planned(tmp_path: Path) -> No
 
 # Methods without a rate.
 
+PROBED = """\
+name: probed
+backbone: tiny-encoder
+tasks: [{task: synthetic/classification, rows: 60}]
+budget: {steps: 3, seeds: 1, trials: 2, max_length: 16, batch_size: 4}
+train: {head_lr: 5e-3}
+methods: [linear_probe, bitfit]
+"""
 PROBE = replace(configuration("full", knob=None), name="full", label="probe", space=RATES)
 
 
@@ -308,6 +316,19 @@ def test_a_method_that_trains_nothing_at_its_rate_has_no_trials_and_says_why(
     assert [(p.spec.trial, p.waits, dict(p.spec.method.exempt)) for p in planned] == [
         (None, False, {"trials": NO_RATE})
     ] * 2
+
+
+@pytest.mark.slow
+def test_the_linear_probe_needs_no_word_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "e.yaml"
+    path.write_text(PROBED)
+    found = {
+        p.label: (len(p.trials), set(p.spec.method.exempt)) for p in planning.prepared(path).planned if not p.spec.seed
+    }
+    assert found["linear_probe"] == (0, {"trials"})
+    assert found["bitfit"] == (2, set())
+    path.write_text(PROBED.replace("head_lr: 5e-3", "warmup: 0.1"))
+    assert {len(p.trials) for p in planning.prepared(path).planned if p.spec.trial is None} == {2}
 
 
 def test_without_a_rate_for_the_head_it_is_tuned_as_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,6 +163,13 @@ def test_a_chosen_value_at_a_limit_of_its_method_is_at_no_edge(tmp_path: Path) -
     assert loaded(tmp_path, bodies).tunings[0].rows[0].edges == {}
 
 
+@pytest.mark.parametrize("values", [3, None, "wide", {}, {"low": 1}, [], [[1], [2]]])
+def test_a_space_of_another_program_has_no_edge(tmp_path: Path, values: Any) -> None:
+    found = loaded(tmp_path, [trial(i, s, space={"alpha": values}) for i, s in enumerate((0.9, 0.6))])
+    assert found.tunings[0].rows[0].edges == {}
+    assert assemble.text_table(tmp_path, found)
+
+
 def test_failed_trials_are_counted_and_lose(tmp_path: Path) -> None:
     found = loaded(tmp_path, choose_rates((None, 0.6, 0.4, None)))
     lines = assemble.text_table(tmp_path, found).splitlines()

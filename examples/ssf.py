@@ -55,7 +55,7 @@ class SSF(Method):
     lr_source = "a choice of this example"
     size_formula = "2 out at each site"
     caveats = "Published for images: nothing is known here of text beyond the records of this project"
-    search_space = {"lr": (1e-3, 3e-3, 1e-2, 3e-2)}
+    search_space = {"lr": (1e-3, 1e-1)}
 
     roles: Annotated[str, Field(description="linear roles to change: q k v o gate up down")] = "q k v o up down"
 

@@ -44,7 +44,7 @@ class Template(Method):
     formula = "h = W x + b + scale * shift"
     lr = 1e-3  # if an experiment names no rate
     lr_source = "where in the paper the rate comes from"
-    search_space = {"lr": (1e-4, 1e-3, 1e-2)}  # what tuning draws from; a field may follow: "scale": (0.5, 1.0, 2.0)
+    search_space = {"lr": (1e-4, 1e-2)}  # what tuning draws from: two decades; a field may follow: "depth": (1, 2, 4)
     size_formula = "out at each site"
     caveats = "known weaknesses, each with its source: a paper, or a record of this project"
     size_knob = None  # the field that a parameter budget solves, e.g. "rank"; None: the method has one size

@@ -143,7 +143,7 @@ class AdaLoRA(Method):
     )
     version = 2  # one fused product of base and update: the last digits changed
     size_knob = "rank"
-    search_space = {"lr": (5e-4, 1.2e-3, 2.5e-3, 5e-3), "gamma": (0.1, 0.3, 0.5), "alpha": (8.0, 16.0, 32.0)}
+    search_space = {"lr": (5e-4, 1e-1), "gamma": (0.1, 0.3, 0.5)}
 
     rank: Annotated[int, Field(ge=1, description="r, the average rank at the end")] = 8
     initial_rank: Annotated[

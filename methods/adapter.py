@@ -76,7 +76,7 @@ class BottleneckAdapter(Method):
         "there)"
     )
     size_knob = "bottleneck"
-    search_space = {"lr": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)}
+    search_space = {"lr": (1e-4, 1e-2)}
 
     bottleneck: Annotated[int, Field(ge=1, description="m, the width of the bottleneck")] = 64
     placement: Annotated[Literal["houlsby", "pfeiffer", "parallel"], Field(description="where it sits")] = "houlsby"

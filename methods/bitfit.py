@@ -32,7 +32,7 @@ class BitFit(Method):
         "The biases of keys cannot change the softmax where no rotary embedding follows: that part of its size is idle"
     )
     needs = "biases in the base model"
-    search_space = {"lr": (1e-4, 4e-4, 1e-3, 3e-3, 1e-2)}
+    search_space = {"lr": (1e-4, 2e-2)}
 
     def attach(self, edit: Edit) -> None:
         self.parameters(edit.backbone.sites)  # raises for a network without biases

@@ -86,7 +86,7 @@ class DoRA(Method):
         "reproduced: 54 to 63 for 77.5 in issues 14 and 26 of NVlabs/DoRA"
     )
     size_knob = "rank"
-    search_space = {"lr": (2e-4, 5e-4, 1e-3, 2e-3, 5e-3), "alpha": (8.0, 16.0, 32.0)}
+    search_space = {"lr": (2e-4, 2e-2)}  # alpha only scales the update, as the rate does
 
     rank: Annotated[int, Field(ge=1, description="r, the rank of the directional update")] = 8
     alpha: Annotated[float, Field(gt=0, description="alpha; the update is scaled by alpha / r")] = 16.0

@@ -27,7 +27,7 @@ class Full(Method):
         "is .414 against .509 at r 64 (arXiv:2405.09673). And it keeps two numbers a weight: 36 GiB where LoRA takes "
         "21 (method_comparison of Hugging Face peft, a model of 3 billion)"
     )
-    search_space = {"lr": (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4)}
+    search_space = {"lr": (1e-5, 1e-3)}
 
     def attach(self, edit: Edit) -> None:
         edit.thaw("*")

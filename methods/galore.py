@@ -128,7 +128,7 @@ class GaLore(Method):
         "whole model is stored."
     )
     version = 2  # the step without copies of a matrix: the last digits changed
-    search_space = {"lr": (1e-5, 3e-5, 1e-4, 2e-4, 5e-4), "rank": (4, 8), "alpha": (1.0, 2.0, 4.0)}
+    search_space = {"lr": (1e-5, 2e-3)}
 
     rank: Annotated[int, Field(ge=1, description="r, directions a matrix; 4 and 8 are the paper's for GLUE")] = 4
     alpha: Annotated[

@@ -73,7 +73,7 @@ class LoRA(Method):
         "come within 2 % of it (arXiv:2602.04998)"
     )
     size_knob = "rank"
-    search_space = {"lr": (2e-4, 5e-4, 1e-3, 2e-3, 5e-3), "alpha": (8.0, 16.0, 32.0)}
+    search_space = {"lr": (2e-4, 2e-2)}  # alpha only scales the update, as the rate does
 
     rank: Annotated[int, Field(ge=1, description="r, the rank of the update")] = 8
     alpha: Annotated[float, Field(gt=0, description="alpha; the update is scaled by alpha / r")] = 16.0

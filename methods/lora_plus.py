@@ -40,7 +40,7 @@ class LoRAPlus(LoRA):
         "By its own paper the ratio matters least on tasks that the model finds easy. At LoRA's rate it is too fast: B "
         "steps with 16 times that"
     )
-    search_space = {"lr": (5e-5, 1e-4, 2e-4, 5e-4, 1e-3), "ratio": (8.0, 16.0, 32.0), "alpha": (8.0, 16.0, 32.0)}
+    search_space = {"lr": (5e-5, 5e-3), "ratio": (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)}
 
     ratio: Annotated[float, Field(ge=1, description="lambda, the rate of B over that of A")] = 16.0
 

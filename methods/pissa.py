@@ -93,7 +93,7 @@ class PiSSA(Method):
         "residual, which is computed again: another linear algebra library finds it up to rounding only."
     )
     size_knob = "rank"
-    search_space = {"lr": (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3)}
+    search_space = {"lr": (2e-5, 5e-3)}
 
     rank: Annotated[int, Field(ge=1, description="r, how many singular triplets train")] = 8
     alpha: Annotated[

@@ -48,7 +48,7 @@ class PromptTuning(Method):
     )
     size_knob = "length"
     size_formula = "length * embedding width"
-    search_space = {"lr": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)}
+    search_space = {"lr": (3e-3, 3e-1)}
     starts_as_identity = False
     caveats = (
         "far below full fine-tuning on small networks, level with it only from about 10 billion parameters (figure 1); "

@@ -39,7 +39,7 @@ class QLoRA(Method):
         "7B runs broke off (README of artidoro/qlora)"
     )
     size_knob = "rank"
-    search_space = {"lr": (2e-4, 5e-4, 1e-3, 2e-3, 5e-3), "alpha": (8.0, 16.0, 32.0)}
+    search_space = {"lr": (1e-4, 1e-2)}  # alpha only scales the update, as the rate does
     starts_as_identity = False
     layer = LoRALinear  # what trains over the quantised base
 

@@ -97,7 +97,7 @@ class VeRA(Method):
     )
     version = 2  # the update goes through the weight where that is shorter: the last digits changed
     size_knob = "rank"
-    search_space = {"lr": (2e-3, 4e-3, 1e-2, 2e-2, 5e-2), "d_initial": (1e-7, 0.1, 1.0)}
+    search_space = {"lr": (3e-3, 3e-1)}
 
     rank: Annotated[int, Field(ge=1, description="r, the rank of the random pair; the paper's for RoBERTa base")] = 1024
     d_initial: Annotated[float, Field(gt=0, description="every entry of d at the start")] = 0.1

@@ -494,7 +494,6 @@ def run(
             the plan was made.
         peftbench.run.executors.ExecutorError: the executor cannot run here.
     """
-    from peftbench.plan import next_runs
     from peftbench.records import record
     from peftbench.run import runner
     from peftbench.run.view import Lines, Quiet
@@ -518,7 +517,7 @@ def run(
         overrides=planned.experiment.overrides,
         reference=planned.experiment.reference,
         design=planned.design,
-        expected=len(next_runs.wanted(planned.experiment, planned.prepared.planned, before)),
+        expected=planned.prepared.expected,
         session_kwargs=planned.session(device, folder),
         jobs=workers,
         threads=threads if workers == 1 else None,

@@ -21,6 +21,7 @@ from msgspec import to_builtins
 
 from peftbench.records import record
 from peftbench.records.record import Record
+from peftbench.report.data import tunings
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -56,6 +57,7 @@ def _section(folder: Path) -> Iterator[str]:
     yield ""
     if records:
         yield f"- Records: {_counts(records)}"
+    yield from (f"- Tuning: {line}" for line in _tuning(records))
     yield from (f"- Machine: {line}" for line in _machines(records, folder))
     yield f"- Date: {_dates(records) if records else about['date']}"
     yield f"- Wall time: {_duration(_wall_seconds(records)) if records else about['wall']}"
@@ -66,6 +68,15 @@ def _counts(records: Sequence[Record]) -> str:
     names = {"run": ("finished run", "finished runs"), "profile": ("profile pass", "profile passes")}
     kinds = Counter(r.kind if r.is_finished else r.status for r in records)
     return ", ".join(f"{n} {names.get(k, (k, k))[n > 1]}" for k, n in sorted(kinds.items(), key=_order))
+
+
+def _tuning(records: Sequence[Record]) -> Iterator[str]:
+    tables = tunings.of(records)
+    at_edge, chosen = tunings.edge_counts(tables)
+    if chosen:
+        rows = [row for t in tables for row in t.rows]
+        trials, further = sum(len(row.trials) for row in rows), sum(row.further for row in rows)
+        yield f"{at_edge} of {chosen} chosen values at an edge; {further} of {trials} trials beyond their first space"
 
 
 def _order(item: tuple[str, int]) -> tuple[bool, bool, str]:

@@ -61,6 +61,8 @@ def _row(p: Planned, predicted: Predicted, peak: RunPeak, last: Record | None) -
         "seed": s.seed,
         "trial": s.trial,
         "waits_for_trials": p.waits,
+        "extends_space": bool(s.first_space),
+        "trials_may_come": p.may_come,
         "hyper": dict(s.method.hyper),
         "lr": None if p.waits else s.train.lr,
         "steps": s.train.steps,
@@ -119,11 +121,30 @@ def plan_summary(prepared: Prepared, rows: Sequence[Mapping[str, Any]], jobs: in
     if e.profile is not None:
         passes = f", then a profile pass a task ({len(prepared.facts.tasks)}), each in {e.profile.processes} processes"
     done = len(rows) - len(left)
-    trials = sum(r["trial"] is not None for r in rows)
-    grid = f"{len(rows)} runs" + (f" ({trials} of them tuning trials)" if trials else "")
-    lines.append(f"{e.name}: {grid}, {done} finished, {len(left)} to run (~{duration(spent)}{by}){passes}")
+    lines.append(f"{e.name}: {_grid(rows)}, {done} finished, {len(left)} to run (~{duration(spent)}{by}){passes}")
+    lines += _may_come(rows, jobs)
     lines += [line for line in (_memory(rows), _error(rows, jobs)) if line]
     return "\n".join(lines)
+
+
+def _grid(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the numbers of runs, of trials, and of trials that extend a search space."""
+    trials, further = sum(r["trial"] is not None for r in rows), sum(r["extends_space"] for r in rows)
+    beyond = f", {further} of these beyond an edge of their search space" if further else ""
+    return f"{len(rows)} runs" + (f" ({trials} of them tuning trials{beyond})" if trials else "")
+
+
+def _may_come(rows: Sequence[Mapping[str, Any]], jobs: int) -> list[str]:
+    """Return a line on the trials that extensions may add, with the time that the most would take."""
+    seconds = {(r["task"], r["label"]): r["predicted_seconds"] for r in rows if r["trial"] is not None}
+    most = {(r["task"], r["label"]): r["trials_may_come"] for r in rows if r["trials_may_come"]}
+    if not most:
+        return []
+    spent = sum(number * seconds[key] for key, number in most.items()) / jobs
+    return [
+        f"and 0 to {sum(most.values())} trials more (at most ~{duration(spent)}): they extend the search space "
+        "where the best value lies at its edge"
+    ]
 
 
 def _exempt(rows: Sequence[Mapping[str, Any]]) -> list[str]:

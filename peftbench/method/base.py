@@ -48,8 +48,10 @@ class Method:
         caveats: Known weaknesses, each with its source: a paper, or a record of this project.
         needs: What a network must have, if some lack it, e.g. "a task head". `attach` and `parameters` refuse others.
         size_knob: The integer field that a parameter budget solves; None if the method has one size.
-        search_space: What tuning may draw. "lr" draws any rate between its least and greatest value; a field draws one
-            of its values. Tuning draws the rate and one field: the first that neither the experiment nor a budget sets.
+        search_space: What tuning may draw. "lr" draws any rate between its least and greatest value, about two decades
+            for small and large networks; a field draws one of its values. Tuning draws the rate and one field: the
+            first that neither the experiment nor a budget sets. A field that only scales the update needs no tuning
+            beside the rate.
         version: Raise it when a change alters results; older records then no longer count as done.
         starts_as_identity: Whether the network computes the same before the first step. The contract tests check it.
     """

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model, field
 from peftbench.errors import UserError, shown, unknown, unknown_method
 from peftbench.method.base import Method
 from peftbench.records import user_file
+from peftbench.records.trials import BOUNDS
 
 PACKAGE = "peftbench.methods"  # of the method files
 GROUP = "peftbench.methods"  # entry points of other packages
@@ -125,6 +126,23 @@ def schema(cls: type[Method]) -> type[BaseModel]:
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # no infinite number trains anything
     checks: dict[str, Any] = {"fits": field_validator("*", mode="after")(_held_by_float32)}
     return create_model(cls.__name__, __config__=config, __validators__=checks, **given)
+
+
+def bounds(schema: Mapping[str, Any]) -> dict[str, float]:
+    """Return the limits of a numeric hyperparameter, by their names in JSON Schema; of another value, none.
+
+    Args:
+        schema: the JSON Schema of the hyperparameter.
+
+    >>> bounds({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "null"}]})
+    {'exclusiveMinimum': 0}
+    """
+    numbers = [s for s in (schema, *schema.get("anyOf", [])) if s.get("type") in ("integer", "number")]
+    if not numbers:
+        return {}
+    if listed := numbers[0].get("enum"):
+        return {"minimum": min(listed), "maximum": max(listed)}
+    return {name: numbers[0][name] for name in BOUNDS if name in numbers[0]}
 
 
 def _held_by_float32(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Plans a new method against finished baselines: only the new method is trained, under the baselines' budget and seeds.
 
 The baselines' records are only read. `records.comparable` decides which runs may be compared. Differences are reported
-before anything is trained.
+before anything is trained. The new method gets the trials that the baselines had, unless the file gives it others.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.method.catalogue import Catalogue
@@ -21,6 +22,7 @@ from peftbench.plan.run_limits import Measures
 from peftbench.records import comparable, record, user_file
 from peftbench.records.record import Record, RunRecord, TrialRecord
 from peftbench.records.spec import MethodSpec, ProfileSpec, RunSpec
+from peftbench.report.data import tunings
 
 ROUNDING = 1e-6  # relative error of a budget derived from a size and its deviation
 
@@ -96,14 +98,14 @@ def prepared(
     catalogue = Catalogue(tuple(user_file.resolved(p) for p in plugins))
     known = catalogue.methods()
     wanted = [text.partition("=")[2] for text in only if text.startswith("method=")]
-    listed = configurations.expand(experiment, known, catalogue.hyper)
+    listed = configurations.expand(_with_their_trials(experiment, folder), known, catalogue.hyper)
     there = {name for c in listed for name in (c.label, c.name)}
     if not wanted:
         if not experiment.added:
             raise UserError("--against: say which method is new: --only method=NAME, or --method 'NAME: {lr: 1e-3}'")
         only = [*only, *(f"method={c.label}" for c in listed if c.place[0] != "methods")]
     whole = load(experiment, [name for name in dict.fromkeys(wanted) if name not in there and name in known])
-    planned = prepare.prepare(whole, only, data_dir, plugins, measures)
+    planned = prepare.prepare(_with_their_trials(whole, folder), only, data_dir, plugins, measures)
     return planned, baselines(planned, folder, {name: m.version for name, m in known.items()})
 
 
@@ -119,9 +121,7 @@ def baselines(planned: Prepared, folder: Path, versions: Mapping[str, int]) -> B
         UserError: naming every difference that prevents a comparison.
     """
     name, new = planned.experiment.name, list(dict.fromkeys(p.label for p in planned.planned))
-    if not folder.is_dir():
-        raise UserError(f"--against {folder}: no such directory; give the one that holds the baselines' records")
-    everything = record.finished(record.readable(folder)).values()
+    everything = record.finished(_records(folder)).values()
     there = [r for r in everything if isinstance(r, RunRecord)]
     trials = [r for r in everything if isinstance(r, TrialRecord)]
     mine = [r for r in there if r.experiment == name]
@@ -189,10 +189,46 @@ def _unpaired(spec: RunSpec, alike: Sequence[RunRecord], planned: Prepared) -> l
     return mistakes
 
 
+def _records(folder: Path) -> list[Record]:
+    if not folder.is_dir():
+        raise UserError(f"--against {folder}: no such directory; give the one that holds the baselines' records")
+    return record.readable(folder)
+
+
+def _with_their_trials(experiment: Experiment, folder: Path) -> Experiment:
+    """Return the experiment with the trials that the baselines had, where it leaves them open."""
+    records = [r for r in _records(folder) if r.experiment == experiment.name]
+    trials = [r for r in records if isinstance(r, TrialRecord)]
+    given, b, changes = experiment.budget.model_fields_set, experiment.budget, dict[str, Any]()
+    if "trials" not in given and trials:
+        changes["trials"] = len({r.spec.trial for r in trials if not r.spec.first_space})
+        changes["tuning_steps"] = _their_tuning_steps(trials, [r for r in records if isinstance(r, RunRecord)])
+    if "extensions" not in given and (b.trials or trials) and not _were_extended(trials):
+        changes["extensions"] = 0
+    return experiment.model_copy(update={"budget": b.model_copy(update=changes)}) if changes else experiment
+
+
+def _their_tuning_steps(trials: Sequence[TrialRecord], finals: Sequence[RunRecord]) -> int | None:
+    """The steps of a trial; None where trials were as long as final runs."""
+    lengths = {(r.spec.task.identity, r.spec.train.steps) for r in finals}
+    steps = {r.spec.train.steps for r in trials if (r.spec.task.identity, r.spec.train.steps) not in lengths}
+    return min(steps, default=None)
+
+
+def _were_extended(trials: Sequence[TrialRecord]) -> bool:
+    """Whether the baselines' trials went on beyond their spaces, or had no reason to."""
+    tables = tunings.of(trials)
+    at_edge, _ = tunings.edge_counts(tables)
+    return not at_edge or any(row.further for t in tables for row in t.rows)
+
+
 def _tuned_otherwise(spec: RunSpec, records: Collection[TrialRecord], planned: Prepared) -> list[str]:
     """The differences between the baselines' trials and the new method's."""
+    if "trials" in spec.method.exempt:
+        return []
     name, b = planned.experiment.name, planned.experiment.budget
-    trials = [r.spec for r in records if r.experiment == name and r.spec.task.identity == spec.task.identity]
+    ours = [r for r in records if r.experiment == name and r.spec.task.identity == spec.task.identity]
+    trials = [r.spec for r in ours if not r.spec.first_space]
     numbers = {t.trial for t in trials}
     if len(numbers) != (b.trials or 0):
         return [f"{spec.task.name}: trials: {len(numbers) or 'none'} there, {b.trials or 'none'} here"]
@@ -200,6 +236,8 @@ def _tuned_otherwise(spec: RunSpec, records: Collection[TrialRecord], planned: P
     steps = {t.train.steps for t in trials}
     if here and not here & steps:
         return [f"{spec.task.name}: tuning_steps: {min(steps)} there, {min(here)} here"]
+    if here and b.extensions and not _were_extended(ours):
+        return [f"{spec.task.name}: extensions: none there, up to {b.extensions} here"]
     return []
 
 
@@ -219,7 +257,7 @@ def _remarks(runs: Sequence[RunRecord], versions: Mapping[str, int]) -> list[str
 
 def _untuned(planned: Prepared) -> list[str]:
     """New methods with a given learning rate, while the baselines were tuned."""
-    tuned = {p.label for p in planned.planned if p.spec.trial is not None}
+    tuned = {p.label for p in planned.planned if p.spec.trial is not None or "trials" in p.spec.method.exempt}
     given = dict.fromkeys(p.label for p in planned.planned if p.label not in tuned)
     if planned.experiment.budget.trials is None or not given:
         return []

@@ -10,10 +10,12 @@ from typing import Any
 
 from peftbench.errors import UserError, shown, unknown, unknown_method
 from peftbench.method.catalogue import BadHyper, MethodFacts
+from peftbench.method.registry import bounds
 from peftbench.plan import limits, tuning
 from peftbench.plan.experiment import RESERVED, Experiment, MethodEntry
 from peftbench.plan.read import invalid_exemptions
 from peftbench.plan.strict_yaml import Place, spell
+from peftbench.records.trials import Bounds
 
 LONGEST_LABEL = 60  # characters
 _RATE = f"number above 0 and at most {limits.RATE:,}"
@@ -37,6 +39,7 @@ class Configuration:
         place: where the configuration is in the file.
         first_seed: the seed of the first repetition.
         space: the values that trials draw from; empty if the configuration is not tuned.
+        bounds: the limits of each numeric hyperparameter of the space.
         exempt: reasons by the name of the budget that does not hold for it.
     """
 
@@ -52,6 +55,7 @@ class Configuration:
     place: Place
     first_seed: int = 0
     space: tuning.Space = field(default_factory=dict)
+    bounds: Mapping[str, Bounds] = field(default_factory=dict)
     exempt: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -159,6 +163,7 @@ def _configuration(
         place=entry.place,
         first_seed=first,
         space=space,
+        bounds={key: bounds(facts.schema.get(key, {})) for key in space if key != "lr"},
         exempt=exempt,
     )
 

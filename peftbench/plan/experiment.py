@@ -158,6 +158,12 @@ class BudgetSection(Section):
         None, ge=1, le=limits.TRIALS, description="tuning trials of each configuration; null: no tuning"
     )
     tuning_steps: Steps | None = Field(None, description="optimiser steps of a trial; null: as long as a final run")
+    extensions: int = Field(
+        3,
+        ge=0,
+        le=limits.EXTENSIONS,
+        description="how often trials go on beyond an edge of the search space if the best value lies there",
+    )
 
     @property
     def length_unit(self) -> str:
@@ -199,6 +205,8 @@ class BudgetSection(Section):
             raise ValueError(f"given {' and '.join(units)}; a budget has exactly one of {', '.join(LENGTH_UNITS)}")
         if self.tuning_steps is not None and self.trials is None:
             raise ValueError("tuning_steps is the length of trials, and there are none; set trials, e.g. trials: 4")
+        if self.trials is None and self.extensions and "extensions" in self.model_fields_set:
+            raise ValueError("extensions are of trials, and there are none; set trials, e.g. trials: 4")
         return self
 
 

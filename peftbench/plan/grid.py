@@ -15,6 +15,7 @@ from peftbench.measure.probes import CARDS
 from peftbench.plan import limits, run_limits, size_budget, tuning
 from peftbench.plan.configurations import Configuration
 from peftbench.plan.experiment import Experiment
+from peftbench.plan.extensions import Extensions, Values
 from peftbench.plan.resolve import Facts, TaskFacts
 from peftbench.plan.selection import Selection
 from peftbench.records.spec import MethodSpec, ProfileSpec, RunSpec, TrainSpec
@@ -22,6 +23,7 @@ from peftbench.records.spec import MethodSpec, ProfileSpec, RunSpec, TrainSpec
 Parameters = Callable[[str, Mapping[str, Any], Sites], int]  # Catalogue.parameters
 Spec = RunSpec | ProfileSpec
 EVERYTHING = Selection()
+NO_RATE = "it has no rate of its own: nothing but the head trains, at train.head_lr"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Planned:
         trials: the trials that decide the hyperparameters of a final run.
         waits: whether the run waits for trials.
         untuned: the method with its untuned hyperparameters; None if none of them is tuned.
+        extensions: how the trials go on where the best value lies at an edge; None if the run has none.
+        may_come: the greatest number of trials that extensions may still add.
     """
 
     spec: RunSpec
@@ -43,6 +47,8 @@ class Planned:
     trials: tuple[Planned, ...] = field(default=(), repr=False)
     waits: bool = False
     untuned: MethodSpec | None = field(default=None, repr=False)
+    extensions: Extensions | None = field(default=None, repr=False)
+    may_come: int = 0
 
     @property
     def label(self) -> str:
@@ -86,14 +92,11 @@ def grid(
         _check_texts(experiment, facts, task, measures)
         length = run_limits.run_length(experiment, task, facts.backbone, measures)
         runs = _runs(experiment, facts, chosen, task, parameters, length, measures)
-        tried = [_trials(experiment, c, p, parameters, measures) for c, p in zip(chosen, runs, strict=True)]
-        trials += [p for i in range(experiment.budget.trials or 0) for all_ in tried for p in all_[i : i + 1]]
+        tried = [_tuned(experiment, c, p, parameters, measures) for c, p in zip(chosen, runs, strict=True)]
+        trials += [p for i in range(experiment.budget.trials or 0) for one in tried for p in one.trials[i : i + 1]]
         for seed in range(experiment.budget.most_seeds):
             if selection.has_seed(seed):
-                for p, mine in zip(runs, tried, strict=True):
-                    untuned = p.spec.method if mine else None
-                    spec = replace(p.spec, seed=p.spec.seed + seed)
-                    final.append(replace(p, spec=spec, trials=mine, waits=bool(mine), untuned=untuned))
+                final += [replace(p, spec=replace(p.spec, seed=p.spec.seed + seed)) for p in tried]
     _check_distinct(experiment, final)
     return [*trials, *final]
 
@@ -165,7 +168,11 @@ def _run(
         spec = replace(spec, train=run_limits.within_memory(experiment.budget, spec, task, measures))
     except UserError as e:
         raise experiment.error(configuration.place, str(e)) from e
-    return Planned(spec, trainable, task)
+    run = Planned(spec, trainable, task)
+    if set(configuration.space) == {"lr"} and "trials" not in method.exempt and _has_no_rate(experiment, run):
+        exempt = {**method.exempt, "trials": NO_RATE}
+        return replace(run, spec=replace(spec, method=replace(method, exempt=exempt)))
+    return run
 
 
 def _check_method(
@@ -186,33 +193,61 @@ def _check_texts(experiment: Experiment, facts: Facts, task: TaskFacts, measures
         raise experiment.error(("tasks", place), str(e)) from e
 
 
-def _trials(
+def _tuned(
     experiment: Experiment,
     configuration: Configuration,
     final: Planned,
     parameters: Parameters,
     measures: run_limits.Measures,
-) -> tuple[Planned, ...]:
-    """Return the trials of a configuration on a task; none if it is not tuned."""
-    c, b, spec, task = configuration, experiment.budget, final.spec, final.task
-    if not c.space or "trials" in spec.method.exempt:
-        return ()
-    train = spec.train
-    if b.tuning_steps is not None:
-        train = replace(train, steps=b.tuning_steps, tokens=None, seconds=None)
-    space = {key: list(values) for key, values in c.space.items()}
-    trials = []
-    for i in range(b.trials or 0):
-        values = tuning.draw(c.space, i)
-        lr = values.pop("lr", c.lr)
-        hyper = {k: v for k, v in {**c.hyper, **values}.items() if v != c.defaults[k]}
-        knob_is_given = c.knob_is_given or c.knob in values
-        tried = replace(c, hyper=hyper, knob_is_given=knob_is_given, exempt=spec.method.exempt)
-        method, trainable = _sized(experiment, tried, task.sites, parameters)
-        run = replace(spec, method=method, train=replace(train, lr=lr), seed=0, trial=i, space=space, probes={})
-        _check_method(experiment, c, run, task, measures)
-        trials.append(Planned(run, trainable, task, untuned=spec.method))
-    return tuple(trials)
+) -> Planned:
+    """Return the first final run of a configuration on a task with its trials; as it is, if it is not tuned."""
+    c, b = configuration, experiment.budget
+    first = b.trials or 0
+    if not c.space or not first or "trials" in final.spec.method.exempt:
+        return final
+    space = {key: values for key, values in c.space.items() if key != "lr" or not _has_no_rate(experiment, final)}
+
+    def trial(number: int, values: Values, drawn_from: tuning.Space, first_space: tuning.Space) -> Planned:
+        return _trial(experiment, c, final, parameters, measures, number, values, drawn_from, first_space)
+
+    trials = tuple(trial(i, tuning.draw(space, i), space, {}) for i in range(first))
+    more = Extensions(b.extensions, tuning.further_trials(first), c.bounds, c.defaults, trial)
+    method = final.spec.method
+    return replace(final, trials=trials, waits=True, untuned=method, extensions=more, may_come=more.most(space))
+
+
+def _trial(
+    experiment: Experiment,
+    configuration: Configuration,
+    final: Planned,
+    parameters: Parameters,
+    measures: run_limits.Measures,
+    number: int,
+    values: Values,
+    space: tuning.Space,
+    first_space: tuning.Space,
+) -> Planned:
+    """Return the trial of a configuration with the values given."""
+    c, spec, task = configuration, final.spec, final.task
+    train = replace(spec.train, lr=values.get("lr", c.lr))
+    if experiment.budget.tuning_steps is not None:
+        train = replace(train, steps=experiment.budget.tuning_steps, tokens=None, seconds=None)
+    others = {k: v for k, v in values.items() if k != "lr"}
+    hyper = {k: v for k, v in {**c.hyper, **others}.items() if v != c.defaults[k]}
+    knob_is_given = c.knob_is_given or c.knob in others
+    tried = replace(c, hyper=hyper, knob_is_given=knob_is_given, exempt=spec.method.exempt)
+    method, trainable = _sized(experiment, tried, task.sites, parameters)
+    drawn_from, first = ({key: list(v) for key, v in one.items()} for one in (space, first_space))
+    run = replace(
+        spec, method=method, train=train, seed=0, trial=number, space=drawn_from, probes={}, first_space=first
+    )
+    _check_method(experiment, c, run, task, measures)
+    return Planned(run, trainable, task, untuned=spec.method)
+
+
+def _has_no_rate(experiment: Experiment, run: Planned) -> bool:
+    """Whether nothing of a method trains at its learning rate: it has no parameter but those of the task head."""
+    return run.trainable == 0 and experiment.train.head_lr is not None
 
 
 def _sized(

@@ -12,6 +12,7 @@ LOOKS = 40  # at the seeds so far
 CLAIMS = 100
 MARGIN = 10**6  # the largest difference that does not matter
 TRIALS = 1_000  # of each configuration
+EXTENSIONS = 10  # of a search space
 STEPS = 10**9  # optimiser steps of a run, and steps between evaluations
 TOKENS = 10**15  # training tokens of a run
 SECONDS = 10**8  # of a run: three years

@@ -1,14 +1,14 @@
 """Decide what to run next from the planned runs and the records.
 
-Tuning trials come first, then the final runs with the values of the best trials. The profile passes come last, when all
-runs have ended.
+Tuning trials come first, with those that extend a space whose best value lies at an edge. Then come the final runs with
+the values of the best trials. The profile passes come last, when all runs have ended.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from peftbench.plan import design, until_decided
 from peftbench.plan.experiment import Experiment, ProfileSection
@@ -158,15 +158,59 @@ def _wanted(experiment: Experiment, planned: list[Planned], ready: _Ready) -> li
 
 
 def _resolved(planned: Sequence[Planned], ready: _Ready) -> list[Planned]:
-    return [_tuned(p, ready) if p.trials else p for p in planned]
+    """Return the first trials, those of extensions, and the final runs with what their trials chose."""
+    first = [p for p in planned if p.spec.trial is not None and not p.spec.first_space]
+    tuned: dict[tuple[str, ...], _Tuned] = {}  # the seeds of a configuration share their trials
+    final = []
+    for p in (p for p in planned if p.spec.trial is None):
+        if p.trials:
+            ids = tuple(t.spec.id for t in p.trials)
+            tuned[ids] = one = tuned.get(ids) or _tuned(p, ready)
+            p = one.final(p)
+        final.append(p)
+    further = {t.spec.id: t for one in tuned.values() for t in one.further}
+    return [*first, *further.values(), *final]
 
 
-def _tuned(p: Planned, ready: _Ready) -> Planned:
-    """Return the final run with the values of the best trial, or marked as waiting while a trial is missing."""
-    ids = [t.spec.id for t in p.trials]
+@dataclass(frozen=True)
+class _Tuned:
+    """The trials of one configuration on one task as far as their records go.
+
+    Attributes:
+        further: the trials of extensions.
+        best: the best trial; None while one is missing.
+        may_come: the greatest number of trials that may still be added.
+    """
+
+    further: Sequence[Planned]
+    best: Planned | None
+    may_come: int
+
+    def final(self, p: Planned) -> Planned:
+        """Return a final run with the values of the best trial, or marked as waiting while a trial is missing."""
+        if self.best is None:
+            return replace(p, waits=True, may_come=self.may_come)
+        train = replace(p.spec.train, lr=self.best.spec.train.lr)
+        spec = replace(p.spec, method=self.best.spec.method, train=train)
+        return replace(p, spec=spec, trainable=self.best.trainable, waits=False, may_come=0)
+
+
+def _tuned(p: Planned, ready: _Ready) -> _Tuned:
+    """Return the trials of a final run, extended as long as all have ended and the best lies at an edge."""
+    tried, extended = list(p.trials), 0
+    while (records := _ended(tried, ready)) is not None:
+        more = p.extensions.after(tried, records) if p.extensions and extended < p.extensions.number else []
+        if not more:
+            return _Tuned(tried[len(p.trials) :], tried[trials.best(records)], 0)
+        tried, extended = [*tried, *more], extended + 1
+    may_come = p.extensions.most(tried[0].spec.space, extended) if p.extensions else 0
+    return _Tuned(tried[len(p.trials) :], None, may_come)
+
+
+def _ended(tried: Sequence[Planned], ready: _Ready) -> list[TrialRecord] | None:
+    """Return the last record of each trial; None while a trial is missing."""
+    ids = [t.spec.id for t in tried]
     if any(map(ready, ids)) or not trials.settled(ids, ready.retries):
-        return replace(p, waits=True)
+        return None
     latest = ready.retries.latest
-    best = p.trials[trials.best([r for i in ids if isinstance(r := latest[i], TrialRecord)])]
-    train = replace(p.spec.train, lr=best.spec.train.lr)
-    return replace(p, spec=replace(p.spec, method=best.spec.method, train=train), trainable=best.trainable, waits=False)
+    return [r for i in ids if isinstance(r := latest[i], TrialRecord)]

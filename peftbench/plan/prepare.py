@@ -71,6 +71,10 @@ class Prepared:
         """Return the experiment with the values of the best trials in the runs whose trials have ended."""
         return replace(self, planned=next_runs.with_best_trials(self.planned, records))
 
+    def expected(self, records: Iterable[Record]) -> int:
+        """Return how many runs there will be at the least: those known by now. Extensions of trials and looks add some."""
+        return len(next_runs.wanted(self.experiment, self.planned, records))
+
 
 def prepare(
     experiment: Experiment,

@@ -3,6 +3,8 @@
 All configurations have the same number of trials. Trial i uses point i of one scrambled Halton sequence with a fixed
 seed. The point is scaled to the configuration's search space: learning rates on a log scale, another hyperparameter to
 one of its values. More trials continue the sequence, so that the earlier ones need not run again.
+
+Where the best value lies at an edge, `widened` says how far the space grows there, and which values are tried.
 """
 
 from __future__ import annotations
@@ -13,11 +15,15 @@ from typing import Any
 
 from peftbench.errors import UserError, shown
 from peftbench.plan import limits
+from peftbench.records import trials
+from peftbench.records.trials import Bounds
 
 Space = Mapping[str, tuple[Any, ...]]  # "lr": the least and the greatest rate; another: its possible values
 SEED = 0  # of the scrambled sequence
 DIMENSIONS = 2  # the learning rate and one more hyperparameter
 DIGITS = 3  # significant digits of a drawn learning rate
+GROWTH = 4.0  # by which an extension multiplies the greatest learning rate, or divides the least
+FEWEST = 2  # further trials for a value at an edge; with many first trials, a quarter of them
 
 
 def declared_space(search_space: Mapping[str, Sequence[Any]], fixed: Collection[str]) -> Space:
@@ -74,6 +80,46 @@ def draw(space: Space, trial: int) -> dict[str, Any]:
     return {key: _scaled(key, values, point[key]) for key, values in space.items()}
 
 
+def further_trials(first: int) -> int:
+    """Return how many trials an extension adds for each value at an edge.
+
+    Args:
+        first: the number of first trials.
+    """
+    return max(FEWEST, first // 4)
+
+
+def widened(
+    key: str, values: Sequence[Any], side: str, bounds: Bounds, count: int
+) -> tuple[tuple[Any, ...], list[Any]]:
+    """Extend the values of one hyperparameter on one side.
+
+    The range of a learning rate grows by `GROWTH`. A list of numbers goes on by its last ratio.
+
+    Args:
+        key: the name of the hyperparameter.
+        values: its values in the space.
+        side: "lower" or "upper".
+        bounds: the limits of its values.
+        count: the number of further trials.
+
+    Returns:
+        The values in the extended space, and those to try, from the nearest to the farthest. There are none where
+        nothing valid lies beyond.
+
+    >>> widened("lr", (1e-3, 1e-2), "upper", {}, 2)
+    ((0.001, 0.04), [0.0141, 0.0283])
+    """
+    if key != "lr":
+        new = trials.beyond(values, side, bounds, count)
+        return (*reversed(new), *values) if side == "lower" else (*values, *new), new
+    low, high = values
+    end = low / GROWTH if side == "lower" else min(high * GROWTH, float(limits.RATE))
+    start, wide = (low, (end, high)) if side == "lower" else (high, (low, end))
+    new = [_rounded(start * (end / start) ** ((i + 0.5) / count)) for i in range(count)]
+    return (wide, new) if min(start, end) > 0 and start != end else ((low, high), [])
+
+
 @cache
 def _points(count: int) -> list[list[float]]:
     """The first points of the sequence, (count, 2), the same for all configurations."""
@@ -91,7 +137,11 @@ def _scaled(key: str, values: Sequence[Any], coordinate: float) -> Any:
     if key != "lr":
         return values[min(int(coordinate * len(values)), len(values) - 1)]
     low, high = values
-    return float(f"{low * (high / low) ** coordinate:.{DIGITS}g}")
+    return _rounded(low * (high / low) ** coordinate)
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.{DIGITS}g}")
 
 
 def _range(rates: Sequence[float]) -> tuple[float, float]:

@@ -184,6 +184,7 @@ class TrialBody(TrainingBody, frozen=True, kw_only=True):
     """A tuning trial: trained, and scored on the validation split only."""
 
     metrics: ValidationMetrics | None = None  # scores
+    bounds: dict[str, dict[str, Real]] = {}  # numeric hyperparameter of the space -> limits, as JSON Schema names them
 
 
 class ProfileBody(Attempt, frozen=True, kw_only=True):

@@ -111,6 +111,8 @@ class RunSpec:
     trial: Count | None = None  # a tuning trial, by its number: never tested. None: a final run
     space: Mapping[str, Any] = field(default_factory=dict)  # the search space of a trial
     probes: Mapping[str, Count] = field(default_factory=dict)  # name of each probe and its version
+    # of a trial whose `space` is an extension, because the best value so far lay at an edge: the space before any
+    first_space: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -148,6 +150,7 @@ class RunSpec:
             d.get("trial"),
             d.get("space", {}),
             d.get("probes", {}),
+            d.get("first_space", {}),
         )
 
 

@@ -14,7 +14,7 @@ from peftbench.backbones.load import Backbone
 from peftbench.errors import UserError
 from peftbench.measure import timing
 from peftbench.measure.probes import Probes, TrainedNetwork
-from peftbench.method import adapter_file
+from peftbench.method import adapter_file, registry
 from peftbench.method.base import Method
 from peftbench.method.edit import Edit
 from peftbench.records import scratch
@@ -191,9 +191,14 @@ class Run:
         return {name: value for name, value in at.items() if name != "step"}
 
     def trial_scores(self, fitted: Fitted) -> dict[str, Any]:
-        """What a tuning trial has in place of a test: its scores on the validation split."""
+        """What a tuning trial has in place of a test: its scores on the validation split, and limits of its values."""
         name, scores = self.selection_metric, self.checkpoint_scores(fitted)
-        return {"metrics": {"validation": scores, "primary": name, "direction": metrics.direction(name)}}
+        fields = registry.schema(type(self.method)).model_json_schema().get("properties", {})
+        limits = {key: b for key in self.spec.space if (b := registry.bounds(fields.get(key, {})))}
+        return {
+            "metrics": {"validation": scores, "primary": name, "direction": metrics.direction(name)},
+            **({"bounds": limits} if limits else {}),
+        }
 
     def test(self, fitted: Fitted, clock: Clock) -> dict[str, Any]:
         """Scores and predictions on the test split, which is read once, after every choice is made."""

@@ -60,7 +60,7 @@ def run(
     overrides: Sequence[str] = (),
     design: Mapping[str, Any] | None = None,
     grid: Iterable[Spec] = (),
-    expected: int = 0,
+    expected: Callable[[list[record.Record]], int] = lambda _: 0,
     session: str = SESSION,
     session_kwargs: Mapping[str, Any] | None = None,
     jobs: int = 1,
@@ -81,7 +81,8 @@ def run(
         design: what the experiment asks of its comparison, as JSON; records keep it.
         grid: all that the experiment consists of, where the plan leaves out what is done: counts and exit code
             cover it.
-        expected: how many specs there will be at the least, where some wait for others: progress counts them.
+        expected: how many specs there will be at the least by the records, where some wait for others: progress counts
+            them.
         experiment, reference: the name that the records bear, and the label that reports compare them with.
         overrides: what stood in place of the file's values, as `--set` takes it; records keep it.
         session, session_kwargs: what each worker builds once (see `executors.Setup`).
@@ -173,7 +174,7 @@ class _Grid:
     again: bool
     view: View
     planned: dict[str, Spec]
-    expected: int = 0
+    expected: Callable[[list[record.Record]], int] = lambda _: 0
     attempted: set[str] = field(default_factory=set)
     interrupted: bool = False
 
@@ -184,7 +185,7 @@ class _Grid:
         planned = {spec.id: spec for spec in self.specs_for(records)}
         self.planned |= planned
         todo = [s for key, s in planned.items() if key not in self.attempted and (self.again or retries.is_open(key))]
-        total = max(len(self.planned), self.expected)
+        total = max(len(self.planned), self.expected(records))
         self.view.planned(total, len(self.planned) - len(todo))
         return todo
 

@@ -84,12 +84,14 @@ def recorded(
     seconds: float = 9.0,
     score: float | None = None,
     direction: str = "max",
+    bounds: Mapping[str, Any] | None = None,
 ) -> Record:
-    """A record of the spec; with `score`, a trial's on validation."""
+    """A record of the spec; with `score`, a trial's on validation, and the limits of the values that it drew."""
     pattern = factories.run() if isinstance(spec, RunSpec) else {**factories.profile(), "rows": []}
     if isinstance(spec, RunSpec) and spec.trial is not None:
         pattern = factories.as_trial(pattern, spec.trial)
         pattern["metrics"] |= {"validation": {"accuracy": score}, "direction": direction}
+        pattern |= {"bounds": dict(bounds or {})}
     body = {
         **{k: v for k, v in pattern.items() if k != "predictions"},
         "spec_id": spec.id,

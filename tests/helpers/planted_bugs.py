@@ -116,6 +116,7 @@ BUGS = [
     Bug("the size knob is no field", methods.WrongKnob, ("describes_itself",)),
     Bug("a field has no description", methods.UndescribedField, ("describes_itself",)),
     Bug("the search space is out of range", methods.SearchesOutOfRange, ("describes_itself",)),
+    Bug("the search space has one rate", methods.SearchesOneRate, ("describes_itself",)),
     Bug(
         "undo forgets a module", LoRA, ("undo_is_exact", "two_runs_are_identical"), patch=engine.undo_forgets_one_module
     ),

@@ -148,3 +148,10 @@ class SearchesOutOfRange(LoRA):
     """Tuning would draw a value that the method refuses."""
 
     search_space = {"dropout": (0.0, 1.0)}
+
+
+@dataclass(frozen=True)
+class SearchesOneRate(LoRA):
+    """Every trial would have the same rate."""
+
+    search_space = {"lr": (1e-3, 1e-3)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import verify_session
 from commands import Call, Done
 
 from peftbench.records import record
-from peftbench.records.spec import as_dict
+from peftbench.records.spec import RunSpec, as_dict
 
 SSF = str(Path(__file__).resolve().parents[2] / "examples" / "ssf.py")
 FILE = """\
@@ -30,8 +31,13 @@ methods: [full, lora]
 """
 
 
-def baselines(folder: Path, text: str = FILE, **changes: Any) -> Path:
-    """Records of every run of an experiment, as if it had been run; `changes` go into each body."""
+def baselines(
+    folder: Path, text: str = FILE, validation: Callable[[RunSpec], float] | None = None, **changes: Any
+) -> Path:
+    """Records of every run of an experiment, as if it had been run; `changes` go into each body.
+
+    `validation` gives the scores of trials.
+    """
     path = folder.with_suffix(".yaml")
     path.write_text(text)
     for p in planning.prepared(path).planned:
@@ -53,6 +59,8 @@ def baselines(folder: Path, text: str = FILE, **changes: Any) -> Path:
             **deepcopy(changes),
         }
         body["parameters"]["trainable"] = p.trainable
+        if validation is not None and p.spec.trial is not None:
+            body["metrics"]["validation"] = {body["metrics"]["primary"]: validation(p.spec)}
         record.write(folder, body)
     return folder
 
@@ -134,7 +142,7 @@ TUNED = FILE.replace("seeds: 2,", "seeds: 2, trials: 3, tuning_steps: 2,")
     ("old", "new", "said"),
     [
         ("trials: 3", "trials: 2", "trials: 3 there, 2 here"),
-        ("trials: 3, tuning_steps: 2,", "", "trials: 3 there, none here"),
+        ("trials: 3, tuning_steps: 2,", "trials: null,", "trials: 3 there, none here"),
         ("tuning_steps: 2", "tuning_steps: 1", "tuning_steps: 2 there, 1 here"),
     ],
 )
@@ -144,6 +152,37 @@ def test_baselines_tuned_otherwise_are_refused(plan: Any, tmp_path: Path, old: s
     assert done.code == 2
     assert said in done.err
     assert rows(plan(text=TUNED, against=tuned)), "the same trials are comparable"
+
+
+def test_by_default_the_new_method_gets_the_trials_that_the_baselines_had(plan: Any, tmp_path: Path) -> None:
+    planned = rows(plan(against=baselines(tmp_path / "tuned", TUNED)))
+    trials = [r for r in planned if r["trial"] is not None]
+    assert [(r["label"], r["trial"], r["steps"]) for r in trials] == [("ssf", i, 2) for i in range(3)]
+    assert len({r["lr"] for r in trials}) == 3
+    finals = [r for r in planned if r["trial"] is None]
+    assert [(r["seed"], r["waits_for_trials"], r["trials_may_come"]) for r in finals] == [(0, True, 6), (1, True, 6)]
+    assert not any(r["trial"] is not None for r in rows(plan())), "those without trials leave it without"
+
+
+def test_trials_as_long_as_final_runs_are_so_for_the_new_method_too(plan: Any, tmp_path: Path) -> None:
+    tuned = baselines(tmp_path / "tuned", TUNED.replace(", tuning_steps: 2", ""))
+    assert {(r["trial"] is None, r["steps"]) for r in rows(plan(against=tuned))} == {(True, 3), (False, 3)}
+
+
+def test_a_new_method_is_not_extended_where_the_baselines_stayed_at_their_edges(plan: Any, tmp_path: Path) -> None:
+    tuned = baselines(tmp_path / "tuned", TUNED, validation=lambda s: min(1.0, 10 * s.train.lr))
+    planned = rows(plan(against=tuned))
+    assert sum(r["trial"] is not None for r in planned) == 3
+    assert {r["trials_may_come"] for r in planned} == {0}
+    refused = plan(text=TUNED, old="trials: 3", new="trials: 3, extensions: 2", against=tuned)
+    assert refused.code == 2
+    assert "extensions: none there, up to 2 here" in refused.err
+
+
+def test_a_new_method_whose_rate_is_given_keeps_it_beside_tuned_baselines(plan: Any, tmp_path: Path) -> None:
+    done = plan("--method", "ssf: {lr: 1e-2}", against=baselines(tmp_path / "tuned", TUNED))
+    assert {(r["trial"], r["lr"]) for r in rows(done)} == {(None, 0.01)}
+    assert "no trials, at the rate that was given, where the baselines had theirs: ssf" in done.err
 
 
 def test_a_rate_that_is_given_beside_tuned_baselines_is_named(plan: Any, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from peftbench.records.record import Record, TrialRecord
 from peftbench.records.spec import ProfileSpec, RunSpec
 from peftbench.run import runner
 
-TUNED = TEXT.replace("seeds: 2", "seeds: 2, trials: 4")
+TUNED = TEXT.replace("seeds: 2", "seeds: 2, trials: 4, extensions: 0")  # test_extensions.py is about those
 SPACES = {"full": {"lr": (1e-5, 1e-3)}, "lora": {"lr": (1e-4, 1e-1), "alpha": (8.0, 16.0, 32.0)}}
 TUNED_ONES = [replace(c, space=SPACES.get(c.label, {})) for c in CONFIGURATIONS]  # "lora rank=2" has a given rate
 
@@ -275,13 +275,17 @@ def spaces(tmp_path: Path, catalogue: Catalogue, methods: str, more: str = "") -
 def test_every_method_declares_rates_to_tune(tmp_path: Path, catalogue: Catalogue) -> None:
     found = spaces(tmp_path, catalogue, f"[{', '.join(catalogue.methods())}]")
     for label, space in found.items():
-        assert 0 < space["lr"][0] < space["lr"][1], label
+        low, high = space["lr"]
+        assert 0 < low < high / 90, f"{label}: about two decades, so that the best lies within for most networks"
+        assert low <= catalogue.methods()[label].lr <= high or label == "prefix", (
+            f"{label}: its default is of the space"
+        )
         assert len(space) <= 2, label
 
 
 def test_a_rate_that_the_file_gives_is_kept_without_trials(tmp_path: Path, catalogue: Catalogue) -> None:
     found = spaces(tmp_path, catalogue, "[lora, {dora: {lr: 1e-3}}, {ia3: {lr: [1e-3, 1e-2]}}]")
-    assert found["lora"]["lr"] == (2e-4, 5e-3)
+    assert found["lora"]["lr"] == (2e-4, 2e-2)
     assert {label: s for label, s in found.items() if label != "lora"} == {
         "dora": {},
         "ia3 lr=0.001": {},
@@ -290,10 +294,12 @@ def test_a_rate_that_the_file_gives_is_kept_without_trials(tmp_path: Path, catal
 
 
 def test_what_the_file_fixes_or_the_budget_solves_is_not_drawn(tmp_path: Path, catalogue: Catalogue) -> None:
-    found = spaces(tmp_path, catalogue, "[{lora: {alpha: 4.0}}, galore, {lora_plus: {label: p, ratio: 8.0}}]")
-    assert set(found["lora"]) == {"lr"}
-    assert list(found["galore"]) == ["lr", "rank"], "the first that it declares; its size is not solved"
-    assert list(found["p"]) == ["lr", "alpha"], "the next one, where the first is given"
+    found = spaces(tmp_path, catalogue, "[{lora_plus: {ratio: 4.0}}, adalora]")
+    assert set(found["lora_plus"]) == {"lr"}
+    assert list(found["adalora"]) == ["lr", "gamma"]
+    declared = {"lr": (1e-4, 1e-2), "rank": (4, 8), "ratio": (8.0, 16.0)}
+    assert list(tuning.declared_space(declared, [])) == ["lr", "rank"], "the first that it declares"
+    assert list(tuning.declared_space(declared, ["rank"])) == ["lr", "ratio"], "the next one, where the first is given"
 
 
 def test_a_space_in_the_file_stands_in_place_of_the_methods_own(tmp_path: Path, catalogue: Catalogue) -> None:

@@ -19,14 +19,22 @@ import pytest
 from peftbench.records import record, spec
 from peftbench.records.record import RunRecord, TrialRecord
 from peftbench.report import assemble
-from peftbench.report.data.tunings import expected_best
+from peftbench.report.data.tunings import edge_counts, expected_best
+from peftbench.report.tables import trials
 
 SPACE = {"lr": [1e-4, 1e-2], "alpha": [8.0, 16.0, 32.0]}
-RATES = (1e-3, 2e-3, 5e-4, 4e-3)
+RATES = (1e-3, 2e-3, 5e-4, 4e-3, 8e-3, 1.6e-2)
+WIDER = {"lr": [1e-4, 4e-2], "alpha": [8.0, 16.0, 32.0]}
 
 
 def trial(
-    number: int, score: float | None, label: str = "lora", space: Any = SPACE, direction: str = "max", **values: Any
+    number: int,
+    score: float | None,
+    label: str = "lora",
+    space: Any = SPACE,
+    direction: str = "max",
+    first_space: Any = None,
+    **values: Any,
 ) -> dict[str, Any]:
     """A trial's record; without a score it diverged."""
     lr = RATES[number]
@@ -39,6 +47,7 @@ def trial(
         method=method,
         trial=number,
         space=space,
+        first_space=first_space or {},
         train=replace(spec.RunSpec.from_dict(body["spec"]).train, steps=20),
     )
     metrics = {"validation": {"accuracy": score}, "primary": "accuracy", "direction": direction}
@@ -112,6 +121,55 @@ def test_a_choice_at_the_edge_of_what_was_tried_is_marked(
         assert f"{key}: {edge}" in notes(found)
 
 
+def test_trials_that_extend_the_space_are_in_the_row_that_they_extend(tmp_path: Path) -> None:
+    first = [trial(i, score) for i, score in enumerate((0.5, 0.6, 0.4, 0.7))]
+    more = [trial(i, score, space=WIDER, first_space=SPACE, alpha=16.0) for i, score in ((4, 0.9), (5, 0.8))]
+    found = loaded(tmp_path, [*first, *more, final(more[0], 0, 0.7)])
+    ((row,),) = [t.rows for t in found.tunings]
+    assert (len(row.trials), row.further, row.edges, row.chosen["lr"]) == (6, 2, {}, 8e-3)
+    text = assemble.text_table(tmp_path, found)
+    assert "4 + 2" in text
+    assert "At an edge: none of 2 chosen values." in " ".join(text.split())
+    assert "Tuned on the validation split, 4 trials of 20 steps a method: lora lr=0.008 alpha=16." in notes(found)
+    assert "Further trials, beyond an edge where the best so far lay: lora 2." in notes(found)
+    assert [r["extends"] for r in trials.trial_rows(found.tunings[0])] == [False] * 4 + [True] * 2
+
+
+def test_the_best_of_an_extension_may_lie_at_its_edge(tmp_path: Path) -> None:
+    first = [trial(i, score) for i, score in enumerate((0.5, 0.6, 0.4, 0.7))]
+    more = [trial(i, score, space=WIDER, first_space=SPACE, alpha=16.0) for i, score in ((4, 0.8), (5, 0.9))]
+    found = loaded(tmp_path, [*first, *more])
+    assert found.tunings[0].rows[0].edges == {"lr": "upper"}
+    assert "At an edge: 1 of 2 chosen values." in trials.legend(found.tunings[0])
+
+
+def test_values_at_an_edge_are_counted_over_all_rows_that_have_chosen(tmp_path: Path) -> None:
+    bodies = [
+        *choose_rates((0.5, 0.6, 0.4, 0.7), best=3),
+        *choose_rates((0.5, 0.6, 0.4, 0.5), label="dora"),
+        *choose_rates((None,) * 4, best=0, label="ia3"),
+    ]
+    found = loaded(tmp_path, bodies)
+    assert edge_counts(found.tunings) == (2, 4)
+    assert "At an edge: 2 of 4 chosen values." in trials.legend(found.tunings[0])
+
+
+def test_a_chosen_value_at_a_limit_of_its_method_is_at_no_edge(tmp_path: Path) -> None:
+    space = {"lr": [1e-4, 1e-2], "alpha": [0.0, 1.0, 2.0]}
+    bodies = [
+        trial(i, score, space=space, alpha=alpha) | ({"bounds": {"alpha": {"minimum": 0}}} if score else {})
+        for i, (score, alpha) in enumerate(((0.9, 0.0), (0.6, 1.0), (0.4, 2.0), (None, 1.0)))
+    ]
+    assert loaded(tmp_path, bodies).tunings[0].rows[0].edges == {}
+
+
+@pytest.mark.parametrize("values", [3, None, "wide", {}, {"low": 1}, [], [[1], [2]]])
+def test_a_space_of_another_program_has_no_edge(tmp_path: Path, values: Any) -> None:
+    found = loaded(tmp_path, [trial(i, s, space={"alpha": values}) for i, s in enumerate((0.9, 0.6))])
+    assert found.tunings[0].rows[0].edges == {}
+    assert assemble.text_table(tmp_path, found)
+
+
 def test_failed_trials_are_counted_and_lose(tmp_path: Path) -> None:
     found = loaded(tmp_path, choose_rates((None, 0.6, 0.4, None)))
     lines = assemble.text_table(tmp_path, found).splitlines()
@@ -162,7 +220,7 @@ def test_rows_for_programs_have_the_choice_and_the_exemptions(tmp_path: Path) ->
     factories.write_all(tmp_path, bodies)
     rows = {r["method"]: r for r in json.loads(json.dumps(assemble.rows(tmp_path)))}
     assert rows["lora"]["tuning"] == {
-        "trials": 4, "failed": 0, "chosen": {"lr": 0.002, "alpha": 16.0}, "edges": {}, "validation": 0.6,
+        "trials": 4, "further": 0, "failed": 0, "chosen": {"lr": 0.002, "alpha": 16.0}, "edges": {}, "validation": 0.6,
     }  # fmt: skip
     assert rows["full"]["tuning"] is None
     assert (rows["full"]["exempt"], rows["lora"]["exempt"]) == ({"trials": "its published rate"}, {})

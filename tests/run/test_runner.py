@@ -86,10 +86,23 @@ def test_a_record_bears_the_names_of_its_experiment_and_reference(go: Callable, 
 def test_progress_counts_runs_that_are_expected_and_not_planned_yet(go: Callable) -> None:
     out = io.StringIO()
     first, second = fake_session.spec(0), fake_session.spec(1)
-    go(lambda records: [first, second] if records else [first], view=progress.view(False, out), expected=2)
+    go(lambda records: [first, second] if records else [first], view=progress.view(False, out), expected=lambda _: 2)
     lines = out.getvalue().splitlines()
     assert lines[0] == "[0/2] 2 to run"
     assert lines[-1].startswith("[2/2] finished")
+
+
+def test_the_total_grows_when_a_record_brings_further_runs(go: Callable) -> None:
+    out = io.StringIO()
+    first, second, final = (fake_session.spec(n) for n in range(3))
+
+    def known(records: list[record.Record]) -> list[RunSpec]:
+        return [[first], [first, second], [first, second, final]][min(len(records), 2)]
+
+    go(known, view=progress.view(False, out), expected=lambda records: 3 if records else 2)
+    lines = out.getvalue().splitlines()
+    assert [line for line in lines if "to run" in line] == ["[0/2] 2 to run", "[1/3] 2 to run"]
+    assert lines[-1].startswith("[3/3] finished")
 
 
 def test_a_grid_that_finishes_exits_with_0_and_is_not_run_again(go: Callable, tmp_path: Path) -> None:

@@ -20,7 +20,10 @@ budget: {trainable_params: 2000, tolerance: 0.2, steps: 4, seeds: 2, max_length:
 profile: false
 methods: [full, %s, {ia3: {lr: 1e-2}}]
 """
-TRIED = (", trials: 2, tuning_steps: 3", "{lora: {search_space: {lr: [1e-3, 1e-1], alpha: [8.0, 16.0]}}}")
+TRIED = (
+    ", trials: 2, tuning_steps: 3, extensions: 0",
+    "{lora: {search_space: {lr: [1e-3, 1e-1], alpha: [8.0, 16.0]}}}",
+)
 
 
 def output(call: Call, *args: str) -> str:
@@ -60,6 +63,25 @@ def test_a_tuned_experiment_is_planned_run_and_reported(call: Call, tmp_path: Pa
     output(call, "run", "e.yaml")
     assert len([r for r in record.read_all(tmp_path / "results" / "tuned") if r.kind == "run"]) == 10
     assert "10 identical" in output(call, "verify", "results/tuned")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
+def test_a_best_value_at_an_edge_is_followed_beyond_it(call: Call, tmp_path: Path) -> None:
+    edge = "{lora: {search_space: {lr: [1e-9, 1e-8]}}}"  # too low to learn: the best of equal scores is the first
+    (tmp_path / "e.yaml").write_text(TEXT % (", trials: 2, tuning_steps: 3, extensions: 1", edge))
+    shown = output(call, "plan", "e.yaml", "--only", "method=lora")
+    assert "4 runs (2 of them tuning trials), 0 finished" in shown
+    assert "and 0 to 2 trials more" in shown
+    output(call, "run", "e.yaml", "--only", "method=lora", "--quiet")
+    trials = [r for r in record.read_all(tmp_path / "results" / "tuned") if isinstance(r, TrialRecord)]
+    beyond = [r.spec for r in trials if r.spec.first_space]
+    assert len(trials) == 4, "each of two trials is at an edge"
+    assert [dict(s.first_space) for s in beyond] == [{"lr": [1e-9, 1e-8]}] * 2
+    shown = output(call, "plan", "e.yaml", "--only", "method=lora")
+    assert "6 runs (4 of them tuning trials, 2 of these beyond an edge of their search space), 6 finished" in shown
+    assert "trials more" not in shown
+    assert "4 identical" in output(call, "verify", "results/tuned", "--sample", "4")
 
 
 @pytest.mark.slow

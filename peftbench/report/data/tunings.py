@@ -14,6 +14,7 @@ from typing import Any
 from peftbench.records import record, trials
 from peftbench.records.record import Record, TrialRecord
 from peftbench.records.spec import TrainSpec, digest
+from peftbench.records.trials import value_of
 from peftbench.report.data import grouping
 from peftbench.report.data.comparison import Comparison, Entry, length, names_of
 from peftbench.report.media.filename import stem
@@ -40,8 +41,8 @@ class ConfigurationTrials:
 
     @property
     def space(self) -> Mapping[str, Sequence[Any]]:
-        """Hyperparameter -> the values or the range that trials draw from."""
-        return self.best.spec.space
+        """Hyperparameter -> the values or the range that trials draw from, with all extensions."""
+        return self.trials[-1].spec.space
 
     @property
     def chosen(self) -> dict[str, Any]:
@@ -51,10 +52,12 @@ class ConfigurationTrials:
     @property
     def edges(self) -> dict[str, str]:
         """Hyperparameter -> "lower" or "upper" if its chosen value is at an edge; empty if all trials failed."""
-        if self.failed == len(self.trials):
-            return {}
-        tried = {k: [value_of(r, k) for r in self.trials] if k == "lr" else v for k, v in self.space.items()}
-        return {k: e for k, v in self.chosen.items() if (e := trials.place(k, v, tried[k]))}
+        return trials.edges(self.trials)
+
+    @property
+    def further(self) -> int:
+        """Number of the trials that extend the space, because the best one before them lay at an edge."""
+        return sum(bool(r.spec.first_space) for r in self.trials)
 
     def is_of(self, e: Entry) -> bool:
         """Whether `e` holds the final runs with the chosen values."""
@@ -95,22 +98,6 @@ def score(r: TrialRecord) -> float | None:
     return r.metrics.validation.get(r.metrics.primary) if r.is_finished else None
 
 
-def value_of(r: TrialRecord, key: str) -> Any:
-    """The value of a drawn hyperparameter in a trial.
-
-    Args:
-        r: the trial.
-        key: "lr" or the name of a hyperparameter.
-
-    Returns:
-        The value; for one left at the method's default, that of the recorded full list.
-    """
-    if key == "lr":
-        return r.spec.train.lr
-    hyper = r.spec.method.hyper
-    return hyper[key] if key in hyper else (r.body.hyper or {}).get(key, "default")
-
-
 def of(records: Iterable[Record], comparisons: Sequence[Comparison] = ()) -> list[Tuning]:
     """Group trials by experiment, task and training length.
 
@@ -144,11 +131,11 @@ def of(records: Iterable[Record], comparisons: Sequence[Comparison] = ()) -> lis
 
 
 def _rows(runs: Iterable[TrialRecord]) -> list[ConfigurationTrials]:
-    """Group trials by configuration and search space, as the file may have been edited between two runs."""
+    """Group trials by configuration and first search space, as the file may have been edited between two runs."""
     groups: dict[tuple[str, str, str], list[TrialRecord]] = defaultdict(list)
     for r in runs:
         m = r.spec.method
-        groups[m.label, m.name, digest([r.spec.space, m.version])].append(r)
+        groups[m.label, m.name, digest([r.spec.first_space or r.spec.space, m.version])].append(r)
     keyed = sorted(groups.items(), key=lambda item: natural(*item[0]))
     return [
         ConfigurationTrials(key[0], key[1], tuple(sorted(rs, key=lambda r: r.spec.trial or 0))) for key, rs in keyed
@@ -176,6 +163,15 @@ def expected_best(scores: Sequence[float], direction: str = "max") -> list[float
         math.fsum(math.comb(i, k - 1) * best_last[i] for i in range(k - 1, n)) / math.comb(n, k)
         for k in range(1, n + 1)
     ]
+
+
+def edge_counts(tunings: Iterable[Tuning]) -> tuple[int, int]:
+    """Return how many chosen values lie at an edge of what was tried, and how many were chosen.
+
+    Configurations of which all trials failed have chosen nothing.
+    """
+    rows = [row for t in tunings for row in t.rows if row.failed < len(row.trials)]
+    return sum(len(row.edges) for row in rows), sum(len(row.chosen) for row in rows)
 
 
 def scores(t: Tuning, row: ConfigurationTrials) -> list[float] | None:

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from peftbench.report.data.tunings import ConfigurationTrials, Tuning, expected_best, score, scores, value_of
+from peftbench.records.trials import value_of
+from peftbench.report.data.tunings import ConfigurationTrials, Tuning, expected_best, score, scores
 from peftbench.report.figures import names, style
 from peftbench.report.figures.style import MUTED, Look
 from peftbench.report.media.figure import literal

@@ -72,7 +72,7 @@ def _latency(p: Latencies) -> str:
 
 def _tuning(t: Tuning) -> str:
     title = f"{t.experiment}: {t.title} ({t.backbone}, {length(t.budget)} a trial)"
-    return block(title, columns.text(trials.columns(t), t.rows), [trials.LEGEND])
+    return block(title, columns.text(trials.columns(t), t.rows), [trials.legend(t)])
 
 
 def block(title: str, table: str, notes: Sequence[str], first: Iterable[str] = ()) -> str:

@@ -193,7 +193,7 @@ def _caption(*sentences: str) -> str:
 def _tuning_tables(t: Tuning) -> Iterator[tuple[str, str]]:
     yield f"{t.slug}.md", f"# {escape(t.title)}\n\n{_tuning(t)}"
     yield f"{t.slug}.csv", tables.csv(trials.trial_rows(t))
-    caption = f"{t.title}: {t.backbone}, {length(t.budget)} a trial. {trials.LEGEND}"
+    caption = f"{t.title}: {t.backbone}, {length(t.budget)} a trial. {trials.legend(t)}"
     yield f"{t.slug}.tex", tables.latex(trials.columns(t), t.rows, caption, t.slug)
     if curve := trials.best_rows(t):
         yield f"{t.slug}--expected-best.csv", tables.csv(curve)
@@ -273,7 +273,7 @@ def _differences(c: Comparison) -> str:
 
 
 def _tuning(t: Tuning) -> str:
-    facts = f"{length(t.budget)} a trial, batches of {t.budget.batch_size} examples. {trials.LEGEND}"
+    facts = f"{length(t.budget)} a trial, batches of {t.budget.batch_size} examples. {trials.legend(t)}"
     return f"{facts}\n\n{tables.markdown(trials.columns(t), t.rows)}"
 
 

@@ -30,7 +30,11 @@ def describes_itself(case: Case) -> None:
     )
     for name, values in cls.search_space.items():
         assert name in (*names, "lr"), f"search_space names {name!r}, which is neither a field nor 'lr'"
+        assert len(values) > 0, f"search_space offers no value of {name!r}"
         assert name != "lr" or min(values) > 0, f"search_space offers rates {values}; a learning rate is above 0"
+        assert name != "lr" or max(values) > min(values), (
+            f"search_space offers the rates {values}, which do not differ; give the least and the greatest rate to tune"
+        )
         for value in values if name != "lr" else ():
             try:
                 make(cls, {name: value})

@@ -93,7 +93,7 @@ def test_only_selects_values_of_an_axis_and_what_does_not_depend_on_it() -> None
     ]  # fmt: skip
     with pytest.raises(UserError, match=r"--only train_size=17: unknown train_size '17'.*16, 64, all"):
         runs(axes, only=["train_size=17"])
-    with pytest.raises(UserError, match="unknown key 'steps'. Valid: method, rank, seed, task, train_size"):
+    with pytest.raises(UserError, match=r"unknown key 'steps'. Valid: method, rank, seed, task, train_size"):
         runs(axes, only=["steps=3"])
 
 

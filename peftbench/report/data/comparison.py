@@ -15,6 +15,7 @@ from peftbench.records.data_summary import DataSummary
 from peftbench.records.record import RunRecord
 from peftbench.records.spec import TrainSpec
 from peftbench.report.data import times
+from peftbench.report.data.points import Point
 from peftbench.report.media.filename import stem
 
 REGRESSION = ("mae", "rmse", "pearson", "spearman")  # the metrics of numbers
@@ -105,6 +106,7 @@ class Comparison:
         variant: distinguishes tables of one task under different budgets; else empty.
         file: file name of the table, where `slug` alone would be another's too; else empty.
         data: what was done to the task's data; None in older records.
+        point: where the table lies on the axes of its experiment; None if it belongs to no curve.
     """
 
     experiment: str
@@ -122,6 +124,7 @@ class Comparison:
     variant: str = ""
     file: str = ""
     data: DataSummary | None = None
+    point: Point | None = None
 
     @property
     def title(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from peftbench.report.data import data_text
 from peftbench.report.data.average import Average
+from peftbench.report.data.axis_curves import AxisCurve
 from peftbench.report.data.comparison import Comparison, constant_answer, in_digits, length
 from peftbench.report.data.latencies import Latencies
 from peftbench.report.data.samples import first_sample
@@ -19,6 +20,7 @@ from peftbench.report.media.figure import missing_note
 from peftbench.report.media.markdown import code_block, escape
 from peftbench.report.media.plain import natural
 from peftbench.report.tables import (
+    axis_tables,
     class_scores,
     conclusions,
     differences,
@@ -29,7 +31,7 @@ from peftbench.report.tables import (
 )
 from peftbench.report.tables import columns as tables
 
-Shown = Comparison | Latencies | Tuning | Average
+Shown = Comparison | Latencies | Tuning | Average | AxisCurve
 HEADINGS = {
     "quality-vs-trainable": "Quality against trainable parameters",
     "quality-vs-memory": "Quality against peak training memory",
@@ -73,6 +75,7 @@ def build(
     passes: Sequence[Latencies] = (),
     tunings: Sequence[Tuning] = (),
     choice: Choice = Choice(),
+    curves: Sequence[AxisCurve] = (),
 ) -> Iterator[tuple[str, bytes]]:
     """Build the files of a report.
 
@@ -82,11 +85,12 @@ def build(
         passes: latencies of profile passes.
         tunings: tables of trials.
         choice: columns and kinds of figures.
+        curves: scores along the axes of experiments.
 
     Returns:
         (path in the report, content) of each file, `report.md` first.
     """
-    shown: list[Shown] = _apart([*comparisons, *passes, *tunings, *averages])
+    shown: list[Shown] = _apart([*comparisons, *passes, *tunings, *averages, *curves])
     names = sorted({one.experiment for one in shown}, key=natural)
     by_experiment = {name: [x for x in shown if x.experiment == name] for name in names}
     looks = {name: plots.looks(x for x in group if isinstance(x, Comparison)) for name, group in by_experiment.items()}
@@ -117,6 +121,8 @@ def _images(x: Shown, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
             yield from plots.latency_figure(x, looks)
         case Tuning():
             yield from plots.tuning_figures(x, looks)
+        case AxisCurve():
+            yield from plots.axis_figure(x, looks)
         case Average():
             yield from plots.average_figures(x, x.slug, looks)
 
@@ -129,6 +135,8 @@ def _texts(x: Shown, names: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield from latency_page.tables_of(x)
         case Tuning():
             yield from _tuning_tables(x)
+        case AxisCurve():
+            yield from axis_tables.tables_of(x)
         case Average():
             yield from _average_tables(x, names)
 
@@ -193,6 +201,9 @@ def _page(
         for a in (x for x in group if isinstance(x, Average)):
             shown = (_figure(f, OVER_TASKS[f.split("--")[-1]], name) for f in figures[a.slug])
             parts += ["### Average over tasks\n", _average(a, names), _links(a.slug), *shown]
+        for curve in (x for x in group if isinstance(x, AxisCurve)):
+            shown = (_figure(f, f"{curve.metric} by {curve.unit}", curve.title) for f in figures[curve.slug])
+            parts += [f"### {escape(curve.title)}\n", *shown, axis_tables.text(curve), _links(curve.slug)]
         for c in (x for x in group if isinstance(x, Comparison)):
             parts += [f"### {escape(c.title)}\n", _comparison(c, names), _links(c.slug)]
             if differences.known(c):

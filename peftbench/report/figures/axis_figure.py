@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from peftbench.report.data.axis_curves import AxisCurve, Line
+from peftbench.report.data.axis_curves import OF_TASKS, AxisCurve, Line
 from peftbench.report.data.comparison import length
 from peftbench.report.figures import names, style
 from peftbench.report.figures.style import COLOURS, MARKERS, MUTED, Look
@@ -45,7 +45,7 @@ def _figure(curve: AxisCurve, looks: Mapping[str, Look]) -> Figure:
         handles[line.label] = (_marks if line.varies else _band)(panel, curve, line, look, shift)
     _constant(panel, curve)
     _ticks(panel, curve)
-    panel.set_xlabel(f"{literal(curve.unit)} (count, log axis)")
+    panel.set_xlabel(f"{literal(curve.unit)} ({'count, ' if curve.axis in OF_TASKS else ''}log axis)")
     (metric,) = literals([curve.metric])
     panel.set_ylabel(f"{metric} on the test split ({'lower' if curve.direction == 'min' else 'higher'} is better)")
     place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "ncols": columns}
@@ -99,7 +99,7 @@ def _band(panel: Axes, curve: AxisCurve, line: Line, look: Look, shift: float) -
     known = points(curve, line)
     (handle,) = panel.plot([], [], "--", color=look[0], lw=1.5)
     for _, mean, low, high in known[:1]:
-        panel.axhspan(low, high, color=look[0], alpha=0.1, lw=0)
+        panel.axhspan(low, high, color=look[0], alpha=0.08, lw=0)
         panel.axhline(mean, color=look[0], lw=1.5, ls="--")
     return handle
 

@@ -79,15 +79,17 @@ class Plan:
         """Return the grid as a pandas data frame, with one row for each run.
 
         Returns:
-            Columns: `task`, `method` (the label), `seed`, `trial` (None for a final run), `steps`, `lr` (None until
-            trials have chosen it), `trainable` (parameters without the head), `size` ("matched", "nearest",
-            "native", "explicit" or "exempt"), `deviation` (a fraction of the budget), `spec_id`.
+            Columns: `task`, `train_size` (if it is an axis), `method` (the label), `seed`, `trial` (None for a final
+            run), `steps`, `lr` (None until trials have chosen it), `trainable` (parameters without the head), `size`
+            ("matched", "nearest", "native", "explicit" or "exempt"), `deviation` (a fraction of the budget),
+            `spec_id`.
         """
         import pandas as pd
 
         rows = [
             {
                 "task": p.spec.task.name,
+                **({"train_size": p.task.point["train_size"]} if "train_size" in p.task.point else {}),
                 "method": p.label,
                 "seed": p.spec.seed,
                 "trial": p.spec.trial,
@@ -107,6 +109,7 @@ class Plan:
 
         Returns:
             task -> rows, classes, copies and what truncation takes, and the number of tokens at which texts are cut.
+            On an axis of training sizes, the size follows the task's name: "glue/rte, train_size 100".
 
         Raises:
             UserError: the tokenizer does not load, or the data changed since the plan was made.
@@ -114,7 +117,7 @@ class Plan:
         from peftbench.estimate import text_lengths
 
         stores = self.prepared.catalogue.stores
-        specs = {p.spec.task.name: p.spec for p in reversed(self.prepared.planned)}
+        specs = {p.task.title: p.spec for p in reversed(self.prepared.planned)}
         made = {
             name: (text_lengths.data_summary(stores, s.backbone, s.task, s.train.max_length, self.data_dir), s)
             for name, s in reversed(specs.items())

@@ -56,6 +56,7 @@ def _row(p: Planned, predicted: Predicted, peak: RunPeak, last: Record | None) -
         "spec_id": s.id,
         "task": s.task.name,
         "stand_in_for": s.task.stand_in_for,
+        "train_size": p.task.point.get("train_size"),
         "label": s.method.label,
         "method": s.method.name,
         "seed": s.seed,
@@ -119,7 +120,8 @@ def plan_summary(prepared: Prepared, rows: Sequence[Mapping[str, Any]], jobs: in
     by += ": `plan` measures" if rough and spent >= forecast.WORTH_SECONDS else ""  # it measures no shorter grid
     passes = ""
     if e.profile is not None:
-        passes = f", then a profile pass a task ({len(prepared.facts.tasks)}), each in {e.profile.processes} processes"
+        number = len({task.title for task in prepared.facts.tasks})
+        passes = f", then a profile pass a task ({number}), each in {e.profile.processes} processes"
     done = len(rows) - len(left)
     lines.append(f"{e.name}: {_grid(rows)}, {done} finished, {len(left)} to run (~{duration(spent)}{by}){passes}")
     lines += _may_come(rows, jobs)
@@ -214,18 +216,19 @@ def plan_table(rows: Sequence[Mapping[str, Any]], reference: str) -> str:
     """
     from tabulate import tabulate
 
-    groups: dict[tuple[str, str, bool], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for r in rows:
-        groups.setdefault((r["task"], r["label"], r["trial"] is not None), []).append(r)
-    tuned = any(tries for _, _, tries in groups)
+        groups.setdefault((r["task"], r["train_size"], r["steps"], r["label"], r["trial"] is not None), []).append(r)
+    tuned, sized = any(tries for *_, tries in groups), any(r["train_size"] is not None for r in rows)
     lines = []
-    for (task, label, tries), runs in groups.items():
+    for (task, size, _, label, tries), runs in groups.items():
         r = runs[0]
         finished = sum(one["status"] == "finished" for one in runs)
         failed = sum(one["status"] not in (None, "finished") for one in runs)
         lines.append(
             {
                 "task": visible(task),
+                **({"train size": str(size)} if sized else {}),
                 "method": visible(label) + (" *" if label == reference else ""),
                 **({"runs": "trials" if tries else "final"} if tuned else {}),
                 "trainable": f"{r['trainable']:,}",
@@ -241,7 +244,7 @@ def plan_table(rows: Sequence[Mapping[str, Any]], reference: str) -> str:
             }
         )
     right = (
-        "right" if k in ("trainable", "off budget", "lr", "steps", "seeds", "peak", "each") else "left"
+        "right" if k in ("train size", "trainable", "off budget", "lr", "steps", "seeds", "peak", "each") else "left"
         for k in lines[0]
     )
     return str(tabulate(lines, headers="keys", tablefmt="simple", colalign=tuple(right), disable_numparse=True))

@@ -136,7 +136,7 @@ def baselines(planned: Prepared, folder: Path, versions: Mapping[str, int]) -> B
             f"--method '{label}: {{label: {label}-mine}}'"
         )
     runs, mistakes = list[RunRecord](), list[str]()
-    for spec in _one_a_task(p.spec for p in planned.planned):
+    for spec in _one_a_setting(p.spec for p in planned.planned):
         alike, differences = _comparable(spec, mine)
         runs += alike
         mistakes += differences or [*_unpaired(spec, alike, planned), *_tuned_otherwise(spec, trials, planned)]
@@ -148,8 +148,9 @@ def baselines(planned: Prepared, folder: Path, versions: Mapping[str, int]) -> B
     return Baselines(folder, runs, reference, [*_remarks(runs, versions), *_untuned(planned)], new)
 
 
-def _one_a_task(specs: Iterable[RunSpec]) -> list[RunSpec]:
-    return list({s.task.name: s for s in specs}.values())
+def _one_a_setting(specs: Iterable[RunSpec]) -> list[RunSpec]:
+    """Return a final run of each task, and of each value of the axes that belong to tasks."""
+    return list({comparable.key(s): s for s in specs if s.trial is None}.values())
 
 
 def _comparable(spec: RunSpec, there: Collection[RunRecord]) -> tuple[list[RunRecord], list[str]]:

@@ -12,6 +12,7 @@ from peftbench.errors import UserError, shown, unknown, unknown_method
 from peftbench.method.catalogue import BadHyper, MethodFacts
 from peftbench.method.registry import bounds
 from peftbench.plan import limits, tuning
+from peftbench.plan.axes import OF_TASKS, Point
 from peftbench.plan.experiment import RESERVED, Experiment, MethodEntry
 from peftbench.plan.read import invalid_exemptions
 from peftbench.plan.strict_yaml import Place, spell
@@ -41,6 +42,7 @@ class Configuration:
         space: the values that trials draw from; empty if the configuration is not tuned.
         bounds: the limits of each numeric hyperparameter of the space.
         exempt: reasons by the name of the budget that does not hold for it.
+        point: the value of each axis that is one of its hyperparameters.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Configuration:
     space: tuning.Space = field(default_factory=dict)
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
     exempt: Mapping[str, str] = field(default_factory=dict)
+    point: Point = field(default_factory=dict)
 
 
 def expand(experiment: Experiment, methods: Mapping[str, MethodFacts], check: Check) -> list[Configuration]:
@@ -83,9 +86,19 @@ def expand(experiment: Experiment, methods: Mapping[str, MethodFacts], check: Ch
         except UserError as e:
             mistakes.append(str(e))
     if mistakes:
-        raise UserError("\n".join(mistakes))
+        raise UserError("\n".join(dict.fromkeys(mistakes)))
+    _check_axes(experiment, methods)
     _check_labels(experiment, configurations)
     return configurations
+
+
+def _check_axes(experiment: Experiment, methods: Mapping[str, MethodFacts]) -> None:
+    """Refuse an axis that is a hyperparameter of no method of the experiment."""
+    known = {key: value for entry in experiment.methods for key, value in methods[entry.name].defaults.items()}
+    for axis in experiment.axes.of_methods:
+        if axis not in known:
+            numbers = sorted(key for key, value in known.items() if type(value) in (int, float))
+            raise unknown("axis", axis, [*OF_TASKS, *numbers], where=experiment.where(("axes", axis)))
 
 
 def _check_labels(experiment: Experiment, configurations: list[Configuration]) -> None:
@@ -112,7 +125,8 @@ def _expanded(
         if key not in facts.defaults:
             where = experiment.where((*entry.place, key))
             raise unknown("hyperparameter", key, [*facts.defaults, *RESERVED], where=where)
-    axes = {key: value for key, value in entry.hyper.items() if _is_grid(value, facts.schema.get(key, {}))}
+    shared = {key: list(v) for key, v in experiment.axes.of_methods.items() if key in facts.defaults}
+    axes = {key: value for key, value in entry.hyper.items() if _is_grid(value, facts.schema.get(key, {}))} | shared
     if isinstance(entry.lr, list):
         axes["lr"] = entry.lr
     for key, values in axes.items():
@@ -140,14 +154,14 @@ def _configuration(
         hyper = check(entry.name, written)
     except BadHyper as e:
         errors = [
-            str(experiment.error((*entry.place, key) if key else entry.place, f"given {shown(value)}; {valid}"))
+            str(experiment.error(_place_of(experiment, entry, key), f"given {shown(value)}; {valid}"))
             for key, value, valid in e.mistakes
         ]
         raise UserError("\n".join(errors)) from e
     for key, value in hyper.items():
         most = limits.SIZE_KNOB if key == facts.size_knob else limits.HYPERPARAMETER
         if isinstance(value, int) and abs(value) > most:
-            raise experiment.error((*entry.place, key), f"given {shown(value)}; must be at most {most:,}")
+            raise experiment.error(_place_of(experiment, entry, key), f"given {shown(value)}; must be at most {most:,}")
     exempt = _exempt(experiment, entry)
     space = {} if "trials" in exempt else _space(experiment, entry, facts, written, "lr" in point, check)
     return Configuration(
@@ -165,7 +179,15 @@ def _configuration(
         space=space,
         bounds={key: bounds(facts.schema.get(key, {})) for key in space if key != "lr"},
         exempt=exempt,
+        point={key: value for key, value in point.items() if key in experiment.axes.of_methods},
     )
+
+
+def _place_of(experiment: Experiment, entry: MethodEntry, key: str | None) -> Place:
+    """Return where the value of a hyperparameter stands: in the method's entry, or as an axis."""
+    if key in experiment.axes.of_methods:
+        return "axes", key
+    return (*entry.place, key) if key else entry.place
 
 
 def _exempt(experiment: Experiment, entry: MethodEntry) -> Mapping[str, str]:

@@ -29,6 +29,7 @@ from peftbench.errors import UserError
 from peftbench.measure.probes import CARDS
 from peftbench.measure.probes import known as known_probes
 from peftbench.plan import limits
+from peftbench.plan.axes import AxesSection
 from peftbench.plan.memory_size import parsed_size
 from peftbench.plan.strict_yaml import Document, Place
 from peftbench.records.retries import TimeLimits
@@ -312,6 +313,7 @@ class Experiment(Section):
     backbone: BackboneSection
     tasks: tuple[TaskSection, ...] = Field(min_length=1)
     budget: BudgetSection = BudgetSection()
+    axes: AxesSection = AxesSection()
     train: TrainSection = TrainSection()
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="dtype of the weights that do not train")

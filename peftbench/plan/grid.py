@@ -140,7 +140,7 @@ def _check_distinct(experiment: Experiment, final: Sequence[Planned]) -> None:
     for p in final:
         other = first.setdefault(p.spec.id, p)
         if other.task is not p.task:
-            place = next(i for i, section in enumerate(experiment.tasks) if section is p.task.section)
+            place = next(i for i, section in enumerate(experiment.tasks) if p.task.is_written_as(section))
             raise experiment.error(
                 ("tasks", place),
                 f"{p.spec.task.name} has the same data as {other.spec.task.name}, and runs under the same budget: its "
@@ -189,7 +189,7 @@ def _check_texts(experiment: Experiment, facts: Facts, task: TaskFacts, measures
     try:
         measures.check_texts(facts.backbone, task.spec, length, experiment.profile)
     except UserError as e:
-        place = next(i for i, section in enumerate(experiment.tasks) if section is task.section)
+        place = next(i for i, section in enumerate(experiment.tasks) if task.is_written_as(section))
         raise experiment.error(("tasks", place), str(e)) from e
 
 

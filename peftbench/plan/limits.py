@@ -29,4 +29,6 @@ RATE = 10**6  # learning rates and weight decay
 JOBS = 1_024  # worker processes of one machine
 ROUNDS = 10**6  # timed ones, and those of warm-up
 PROCESSES = 1_000  # that repeat a profile pass
+AXIS = 100  # values of an axis
+ROWS = 10**9  # of a split: more than fit into any memory
 SHAPES = 100  # batches, or lengths, whose latency a profile pass measures

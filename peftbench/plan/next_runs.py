@@ -90,9 +90,9 @@ def passes(experiment: Experiment, section: ProfileSection, planned: Iterable[Pl
         section: rounds, processes and shapes of the pass.
         planned: the configurations to measure, whether they have run or not.
     """
-    by_task: dict[str, dict[str, RunSpec]] = {}
+    by_task: dict[tuple[str, str], dict[str, RunSpec]] = {}  # name and data: a training size has a pass of its own
     for p in planned:
-        by_task.setdefault(p.spec.task.name, {})[p.label] = p.spec
+        by_task.setdefault((p.spec.task.name, p.spec.task.fingerprint), {})[p.label] = p.spec
     specs = []
     for process, runs in itertools.product(range(section.processes), by_task.values()):
         first = next(iter(runs.values()))

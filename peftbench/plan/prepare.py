@@ -72,7 +72,7 @@ class Prepared:
         return replace(self, planned=next_runs.with_best_trials(self.planned, records))
 
     def expected(self, records: Iterable[Record]) -> int:
-        """Return how many runs there will be at the least: those known by now. Extensions of trials and looks add some."""
+        """Return how many runs there will be at the least: those known by now. Extensions and looks add some."""
         return len(next_runs.wanted(self.experiment, self.planned, records))
 
 

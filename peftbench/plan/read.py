@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from peftbench import errors
 from peftbench.errors import UserError, nearest, shown, unknown
+from peftbench.plan import axes, strict_yaml
 from peftbench.plan import overrides as overrides_
-from peftbench.plan import strict_yaml
 from peftbench.plan.experiment import (
     EXEMPTIBLE,
     FORMS,
@@ -129,6 +129,7 @@ def _conflicts(experiment: Experiment) -> Iterator[UserError]:
     if b.seconds is not None and experiment.jobs > 1:
         message = "runs that share the machine would get less done in the seconds of the budget; write jobs: 1"
         yield experiment.error(("jobs",), message)
+    yield from axes.conflicts(experiment)
 
 
 def invalid_exemptions(experiment: Experiment, exempt: Mapping[str, str], place: Place) -> Iterator[UserError]:

@@ -7,7 +7,7 @@ name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from peftbench.backbones.sites import Sites
 from peftbench.backbones.source import PRESETS
 from peftbench.cache import Stores
 from peftbench.errors import WHERE_PATHS_START, UserError
-from peftbench.plan import model_facts, task_facts
+from peftbench.plan import axes, model_facts, task_facts
 from peftbench.plan.experiment import Experiment, TaskSection
 from peftbench.plan.selection import Selection
 from peftbench.plan.strict_yaml import Place
@@ -31,7 +31,7 @@ class TaskFacts:
     """A task that will run.
 
     Attributes:
-        section: the task's section of the experiment file.
+        section: the task's section of the experiment file, with the values of `point` in their places.
         spec: the task that runs: the task of the file or its stand-in.
         kind: "classification", "regression" or "generation".
         mean_words: mean words of an example, answer included.
@@ -39,6 +39,8 @@ class TaskFacts:
         sites: the sites of the network that runs the task.
         unavailable: why the stand-in runs; None if the task itself runs.
         labels: outputs of the task head; 1 for regression and generation.
+        point: the value of each axis that belongs to the task.
+        written: the section as it stands in the file, if `section` has values of axes.
     """
 
     section: TaskSection
@@ -49,6 +51,17 @@ class TaskFacts:
     sites: Sites
     unavailable: str | None = None
     labels: int = 1
+    point: axes.Point = field(default_factory=dict)
+    written: TaskSection | None = None
+
+    @property
+    def title(self) -> str:
+        """The name of its data: the task's name, and the training size where that is an axis."""
+        return axes.title(self.spec.name, self.point)
+
+    def is_written_as(self, section: TaskSection) -> bool:
+        """Whether a section of the file is the one that this task comes from."""
+        return section is (self.written or self.section)
 
 
 @dataclass(frozen=True)
@@ -72,18 +85,21 @@ def gather(experiment: Experiment, selection: Selection, stores: Stores, data_di
         UserError: a task or the model is unknown or not available, without a stand-in. The message covers all tasks.
     """
     opened, mistakes = [], []
+    points = [point for point in axes.points(experiment.axes) if selection.has_point(point)]
     for i, task in enumerate(experiment.tasks):
-        if selection.has_task(task):
+        for point in points if selection.has_task(task) else ():
             try:
-                opened.append((i, task, *_open_or_stand_in(experiment, task, i, stores, data_dir)))
+                found = _open_or_stand_in(experiment, axes.at(task, point), i, stores, data_dir)
+                opened.append((i, task, point, *found))
             except UserError as e:
                 mistakes.append(str(experiment.error(("tasks", i), str(e))))
-    mistakes += _repeated_names(experiment, [(i, spec.name) for i, _, spec, _, _ in opened])
+    mistakes += _repeated_names(experiment, list(dict.fromkeys((i, spec.name) for i, _, _, spec, _, _ in opened)))
+    mistakes += _sizes_beyond(experiment, [(spec, point, facts) for _, _, point, spec, facts, _ in opened])
     if mistakes:
-        raise UserError("\n".join(mistakes))
+        raise UserError("\n".join(dict.fromkeys(mistakes)))
     backbone = _backbone(experiment)
     task_facts = []
-    for i, task, spec, facts, unavailable in opened:
+    for i, task, point, spec, facts, unavailable in opened:
         try:
             causal = facts["kind"] == "generation"
             labels = len(facts["labels"]) or 1
@@ -91,8 +107,25 @@ def gather(experiment: Experiment, selection: Selection, stores: Stores, data_di
         except UserError as e:
             raise experiment.error(("backbone",), f"{e} (for task {spec.name}, tasks[{i}])") from e
         known = (facts["kind"], facts["mean_words"], facts["rows"])
-        task_facts.append(TaskFacts(task, spec, *known, sites, unavailable, labels))
+        section = axes.at(task, point)
+        task_facts.append(TaskFacts(section, spec, *known, sites, unavailable, labels, point, task))
     return Facts(backbone, tuple(task_facts))
+
+
+def _sizes_beyond(experiment: Experiment, opened: list[tuple[TaskSpec, axes.Point, dict[str, Any]]]) -> list[str]:
+    """Return a message for each training size that a task does not have, or has under another name."""
+    mistakes, seen = list[str](), dict[tuple[str, str], axes.Value]()
+    for spec, point, facts in opened:
+        if "train_size" in point:
+            size, rows = point["train_size"], facts["rows"]["train"]
+            first = seen.setdefault((spec.name, facts["fingerprint"]), size)
+            if isinstance(size, int) and rows < size:
+                message = f"{size:,} examples, and {spec.name} has {rows:,} to train on; write all for every one"
+                mistakes.append(str(experiment.error(("axes", "train_size"), message)))
+            elif first != size:
+                message = f"{first} and {size} are the same {rows:,} examples of {spec.name}; remove one of the two"
+                mistakes.append(str(experiment.error(("axes", "train_size"), message)))
+    return mistakes
 
 
 def _open_or_stand_in(

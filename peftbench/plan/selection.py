@@ -5,10 +5,11 @@ Several values of one key select their union; several keys select the intersecti
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from peftbench.errors import UserError, unknown
+from peftbench.plan.axes import Point
 from peftbench.plan.configurations import Configuration
 from peftbench.plan.experiment import Experiment, TaskSection
 
@@ -22,6 +23,7 @@ class Selection:
     methods: frozenset[str] = frozenset()
     tasks: frozenset[str] = frozenset()
     seeds: frozenset[int] = frozenset()
+    axes: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
     def parse(
@@ -41,14 +43,15 @@ class Selection:
             "method": {name for c in configurations for name in (c.label, c.name)},
             "task": {name for task in experiment.tasks for name in names(task)},
             "seed": {str(seed) for seed in range(experiment.budget.most_seeds)},
+            **{axis: {str(value) for value in values} for axis, values in experiment.axes.values.items()},
         }
-        selected: dict[str, set[str]] = {key: set() for key in KEYS}
+        selected: dict[str, set[str]] = {key: set() for key in valid}
         for text in texts:
             key, equals, value = text.partition("=")
             if not equals:
-                raise UserError(f"--only {text}: write key=value, e.g. --only method=lora; keys: {', '.join(KEYS)}")
-            if key not in KEYS:
-                raise unknown("key", key, KEYS, where=f"--only {text}")
+                raise UserError(f"--only {text}: write key=value, e.g. --only method=lora; keys: {', '.join(valid)}")
+            if key not in valid:
+                raise unknown("key", key, valid, where=f"--only {text}")
             if key == "seed" and not isinstance(experiment.budget.seeds, int):
                 raise UserError(
                     f"--only {text}: seeds run until verdicts are sure; leave it out, or --set budget.seeds=N"
@@ -56,7 +59,9 @@ class Selection:
             if value not in valid[key]:
                 raise unknown(key, value, valid[key], where=f"--only {text}")
             selected[key].add(value)
-        return cls(frozenset(selected["method"]), frozenset(selected["task"]), frozenset(map(int, selected["seed"])))
+        axes = {key: frozenset(values) for key, values in selected.items() if key not in KEYS and values}
+        seeds = frozenset(map(int, selected["seed"]))
+        return cls(frozenset(selected["method"]), frozenset(selected["task"]), seeds, axes)
 
     def has_task(self, task: TaskSection) -> bool:
         """Whether the task is selected."""
@@ -64,7 +69,12 @@ class Selection:
 
     def has_method(self, configuration: Configuration) -> bool:
         """Whether the configuration is selected."""
-        return not self.methods or not self.methods.isdisjoint((configuration.label, configuration.name))
+        named = not self.methods or not self.methods.isdisjoint((configuration.label, configuration.name))
+        return named and self.has_point(configuration.point)
+
+    def has_point(self, point: Point) -> bool:
+        """Whether the values of the axes are selected. What does not depend on an axis belongs to all its values."""
+        return all(str(value) in self.axes.get(axis, (str(value),)) for axis, value in point.items())
 
     def has_seed(self, seed: int) -> bool:
         """Whether the repetition with this number, counted from 0, is selected."""

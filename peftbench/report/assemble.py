@@ -14,7 +14,7 @@ from typing import Any
 from peftbench.errors import UserError
 from peftbench.records import record
 from peftbench.records.record import TrialRecord
-from peftbench.report.data import latencies, tunings, with_baselines
+from peftbench.report.data import axis_curves, latencies, tunings, with_baselines
 from peftbench.report.data.average import Average, averages
 from peftbench.report.data.collect import compare
 from peftbench.report.data.comparison import Comparison
@@ -145,7 +145,8 @@ def _contents(loaded: ReportData, columns: Sequence[str], pdf: bool) -> Iterator
     over_tasks = _averages(loaded)
     require_known(columns, loaded.comparisons, over_tasks)
     choice = page.Choice(tuple(columns), pdf)
-    return page.build(loaded.comparisons, over_tasks, loaded.passes, loaded.tunings, choice)
+    curves = axis_curves.of(loaded.comparisons)
+    return page.build(loaded.comparisons, over_tasks, loaded.passes, loaded.tunings, choice, curves)
 
 
 def refresh(results_dir: Path | str, loaded: ReportData) -> Path:
@@ -207,7 +208,8 @@ def text_table(results_dir: Path | str, loaded: ReportData | None = None, column
     alone = [p for p in loaded.passes if p.experiment not in trained]
     over_tasks = _averages(loaded)
     require_known(columns, loaded.comparisons, over_tasks)
-    return terminal.text(loaded.comparisons, over_tasks, alone, loaded.tunings, columns)
+    curves = axis_curves.of(loaded.comparisons)
+    return terminal.text(loaded.comparisons, over_tasks, alone, loaded.tunings, columns, curves)
 
 
 def average_table(results_dir: Path | str) -> str:

@@ -50,11 +50,12 @@ class Average:
     notes: tuple[str, ...]
     ranking: ranks.Ranking | None = None  # over these tasks
     file: str = ""  # file name of the table, where `slug` alone would be another's too
+    variant: str = ""  # the values of the axes, where the experiment has some
 
     @property
     def slug(self) -> str:
         """File name of the table, without its extension."""
-        return self.file or stem(self.experiment, ending="average")
+        return self.file or stem(self.experiment, variant=self.variant, ending="average")
 
 
 def averages(comparisons: Sequence[Comparison]) -> list[Average]:
@@ -67,8 +68,14 @@ def averages(comparisons: Sequence[Comparison]) -> list[Average]:
         One `Average` per such experiment, sorted by name.
     """
     experiments = sorted({c.experiment for c in comparisons}, key=natural)
-    groups = ([c for c in comparisons if c.experiment == name] for name in experiments)
+    groups = (group for name in experiments for group in _by_value([c for c in comparisons if c.experiment == name]))
     return [_average(group) for group in groups if len(group) > 1]
+
+
+def _by_value(tables: Sequence[Comparison]) -> list[list[Comparison]]:
+    """Split the tables of an experiment by their values on its axes: an average is over tasks at the same values."""
+    values = dict.fromkeys(c.point.words if c.point else "" for c in tables)
+    return [[c for c in tables if (c.point.words if c.point else "") == value] for value in values]
 
 
 def _average(group: Sequence[Comparison]) -> Average:
@@ -96,6 +103,7 @@ def _average(group: Sequence[Comparison]) -> Average:
         standings=tuple(_standing(label, group, used if label in compared else []) for label in labels),
         notes=tuple(notes),
         ranking=by_rank,
+        variant=group[0].point.words if group[0].point else "",
     )
 
 

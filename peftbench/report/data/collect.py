@@ -11,15 +11,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
+from typing import Any
 
 from peftbench.records import comparable, record
 from peftbench.records.ranges import LEAST
 from peftbench.records.record import ProfileRecord, Record, RunRecord
 from peftbench.records.spec import as_dict, digest
-from peftbench.report.data import designs, grouping, notes, pooled_passes, times
+from peftbench.report.data import designs, grouping, notes, points, pooled_passes, times
 from peftbench.report.data.comparison import Comparison, Entry, spread
 from peftbench.report.data.grouping import Key
 from peftbench.report.data.learned import learned
+from peftbench.report.data.points import Point
 from peftbench.report.media.plain import natural
 from peftbench.report.stats.intervals import paired
 
@@ -37,13 +39,14 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     counting = record.latest(records)
     profiles = pooled_passes.pool(r for r in counting.values() if isinstance(r, ProfileRecord))
     groups = grouping.by_setting(r for r in counting.values() if isinstance(r, RunRecord))
-    variants = _variants(groups)
+    places = points.of(groups)
+    variants = _variants(groups, places)
     repeated = Counter(r.spec_id for r in records if not r.is_finished and r.status != "abandoned")
     compared = {
-        key: _comparison(key[1], groups[key], profiles, variants[key], repeated)
-        for key in sorted(groups, key=lambda key: natural(*key))
+        key: replace(_comparison(key[1], groups[key], profiles, variants[key], repeated), point=places.get(key))
+        for key in sorted(groups, key=lambda key: _order(key, places))
     }
-    return [replace(c, notes=(*_incomparable(key, groups, variants), *c.notes)) for key, c in compared.items()]
+    return [replace(c, notes=(*_incomparable(key, groups, variants, places), *c.notes)) for key, c in compared.items()]
 
 
 def table(runs: Sequence[RunRecord]) -> Comparison:
@@ -55,17 +58,35 @@ def table(runs: Sequence[RunRecord]) -> Comparison:
     return _comparison(runs[0].spec.task.name, list(runs), [], "", {})
 
 
-def _variants(groups: Mapping[Key, list[RunRecord]]) -> dict[Key, str]:
-    """A suffix per table: empty if its task has one table, else the steps and a prefix of the setting hash."""
+def _order(key: Key, places: Mapping[Key, Point]) -> tuple[Any, ...]:
+    """Tables of a task in the order of their values on its axes, after those that belong to no curve."""
+    return natural(*key[:2]), () if key not in places else (places[key],), natural(key[2])
+
+
+def _variants(groups: Mapping[Key, list[RunRecord]], places: Mapping[Key, Point]) -> dict[Key, str]:
+    """A suffix per table: empty if its task has one table; of a curve its values; else its steps and a digest."""
     tables = Counter(key[:2] for key in groups)
-    steps = {key: group[0].spec.train.steps for key, group in groups.items()}
-    return {key: f"{steps[key]} steps ({key[2][:6]})" if tables[key[:2]] > 1 else "" for key in groups}
+    families = Counter((*key[:2], point.family) for key, point in places.items())
+
+    def variant(key: Key) -> str:
+        if tables[key[:2]] == 1:
+            return ""
+        point = places.get(key)
+        words = point.words if point else f"{groups[key][0].spec.train.steps} steps"
+        alone = point is not None and families[(*key[:2], point.family)] == tables[key[:2]]
+        return words if alone else f"{words} ({key[2][:6]})"
+
+    return {key: variant(key) for key in groups}
 
 
-def _incomparable(key: Key, groups: Mapping[Key, list[RunRecord]], variants: Mapping[Key, str]) -> Iterator[str]:
-    """For each other table of the same task, a note on why its runs are not in this one."""
-    mine = groups[key][0].spec
+def _incomparable(
+    key: Key, groups: Mapping[Key, list[RunRecord]], variants: Mapping[Key, str], places: Mapping[Key, Point]
+) -> Iterator[str]:
+    """For each other table of the same task that is on no curve with this one, a note on why its runs are not here."""
+    mine, family = groups[key][0].spec, places[key].family if key in places else None
     for other in sorted(k for k in groups if k[:2] == key[:2] and k != key):
+        if family is not None and other in places and places[other].family == family:
+            continue
         reasons = "; ".join(map(str, comparable.differences(mine, groups[other][0].spec)))
         yield f"Not comparable with the runs of {variants[other]}: {reasons}."
 

@@ -16,6 +16,7 @@ from peftbench.records.design import FIXED, Claim, Design
 from peftbench.records.record import RunRecord
 from peftbench.records.spec import TrainSpec
 from peftbench.report.data import times
+from peftbench.report.data.points import Point
 from peftbench.report.media.filename import stem
 
 REGRESSION = ("mae", "rmse", "pearson", "spearman")  # the metrics of numbers
@@ -109,6 +110,7 @@ class Comparison:
         design: what the experiment asks of the comparison: margin, preference, looks, and the claims on this table that
             were there before the runs.
         late: claims on this table that were added after runs.
+        point: where the table lies on the axes of its experiment; None if it belongs to no curve.
     """
 
     experiment: str
@@ -128,6 +130,7 @@ class Comparison:
     data: DataSummary | None = None
     design: Design = FIXED
     late: tuple[Claim, ...] = ()
+    point: Point | None = None
 
     @property
     def title(self) -> str:

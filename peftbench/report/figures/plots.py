@@ -8,15 +8,17 @@ from peftbench.report.data.average import Average
 from peftbench.report.data.comparison import Comparison
 from peftbench.report.data.latencies import Latencies
 from peftbench.report.figures import average_figure as by_average
+from peftbench.report.figures import axis_figure as by_axis
 from peftbench.report.figures import confusion, curves, names, quality, style
 from peftbench.report.figures import latency_figure as by_shape
 from peftbench.report.figures import rank_figure as by_rank
 from peftbench.report.figures import tuning_figures as by_trial
 from peftbench.report.figures.style import Look, looks
 
-__all__ = ["average_figures", "figures", "latency_figure", "looks", "rank_figure", "tuning_figures"]
+__all__ = ["average_figures", "axis_figure", "figures", "latency_figure", "looks", "rank_figure", "tuning_figures"]
 
 tuning_figures = by_trial.drawn
+axis_figure = by_axis.drawn
 
 
 def figures(c: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:

@@ -17,7 +17,17 @@ T = TypeVar("T", bound=Hashable)
 LONGEST = 120  # characters, so that an ending such as `--differences.md` leaves it below the 255 of file systems
 PLAIN = re.compile(r"[A-Za-z0-9._/-]+")
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # names of devices on Windows
-ENDINGS = ("average", "differences", "latency", "step", "tuning", "expected-best")  # what reports add to a name
+ENDINGS = (
+    "average",
+    "by-train-size",
+    "by-steps",
+    "crossings",
+    "differences",
+    "latency",
+    "step",
+    "tuning",
+    "expected-best",
+)  # what reports add to a name
 
 
 def stem(*parts: str, variant: str = "", ending: str = "") -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from peftbench.report.data.average import Average
+from peftbench.report.data.axis_curves import AxisCurve
 from peftbench.report.data.comparison import Comparison, Entry, length
 from peftbench.report.data.latencies import Latencies
 from peftbench.report.data.samples import first_sample
 from peftbench.report.data.tunings import Tuning
 from peftbench.report.media.terminal import wrapped
-from peftbench.report.tables import answers, columns, conclusions, latency_page, trials
+from peftbench.report.tables import answers, axis_tables, columns, conclusions, latency_page, trials
 from peftbench.report.tables.columns import WIDTH
 
 LONGEST = 160  # characters of a text that the table shows
@@ -22,8 +23,9 @@ def text(
     passes: Sequence[Latencies] = (),
     tunings: Sequence[Tuning] = (),
     names: Sequence[str] = (),
+    curves: Sequence[AxisCurve] = (),
 ) -> str:
-    """A table per task, then those over tasks, latencies by shape and trials, each with its notes.
+    """The curves, a table per task, then those over tasks, latencies by shape and trials, each with its notes.
 
     Args:
         comparisons: one table per experiment, task and budget.
@@ -31,9 +33,13 @@ def text(
         passes: latencies of profile passes.
         tunings: tables of trials.
         names: columns to show in the first two; default: all that there is room for.
+        curves: scores along the axes of experiments.
     """
     others = [*(_latency(p) for p in passes), *(_tuning(t) for t in tunings)]
-    return "\n".join([*(_comparison(c, names) for c in comparisons), *(_average(a, names) for a in averages), *others])
+    along = [block(*axis_tables.block_lines(curve)) for curve in curves]
+    return "\n".join(
+        [*along, *(_comparison(c, names) for c in comparisons), *(_average(a, names) for a in averages), *others]
+    )
 
 
 def verdicts(comparisons: Sequence[Comparison]) -> str:

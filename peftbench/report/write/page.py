@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from peftbench.report.data import answer, data_text, sensitivity
 from peftbench.report.data.average import Average
+from peftbench.report.data.axis_curves import AxisCurve
 from peftbench.report.data.comparison import Comparison, constant_answer, in_digits, length
 from peftbench.report.data.latencies import Latencies
 from peftbench.report.data.samples import first_sample
@@ -22,6 +23,7 @@ from peftbench.report.media.markdown import code_block, escape
 from peftbench.report.media.plain import natural
 from peftbench.report.tables import (
     answers,
+    axis_tables,
     class_scores,
     conclusions,
     differences,
@@ -33,7 +35,7 @@ from peftbench.report.tables import (
 )
 from peftbench.report.tables import columns as tables
 
-Shown = Comparison | Latencies | Tuning | Average
+Shown = Comparison | Latencies | Tuning | Average | AxisCurve
 HEADINGS = {
     "quality-vs-trainable": "Quality against trainable parameters",
     "quality-vs-memory": "Quality against peak training memory",
@@ -77,6 +79,7 @@ def build(
     passes: Sequence[Latencies] = (),
     tunings: Sequence[Tuning] = (),
     choice: Choice = Choice(),
+    curves: Sequence[AxisCurve] = (),
 ) -> Iterator[tuple[str, bytes]]:
     """Build the files of a report.
 
@@ -86,11 +89,12 @@ def build(
         passes: latencies of profile passes.
         tunings: tables of trials.
         choice: columns and kinds of figures.
+        curves: scores along the axes of experiments.
 
     Returns:
         (path in the report, content) of each file, `report.md` first.
     """
-    shown: list[Shown] = _apart([*comparisons, *passes, *tunings, *averages])
+    shown: list[Shown] = _apart([*comparisons, *passes, *tunings, *averages, *curves])
     names = sorted({one.experiment for one in shown}, key=natural)
     by_experiment = {name: [x for x in shown if x.experiment == name] for name in names}
     looks = {name: plots.looks(x for x in group if isinstance(x, Comparison)) for name, group in by_experiment.items()}
@@ -125,6 +129,8 @@ def _images(x: Shown, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
             yield from plots.latency_figure(x, looks)
         case Tuning():
             yield from plots.tuning_figures(x, looks)
+        case AxisCurve():
+            yield from plots.axis_figure(x, looks)
         case Average():
             yield from plots.average_figures(x, x.slug, looks)
 
@@ -137,6 +143,8 @@ def _texts(x: Shown, names: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield from latency_page.tables_of(x)
         case Tuning():
             yield from _tuning_tables(x)
+        case AxisCurve():
+            yield from axis_tables.tables_of(x)
         case Average():
             yield from _average_tables(x, names)
 
@@ -222,6 +230,9 @@ def _page(
         for a in (x for x in group if isinstance(x, Average)):
             shown = (_figure(f, OVER_TASKS[f.split("--")[-1]], name) for f in figures[a.slug])
             parts += ["### Average over tasks\n", _average(a, names), _links(a.slug), *_lines(a, sensitivities), *shown]
+        for curve in (x for x in group if isinstance(x, AxisCurve)):
+            shown = (_figure(f, f"{curve.metric} by {curve.unit}", curve.title) for f in figures[curve.slug])
+            parts += [f"### {escape(curve.title)}\n", *shown, axis_tables.text(curve), _links(curve.slug)]
         for c in (x for x in group if isinstance(x, Comparison)):
             parts += [
                 f"### {escape(c.title)}\n",
@@ -250,7 +261,7 @@ def _answers(by_experiment: Mapping[str, Sequence[Shown]]) -> Iterator[str]:
     for name, group in by_experiment.items():
         tables = [c for c in group if isinstance(c, Comparison)]
         said = [f"{c.title}: {sentence}" for c in tables for sentence in answers.first(c)]
-        said += filter(None, [answers.over_tasks([a for c in tables if (a := answer.of(c))])])
+        said += filter(None, [answers.over_tasks([a for c in tables if c.point is None and (a := answer.of(c))])])
         if said:
             yield f"What to take from {escape(name)} ([JSON](verdict.json)):\n{_list(said)}"
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftbench.estimate import forecast
 from peftbench.estimate.run_memory import UNVERIFIED, RunPeak
+from peftbench.plan import next_runs
 from peftbench.records import record
 from peftbench.records.record import Record
 from peftbench.report.media.plain import visible
@@ -43,11 +44,14 @@ def plan_rows(
         predicted: the predicted time of each run by its spec id.
         peaks: the predicted peak memory of a step of each run by its spec id.
     """
+    records = list(records)
     latest = record.latest(records)
-    return [
+    called_for = {p.spec.id for p in next_runs.wanted(prepared.experiment, prepared.planned, records)}
+    rows = [
         _row(p, predicted[p.spec.id], peaks.get(p.spec.id, NOT_SIMULATED), None if p.waits else latest.get(p.spec.id))
         for p in prepared.planned
     ]
+    return [{**row, "if_undecided": row["spec_id"] not in called_for} for row in rows]
 
 
 def _row(p: Planned, predicted: Predicted, peak: RunPeak, last: Record | None) -> dict[str, Any]:
@@ -113,6 +117,7 @@ def plan_summary(prepared: Prepared, rows: Sequence[Mapping[str, Any]], jobs: in
             start = f"off the budget of {target:,} trainable parameters by more than {e.budget.tolerance:.0%}: "
             lines.append(textwrap.fill(start + ", ".join(off), WIDTH, subsequent_indent="    "))
     lines += _exempt(rows)
+    everything, rows = rows, [r for r in rows if not r["if_undecided"]]
     left = [r for r in rows if r["status"] != "finished"]
     spent = sum(r["predicted_seconds"] for r in left) / jobs + (loading if left else 0.0)
     rough = any(r["predicted_from"] == "arithmetic" for r in left)
@@ -124,7 +129,7 @@ def plan_summary(prepared: Prepared, rows: Sequence[Mapping[str, Any]], jobs: in
         passes = f", then a profile pass a task ({number}), each in {e.profile.processes} processes"
     done = len(rows) - len(left)
     lines.append(f"{e.name}: {_grid(rows)}, {done} finished, {len(left)} to run (~{duration(spent)}{by}){passes}")
-    lines += _may_come(rows, jobs)
+    lines += [*_may_come(rows, jobs), *_if_undecided(everything, e.budget.most_seeds, jobs)]
     lines += [line for line in (_memory(rows), _error(rows, jobs)) if line]
     return "\n".join(lines)
 
@@ -147,6 +152,16 @@ def _may_come(rows: Sequence[Mapping[str, Any]], jobs: int) -> list[str]:
         f"and 0 to {sum(most.values())} trials more (at most ~{duration(spent)}): they extend the search space "
         "where the best value lies at its edge"
     ]
+
+
+def _if_undecided(rows: Sequence[Mapping[str, Any]], most: int, jobs: int) -> list[str]:
+    """Return a line on the runs that follow where verdicts are not sure, with the time that the most would take."""
+    more = [r for r in rows if r["if_undecided"]]
+    if not more:
+        return []
+    spent = sum(r["predicted_seconds"] for r in more) / jobs
+    time = f"at most ~{duration(spent)}"
+    return [f"and 0 to {len(more)} runs more ({time}): rows that are not decided go on, to {most} seeds at most"]
 
 
 def _exempt(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -223,7 +238,7 @@ def plan_table(rows: Sequence[Mapping[str, Any]], reference: str) -> str:
     lines = []
     for (task, size, _, label, tries), runs in groups.items():
         r = runs[0]
-        finished = sum(one["status"] == "finished" for one in runs)
+        finished, called_for = (sum(map(is_so, runs)) for is_so in (_is_finished, _is_called_for))
         failed = sum(one["status"] not in (None, "finished") for one in runs)
         lines.append(
             {
@@ -237,10 +252,10 @@ def plan_table(rows: Sequence[Mapping[str, Any]], reference: str) -> str:
                 "set": _set(runs),
                 "lr": _rates(runs),
                 "steps": r["steps"] if r["seconds"] is None else f"{r['seconds']:g} s",
-                "seeds": len(runs),
+                "seeds": len(runs) if called_for == len(runs) else f"{called_for} to {len(runs)}",
                 "peak": _peak(r),
                 "each": f"~{duration(r['predicted_seconds'])}",
-                "done": f"{finished}/{len(runs)}" + (f", {failed} failed" if failed else ""),
+                "done": f"{finished}/{called_for}" + (f", {failed} failed" if failed else ""),
             }
         )
     right = (
@@ -248,6 +263,14 @@ def plan_table(rows: Sequence[Mapping[str, Any]], reference: str) -> str:
         for k in lines[0]
     )
     return str(tabulate(lines, headers="keys", tablefmt="simple", colalign=tuple(right), disable_numparse=True))
+
+
+def _is_finished(row: Mapping[str, Any]) -> bool:
+    return bool(row["status"] == "finished")
+
+
+def _is_called_for(row: Mapping[str, Any]) -> bool:
+    return not row["if_undecided"]
 
 
 def _set(runs: Sequence[Mapping[str, Any]]) -> str:

@@ -24,7 +24,7 @@ EXPERIMENT = """\
 name: strange
 backbone: tiny-encoder
 tasks: [synthetic/classification]
-budget: {steps: 4, batch_size: 4, max_length: 32, seeds: 1, trials: 2}
+budget: {steps: 4, batch_size: 4, max_length: 32, seeds: 1, trials: 2, extensions: 1}
 profile: {processes: 1, rounds: 1, warmup: 1}
 methods: [linear_probe, {lora: {rank: 1, lr: 0.01}}]
 """

@@ -190,6 +190,11 @@ def test_a_value_without_a_score_is_left_out_and_named(tmp_path: Path) -> None:
     assert "ia3 has no score at 300." in list(axis_tables.notes(curve))
 
 
+def test_one_seed_says_nothing_of_the_methods(tmp_path: Path) -> None:
+    bodies = experiment(SIZES[:2], {k: v[:2] for k, v in CURVES.items()}, seeds=1)
+    assert any("hold for its trained networks" in n for n in axis_tables.notes(curve_of(compared(tmp_path, bodies))))
+
+
 def test_an_average_is_over_tasks_at_one_value_not_over_the_values_of_an_axis(tmp_path: Path) -> None:
     one = [sized(b, size) for b, size in _bodies((100, ALL))]
     assert averages(compared(tmp_path / "one", one)) == []

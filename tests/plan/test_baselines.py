@@ -298,3 +298,30 @@ def test_a_method_from_a_plugin_gets_its_row_in_the_table_of_the_baselines(
     assert call("report", "results/tiny-ssf", "--against", "base", "--check").code == 0
     assert call("run", *asked, "-q").code == 0, "nothing is left to do"
     assert len(record.read_all(made)) == 3
+
+
+AXES = FILE.replace("steps: 3, ", "").replace("methods:", "axes: {train_size: [20, all], steps: [2, 3]}\nmethods:")
+
+
+def test_a_new_method_runs_at_every_value_of_the_axes_of_its_baselines(plan: Any, tmp_path: Path) -> None:
+    there = baselines(tmp_path / "axes", AXES)
+    rows = json.loads(plan(against=there, text=AXES).out)
+    assert {r["label"] for r in rows} == {"ssf"}
+    assert sorted({(str(r["train_size"]), r["steps"], r["seed"]) for r in rows}) == [
+        (size, steps, seed) for size in ("20", "all") for steps in (2, 3) for seed in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "difference"),
+    [
+        ("[20, all]", "[20, 30]", r"task options: .*'limit_train': 20.* there, .*'limit_train': 30.* here"),
+        ("[2, 3]", "[2, 4]", "steps: 2 there, 4 here|steps: 3 there, 4 here"),
+    ],
+)
+def test_a_value_of_an_axis_that_the_baselines_lack_is_named(
+    plan: Any, tmp_path: Path, old: str, new: str, difference: str
+) -> None:
+    refused = plan(against=baselines(tmp_path / "axes", AXES), text=AXES, old=old, new=new)
+    assert refused.code == 2
+    assert re.search(difference, refused.err), refused.err

@@ -190,6 +190,21 @@ def test_a_value_without_a_score_is_left_out_and_named(tmp_path: Path) -> None:
     assert "ia3 has no score at 300." in list(axis_tables.notes(curve))
 
 
+def test_each_size_has_its_own_trials_also_where_they_chose_the_same_values(tmp_path: Path) -> None:
+    runs = [sized(axis_records.run(label, seed, 0.8, n=60), size) for label in ("full", "ia3") for seed in (0, 1)
+            for size in (100, ALL)]  # fmt: skip
+    tried = [sized(axis_records.run("ia3", 0, score, n=60), size) for size, score in ((100, 0.6), (ALL, 0.9))]
+    factories.write_all(tmp_path, [*runs, *(factories.as_trial(body, 0) for body in tried)])
+    rows = assemble.rows(tmp_path, assemble.load(tmp_path))
+    best = {row["variant"]: row["tuning"]["validation"] for row in rows if row["method"] == "ia3"}
+    assert best["100 training examples"] < best["all 4,354 training examples"]
+
+
+def test_one_seed_says_nothing_of_the_methods(tmp_path: Path) -> None:
+    bodies = experiment(SIZES[:2], {k: v[:2] for k, v in CURVES.items()}, seeds=1)
+    assert any("hold for its trained networks" in n for n in axis_tables.notes(curve_of(compared(tmp_path, bodies))))
+
+
 def test_an_average_is_over_tasks_at_one_value_not_over_the_values_of_an_axis(tmp_path: Path) -> None:
     one = [sized(b, size) for b, size in _bodies((100, ALL))]
     assert averages(compared(tmp_path / "one", one)) == []

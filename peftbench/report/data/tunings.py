@@ -60,8 +60,9 @@ class ConfigurationTrials:
         return sum(bool(r.spec.first_space) for r in self.trials)
 
     def is_of(self, e: Entry) -> bool:
-        """Whether `e` holds the final runs with the chosen values."""
-        return e.runs[0].spec.method == self.best.spec.method and e.lr == self.best.spec.train.lr
+        """Whether `e` holds the final runs with the chosen values, on the data of the trials."""
+        final, best = e.runs[0].spec, self.best.spec
+        return (final.method, e.lr, final.task.fingerprint) == (best.method, best.train.lr, best.task.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,7 @@ def scores(t: Tuning, row: ConfigurationTrials) -> list[float] | None:
 
 
 def chosen_for(c: Comparison, e: Entry, tunings: Sequence[Tuning]) -> tuple[Tuning, ConfigurationTrials] | None:
-    """The trials that chose an entry's values; None if none did."""
-    mine = [t for t in tunings if (t.experiment, t.task) == (c.experiment, c.task)]
+    """The trials that chose an entry's values; None if none did. Those of its own number of steps come first."""
+    of_task = (t for t in tunings if (t.experiment, t.task) == (c.experiment, c.task))
+    mine = sorted(of_task, key=lambda t: t.budget.steps != c.budget.steps)
     return next(((t, row) for t in mine for row in t.rows if row.is_of(e)), None)

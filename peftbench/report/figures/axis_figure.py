@@ -17,7 +17,7 @@ from peftbench.report.figures import names, style
 from peftbench.report.figures.style import COLOURS, MARKERS, MUTED, Look
 from peftbench.report.media.figure import literal, literals
 
-APART = 0.012  # of the axis' width, between the marks of two methods at one value
+APART, SPREAD = 0.012, 0.05  # of the axis' width: between the marks of two methods at one value, and of all at most
 ROWS = 20  # of one legend column; more would not fit the height of the figure
 CHARACTER = 0.016  # of the axis' width, that a character of a label takes
 
@@ -41,7 +41,7 @@ def _figure(curve: AxisCurve, looks: Mapping[str, Look]) -> Figure:
     better = sorted(curve.lines, key=lambda line: last[line.label], reverse=curve.direction != "min")
     for i, line in enumerate(curve.lines):
         look = _look(line, looks, i)
-        shift = _width(curve) ** (APART * (i - (len(curve.lines) - 1) / 2))
+        shift = _width(curve) ** (min(APART, SPREAD / len(curve.lines)) * (i - (len(curve.lines) - 1) / 2))
         handles[line.label] = (_marks if line.varies else _band)(panel, curve, line, look, shift)
     _constant(panel, curve)
     _ticks(panel, curve)
@@ -106,7 +106,7 @@ def _band(panel: Axes, curve: AxisCurve, line: Line, look: Look, shift: float) -
 
 def _constant(panel: Axes, curve: AxisCurve) -> None:
     """A dotted line at the score of the constant answer, if it lies within the drawn range or near it."""
-    constant = next((c.majority for c in curve.tables if c.majority is not None), None)
+    constant = next((c.majority for c in reversed(curve.tables) if c.majority is not None), None)
     low, high = panel.get_ylim()
     if constant is not None and low - 0.25 * (high - low) <= constant <= high + 0.25 * (high - low):
         panel.axhline(constant, color=MUTED, lw=1.0, ls=":")

@@ -131,6 +131,9 @@ def notes(curve: AxisCurve) -> Iterator[str]:
         lost = [word for (_, word), is_lost in zip(values, unlearned, strict=False) if is_lost]
         where = f" at {listed(lost)}" if len(values) == len(unlearned) else ""
         yield f"{curve.reference} does not beat the constant answer by more than its interval{where}."
+    known = [v for line in curve.lines for x, _ in values if (v := line.verdict(x))]
+    if any(v.mean.is_of_runs for v in known):
+        yield "Where a method has one seed, intervals and crossings hold for its trained networks, not for the method."
     for line in curve.lines:
         if missing := [word for x, word in values if line.verdict(x) is None]:
             yield f"{line.label} has no score at {listed(missing)}."

@@ -6,6 +6,7 @@ before anything is trained. The new method gets the trials that the baselines ha
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,7 +106,10 @@ def prepared(
             raise UserError("--against: say which method is new: --only method=NAME, or --method 'NAME: {lr: 1e-3}'")
         only = [*only, *(f"method={c.label}" for c in listed if c.place[0] != "methods")]
     whole = load(experiment, [name for name in dict.fromkeys(wanted) if name not in there and name in known])
-    planned = prepare.prepare(_with_their_trials(whole, folder), only, data_dir, plugins, measures)
+    asked = _with_their_seeds(_with_their_trials(whole, folder), folder)
+    planned = prepare.prepare(asked, only, data_dir, plugins, measures)
+    if not isinstance(whole.budget.seeds, int):
+        planned = _paired(planned, _finished(folder))
     return planned, baselines(planned, folder, {name: m.version for name, m in known.items()})
 
 
@@ -122,7 +126,7 @@ def baselines(planned: Prepared, folder: Path, versions: Mapping[str, int]) -> B
     """
     name, new = planned.experiment.name, list(dict.fromkeys(p.label for p in planned.planned))
     everything = record.finished(_records(folder)).values()
-    there = [r for r in everything if isinstance(r, RunRecord)]
+    there = _finished(folder)
     trials = [r for r in everything if isinstance(r, TrialRecord)]
     mine = [r for r in there if r.experiment == name]
     if not mine:
@@ -194,6 +198,28 @@ def _records(folder: Path) -> list[Record]:
     if not folder.is_dir():
         raise UserError(f"--against {folder}: no such directory; give the one that holds the baselines' records")
     return record.readable(folder)
+
+
+def _finished(folder: Path) -> list[RunRecord]:
+    return [r for r in record.finished(_records(folder)).values() if isinstance(r, RunRecord)]
+
+
+def _with_their_seeds(experiment: Experiment, folder: Path) -> Experiment:
+    """Return the experiment with a fixed number of seeds where the baselines' ran until decided: the most there."""
+    b = experiment.budget
+    if isinstance(b.seeds, int):
+        return experiment
+    rows = Counter((comparable.key(r.spec), r.spec.method.label) for r in _finished(folder))
+    seeds = max(rows.values(), default=b.seeds.least)
+    return experiment.model_copy(update={"budget": b.model_copy(update={"seeds": seeds})})
+
+
+def _paired(planned: Prepared, there: Collection[RunRecord]) -> Prepared:
+    """Return the plan with the seeds that the reference has on each task."""
+    reference = planned.experiment.reference
+    base = {(comparable.key(r.spec), r.spec.seed) for r in there if r.spec.method.label == reference}
+    kept = [p for p in planned.planned if p.spec.trial is not None or (comparable.key(p.spec), p.spec.seed) in base]
+    return replace(planned, planned=kept or planned.planned)
 
 
 def _with_their_trials(experiment: Experiment, folder: Path) -> Experiment:

@@ -1,0 +1,173 @@
+"""The answer of a table: what to take, said first, in words, in JSON and from Python."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import factories
+import pytest
+
+import peftbench
+from peftbench.records import record
+from peftbench.report import assemble
+from peftbench.report.data import answer, decisions, verdicts
+from peftbench.report.data.answer import Answer
+from peftbench.report.data.collect import compare
+from peftbench.report.data.comparison import Comparison
+from peftbench.report.tables import answers
+
+NEAR = {"full": (0.800, 0.802, 0.801), "lora": (0.801, 0.800, 0.803), "ia3": (0.600, 0.604, 0.602)}
+DESIGN = {"margin": 0.02, "prefer": "memory", "looks": [], "spending": "pocock", "claims": []}
+
+
+def bodies(scores: dict[str, tuple[float, ...]], **changes: Any) -> list[dict[str, Any]]:
+    """Runs whose scores are all that is known of them: correlations, without the influence of examples."""
+    made = []
+    for label, values in scores.items():
+        for seed, value in enumerate(values):
+            body = factories.run(label, seed, value, metric="pearson", majority=None)
+            made.append({**body, **changes})
+    return made
+
+
+def table(folder: Path, runs: list[dict[str, Any]]) -> Comparison:
+    factories.write_all(folder, runs)
+    (c,) = compare(record.read_all(folder))
+    return c
+
+
+def of(folder: Path, scores: dict[str, tuple[float, ...]], **changes: Any) -> Answer:
+    found = answer.of(table(folder, bodies(scores, **changes)))
+    assert found is not None
+    return found
+
+
+def claim(method: str, against: str, relation: str | None = None, task: str | None = None) -> dict[str, Any]:
+    return {"method": method, "against": against, "relation": relation, "task": task}
+
+
+def test_the_cheapest_of_those_within_the_margin_is_recommended(tmp_path: Path) -> None:
+    a = of(tmp_path, NEAR)
+    assert (a.within, a.behind, a.open) == (("full", "lora"), ("ia3",), ())
+    assert a.chosen == "lora", "it needs less memory than full"
+    assert a.cost_ratio is not None
+    assert a.cost_ratio < 1
+    assert "Answer: lora needs the least peak memory" in answers.recommendation(a)
+    assert "surely within 2 points of pearson of the best: full and lora" in answers.recommendation(a)
+
+
+def test_what_is_preferred_decides(tmp_path: Path) -> None:
+    a = of(tmp_path, NEAR, design={**DESIGN, "prefer": "parameters"})
+    assert a.chosen == "lora"
+    assert "trainable parameters" in answers.recommendation(a)
+
+
+def test_a_cost_that_was_not_measured_chooses_nothing(tmp_path: Path) -> None:
+    a = of(tmp_path, NEAR, design={**DESIGN, "prefer": "time"})
+    assert a.chosen is None
+    assert "which costs the least time for a step was not measured" in answers.recommendation(a)
+
+
+def test_where_nothing_is_sure_it_says_so_and_what_it_takes(tmp_path: Path) -> None:
+    a = of(tmp_path, {"full": (0.80, 0.70, 0.75), "lora": (0.70, 0.79, 0.75)})
+    assert a.chosen is None
+    assert a.within == ()
+    assert answers.recommendation(a) == "No answer yet: no method is surely within 2 points of pearson of the best."
+    assert a.seeds_needed is not None
+    assert a.seeds_needed > 3
+
+
+def test_the_margin_of_the_file_counts(tmp_path: Path) -> None:
+    scores = {"full": (0.800, 0.802, 0.801), "lora": (0.77, 0.772, 0.771)}
+    assert of(tmp_path / "two", scores).within == ("full",)
+    five = of(tmp_path / "five", scores, design={**DESIGN, "margin": 0.05})
+    assert five.within == ("full", "lora")
+    assert five.versus == {"lora": "worse"}
+    assert "within 5 points" in answers.recommendation(five)
+
+
+def test_a_table_with_one_seed_or_one_row_has_no_answer(tmp_path: Path) -> None:
+    assert answer.of(table(tmp_path / "seed", bodies({"full": (0.8,), "lora": (0.7,)}))) is None
+    assert answer.of(table(tmp_path / "row", bodies({"full": (0.8, 0.81, 0.79)}))) is None
+
+
+def test_the_answer_stands_before_the_tables(tmp_path: Path) -> None:
+    factories.write_all(tmp_path, bodies(NEAR))
+    page = assemble.write(tmp_path)[0].read_text()
+    assert page.index("Answer: lora") < page.index("How to read the tables")
+    lines = assemble.text_table(tmp_path).splitlines()
+    assert lines[1].startswith("Answer: lora")
+    assert next(i for i, line in enumerate(lines) if line.startswith("method")) > 1
+
+
+def test_the_answer_is_json_beside_the_page_and_a_list_in_python(tmp_path: Path) -> None:
+    factories.write_all(tmp_path, bodies(NEAR))
+    assemble.write(tmp_path)
+    (told,) = json.loads((tmp_path / "report/verdict.json").read_text())
+    (found,) = peftbench.report(tmp_path).verdict()
+    assert told["chosen"] == found.chosen == "lora"
+    assert told["sentence"] == answers.recommendation(found)
+    rows = {row["method"]: row for row in assemble.rows(tmp_path)}
+    assert {label: row["verdict"] for label, row in rows.items()} == {"full": "within", "lora": "within", "ia3": "behind"}
+    assert rows["ia3"]["versus_reference"] == "worse"
+    assert rows["lora"]["decided_seeds"] == 3
+
+
+def test_a_planned_question_is_answered_at_the_full_level(tmp_path: Path) -> None:
+    noisy = {f"other{i}": (0.80 + 0.03 * i, 0.75, 0.70 - 0.02 * i) for i in range(8)}
+    scores = {"full": (0.800, 0.81, 0.795), "lora": (0.77, 0.787, 0.768), **noisy}
+    plain = table(tmp_path / "plain", bodies(scores))
+    asked = table(tmp_path / "asked", bodies(scores, design={**DESIGN, "claims": [claim("lora", "full", "worse")]}))
+    assert (answer.of(plain) or pytest.fail()).versus["lora"] is None, "one of nine rows"
+    (question,) = decisions.of(asked).questions
+    assert question.holds is True
+    assert verdicts.of(asked)["lora"].tied is False, "the best is worse than none"
+    said = " ".join(answers.sentences(asked))
+    assert "Planned question: is lora worse than full? Yes; lora is worse (3 seeds, at the full level)." in said
+
+
+def test_a_claim_that_is_wrong_is_said_to_be(tmp_path: Path) -> None:
+    c = table(tmp_path, bodies(NEAR, design={**DESIGN, "claims": [claim("ia3", "full", "equal"), claim("lora", "ia3")]}))
+    said = " ".join(answers.sentences(c))
+    assert "is ia3 equal to full within 2 points of pearson? No; ia3 is worse" in said
+    assert "how does lora compare with ia3? Lora is better" in said
+
+
+def test_a_claim_on_another_task_is_not_asked_here(tmp_path: Path) -> None:
+    c = table(tmp_path, bodies(NEAR, design={**DESIGN, "claims": [claim("lora", "full", None, "glue/rte")]}))
+    assert decisions.of(c).questions == []
+
+
+def test_a_claim_that_was_added_after_runs_is_kept_apart(tmp_path: Path) -> None:
+    runs = bodies(NEAR)
+    late = {**DESIGN, "claims": [claim("lora", "full", "equal")]}
+    runs[5] = {**runs[5], "design": late, "started": "2026-02-01T00:00:00Z"}  # lora's last seed
+    c = table(tmp_path, runs)
+    assert decisions.of(c).questions == []
+    assert "Asked after runs, and so no planned question: lora is equal to full" in " ".join(answers.sentences(c))
+
+
+def test_a_table_with_looks_takes_its_marks_from_them(tmp_path: Path) -> None:
+    scores = {"full": (0.80, 0.81, 0.79), "lora": (0.77, 0.787, 0.768), "ia3": (0.3, 0.31, 0.32)}
+    fixed = table(tmp_path / "fixed", bodies(scores))
+    looked = table(tmp_path / "looked", bodies(scores, design={**DESIGN, "looks": [3, 5, 8]}))
+    assert verdicts.of(fixed)["ia3"].p_holm is not None
+    assert verdicts.of(looked)["ia3"].p_holm is None, "a p-value of one look says nothing of all"
+    assert verdicts.of(looked)["ia3"].tied is False
+    assert decisions.of(looked).going_on == {"full": 5, "lora": 5}
+    said = assemble.text_table(tmp_path / "looked")
+    assert "Seeds until decided, looked at after 3, 5 and 8: 9 runs of at most 24" in " ".join(said.split())
+    assert "Holm" not in said
+
+
+def test_over_tasks_those_within_the_margin_on_each_are_named(tmp_path: Path) -> None:
+    runs = bodies(NEAR)
+    for body in bodies({**NEAR, "lora": (0.70, 0.702, 0.701)}):
+        spec = json.loads(json.dumps(body["spec"]))
+        spec["task"]["name"], spec["task"]["fingerprint"] = "glue/rte", "e" * 64
+        runs.append(factories.with_ids({**body, "spec": spec}))
+    factories.write_all(tmp_path, runs)
+    page = assemble.write(tmp_path)[0].read_text()
+    assert "Surely within the margin of the best on each of embedded/question_type and glue/rte: full." in page

@@ -448,3 +448,15 @@ def test_in_a_checkout_a_new_method_belongs_to_methods(tmp_path: Path, monkeypat
     monkeypatch.setattr(scaffold, "method_folder", lambda: tmp_path / "methods")
     assert scaffold.new_method("mine", [], tmp_path) == tmp_path / "methods" / "mine.py"
     assert (tmp_path / "methods" / "mine.py").read_text() == 'class Mine:\n    name = "mine"\n'
+
+
+def test_a_plan_has_a_line_for_each_value_of_its_axes(call: Call, tmp_path: Path) -> None:
+    path = tmp_path / "sizes.yaml"
+    path.write_text(TINY.replace("steps: 3, ", "") + "axes: {train_size: [all, 20], steps: [2, 3]}\n")
+    table, data = call("plan", str(path)).out.split("\n\ndata of ", 1)
+    head, _, *lines = [line.split() for line in table.splitlines()]
+    assert head[:3] == ["task", "train", "size"]
+    assert [(line[1], line[2]) for line in lines] == [(size, m) for size in ("20", "20", "all", "all")
+                                                      for m in ("full", "lora")]  # fmt: skip
+    assert data.startswith("synthetic/classification, train_size 20\n")
+    assert "train_size all\n" in data

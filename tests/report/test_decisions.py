@@ -243,7 +243,7 @@ def test_a_pair_is_not_tested_again_when_only_one_of_its_rows_has_new_seeds() ->
         "lora": row(0.8 - MARGIN + ahead + base + u + noise(30, 4, 1e-4)),
         "ia3": row(0.8 + base + more),
     }
-    d = decided(known, Design(looks=[15, 30]), reference="none")
+    d = decided(known, Design(looks=[15, 30], spending="obrien_fleming"), reference="none")
     assert d.rows["lora"].behind
     assert d.rows["lora"].seeds == 15
     assert d.rows["full"].seeds == 30

@@ -110,7 +110,11 @@ def test_the_answer_is_json_beside_the_page_and_a_list_in_python(tmp_path: Path)
     assert told["chosen"] == found.chosen == "lora"
     assert told["sentence"] == answers.recommendation(found)
     rows = {row["method"]: row for row in assemble.rows(tmp_path)}
-    assert {label: row["verdict"] for label, row in rows.items()} == {"full": "within", "lora": "within", "ia3": "behind"}
+    assert {label: row["verdict"] for label, row in rows.items()} == {
+        "full": "within",
+        "lora": "within",
+        "ia3": "behind",
+    }
     assert rows["ia3"]["versus_reference"] == "worse"
     assert rows["lora"]["decided_seeds"] == 3
 
@@ -121,7 +125,7 @@ def test_a_planned_question_is_answered_at_the_full_level(tmp_path: Path) -> Non
     scores = {"full": (0.800, 0.81, 0.795), "lora": (0.781, 0.788, 0.774), **others}
     plain = table(tmp_path / "plain", bodies(scores))
     asked = table(tmp_path / "asked", bodies(scores, design={**DESIGN, "claims": [claim("lora", "full", "worse")]}))
-    assert (answer.of(plain) or pytest.fail()).versus["lora"] is None, "one of nine rows"
+    assert (answer.of(plain) or pytest.fail("no answer")).versus["lora"] is None, "one of nine rows"
     (question,) = decisions.of(asked).questions
     assert question.holds is True
     assert verdicts.of(asked)["lora"].tied is False, "the best is worse than none"
@@ -130,7 +134,9 @@ def test_a_planned_question_is_answered_at_the_full_level(tmp_path: Path) -> Non
 
 
 def test_a_claim_that_is_wrong_is_said_to_be(tmp_path: Path) -> None:
-    c = table(tmp_path, bodies(NEAR, design={**DESIGN, "claims": [claim("ia3", "full", "equal"), claim("lora", "ia3")]}))
+    c = table(
+        tmp_path, bodies(NEAR, design={**DESIGN, "claims": [claim("ia3", "full", "equal"), claim("lora", "ia3")]})
+    )
     said = " ".join(answers.sentences(c))
     assert "is ia3 equal to full within 2 points of pearson? No; ia3 is worse" in said
     assert "how does lora compare with ia3? Lora is better" in said
@@ -144,7 +150,12 @@ def test_a_claim_on_another_task_is_not_asked_here(tmp_path: Path) -> None:
 def test_a_claim_that_was_added_after_runs_is_kept_apart(tmp_path: Path) -> None:
     runs = bodies(NEAR)
     late = {**DESIGN, "claims": [claim("lora", "full", "equal")]}
-    runs[5] = {**runs[5], "design": late, "started": "2026-02-01T00:00:00Z", "ended": "2026-02-01T00:00:00Z"}  # lora's last seed
+    runs[5] = {
+        **runs[5],
+        "design": late,
+        "started": "2026-02-01T00:00:00Z",
+        "ended": "2026-02-01T00:00:00Z",
+    }  # lora's last seed
     c = table(tmp_path, runs)
     assert decisions.of(c).questions == []
     assert "Asked after runs, and so no planned question: lora is equal to full" in " ".join(answers.sentences(c))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peftbench.records.spec import TrainSpec
-from peftbench.report.data import scores, verdicts
+from peftbench.report.data import answer, scores, verdicts
 from peftbench.report.data.comparison import Comparison, Entry, names_of
 from peftbench.report.data.verdicts import ScoreVerdict
 from peftbench.report.media.filename import stem
@@ -25,6 +25,7 @@ ALPHA = 1 - LEVEL
 OF_TASKS = ("train_size", "steps")
 UNITS = {"train_size": "training examples", "steps": "optimiser steps"}
 BETTER, WORSE, OPEN = "surely better", "surely worse", "not told apart"
+STATES: Mapping[str | None, str] = {"better": BETTER, "worse": WORSE, "equal": "equal within the margin"}
 _GRID = re.compile(r" (\w+)=(\d+)(?= |$)")  # a value of a grid in a label: `lora rank=2 lr=0.005`
 
 
@@ -69,9 +70,14 @@ class Line:
         return intervals.difference(known[mine], known[label]) if mine in known and label in known else None
 
     def state(self, value: int, direction: str) -> str | None:
-        """How it compares with the reference at a value, after Holm's correction over the table; None if not known."""
+        """How it compares with the reference at a value, corrected over the table; None if not known."""
         d, v = self.difference(None, value), self.verdict(value)
-        if d is None or v is None or v.p_holm is None:
+        if d is None or v is None:
+            return None
+        c, label = self.places[value]
+        if (a := answer.of(c)) is not None and label in a.versus:
+            return STATES.get(a.versus[label], OPEN)
+        if v.p_holm is None:
             return None
         if v.p_holm >= ALPHA:
             return OPEN

@@ -34,7 +34,7 @@ MARGIN = 0.02
 SHARP = replace(USUAL, own=0.01, examples=500)  # so that 30 seeds tell the margin from none
 OFFERED = np.array([0.0, 0.0, -0.01, -0.02, -0.03, -0.05])  # what a tuned method chooses from
 VALIDATION = 200  # examples
-FEWEST = 0.1  # share of decided rows below which designs are not compared
+FEWEST = 0.2  # share of decided rows below which designs are not compared
 FIXED = (3, 5, 8, 12, 16, 20, 25, 30)  # seeds of fixed designs, to compare with
 LONG, SHORT = spending.looks(3, 30), spending.looks(2, 10)
 WORDS = {"the same, 5 points": "the same (1.0), 5 points apart"}
@@ -105,7 +105,7 @@ def cell(t: Table, rows: int, looks: Sequence[int], asks: bool, repeats: int) ->
     design = Design(margin=MARGIN, looks=list(looks), claims=QUESTIONS if asks else [])
     wrong = np.zeros(4, int)
     decided, versus, seeds, of_decided = [], [], [], []
-    fixed: dict[int, list[float]] = {n: [] for n in FIXED if looks[0] <= n <= looks[-1]}
+    fixed: dict[int, list[float]] = {n: [] for n in (*FIXED, looks[-1]) if looks[0] <= n <= looks[-1]}
     began = time.process_time()
     for i in range(repeats):
         gaps = t.of(rows)

@@ -18,18 +18,18 @@ import argparse
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtr, stdtrit
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from peftbench.report.data import verdicts as judge
 from peftbench.report.stats import influence as examples
-from peftbench.report.stats import intervals, power
+from peftbench.report.stats import intervals, moderated, power
 from peftbench.report.stats.intervals import Estimate, Scores
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,6 +83,7 @@ TABLES = (
     replace(USUAL, what="one method's seeds 5 times as far apart", unstable=5.0),
 )
 ROWS = (3, 8, 19)
+TRIED = (*range(2, 13), 14, 16, 18, 20, 23, 26, 30, 34, 38, 42, 46, 50)  # numbers of seeds
 
 
 def main() -> None:
@@ -99,6 +100,8 @@ def main() -> None:
         "pooled": [pooled(seeds, repeats) for seeds in (2, 3, 5)],
         "power": [seen(gap, seeds, n, repeats // 4) for gap in (0.02, 0.05, 0.1) for n in (250, 1000)
                   for seeds in (2, 3, 5, 10)],
+        "of_table": [of_table(gap, n, rows, repeats // 40) for gap, n in ((0.02, 1000), (0.02, 4000), (0.05, 1000))
+                     for rows in ROWS],
         "needed": [needed(gap, n, repeats // 4) for gap, n in ((0.05, 250), (0.03, 1000), (0.02, 4000))],
     }  # fmt: skip
     OUT.parent.mkdir(parents=True, exist_ok=True)
@@ -112,34 +115,49 @@ def stream(*what: Any) -> np.random.RandomState:
     return np.random.RandomState(int(hashlib.sha256(repr(what).encode()).hexdigest()[:8], 16))
 
 
-def latent(t: Truth, gaps: Array, seeds: int, random: np.random.RandomState) -> list[Array]:
-    """One (S, n) array a method of what decides whether it is right; `gaps` are added to the true accuracies."""
+def latent(t: Truth, gaps: Array, seeds: int, random: np.random.RandomState, exact: bool = False) -> list[Array]:
+    """One (S, n) array a method of what decides whether it is right; `gaps` are added to the true accuracies.
+
+    A method whose seeds are much further apart than `own` is a little less accurate, which a few seeds do not show,
+    unless the accuracy is to be `exact`.
+    """
     total = math.sqrt(1 + DIFFICULTY**2 + t.taste**2)
     slope = math.exp(-(ndtri(ACCURACY) ** 2) / 2) / math.sqrt(2 * math.pi) / total  # of accuracy in mu
     n, own, common = t.examples, t.own / slope, t.common / slope
-    total = math.sqrt(total**2 + own**2 + common**2)
+    spread, total = math.hypot(total, common), math.sqrt(total**2 + own**2 + common**2)
     b, drawn = random.normal(0, DIFFICULTY, n), []
     c = random.normal(0, 1, seeds) * common
     for i, gap in enumerate(gaps):
         if t.disjoint:
             c = random.normal(0, 1, seeds) * common
-        size = (
-            own * math.exp(t.unlike * random.normal())
-            if t.unlike
-            else own * {0: t.reference, 1: t.unstable}.get(i, 1.0)
-        )
+        odd = {0: t.reference, 1: t.unstable}.get(i, 1.0)
+        size = own * (math.exp(t.unlike * random.normal()) if t.unlike else odd)
         lot = random.standard_t(3, seeds) if t.heavy else random.normal(0, 1, seeds)
         luck = c + lot * size - (random.random_sample(seeds) < t.collapse) * 0.2 / slope
-        mu = float(ndtri(ACCURACY + gap)) * total
+        mu = _mu(ACCURACY + gap, spread, size, t.heavy) if exact else float(ndtri(ACCURACY + gap)) * total
         z = mu + luck[:, None] + b + t.taste * random.normal(0, 1, n)
         drawn.append(z + random.normal(0, 1, (seeds, n)))
     return drawn
 
 
-def runs(t: Truth, gaps: Array, seeds: int, random: np.random.RandomState) -> list[Scores]:
+T3 = stdtrit(3, (np.arange(200) + 0.5) / 200)  # a grid of Student's t with 3 degrees of freedom
+
+
+def _mu(accuracy: float, spread: float, own: float, heavy: bool) -> float:
+    """The mu of this true accuracy, by the sds of all else and of what the method's own seeds do."""
+    if not heavy:
+        return float(ndtri(accuracy)) * math.hypot(spread, own)
+    low, high = -20 * spread, 20 * spread
+    for _ in range(40):
+        mu = (low + high) / 2
+        low, high = (mu, high) if ndtr((mu + own * T3) / spread).mean() < accuracy else (low, mu)
+    return mu
+
+
+def runs(t: Truth, gaps: Array, seeds: int, random: np.random.RandomState, exact: bool = False) -> list[Scores]:
     """The scores of methods whose true accuracies are ACCURACY + gaps, and what each example does to them."""
     found = []
-    for i, z in enumerate(latent(t, gaps, seeds, random)):
+    for i, z in enumerate(latent(t, gaps, seeds, random, exact)):
         right = (z > 0).astype(float)
         at = tuple(range(i * seeds, (i + 1) * seeds) if t.disjoint else range(seeds))
         values = right.mean(1)
@@ -226,7 +244,7 @@ def table_of_equals(t: Truth, methods: int, seeds: int, repeats: int) -> dict[st
     """A table of equal methods: differences to the reference called sure, one by one and any of them after Holm's
     correction; the first method not among the best; and how much moderation narrows the corrected intervals."""
     random = stream("table", asdict(t), methods, seeds, repeats)
-    alarms = any_alarm = lost = 0
+    alarms = any_alarm = any_own = lost = 0
     narrow, wide = 0.0, 0.0
     level = 1 - ALPHA / (methods - 1)
     for _ in range(repeats):
@@ -237,12 +255,15 @@ def table_of_equals(t: Truth, methods: int, seeds: int, repeats: int) -> dict[st
         any_alarm += any(v.p_holm is not None and v.p_holm < ALPHA for v in verdicts.values())
         lost += not verdicts["0"].tied
         narrow += sum(d.half(level) or 0.0 for d in found)
-        wide += sum(intervals.difference(scores[n], scores["0"]).half(level) or 0.0 for n in scores if n != "0")
+        own = [intervals.difference(scores[n], scores["0"]) for n in scores if n != "0"]
+        any_own += any(abs(d.value) > (d.half(level) or 0.0) for d in own)  # the least p-value is Holm's first
+        wide += sum(d.half(level) or 0.0 for d in own)
     told = {**asdict(t), "seeds": seeds, "methods": methods, "repeats": repeats}
     return {
         **told,
         "alarm": rate(alarms / (methods - 1), repeats),  # rows of one table share its reference: one draw each
         "any_alarm": rate(any_alarm, repeats),
+        "any_own": rate(any_own, repeats),
         "best_not_marked": rate(lost, repeats),
         "width": round(narrow / wide, 3),
     }
@@ -283,6 +304,35 @@ def needed(gap: float, n: int, repeats: int) -> dict[str, Any]:
         )
     seeds = int(np.median(asked))
     return {"gap": gap, "examples": n, "asked": seeds, "at_that": seen(gap, seeds, n, repeats)["power"]}
+
+
+def of_table(gap: float, n: int, methods: int, repeats: int) -> dict[str, Any]:
+    """Seeds with which four tables of five see one row that is `gap` behind the reference, after Holm's correction over
+    equally good others: by each row's own variance, and by moderated ones. None if `TRIED` seeds do not do."""
+    t = replace(USUAL, what="power", examples=n)
+    random = stream("of table", asdict(t), gap, methods, repeats)
+    ways: Mapping[str, Callable[[list[Estimate]], list[Estimate]]] = {"own": list, "moderated": moderated.moderate}
+    seen = {name: np.zeros(TRIED[-1] + 1) for name in ways}
+    for _ in range(repeats):
+        first, *others = runs(t, np.array([0.0, -gap, *[0.0] * (methods - 2)]), TRIED[-1], random)
+        for seeds in TRIED:
+            some = range(seeds)
+            found = [intervals.difference(s.at(some), first.at(some)) for s in others]
+            for name, way in ways.items():
+                seen[name][seeds] += 0 in _sure(way(found))
+    needed = {name: next((s for s in TRIED if k[s] >= power.POWER * repeats), None) for name, k in seen.items()}
+    return {"gap": gap, "examples": n, "methods": methods, "repeats": repeats, **needed}
+
+
+def _sure(found: Sequence[Estimate]) -> set[int]:
+    """The differences that are sure after Holm's correction."""
+    sure: set[int] = set()
+    while True:
+        level = 1 - ALPHA / max(1, len(found) - len(sure))
+        more = {i for i, d in enumerate(found) if i not in sure and abs(d.value) > (d.half(level) or 0.0)}
+        if not more:
+            return sure
+        sure |= more
 
 
 def rate(k: float, n: int) -> list[float]:
@@ -328,8 +378,9 @@ def _section(found: Mapping[str, Any]) -> Iterator[str]:
     yield table([[m, *(at[m, s] for s in counts)] for m in by_metric], ["metric", *(f"{s} seeds" for s in counts)])
     yield (
         f"Tables of equally good methods ({found['tables'][0]['repeats']:,} draws each): any difference to the "
-        "reference called sure (Holm); in brackets one of them by itself, the first one not marked as tied with the "
-        "best, and the width of the corrected intervals as a share of what each row's own variance gives:"
+        "reference called sure (Holm), by moderated variances and, after the slash, by each row's own; in brackets one "
+        "of them by itself, the first one not marked as tied with the best, and the width of the corrected intervals "
+        "as a share of what each row's own variance gives:"
     )
     at = {(r["what"], r["methods"], r["seeds"]): r for r in found["tables"]}
     heads = [f"{k} rows, {s} seeds" for k in ROWS for s in (2, 3, 5)]
@@ -346,6 +397,18 @@ def _section(found: Mapping[str, Any]) -> Iterator[str]:
         [[f"{g * 100:g} points, {n:,} test examples", *(at[g, n, s] for s in counts)] for g, n in gaps],
         ["difference", *(f"{s} seeds" for s in counts)],
     )
+    yield (
+        "Seeds with which four tables of five see one row that is behind the reference, after Holm's correction, by "
+        "each row's own variance → by moderated variances (seeds 2 points apart, "
+        f"{found['of_table'][0]['repeats']} tables):"
+    )
+    at = {(r["gap"], r["examples"], r["methods"]): " → ".join(_of(r[k]) for k in ("own", "moderated"))
+          for r in found["of_table"]}  # fmt: skip
+    gaps = dict.fromkeys((r["gap"], r["examples"]) for r in found["of_table"])
+    yield table(
+        [[f"{g * 100:g} points, {n:,} test examples", *(at[g, n, k] for k in ROWS)] for g, n in gaps],
+        ["difference", *(f"{k} rows" for k in ROWS)],
+    )
     yield "Seeds that the report asks for to see a difference in four cases of five (from tables of 3), and the result:"
     yield table(
         [[f"{r['gap'] * 100:g} points, {r['examples']:,} test examples", str(r["asked"]), _percent(r["at_that"])]
@@ -354,7 +417,11 @@ def _section(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _of_table(r: Mapping[str, Any]) -> str:
     one, lost = (100 * r[key][0] for key in ("alarm", "best_not_marked"))
-    return f"{100 * r['any_alarm'][0]:.1f} ({one:.1f}, {lost:.1f}, {r['width']:.2f})"
+    return f"{100 * r['any_alarm'][0]:.1f} / {100 * r['any_own'][0]:.1f} ({one:.1f}, {lost:.1f}, {r['width']:.2f})"
+
+
+def _of(seeds: int | None) -> str:
+    return f"> {TRIED[-1]}" if seeds is None else str(seeds)
 
 
 def _percent(found: list[float] | None) -> str:

@@ -18,8 +18,9 @@ shared equally, and change nothing of what is said of the best.
 
 With planned looks the level of each test is spent over them (`stats.spending`). A pair is tested at a look only if
 both rows have the seeds of that look. What is decided stays so, and a row stops once nothing more is asked of it:
-neither for itself nor because an open row must be compared with it. A question of which even the last look would
-probably decide nothing is given up (futility, which cannot raise the error).
+neither for itself (a row behind goes on while it may yet be within the margin) nor because an open row must be compared
+with it. A question of which even the last look would probably decide nothing is given up (futility, which cannot raise
+the error).
 """
 
 from __future__ import annotations
@@ -245,7 +246,7 @@ class _Table:
         """Labels of the rows that must go on, in the table's order."""
         wanted = set(self.waiting)
         for row in (self.rows[label] for label in self.known):
-            if row.place_at is None and not row.is_hopeless:
+            if self._asks_place(row) and not row.is_hopeless:
                 wanted |= {row.label, *(self._candidates() - row.cleared)}
             if self._asks_reference(row) and not row.versus_is_hopeless:
                 wanted |= {row.label, self.reference}
@@ -300,6 +301,10 @@ class _Table:
             if row.versus is None and label in self.new and (found := _answered(self._ways(gap, level))):
                 row.versus, row.versus_at = found, row.seeds
 
+    def _asks_place(self, row: Row) -> bool:
+        """Whether more seeds could say more: a row that is behind may still be within the margin."""
+        return row.place_at is None or (row.behind and not self._candidates() <= row.cleared)
+
     def _asks_reference(self, row: Row) -> bool:
         return row.versus is None and row.label != self.reference and self.reference in {*self.known, *self.waiting}
 
@@ -343,7 +348,7 @@ class _Table:
         level = self._level(len(self.looks) - 1, self.of_row)
         for label in self.new:
             row = self.rows[label]
-            if row.place_at is None and not row.is_hopeless:
+            if self._asks_place(row) and not row.is_hopeless:
                 row.is_hopeless = not self._is_likely(self._ways_to_place(row, level))
             if self._asks_reference(row) and self.reference in self.known and not row.versus_is_hopeless:
                 ways = self._ways(self._ahead_of(self.reference)[label], level)
@@ -351,7 +356,7 @@ class _Table:
 
     def _ways_to_place(self, row: Row, level: float) -> list[tuple[str, list[Test]]]:
         others = {o: self._ahead_of(o)[row.label] for o in self._candidates() - self.waiting - {row.label}}
-        behind = [("behind", [(gap.negative(), 0.0, level)]) for gap in others.values()]
+        behind = [] if row.behind else [("behind", [(gap.negative(), 0.0, level)]) for gap in others.values()]
         return [*behind, ("within", [(gap, -self.margin, level) for o, gap in others.items() if o not in row.cleared])]
 
     def _is_likely(self, ways: Sequence[tuple[str, Sequence[Test]]]) -> bool:

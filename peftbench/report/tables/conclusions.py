@@ -43,7 +43,7 @@ def _decided(c: Comparison) -> Iterator[str]:
     state = decisions.of(c)
     behind = [label for label, row in state.rows.items() if row.behind]
     if behind:
-        yield f"Surely not the best: {listed(behind)}."
+        yield f"Surely behind the best: {listed(behind)}."
     words = {"better": "better", "worse": "worse", "equal": f"equal within {answers.margin(a)}", None: "not decided"}
     named = {word: [label for label, how in a.versus.items() if how == found] for found, word in words.items()}
     phrases = [f"{listed(labels)} {are(labels)} {word}" for word, labels in named.items() if labels]

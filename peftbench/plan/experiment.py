@@ -92,9 +92,9 @@ class SeedsSection(Section):
         "the one before",
     )
     spending: Literal["obrien_fleming", "pocock"] = Field(
-        "pocock",
-        description="how the error is spent over the looks: evenly, so that clear rows stop early, or late, so that "
-        "the last look is hardly stricter than a fixed number of seeds",
+        "obrien_fleming",
+        description="how the error is spent over the looks: late, so that few seeds decide nothing, or evenly, so that "
+        "clear rows stop early, at a stricter last look and a level that is kept less exactly",
     )
 
     @model_validator(mode="after")

@@ -42,7 +42,7 @@ class Design(Part, frozen=True):
     margin: NotNegative | None = None  # largest difference that does not matter, in the metric's unit; null: 2 points
     prefer: Prefer = "memory"  # the cost that decides among methods that are good enough
     looks: list[Positive] = []  # numbers of seeds at which verdicts are computed; empty: a fixed number of seeds
-    spending: Spending = "pocock"  # how the error is spent over the looks
+    spending: Spending = "obrien_fleming"  # how the error is spent over the looks
     claims: list[Claim] = []  # the planned questions
 
 

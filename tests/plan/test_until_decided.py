@@ -24,7 +24,7 @@ TEXT = """\
 name: e
 backbone: tiny-encoder
 tasks: [one]
-budget: {steps: 5, seeds: {least: 3, most: 8}}
+budget: {steps: 5, seeds: {least: 3, most: 8, spending: pocock}}
 margin: 0.05
 profile: false
 methods: [placeholder]
@@ -145,7 +145,7 @@ def test_the_design_says_what_the_file_asks(tmp_path: Path) -> None:
     text = TEXT + "prefer: time\nclaims: [{method: lora, is: equal}, {method: full, against: lora, task: one}]\n"
     found = design.of(asked(tmp_path, text))
     assert found is not None
-    assert (found.margin, found.prefer, found.looks, found.spending) == (0.05, "time", [3, 5, 8], "pocock")
+    assert (found.margin, found.prefer, found.looks, found.spending) == (0.05, "time", [3, 5, 8], "obrien_fleming")
     assert found.claims == [Claim("lora", "full", "equal"), Claim("full", "lora", None, "one")]
 
 
@@ -175,7 +175,7 @@ def test_a_new_method_asks_how_it_compares_with_the_reference(tmp_path: Path) ->
 )
 def test_seeds_that_are_no_plan_are_refused(tmp_path: Path, seeds: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
-        asked(tmp_path, TEXT.replace("{least: 3, most: 8}", seeds))
+        asked(tmp_path, TEXT.replace("{least: 3, most: 8, spending: pocock}", seeds))
     assert said in str(caught.value)
     assert "fixed" not in str(caught.value)
 

@@ -145,7 +145,7 @@ def test_the_design_says_what_the_file_asks(tmp_path: Path) -> None:
     text = TEXT + "prefer: time\nclaims: [{method: lora, is: equal}, {method: full, against: lora, task: one}]\n"
     found = design.of(asked(tmp_path, text))
     assert found is not None
-    assert (found.margin, found.prefer, found.looks, found.spending) == (0.05, "time", [3, 5, 8], "obrien_fleming")
+    assert (found.margin, found.prefer, found.looks, found.spending) == (0.05, "time", [3, 5, 8], "pocock")
     assert found.claims == [Claim("lora", "full", "equal"), Claim("full", "lora", None, "one")]
 
 

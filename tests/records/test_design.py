@@ -1,4 +1,4 @@
-"""A design in a record may come from anybody: one that no experiment could ask is set aside, by the name of its field."""
+"""A design in a record may come from anybody: one that no file can ask is set aside by its field."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 import factories
 import msgspec
 import pytest
-from test_hostile import put, told
+from test_hostile import edits, put, told
 
-from fuzzing import records as edits
 from peftbench.plan import limits
 from peftbench.plan.experiment import SeedsSection
-from peftbench.records import design, ranges
+from peftbench.records import ranges
 from peftbench.records.design import Design
 
 PLAIN: dict[str, Any] = {"margin": 0.02, "prefer": "memory", "looks": [], "spending": "pocock", "claims": []}
@@ -62,4 +61,3 @@ def test_every_look_of_a_file_is_one_of_a_record() -> None:
     seeds = SeedsSection(least=2, most=limits.SEEDS)
     assert msgspec.convert({"looks": list(seeds.planned_looks)}, Design).looks == list(seeds.planned_looks)
     assert (limits.SEEDS, limits.LOOKS) == (ranges.SEEDS, ranges.LOOKS)
-    assert design.FIXED == Design()

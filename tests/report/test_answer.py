@@ -183,3 +183,30 @@ def test_over_tasks_those_within_the_margin_on_each_are_named(tmp_path: Path) ->
     factories.write_all(tmp_path, runs)
     page = assemble.write(tmp_path)[0].read_text()
     assert "Surely within the margin of the best on each of embedded/question_type and glue/rte: full." in page
+
+
+def errors(looks: list[int]) -> list[dict[str, Any]]:
+    """Runs of a reference without any error, in a file that names no margin."""
+    runs = []
+    for label, values in {"full": (0.0, 0.0, 0.0), "lora": (0.1, 0.0, 0.2), "ia3": (0.5, 0.6, 0.4)}.items():
+        facts = {"metric": "mae", "direction": "min", "majority": None}
+        runs += [factories.run(label, seed, value, **facts) for seed, value in enumerate(values)]
+    return [{**body, "design": {**DESIGN, "margin": None, "looks": looks}} for body in runs]
+
+
+@pytest.mark.parametrize("looks", [[], [3, 5]])
+def test_errors_of_zero_leave_no_margin_and_an_answer_is_said_to_be_missing(looks: list[int], tmp_path: Path) -> None:
+    """2 % of the best error is the margin where a file names none; no number of seeds or examples shows nothing."""
+    a = answer.of(table(tmp_path, errors(looks)))
+    assert a is not None
+    assert (a.margin, a.within, a.seeds_needed, a.examples_needed) == (0.0, (), None, None)
+    assert "No answer yet" in assemble.text_table(tmp_path)
+
+
+def test_a_row_that_goes_on_for_the_reference_is_not_said_to_have_stopped(tmp_path: Path) -> None:
+    c = table(tmp_path, errors([3, 5]))
+    state, said = decisions.of(c), " ".join(answers.sentences(c))
+    assert state.rows["full"].is_hopeless
+    assert "full" in state.going_on
+    assert "The last look would probably not decide it: full and lora." in said
+    assert "Stopped" not in said

@@ -134,7 +134,7 @@ def _open(a: Answer, by_looks: bool) -> Iterator[str]:
         return
     start = f"Neither surely within {margin(a)} of the best nor surely behind: {listed(a.open)}."
     if a.hopeless:
-        start += f" Stopped, as the last look would probably not decide: {listed(a.hopeless)}."
+        start += f" The last look would probably not decide it: {listed(a.hopeless)}."
     if not by_looks:
         yield start  # how many seeds would is said below the table's other conclusions
     elif a.examples_needed is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from peftbench.records.ranges import LEAST
 from peftbench.report.data import answer, decisions, verdicts
 from peftbench.report.data.comparison import Comparison
 from peftbench.report.data.verdicts import ScoreVerdict
@@ -147,6 +148,8 @@ def _more(c: Comparison) -> Iterator[str]:
     if not pairs:
         return
     size, name = _size(c)
+    if size < LEAST:
+        return  # a share of nothing, which nothing shows
     variance = power.VarianceComponents.of(pairs)
     if c.metric in COUNTED and size * variance.examples < 1 <= variance.examples:
         yield f"One of {variance.examples:,} test examples is more than {name}, which no number of seeds can show."

@@ -210,3 +210,56 @@ def test_a_row_that_goes_on_for_the_reference_is_not_said_to_have_stopped(tmp_pa
     assert "full" in state.going_on
     assert "The last look would probably not decide it: full and lora." in said
     assert "Stopped" not in said
+
+
+def changed_after(first: int, later: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Runs whose file was changed after the first seeds of each row."""
+    planned = {**DESIGN, "looks": [3, 5, 8]}
+    scores = {"full": (0.80, 0.81, 0.79, 0.80, 0.82), "lora": (0.79, 0.80, 0.80, 0.81, 0.82)}
+    runs = bodies(scores, design=planned)
+    dates = {"started": "2026-02-01T00:00:00Z", "ended": "2026-02-01T00:00:00Z", "design": later}
+    return [body if body["spec"]["seed"] < first else {**body, **dates} for body in runs]
+
+
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        (None, "4 for no margin of its own and a fixed number of seeds"),
+        (
+            {**DESIGN, "margin": 0.05, "looks": [3, 5, 8]},
+            "4 for a margin of 0.05 and looks after 3, 5, 8 seeds (pocock)",
+        ),
+        ({**DESIGN, "looks": [3, 4]}, "4 for a margin of 0.02 and looks after 3, 4 seeds (pocock)"),
+    ],
+)
+def test_a_plan_that_was_changed_after_runs_is_said_to_be(
+    later: dict[str, Any] | None, said: str, tmp_path: Path
+) -> None:
+    c = table(tmp_path, changed_after(3, later))
+    (note,) = [note for note in c.notes if "The plan was changed after runs" in note]
+    assert "of 10 runs, 6 for a margin of 0.02 and looks after 3, 5, 8 seeds (pocock) were made" in note
+    assert said in note
+
+
+def test_a_claim_or_a_preference_that_was_changed_is_no_other_plan(tmp_path: Path) -> None:
+    later = {**DESIGN, "looks": [3, 5, 8], "prefer": "time", "claims": [claim("lora", "full")]}
+    assert not [n for n in table(tmp_path, changed_after(3, later)).notes if "plan" in n]
+
+
+def test_without_a_score_of_the_reference_nothing_is_said_against_it(tmp_path: Path) -> None:
+    scores = {"lora": (0.80, 0.81, 0.79), "ia3": (0.3, 0.31, 0.32)}
+    factories.write_all(tmp_path, bodies(scores, design={**DESIGN, "looks": [3, 5, 8]}))
+    said = assemble.text_table(tmp_path)
+    assert "Answer: lora" in said
+    assert "Against full" not in said
+
+
+def test_no_fewer_seeds_than_the_last_look_are_said_to_be_enough(tmp_path: Path) -> None:
+    """What one look at so many seeds would show, looks that share the error need not."""
+    scores = {"full": (0.80, 0.81, 0.82, 0.81, 0.8, 0.83), "lora": (0.80, 0.81, 0.79, 0.8), "ia3": (0.3, 0.31, 0.32)}
+    c = table(tmp_path, bodies(scores, design={**DESIGN, "looks": [3, 5, 8]}))
+    a = answer.of(c)
+    assert a is not None
+    assert a.seeds_needed is not None
+    assert a.seeds_needed < 8
+    assert "seeds would show" not in " ".join(answers.sentences(c))

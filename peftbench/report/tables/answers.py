@@ -20,7 +20,7 @@ def sentences(c: Comparison) -> Iterator[str]:
     """What follows the recommendation: what is open, and the planned questions; none where no answer can be given."""
     if (a := answer.of(c)) is None:
         return
-    yield from _open(a, bool(c.design.looks))
+    yield from _open(a, c.design.looks)
     yield from _questions(a)
     for claim in c.late:
         yield f"Asked after runs, and so no planned question: {claim}. The table's corrected tests say what is sure."
@@ -129,17 +129,17 @@ def _share(a: Answer) -> str:
     return f", {a.cost_ratio:.2g} of {a.reference}'s"
 
 
-def _open(a: Answer, by_looks: bool) -> Iterator[str]:
-    if not a.open or not (a.within or a.behind or by_looks):
+def _open(a: Answer, looks: Sequence[int]) -> Iterator[str]:
+    if not a.open or not (a.within or a.behind or looks):
         return
     start = f"Neither surely within {margin(a)} of the best nor surely behind: {listed(a.open)}."
     if a.hopeless:
         start += f" The last look would probably not decide it: {listed(a.hopeless)}."
-    if not by_looks:
+    if not looks:
         yield start  # how many seeds would is said below the table's other conclusions
     elif a.examples_needed is not None:
         yield f"{start} {margin(a)} take about {two_digits(a.examples_needed):,} test examples, and more seeds."
-    elif a.seeds_needed is not None and a.seeds_needed > min(a.seeds[label] for label in a.open):
+    elif a.seeds_needed is not None and a.seeds_needed > looks[-1]:
         yield f"{start} About {two_digits(a.seeds_needed)} seeds would show a difference of {margin(a)}."
     else:
         yield start

@@ -45,6 +45,8 @@ def _decided(c: Comparison) -> Iterator[str]:
     behind = [label for label, row in state.rows.items() if row.behind]
     if behind:
         yield f"Surely behind the best: {listed(behind)}."
+    if c.reference not in a.seeds:
+        return  # it has too few scores to be compared with
     words = {"better": "better", "worse": "worse", "equal": f"equal within {answers.margin(a)}", None: "not decided"}
     named = {word: [label for label, how in a.versus.items() if how == found] for found, word in words.items()}
     phrases = [f"{listed(labels)} {are(labels)} {word}" for word, labels in named.items() if labels]

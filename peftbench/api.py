@@ -74,7 +74,7 @@ class Plan:
     def runs(self) -> tuple[RunSpec, ...]:
         """The specifications of the runs in the order in which they run, tuning trials first.
 
-        Where seeds run until decided, these are the runs at the most: which of them are wanted follows from the records.
+        Where seeds run until decided, these are the runs at the most; which of them are wanted, the records decide.
         """
         return tuple(p.spec for p in self.prepared.planned)
 

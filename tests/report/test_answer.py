@@ -139,7 +139,7 @@ def test_a_claim_that_is_wrong_is_said_to_be(tmp_path: Path) -> None:
     )
     said = " ".join(answers.sentences(c))
     assert "is ia3 equal to full within 2 points of pearson? No; ia3 is worse" in said
-    assert "how does lora compare with ia3? Lora is better" in said
+    assert "how does lora compare with ia3? lora is better" in said
 
 
 def test_a_claim_on_another_task_is_not_asked_here(tmp_path: Path) -> None:
@@ -263,3 +263,32 @@ def test_no_fewer_seeds_than_the_last_look_are_said_to_be_enough(tmp_path: Path)
     assert a.seeds_needed is not None
     assert a.seeds_needed < 8
     assert "seeds would show" not in " ".join(answers.sentences(c))
+
+
+def test_a_question_on_a_row_that_is_not_there_says_which(tmp_path: Path) -> None:
+    asked = {**DESIGN, "claims": [claim("nobody", "full"), claim("lora", "nobody", "equal")]}
+    said = list(answers.sentences(table(tmp_path, bodies(NEAR, design=asked))))
+    assert [s.rpartition("? ")[2] for s in said] == ["Not answered: nobody is not in this table."] * 2
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction", "unit", "said"),
+    [
+        ("pearson", "max", 0.01, "Yes; lora is 5 points ahead"),
+        ("bleu", "max", 1.0, "Yes; lora is 5 points ahead"),
+        ("mae", "min", 0.01, "Yes; lora is 0.05 ahead"),
+    ],
+)
+def test_how_far_a_method_is_ahead_is_in_the_unit_of_the_metric(
+    metric: str, direction: str, unit: float, said: str, tmp_path: Path
+) -> None:
+    """The method is neither surely better nor surely equal, but surely not worse by more than the margin."""
+    asked = {**DESIGN, "margin": 24 * unit, "claims": [claim("lora", "full", "not_worse")]}
+    scores = {"full": (50, 48, 52), "lora": (40, 55, 70) if direction == "max" else (60, 41, 34)}
+    runs = [
+        {**factories.run(label, seed, value * unit, metric=metric, direction=direction, majority=None), "design": asked}
+        for label, values in scores.items()
+        for seed, value in enumerate(values)
+    ]
+    (sentence,) = (s for s in answers.sentences(table(tmp_path, runs)) if s.startswith("Planned"))
+    assert said in sentence

@@ -292,3 +292,16 @@ def test_how_far_a_method_is_ahead_is_in_the_unit_of_the_metric(
     ]
     (sentence,) = (s for s in answers.sentences(table(tmp_path, runs)) if s.startswith("Planned"))
     assert said in sentence
+
+
+@pytest.mark.parametrize("looks", [[], [3, 5]])
+def test_a_table_beside_baselines_says_that_their_looks_are_not_its_own(looks: list[int], tmp_path: Path) -> None:
+    later = {"started": "2026-02-01T00:00:00Z", "ended": "2026-02-01T00:00:00Z"}
+    asked = {"design": {**DESIGN, "claims": [claim("mine", "full")]}, **later}
+    factories.write_all(tmp_path / "base", bodies(NEAR, design={**DESIGN, "looks": looks}))
+    factories.write_all(tmp_path / "mine", bodies({"mine": (0.800, 0.802, 0.801)}, **asked))
+    (c,) = assemble.load_against(tmp_path / "mine", tmp_path / "base").comparisons
+    assert any("The baselines' seeds ran until decided" in note for note in c.notes) == bool(looks)
+    assert not any("plan was changed" in note for note in c.notes)
+    (question,) = decisions.of(c).questions
+    assert question.found == "equal"

@@ -72,11 +72,14 @@ class Plan:
 
     @property
     def runs(self) -> tuple[RunSpec, ...]:
-        """The specifications of the runs in the order in which they run, tuning trials first."""
+        """The specifications of the runs in the order in which they run, tuning trials first.
+
+        Where seeds run until decided, these are the runs at the most; which of them are wanted, the records decide.
+        """
         return tuple(p.spec for p in self.prepared.planned)
 
     def frame(self) -> pd.DataFrame:
-        """Return the grid as a pandas data frame, with one row for each run.
+        """Return the grid as a pandas data frame, with one row for each of `runs`.
 
         Returns:
             Columns: `task`, `train_size` (if it is an axis), `method` (the label), `seed`, `trial` (None for a final

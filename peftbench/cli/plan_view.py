@@ -155,13 +155,21 @@ def _may_come(rows: Sequence[Mapping[str, Any]], jobs: int) -> list[str]:
 
 
 def _if_undecided(rows: Sequence[Mapping[str, Any]], most: int, jobs: int) -> list[str]:
-    """Return a line on the runs that follow where verdicts are not sure, with the time that the most would take."""
-    more = [r for r in rows if r["if_undecided"]]
+    """Return a line on the runs that follow where verdicts are not sure, with the time that the most would take.
+
+    A table whose runs up to its last look have all finished is decided, or given up: none follows.
+    """
+    going_on = {_table(r) for r in rows if not r["if_undecided"] and r["status"] != "finished"}
+    more = [r for r in rows if r["if_undecided"] and _table(r) in going_on]
     if not more:
         return []
     spent = sum(r["predicted_seconds"] for r in more) / jobs
     time = f"at most ~{duration(spent)}"
     return [f"and 0 to {len(more)} runs more ({time}): rows that are not decided go on, to {most} seeds at most"]
+
+
+def _table(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["task"], row["train_size"], row["steps"]
 
 
 def _exempt(rows: Sequence[Mapping[str, Any]]) -> list[str]:

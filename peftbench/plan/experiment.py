@@ -329,7 +329,10 @@ class Experiment(Section):
     timeout: TimeoutSection = TimeoutSection()
     reference: str = Field("full", description="the label of the method that ratios are relative to")
     margin: float | None = Field(
-        None, gt=0, le=limits.MARGIN, description="largest difference that does not matter; null: 2 points, or 2 %"
+        None,
+        ge=limits.LEAST_MARGIN,
+        le=limits.MARGIN,
+        description="largest difference that does not matter; null: 2 points, or 2 %",
     )
     prefer: Literal["memory", "parameters", "time"] = Field(
         "memory", description="the cost that decides among methods within the margin of the best"

@@ -6,11 +6,14 @@ Every message about a value beyond a limit says the limit. docs/experiment-files
 
 from __future__ import annotations
 
+from peftbench.records import ranges
+
 RUNS = 100_000  # of a grid: configurations x tasks x (seeds + trials)
-SEEDS = 10_000
-LOOKS = 40  # at the seeds so far
+SEEDS = ranges.SEEDS  # of a row
+LOOKS = ranges.LOOKS  # at the seeds so far
 CLAIMS = 100
 MARGIN = 10**6  # the largest difference that does not matter
+LEAST_MARGIN = ranges.LEAST_MARGIN
 TRIALS = 1_000  # of each configuration
 EXTENSIONS = 10  # of a search space
 STEPS = 10**9  # optimiser steps of a run, and steps between evaluations

@@ -5,10 +5,16 @@ Every record of a run keeps it, so that a report can tell a question that was pl
 
 from __future__ import annotations
 
-from typing import Literal
+import itertools
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from peftbench.records.costs import Part
-from peftbench.records.ranges import Name, NotNegative, Positive
+from peftbench.records.ranges import LEAST_MARGIN, LOOKS, MOST, SEEDS, Name
+
+Margin = Annotated[float, Meta(ge=LEAST_MARGIN, le=MOST)]
+Looks = Annotated[list[Annotated[int, Meta(ge=2, le=SEEDS)]], Meta(max_length=LOOKS)]
 
 Prefer = Literal["memory", "parameters", "time"]
 Spending = Literal["obrien_fleming", "pocock"]
@@ -22,6 +28,10 @@ class Claim(Part, frozen=True):
     against: Name  # label of the other method
     relation: Relation | None = None  # what is claimed; null: only asked. "equal", "not_worse": within the margin
     task: Name | None = None  # the task that it is asked on; null: each task
+
+    def __post_init__(self) -> None:
+        if self.method == self.against:
+            raise ValueError(f"{self.method} is compared with itself")
 
     def __str__(self) -> str:
         """The claim in words: `lora is not worse than full by more than the margin`."""
@@ -39,11 +49,15 @@ class Claim(Part, frozen=True):
 class Design(Part, frozen=True):
     """The plan of a comparison."""
 
-    margin: NotNegative | None = None  # largest difference that does not matter, in the metric's unit; null: 2 points
+    margin: Margin | None = None  # largest difference that does not matter, in the metric's unit; null: 2 points
     prefer: Prefer = "memory"  # the cost that decides among methods that are good enough
-    looks: list[Positive] = []  # numbers of seeds at which verdicts are computed; empty: a fixed number of seeds
+    looks: Looks = []  # numbers of seeds at which verdicts are computed; empty: a fixed number of seeds
     spending: Spending = "obrien_fleming"  # how the error is spent over the looks
     claims: list[Claim] = []  # the planned questions
+
+    def __post_init__(self) -> None:
+        if any(a >= b for a, b in itertools.pairwise(self.looks)):
+            raise ValueError(f"looks must ascend, and are {self.looks}")
 
 
 FIXED = Design()

@@ -13,6 +13,9 @@ from msgspec import Meta
 MOST = 1e39  # of a float: beyond twice the largest that networks compute with, and its square is finite
 LEAST = 1 / MOST  # of a float that something is divided by; what is smaller counts as 0 there
 LARGEST = 2**63 - 1  # what tables, figures and other readers hold
+SEEDS = 10_000  # of a row
+LOOKS = 40  # at the seeds so far; the error that each may spend takes time to compute
+LEAST_MARGIN = 1e-12  # of a difference that does not matter; its square is far from 0
 
 Whole = Annotated[int, Meta(ge=-LARGEST, le=LARGEST)]
 Count = Annotated[int, Meta(ge=0, le=LARGEST)]

@@ -27,7 +27,7 @@ EVILS = (
     "![x](//evil)",
 )
 TAGS = {"h1", "h2", "h3", "p", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "em", "a", "img", "code", "pre"}
-OWN = re.compile(r"(tables|figures)/[A-Za-z0-9._-]+")
+OWN = re.compile(r"(tables|figures)/[A-Za-z0-9._-]+|verdict\.json")
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -53,12 +53,16 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _told(body: dict[str, Any]) -> dict[str, Any]:
-    """A run with what a newer one says of its data, and a text that it generated."""
+    """A run with what a newer one says of its data, a text that it generated, and planned questions."""
+    claims = [{"method": m, "against": evil("other"), "relation": None, "task": None} for m in ("full", evil("label"))]
+    claims.append({"method": evil("label"), "against": "full", "relation": "not_worse", "task": None})
+    asked = {"margin": 0.02, "prefer": "memory", "looks": [], "spending": "pocock", "claims": claims}
     split = {"copies": 0, "contradictory": 0, "tokens": 9, "longest": 9, "cut_texts": 0, "cut_tokens": 0}
     split |= {"rows": 9, "per_class": [5, 4]}
     data = {"classes": [evil("class"), "b"], "splits": {"train": split}, "cut_from": "end"}
     sample = dict.fromkeys(("prompt", "prediction", "reference"), evil("sample"))
-    return {**body, "data": {**data, "doubled": {evil("token"): 3}, "notes": [evil("note")]}, "samples": [sample]}
+    data |= {"doubled": {evil("token"): 3}, "notes": [evil("note")]}
+    return {**body, "data": data, "samples": [sample], "design": asked}
 
 
 def _with_lengths(body: dict[str, Any]) -> dict[str, Any]:

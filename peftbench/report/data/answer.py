@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -139,7 +140,7 @@ def _needed(c: Comparison, margin: float, unsure: Sequence[str]) -> tuple[int | 
     if (seeds := variance.seeds_for(margin)) is not None:
         return seeds, None
     examples = variance.examples_for(margin)
-    return None, int(examples) if examples > variance.examples else None
+    return None, int(examples) if variance.examples < examples < math.inf else None
 
 
 def _cost(e: Entry, prefer: str) -> float | None:

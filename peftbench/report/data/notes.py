@@ -11,7 +11,7 @@ from peftbench.records.ranges import LEAST
 from peftbench.records.record import ProfileRecord, Record, RunRecord
 from peftbench.records.retries import LOST
 from peftbench.records.spec import digest
-from peftbench.report.data import data_text, times
+from peftbench.report.data import data_text, designs, times
 from peftbench.report.data.comparison import Comparison, Entry, constant_answer
 
 DISTURBED = 0.1  # share of the cores that other programs used, above which times count as disturbed
@@ -57,6 +57,8 @@ def collect(
         yield f"No finished run of the reference {reference}: nothing can be given relative to it."
     elif base.mean < LEAST:
         yield f"The reference {reference} has no positive mean score: nothing can be given relative to it."
+    if plan := designs.changed(runs):
+        yield plan
     yield from _failures(runs, repeated)
     if again := sum(repeated.get(r.spec_id, 0) for r in runs if r.is_finished):
         yield f"{_count(again, 'earlier attempt')} failed and the run was repeated; the first finished attempt counts."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,4 +46,14 @@ def _with_sources(c: Comparison, mine: set[Path], other_dir: Path | str) -> Comp
     folder = next(r.path.parent.parent for r in _runs(c) if r.path in mine)
     rest = f"the other {len(c.entries) - len(labels)} rows" if len(c.entries) > len(labels) else "no other row"
     source = f"{', '.join(labels)}: runs in {folder.as_posix()}; {rest}: runs in {Path(other_dir).as_posix()}."
-    return replace(c, notes=(source, *c.notes))
+    return replace(c, notes=(source, *_on_looks(c, mine), *c.notes))
+
+
+def _on_looks(c: Comparison, mine: set[Path]) -> Iterator[str]:
+    """A note where the baselines' seeds ran until decided, and the new methods have as many as the reference."""
+    designs = (r.body.design for r in _runs(c) if r.path not in mine)
+    if not c.design.looks and any(design is not None and design.looks for design in designs):
+        yield (
+            "The baselines' seeds ran until decided, which the tests here do not take into account: what is sure among "
+            "the baselines stands in their own report, and the planned questions here are about new methods."
+        )

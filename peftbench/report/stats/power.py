@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from peftbench.records.ranges import LEAST
 from peftbench.report.stats.intervals import LEVEL, Estimate
 
 POWER = 0.8
@@ -55,8 +56,11 @@ class VarianceComponents:
         return next((n for n in range(2, MOST + 1) if self._sees(n, size, power)), None)
 
     def examples_for(self, size: float, power: float = POWER) -> float:
-        """The number of test examples that detects a difference of `size` with many seeds."""
+        """The number of test examples that detects a difference of `size` with many seeds; infinite for none."""
         from scipy.special import ndtri
+
+        if size < LEAST:
+            return math.inf
 
         z = float(ndtri((1 + LEVEL) / 2) + ndtri(power))
         return self.examples * self.shared * z * z / (size * size)

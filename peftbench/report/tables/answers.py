@@ -20,8 +20,8 @@ def sentences(c: Comparison) -> Iterator[str]:
     """What follows the recommendation: what is open, and the planned questions; none where no answer can be given."""
     if (a := answer.of(c)) is None:
         return
-    yield from _open(a, bool(c.design.looks))
-    yield from _questions(a)
+    yield from _open(a, c.design.looks)
+    yield from _questions(a, [e.label for e in c.entries])
     for claim in c.late:
         yield f"Asked after runs, and so no planned question: {claim}. The table's corrected tests say what is sure."
 
@@ -92,10 +92,15 @@ def json_ready(a: Answer) -> dict[str, Any]:
 
 def margin(a: Answer) -> str:
     """The margin in words: `2 points of accuracy`."""
-    low, high = RANGES.get(a.metric, (0.0, 0.0))
+    return f"{_amount(a.margin, a.metric)} of {a.metric}"
+
+
+def _amount(difference: float, metric: str) -> str:
+    """A difference of scores in words: `2 points`, or the number alone where the metric has no range."""
+    low, high = RANGES.get(metric, (0.0, 0.0))
     if high == 1:
-        return f"{a.margin * 100:.3g} points of {a.metric}"
-    return f"{a.margin:.3g} points of {a.metric}" if high > low else f"{a.margin:.3g} of {a.metric}"
+        return f"{difference * 100:.3g} points"
+    return f"{difference:.3g} points" if high > low else f"{difference:.3g}"
 
 
 def seeds(c: Comparison) -> Iterator[str]:
@@ -129,29 +134,29 @@ def _share(a: Answer) -> str:
     return f", {a.cost_ratio:.2g} of {a.reference}'s"
 
 
-def _open(a: Answer, by_looks: bool) -> Iterator[str]:
-    if not a.open or not (a.within or a.behind or by_looks):
+def _open(a: Answer, looks: Sequence[int]) -> Iterator[str]:
+    if not a.open or not (a.within or a.behind or looks):
         return
     start = f"Neither surely within {margin(a)} of the best nor surely behind: {listed(a.open)}."
     if a.hopeless:
-        start += f" Stopped, as the last look would probably not decide: {listed(a.hopeless)}."
-    if not by_looks:
+        start += f" The last look would probably not decide it: {listed(a.hopeless)}."
+    if not looks:
         yield start  # how many seeds would is said below the table's other conclusions
     elif a.examples_needed is not None:
         yield f"{start} {margin(a)} take about {two_digits(a.examples_needed):,} test examples, and more seeds."
-    elif a.seeds_needed is not None and a.seeds_needed > min(a.seeds[label] for label in a.open):
+    elif a.seeds_needed is not None and a.seeds_needed > looks[-1]:
         yield f"{start} About {two_digits(a.seeds_needed)} seeds would show a difference of {margin(a)}."
     else:
         yield start
 
 
-def _questions(a: Answer) -> Iterator[str]:
+def _questions(a: Answer, labels: Sequence[str]) -> Iterator[str]:
     for claim in a.claims:
-        yield f"Planned question: {_question(claim, margin(a))}"
+        yield f"Planned question: {_question(claim, a, labels)}"
 
 
-def _question(claim: Mapping[str, Any], near: str) -> str:
-    method, against = claim["method"], claim["against"]
+def _question(claim: Mapping[str, Any], a: Answer, labels: Sequence[str]) -> str:
+    method, against, near = claim["method"], claim["against"], margin(a)
     asked = {
         None: f"how does {method} compare with {against}?",
         "better": f"is {method} better than {against}?",
@@ -160,15 +165,21 @@ def _question(claim: Mapping[str, Any], near: str) -> str:
         "not_worse": f"is {method} not worse than {against} by more than {near}?",
     }[claim["claim"]]
     found = {
-        None: "" if claim["holds"] is None else f"{method} is {claim['ahead'] * 100:+.1f} points ahead",
+        None: "" if claim["holds"] is None else f"{method} is {_ahead(claim['ahead'], a.metric)}",
         "better": f"{method} is better",
         "worse": f"{method} is worse",
-        "equal": f"the two are equal within {near}",
+        "equal": f"{method} is equal within {near}",
     }[claim["found"]]
+    if absent := [label for label in (method, against) if label not in labels]:
+        return f"{asked} Not answered: {listed(absent)} {are(absent)} not in this table."
     if claim["ahead"] is None:
         return f"{asked} Not answered: both need two seeds."
     yes = {True: "Yes", False: "No"}.get(claim["holds"])
     if yes is None and not found:
         return f"{asked} Not decided."
-    said = "; ".join(part for part in (yes or "", found) if part)
-    return f"{asked} {said[0].upper()}{said[1:]} ({claim['seeds']} seeds, at the full level)."
+    said = "; ".join(part for part in (yes, found) if part)
+    return f"{asked} {said} ({claim['seeds']} seeds, at the full level)."
+
+
+def _ahead(difference: float, metric: str) -> str:
+    return f"{_amount(abs(difference), metric)} {'behind' if difference < 0 else 'ahead'}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from peftbench.records.ranges import LEAST
 from peftbench.report.data import answer, decisions, verdicts
 from peftbench.report.data.comparison import Comparison
 from peftbench.report.data.verdicts import ScoreVerdict
@@ -44,6 +45,8 @@ def _decided(c: Comparison) -> Iterator[str]:
     behind = [label for label, row in state.rows.items() if row.behind]
     if behind:
         yield f"Surely behind the best: {listed(behind)}."
+    if c.reference not in a.seeds:
+        return  # it has too few scores to be compared with
     words = {"better": "better", "worse": "worse", "equal": f"equal within {answers.margin(a)}", None: "not decided"}
     named = {word: [label for label, how in a.versus.items() if how == found] for found, word in words.items()}
     phrases = [f"{listed(labels)} {are(labels)} {word}" for word, labels in named.items() if labels]
@@ -147,6 +150,8 @@ def _more(c: Comparison) -> Iterator[str]:
     if not pairs:
         return
     size, name = _size(c)
+    if size < LEAST:
+        return  # a share of nothing, which nothing shows
     variance = power.VarianceComponents.of(pairs)
     if c.metric in COUNTED and size * variance.examples < 1 <= variance.examples:
         yield f"One of {variance.examples:,} test examples is more than {name}, which no number of seeds can show."

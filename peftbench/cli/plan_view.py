@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftbench.estimate import forecast
 from peftbench.estimate.run_memory import UNVERIFIED, RunPeak
-from peftbench.plan import next_runs
+from peftbench.plan import design, next_runs
 from peftbench.records import record
 from peftbench.records.record import Record
 from peftbench.report.media.plain import visible
@@ -16,6 +16,7 @@ from peftbench.run.view import duration
 
 if TYPE_CHECKING:
     from peftbench.estimate.run_time import Predicted
+    from peftbench.plan.experiment import Experiment
     from peftbench.plan.grid import Planned
     from peftbench.plan.prepare import Prepared
 
@@ -129,6 +130,7 @@ def plan_summary(prepared: Prepared, rows: Sequence[Mapping[str, Any]], jobs: in
         passes = f", then a profile pass a task ({number}), each in {e.profile.processes} processes"
     done = len(rows) - len(left)
     lines.append(f"{e.name}: {_grid(rows)}, {done} finished, {len(left)} to run (~{duration(spent)}{by}){passes}")
+    lines += _asked(e)
     lines += [*_may_come(rows, jobs), *_if_undecided(everything, e.budget.most_seeds, jobs)]
     lines += [line for line in (_memory(rows), _error(rows, jobs)) if line]
     return "\n".join(lines)
@@ -152,6 +154,21 @@ def _may_come(rows: Sequence[Mapping[str, Any]], jobs: int) -> list[str]:
         f"and 0 to {sum(most.values())} trials more (at most ~{duration(spent)}): they extend the search space "
         "where the best value lies at its edge"
     ]
+
+
+def _asked(e: Experiment) -> list[str]:
+    """Return a line on what the experiment asks of its comparison, if its file says anything."""
+    asked = design.of(e)
+    if asked is None:
+        return []
+    parts = [f"margin {asked.margin:g} in the metric's unit" if asked.margin is not None else "margin 2 points"]
+    parts.append(f"of those within it, the least {asked.prefer}")
+    if asked.claims:
+        parts.append(f"{len(asked.claims)} planned question{'s' if len(asked.claims) > 1 else ''}")
+    if asked.looks:
+        late = "few seeds decide nothing" if asked.spending == "obrien_fleming" else "clear rows stop early"
+        parts.append(f"looks at {', '.join(map(str, asked.looks))} seeds by spending: {asked.spending} ({late})")
+    return [textwrap.fill(f"decided by: {'; '.join(parts)}", WIDTH, subsequent_indent="    ")]
 
 
 def _if_undecided(rows: Sequence[Mapping[str, Any]], most: int, jobs: int) -> list[str]:

@@ -46,6 +46,8 @@ def report(
         raise UserError(f"--columns {shown(columns)}: give each column once, such as --columns score,trainable,memory")
     compared = api.report(results, against=against)
     if verdict:
+        if check or pdf or columns is not None or out is not None:
+            raise UserError("--verdict writes nothing; leave out --check, --out, --columns and --pdf beside it")
         _print_verdict(compared, as_json)
         return
     if check:
@@ -62,8 +64,10 @@ def report(
 
 
 def _print_verdict(compared: api.Report, as_json: bool) -> None:
+    from peftbench.report import assemble
     from peftbench.report.tables import answers, terminal
 
+    assemble.require_records(compared.loaded, compared.folder)
     if as_json:
         print_json([answers.json_ready(a) for a in compared.verdict()])
     else:

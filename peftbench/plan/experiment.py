@@ -114,7 +114,7 @@ class SeedsSection(Section):
 
 
 class ClaimSection(Section):
-    """A question that is asked before the runs, answered at the full level."""
+    """A question that is asked before the runs; 5 % is divided by the number of questions, not of rows."""
 
     method: str = Field(min_length=1, description="label of the method that it is about")
     against: str | None = Field(None, description="label of the other method; null: the reference")

@@ -98,7 +98,7 @@ def write(
         UserError: without records, for an unknown column, or if the folder cannot be written or is a symbolic link
             that `out_dir` does not name.
     """
-    loaded = _require_records(loaded or load(results_dir), results_dir)
+    loaded = require_records(loaded or load(results_dir), results_dir)
     folder, root = _place(results_dir, out_dir)
     written = files.write(folder, _contents(loaded, columns, pdf), root)
     up_to_date.seal(folder, loaded.sources)
@@ -130,7 +130,7 @@ def check(
     from peftbench.report.write import compare_files
 
     folder, root = _place(results_dir, out_dir)
-    return compare_files.differences(folder, _contents(_require_records(loaded, results_dir), columns, pdf), root)
+    return compare_files.differences(folder, _contents(require_records(loaded, results_dir), columns, pdf), root)
 
 
 def _place(results_dir: Path | str, out_dir: Path | str | None) -> tuple[Path, Path]:
@@ -182,7 +182,7 @@ def rows(results_dir: Path | str, loaded: ReportData | None = None) -> list[dict
     Raises:
         UserError: without records.
     """
-    loaded = _require_records(loaded or load(results_dir), results_dir)
+    loaded = require_records(loaded or load(results_dir), results_dir)
     output = export.rows(loaded.comparisons)
     entries = [(c, e) for c in loaded.comparisons for e in c.entries]
     for row, (c, e) in zip(output, entries, strict=True):
@@ -203,7 +203,7 @@ def text_table(results_dir: Path | str, loaded: ReportData | None = None, column
     """
     from peftbench.report.tables import terminal
 
-    loaded = _require_records(loaded or load(results_dir), results_dir)
+    loaded = require_records(loaded or load(results_dir), results_dir)
     trained = {c.experiment for c in loaded.comparisons}
     alone = [p for p in loaded.passes if p.experiment not in trained]
     over_tasks = _averages(loaded)
@@ -216,14 +216,15 @@ def average_table(results_dir: Path | str) -> str:
     """The tables over the tasks alone, as `text_table` prints them. Raises UserError without records."""
     from peftbench.report.tables import terminal
 
-    return terminal.text([], _averages(_require_records(load(results_dir), results_dir)))
+    return terminal.text([], _averages(require_records(load(results_dir), results_dir)))
 
 
 def _averages(loaded: ReportData) -> list[Average]:
     return budgets.noted_averages(averages(loaded.comparisons), loaded.comparisons)
 
 
-def _require_records(loaded: ReportData, results_dir: Path | str) -> ReportData:
+def require_records(loaded: ReportData, results_dir: Path | str) -> ReportData:
+    """Return what was loaded. Raises UserError if it holds no records."""
     if not loaded.comparisons and not loaded.passes and not loaded.tunings:
         folder = Path(results_dir) / record.FOLDER
         raise UserError(f"{folder}: no records of runs here. Run an experiment first, or name its results directory.")

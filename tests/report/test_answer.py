@@ -129,15 +129,16 @@ def test_a_planned_question_is_answered_at_the_full_level(tmp_path: Path) -> Non
     (question,) = decisions.of(asked).questions
     assert question.holds is True
     assert verdicts.of(asked)["lora"].tied is False, "the best is worse than none"
-    said = " ".join(answers.sentences(asked))
-    assert "Planned question: is lora worse than full? Yes; lora is worse (3 seeds, at the full level)." in said
+    said = " ".join(answers.first(asked))
+    assert "Planned question: is lora worse than full? Yes; lora is worse (−2.07 points [" in said
+    assert "], 3 seeds, at 5 %)." in said
 
 
 def test_a_claim_that_is_wrong_is_said_to_be(tmp_path: Path) -> None:
     c = table(
         tmp_path, bodies(NEAR, design={**DESIGN, "claims": [claim("ia3", "full", "equal"), claim("lora", "ia3")]})
     )
-    said = " ".join(answers.sentences(c))
+    said = " ".join([*answers.first(c), *answers.sentences(c)])
     assert "is ia3 equal to full within 2 points of pearson? No; ia3 is worse" in said
     assert "how does lora compare with ia3? lora is better" in said
 
@@ -205,7 +206,7 @@ def test_errors_of_zero_leave_no_margin_and_an_answer_is_said_to_be_missing(look
 
 def test_a_row_that_goes_on_for_the_reference_is_not_said_to_have_stopped(tmp_path: Path) -> None:
     c = table(tmp_path, errors([3, 5]))
-    state, said = decisions.of(c), " ".join(answers.sentences(c))
+    state, said = decisions.of(c), " ".join([*answers.first(c), *answers.sentences(c)])
     assert state.rows["full"].is_hopeless
     assert "full" in state.going_on
     assert "The last look would probably not decide it: full and lora." in said
@@ -267,16 +268,16 @@ def test_no_fewer_seeds_than_the_last_look_are_said_to_be_enough(tmp_path: Path)
 
 def test_a_question_on_a_row_that_is_not_there_says_which(tmp_path: Path) -> None:
     asked = {**DESIGN, "claims": [claim("nobody", "full"), claim("lora", "nobody", "equal")]}
-    said = list(answers.sentences(table(tmp_path, bodies(NEAR, design=asked))))
+    said = list(answers.first(table(tmp_path, bodies(NEAR, design=asked))))[1:]
     assert [s.rpartition("? ")[2] for s in said] == ["Not answered: nobody is not in this table."] * 2
 
 
 @pytest.mark.parametrize(
     ("metric", "direction", "unit", "said"),
     [
-        ("pearson", "max", 0.01, "Yes; lora is 5 points ahead"),
-        ("bleu", "max", 1.0, "Yes; lora is 5 points ahead"),
-        ("mae", "min", 0.01, "Yes; lora is 0.05 ahead"),
+        ("pearson", "max", 0.01, "Yes (+5 points ["),
+        ("bleu", "max", 1.0, "Yes (+5 points ["),
+        ("mae", "min", 0.01, "Yes (+0.05 ["),
     ],
 )
 def test_how_far_a_method_is_ahead_is_in_the_unit_of_the_metric(
@@ -290,7 +291,7 @@ def test_how_far_a_method_is_ahead_is_in_the_unit_of_the_metric(
         for label, values in scores.items()
         for seed, value in enumerate(values)
     ]
-    (sentence,) = (s for s in answers.sentences(table(tmp_path, runs)) if s.startswith("Planned"))
+    (sentence,) = (s for s in answers.first(table(tmp_path, runs)) if s.startswith("Planned"))
     assert said in sentence
 
 

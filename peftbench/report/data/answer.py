@@ -119,6 +119,7 @@ def over_tasks(of_tasks: Sequence[Answer]) -> tuple[str, ...]:
 
 
 def _claim(q: decisions.Question) -> dict[str, Any]:
+    around = (q.gap.interval() if q.gap else None) or (None, None)
     return {
         "method": q.claim.method,
         "against": q.claim.against,
@@ -126,6 +127,8 @@ def _claim(q: decisions.Question) -> dict[str, Any]:
         "found": q.found,
         "holds": q.holds,
         "ahead": None if q.gap is None else q.gap.value,
+        "low": around[0],
+        "high": around[1],
         "seeds": q.decided_at,
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 from peftbench.report.data import answer, decisions
 from peftbench.report.data.answer import Answer
 from peftbench.report.data.comparison import Comparison, Entry
-from peftbench.report.stats.intervals import RANGES
+from peftbench.report.stats.intervals import LEVEL, RANGES
 from peftbench.report.tables.formatting import are, count, listed, scaled, seconds, two_digits
 
 COST = {"memory": "peak memory", "parameters": "trainable parameters", "time": "time for a step"}
@@ -17,19 +17,19 @@ MIB = 2**20
 
 
 def sentences(c: Comparison) -> Iterator[str]:
-    """What follows the recommendation: what is open, and the planned questions; none where no answer can be given."""
+    """What follows: what is open, and what was asked too late; none where no answer can be given."""
     if (a := answer.of(c)) is None:
         return
     yield from _open(a, c.design.looks)
-    yield from _questions(a, [e.label for e in c.entries])
     for claim in c.late:
         yield f"Asked after runs, and so no planned question: {claim}. The table's corrected tests say what is sure."
 
 
 def first(c: Comparison) -> Iterator[str]:
-    """The recommendation of a table; none where there is no answer to give."""
+    """The recommendation of a table and its planned questions; none where there is no answer to give."""
     if (a := answer.of(c)) is not None:
         yield recommendation(a)
+        yield from _questions(a, [e.label for e in c.entries])
 
 
 def recommendation(a: Answer) -> str:
@@ -92,10 +92,10 @@ def json_ready(a: Answer) -> dict[str, Any]:
 
 def margin(a: Answer) -> str:
     """The margin in words: `2 points of accuracy`."""
-    return f"{_amount(a.margin, a.metric)} of {a.metric}"
+    return f"{amount(a.margin, a.metric)} of {a.metric}"
 
 
-def _amount(difference: float, metric: str) -> str:
+def amount(difference: float, metric: str) -> str:
     """A difference of scores in words: `2 points`, or the number alone where the metric has no range."""
     low, high = RANGES.get(metric, (0.0, 0.0))
     if high == 1:
@@ -105,15 +105,14 @@ def _amount(difference: float, metric: str) -> str:
 
 def seeds(c: Comparison) -> Iterator[str]:
     """What a design with seeds until decided spent, and what it saved against the most that it may spend."""
-    a, looks = answer.of(c), c.design.looks
-    if a is None or not looks:
+    looks, state = c.design.looks, decisions.of(c)
+    if not looks:
         return
     spent, most = sum(e.n + e.failed for e in c.entries), looks[-1] * len(c.entries)
     by_number: dict[int, list[str]] = {}
-    for label, n in a.seeds.items():
-        by_number.setdefault(n, []).append(label)
+    for label, row in state.rows.items():
+        by_number.setdefault(row.seeds, []).append(label)
     rows = "; ".join(f"{n}: {listed(labels)}" for n, labels in sorted(by_number.items()))
-    state = decisions.of(c)
     more = f" Going on: {listed(list(state.going_on))}." if state.going_on else ""
     yield (
         f"Seeds until decided, looked at after {listed([str(n) for n in looks])}: {spent} runs of at most {most}. "
@@ -165,7 +164,7 @@ def _question(claim: Mapping[str, Any], a: Answer, labels: Sequence[str]) -> str
         "not_worse": f"is {method} not worse than {against} by more than {near}?",
     }[claim["claim"]]
     found = {
-        None: "" if claim["holds"] is None else f"{method} is {_ahead(claim['ahead'], a.metric)}",
+        None: "",
         "better": f"{method} is better",
         "worse": f"{method} is worse",
         "equal": f"{method} is equal within {near}",
@@ -175,11 +174,15 @@ def _question(claim: Mapping[str, Any], a: Answer, labels: Sequence[str]) -> str
     if claim["ahead"] is None:
         return f"{asked} Not answered: both need two seeds."
     yes = {True: "Yes", False: "No"}.get(claim["holds"])
-    if yes is None and not found:
-        return f"{asked} Not decided."
-    said = "; ".join(part for part in (yes, found) if part)
-    return f"{asked} {said} ({claim['seeds']} seeds, at the full level)."
+    said = "; ".join(part for part in (yes, found) if part) or "Not decided"
+    share = f"{100 * (1 - LEVEL) / len(a.claims):.2g} %"
+    around = f"{_difference(claim, a.metric)}, {a.seeds[method]} seeds, at {share}"
+    return f"{asked} {said} ({around})."
 
 
-def _ahead(difference: float, metric: str) -> str:
-    return f"{_amount(abs(difference), metric)} {'behind' if difference < 0 else 'ahead'}"
+def _difference(claim: Mapping[str, Any], metric: str) -> str:
+    """How far the method is ahead, with its 95 % interval: `−18.0 points [−24.1, −11.9]`."""
+    scale = 100 if RANGES.get(metric, (0.0, 0.0))[1] == 1 else 1
+    ends = [claim[key] for key in ("ahead", "low", "high")]
+    value, *around = (f"{end * scale:+.3g}".replace("-", "−") if end is not None else "" for end in ends)
+    return f"{value}{' points' if metric in RANGES else ''}" + (f" [{', '.join(around)}]" if all(around) else "")

@@ -129,8 +129,8 @@ def notes(curve: AxisCurve) -> Iterator[str]:
     unlearned = [c.learned is False for c in curve.tables]
     if any(unlearned):
         lost = [word for (_, word), is_lost in zip(values, unlearned, strict=False) if is_lost]
-        where = f" at {listed(lost)}" if len(values) == len(unlearned) else ""
-        yield f"{curve.reference} does not beat the constant answer by more than its interval{where}."
+        where = f"At {listed(lost)} {curve.unit}, " if len(values) == len(unlearned) else ""
+        yield f"{where}{curve.reference} does not beat the constant answer by more than its interval."
     known = [v for line in curve.lines for x, _ in values if (v := line.verdict(x))]
     if any(v.mean.is_of_runs for v in known):
         yield "Where a method has one seed, intervals and crossings hold for its trained networks, not for the method."

@@ -15,12 +15,14 @@ from peftbench.report.tables import answers
 from peftbench.report.tables.formatting import are, listed, two_digits
 
 ALPHA = 1 - LEVEL
-POINTS = 0.02  # difference to plan for, as a share of the metric's unit range
 
 
 def sentences(c: Comparison) -> Iterator[str]:
     """The conclusions, most important first; none if differences mean nothing or there is nothing to compare."""
-    if c.learned is False or len(verdicts.of(c)) < 2:
+    if len(verdicts.of(c)) < 2:
+        return
+    if c.learned is False:
+        yield from answers.seeds(c)
         return
     yield from answers.sentences(c)
     yield from _scope(c)
@@ -32,8 +34,9 @@ def sentences(c: Comparison) -> Iterator[str]:
         yield _about_the_best(c)
     if any(v.p_holm is not None for v in verdicts.of(c).values()):
         yield _about_the_reference(c)
+        yield from _asked_alone(c)
         yield from _tied_but_worse(c)
-    yield from _more(c)
+    yield from needed(c)
 
 
 def _decided(c: Comparison) -> Iterator[str]:
@@ -142,7 +145,18 @@ def _sure(c: Comparison) -> dict[str, Estimate]:
     return {n: d for n, d, p in known if d and p is not None and p < ALPHA}
 
 
-def _more(c: Comparison) -> Iterator[str]:
+def _asked_alone(c: Comparison) -> Iterator[str]:
+    """Explains rows that their planned question alone calls different."""
+    found = {q.claim.method: q.found for q in decisions.of(c).questions if q.claim.against == c.reference}
+    alone = [n for n, how in found.items() if how in ("better", "worse") and n not in _sure(c)]
+    if alone:
+        yield (
+            f"That of {listed(alone)} is sure by {'its' if len(alone) == 1 else 'their'} planned question alone, which "
+            "is not corrected for the other rows; equal means are judged otherwise there."
+        )
+
+
+def needed(c: Comparison) -> Iterator[str]:
     """How many seeds or test examples a small difference would need."""
     pairs = [v.to_best for v in verdicts.of(c).values() if v.to_best and v.tied and not v.to_best.is_of_runs]
     pairs = pairs or [v.to_best for v in verdicts.of(c).values() if v.to_best and not v.to_best.is_of_runs]
@@ -175,13 +189,11 @@ def _more(c: Comparison) -> Iterator[str]:
 
 
 def _size(c: Comparison) -> tuple[float, str]:
-    """(difference to plan for, its name)."""
-    if c.metric in RANGES:
-        low, high = RANGES[c.metric]
-        size = POINTS * (high if low < 0 else high - low)
-        return size, f"a difference of 2 points of {c.metric}"
-    best = next(v for v in verdicts.of(c).values() if v.is_best).mean.value
-    return POINTS * abs(best), f"a difference of 2 % of the best {c.metric} ({POINTS * abs(best):.3g})"
+    """(difference to plan for, its name): the margin."""
+    size = decisions.margin_of(c)
+    if c.design.margin is not None or c.metric in RANGES:
+        return size, f"a difference of {answers.amount(size, c.metric)} of {c.metric}"
+    return size, f"a difference of 2 % of the best {c.metric} ({size:.3g})"
 
 
 def _sample(all_: Sequence[ScoreVerdict]) -> str:

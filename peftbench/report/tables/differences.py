@@ -16,6 +16,8 @@ from peftbench.report.stats.intervals import Estimate
 from peftbench.report.tables import formatting
 from peftbench.report.tables.columns import Column
 
+HOLM = "p is corrected by Holm over the table."
+LOOKED = "There is no p, as the table was looked at more than once; what is tied takes all looks into account."
 LEGEND = (
     "Differences are of the metric, by seed and test example where the seeds are the same, with their 95 % interval. "
     "p is corrected by Holm over the table. P(better): how often a run of the method beats one of the reference at the "
@@ -38,7 +40,8 @@ def known(c: Comparison) -> bool:
 def legend(c: Comparison) -> str:
     """The explanation of the columns, preceded by a warning if the task was not learned."""
     warning = f"{not_learned(c).capitalize()}: differences mean nothing here. " if c.learned is False else ""
-    return warning + LEGEND + (f" {MCNEMAR}" if _of_networks(c) else "")
+    said = LEGEND.replace(HOLM, LOOKED) if c.design.looks else LEGEND
+    return warning + said + (f" {MCNEMAR}" if _of_networks(c) else "")
 
 
 def columns(c: Comparison) -> list[Column]:

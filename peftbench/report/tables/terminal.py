@@ -44,17 +44,23 @@ def text(
 
 def verdicts(comparisons: Sequence[Comparison]) -> str:
     """What each table recommends, and what it leaves open, without the tables."""
-    said = [
+    shown = [
         line
         for c in comparisons
-        for sentence in answers.first(c)
+        if (said := list(answers.first(c)))
         for line in (
             *wrapped(f"{c.experiment}, {c.title}", WIDTH),
-            *wrapped(sentence, WIDTH),
-            *(line for more in answers.sentences(c) for line in wrapped(more, WIDTH, "* ", "  ")),
+            *(line for sentence in said for line in wrapped(sentence, WIDTH)),
+            *(line for more in _what_is_open(c) for line in wrapped(more, WIDTH, "* ", "  ")),
         )
     ]
-    return "\n".join(said) or "No answer: a table needs two methods with two seeds each, and a task that was learned."
+    return "\n".join(shown) or "No answer: a table needs two methods with two seeds each, and a task that was learned."
+
+
+def _what_is_open(c: Comparison) -> Iterator[str]:
+    yield from answers.sentences(c)
+    if not c.design.looks:
+        yield from conclusions.needed(c)
 
 
 def _comparison(c: Comparison, names: Sequence[str]) -> str:

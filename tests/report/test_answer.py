@@ -306,3 +306,20 @@ def test_a_table_beside_baselines_says_that_their_looks_are_not_its_own(looks: l
     assert not any("plan was changed" in note for note in c.notes)
     (question,) = decisions.of(c).questions
     assert question.found == "equal"
+
+
+def test_the_answer_alone_is_a_command_that_writes_nothing_and_refuses_what_it_would_ignore(
+    tmp_path: Path, call: Any
+) -> None:
+    factories.write_all(tmp_path, bodies(NEAR))
+    alone = call("report", str(tmp_path), "--verdict")
+    assert alone.code == 0
+    assert "Answer: lora needs the least peak memory" in alone.out
+    assert not (tmp_path / "report").exists()
+    assert json.loads(call("report", str(tmp_path), "--verdict", "--json").out)[0]["chosen"] == "lora"
+    refused = call("report", str(tmp_path), "--verdict", "--check")
+    assert refused.code == 2
+    assert "--verdict writes nothing; leave out --check" in refused.err
+    missing = call("report", str(tmp_path / "nowhere"), "--verdict", "--json")
+    assert missing.code == 2
+    assert "no records of runs here" in missing.err

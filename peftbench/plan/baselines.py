@@ -108,9 +108,13 @@ def prepared(
     whole = load(experiment, [name for name in dict.fromkeys(wanted) if name not in there and name in known])
     asked = _with_their_seeds(_with_their_trials(whole, folder), folder)
     planned = prepare.prepare(asked, only, data_dir, plugins, measures)
-    if not isinstance(whole.budget.seeds, int):
-        planned = _paired(planned, _finished(folder))
-    return planned, baselines(planned, folder, {name: m.version for name, m in known.items()})
+    versions = {name: m.version for name, m in known.items()}
+    if isinstance(whole.budget.seeds, int):
+        return planned, baselines(planned, folder, versions)
+    planned = _paired(planned, _finished(folder))
+    there = baselines(planned, folder, versions)
+    remark = "seeds: those that the reference has there, at once; a new method beside baselines has no looks of its own"
+    return planned, replace(there, remarks=[*there.remarks, remark])
 
 
 def baselines(planned: Prepared, folder: Path, versions: Mapping[str, int]) -> Baselines:

@@ -50,5 +50,7 @@ def check(experiment: Experiment, configurations: Collection[Configuration]) -> 
                 raise unknown("label", label, labels, where=experiment.where(("claims", i, key)))
         if claim.method == against:
             raise experiment.error(("claims", i), f"{against} is compared with itself; name another under against")
+        if claim in experiment.claims[:i]:
+            raise experiment.error(("claims", i), "it is asked before; remove one, as each takes its share of the 5 %")
         if claim.task is not None and claim.task not in tasks:
             raise unknown("task", claim.task, tasks, where=experiment.where(("claims", i, "task")))

@@ -188,6 +188,7 @@ def test_seeds_that_are_no_plan_are_refused(tmp_path: Path, seeds: str, said: st
         ("{method: lora, against: lora}", "lora is compared with itself"),
         ("{method: full}", "full is compared with itself"),
         ("{method: lora, task: three}", "unknown task 'three'"),
+        ("{method: lora, is: equal}, {method: lora, is: equal}", "it is asked before; remove one"),
     ],
 )
 def test_a_claim_on_what_is_not_there_is_refused(tmp_path: Path, claim: str, said: str) -> None:

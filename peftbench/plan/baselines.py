@@ -112,9 +112,9 @@ def prepared(
     if isinstance(whole.budget.seeds, int):
         return planned, baselines(planned, folder, versions)
     planned = _paired(planned, _finished(folder))
-    there = baselines(planned, folder, versions)
+    base = baselines(planned, folder, versions)
     remark = "seeds: those that the reference has there, at once; a new method beside baselines has no looks of its own"
-    return planned, replace(there, remarks=[*there.remarks, remark])
+    return planned, replace(base, remarks=[*base.remarks, remark])
 
 
 def baselines(planned: Prepared, folder: Path, versions: Mapping[str, int]) -> Baselines:

@@ -16,7 +16,7 @@ from axis_records import ALL, CURVES, SIZES, experiment, sized
 
 from peftbench.records import record, spec
 from peftbench.report import assemble
-from peftbench.report.data import axis_curves, verdicts
+from peftbench.report.data import axis_curves, scores, verdicts
 from peftbench.report.data.average import averages
 from peftbench.report.data.collect import compare
 from peftbench.report.data.comparison import Comparison
@@ -73,7 +73,8 @@ def test_a_curve_says_where_a_method_is_surely_better_and_worse_and_where_the_me
     tables: list[Comparison],
 ) -> None:
     curve = curve_of(tables)
-    said = {text.partition(" against ")[0]: text for text in axis_tables.sentences(curve)}
+    against = [text for text in axis_tables.sentences(curve) if " against " in text]
+    said = {text.partition(" against ")[0]: text for text in against}
     assert list(said) == ["ia3", "lora"], "each against the reference"
     assert "surely better at 100 and 300; surely worse at 1,000, 3,000 and all (4,354)" in said["ia3"]
     ia3 = next(line for line in curve.lines if line.label == "ia3")
@@ -254,3 +255,26 @@ def test_a_pair_is_compared_by_seed_and_example(tables: list[Comparison]) -> Non
     lora, ia3 = (next(line for line in curve.lines if line.label == name) for name in ("lora", "ia3"))
     known = scores.of(tables[0])
     assert lora.difference(ia3, 100) == intervals.difference(known["lora"], known["ia3"])
+
+
+def test_how_much_is_enough_is_the_least_value_from_which_on_the_last_is_not_surely_better_by_the_margin(
+    tables: list[Comparison],
+) -> None:
+    curve = curve_of(tables)
+    found = {line.label: line.enough(SIZES[-1], 0.05, "max") for line in curve.lines}
+    assert set(found.values()) != {None}, "some curve is flat at its end"
+    for line in curve.lines:
+        at_last = scores.of(tables[-1])[line.label]
+        close = []
+        for size, c in zip(SIZES[:-1], tables[:-1], strict=True):
+            lost = intervals.difference(at_last, scores.of(c)[line.label])
+            close.append(size if lost.value + (lost.half(0.9) or 1.0) < 0.05 else None)
+        kept = [size for i, size in enumerate(close) if size is not None and None not in close[i:]]
+        assert found[line.label] == min(kept, default=None)
+    said = " ".join(axis_tables.sentences(curve))
+    assert "How much is enough, surely within 2 points of all (4,354) training examples: " in said
+
+
+def test_one_seed_does_not_tell_how_much_is_enough(tmp_path: Path) -> None:
+    curve = curve_of(compared(tmp_path, experiment(seeds=1)))
+    assert {line.enough(SIZES[-1], 0.5, "max") for line in curve.lines} == {None}

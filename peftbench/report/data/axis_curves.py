@@ -19,7 +19,7 @@ from peftbench.report.data.verdicts import ScoreVerdict
 from peftbench.report.media.filename import stem
 from peftbench.report.stats import intervals
 from peftbench.report.stats.crossings import Crossings, crossings
-from peftbench.report.stats.intervals import LEVEL, Estimate
+from peftbench.report.stats.intervals import LEVEL, Estimate, Scores
 
 ALPHA = 1 - LEVEL
 OF_TASKS = ("train_size", "steps")
@@ -68,6 +68,36 @@ class Line:
         (c, mine), (there, label) = self.places[value], other.places.get(value, (None, ""))
         known = scores.of(c) if there is c else {}
         return intervals.difference(known[mine], known[label]) if mine in known and label in known else None
+
+    def enough(self, last: int, margin: float, direction: str) -> int | None:
+        """The least value from which on its score is surely not worse than at the last value by more than a margin.
+
+        Each value is tested by itself, one-sided at 5 %, paired by seed and test example.
+
+        Args:
+            last: the last value.
+            margin: largest loss that does not matter, in the metric's unit.
+            direction: "max" or "min", which of the two is better.
+
+        Returns:
+            The value; None if even the last but one is not known to be so good.
+        """
+        found, at_last = None, self._scores(last)
+        for value in sorted((x for x in self.places if x < last), reverse=True):
+            here = self._scores(value)
+            if here is None or at_last is None:
+                break
+            lost = intervals.difference(at_last, here)
+            lost = lost.negative() if direction == "min" else lost
+            half = lost.half(1 - 2 * ALPHA)
+            if lost.is_of_runs or half is None or lost.value + half >= margin:
+                break
+            found = value
+        return found
+
+    def _scores(self, value: int) -> Scores | None:
+        c, label = self.places.get(value, (None, ""))
+        return scores.of(c).get(label) if c else None
 
     def state(self, value: int, direction: str) -> str | None:
         """How it compares with the reference at a value, corrected over the table; None if not known."""

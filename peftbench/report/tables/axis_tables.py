@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from peftbench.report.data.axis_curves import AxisCurve, Line
+from peftbench.report.data import decisions
+from peftbench.report.data.axis_curves import OF_TASKS, AxisCurve, Line
 from peftbench.report.data.comparison import length
 from peftbench.report.media.markdown import escape
 from peftbench.report.stats.crossings import Crossings
+from peftbench.report.tables import answers, formatting
 from peftbench.report.tables import columns as tables
-from peftbench.report.tables import formatting
 from peftbench.report.tables.columns import TIED, Column
 from peftbench.report.tables.formatting import listed
 
@@ -73,6 +74,24 @@ def sentences(curve: AxisCurve) -> Iterator[str]:
         else:
             said = "; ".join(f"{state} at {listed(words)}" for state, words in runs)
         yield f"{line.label} against {curve.reference}: {said}.{_crossing(curve, curve.crossings(line))}"
+    yield from _enough(curve)
+
+
+def _enough(curve: AxisCurve) -> Iterator[str]:
+    """From which value on more of the axis would not surely matter, for each method."""
+    if curve.axis not in OF_TASKS:
+        return
+    last = max(curve.values)
+    margin = decisions.margin_of(curve.tables[-1])
+    found: dict[int | None, list[str]] = {}
+    for line in curve.lines:
+        if line.varies:
+            found.setdefault(line.enough(last, margin, curve.direction), []).append(line.label)
+    near = f"surely within {answers.amount(margin, curve.metric)} of {curve.values[last]} {curve.unit}"
+    said = [f"{listed(found[x])} from {curve.values[x]} on" for x in sorted(v for v in found if v is not None)]
+    said += [f"{listed(found[None])} at no smaller value"] if None in found else []
+    if said:
+        yield f"How much is enough, {near}: {'; '.join(said)} (each value by itself, one-sided at 5 %)."
 
 
 def _crossing(curve: AxisCurve, found: Crossings | None) -> str:

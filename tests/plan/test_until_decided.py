@@ -155,9 +155,13 @@ def test_an_ordinary_file_has_no_design(tmp_path: Path) -> None:
 
 def test_a_new_method_asks_how_it_compares_with_the_reference(tmp_path: Path) -> None:
     plain = asked(tmp_path, planning.TEXT)
-    assert design.of(plain, ["mine"]).claims == [Claim("mine", "full")]  # type: ignore[union-attr]
+    asked_of_it = design.of(plain, ["mine"])
+    assert asked_of_it is not None
+    assert asked_of_it.claims == [Claim("mine", "full")]
     claimed = asked(tmp_path, planning.TEXT + "claims: [{method: mine, is: better}, {method: lora, is: equal}]\n")
-    assert design.of(claimed, ["mine"]).claims == [Claim("mine", "full", "better")]  # type: ignore[union-attr]
+    claimed_of_it = design.of(claimed, ["mine"])
+    assert claimed_of_it is not None
+    assert claimed_of_it.claims == [Claim("mine", "full", "better")]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from peftbench.report.stats import intervals
+from peftbench.report.stats import equivalence, intervals
 from peftbench.report.stats.equivalence import p_above, p_within
 from peftbench.report.stats.intervals import Estimate, Scores
 
@@ -85,3 +85,12 @@ def test_equivalence_is_claimed_falsely_in_at_most_5_percent_where_the_true_diff
                for d in rng.normal(0.05, 0.01, (400, 3))]  # fmt: skip
     assert np.mean(claimed) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 400)
     assert np.mean(claimed) > 0.02
+
+
+@pytest.mark.parametrize("level", [0.3, 0.05, 1e-4])
+@pytest.mark.parametrize("value", [-0.03, 0.0, 0.01, 0.02, 0.05, 0.2])
+def test_what_is_surely_above_is_what_has_a_small_p_value(value: float, level: float) -> None:
+    e = Estimate(value, 4, ((1e-4, 3),), shared=2e-5, floor=3e-5, examples=200)
+    p = equivalence.p_above(e, 0.015)
+    assert p is not None
+    assert equivalence.is_above(e, 0.015, level) == (p < level)

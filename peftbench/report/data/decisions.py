@@ -33,7 +33,7 @@ from peftbench.records.design import FIXED, Claim, Design, Relation
 from peftbench.report.data import scores
 from peftbench.report.data.comparison import Comparison
 from peftbench.report.data.weak_cache import weak_cache
-from peftbench.report.stats import intervals, moderated, power, spending
+from peftbench.report.stats import equivalence, intervals, moderated, power, spending
 from peftbench.report.stats.intervals import LEVEL, RANGES, Estimate, Scores
 
 ALPHA = 1 - LEVEL
@@ -264,7 +264,7 @@ class _Table:
                 continue  # so that most tables need few of their pairs
             for other, gap in self._ahead_of(label).items():
                 if other in self.new:
-                    low, high = _bounds(gap, level)
+                    low, high = equivalence.bounds(gap, level)
                     self.rows[other].behind |= high < 0
                     if low > -self.margin:
                         self.rows[other].cleared.add(label)
@@ -367,15 +367,4 @@ class _Table:
 
 def _answered(ways: Sequence[tuple[str, Sequence[Test]]]) -> str | None:
     """The first answer that is sure."""
-    return next((answer for answer, tests in ways if all(_surely(*test) for test in tests)), None)
-
-
-def _surely(gap: Estimate, bound: float, level: float) -> bool:
-    """Whether the one-sided test says that the true gap is above the bound."""
-    return _bounds(gap, level)[0] > bound
-
-
-def _bounds(gap: Estimate, level: float) -> tuple[float, float]:
-    """What the gap is surely above, and surely below, each at a one-sided level."""
-    half = gap.half(1 - 2 * level) if level > 0 else None
-    return (-math.inf, math.inf) if half is None else (gap.value - half, gap.value + half)
+    return next((answer for answer, tests in ways if all(equivalence.is_above(*test) for test in tests)), None)

@@ -8,6 +8,7 @@ The same follows from an interval at level 1 - 2 alpha that lies within the marg
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from peftbench.report.stats.intervals import Estimate
@@ -41,3 +42,14 @@ def p_within(e: Estimate, margin: float) -> float | None:
     """
     low, high = p_above(e, -margin), p_above(e.negative(), -margin)
     return None if low is None or high is None else max(low, high)
+
+
+def is_above(e: Estimate, bound: float, level: float) -> bool:
+    """Whether `p_above` is below a level, without its search."""
+    return bounds(e, level)[0] > bound
+
+
+def bounds(e: Estimate, level: float) -> tuple[float, float]:
+    """What the true value is surely above, and surely below, each at a one-sided level; infinite if not known."""
+    half = e.half(1 - 2 * level) if level > 0 else None
+    return (-math.inf, math.inf) if half is None else (e.value - half, e.value + half)

@@ -10,18 +10,22 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from peftbench.backbones import dropout as own_masks
 from peftbench.errors import UserError
 
 NAME = "peftbench_prefix"
+OWN_DROPOUT = "peftbench_dropout"  # transformers' sdpa, with the masks of dropout.py in training
+PREFIX_OWN_DROPOUT = f"{NAME}_dropout"
 HARMLESS = (  # what architectures give to their attention that changes nothing here
     "sliding_window",  # the mask hides what is outside the window
     "position_ids",  # the queries and keys have their positions
@@ -49,6 +53,7 @@ def prefix_attention(
     is_causal: bool | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    own_dropout: bool = False,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Compute scaled dot-product attention over [prefix; keys]; every query sees the whole prefix (2101.00190, eq. 3).
@@ -67,6 +72,7 @@ def prefix_attention(
         is_causal: Whether a query sees no later key, if there is no mask; None if the layer says it itself.
         softcap: c of the scores c tanh(s / c); None for the scores s themselves (Gemma 2).
         s_aux: Score (heads,) of a sink, which takes part in the softmax and has no value (gpt-oss).
+        own_dropout: Whether `dropout` has the masks of dropout.py.
         others: What else the architecture gives: refused, unless it changes nothing.
 
     Returns:
@@ -94,18 +100,57 @@ def prefix_attention(
     if position_bias is not None:
         attention_mask = _added(position_bias, attention_mask)
     groups = query.shape[1] // key.shape[1]
-    grouped = (
-        groups > 1 and softcap is None and query.device.type == "cpu"
-    )  # CUDA's kernels: groups or a mask, not both
+    by_formula = softcap is not None or (own_dropout and dropout > 0)
+    grouped = groups > 1 and not by_formula and query.device.type == "cpu"  # CUDA's kernels: groups or a mask, not both
     if groups > 1 and not grouped:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    if softcap is not None:
-        out = _softcapped(query, key, value, attention_mask, dropout, scaling, softcap)
+    if by_formula:
+        draw = own_masks.dropout if own_dropout else F.dropout
+        out = _by_formula(query, key, value, attention_mask, scaling, softcap, partial(draw, p=dropout))
     else:
         out = F.scaled_dot_product_attention(
             query, key, value, attention_mask, dropout, scale=scaling, enable_gqa=grouped
         )
     return out.transpose(1, 2).contiguous(), None
+
+
+def sdpa_with_own_dropout(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Compute transformers' sdpa attention; with dropout, by `prefix_attention` with the masks of dropout.py.
+
+    Arguments and result are those of `prefix_attention`. Attention with a part that is not known there keeps torch's
+    masks.
+    """
+    if not dropout or _unknown(others):
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, is_causal=is_causal, **others
+        )
+    if is_causal is None:
+        is_causal = getattr(module, "is_causal", True)  # what transformers supposes here
+    return prefix_attention(
+        module, query, key, value, attention_mask, dropout, is_causal=is_causal, own_dropout=True, **others
+    )
+
+
+def replace_dropout(net: Any) -> None:
+    """Give the layers and the attention of a network on the CPU the dropout masks of dropout.py."""
+    own_masks.replace(net)
+    for config in configurations(net):
+        if config._attn_implementation == "sdpa":
+            config._attn_implementation = OWN_DROPOUT
+
+
+def with_prefix(implementation: str | None) -> str:
+    """Return the implementation for prefixes in place of another one, with the same dropout masks."""
+    return PREFIX_OWN_DROPOUT if implementation == OWN_DROPOUT else NAME
 
 
 def prefix_mask(*args: Any, **kwargs: Any) -> Tensor | None:
@@ -185,11 +230,14 @@ def configurations(net: Any) -> list[Any]:
     return list({id(m.config): m.config for m in net.modules() if hasattr(m, "config")}.values())
 
 
+def _unknown(given: Mapping[str, Any]) -> list[str]:
+    """Return the names of arguments that may change what attention computes, and that `prefix_attention` ignores."""
+    return [name for name, value in given.items() if name not in _KNOWN and value is not None and value is not False]
+
+
 def _refuse_unknown(module: Any, given: Mapping[str, Any]) -> None:
     """Raise `UserError` for an argument that may change what attention computes."""
-    for name, value in given.items():
-        if name in HARMLESS or value is None or value is False:
-            continue
+    for name in _unknown(given):
         raise UserError(
             f"a prefix cannot take part in the attention of this network: {type(module).__name__} gives it {name!r}, "
             "which is not known here, so that the network would compute something else. Valid: masks, sliding windows, "
@@ -233,23 +281,30 @@ def _with_sinks(sinks: Tensor, bias: Tensor | None, query: Tensor, key: Tensor) 
     return torch.cat([sinks.expand(*bias.shape[:3], 1), bias.expand(-1, sinks.shape[1], -1, -1)], dim=-1)
 
 
-def _softcapped(
+def _by_formula(
     query: Tensor,
     key: Tensor,
     value: Tensor,
     mask: Tensor | None,
-    dropout: float,
     scaling: float | None,
-    cap: float,
+    cap: float | None,
+    drop: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Compute attention with scores cap tanh(s / cap), which no kernel of torch has. All tensors have as many heads."""
+    """Compute attention that no kernel of torch has. All tensors have as many heads.
+
+    Args:
+        cap: c of the scores c tanh(s / c); None for the scores s themselves.
+        drop: Dropout, which takes the weights (batch, heads, queries, keys).
+    """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = cap * torch.tanh(query @ key.transpose(2, 3) * (scale / cap))
-    if mask is not None:
-        hidden = mask.dtype == torch.bool
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if hidden else scores + mask
+    if cap is None:
+        scores = (query * scale) @ key.transpose(2, 3)
+    else:
+        scores = cap * torch.tanh(query @ key.transpose(2, 3) * (scale / cap))
+    if mask is not None:  # added: several times faster on a CPU than filling where it hides
+        scores = scores + _added(scores.new_zeros(()), mask)
     weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-    return F.dropout(weights, dropout) @ value
+    return drop(weights) @ value
 
 
 def _causal(queries: int, keys: int, device: torch.device) -> Tensor:
@@ -263,8 +318,13 @@ def _added(bias: Tensor, mask: Tensor | None) -> Tensor:
     return torch.where(mask, bias, torch.finfo(bias.dtype).min) if mask.dtype == torch.bool else bias + mask
 
 
+_KNOWN = {*HARMLESS, *inspect.signature(prefix_attention).parameters}
 _packed = PackedTexts(masking_utils.find_packed_sequence_indices)
 masking_utils.find_packed_sequence_indices = _packed
 AttentionInterface.register(NAME, prefix_attention)
+AttentionInterface.register(PREFIX_OWN_DROPOUT, partial(prefix_attention, own_dropout=True))
+AttentionInterface.register(OWN_DROPOUT, sdpa_with_own_dropout)
 AttentionMaskInterface.register(NAME, prefix_mask)
+AttentionMaskInterface.register(PREFIX_OWN_DROPOUT, prefix_mask)
+AttentionMaskInterface.register(OWN_DROPOUT, sdpa_mask_without_sync)
 AttentionMaskInterface.register("sdpa", sdpa_mask_without_sync)

@@ -7,6 +7,7 @@ from typing import Any
 
 from peftbench.backbones import architectures, pretrained, quantised, source, tiny
 from peftbench.errors import UserError
+from peftbench.records.spec import BackboneSpec
 
 MOST_PARTS = 10_000  # layers, heads or experts
 LAYERDROP = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")  # probabilities that a step skips a layer
@@ -75,6 +76,16 @@ def dropouts(config: Any) -> dict[str, float]:
     """Return every dropout probability of a configuration, by its key."""
     values = {k: getattr(config, k, None) for k in config.to_dict() if "dropout" in k or k.endswith("pdrop")}
     return {key: value for key, value in values.items() if isinstance(value, (int, float))}
+
+
+def dropouts_of(spec: BackboneSpec) -> dict[str, float]:
+    """Return every dropout probability of a run's network, by its key.
+
+    Raises:
+        UserError: The model is not available.
+    """
+    origin = source.origin(spec.model, spec.pinned_revision)
+    return dropouts(load_config(origin, 2, natural_kind(origin), spec.dropout))
 
 
 def check_layers_stay(origin: source.Origin, config: Any) -> None:

@@ -167,6 +167,7 @@ def load(
     roles: Mapping[str, Any] | None = None,
     dtype: str = "float32",
     dropout: float | None = None,
+    dropout_version: int = 1,
     gradient_checkpointing: bool = False,
     device: torch.device | str = "cpu",
 ) -> Backbone:
@@ -180,6 +181,7 @@ def load(
         roles: Role table for an architecture that is not known; format in `roles.py`.
         dtype: "float32" or "bfloat16", for weights that never train; a method's own parameters are float32.
         dropout: Value for every dropout probability of the network; None to keep the model's own.
+        dropout_version: Of the masks on a CPU: 1 for torch's, 2 for those of `dropout.py`. GPUs keep torch's.
         gradient_checkpointing: Whether to recompute activations in the backward pass.
         device: Device of the network.
 
@@ -194,6 +196,8 @@ def load(
     head = head_of(net, kind)
     newly_initialized = sorted({key.rpartition(".")[0] for key in missing if within(key, head)})
     net.requires_grad_(False)
+    if dropout_version > 1 and torch.device(device).type == "cpu":
+        attention.replace_dropout(net)
     sites = normalise(net, head, roles)
     net.to(device)
     prepare_for_training(net, gradient_checkpointing)
@@ -230,6 +234,7 @@ def load_on_meta(
     *,
     dtype: str = "float32",
     dropout: float | None = None,
+    dropout_version: int = 1,
     gradient_checkpointing: bool = False,
     layers: int | None = None,
 ) -> Backbone:
@@ -242,6 +247,7 @@ def load_on_meta(
         roles: Role table for an architecture that is not known.
         dtype: As in `load`.
         dropout: As in `load`.
+        dropout_version: As in `load`, for a network on the CPU.
         gradient_checkpointing: As in `load`.
         layers: Number of layers in place of the configuration's own.
 
@@ -262,6 +268,8 @@ def load_on_meta(
         raise origin.load_error("network that config.json describes", error) from error
     if origin.model in tiny.TINY:
         net.to(DTYPES[dtype])  # buffers too, as `build_network` does
+    if dropout_version > 1:
+        attention.replace_dropout(net)
     head = head_of(net, kind)
     backbone = Backbone(net, normalise(net, head, roles), head, kind, None, "")
     prepare_for_training(net, gradient_checkpointing)

@@ -77,6 +77,7 @@ def peak(query: Mapping[str, Any], plugins: Iterable[Path | str] = ()) -> dict[s
             b.roles,
             dtype=b.dtype,
             dropout=b.dropout,
+            dropout_version=b.dropout_version,
             gradient_checkpointing=b.gradient_checkpointing,
             layers=layers,
         )

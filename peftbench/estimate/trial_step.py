@@ -169,6 +169,7 @@ def _network(spec: RunSpec, task: TaskFacts) -> Backbone:
         b.roles,
         dtype=b.dtype,
         dropout=b.dropout,
+        dropout_version=b.dropout_version,
         gradient_checkpointing=b.gradient_checkpointing,
         layers=LAYERS if alike >= DEEP and not by_index else None,
     )

@@ -286,7 +286,7 @@ class Edit:
         elif isinstance(old, PrefixSlot) and not self._attention:
             self._attention = [(c, c._attn_implementation) for c in attention.configurations(self.net)]
             for config, _ in self._attention:
-                config._attn_implementation = attention.NAME
+                config._attn_implementation = attention.with_prefix(config._attn_implementation)
         elif isinstance(old, PromptSlot):
             self._hooks += old.connect()
             with torch.no_grad():

@@ -321,6 +321,9 @@ class Experiment(Section):
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory")
     compile: bool = Field(False, description="compile the training step with torch.compile")
     backbone_dropout: float | None = Field(None, ge=0, lt=1, description="dropout of the base model; null: its default")
+    dropout_version: Literal[1, 2] | None = Field(
+        None, description="whose masks the base model's dropout has on a CPU: 1, torch's; 2, its own; null: the newest"
+    )
     probes: Annotated[
         tuple[str, ...], WithJsonSchema({"type": "array", "items": {"enum": sorted(CARDS)}, "uniqueItems": True})
     ] = Field((), strict=False, description="what each run measures of the trained network besides its scores")

@@ -12,7 +12,7 @@ from peftbench import cache
 from peftbench.backbones import source
 from peftbench.backbones.sites import Sites
 from peftbench.cache import Stores
-from peftbench.records.spec import digest
+from peftbench.records.spec import BackboneSpec, digest
 
 
 def fingerprint(model: str, revision: str | None = None) -> str:
@@ -49,7 +49,6 @@ def sites(
     Raises:
         UserError: the model is not available or its roles are unknown.
     """
-    key = {"code": cache.code_key("backbones"), "packages": cache.versions("torch", "transformers")}
     question = {"model": fingerprint(model, revision), "roles": roles, "labels": labels, "causal": causal}
 
     def build() -> dict[str, Any]:
@@ -57,4 +56,30 @@ def sites(
 
         return load_sites(model, "generation" if causal else "classification", labels, revision, roles).as_dict()
 
-    return Sites.from_dict(stores.open("sites", digest(key)).get(digest(question), build))
+    return Sites.from_dict(stores.open("sites", _code()).get(digest(question), build))
+
+
+def dropouts(stores: Stores, backbone: BackboneSpec) -> dict[str, float]:
+    """Return the dropout probabilities of a base model, by the configuration's keys.
+
+    Args:
+        stores: the stores of cached answers.
+        backbone: the base model and the value for every probability, if one is given.
+
+    Raises:
+        UserError: the model is not available.
+    """
+
+    def build() -> dict[str, float]:
+        from peftbench.backbones import configuration  # transformers
+
+        return configuration.dropouts_of(backbone)
+
+    question = {"model": backbone.fingerprint, "dropout": backbone.dropout}
+    found: dict[str, float] = stores.open("dropouts", _code()).get(digest(question), build)
+    return found
+
+
+def _code() -> str:
+    """Return what an answer about networks depends on besides the question."""
+    return digest({"code": cache.code_key("backbones"), "packages": cache.versions("torch", "transformers")})

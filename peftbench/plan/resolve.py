@@ -7,7 +7,7 @@ name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from peftbench.plan.experiment import Experiment, TaskSection
 from peftbench.plan.selection import Selection
 from peftbench.plan.strict_yaml import Place
 from peftbench.records import user_file
-from peftbench.records.spec import BackboneSpec, TaskSpec
+from peftbench.records.spec import DROPOUT_VERSION, BackboneSpec, TaskSpec
 
 FILES = ("train", "validation", "test")  # options of a local task that are paths
 
@@ -109,7 +109,18 @@ def gather(experiment: Experiment, selection: Selection, stores: Stores, data_di
         known = (facts["kind"], facts["mean_words"], facts["rows"])
         section = axes.at(task, point)
         task_facts.append(TaskFacts(section, spec, *known, sites, unavailable, labels, point, task))
-    return Facts(backbone, tuple(task_facts))
+    return Facts(_with_version(experiment, backbone, stores), tuple(task_facts))
+
+
+def _with_version(experiment: Experiment, backbone: BackboneSpec, stores: Stores) -> BackboneSpec:
+    """Return the backbone with the version of its dropout masks; a network without dropout has none but the first."""
+    version = experiment.dropout_version or (1 if experiment.compile else DROPOUT_VERSION)
+    if version == 1 or not any(model_facts.dropouts(stores, backbone).values()):
+        return backbone
+    if experiment.compile:
+        message = f"{version} is not for compiled networks, which draw torch's masks; give 1, or leave out compile"
+        raise experiment.error(("dropout_version",), message)
+    return replace(backbone, dropout_version=version)
 
 
 def _sizes_beyond(experiment: Experiment, opened: list[tuple[TaskSpec, axes.Point, dict[str, Any]]]) -> list[str]:

@@ -34,6 +34,7 @@ NAMES = {  # what messages and experiment files call the fields
     "backbone.roles": "roles",
     "backbone.dtype": "dtype",
     "backbone.dropout": "backbone_dropout",
+    "backbone.dropout_version": "dropout_version",
     "backbone.gradient_checkpointing": "gradient_checkpointing",
     "backbone.compile": "compile",
     "task.name": "task",

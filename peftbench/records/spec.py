@@ -15,6 +15,7 @@ from typing import Any
 from peftbench.records.ranges import Count, Name, NotNegative, Positive, Real, Share
 
 IDENTITY = 1  # part of a spec's hash, under the key "schema"; another number changes every id
+DROPOUT_VERSION = 2  # of the masks that a seed gives in `backbones/dropout.py`; 1: those of torch
 HUB = "hub:"  # begins the fingerprint of a model on the hub: hub:ID@COMMIT
 
 
@@ -28,6 +29,7 @@ class BackboneSpec:
     roles: Mapping[str, Any] | None = None  # for architectures without a known role table
     dtype: Name = "float32"  # of the base weights
     dropout: Share | None = None  # None: the model's own
+    dropout_version: Count = 1  # of the masks on a CPU; 1 for those of torch, and for a network without dropout
     gradient_checkpointing: bool = False  # whether activations are computed again in backward
     compile: bool = False  # whether torch.compile compiles the network
 

@@ -203,6 +203,7 @@ class Session:
             roles=spec.roles,
             dtype=spec.dtype,
             dropout=spec.dropout,
+            dropout_version=spec.dropout_version,
             gradient_checkpointing=spec.gradient_checkpointing,
             device=self.device,
         )

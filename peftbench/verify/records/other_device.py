@@ -49,9 +49,6 @@ def _of_the_method(hyper: Mapping[str, Any]) -> list[str]:
 
 def _of_the_network(spec: BackboneSpec) -> list[str]:
     """Return the network's probabilities of dropout that are not 0, as text."""
-    from peftbench.backbones import source
-    from peftbench.backbones.configuration import dropouts, load_config, natural_kind
+    from peftbench.backbones.configuration import dropouts_of
 
-    origin = source.origin(spec.model, spec.pinned_revision)
-    config = load_config(origin, 2, natural_kind(origin), spec.dropout)
-    return [f"{key} {rate}" for key, rate in dropouts(config).items() if rate > 0]
+    return [f"{key} {rate}" for key, rate in dropouts_of(spec).items() if rate > 0]

@@ -69,6 +69,7 @@ class Case:
     copy: Copy = by_layer
     quantised: bool = False
     floor: bool = False  # its step is to be compared with the frozen network's as well
+    lora: str | None = None  # the case of LoRA that its step is to be compared with as well
 
     def settings(self, backbone: Backbone) -> dict[str, Any]:
         """The hyperparameters; ``roles="*"`` stands for every linear role of the network."""
@@ -132,7 +133,7 @@ CASES: dict[str, Case] = {
     "lora, q v": Case("lora", lora(), floor=True),
     "lora, all linear": Case("lora", lora(), ALL, floor=True),
     "dora, q v": Case("dora", lora(use_dora=True)),
-    "dora, all linear": Case("dora", lora(use_dora=True), ALL),
+    "dora, all linear": Case("dora", lora(use_dora=True), ALL, lora="lora, all linear"),
     "ia3": Case("ia3", ia3),
     "prefix": Case("prefix", prefix, copy=prefix_rows),
     "prompt": Case("prompt", prompt, copy=prompt_rows),

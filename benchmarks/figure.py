@@ -31,6 +31,7 @@ LEGEND = (
 )
 TITLES = {
     "step_time": "Training step, ours / peft",
+    "step_dropout": "Training step with the network's dropout",
     "step_memory": "Peak memory of a training step, ours / peft",
     "grid": "Wall time of a grid, ours / Trainer + peft",
     "start": "Time of commands that train nothing, as a share of the time allowed",
@@ -107,8 +108,16 @@ def section(found: Mapping[str, Mapping[str, Any]], folder: str) -> str:
         lines += [line(row) for row in rows(measured(told))]
         if told["benchmark"] == "grid":
             lines += ["", *quality(told["quality"])]
+        if told["benchmark"] == "step_dropout":
+            lines += ["", *kernels(told["rows"]["own masks"]["kernels"])]
         written.append("\n".join([*lines, "", f"![{title(told)}]({folder}/{name}.png)", ""]))
     return "\n".join(written)
+
+
+def kernels(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the processor's time of a step goes into, by operation."""
+    cells = [[f"`{k['name']}`", str(k["calls"]), f"{k['ms']:.1f}", f"{k['share']:.1%}"] for k in found]
+    return [line(["operation of a step", "calls", "ms", "share"]), "|---" * 4 + "|", *map(line, cells)]
 
 
 def quality(found: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -173,7 +173,7 @@ def trainer_and_peft(args: argparse.Namespace) -> Measured:
     """The step of transformers' Trainer on a network of peft, as benchmarks/trainer_script.py has them."""
     torch.manual_seed(0)
     where = source.locate(args.model)
-    build = transformers.AutoModelForSequenceClassification.from_pretrained
+    build = partial(transformers.AutoModelForSequenceClassification.from_pretrained, ignore_mismatched_sizes=True)
     model = peft.get_peft_model(build(where, num_labels=2), trainer_script.config(args.method))
     folder = tempfile.TemporaryDirectory(prefix="peftbench-trainer-")  # the Trainer makes one, and writes nothing
     given = argparse.Namespace(

@@ -107,6 +107,8 @@ def measured(name: str, case: Case, args: argparse.Namespace, device: torch.devi
     actions = {"ours": twins.ours.stepper(batch), "peft": twins.theirs.stepper(batch)}
     if case.floor:
         actions["floor"] = floor(case, args.model, args.dtype, device).stepper(batch)
+    if case.lora:
+        actions["lora"] = build(CASES[case.lora], args.model, args.dtype, device).ours.stepper(batch)
     warmup = min(WARMUP, args.rounds)
     samples = timing.interleaved(actions, args.rounds, warmup, lambda: devices.synchronise(device))
     row: dict[str, Any] = {side: timing.summary(taken) for side, taken in samples.items()}
@@ -115,6 +117,8 @@ def measured(name: str, case: Case, args: argparse.Namespace, device: torch.devi
     if case.floor:
         row["above_floor"] = timing.ratio(samples["ours"], samples["floor"])
         row["peft_above_floor"] = timing.ratio(samples["peft"], samples["floor"])
+    if case.lora:
+        row["to_lora"] = timing.ratio(samples["ours"], samples["lora"])
     return row
 
 

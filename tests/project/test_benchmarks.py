@@ -121,7 +121,7 @@ def test_the_page_shows_each_value_beside_its_target_and_keeps_the_rest(tmp_path
     (tmp_path / "other.json").write_text("{}")
     inside = figure.section(figure.read(tmp_path), "res")
     assert "| lora, all linear | 0.88 | 0.82 | 0.850 [0.850, 0.850]" in inside
-    assert "| lora, all linear, to the floor | 1.15 | 1.08 |" in inside
+    assert "| lora, all linear, to the floor | 1.12 | 1.08 |" in inside
     assert "model m, dtype float32; C; 1 thread; torch 1, peft 2." in inside
     page = f"before\n{figure.BEGIN}\nold\n{figure.END}\nafter\n"
     assert figure.replaced(page, inside) == f"before\n{figure.BEGIN}\n{inside}{figure.END}\nafter\n"
@@ -165,6 +165,21 @@ def test_step_time_runs_from_the_command_line(zoo: Zoo, tmp_path: Path) -> None:
     )
     row = json.loads(out.read_text())["rows"]["lora, q v"]
     assert row["ratio"]["n"] == row["above_floor"]["n"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.full
+def test_a_step_with_dropout_is_compared_with_three_others_and_its_kernels_are_named(zoo: Zoo, tmp_path: Path) -> None:
+    out = tmp_path / "step_dropout.json"
+    run("step_dropout.py", "--model", zoo["bert"].folder, "--batch", 2, "--length", 8)("--rounds", 2, "--out", out)
+    found = json.loads(out.read_text())
+    peaks = {side: row["peak_bytes"] for side, row in found["rows"].items() if "peak_bytes" in row}
+    assert peaks["no dropout"] < peaks["own masks"] < peaks["torch's masks"]
+    assert sum(k["share"] for k in found["rows"]["own masks"]["kernels"]) == pytest.approx(1)
+    values = targets.measured(found)
+    assert [m.value for m in values[:2]] == [found["ratios"][name]["median"] for name in targets.DROPOUT]
+    assert all(m.low <= m.value <= m.high for m in values[:3])
+    assert "| operation of a step |" in figure.section(figure.read(tmp_path), "res")
 
 
 @pytest.mark.slow

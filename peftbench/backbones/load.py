@@ -89,6 +89,15 @@ class Backbone:
         net = copy.deepcopy(self.net, shared)
         return replace(self, net=net, parameters=dict(net.named_parameters()))
 
+    def duplicate(self) -> Backbone:
+        """Return another network with weights of its own, equal to those of this one.
+
+        Both restore their heads from the one file that keeps the weights as they were loaded.
+        """
+        self.save_snapshot()
+        net = copy.deepcopy(self.net)
+        return replace(self, net=net, parameters=dict(net.named_parameters()))
+
     def inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return `batch` as the network's forward takes it: with placeholders if a method has inserted a prompt."""
         return prompt.insert(

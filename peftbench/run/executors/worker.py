@@ -89,6 +89,7 @@ def main() -> None:
     set_up = channel.messages.get()
     for fd in set_up["keep_open"]:  # the lock on the results: held by this process, not by what it starts
         os.set_inheritable(fd, False)
+    gc.disable()  # what libraries make while they are imported stays; visiting it again and again takes a fifth longer
     try:
         host = SessionHost(set_up["session"], set_up["kwargs"])
     except BaseException as error:
@@ -96,6 +97,7 @@ def main() -> None:
         return
     gc.collect()
     gc.freeze()  # libraries and the session stay: collections after a run need not visit them
+    gc.enable()
     channel.send("ready", env=host.env)
     while (message := channel.messages.get())["do"] == "job":
         if not _serve(channel, host, Job.from_json(message["job"]), single=set_up["single"]):

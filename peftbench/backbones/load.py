@@ -89,15 +89,6 @@ class Backbone:
         net = copy.deepcopy(self.net, shared)
         return replace(self, net=net, parameters=dict(net.named_parameters()))
 
-    def duplicate(self) -> Backbone:
-        """Return another network with weights of its own, equal to those of this one.
-
-        Both restore their heads from the one file that keeps the weights as they were loaded.
-        """
-        self.save_snapshot()
-        net = copy.deepcopy(self.net)
-        return replace(self, net=net, parameters=dict(net.named_parameters()))
-
     def inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return `batch` as the network's forward takes it: with placeholders if a method has inserted a prompt."""
         return prompt.insert(
@@ -139,6 +130,11 @@ class Backbone:
         finally:
             path.unlink(missing_ok=True)
 
+    def share_snapshot(self, other: Backbone) -> None:
+        """Restore from the file of another network that was loaded from the same weights; write none of one's own."""
+        other.save_snapshot()
+        self._snapshot = other._snapshot
+
     def pristine(self, name: str) -> Tensor:
         """Return tensor `name` as it was loaded, on the CPU.
 
@@ -178,6 +174,7 @@ def load(
     dropout: float | None = None,
     gradient_checkpointing: bool = False,
     device: torch.device | str = "cpu",
+    tokenizer: Any = None,
 ) -> Backbone:
     """Load a base model for a kind of task.
 
@@ -191,6 +188,7 @@ def load(
         dropout: Value for every dropout probability of the network; None to keep the model's own.
         gradient_checkpointing: Whether to recompute activations in the backward pass.
         device: Device of the network.
+        tokenizer: The model's tokenizer, where it was loaded before.
 
     Raises:
         UserError: The model cannot be loaded, does not suit `kind`, skips layers, or its roles are unknown.
@@ -206,7 +204,7 @@ def load(
     sites = normalise(net, head, roles)
     net.to(device)
     prepare_for_training(net, gradient_checkpointing)
-    tokenizer = load_tokenizer(origin)
+    tokenizer = load_tokenizer(origin) if tokenizer is None else tokenizer
     share_padding_token(net, tokenizer, model)
     backbone = Backbone(net, sites, head, kind, tokenizer, source.fingerprint(model, revision), newly_initialized)
     backbone.parameters = dict(net.named_parameters())

@@ -72,6 +72,7 @@ class Session:
         self.adapters = None if adapters is None else Path(adapters)
         self._datasets: dict[str, tasks.Dataset] = {}
         self._summaries: dict[str, dict[str, Any]] = {}
+        self._tokenizers: dict[tuple[str, str | None], Any] = {}
         self._backbones: OrderedDict[str, Backbone] = OrderedDict()
         self._snapshots: dict[int, Snapshot] = {}
         self._encoded: dict[int, dict[tuple[str, int], dict[str, tokens.Encoded]]] = {}
@@ -134,8 +135,13 @@ class Session:
             self._backbones.clear()
             first = self._load(spec.backbone, dataset)
             first.shares_weights = len(spec.methods) > 1 and first.bytes >= SHARED_FROM
-            another = first.twin if first.shares_weights else first.duplicate
-            networks = [first, *(another() for _ in spec.methods[1:])]
+            others = spec.methods[1:]
+            networks = [
+                first,
+                *(first.twin() if first.shares_weights else self._load(spec.backbone, dataset) for _ in others),
+            ]
+            for network in networks[1:]:
+                network.share_snapshot(first)
             data = self.encode(dataset, first, spec.max_length)
         methods = [self.method(m) for m in spec.methods]
         with devices.explained_nondeterminism():
@@ -204,9 +210,11 @@ class Session:
             dropout=spec.dropout,
             gradient_checkpointing=spec.gradient_checkpointing,
             device=self.device,
+            tokenizer=self._tokenizers.get((spec.model, spec.pinned_revision)),
         )
         if backbone.fingerprint != spec.fingerprint:
             raise UserError(f"the weights of {spec.model} changed since the plan was made; run again")
+        self._tokenizers[spec.model, spec.pinned_revision] = backbone.tokenizer
         return backbone
 
     def encode(self, dataset: tasks.Dataset, backbone: Backbone, max_length: int) -> dict[str, tokens.Encoded]:

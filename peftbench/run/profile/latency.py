@@ -8,11 +8,12 @@ adapter's, are timed, too.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,11 @@ def measure(shared: Pass, data: Encoded) -> tuple[dict[str, dict[str, Any]], lis
 
 def untouched(backbone: Backbone) -> Backbone:
     """A copy of a network without a method, which latencies are compared with."""
-    return backbone.twin() if backbone.shares_weights else backbone.duplicate()
+    if backbone.shares_weights:
+        return backbone.twin()
+    backbone.save_snapshot()  # one file serves both
+    net = copy.deepcopy(backbone.net)
+    return replace(backbone, net=net, parameters=dict(net.named_parameters()))
 
 
 def _batches(shared: Pass, data: Encoded) -> Iterator[TimedBatch]:

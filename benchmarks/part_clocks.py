@@ -1,8 +1,8 @@
 """Processor seconds of the parts of a command, in every process that it starts. Needs nothing of the package's code.
 
-`prepare(folder)` returns environment variables; each Python process started with them writes `PID.json` into the folder
-at its end. It wraps the functions of PLACES when their modules are imported. A part does not contain the parts that run
-inside it. A checkout that lacks one of the functions says so (`missing`); its seconds are then part of what calls it.
+`prepare(folder)` returns environment variables; each Python process started with them writes `PID.json` into the folder.
+It wraps the functions of PLACES when their modules are imported. A part does not contain the parts that run inside it.
+A checkout that lacks one of the functions says so (`missing`); its seconds are then part of what calls it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -71,9 +71,14 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 class Clocks:
-    """Processor seconds by part, of this process."""
+    """Processor seconds by part, of this process.
 
-    def __init__(self) -> None:
+    Args:
+        place: where they are written, after each part that is inside no other: a worker may be ended at any time.
+    """
+
+    def __init__(self, place: Path | None = None) -> None:
+        self.place = place
         self.seconds: dict[str, float] = {}
         self.calls: dict[str, int] = {}
         self.missing: list[str] = []
@@ -95,6 +100,8 @@ class Clocks:
                 self.calls[part] = self.calls.get(part, 0) + 1
                 if self._inner:
                     self._inner[-1] += spent
+                else:
+                    self.write()
 
         return timed
 
@@ -110,14 +117,11 @@ class Clocks:
             else:
                 setattr(owner, name, self.wrap(getattr(owner, name), part))
 
-    def as_dict(self) -> Mapping[str, Any]:
-        """What `read` reads."""
-        return {
-            "cpu": time.process_time(),
-            "seconds": self.seconds,
-            "calls": self.calls,
-            "missing": self.missing,
-        }
+    def write(self) -> None:
+        """Write what `read` reads."""
+        if self.place is not None and self.place.stem == str(os.getpid()):  # not in a fork
+            told = {"seconds": self.seconds, "calls": self.calls, "missing": self.missing}
+            self.place.write_text(json.dumps({"cpu": time.process_time(), **told}))
 
 
 class Finder(importlib.abc.MetaPathFinder):
@@ -146,11 +150,6 @@ def install(folder: str) -> None:
     """Measure this process, if it is a command or a worker; it writes its seconds when it ends."""
     if "-m" not in sys.orig_argv:  # a guard beside a worker, or git
         return
-    clocks, pid = Clocks(), os.getpid()
+    clocks = Clocks(Path(folder, f"{os.getpid()}.json"))
     sys.meta_path.insert(0, Finder(clocks))
-
-    def write() -> None:
-        if os.getpid() == pid:  # not a fork
-            Path(folder, f"{pid}.json").write_text(json.dumps(clocks.as_dict()))
-
-    atexit.register(write)
+    atexit.register(clocks.write)

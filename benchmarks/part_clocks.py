@@ -1,6 +1,6 @@
 """Processor seconds of the parts of a command, in every process that it starts. Needs nothing of the package's code.
 
-`prepare(folder)` returns environment variables; each Python process started with them writes `PID.json` into the folder.
+`prepare(folder)` returns environment variables; a Python process started with them writes `PID.json` into the folder.
 It wraps the functions of PLACES when their modules are imported. A part does not contain the parts that run inside it.
 A checkout that lacks one of the functions says so (`missing`); its seconds are then part of what calls it.
 """

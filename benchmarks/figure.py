@@ -35,6 +35,7 @@ TITLES = {
     "step_memory": "Peak memory of a training step, ours / peft",
     "grid": "Wall time of a grid, ours / Trainer + peft",
     "start": "Time of commands that train nothing, as a share of the time allowed",
+    "run_overhead": "Quickstart: processor time beside training steps, and its wall time as a share of that allowed",
 }
 
 

@@ -42,6 +42,8 @@ DROPOUT_MEMORY = Target(1.0, 0.95)
 MEMORY_LORA = {"float32": Target(1.0, None), "bfloat16": Target(0.80, None)}
 MEMORY_DORA = Target(0.82, None)
 MEMORY_OTHERS = Target(1.0, None)
+OVERHEAD = Target(0.5, 0.25)
+QUICKSTART_SECONDS, QUICKSTART = 180, Target(1.0, 0.667)  # reach for 120 s
 START = {"--help": 0.5, "plan of 500 runs": 2.0, "resume of 500 complete runs": 5.0, "report of 5,000 records": 20.0}
 
 
@@ -145,12 +147,25 @@ def _start(told: Mapping[str, Any]) -> list[Measured]:
     return found
 
 
+def _run_overhead(told: Mapping[str, Any]) -> list[Measured]:
+    """The overhead to that of another checkout, if there was one; the wall time over the seconds allowed."""
+    found, sides = [], told["sides"]
+    if told["ratio"]:
+        ours, before = (sides[side]["overhead_seconds"]["median"] for side in ("ours", "before"))
+        shown = f"{ours:.0f} s of processor time against {before:.0f} s"
+        found.append(_ratio("beside training steps, to before", told["ratio"]["overhead"], OVERHEAD, shown))
+    seconds = sides["ours"]["wall_seconds"]["median"]
+    shown = f"{seconds:.0f} s of {QUICKSTART_SECONDS} s"
+    return [*found, Measured("make quickstart", seconds / QUICKSTART_SECONDS, QUICKSTART, shown=shown)]
+
+
 READERS = {
     "step_time": _step_time,
     "step_dropout": _step_dropout,
     "step_memory": _step_memory,
     "grid": _grid,
     "start": _start,
+    "run_overhead": _run_overhead,
 }
 
 
@@ -177,7 +192,7 @@ def shown(m: Measured) -> str:
 def setting(told: Mapping[str, Any]) -> str:
     """What ran, in one line, without a path or a name of a machine."""
     about, env = told["about"], told.get("env") or told["about"]["env"]
-    skipped = ("env", "peft", "methods", "tasks", "runs")
+    skipped = ("env", "peft", "methods", "tasks", "runs", "only")
     kept = [
         f"{key.replace('_', ' ')} {value}" for key, value in about.items() if key not in skipped and value is not None
     ]

@@ -130,6 +130,11 @@ class Backbone:
         finally:
             path.unlink(missing_ok=True)
 
+    def share_snapshot(self, other: Backbone) -> None:
+        """Restore from the file of another network that was loaded from the same weights; write none of one's own."""
+        other.save_snapshot()
+        self._snapshot = other._snapshot
+
     def pristine(self, name: str) -> Tensor:
         """Return tensor `name` as it was loaded, on the CPU.
 
@@ -170,6 +175,7 @@ def load(
     dropout_version: int = 1,
     gradient_checkpointing: bool = False,
     device: torch.device | str = "cpu",
+    tokenizer: Any = None,
 ) -> Backbone:
     """Load a base model for a kind of task.
 
@@ -184,6 +190,7 @@ def load(
         dropout_version: Of the masks on a CPU: 1 for torch's, 2 for those of `dropout.py`. GPUs keep torch's.
         gradient_checkpointing: Whether to recompute activations in the backward pass.
         device: Device of the network.
+        tokenizer: The model's tokenizer, where it was loaded before.
 
     Raises:
         UserError: The model cannot be loaded, does not suit `kind`, skips layers, or its roles are unknown.
@@ -201,7 +208,7 @@ def load(
     sites = normalise(net, head, roles)
     net.to(device)
     prepare_for_training(net, gradient_checkpointing)
-    tokenizer = load_tokenizer(origin)
+    tokenizer = load_tokenizer(origin) if tokenizer is None else tokenizer
     share_padding_token(net, tokenizer, model)
     backbone = Backbone(net, sites, head, kind, tokenizer, source.fingerprint(model, revision), newly_initialized)
     backbone.parameters = dict(net.named_parameters())

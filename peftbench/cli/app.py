@@ -6,6 +6,8 @@ reads the output any more. Each command imports what it needs when it runs, so t
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 import warnings
@@ -35,6 +37,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line. A UserError prints one message and exits with code 2."""
+    atexit.register(gc.freeze)  # the interpreter's end then does not visit the objects of all libraries once more
     streams.use_utf8()
     output = streams.open_streams()
     _show_set_aside()

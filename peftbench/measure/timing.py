@@ -12,6 +12,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -173,17 +174,26 @@ def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     """
     if len(values) < 2:
         return None, None
-    from scipy.stats import bootstrap
+    medians = np.sort(np.median(np.asarray(values, dtype=float)[_resamples(len(values))], axis=-1))
+    outside = (1 - CONFIDENCE) / 2
+    return _quantile(medians, outside), _quantile(medians, 1 - outside)
 
-    resampled = bootstrap(
-        (np.asarray(values),),
-        np.median,
-        confidence_level=CONFIDENCE,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(SEED),
-    ).confidence_interval
-    return float(resampled.low), float(resampled.high)
+
+@lru_cache(maxsize=4)
+def _resamples(n: int) -> np.ndarray[Any, Any]:
+    """The rounds of each resample, (RESAMPLES, n): those that `scipy.stats.bootstrap` draws.
+
+    Importing scipy.stats takes a process of a profile pass longer than all of its intervals.
+    """
+    return np.random.default_rng(SEED).integers(0, n, (RESAMPLES, n))
+
+
+def _quantile(ascending: np.ndarray[Any, Any], share: float) -> float:
+    """The quantile by linear interpolation, rounded as `scipy.stats.quantile` rounds it."""
+    place = share * (len(ascending) - 1)
+    below, part = int(place), place % 1
+    above = min(below + 1, len(ascending) - 1)
+    return float((1 - part) * ascending[below] + part * ascending[above])
 
 
 def _timed(action: Callable[[], None], synchronize: Callable[[], None], clock: Callable[[], float]) -> float:

@@ -72,8 +72,10 @@ class Session:
         self.adapters = None if adapters is None else Path(adapters)
         self._datasets: dict[str, tasks.Dataset] = {}
         self._summaries: dict[str, dict[str, Any]] = {}
+        self._tokenizers: dict[tuple[str, str | None], Any] = {}
         self._backbones: OrderedDict[str, Backbone] = OrderedDict()
         self._snapshots: dict[int, Snapshot] = {}
+        self._encoded: dict[int, dict[tuple[str, int], dict[str, tokens.Encoded]]] = {}
         self.is_spent = False
 
     def execute(
@@ -100,7 +102,7 @@ class Session:
         with noted_as_loading():
             dataset = self.dataset(spec.task)
             backbone = self.backbone(spec.backbone, dataset)
-            data = self.encode(dataset, backbone, spec.train.max_length)
+            data = self._kept_encoding(dataset, backbone, spec.train.max_length)
         if spec.trial is not None:  # trials are compared without the test split, so they do not have it
             dataset, data = replace(dataset, test=()), {k: v for k, v in data.items() if k != "test"}
         summary = self._summary(spec, dataset, data, backbone)
@@ -138,6 +140,8 @@ class Session:
                 first,
                 *(first.twin() if first.shares_weights else self._load(spec.backbone, dataset) for _ in others),
             ]
+            for network in networks[1:]:
+                network.share_snapshot(first)
             data = self.encode(dataset, first, spec.max_length)
         methods = [self.method(m) for m in spec.methods]
         with devices.explained_nondeterminism():
@@ -163,7 +167,7 @@ class Session:
             while len(self._backbones) >= KEPT_BACKBONES:
                 self._forget(next(iter(self._backbones.values())))
             self._backbones[key] = backbone = self._load(spec, dataset)
-            self._snapshots[id(backbone)] = Snapshot(backbone)
+            self._snapshots[id(backbone)], self._encoded[id(backbone)] = Snapshot(backbone), {}
         self._backbones.move_to_end(key)
         return self._backbones[key]
 
@@ -186,6 +190,7 @@ class Session:
 
     def _forget(self, backbone: Backbone) -> None:
         self._snapshots.pop(id(backbone), None)
+        self._encoded.pop(id(backbone), None)
         self._backbones = OrderedDict((k, b) for k, b in self._backbones.items() if b is not backbone)
 
     def method(self, spec: MethodSpec) -> Method:
@@ -206,9 +211,11 @@ class Session:
             dropout_version=spec.dropout_version,
             gradient_checkpointing=spec.gradient_checkpointing,
             device=self.device,
+            tokenizer=self._tokenizers.get((spec.model, spec.pinned_revision)),
         )
         if backbone.fingerprint != spec.fingerprint:
             raise UserError(f"the weights of {spec.model} changed since the plan was made; run again")
+        self._tokenizers[spec.model, spec.pinned_revision] = backbone.tokenizer
         return backbone
 
     def encode(self, dataset: tasks.Dataset, backbone: Backbone, max_length: int) -> dict[str, tokens.Encoded]:
@@ -223,6 +230,13 @@ class Session:
         texts = text_limits.read(dataset.name, max_length, data, examples, backbone.tokenizer, known.counted_token)
         text_limits.check(texts, known)
         return data
+
+    def _kept_encoding(self, dataset: tasks.Dataset, backbone: Backbone, max_length: int) -> dict[str, tokens.Encoded]:
+        """What `encode` returns, kept as long as the network is."""
+        kept, key = self._encoded[id(backbone)], (dataset.fingerprint, max_length)
+        if key not in kept:
+            kept[key] = self.encode(dataset, backbone, max_length)
+        return kept[key]
 
     def _summary(
         self, spec: RunSpec, dataset: tasks.Dataset, data: dict[str, tokens.Encoded], backbone: Backbone

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from peftbench.backbones.devices import synchronise
 from peftbench.measure import timing
@@ -163,6 +164,15 @@ def test_an_interval_covers_a_known_median_about_as_often_as_it_says() -> None:
     found = [interval(list(draw.lognormal(0.0, 0.2, 11))) for _ in range(60)]  # the median of these is 1
     covered = sum(low <= 1.0 <= high for low, high in found if low is not None and high is not None)
     assert 50 <= covered <= 60
+
+
+@pytest.mark.parametrize("rounds", [2, 3, 4, 11, 50])
+def test_an_interval_is_that_of_scipys_bootstrap_to_the_last_digit(rounds: int) -> None:
+    draw = np.random.default_rng(rounds)
+    for values in (draw.lognormal(0.0, 0.2, rounds), np.round(draw.lognormal(0.0, 0.2, rounds), 1)):
+        theirs = scipy.stats.bootstrap((values,), np.median, method="percentile", rng=np.random.default_rng(0))
+        low, high = theirs.confidence_interval
+        assert interval(list(values)) == (low, high)
 
 
 def test_one_round_has_a_ratio_without_an_interval() -> None:

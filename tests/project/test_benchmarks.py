@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import subprocess
@@ -20,6 +21,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import cases  # noqa: E402
 import figure  # noqa: E402
 import grid  # noqa: E402
+import part_clocks  # noqa: E402
+import run_overhead  # noqa: E402
 import targets  # noqa: E402
 import twins  # noqa: E402
 
@@ -154,6 +157,50 @@ def test_the_same_json_gives_the_same_figure_to_the_byte() -> None:
     first, second = (figure.files("f", told(0.85)) for _ in range(2))
     assert first == second
     assert set(first) == {"f.png", "f.svg"}
+
+
+def test_the_seconds_of_a_part_leave_out_the_parts_inside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks, now = part_clocks.Clocks(), [10.0]
+    monkeypatch.setattr(part_clocks.time, "process_time", lambda: now[0])
+
+    def work(seconds: float, *inside: Any) -> None:
+        now[0] += seconds
+        for other in inside:
+            other(seconds)
+
+    inner = clocks.wrap(work, "inner")
+    clocks.wrap(work, "outer")(2.0, inner, inner)
+    inner(5.0)
+    assert clocks.seconds == {"inner": 9.0, "outer": 2.0}
+    assert clocks.calls == {"inner": 3, "outer": 1}
+
+
+@pytest.mark.parametrize("name", list(part_clocks.PLACES))
+def test_every_function_that_is_timed_as_a_part_is_there(name: str) -> None:
+    module = importlib.import_module(name)
+    for path, _ in part_clocks.PLACES[name]:
+        owner, _, function = path.rpartition(".")
+        assert hasattr(getattr(module, owner) if owner else module, function), path
+
+
+def test_overhead_is_told_beside_that_of_another_checkout_and_the_wall_time_beside_what_it_may_take() -> None:
+    def side(overhead: float, wall: float) -> dict[str, Any]:
+        return {"overhead_seconds": {"median": overhead}, "wall_seconds": {"median": wall}}
+
+    ratio = {"median": 0.4, "low": 0.35, "high": 0.45}
+    both = {"sides": {"ours": side(40.0, 90.0), "before": side(100.0, 300.0)}, "ratio": {"overhead": ratio}}
+    found = targets.READERS["run_overhead"](both)
+    assert [(m.value, targets.verdict(m)) for m in found] == [(0.4, "met"), (0.5, "reached")]
+    alone = targets.READERS["run_overhead"]({**both, "ratio": {}})
+    assert [(m.what, m.shown) for m in alone] == [("make quickstart", "90 s of 180 s")]
+
+
+def test_the_overhead_is_of_the_configurations_that_make_quickstart_runs() -> None:
+    found = run_overhead.configurations((ROOT / "Makefile").read_text())
+    assert found[:2] == ["method=full", "method=lora"]
+    assert len(found) == 8
+    with pytest.raises(SystemExit, match="EIGHT"):
+        run_overhead.configurations("quickstart:")
 
 
 @pytest.mark.full

@@ -137,6 +137,16 @@ def test_a_run_that_is_asked_to_stop_leaves_the_network_as_it_was(session: Sessi
     assert session.execute(spec("lora"))["predictions"] == before["predictions"]
 
 
+def test_runs_on_one_network_read_their_tokens_once(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, encode = [], session.encode
+    monkeypatch.setattr(session, "encode", lambda *given: (read.append(given[2]), encode(*given))[1])
+    first = session.execute(spec("lora", max_length=15))
+    again = session.execute(spec("lora", max_length=15))
+    session.execute(spec("ia3", max_length=14))
+    assert read == [15, 14]
+    assert first["predictions"] == again["predictions"]
+
+
 def test_data_that_changed_since_the_plan_are_refused(session: Session) -> None:
     run = spec("lora")
     with pytest.raises(UserError, match="changed since the plan"):

@@ -91,3 +91,5 @@ def test_a_profile_pass_of_a_large_network_shares_its_weights(monkeypatch: pytes
     monkeypatch.setattr(session_module, "SHARED_FROM", 2**30)
     Session("cpu", threads=1).profile(asked)
     assert storages(*held) > 2.9 * storages(held[0]), "a small network keeps the caches that its turns leave"
+    assert len({id(b._snapshot) for b in held}) == 1, "one file of weights serves all networks"
+    assert len({id(b.tokenizer) for b in held}) == 1, "the tokenizer is read once"

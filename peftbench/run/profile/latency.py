@@ -38,6 +38,7 @@ SOURCES = {
     "switch_seconds": "wall clock: copying another adapter's tensors and head, held on the device, into place",
 }
 Samples = dict[str, list[float]]
+Logits = dict[str, Tensor]  # by label
 Rounds = Callable[[str, Mapping[str, Callable[[], Any]]], Samples]
 Clock = Callable[[], float]
 
@@ -79,9 +80,10 @@ def measure(shared: Pass, data: Encoded) -> tuple[dict[str, dict[str, Any]], lis
     """
     batches = list(_batches(shared, data))
     networks = {name: edit.backbone for name, edit in shared.edits.items()}
-    plain = [_latencies(shared, networks, batch, "latency") for batch in batches]
-    usual = inputs.typical(data, max(shared.spec.latency.batches), shared.base)
-    merged, change = _merged(shared, batches, usual)
+    largest = _largest(shared, batches, data)
+    logits: Logits = {}
+    plain = [_latencies(shared, networks, b, "latency", logits if b is largest else {}) for b in batches]
+    merged, change = _merged(shared, batches, largest, _completed(shared, networks, largest, logits))
     folding = _folding(shared, change)
     switching = _switching(shared)
     rows = {
@@ -100,8 +102,9 @@ def untouched(backbone: Backbone) -> Backbone:
     """A copy of a network without a method, which latencies are compared with."""
     if backbone.shares_weights:
         return backbone.twin()
+    backbone.save_snapshot()  # one file serves both
     net = copy.deepcopy(backbone.net)
-    return replace(backbone, net=net, parameters=dict(net.named_parameters()), _snapshot=None)
+    return replace(backbone, net=net, parameters=dict(net.named_parameters()))
 
 
 def _batches(shared: Pass, data: Encoded) -> Iterator[TimedBatch]:
@@ -116,17 +119,27 @@ def _batches(shared: Pass, data: Encoded) -> Iterator[TimedBatch]:
             yield TimedBatch(inputs.exact(data, size, length, base), False)
 
 
+def _largest(shared: Pass, batches: Sequence[TimedBatch], data: Encoded) -> TimedBatch:
+    """The largest batch of texts of usual length: one of the timed ones, but where the network generates."""
+    size = max(shared.spec.latency.batches)
+    if shared.base.kind != "generation":
+        return next(b for b in batches if b.typical and b.shape[0] == size)
+    return TimedBatch(_unlabelled(inputs.typical(data, size, shared.base)), True)
+
+
 def _unlabelled(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v for k, v in batch.items() if k != "labels"}
 
 
-def _latencies(shared: Pass, networks: Mapping[str, Backbone], batch: TimedBatch, what: str) -> dict[str, Samples]:
-    """Samples by phase and label, those of the base network too."""
+def _latencies(
+    shared: Pass, networks: Mapping[str, Backbone], batch: TimedBatch, what: str, logits: Logits
+) -> dict[str, Samples]:
+    """Samples by phase and label, those of the base network too; `logits` gets what single passes return."""
     rows, length = batch.shape
     title = f"{what}, {rows} x {length}"
     everyone = {BASE: shared.base, **networks}
     if shared.base.kind != "generation":
-        passes = {name: _forward(shared, b, batch.tensors) for name, b in everyone.items()}
+        passes = {name: _forward(shared, b, batch.tensors, logits, name) for name, b in everyone.items()}
         return {"forward": _warm_samples(shared.rounds, title, passes)}
     laps: dict[str, list[tuple[float, float]]] = {name: [] for name in everyone}
     writing = {name: _generation(shared, b, batch.tensors, laps[name]) for name, b in everyone.items()}
@@ -159,13 +172,24 @@ def _warm_samples(
     return {name: samples[f"={name}"] for name in actions}
 
 
-def _forward(shared: Pass, backbone: Backbone, batch: Mapping[str, Tensor]) -> Callable[[], Tensor]:
-    def run() -> Tensor:
+def _forward(
+    shared: Pass, backbone: Backbone, batch: Mapping[str, Tensor], logits: Logits, name: str
+) -> Callable[[], None]:
+    """A pass over the batch, which puts what it returns into `logits`."""
+
+    def run() -> None:
         with torch.inference_mode(), backbone.computing(shared.spec.backbone.dtype):
-            logits: Tensor = backbone.net(**backbone.inputs(batch)).logits
-        return logits
+            logits[name] = backbone.net(**backbone.inputs(batch)).logits
 
     return run
+
+
+def _completed(shared: Pass, networks: Mapping[str, Backbone], batch: TimedBatch, logits: Logits) -> Logits:
+    """The logits of all networks on a batch: those that timed passes have left, and the others computed."""
+    for name, backbone in networks.items():
+        if name not in logits:
+            _forward(shared, backbone, batch.tensors, logits, name)()
+    return logits
 
 
 def _generation(
@@ -191,12 +215,18 @@ def _generation(
 
 
 def _merged(
-    shared: Pass, batches: Sequence[TimedBatch], usual: Mapping[str, Tensor]
+    shared: Pass, batches: Sequence[TimedBatch], largest: TimedBatch, before: Logits
 ) -> tuple[list[dict[str, Samples]], dict[str, float]]:
-    """Latencies of the adapters that can be folded, and the largest change of a logit that folding causes."""
-    largest = _unlabelled(usual)
-    before = {name: _forward(shared, edit.backbone, largest)() for name, edit in shared.edits.items()}
-    change: dict[str, float] = {}
+    """Latencies of the adapters that can be folded, and the largest change of a logit that folding causes.
+
+    Args:
+        shared: the pass.
+        batches: the batches to time.
+        largest: the batch whose logits are compared.
+        before: the logits of all configurations on it, unmerged.
+    """
+    networks: dict[str, Backbone] = {}
+    logits: Logits = {}
     with ExitStack() as stack:
         for name, edit in shared.edits.items():
             if not edit.adapters():
@@ -205,12 +235,12 @@ def _merged(
                 stack.enter_context(edit.merged())
             except NotMergeable:
                 continue
-            after = _forward(shared, edit.backbone, largest)()
-            change[name] = float((after - before[name]).abs().max())
-        networks = {name: shared.edits[name].backbone for name in change}
+            networks[name] = edit.backbone
         if not networks:
-            return [{} for _ in batches], change
-        return [_latencies(shared, networks, batch, "merged latency") for batch in batches], change
+            return [{} for _ in batches], {}
+        merged = [_latencies(shared, networks, b, "merged latency", logits if b is largest else {}) for b in batches]
+        after = _completed(shared, networks, largest, logits)
+        return merged, {name: float((after[name] - before[name]).abs().max()) for name in networks}
 
 
 def _folding(shared: Pass, names: Mapping[str, float]) -> Samples:

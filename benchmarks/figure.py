@@ -34,6 +34,7 @@ TITLES = {
     "step_memory": "Peak memory of a training step, ours / peft",
     "grid": "Wall time of a grid, ours / Trainer + peft",
     "start": "Time of commands that train nothing, as a share of the time allowed",
+    "fixed_costs": "CPU time of commands that should not take long, now / before",
 }
 
 

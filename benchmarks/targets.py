@@ -38,6 +38,7 @@ GRID = Target(0.33, 0.25)
 MEMORY_LORA = {"float32": Target(1.0, None), "bfloat16": Target(0.80, None)}
 MEMORY_DORA = Target(0.82, None)
 MEMORY_OTHERS = Target(1.0, None)
+FIXED_COSTS = Target(0.5, 0.25)
 START = {"--help": 0.5, "plan of 500 runs": 2.0, "resume of 500 complete runs": 5.0, "report of 5,000 records": 20.0}
 
 
@@ -121,7 +122,23 @@ def _start(told: Mapping[str, Any]) -> list[Measured]:
     return found
 
 
-READERS = {"step_time": _step_time, "step_memory": _step_memory, "grid": _grid, "start": _start}
+def _fixed_costs(told: Mapping[str, Any]) -> list[Measured]:
+    """Processor seconds over those of the checkout before; nothing where there was none to compare with."""
+    found = []
+    for name, row in told["rows"].items():
+        if "ratio" in row:
+            now, before = (row[side]["median"] for side in ("now", "before"))
+            found.append(_ratio(name, row["ratio"], FIXED_COSTS, f"{now:.1f} s of CPU against {before:.1f} s"))
+    return found
+
+
+READERS = {
+    "step_time": _step_time,
+    "step_memory": _step_memory,
+    "grid": _grid,
+    "start": _start,
+    "fixed_costs": _fixed_costs,
+}
 
 
 def rows(values: Sequence[Measured]) -> list[list[str]]:

@@ -1,7 +1,7 @@
 """Builds a report from records: tables, figures, the page that shows them, and rows for other programs.
 
-Reads records only. The same records give the same bytes, whatever their order. matplotlib is imported only
-when something is drawn.
+Reads records only. The same records give the same bytes, whatever their order. pandas, seaborn and matplotlib are
+imported only when something is drawn or written.
 """
 
 from __future__ import annotations

@@ -56,11 +56,11 @@ def pool_ratios(ratios: Sequence[Quartiles]) -> Ratio:
         The geometric mean of the medians with its 95 % Student interval on logarithms, the median of the quartile
         distances, and the total number of rounds.
     """
-    from scipy.special import stdtrit  # scipy.stats has it too, and takes longer to import than a pass to pool
+    from scipy.stats import t
 
     logs = [math.log(r.median) for r in ratios]
     middle = statistics.fmean(logs)
-    half = float(stdtrit(len(logs) - 1, (1 + CONFIDENCE) / 2)) * statistics.stdev(logs) / math.sqrt(len(logs))
+    half = float(t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1)) * statistics.stdev(logs) / math.sqrt(len(logs))
     low, high = math.exp(middle - half), math.exp(middle + half)
     within = [r.iqr for r in ratios if r.iqr is not None]
     iqr = statistics.median(within) if within else None

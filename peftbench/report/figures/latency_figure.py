@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -90,10 +92,16 @@ def _points(panel: Axes, points: Sequence[tuple[float, Timed]], kind: str, look:
     for x, t in points:
         if t.low is not None and t.high is not None:
             panel.plot([x, x], [_percent(t.low), _percent(t.high)], "-", lw=1.2, color=colour, alpha=0.75, zorder=2)
-    across, upright = [x for x, _ in points], [_percent(t.ratio) for _, t in points]
+    frame = pd.DataFrame({"x": [x for x, _ in points], "y": [_percent(t.ratio) for _, t in points]})
     hollow: dict[str, Any] = {"facecolor": "white", "edgecolor": colour, "linewidth": 1.4}
-    filled: dict[str, Any] = {"color": colour, "edgecolor": "w", "linewidth": 0.4}
-    return panel.scatter(across, upright, marker=marker, s=46, zorder=3, **(filled if kind == "unmerged" else hollow))
+    filled: dict[str, Any] = {"color": colour, "linewidth": 0.4}
+    before = panel.get_ylabel()
+    sns.scatterplot(
+        frame, x="x", y="y", ax=panel, marker=marker, s=46, zorder=3, legend=False,
+        **(filled if kind == "unmerged" else hollow),
+    )  # fmt: skip
+    panel.set_ylabel(before)
+    return panel.collections[-1]
 
 
 def _percent(ratio: float | None) -> float:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import EngFormatter, NullFormatter
 
 from peftbench.report.data.comparison import Comparison, Entry
@@ -21,7 +22,6 @@ from peftbench.report.figures.style import MUTED, Look, figure, remark, settle
 from peftbench.report.media.figure import literal, literals
 
 MIB = 2**20
-SIZE = 62  # of a marker, in points squared
 CAP = 5.0  # points across an error bar's end
 STEP = 8.5  # points between the centres of markers that would hide each other
 
@@ -184,13 +184,14 @@ def _mark(panel: Axes, shown: Sequence[Point], looks: Mapping[str, Look]) -> Non
         if p.merged is not None:
             panel.plot([p.x, p.merged], [p.y, p.y], "-", lw=0.9, color=colour, alpha=0.6, zorder=1)
             panel.plot(p.merged, p.y, marker, ms=7, mfc="white", mec=colour, mew=1.4, zorder=3)
-    if not shown:
-        return
-    markers = [MarkerStyle(looks[p.label][1]) for p in shown]
-    x, y, colours = [p.x for p in shown], [p.y for p in shown], [looks[p.label][0] for p in shown]
-    points = panel.scatter(x, y, s=SIZE, marker=markers[0], edgecolor="w", linewidth=0.08 * SIZE**0.5, zorder=4)
-    points.set_facecolor(colours)
-    points.set_paths([m.get_path().transformed(m.get_transform()) for m in markers])
+    labels = [p.label for p in shown]
+    frame = pd.DataFrame({"x": [p.x for p in shown], "y": [p.y for p in shown], "name": labels})
+    colours, markers = {n: looks[n][0] for n in labels}, {n: looks[n][1] for n in labels}
+    hue: dict[str, Any] = {"hue": "name", "style": "name", "palette": colours, "markers": markers, "legend": False}
+    across, upright = panel.get_xlabel(), panel.get_ylabel()
+    sns.scatterplot(frame, x="x", y="y", ax=panel, s=62, zorder=4, **hue)
+    panel.set_xlabel(across)
+    panel.set_ylabel(upright)
 
 
 def _bars(panel: Axes, shown: Sequence[Point], looks: Mapping[str, Look]) -> None:

@@ -13,8 +13,10 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.style
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -33,19 +35,6 @@ MUTED = "#666666"
 DPI = 160  # of the PNG
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "peftbench",
-    # seaborn's "whitegrid" in its "notebook" size, texts at 0.85: seaborn itself takes seconds to import
-    "font.sans-serif": ["Arial", "DejaVu Sans", "Liberation Sans", "Bitstream Vera Sans", "sans-serif"],
-    **dict.fromkeys(["font.size", "axes.labelsize", "axes.titlesize", "legend.title_fontsize"], 10.2),
-    **dict.fromkeys(["xtick.labelsize", "ytick.labelsize", "legend.fontsize"], 9.35),
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "lines.solid_capstyle": "round",
-    "patch.edgecolor": "w",
-    "patch.force_edgecolor": True,
-    "xtick.bottom": False,
-    "ytick.left": False,
-    **{f"{axis}tick.major.{what}": n for axis in "xy" for what, n in (("width", 1.25), ("size", 6))},
-    **{f"{axis}tick.minor.{what}": n for axis in "xy" for what, n in (("width", 1), ("size", 4))},
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#999999",
@@ -80,6 +69,8 @@ def drawing(texts: Iterable[str] = ()) -> Iterator[None]:
     """Apply the style within the block, independent of the user's settings, with fonts that the texts need."""
     with ExitStack() as stack:
         stack.enter_context(mpl.style.context("default"))
+        stack.enter_context(sns.axes_style("whitegrid"))
+        stack.enter_context(sns.plotting_context("notebook", font_scale=0.85))
         stack.enter_context(mpl.rc_context(STYLE))
         stack.enter_context(fonts_for(texts))
         yield
@@ -107,8 +98,6 @@ def files(name: str, drawn: Figure) -> Iterator[tuple[str, bytes]]:
     yield f"{name}.png", png.getvalue()
     yield f"{name}.svg", svg.getvalue()
     if _pdf.get():
-        from matplotlib.backends.backend_pdf import FigureCanvasPdf  # with it comes a library of fonts
-
         pdf = io.BytesIO()
         FigureCanvasPdf(drawn).print_pdf(pdf, metadata={"CreationDate": None, "Creator": "peftbench"})
         yield f"{name}.pdf", pdf.getvalue()

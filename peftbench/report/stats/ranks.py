@@ -110,39 +110,17 @@ def of(labels: Sequence[str], scores: NDArray[np.float64]) -> Ranking | None:
     Returns:
         The ranking; None for fewer than two configurations or no task.
     """
+    from scipy.stats import rankdata, studentized_range
+
     tasks, k = scores.shape
     if k < 2 or tasks == 0:
         return None
-    ranks = _ranked(scores)
+    ranks = rankdata(-scores, axis=1)
     chi2 = _friedman(ranks.sum(0), ranks)
-    critical = range_quantile(LEVEL, k) / math.sqrt(2) * math.sqrt(k * (k + 1) / (6 * tasks))
+    q = float(studentized_range.ppf(LEVEL, k, math.inf)) / math.sqrt(2)
+    critical = q * math.sqrt(k * (k + 1) / (6 * tasks))
     means = tuple(float(r) for r in ranks.mean(0))
     return Ranking(tuple(labels), tasks, means, chi2, _permuted(ranks, chi2), critical)
-
-
-def range_quantile(level: float, k: int) -> float:
-    """Return the quantile of the Studentized range of `k` values with infinitely many degrees of freedom.
-
-    It solves k * integral of phi(z) (Phi(z) - Phi(z - q))^(k - 1) dz = level. The integrand and all its derivatives
-    vanish at the ends, so that equal steps are exact up to rounding. scipy.stats has it too, and takes a second to
-    import.
-    """
-    from scipy.special import ndtr
-
-    z = np.linspace(-9, 9, 1801)
-    weights = k * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi) * (z[1] - z[0])
-    below = ndtr(z)
-    low, high = 0.0, 20.0
-    for _ in range(60):  # each step halves the interval
-        q = (low + high) / 2
-        low, high = (q, high) if float(weights @ (below - ndtr(z - q)) ** (k - 1)) < level else (low, q)
-    return (low + high) / 2
-
-
-def _ranked(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rank each row, the highest score first; ties share the mean of their ranks."""
-    here, others = scores[:, :, None], scores[:, None, :]
-    return (others > here).sum(2) + ((others == here).sum(2) + 1) / 2
 
 
 def _friedman(sums: NDArray[np.float64], ranks: NDArray[np.float64]) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from io import StringIO
 from typing import Any
 
 from peftbench.errors import unknown
@@ -217,13 +216,13 @@ def latex(columns: Sequence[Column], rows: Sequence[Any], caption: str, label: s
         label: what `\\ref` calls it, after `tab:`.
         narrow: whether to use the short headings of a terminal.
     """
+    import pandas as pd
+
     columns = with_values(columns, rows)
     cells, headings = grid(columns, rows), [c.short or c.heading if narrow else c.heading for c in columns]
-    lines = [" & ".join(map(tex.escape, line)) + r" \\" for line in (headings, *cells)]
-    body = "\n".join([
-        rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"\toprule", lines[0], r"\midrule", *lines[1:],
-        r"\bottomrule", r"\end{tabular}",
-    ])  # fmt: skip
+    frame = pd.DataFrame([[tex.escape(cell) for cell in row] for row in cells])
+    frame.columns = pd.Index([tex.escape(heading) for heading in headings])
+    body = frame.to_latex(index=False, escape=False, column_format="l" + "r" * (len(columns) - 1)).rstrip()
     return (
         f"{tex.NEEDS}{tex.preamble([caption, *headings, *(cell for row in cells for cell in row)])}"
         f"\\begin{{table}}\n\\centering\n\\caption{{{tex.escape(caption)}}}\n\\label{{tab:{label}}}\n"
@@ -232,16 +231,12 @@ def latex(columns: Sequence[Column], rows: Sequence[Any], caption: str, label: s
 
 
 def csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Flat rows as CSV; None and not-a-number become empty fields."""
-    from csv import writer
+    """Flat rows as CSV; None becomes an empty field."""
+    import pandas as pd
 
-    written = StringIO()
-    lines = writer(written, lineterminator="\n")
-    lines.writerow(map(sheet.cell, rows[0]))
-    for row in rows:
-        values = [row[name] for name in rows[0]]
-        lines.writerow(["" if v is None or v != v else sheet.cell(v) for v in values])
-    return written.getvalue()
+    columns = [sheet.cell(name) for name in rows[0]]
+    cells = [[sheet.cell(row[name]) for name in rows[0]] for row in rows]
+    return pd.DataFrame(cells, columns=columns, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 def text(columns: Sequence[Column], rows: Sequence[Any], width: int = WIDTH) -> str:

@@ -19,7 +19,7 @@ from peftbench.records.files import LARGEST_BYTES
 from peftbench.report.write import files
 
 SEAL = ".digest"
-DRAWN_BY = ("matplotlib", "numpy", "scipy", "tabulate", "wcwidth")
+DRAWN_BY = ("matplotlib", "numpy", "pandas", "scipy", "seaborn", "tabulate", "wcwidth")
 
 
 def sources(results_dir: Path | str) -> str:

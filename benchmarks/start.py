@@ -102,14 +102,27 @@ def counted(text: str) -> int:
 
 def measured(folder: Path, command: Sequence[str]) -> tuple[float, float]:
     """(wall, processor) seconds of one process and the processes that it waited for."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "peftbench", *command], cwd=folder, capture_output=True, text=True)
-    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    before, began = children_cpu_seconds(), time.perf_counter()
+    printed = carry_out(folder, command)
+    wall, cpu = time.perf_counter() - began, children_cpu_seconds() - before
+    if command[0] == "run" and " 0 to run" not in printed:
+        raise SystemExit(f"peftbench {' '.join(command)} had something to run\n{printed}")
+    return wall, cpu
+
+
+def carry_out(folder: Path, command: Sequence[str], python: str | Path = sys.executable, **environment: str) -> str:
+    """Run a command of peftbench in a folder, and return what it printed. A command that fails ends the benchmark."""
+    whole, env = [str(python), "-m", "peftbench", *command], {**os.environ, **environment}
+    done = subprocess.run(whole, cwd=folder, env=env, capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"peftbench {' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
-    if command[0] == "run" and " 0 to run" not in done.stdout:
-        raise SystemExit(f"peftbench {' '.join(command)} had something to run\n{done.stdout}")
-    return wall, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return done.stdout
+
+
+def children_cpu_seconds() -> float:
+    """Processor seconds of all processes that this one, and those that it started, have waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def summary(samples: Sequence[tuple[float, float]], target: float | None) -> dict[str, Any]:

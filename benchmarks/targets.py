@@ -44,6 +44,7 @@ MEMORY_DORA = Target(0.82, None)
 MEMORY_OTHERS = Target(1.0, None)
 OVERHEAD = Target(0.5, 0.25)
 QUICKSTART_SECONDS, QUICKSTART = 180, Target(1.0, 0.667)  # reach for 120 s
+FIXED_COSTS = Target(0.5, 0.25)
 START = {"--help": 0.5, "plan of 500 runs": 2.0, "resume of 500 complete runs": 5.0, "report of 5,000 records": 20.0}
 
 
@@ -159,6 +160,16 @@ def _run_overhead(told: Mapping[str, Any]) -> list[Measured]:
     return [*found, Measured("make quickstart", seconds / QUICKSTART_SECONDS, QUICKSTART, shown=shown)]
 
 
+def _fixed_costs(told: Mapping[str, Any]) -> list[Measured]:
+    """Processor seconds over those of the checkout before; nothing where there was none to compare with."""
+    found = []
+    for name, row in told["rows"].items():
+        if "ratio" in row:
+            now, before = (row[side]["median"] for side in ("now", "before"))
+            found.append(_ratio(name, row["ratio"], FIXED_COSTS, f"{now:.1f} s of CPU against {before:.1f} s"))
+    return found
+
+
 READERS = {
     "step_time": _step_time,
     "step_dropout": _step_dropout,
@@ -166,6 +177,7 @@ READERS = {
     "grid": _grid,
     "start": _start,
     "run_overhead": _run_overhead,
+    "fixed_costs": _fixed_costs,
 }
 
 

@@ -8,14 +8,15 @@ code; what is known is not measured again.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from peftbench.run.executors.pool import environment_of
 WORKER = "peftbench.estimate.calibration_worker"  # what `python -m` runs; it imports torch
 PATIENCE_SECONDS = 300.0  # for a worker to start, load and measure
 SECONDS = 18.0  # after which a worker begins no further configuration; excludes starting and loading
+FEW = 4  # simulated steps, which take about as long as a process takes to import torch and transformers
 # What the time and memory of a step rest on.
 CODE = ("methods", "method", "backbones", "tasks", "measure", "run", "estimate")
 
@@ -140,6 +142,8 @@ def measure(
 def simulate(queries: Mapping[str, Mapping[str, Any]], catalogue: Catalogue, place: Place) -> dict[str, Any]:
     """Simulate peak memory for queries of `run_memory`, in as many processes as runs will share the machine.
 
+    A few are simulated here if the plan has imported torch already, because a process takes longer to start.
+
     Args:
         queries: Queries by key.
         catalogue: The methods.
@@ -148,8 +152,27 @@ def simulate(queries: Mapping[str, Mapping[str, Any]], catalogue: Catalogue, pla
     Returns:
         Answers by key.
     """
+    if "torch" in sys.modules and len(queries) <= FEW:
+        from peftbench.estimate import run_peak
+
+        with quiet():
+            return {key: run_peak.answer(query, catalogue.plugins) for key, query in queries.items()}
     responses = _run_workers({"peaks": queries}, catalogue, place, {})
     return {key: answer for response in responses for key, answer in response["peaks"].items()}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch and transformers from logging what fails or is slow on tensors without numbers; a message says it."""
+    names = ("torch._subclasses.fake_tensor", "transformers")
+    loggers = [(logger, logger.level) for logger in map(logging.getLogger, names)]
+    for logger, _ in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in loggers:
+            logger.setLevel(level)
 
 
 def task_key(spec: RunSpec) -> str:

@@ -26,7 +26,6 @@ import torch
 from peftbench.backbones import devices
 from peftbench.backbones.devices import synchronise
 from peftbench.backbones.load import Backbone
-from peftbench.errors import UserError
 from peftbench.estimate import run_peak
 from peftbench.estimate.calibrate import batch_key
 from peftbench.method import adapter_file
@@ -64,7 +63,7 @@ def main(request_file: Path, response_file: Path) -> None:
             with suppress(Exception):  # a configuration that fails has no time; the run's record will have the error
                 response["costs"][key] = cost(session, RunSpec.from_dict(spec))
     for key, query in request.get("peaks", {}).items():
-        response["peaks"][key] = _peak(query, session.plugins)
+        response["peaks"][key] = run_peak.answer(query, session.plugins)
     response_file.write_text(json.dumps(response))
 
 
@@ -107,16 +106,6 @@ def tracked(session: Session, spec: RunSpec) -> dict[str, Any]:
 def _steps(spec: RunSpec) -> int:
     """Return the number of steps among which one is tracked; under a time limit the first ones, as in a run."""
     return spec.train.steps or batches.POOL
-
-
-def _peak(query: dict[str, Any], plugins: tuple[Path | str, ...]) -> dict[str, Any]:
-    """Return the answer, or the reason for none; a failure here does not stop the run."""
-    try:
-        return run_peak.peak(query, plugins)
-    except UserError as error:
-        return {"bytes": None, "refused": str(error)}
-    except Exception as error:  # fake tensors raise many kinds of errors
-        return {"bytes": None, "refused": f"cannot be simulated: {type(error).__name__}: {error}"}
 
 
 def cost(session: Session, spec: RunSpec) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 
 from peftbench.backbones import load, source
 from peftbench.backbones.configuration import load_config
+from peftbench.errors import UserError
 from peftbench.estimate import fake_tensors, simulated_step
 from peftbench.estimate.extrapolation import equal_layers, simulate_depths
 from peftbench.estimate.fake_tensors import VALUES_NEEDED, not_estimable
@@ -47,6 +48,16 @@ def batch_layout(data: Encoded, order: list[Array], pad_id: int, accumulation: i
         "padded": any(parts),
         "exact": len(parts) == 1 and len(order) > 1,
     }
+
+
+def answer(query: Mapping[str, Any], plugins: Iterable[Path | str] = ()) -> dict[str, Any]:
+    """Return what `peak` returns, or the reason for none as "refused": a failure here stops no run."""
+    try:
+        return peak(query, plugins)
+    except UserError as error:
+        return {"bytes": None, "refused": str(error)}
+    except Exception as error:  # fake tensors raise many kinds of errors
+        return {"bytes": None, "refused": f"cannot be simulated: {type(error).__name__}: {error}"}
 
 
 def peak(query: Mapping[str, Any], plugins: Iterable[Path | str] = ()) -> dict[str, Any]:

@@ -6,19 +6,17 @@ only weights have, is left to the run. Imports torch only for what the cache doe
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from peftbench import cache
 from peftbench.errors import UserError
-from peftbench.estimate.calibrate import CODE
+from peftbench.estimate.calibrate import CODE, quiet
 from peftbench.method.catalogue import Catalogue
 from peftbench.plan.resolve import TaskFacts
 from peftbench.records.spec import RunSpec, as_dict, digest
@@ -54,7 +52,7 @@ def prompt_of(spec: RunSpec, task: TaskFacts, catalogue: Catalogue) -> int:
     network = [as_dict(spec.backbone), task.kind]
     key = digest([*network, spec.method.name, spec.method.version, dict(spec.method.hyper)])
     if key not in store.answers:
-        with _quiet():
+        with quiet():
             try:
                 verdict = _within(SECONDS, lambda: _verdict(spec, task, catalogue.plugins))
             except TimeoutError:
@@ -134,20 +132,6 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
 
     threading.Thread(target=carry_out, name="trial step", daemon=True).start()
     return answer.result(seconds)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch and transformers from logging what fails or is slow in a trial; the message of a refusal says it."""
-    names = ("torch._subclasses.fake_tensor", "transformers")
-    loggers = [(logger, logger.level) for logger in map(logging.getLogger, names)]
-    for logger, _ in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in loggers:
-            logger.setLevel(level)
 
 
 def _network(spec: RunSpec, task: TaskFacts) -> Backbone:

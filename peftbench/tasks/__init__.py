@@ -37,6 +37,7 @@ _TASKS: dict[str, tuple[TaskCard, Opener]] = {
 }
 _FILES: dict[str, Callable[[TaskCard, Options, Path | None], Sequence[Path]]] = {
     **{c.name: glue.files_of for c in glue.CARDS},
+    **{c.name: embedded.files_of for c in embedded.CARDS},
     e2e.CARD.name: e2e.files_of,
     local.CARD.name: local.files_of,
 }

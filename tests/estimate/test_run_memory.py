@@ -8,7 +8,7 @@ import planning
 import pytest
 
 from peftbench.estimate import calibrate, calibration_worker, run_memory
-from peftbench.estimate.calibrate import Costs
+from peftbench.estimate.calibrate import Costs, Place
 from peftbench.estimate.run_peak import peak
 from peftbench.plan.prepare import Prepared
 from peftbench.run.session import Session
@@ -68,3 +68,17 @@ def test_the_prediction_is_the_peak_in_the_runs_record_to_the_byte(tmp_path: Pat
         )
         measured = session.execute(spec)["memory"]
         assert (told[key]["bytes"], told[key]["batch"]) == (measured["peak_bytes"], measured["batch"]), spec.method
+
+
+@pytest.mark.slow
+def test_a_few_steps_are_simulated_without_a_process_and_give_what_a_process_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = prepared(tmp_path, "tiny-encoder", "synthetic/classification")
+    asked = run_memory.missing(grid.planned, Costs(None, {}, {}, {}), grid.catalogue)
+    with monkeypatch.context() as patched:
+        patched.setattr(calibrate, "_run_workers", lambda *_: pytest.fail("it started processes"))
+        here = calibrate.simulate(asked, grid.catalogue, Place("cpu", 2, 1))
+    monkeypatch.setattr(calibrate, "FEW", 0)
+    assert here == calibrate.simulate(asked, grid.catalogue, Place("cpu", 2, 1))
+    assert len(here) == 2

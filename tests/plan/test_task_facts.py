@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from peftbench import tasks
+from peftbench.backbones import embedded
 from peftbench.cache import Stores
 from peftbench.errors import UserError
 from peftbench.plan import task_facts
@@ -77,3 +78,19 @@ def test_a_mistake_is_not_kept(tmp_path: Path) -> None:
 
 def test_tasks_without_files_are_opened(tmp_path: Path) -> None:
     assert facts(tmp_path, {"rows": 30}, "synthetic/pair")["rows"]["train"] == 30
+
+
+def test_an_embedded_task_is_opened_once_while_its_file_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "question_labels.txt"
+    lines = [f"{'HUM:ind' if i % 2 else 'LOC:city'} Which is number {i} ?" for i in range(100)]
+    path.write_text("\n".join(lines))
+    monkeypatch.setattr(embedded, "data_file", lambda name: path)
+    opened = count_openings(monkeypatch)
+    first, again = (facts(tmp_path, {}, "embedded/question_type") for _ in range(2))
+    assert first == again
+    assert len(opened) == 1
+    path.write_text("\n".join([*lines, "HUM:ind Who is new ?"]))
+    assert facts(tmp_path, {}, "embedded/question_type") != first
+    assert len(opened) == 2

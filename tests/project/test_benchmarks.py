@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import cases  # noqa: E402
 import figure  # noqa: E402
+import fixed_costs  # noqa: E402
 import grid  # noqa: E402
 import part_clocks  # noqa: E402
 import run_overhead  # noqa: E402
@@ -151,6 +152,18 @@ def test_memory_of_several_models_and_dtypes_is_shown_apart_each_beside_its_own_
     assert list(found) == ["step_memory-m-float32", "step_memory-m-bfloat16"]
     said = [[targets.verdict(m) for m in targets.measured(part)] for part in found.values()]
     assert said == [["met", "missed", "met"], ["missed", "missed", "met"]]
+
+
+def test_fixed_costs_are_held_to_those_of_the_checkout_before_where_there_is_one() -> None:
+    seconds, ratio = told(2.0)["rows"]["lora, all linear"]["ours"], {"median": 0.4, "low": 0.3, "high": 0.5}
+    rows = {"plan": {"now": seconds, "before": seconds, "ratio": ratio}, "verify": {"now": seconds}}
+    found = targets.measured({**told(1.0), "benchmark": "fixed_costs", "rows": rows})
+    assert [(m.what, targets.verdict(m), m.shown) for m in found] == [("plan", "met", "2.0 s of CPU against 2.0 s")]
+
+
+def test_the_commands_of_fixed_costs_run_on_files_that_are_committed() -> None:
+    named = {part for command in fixed_costs.COMMANDS.values() for part in command if "/" in part}
+    assert [part for part in named if not (ROOT / part).exists()] == []
 
 
 def test_the_same_json_gives_the_same_figure_to_the_byte() -> None:

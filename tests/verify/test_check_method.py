@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 from peftbench.cache import method_folder
 from peftbench.cli import check_view
@@ -162,6 +163,18 @@ def test_json_has_every_promise_and_a_plugin_may_be_named_beside_the_method(chec
     outcomes = {p["promise"]: p["outcome"] for p in found["promises"]}
     assert outcomes["starts_as_it_claims"] == "broken"
     assert outcomes["undo_is_exact"] == "kept"
+
+
+def test_it_computes_in_one_thread_and_leaves_the_caller_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = list[int]()
+    monkeypatch.setattr(check_method, "check", lambda *_: threads.append(torch.get_num_threads()) or [])
+    torch.set_num_threads(2)
+    try:
+        check_method.examine(registry.find("lora"), networks=["tiny-encoder"])
+        assert set(threads) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_a_refused_network_is_not_held_against_a_method(check: Check) -> None:

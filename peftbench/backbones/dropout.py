@@ -53,7 +53,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
 
 def replace(net: nn.Module) -> None:
     """Replace each `nn.Dropout` of a network by `Dropout`. What a network calls as a function keeps torch's masks."""
-    for path, module in list(net.named_modules()):
+    for path, module in list(net.named_modules(remove_duplicate=False)):  # one module may stand in several places
         if type(module) is nn.Dropout:
             net.set_submodule(path, Dropout(module.p).train(module.training))
 

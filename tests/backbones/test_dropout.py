@@ -198,6 +198,13 @@ def test_every_dropout_of_a_network_has_these_masks_and_its_attention_too() -> N
     assert {c._attn_implementation for c in attention.configurations(first.net)} == {"sdpa"}
 
 
+def test_a_module_that_stands_in_two_places_is_replaced_in_both() -> None:
+    shared = nn.Dropout(0.2)
+    net = nn.ModuleDict({"first": shared, "second": nn.Sequential(shared)})
+    dropout.replace(net)
+    assert [type(m) for m in (net["first"], net["second"][0])] == [dropout.Dropout] * 2  # type: ignore[index]
+
+
 def test_equal_seeds_give_equal_steps_and_other_seeds_other_ones() -> None:
     one, two = network(2), network(2)
     assert torch.equal(gradient(one), gradient(two))

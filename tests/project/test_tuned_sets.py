@@ -11,7 +11,9 @@ from peftbench.records.record import TrialRecord
 from peftbench.report.data import tunings
 
 REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"
-TUNED = sorted(p.name for p in REFERENCE.iterdir() if any(p.glob("runs/*--t[0-9]*--*.json")))
+TUNED = sorted(  # a set without a report is still being made: its trials are not all there
+    p.name for p in REFERENCE.iterdir() if (p / "report").is_dir() and any(p.glob("runs/*--t[0-9]*--*.json"))
+)
 
 
 def test_some_committed_set_is_tuned() -> None:

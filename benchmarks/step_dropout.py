@@ -89,7 +89,7 @@ def main() -> None:
             for other in ("torch's masks", "no dropout", PEFT)
         },
         "rate_share": {
-            side: timing.ratio([s * facts[PRODUCT]["flops"] / facts[side]["flops"] for s in samples[PRODUCT]], own)
+            side: timing.ratio([s * facts[side]["flops"] / facts[PRODUCT]["flops"] for s in samples[PRODUCT]], own)
             for side in OURS
             if (own := samples[side])
         },

@@ -31,7 +31,7 @@ LEGEND = (
 )
 TITLES = {
     "step_time": "Training step, ours / peft",
-    "step_dropout": "Training step with the network's dropout",
+    "step_dropout": "Training step with dropout",
     "step_memory": "Peak memory of a training step, ours / peft",
     "grid": "Wall time of a grid, ours / Trainer + peft",
     "start": "Time of commands that train nothing, as a share of the time allowed",

@@ -93,7 +93,7 @@ def _step_dropout(told: Mapping[str, Any]) -> list[Measured]:
     share = {key: RATE_SHARE / told["rate_share"]["own masks"][key] for key in ("median", "low", "high")}
     interval = {"median": share["median"], "low": share["high"], "high": share["low"]}
     shown_share = f"{told['rate_share']['own masks']['median']:.1%} of the rate of matrix products"
-    target = Target(1.0, RATE_SHARE / RATE_SHARE_REACH)
+    target = Target(1.0, round(RATE_SHARE / RATE_SHARE_REACH, 3))
     found.append(_ratio(f"{RATE_SHARE:.0%} of the machine's rate / reached", interval, target, shown_share))
     ours, other = (told["rows"][side]["peak_bytes"] for side in ("own masks", "torch's masks"))
     shown_peaks = f"{ours / 2**20:.1f} MiB against {other / 2**20:.1f} MiB"

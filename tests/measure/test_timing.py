@@ -11,7 +11,6 @@ import pytest
 import scipy.stats
 
 from peftbench.backbones.devices import synchronise
-from peftbench.measure import timing
 from peftbench.measure.timing import PhaseClock, interleaved, interval, ratio, spread, summary
 
 

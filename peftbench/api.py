@@ -473,6 +473,7 @@ def run(
     threads: int | None = None,
     timeout: float | None = None,
     executor: str = "local",
+    executor_options: Mapping[str, str] | None = None,
     progress: bool | View = False,
 ) -> Records:
     """Run the missing runs of a plan in worker processes. A run with a finished record does not run again.
@@ -489,6 +490,7 @@ def run(
         threads: CPU threads of a single worker and of the profile pass; all cores by default.
         executor: the executor of the runs: "local" for worker processes on this machine, or the name of one that an
             installed package adds. The records are the same.
+        executor_options: the executor's own options, by name: {"partition": "gpu"} for "slurm".
         progress: True prints a line for each run, False prints only errors, on standard error; or a `View`.
 
     Returns:
@@ -501,9 +503,11 @@ def run(
         peftbench.run.executors.ExecutorError: the executor cannot run here.
     """
     from peftbench.records import record
-    from peftbench.run import runner
+    from peftbench.run import executors, runner
     from peftbench.run.view import Lines, Quiet
 
+    options = dict(executor_options or {})
+    executors.check_options(executor, options)
     planned = plan if isinstance(plan, Plan) else _plan(plan)
     planned.check_device(device)
     folder, workers = planned.results_dir(results), planned.experiment.jobs if jobs is None else jobs
@@ -529,6 +533,8 @@ def run(
         threads=threads if workers == 1 else None,
         profile_threads=threads,
         executor=executor,
+        options=options,
+        peaks=_peaks(planned, device, workers, threads, before) if executors.needs_peaks(executor, options) else None,
         retry_failed=retry_failed,
         limits=limits,
         view=view,
@@ -537,6 +543,17 @@ def run(
     if outcome.code == runner.INTERRUPTED:
         raise Interrupted(made)
     return made
+
+
+def _peaks(plan: Plan, device: str | None, jobs: int, threads: int | None, before: list[Record]) -> dict[str, int]:
+    """The predicted memory peak of the plan's runs in bytes by spec id, simulated where it is not known yet."""
+    from peftbench.estimate.calibrate import Place
+    from peftbench.estimate.forecast import forecast
+    from peftbench.run import executors
+
+    place = Place(device or plan.experiment.device, jobs, threads or max(1, executors.cores() // jobs), plan.data_dir)
+    peaks = forecast(plan.prepared.with_best_trials(before), before, place).peaks
+    return {key: peak.bytes for key, peak in peaks.items() if peak.bytes is not None}
 
 
 def _check_lists(**given: object) -> None:

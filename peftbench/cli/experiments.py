@@ -52,6 +52,12 @@ Against = Annotated[
 Executor = Annotated[
     str, typer.Option("--executor", metavar="NAME", help="Where the runs run: local, or an executor of a package.")
 ]
+Address = Annotated[
+    str | None, typer.Option("--address", metavar="ADDRESS", help="The cluster of --executor ray, such as auto.")
+]
+Pack = Annotated[
+    bool, typer.Option("--pack", help="Several runs on one GPU, as many as its memory holds by the prediction.")
+]
 RetryFailed = Annotated[
     bool,
     typer.Option("--retry-failed", help="Also repeat runs that diverged, ran out of memory, failed or were given up."),
@@ -74,6 +80,8 @@ def run(
     override: Override = None,
     against: Against = None,
     executor: Executor = "local",
+    address: Address = None,
+    pack: Pack = False,
     retry_failed: RetryFailed = False,
     timeout: Timeout = None,
     quiet: Quiet = False,
@@ -87,7 +95,9 @@ def run(
     from peftbench.run import executors
 
     check_device_name(device)
-    executors.find(executor)  # report an unknown name before planning
+    options, override = _executor_options(executor, override or [])
+    options |= ({"address": address} if address is not None else {}) | ({"pack": "true"} if pack else {})
+    executors.check_options(executor, options)  # report an unknown name before planning
     threads_from_environment()  # and an invalid number
     loaded = _load(experiment, only, data_dir, plugin, method, override, against)
     loaded.check_device(device)
@@ -96,7 +106,7 @@ def run(
     if not quiet:
         say(f"{data_view.text(loaded)}\n")
         say(_forecast(loaded, list(api.records(folder)), _place(loaded, device, workers), None)[1])
-    records = _run_missing(loaded, folder, device, workers, executor, retry_failed, timeout, quiet)
+    records = _run_missing(loaded, folder, device, workers, executor, options, retry_failed, timeout, quiet)
     _write_report(records, quiet)
     assert records.outcome is not None  # `api.run` sets it
     raise typer.Exit(records.outcome.code)
@@ -235,6 +245,7 @@ def _run_missing(
     device: str | None,
     jobs: int,
     executor: str,
+    options: dict[str, str],
     retry_failed: bool,
     timeout: float | None,
     quiet: bool,
@@ -250,10 +261,18 @@ def _run_missing(
                 timeout=timeout,
                 threads=threads_from_environment(),
                 executor=executor,
+                executor_options=options,
                 progress=progress.view(quiet),
             )
     except api.Interrupted as stopped:
         return stopped.records
+
+
+def _executor_options(executor: str, overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the executor's options among `--set` values ("slurm.partition=gpu"), and the other values."""
+    own = [text for text in overrides if text.startswith(f"{executor}.") and "=" in text]
+    pairs = (text.removeprefix(f"{executor}.").partition("=") for text in own)
+    return {key: value for key, _, value in pairs}, [text for text in overrides if text not in own]
 
 
 def _write_report(records: api.Records, quiet: bool) -> None:

@@ -67,6 +67,8 @@ def run(
     threads: int | None = None,
     profile_threads: int | None = None,
     executor: str = "local",
+    options: Mapping[str, str] | None = None,
+    peaks: Mapping[str, int] | None = None,
     retry_failed: bool = False,
     limits: TimeLimits = NO_LIMITS,
     again: bool = False,
@@ -90,6 +92,7 @@ def run(
         threads: of each training run; by default the cores are divided among the jobs.
         profile_threads: of the profile pass; by default all cores.
         executor: the name of what carries out the jobs (see `executors.find`).
+        options, peaks: its own options, and the predicted memory of the runs (see `executors.Setup`).
         retry_failed: repeat diverged, oom, error and timeout too, and what is given up; see records/retries.py.
         limits: seconds after which an attempt is ended. A profile pass may take those of a run for each of its methods.
         again: attempt once more what is finished too; the outcome is then that of the newest attempts.
@@ -101,6 +104,7 @@ def run(
         ExecutorError: the executor cannot carry out jobs here.
     """
     open_executor = executors.find(executor)
+    executors.check_options(executor, options or {})
     with lock.hold(Path(results_dir)) as fd, ExitStack() as stack:
         view = view or Quiet()
         stack.callback(view.close)
@@ -112,7 +116,8 @@ def run(
                 kind, most = "profile", replace(most, run=most.run and most.run * len(spec.methods))
             return Job(kind, spec, experiment, str(results_dir), reference, tuple(overrides), most, design)
 
-        training = Setup(session, session_kwargs or {}, jobs, threads, keep_open=(fd,))
+        own = {"options": dict(options or {}), "peaks": dict(peaks or {})}
+        training = Setup(session, session_kwargs or {}, jobs, threads, keep_open=(fd,), **own)
         timing = replace(training, threads=profile_threads, exclusive=True)
         planned = {spec.id: spec for spec in grid}
         retry = partial(Retries, failed=retry_failed, limits=limits)

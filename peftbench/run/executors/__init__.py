@@ -9,13 +9,16 @@ of worker processes on this machine (local.py). A package adds another through t
 
 The entry point is a function or class that takes a `Setup` and returns an `Executor`. What builds the session, runs a
 job and writes its record is in peftbench/run/attempt.py, so that a record is the same whichever executor made it.
+
+It may have two attributes of its own: `OPTIONS`, a mapping from the name of each option that it takes to a sentence
+about it, and `needs_peaks(options)`, which says whether it wants the predicted memory peaks of the runs.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
@@ -41,6 +44,10 @@ class Setup:
         threads: of one job; None divides the cores of the machine among the jobs.
         exclusive: the jobs measure time. They run one after another, each in a new process, with the machine to
             itself. The runner opens no other executor meanwhile.
+        options: the executor's own options, as `--set NAME.OPTION=VALUE` gives them; `check_options` has passed them.
+        peaks: the predicted memory peak of runs in bytes, by spec id, as far as it is known. Empty unless the executor
+            asks for it (`needs_peaks`).
+        devices: how many devices each job computes on.
         keep_open: file descriptors that every local process inherits. They hold the lock on the results directory
             for as long as any process may still write there.
     """
@@ -51,6 +58,9 @@ class Setup:
     threads: int | None = None
     exclusive: bool = False
     keep_open: tuple[int, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    peaks: Mapping[str, int] = field(default_factory=dict)
+    devices: int = 1
 
     @property
     def slots(self) -> int:
@@ -158,6 +168,25 @@ def find(name: str) -> Open:
     if not callable(opened):
         raise UserError(f"the executor {name!r} ({known[name].value}) is {opened!r}; it must be a function of a Setup")
     return opened
+
+
+def check_options(name: str, options: Mapping[str, str]) -> None:
+    """Raise UserError if the executor called `name` lacks an option of this name.
+
+    An option of `OPTIONS` whose name ends with ".*" stands for all names that begin so.
+    """
+    valid: Mapping[str, str] = getattr(find(name), "OPTIONS", {})
+    for option in options:
+        if not valid:
+            raise UserError(f"{name}.{option}: the executor {name!r} takes no options; leave it out")
+        if option not in valid and f"{option.partition('.')[0]}.*" not in valid:
+            raise unknown(f"option of the executor {name!r}", option, valid)
+
+
+def needs_peaks(name: str, options: Mapping[str, str]) -> bool:
+    """Whether the executor called `name` wants the predicted memory peaks of the runs."""
+    asks: Callable[[Mapping[str, str]], bool] = getattr(find(name), "needs_peaks", lambda _: False)
+    return asks(options)
 
 
 def cores() -> int:

@@ -192,15 +192,18 @@ class Plan:
     def session(self, device: str | None = None, results: Path | None = None) -> dict[str, Any]:
         """Return the arguments of each worker's session.
 
-        With `save_adapters` in the experiment, the workers keep trained adapters under `results`.
+        With `save_adapters` in the experiment, the workers keep trained adapters under `results`, and with
+        `checkpoint_every` unfinished runs.
         """
-        keep = results is not None and self.experiment.save_adapters
+        keep, every = results is not None and self.experiment.save_adapters, self.experiment.checkpoint_every
+        saved = {"folder": str(Path(str(results)) / "checkpoints"), "every": every}
         return {
             "device": device or self.experiment.device,
             "data_dir": None if self.data_dir is None else str(self.data_dir),
             "plugins": [str(p) for p in self.prepared.catalogue.plugins],
             "adapters": str(Path(str(results)) / "adapters") if keep else None,
             **({"deterministic": True} if self.experiment.deterministic else {}),
+            **({"checkpoints": saved} if results is not None and every is not None else {}),
         }
 
 
@@ -534,6 +537,7 @@ def run(
         profile_threads=threads,
         executor=executor,
         options=options,
+        devices=planned.experiment.parallel.ranks if planned.experiment.parallel else 1,
         peaks=_peaks(planned, device, workers, threads, before) if executors.needs_peaks(executor, options) else None,
         retry_failed=retry_failed,
         limits=limits,

@@ -57,6 +57,8 @@ NAMES = {  # what messages and experiment files call the fields
     "train.tokens": "tokens",
     "train.seconds": "seconds",
     "train.memory": "memory",
+    "train.data_parallel": "parallel.data",
+    "train.shards": "parallel.shards",
 }
 
 

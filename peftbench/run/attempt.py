@@ -74,6 +74,8 @@ class SessionHost:
         ending = self._run(job, deadline.reporter(on_progress), deadline.stop)
         with writing or nullcontext():
             ending = self._write(job, started, ending)
+            if job.kind == "run" and ending.status not in record.RETRIED:
+                getattr(self.session, "discard_checkpoint", lambda _: None)(job.spec)
         return _facts(ending.status, ending.reason, started, ending.body.get("metrics"))
 
     def _run(self, job: Job, on_progress: Progress, stop: Stop) -> Ending:

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from peftbench.method.edit import Edit
 from peftbench.backbones.sharded import fill, is_sharded, whole
 from peftbench.errors import UserError
+from peftbench.method.edit import Edit
 from peftbench.records import record, scratch
 from peftbench.records.consistency import env_id
 from peftbench.run.train import Best, Fitted, Trainer

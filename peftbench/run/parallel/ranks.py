@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from peftbench.errors import UserError
 from peftbench.backbones.sharded import is_sharded, local, whole
+from peftbench.errors import UserError
 
 BUCKET = 25 * 2**20  # bytes of gradients that are summed together, as DistributedDataParallel does
 

@@ -263,8 +263,9 @@ def _assumptions(setting: Setting, timeline: StepTimeline) -> dict[str, str]:
 
 
 def _sharding(setting: Setting) -> dict[str, str]:
-    where = "in the host's memory, with the optimiser's state of what trains there" if setting.offload else "on it"
-    return {
-        "shards": f"one of {setting.shards} devices, {setting.batch} texts each; "
-        f"1/{setting.shards} of the base {where}; what the method adds and the head whole on each; each block gathered for its forward and its backward"
-    }
+    n, where = setting.shards, "on it"
+    if setting.offload:
+        where = "in the host's memory, with the optimiser's state of what trains there"
+    base = f"one of {n} devices, {setting.batch} texts each; 1/{n} of the base {where}"
+    whole = "what the method adds and the head whole on each"
+    return {"shards": f"{base}; {whole}; each block gathered for its forward and its backward"}

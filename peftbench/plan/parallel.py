@@ -30,7 +30,5 @@ def conflicts(experiment: Experiment) -> Iterator[UserError]:
     if experiment.probes and experiment.parallel.shards:
         yield experiment.error(("probes",), "they read whole weights, which shards do not have; remove them")
     if experiment.profile is not None:
-        message = (
-            "a profile pass measures one process; with parallel, each run measures its own steps: write profile: false"
-        )
+        message = "a pass measures one process; with parallel, runs time their own steps: write profile: false"
         yield experiment.error(("profile",), message)

@@ -28,6 +28,7 @@ from peftbench.run.jobs import Progress, Stop
 RANK = "peftbench.run.parallel.rank"  # what `python -m` runs
 TAIL = 4000  # characters kept of what a dead rank printed
 POLL_SECONDS = 0.1
+LOST = ("Connection closed by peer", "Connection reset", "Broken pipe", "gloo/", "NCCL")  # words of a lost partner
 SETTLE_SECONDS = 2.0  # after a first failure, for the rank that caused it to tell
 
 
@@ -161,9 +162,7 @@ def _priority(rank: _Rank) -> tuple[bool, bool, int]:
     """Order failures: what a rank did by itself first, then deaths, then what it lost with another rank."""
     assert rank.ended is not None
     told = f"{rank.ended['message']} {rank.ended.get('traceback')}"
-    lost = any(
-        words in told for words in ("Connection closed by peer", "Connection reset", "Broken pipe", "gloo/", "NCCL")
-    )
+    lost = any(words in told for words in LOST)
     return lost, rank.ended["kind"] == "death", rank.number
 
 

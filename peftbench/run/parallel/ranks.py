@@ -199,9 +199,8 @@ class Group(Ranks):
             )
 
     def clip(self, parameters: Sequence[nn.Parameter], most: float) -> None:
-        kinds = [
-            [p for p in parameters if is_sharded(p) is sharded and p.grad is not None] for sharded in (False, True)
-        ]
+        reached = [p for p in parameters if p.grad is not None]
+        kinds = [[p for p in reached if is_sharded(p) is sharded] for sharded in (False, True)]
         norms = [whole(nn.utils.get_total_norm([p.grad for p in some])) for some in kinds if some]  # type: ignore[misc]
         if norms:
             norm = torch.stack(norms).norm()

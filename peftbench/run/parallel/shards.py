@@ -114,7 +114,7 @@ def _blocks(backbone: Backbone) -> list[nn.Module]:
 
 
 def _store_weights_as_parameters(net: nn.Module) -> None:
-    """Let layers of the base that hold weights as buffers, quantised ones and residuals, hold them as frozen parameters.
+    """Let layers of the base hold as frozen parameters what they hold as buffers: codes, constants, residuals.
 
     These are what `fully_shard` divides. Buffers that are not saved, such as lookup tables, are small and stay.
     """

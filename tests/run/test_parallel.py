@@ -1,0 +1,173 @@
+"""Several processes that share a run compute what one process computes, or say why not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import rank_program
+import torch
+from rank_program import Result, on
+from run_specs import spec
+
+from peftbench.errors import UserError
+from peftbench.estimate import run_peak
+from peftbench.method import registry
+from peftbench.records.spec import RunSpec, as_dict
+from peftbench.run import failures
+from peftbench.run.parallel import launch
+from peftbench.run.session import Abandoned, Diverged, Session
+
+METHODS = sorted(registry.discover())
+CLOSE = 1e-10  # of float64 after Adam's steps, which divide by square roots of squares of rounding errors
+KINDS = [{"data": 2}, {"shards": 2}]
+
+pytestmark = pytest.mark.slow
+
+
+def agree(one: Result, several: Result) -> None:
+    assert several.refused == one.refused == ""
+    assert several.losses == pytest.approx(one.losses, rel=1e-6)  # a loss is a number of float32
+    for name in ("gradients", "state"):
+        here, there = getattr(one, name), getattr(several, name)
+        assert here.keys() == there.keys()
+        for key, t in here.items():
+            assert torch.allclose(t, there[key].to(t.dtype), rtol=CLOSE, atol=CLOSE), f"{name} {key}"
+    assert one.logits is not None
+    assert torch.allclose(one.logits, several.logits, rtol=1e-8, atol=1e-8)
+    assert one.codes.keys() == several.codes.keys()
+    assert all(torch.equal(t, several.codes[name]) for name, t in one.codes.items())
+
+
+@pytest.mark.parametrize("network", ["tiny-encoder", "tiny-decoder", "tiny-t5"])
+def test_every_method_on_two_processes_equals_itself_on_one_or_is_refused_with_the_reason(network: str) -> None:
+    cases = [(method, {}, network) for method in METHODS]
+    alone = on({}, cases)
+    for parallel in KINDS:
+        for (method, _, _), one, two in zip(cases, alone, on(parallel, cases), strict=True):
+            if method == "galore" and "shards" in parallel:
+                assert "steps whole weights" in two.refused
+            elif one.refused:
+                assert two.refused == one.refused
+            else:
+                agree(one, two)
+
+
+def test_three_processes_micro_batches_and_gradient_checkpointing_change_nothing() -> None:
+    cases: list[Any] = [(method, {}, "tiny-encoder") for method in ("full", "qlora", "adalora", "prefix")]
+    alone = on({}, cases)
+    for parallel, options in (
+        ({"shards": 3}, {}),
+        ({"data": 3}, {}),
+        ({"shards": 2}, {"accumulation": 3}),
+        ({"shards": 2}, {"gradient_checkpointing": True}),
+    ):
+        for one, several in zip(alone, on(parallel, cases, **options), strict=True):
+            agree(one, several)
+
+
+def test_a_rank_holds_its_part_of_the_base_and_all_of_the_adapter() -> None:
+    for method in ("full", "lora", "qlora", "pissa"):
+        (one,), (two,), (three,) = (on(p, [(method, {}, "tiny-decoder")]) for p in ({}, {"shards": 2}, {"shards": 3}))
+        assert one.bytes > two.bytes > three.bytes
+        base = 2 * (one.bytes - two.bytes)
+        assert three.bytes == pytest.approx(one.bytes - base * 2 / 3, rel=0.02)
+
+
+@pytest.mark.parametrize("method", ["full", "adalora", "qlora"])
+def test_a_checkpoint_of_so_many_ranks_goes_on_with_any_other_number(method: str, tmp_path: Path) -> None:
+    case: list[Any] = [(method, {}, "tiny-encoder")]
+    (whole,) = on({}, case)
+    kinds: list[dict[str, int]] = [{}, {"shards": 2}, {"shards": 3}, {"data": 2}]
+    for first, then in zip(kinds, [*kinds[1:], kinds[0]], strict=True):
+        file = tmp_path / f"{len(first)}{first}.pt"
+        on(first, case, checkpoint=file, stop=2)
+        (rest,) = on(then, case, checkpoint=file)
+        assert rest.resumed == [2]
+        agree(whole, replace(rest, gradients=whole.gradients))
+
+
+@pytest.mark.parametrize("bug", rank_program.PLANTS)
+def test_what_lets_public_programs_train_silently_for_nothing_ends_a_run_with_a_sentence(bug: str) -> None:
+    with pytest.raises(RuntimeError, match=rank_program.SENTENCES[bug]):
+        on({"shards": 2}, [("qlora", {}, "tiny-encoder")], plant=bug)
+
+
+# The whole way: a session that starts its ranks.
+
+
+@pytest.fixture(scope="module")
+def session() -> Session:
+    return Session("cpu", threads=2)
+
+
+def shared(method: str = "lora", **train: Any) -> RunSpec:
+    asked = spec(method, **{"shards": 2, **train})
+    return replace(asked, backbone=replace(asked.backbone, dropout=0.0))
+
+
+def test_a_run_on_two_ranks_has_the_record_of_one_process(session: Session) -> None:
+    one, two = session.execute(shared(shards=1, eval_every=2)), session.execute(shared(eval_every=2))
+    assert two["curve"]["loss"] == pytest.approx(one["curve"]["loss"], rel=1e-5)
+    assert two["metrics"] == one["metrics"]
+    assert two["predictions"] == one["predictions"]
+    assert two["parameters"] == one["parameters"]
+    assert len(two["memory"]["ranks"]) == 2
+
+
+@pytest.mark.parametrize("method", ["full", "qlora", "prefix"])
+def test_the_bytes_of_a_rank_are_those_that_the_simulation_says(session: Session, method: str) -> None:
+    asked = shared(method)
+    measured = session.execute(asked)["memory"]
+    tensors = {"input_ids": ["int64", *measured["batch"]], "attention_mask": ["int64", *measured["batch"]]}
+    layout = {"tensors": {**tensors, "labels": ["int64", 8]}, "padded": True, "exact": True}
+    query = {"spec": as_dict(asked), "kind": "classification", "labels": 2, "batch": layout}
+    assert run_peak.peak(query)["bytes"] == measured["ranks"][0] == measured["peak_bytes"]
+
+
+def test_a_request_to_stop_reaches_every_rank_and_the_next_attempt_goes_on(tmp_path: Path) -> None:
+    asked, saved = shared(steps=60), {"folder": str(tmp_path), "every": 1_000}
+    begun = threading.Event()
+    with pytest.raises(Abandoned):
+        Session("cpu", threads=2, checkpoints=saved).execute(
+            asked, lambda facts: begun.set() if facts.get("step", 0) >= 3 else None, begun.is_set
+        )
+    rest = Session("cpu", threads=2, checkpoints=saved).execute(asked)
+    whole = Session("cpu", threads=2).execute(asked)
+    assert rest["resumed"][0]["step"] >= 3
+    assert rest["curve"] == whole["curve"]
+    assert rest["predictions"] == whole["predictions"]
+
+
+def test_a_rank_that_dies_ends_the_run_as_the_machines_fault_and_leaves_no_process(session: Session) -> None:
+    def kill(facts: Any) -> None:
+        if facts.get("step") == 3:
+            victim = next(p for p in ranks() if p.environ()["RANK"] == "1")
+            os.kill(victim.pid, signal.SIGKILL)
+
+    with pytest.raises(failures.ProcessDied, match="rank 1: its process was killed by signal 9") as caught:
+        session.execute(shared(steps=500), kill)
+    assert failures.is_of_surroundings(caught.value)
+    deadline = time.monotonic() + 20
+    while ranks() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert ranks() == []
+
+
+def test_what_ranks_refuse_and_where_they_diverge_is_what_a_single_process_says(session: Session) -> None:
+    with pytest.raises(UserError, match="steps whole weights"):
+        session.execute(shared("galore"))
+    with pytest.raises(Diverged, match="the loss became") as caught:
+        session.execute(shared("full", lr=1e30, steps=20))
+    assert caught.value.body["curve"]["loss"]
+
+
+def ranks() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if launch.RANK in " ".join(p.cmdline())]

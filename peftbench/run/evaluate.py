@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,17 +14,36 @@ from peftbench.backbones.devices import on_device
 from peftbench.backbones.generation import no_settings
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.losses import counted, loss_sum
+from peftbench.backbones.sharded import is_sharded
 from peftbench.tasks import batches
 from peftbench.tasks.tokens import Encoded
 
 Check = Callable[[], None]  # called before each batch; raises `Abandoned` to stop
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _without_gradients(
+    work: Callable[Concatenate[Backbone, P], T],
+) -> Callable[Concatenate[Backbone, P], T]:
+    """Compute in inference mode. Shards cannot: what a pass gathers serves the next training step, too."""
+
+    @wraps(work)
+    def evaluated(backbone: Backbone, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        sharded = any(is_sharded(p) for p in backbone.net.parameters())
+        with torch.no_grad() if sharded else torch.inference_mode():
+            return work(backbone, *args, **kwargs)
+
+    return evaluated
+
+
 class NotFinite(Exception):
     """The network's outputs are no numbers, so that no prediction follows from them."""
 
 
-@torch.inference_mode()
+@_without_gradients
 def predict(backbone: Backbone, data: Encoded, batch_size: int, dtype: str, check: Check = lambda: None) -> list[Any]:
     """Predict a label for each example.
 
@@ -58,7 +78,7 @@ def predict(backbone: Backbone, data: Encoded, batch_size: int, dtype: str, chec
     return values
 
 
-@torch.inference_mode()
+@_without_gradients
 def perplexity(
     backbone: Backbone, data: Encoded, batch_size: int, dtype: str, check: Check = lambda: None
 ) -> float | None:
@@ -84,7 +104,7 @@ def perplexity(
     return math.exp(mean) if mean < 700 else None
 
 
-@torch.inference_mode()
+@_without_gradients
 def generate(
     backbone: Backbone, data: Encoded, batch_size: int, dtype: str, longest: int, check: Check = lambda: None
 ) -> list[str]:

@@ -45,6 +45,21 @@ def stopped(asked: RunSpec, folder: Path, after: int = CUT, every: int = 100) ->
     return made
 
 
+class Killed(BaseException):
+    """What nothing catches, and so writes nothing, as the end of the process."""
+
+
+def killed(asked: RunSpec, folder: Path, at: int, every: int) -> None:
+    """A run whose process dies after so many steps."""
+
+    def die(facts: Any) -> None:
+        if facts.get("step") == at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        session(folder, every).execute(asked, die)
+
+
 def agree(found: dict[str, Any], expected: dict[str, Any]) -> None:
     for name in ("curve", "metrics", "predictions", "checkpoint_step", "stopped_at"):
         assert found[name] == expected[name], name
@@ -53,14 +68,15 @@ def agree(found: dict[str, Any], expected: dict[str, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_goes_on_with_the_same_losses_and_predictions_bit_for_bit(method: str, tmp_path: Path) -> None:
-    asked = spec(method, steps=STEPS, eval_every=3)
+    """Killed behind step 75 of 100, with a checkpoint at 70."""
+    asked = spec(method, steps=100, eval_every=30)
     if method in ("full", "galore", "bitfit", "layernorm"):  # the whole base, dropout included
         asked = replace(asked, backbone=replace(asked.backbone, dropout=0.2))
     whole = session(tmp_path / "whole").execute(asked)
-    stopped(asked, tmp_path / "cut")
+    killed(asked, tmp_path / "cut", at=75, every=10)
     rest = session(tmp_path / "cut").execute(asked)
     agree(rest, whole)
-    assert [at["step"] for at in rest["resumed"]] == [CUT]
+    assert [at["step"] for at in rest["resumed"]] == [70]
     assert "resumed" not in whole
 
 
@@ -77,7 +93,9 @@ def test_the_best_weights_so_far_and_every_schedule_go_on(change: dict[str, Any]
 @pytest.mark.slow
 def test_probes_and_the_dropout_of_the_base_go_on(tmp_path: Path) -> None:
     asked = spec("lora", steps=STEPS, eval_every=2)
-    asked = replace(asked, probes={"decomposition": CARDS["decomposition"].version}, backbone=replace(asked.backbone, dropout=0.3))
+    asked = replace(
+        asked, probes={"decomposition": CARDS["decomposition"].version}, backbone=replace(asked.backbone, dropout=0.3)
+    )
     asked = replace(asked, backbone=replace(asked.backbone, dropout_version=2))
     whole = session(tmp_path / "whole").execute(asked)
     stopped(asked, tmp_path / "cut")
@@ -90,16 +108,7 @@ def test_probes_and_the_dropout_of_the_base_go_on(tmp_path: Path) -> None:
 def test_a_run_that_is_killed_goes_on_from_the_last_checkpoint_it_wrote(tmp_path: Path) -> None:
     asked = spec("adalora", steps=STEPS)
     whole = session(tmp_path / "whole").execute(asked)
-
-    class Killed(BaseException):
-        pass
-
-    def die(facts: Any) -> None:
-        if facts.get("step") == 9:
-            raise Killed
-
-    with pytest.raises(Killed):
-        session(tmp_path / "cut", every=4).execute(asked, die)
+    killed(asked, tmp_path / "cut", at=9, every=4)
     rest = session(tmp_path / "cut", every=4).execute(asked)
     agree(rest, whole)
     assert [at["step"] for at in rest["resumed"]] == [8]

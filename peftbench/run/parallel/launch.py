@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from peftbench.errors import UserError
 from peftbench.records.spec import RunSpec, as_dict
+from peftbench.run.executors import cores
 from peftbench.run.failures import ProcessDied
 from peftbench.run.jobs import Progress, Stop
 
@@ -74,8 +75,7 @@ def execute(spec: RunSpec, session: Mapping[str, Any], on_progress: Progress, st
     from torch.distributed import TCPStore
 
     size = spec.train.ranks
-    threads = session.get("threads")
-    given = {**session, "threads": max(1, (threads or len(os.sched_getaffinity(0))) // size)}
+    given = {**session, "threads": max(1, (session.get("threads") or cores()) // size)}
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ranks = [_start(number, size, store.port, given["threads"]) for number in range(size)]
     try:

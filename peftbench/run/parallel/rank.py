@@ -32,6 +32,7 @@ def main() -> None:
 
 
 def _execute(channel: Channel, spec: RunSpec, given: Mapping[str, Any]) -> dict[str, Any]:
+    import torch
     import torch.distributed as dist
 
     from peftbench.backbones import devices
@@ -39,6 +40,8 @@ def _execute(channel: Channel, spec: RunSpec, given: Mapping[str, Any]) -> dict[
     from peftbench.run.parallel.ranks import Group
 
     device = devices.pick(_device(given["device"], int(os.environ["LOCAL_RANK"])))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
     ranks = Group(spec.train.shards, device)
     session = session_of(given, ranks, str(device))

@@ -251,10 +251,10 @@ class Run:
         data, examples = self.data[split], getattr(self.dataset, split)
         size, dtype = eval_batch(self.spec), self.spec.backbone.dtype
         if self.dataset.kind != "generation":
-            values = evaluate.predict(self.backbone, data, size, dtype, self._raise_if_stopped)
+            values = evaluate.predict(self.backbone, data, size, dtype, self._raise_if_stopped, self.ranks)
             labels = [e.label for e in examples]
             return {m: metrics.score(m, values, labels) for m in self.dataset.metrics}, values
-        perplexity = evaluate.perplexity(self.backbone, data, size, dtype, self._raise_if_stopped)
+        perplexity = evaluate.perplexity(self.backbone, data, size, dtype, self._raise_if_stopped, self.ranks)
         scores: dict[str, float | None] = {"perplexity": perplexity}
         if split != "test":
             return scores, []

@@ -84,12 +84,14 @@ def on(
     Raises:
         RuntimeError: a rank failed; the text is what the ranks printed.
     """
-    size = max(1, *parallel.values()) if parallel else 1
+    job = [parallel, cases, plant, str(checkpoint) if checkpoint else None, stop, options]
+    if not parallel:
+        return _results(job, ONE)
+    size = max(parallel.values())
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
-        job = [parallel, cases, plant, str(checkpoint) if checkpoint else None, stop, options]
         Path(folder, "job.json").write_text(json.dumps(job))
         shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
         path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
@@ -177,23 +179,28 @@ def _fitted(case: Case, trainer: Trainer, stop: int, file: str | None) -> Fitted
         return made
 
 
+def _results(job: list[Any], ranks: Ranks) -> list[Result]:
+    results = []
+    for i, (method, hyper, network) in enumerate(job[1]):
+        own = [*job[:3], job[3] and f"{job[3]} {i}", *job[4:]]  # a checkpoint of its own
+        results.append(train(Case(find(method), hyper, network), own, ranks))
+    return results
+
+
 def main(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text())
-    parallel, cases, plant, *_ = job
-    torch.set_num_threads(1)
-    ranks: Ranks = ONE
-    if parallel:
-        import torch.distributed as dist
+    parallel, _, plant, *_ = job
+    import torch.distributed as dist
 
-        dist.init_process_group("gloo")
-        ranks = Group(parallel.get("shards", 1), torch.device("cpu"))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    ranks = Group(parallel.get("shards", 1), torch.device("cpu"))
     if plant:
         PLANTS[plant](ranks)
-    results = [train(Case(find(m), hyper, network), job, ranks) for m, hyper, network in cases]
+    results = _results(job, ranks)
     if ranks.is_first:
         torch.save([vars(r) for r in results], folder / "results.pt")
-    if parallel:
-        dist.barrier()
+    dist.barrier()
 
 
 def _base_stays_whole(_: Ranks) -> None:

@@ -27,6 +27,7 @@ from peftbench.run.session import Abandoned, Diverged, Session
 
 METHODS = sorted(registry.discover())
 CLOSE = 1e-10  # of float64 after Adam's steps, which divide by square roots of squares of rounding errors
+NETWORKS = ("tiny-encoder", "tiny-decoder", "tiny-t5")
 KINDS = [{"data": 2}, {"shards": 2}]
 
 pytestmark = pytest.mark.slow
@@ -46,9 +47,13 @@ def agree(one: Result, several: Result) -> None:
     assert all(torch.equal(t, several.codes[name]) for name, t in one.codes.items())
 
 
-@pytest.mark.parametrize("network", ["tiny-encoder", "tiny-decoder", "tiny-t5"])
-def test_every_method_on_two_processes_equals_itself_on_one_or_is_refused_with_the_reason(network: str) -> None:
-    cases = [(method, {}, network) for method in METHODS]
+@pytest.mark.parametrize(
+    "networks", [NETWORKS[:1], pytest.param(NETWORKS[1:], marks=pytest.mark.full)], ids=["encoder", "decoders"]
+)
+def test_every_method_on_two_processes_equals_itself_on_one_or_is_refused_with_the_reason(
+    networks: tuple[str, ...],
+) -> None:
+    cases: list[Any] = [(method, {}, network) for network in networks for method in METHODS]
     alone = on({}, cases)
     for parallel in KINDS:
         for (method, _, _), one, two in zip(cases, alone, on(parallel, cases), strict=True):
@@ -65,33 +70,30 @@ def test_three_processes_micro_batches_and_gradient_checkpointing_change_nothing
     alone = on({}, cases)
     for parallel, options in (
         ({"shards": 3}, {}),
-        ({"data": 3}, {}),
-        ({"shards": 2}, {"accumulation": 3}),
-        ({"shards": 2}, {"gradient_checkpointing": True}),
+        ({"shards": 2}, {"accumulation": 3, "gradient_checkpointing": True}),
     ):
         for one, several in zip(alone, on(parallel, cases, **options), strict=True):
             agree(one, several)
 
 
+@pytest.mark.full
 def test_a_rank_holds_its_part_of_the_base_and_all_of_the_adapter() -> None:
-    for method in ("full", "lora", "qlora", "pissa"):
-        (one,), (two,), (three,) = (on(p, [(method, {}, "tiny-decoder")]) for p in ({}, {"shards": 2}, {"shards": 3}))
+    cases: list[Any] = [(method, {}, "tiny-decoder") for method in ("full", "lora", "qlora", "pissa")]
+    for one, two, three in zip(*(on(p, cases) for p in ({}, {"shards": 2}, {"shards": 3})), strict=True):
         assert one.bytes > two.bytes > three.bytes
         base = 2 * (one.bytes - two.bytes)
         assert three.bytes == pytest.approx(one.bytes - base * 2 / 3, rel=0.05)
 
 
-@pytest.mark.parametrize("method", ["full", "adalora", "qlora"])
-def test_a_checkpoint_of_so_many_ranks_goes_on_with_any_other_number(method: str, tmp_path: Path) -> None:
-    case: list[Any] = [(method, {}, "tiny-encoder")]
-    (whole,) = on({}, case)
-    kinds: list[dict[str, int]] = [{}, {"shards": 2}, {"shards": 3}, {"data": 2}]
-    for first, then in zip(kinds, [*kinds[1:], kinds[0]], strict=True):
-        file = tmp_path / f"{len(first)}{first}.pt"
-        on(first, case, checkpoint=file, stop=2)
-        (rest,) = on(then, case, checkpoint=file)
-        assert rest.resumed == [2]
-        agree(whole, replace(rest, gradients=whole.gradients))
+def test_a_checkpoint_of_so_many_ranks_goes_on_with_any_other_number(tmp_path: Path) -> None:
+    cases: list[Any] = [(method, {}, "tiny-encoder") for method in ("full", "adalora", "qlora")]
+    whole = on({}, cases)
+    for first, then in (({}, {"shards": 3}), ({"shards": 3}, {"data": 2}), ({"shards": 2}, {})):
+        file = tmp_path / f"of {first}"
+        on(first, cases, checkpoint=file, stop=2)
+        for one, rest in zip(whole, on(then, cases, checkpoint=file), strict=True):
+            assert rest.resumed == [2]
+            agree(one, replace(rest, gradients=one.gradients))
 
 
 @pytest.mark.parametrize("bug", rank_program.PLANTS)

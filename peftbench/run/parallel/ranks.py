@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from peftbench.backbones.sharded import is_sharded, local, whole
 from peftbench.errors import UserError
+from peftbench.tasks.batches import IGNORE
 
 BUCKET = 25 * 2**20  # bytes of gradients that are summed together, as DistributedDataParallel does
 
@@ -64,6 +65,14 @@ class Ranks:
     def share(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """This rank's rows of a batch."""
         return batch
+
+    def part(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """This rank's rows of a batch of any size: as many on each rank, the last ones repeated without labels."""
+        return dict(batch)
+
+    def joined(self, rows: Tensor, count: int) -> Tensor:
+        """The first `count` rows of all ranks' rows, which `part` has divided, on each of them."""
+        return rows
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum over all ranks, on each of them."""
@@ -150,6 +159,21 @@ class Group(Ranks):
             raise ValueError(f"{rows} rows cannot be divided among {self.size} ranks")
         mine = slice(self.rank * rows // self.size, (self.rank + 1) * rows // self.size)
         return {k: v[mine] for k, v in batch.items()}
+
+    def part(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        rows = len(batch["input_ids"])
+        each = -(-rows // self.size)
+        mine = [min(i, rows - 1) for i in range(self.rank * each, (self.rank + 1) * each)]
+        chosen = {k: v[mine] for k, v in batch.items()}
+        if "labels" in chosen and chosen["labels"].ndim > 1:
+            repeated = max(0, (self.rank + 1) * each - max(rows, self.rank * each))
+            chosen["labels"][each - repeated :] = IGNORE
+        return chosen
+
+    def joined(self, rows: Tensor, count: int) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(self.size)]
+        self.dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)[:count]
 
     def sum(self, value: Tensor) -> Tensor:
         self.dist.all_reduce(value)

@@ -17,6 +17,7 @@ import torch
 from rank_program import Result, on
 from run_specs import spec
 
+from peftbench.backbones import devices
 from peftbench.errors import UserError
 from peftbench.estimate import run_peak
 from peftbench.method import registry
@@ -24,6 +25,7 @@ from peftbench.records.spec import RunSpec, as_dict
 from peftbench.run import failures
 from peftbench.run.parallel import launch
 from peftbench.run.session import Abandoned, Diverged, Session
+from peftbench.tasks import batches
 
 METHODS = sorted(registry.discover())
 CLOSE = 1e-10  # of float64 after Adam's steps, which divide by square roots of squares of rounding errors
@@ -128,9 +130,12 @@ def test_a_run_on_two_ranks_has_the_record_of_one_process(session: Session) -> N
 def test_the_bytes_of_a_rank_are_those_that_the_simulation_says(session: Session, method: str) -> None:
     asked = shared(method)
     measured = session.execute(asked)["memory"]
-    tensors = {"input_ids": ["int64", *measured["batch"]], "attention_mask": ["int64", *measured["batch"]]}
-    layout = {"tensors": {**tensors, "labels": ["int64", 8]}, "padded": True, "exact": True}
-    query = {"spec": as_dict(asked), "kind": "classification", "labels": 2, "batch": layout}
+    dataset = session.dataset(asked.task)
+    backbone = session.backbone(asked.backbone, dataset)
+    data = session.encode(dataset, backbone, asked.train.max_length)["train"]
+    order = batches.order(data.lengths, asked.train.batch_size, asked.train.steps, devices.stream("order", *asked.axes))
+    layout = run_peak.batch_layout(data, order, backbone.tokenizer.pad_token_id, 1)
+    query = {"spec": as_dict(asked), "kind": dataset.kind, "labels": len(dataset.labels), "batch": layout}
     assert run_peak.peak(query)["bytes"] == measured["ranks"][0] == measured["peak_bytes"]
 
 

@@ -17,8 +17,6 @@ from peftbench.method.edit import Edit
 from peftbench.method.layers.nf4 import NF4Linear
 from peftbench.run.parallel.ranks import Ranks
 
-SPARED = 0.04  # share of the base's bytes that a rank may hold beyond its part: rows that N does not divide
-
 
 class NotSharded(RuntimeError):
     """A network that should be in shards is not, so that it takes the memory of a whole one."""
@@ -41,7 +39,6 @@ def shard(edit: Edit, ranks: Ranks) -> None:
     backbone, net = edit.backbone, edit.net
     _store_weights_as_parameters(net)
     own = {*edit.own(), *backbone.head_parameters(), *(p for p in net.parameters() if p.ndim == 0)}
-    bytes_before = sum(t.nbytes for _, t in _base(net, own))
     names = {id(p): name for name, p in net.named_parameters()}
     for module in [*_blocks(backbone), net]:
         fully_shard(module, mesh=ranks.mesh, ignored_params=own)
@@ -55,7 +52,7 @@ def shard(edit: Edit, ranks: Ranks) -> None:
         for table in (module._buffers, vars(module)):  # what is computed once and kept, such as norms of weights, too
             table.update({name: t.to(ranks.device) for name, t in table.items() if type(t) is torch.Tensor})
     _rename(edit, names)
-    check_sharded(net, own, ranks, bytes_before)
+    check_sharded(net, own, ranks)
 
 
 def gathered_bytes(backbone: Backbone) -> tuple[int, int]:
@@ -73,26 +70,31 @@ def gathered_bytes(backbone: Backbone) -> tuple[int, int]:
     return max(sizes), sum(p.nbytes for p in rest)
 
 
-def check_sharded(net: nn.Module, own: set[nn.Parameter], ranks: Ranks, bytes_before: int) -> None:
+def check_sharded(net: nn.Module, own: set[nn.Parameter], ranks: Ranks) -> None:
     """Check that each rank holds its part of the base, and not all of it.
 
     Args:
         net: the network.
         own: what is whole on each rank on purpose.
         ranks: this process among the others.
-        bytes_before: of the base's weights on one process.
 
     Raises:
         NotSharded: it holds more.
     """
-    most = bytes_before / ranks.shards + SPARED * bytes_before
-    if (held := sum(local(t).nbytes for _, t in _base(net, own))) > most:
-        left = sorted(((t.nbytes, name) for name, t in _base(net, own) if not is_sharded(t)), reverse=True)
+    base = dict(_base(net, own))
+    held = sum(local(t).nbytes for t in base.values())
+    most = sum(_part_bytes(t, ranks.shards) for t in base.values())
+    if held > most:
+        left = sorted(((t.nbytes, name) for name, t in base.items() if not is_sharded(t)), reverse=True)
         names = ", ".join(f"{name} ({size:,} bytes)" for size, name in left[:2])
         raise NotSharded(
-            f"rank {ranks.rank} holds {held:,} bytes of a base of {bytes_before:,} that {ranks.shards} ranks should "
-            f"share; whole on each rank: {names}. Sharding would save nothing, so the run stops"
+            f"rank {ranks.rank} holds {held:,} bytes of the base, where the part of one of {ranks.shards} is {most:,}; whole on each rank: {names}. Sharding would save nothing, so the run stops"
         )
+
+
+def _part_bytes(t: Tensor, shards: int) -> int:
+    """The bytes of the largest shard of a tensor: of its rows, which shards may not divide evenly."""
+    return -(-len(t) // shards) * (t.nbytes // len(t)) if t.ndim and len(t) else t.nbytes
 
 
 def _base(net: nn.Module, own: set[nn.Parameter]) -> Iterator[tuple[str, Tensor]]:

@@ -352,7 +352,9 @@ class Experiment(Section):
         None, description="steps after which an unfinished run is saved, to go on from there; null: it begins again"
     )
     parallel: ParallelSection | None = Field(None, description="one run on several devices: {data: N} or {shards: N}")
-    jobs: int = Field(1, ge=1, le=limits.JOBS, description="worker processes; several share the machine")
+    jobs: int | None = Field(
+        None, ge=1, le=limits.JOBS, description="worker processes, which share the machine; null: 1, or 1 for each GPU"
+    )
     timeout: TimeoutSection = TimeoutSection()
     reference: str = Field("full", description="the label of the method that ratios are relative to")
     margin: float | None = Field(

@@ -128,7 +128,7 @@ def _conflicts(experiment: Experiment) -> Iterator[UserError]:
                 message = f"the budget counts {b.length_unit}, and so must every task: write {b.length_unit}: ... here"
                 yield experiment.error(("tasks", i, name), message)
         yield from invalid_exemptions(experiment, task.exempt, ("tasks", i, "exempt"))
-    if b.seconds is not None and experiment.jobs > 1:
+    if b.seconds is not None and (experiment.jobs or 1) > 1:
         message = "runs that share the machine would get less done in the seconds of the budget; write jobs: 1"
         yield experiment.error(("jobs",), message)
     yield from axes.conflicts(experiment)

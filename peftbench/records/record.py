@@ -310,16 +310,18 @@ def _read_all(results_dir: Path | str, predictions: bool = False) -> tuple[list[
     for path in paths(results_dir):
         try:
             r = read(path)
-            if predictions and isinstance(r, RunRecord):
-                _check_predictions(r)
+            if predictions:
+                check_predictions(r)
             records.append(r)
         except UserError as e:
             errors.append(str(e))
     return records, errors
 
 
-def _check_predictions(r: RunRecord) -> None:
-    """Raise UserError if predictions do not fit their type or each other, or a finished run has none."""
+def check_predictions(r: Record) -> None:
+    """Raise UserError if a run's predictions do not fit their type or each other, or a finished run has none."""
+    if not isinstance(r, RunRecord):
+        return
     made = r.predictions
     if made is None and r.is_finished:
         raise UserError(f"{r.path}: predictions: there are none, and a finished run has them. {files.FOREIGN_FIX}")

@@ -101,18 +101,18 @@ def main() -> None:
     gc.enable()
     channel.send("ready", env=host.env)
     while (message := channel.messages.get())["do"] == "job":
-        if not _serve(channel, host, Job.from_json(message["job"]), single=set_up["single"]):
+        if not _serve(channel, host, Job.from_json(message["job"]), set_up["single"], message["packed"]):
             return
 
 
-def _serve(channel: Channel, host: SessionHost, job: Job, single: bool) -> bool:
+def _serve(channel: Channel, host: SessionHost, job: Job, single: bool, packed: bool) -> bool:
     """Carry out a job and report its end; returns whether this process may take another.
 
     What the run has started and left, processes or threads, ends with it.
     """
     before = set(threading.enumerate())
     try:
-        facts = host.carry_out(job, reporter(channel), _stopper(channel, job), _Writing(channel))
+        facts = host.carry_out(job, reporter(channel), _stopper(channel, job), _Writing(channel), shares_memory=packed)
     except (OSError, UserError, MemoryError) as error:  # a full disk, no more open files: no record can be written
         channel.send("unwritable", **describe(error))
         return False

@@ -88,7 +88,8 @@ def check_sharded(net: nn.Module, own: set[nn.Parameter], ranks: Ranks) -> None:
         left = sorted(((t.nbytes, name) for name, t in base.items() if not is_sharded(t)), reverse=True)
         names = ", ".join(f"{name} ({size:,} bytes)" for size, name in left[:2])
         raise NotSharded(
-            f"rank {ranks.rank} holds {held:,} bytes of the base, where the part of one of {ranks.shards} is {most:,}; whole on each rank: {names}. Sharding would save nothing, so the run stops"
+            f"rank {ranks.rank} holds {held:,} bytes of the base, where the part of one of {ranks.shards} is {most:,}; "
+            f"whole on each rank: {names}. Sharding would save nothing, so the run stops"
         )
 
 

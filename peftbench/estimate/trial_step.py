@@ -49,7 +49,7 @@ def prompt_of(spec: RunSpec, task: TaskFacts, catalogue: Catalogue) -> int:
     packages = cache.versions("torch", "transformers", "bitsandbytes")
     code = cache.code_key(*CODE, files=catalogue.plugins)
     store = catalogue.stores.open("trials", digest({"code": code, "packages": packages}))
-    network = [as_dict(spec.backbone), task.kind]
+    network: list[Any] = [as_dict(spec.backbone), task.kind]
     network += [[spec.train.data_parallel, spec.train.shards]] if spec.train.ranks > 1 else []
     key = digest([*network, spec.method.name, spec.method.version, dict(spec.method.hyper)])
     if key not in store.answers:

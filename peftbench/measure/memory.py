@@ -308,7 +308,7 @@ def _watched_resizes(note: Callable[[torch.UntypedStorage, int], None]) -> Itera
         note(storage, before)
         return out
 
-    torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
+    torch.UntypedStorage.resize_ = resize  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:

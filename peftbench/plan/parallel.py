@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from peftbench.errors import UserError
 from peftbench.plan.experiment import Experiment
+from peftbench.plan.strict_yaml import Place
 
 
 def conflicts(experiment: Experiment) -> Iterator[UserError]:
@@ -14,7 +15,7 @@ def conflicts(experiment: Experiment) -> Iterator[UserError]:
         return
     ranks, b = experiment.parallel.ranks, experiment.budget
     parts = ranks * b.accumulation
-    sizes = {("budget", "batch_size"): b.batch_size}
+    sizes: dict[Place, int] = {("budget", "batch_size"): b.batch_size}
     sizes |= {("tasks", i, "batch_size"): t.batch_size for i, t in enumerate(experiment.tasks) if t.batch_size}
     for place, size in sizes.items():
         if size % parts:

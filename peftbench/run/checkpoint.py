@@ -270,12 +270,12 @@ def _owners(trainer: Trainer) -> Iterator[tuple[str, Any]]:
 
 def _random_state(device: torch.device) -> dict[str, Any]:
     """The random streams of torch, Python and numpy. numpy's array becomes a list, which a checkpoint can hold."""
-    name, keys, *rest = np.random.get_state()
+    name, keys, *rest = (*np.random.get_state(),)
     return {
         "torch": torch.get_rng_state(),
         "device": _device_module(device).get_rng_state() if device.type in ("cuda", "mps") else None,
         "python": random.getstate(),
-        "numpy": (name, keys.tolist(), *rest),  # type: ignore[union-attr]
+        "numpy": (name, np.asarray(keys).tolist(), *rest),
     }
 
 

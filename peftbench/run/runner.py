@@ -118,8 +118,16 @@ def run(
                 kind, most = "profile", replace(most, run=most.run and most.run * len(spec.methods))
             return Job(kind, spec, experiment, str(results_dir), reference, tuple(overrides), most, design)
 
-        own = {"options": dict(options or {}), "peaks": dict(peaks or {}), "devices": devices}
-        training = Setup(session, session_kwargs or {}, jobs, threads, keep_open=(fd,), **own)
+        training = Setup(
+            session,
+            session_kwargs or {},
+            jobs,
+            threads,
+            keep_open=(fd,),
+            options=dict(options or {}),
+            peaks=dict(peaks or {}),
+            devices=devices,
+        )
         timing = replace(training, threads=profile_threads, exclusive=True)
         planned = {spec.id: spec for spec in grid}
         retry = partial(Retries, failed=retry_failed, limits=limits)

@@ -8,7 +8,6 @@ for it for ever, are killed, and the failure is the run's.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import selectors
@@ -72,11 +71,13 @@ def execute(spec: RunSpec, session: Mapping[str, Any], on_progress: Progress, st
         RankFailed: a rank raised another error.
         ProcessDied: a rank died.
     """
-    from torch.distributed import TCPStore
+    import torch.distributed as dist
 
     size = spec.train.ranks
     given = {**session, "threads": max(1, (session.get("threads") or cores()) // size)}
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False
+    )
     ranks = [_start(number, size, store.port, given["threads"]) for number in range(size)]
     try:
         for rank in ranks:
@@ -194,9 +195,3 @@ def _end(rank: _Rank) -> None:
     rank.process.wait()
     rank.process.stdout.close()
     rank.stderr.close()
-
-
-def session_of(given: Mapping[str, Any], ranks: Any, device: str) -> Any:
-    """The session of a rank, on its device."""
-    module = importlib.import_module("peftbench.run.session")
-    return module.Session(**{**given, "device": device}, ranks=ranks)

@@ -36,15 +36,15 @@ def _execute(channel: Channel, spec: RunSpec, given: Mapping[str, Any]) -> dict[
     import torch.distributed as dist
 
     from peftbench.backbones import devices
-    from peftbench.run.parallel.launch import session_of
     from peftbench.run.parallel.ranks import Group
+    from peftbench.run.session import Session
 
     device = devices.pick(_device(given["device"], int(os.environ["LOCAL_RANK"])))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
     ranks = Group(spec.train.shards, device)
-    session = session_of(given, ranks, str(device))
+    session = Session(**{**given, "device": str(device)}, ranks=ranks)
     report = reporter(channel) if ranks.is_first else lambda facts: None
     return session.execute(spec, report, channel.abandon.is_set)
 

@@ -153,6 +153,12 @@ def test_a_request_to_stop_reaches_every_rank_and_the_next_attempt_goes_on(tmp_p
     assert rest["predictions"] == whole["predictions"]
 
 
+def test_a_request_to_stop_before_the_first_step_is_not_kept_waiting(session: Session) -> None:
+    with pytest.raises(Abandoned, match="before the first step"):
+        session.execute(shared(steps=60), stop=lambda: True)
+    assert ranks() == []
+
+
 def test_a_rank_that_dies_ends_the_run_as_the_machines_fault_and_leaves_no_process(session: Session) -> None:
     def kill(facts: Any) -> None:
         if facts.get("step") == 3:

@@ -24,6 +24,7 @@ from peftbench.records.spec import RunSpec, as_dict
 from peftbench.run.executors import cores
 from peftbench.run.failures import ProcessDied
 from peftbench.run.jobs import Progress, Stop
+from peftbench.run.train import Abandoned, Diverged
 
 RANK = "peftbench.run.parallel.rank"  # what `python -m` runs
 TAIL = 4000  # characters kept of what a dead rank printed
@@ -115,7 +116,7 @@ def _start(number: int, size: int, port: int, threads: int) -> _Rank:
 
 def _follow(ranks: list[_Rank], on_progress: Progress, stop: Stop) -> dict[str, Any]:
     """Read what the ranks tell until all have ended, or one has failed."""
-    asked, failed_at = False, None
+    asked, begun, failed_at = False, False, None
     with selectors.DefaultSelector() as selector:
         for rank in ranks:
             assert rank.process.stdout is not None
@@ -123,6 +124,8 @@ def _follow(ranks: list[_Rank], on_progress: Progress, stop: Stop) -> dict[str, 
         while any(rank.ended is None for rank in ranks):
             if not asked and stop():
                 asked = True
+                if not begun:
+                    raise Abandoned("stopped on request before the first step")
                 for rank in ranks:
                     rank.send({"do": "abandon"})
             for key, _ in selector.select(POLL_SECONDS):
@@ -131,6 +134,7 @@ def _follow(ranks: list[_Rank], on_progress: Progress, stop: Stop) -> dict[str, 
                 *lines, rank.unread = (rank.unread + received).split(b"\n")
                 for message in map(json.loads, lines):
                     if message["event"] == "progress":
+                        begun = begun or "step" in message["progress"]
                         on_progress(message["progress"])
                     else:
                         rank.ended = message
@@ -169,16 +173,14 @@ def _priority(rank: _Rank) -> tuple[bool, bool, int]:
 
 def _error_of(rank: _Rank) -> Exception:
     """The exception that a rank raised, as the session that starts the ranks raises it."""
-    from peftbench.run import train
-
     ended = rank.ended
     assert ended is not None
     if ended["kind"] == "user":
         return UserError(ended["message"])
     if ended["kind"] == "abandoned":
-        return train.Abandoned(ended["message"])
+        return Abandoned(ended["message"])
     if ended["kind"] == "diverged":
-        return train.Diverged.of(ended["message"], ended["body"])
+        return Diverged.of(ended["message"], ended["body"])
     made = ProcessDied if ended["kind"] == "death" else RankFailed
     error = made(f"rank {rank.number}: {ended['message']}")
     if ended.get("traceback"):

@@ -107,7 +107,9 @@ def run(
     """
     open_executor = executors.find(executor)
     executors.check_options(executor, options or {})
-    with lock.hold(Path(results_dir)) as fd, ExitStack() as stack:
+    needs_locks = executors.needs_locks(executor)
+    with lock.hold(Path(results_dir), needs_locks=needs_locks) as fd, ExitStack() as stack:
+        executors.check_alone(executor, Path(results_dir))
         view = view or Quiet()
         stack.callback(view.close)
         sweep(Path(results_dir))
@@ -118,8 +120,9 @@ def run(
                 kind, most = "profile", replace(most, run=most.run and most.run * len(spec.methods))
             return Job(kind, spec, experiment, str(results_dir), reference, tuple(overrides), most, design)
 
-        own = {"options": dict(options or {}), "peaks": dict(peaks or {}), "devices": devices}
-        training = Setup(session, session_kwargs or {}, jobs, threads, keep_open=(fd,), **own)
+        own: dict[str, Any] = {"options": dict(options or {}), "peaks": dict(peaks or {}), "devices": devices}
+        held: tuple[int, ...] = () if fd is None else (fd,)
+        training = Setup(session, session_kwargs or {}, jobs, threads, keep_open=held, **own)
         timing = replace(training, threads=profile_threads, exclusive=True)
         planned = {spec.id: spec for spec in grid}
         retry = partial(Retries, failed=retry_failed, limits=limits)

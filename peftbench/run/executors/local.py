@@ -16,6 +16,8 @@ from peftbench.run.jobs import Job
 class LocalExecutor:
     """Carries out jobs in a pool of worker processes; see `Executor` for what each method promises."""
 
+    shares_files = True
+
     def __init__(self, setup: Setup) -> None:
         self.setup, self.pool = setup, Pool(setup)
         self._queue: list[Job] = []

@@ -202,7 +202,7 @@ class Node:
 
     def _signal(self, number: int, batch: int, to_all: bool) -> None:
         for pid in processes(self.element):
-            if to_all or parent(pid) == batch:
+            if pid != batch and (to_all or parent(pid) == batch):  # the script itself gets no signal
                 with contextlib.suppress(OSError):
                     os.kill(pid, number)
 

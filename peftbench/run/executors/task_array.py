@@ -267,12 +267,12 @@ class TaskArray:
         signs, state = self._signs().get(key, []), self.scheduler.state_of(key)
         how = f" ({state})" if state else ""
         said = f"the task {key} ended{how}"
-        held = self._release(key, said)
+        endings = self._release(key, said)
         del self.elements[key]
         self._save()
         if any(sign["claimed"] or sign.get("over") for sign in signs):
             self.failed_starts = 0
-            return f"{said}; its run is free again" if held else None
+            return f"{said}; {_fate(endings[0])}" if endings else None
         if self.stopping or state.startswith("CANCELLED"):
             return None
         self.failed_starts += 1
@@ -285,16 +285,17 @@ class TaskArray:
             )
         return f"{said} before it took a job"
 
-    def _release(self, key: str, why: str) -> int:
-        """End the claims of an element; returns how many there were."""
-        jobs, count = self.ledger.jobs(), 0
+    def _release(self, key: str, why: str) -> list[Mapping[str, Any]]:
+        """End the claims of an element; returns what ended each."""
+        jobs, endings = self.ledger.jobs(), list[Mapping[str, Any]]()
         for job_key, state in self.ledger.states().items():
             claim = Claim(job_key, state.number)
             if state.over is not None or job_key not in jobs or self.ledger.facts_of(claim).get("element") != key:
                 continue
             tail = self.scheduler.stderr_of(key)[-STDERR_TAIL:]
-            count += release(self.ledger, claim, jobs[job_key].job, why, not self.stopping, tail)
-        return count
+            release(self.ledger, claim, jobs[job_key].job, why, not self.stopping, tail)
+            endings.append(self.ledger.states()[job_key].over or {})
+        return endings
 
 
 def folder_of(results_dir: Path, exclusive: bool) -> Path:
@@ -319,6 +320,13 @@ def _living_in(folder: Path) -> set[str]:
         return set()
     scheduler = open_scheduler(Options(cluster=saved["settings"]["cluster"]), folder / "logs", name_of(folder))
     return scheduler.living({key: facts["mark"] for key, facts in saved["elements"].items()})
+
+
+def _fate(ending: Mapping[str, Any]) -> str:
+    """What becomes of the run of a task that has ended."""
+    if ending.get("again"):
+        return "its run starts again"
+    return "its run is given up" if ending.get("lost") else "its run had ended"
 
 
 def _plain(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -238,16 +238,28 @@ def parent(pid: int) -> int | None:
 
 
 def srun(words: list[str]) -> None:
-    """Become the command, with its output in the files that submitit names."""
+    """Become the command, with its output in the files that submitit names; with several tasks, start it for each."""
     options: dict[str, str] = {}
     while words and words[0].startswith("--"):
         word = words.pop(0)
         if word != "--unbuffered":
             options[word] = words.pop(0)
-    os.environ["SLURM_PROCID"] = os.environ["SLURM_LOCALID"] = "0"
+    rank, count = 0, int(os.environ["SLURM_NTASKS"])
+    if count > 1:
+        children = []
+        for number in range(count):
+            if (child := os.fork()) == 0:
+                rank = number
+                break
+            children.append(child)
+        else:
+            for child in children:
+                os.waitpid(child, 0)
+            sys.exit(0)
+    os.environ["SLURM_PROCID"], os.environ["SLURM_LOCALID"] = str(rank), "0"
     whole = os.environ.get("SLURM_ARRAY_JOB_ID", "")
     marks = {
-        "%A": whole, "%a": os.environ.get("SLURM_ARRAY_TASK_ID", ""), "%j": os.environ["SLURM_JOB_ID"], "%t": "0",
+        "%A": whole, "%a": os.environ.get("SLURM_ARRAY_TASK_ID", ""), "%j": os.environ["SLURM_JOB_ID"], "%t": str(rank),
     }  # fmt: skip
     for option, number in (("--output", 1), ("--error", 2)):
         path = options[option]

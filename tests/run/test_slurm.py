@@ -7,7 +7,10 @@ import fcntl
 import importlib.util
 import json
 import shutil
+import signal
+import socket
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +116,7 @@ def test_without_locks_the_second_runner_is_refused(tmp_path: Path, monkeypatch:
             lock.hold(tmp_path, needs_locks=False),
         ):
             pass
-    dead = {"pid": 2**22 - 1, "host": __import__("socket").gethostname(), "start": 1}
+    dead = {"pid": 2**22 - 1, "host": socket.gethostname(), "start": 1}
     (tmp_path / ".lock-1.json").write_text(json.dumps(dead))
     with lock.hold(tmp_path, needs_locks=False):
         assert not (tmp_path / ".lock-1.json").exists(), "its holder is gone"
@@ -155,8 +158,6 @@ def test_another_executor_does_not_start_beside_a_living_array(
 
 
 def test_a_budget_of_seconds_needs_whole_nodes() -> None:
-    from dataclasses import replace
-
     spec = fake_session.spec(0)
     timed = replace(spec, train=replace(spec.train, steps=0, seconds=5.0))
     job = executors.Job("run", timed, "e", "r")
@@ -174,8 +175,6 @@ class InterruptOnce(Quiet):
         self.presses = 2 if twice else 1
 
     def started(self, worker: int, spec: object) -> None:
-        import signal
-
         while self.presses:
             self.presses -= 1
             signal.raise_signal(signal.SIGINT)
@@ -226,3 +225,18 @@ def training(folder: Path) -> Mapping[str, Any]:
 def test_the_programs_of_a_cluster_are_not_needed_on_one_machine() -> None:
     if shutil.which("sbatch") is None:
         executors.check_options("slurm", LOCAL)
+
+
+def test_the_command_line_refuses_with_exit_code_2_before_it_plans(
+    call: Call, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for more, message in (
+        ((), "finds no sbatch here"),
+        (("--set", "slurm.time=4h"), "slurm.time: given '4h'; must be a time such as 04:00:00"),
+        (("--set", "slurm.partitoin=gpu"), "did you mean 'partition'?"),
+    ):
+        refused = call("run", tiny, "--executor", "slurm", *more)
+        assert (refused.code, refused.out) == (2, "")
+        assert message in refused.err
+        assert "Traceback" not in refused.err

@@ -358,3 +358,12 @@ def test_a_command_with_other_settings_does_not_mix_with_a_living_array(
     assert set(cluster.wait(20).values()) == {"CANCELLED by 0"}
     assert go(fake_session.grid(8, 0.3), jobs=2).code == 0
     finished_once(tmp_path)
+
+
+def test_each_node_of_an_element_carries_out_runs(cluster: fake_slurm.Cluster, go: Callable, tmp_path: Path) -> None:
+    specs = [*grid(6, slow=range(6), pause=0.15), fake_session.profile(fake_session.spec(0))]
+    assert go(specs, options={"nodes": "2", "array_parallelism": "1"}).code == 0
+    finished_once(tmp_path)
+    lines = fake_session.journal(tmp_path / "journal")
+    assert len({line[0] for line in lines if line[3] == "run"}) == 2, "two processes"
+    assert [e["given"]["nodes"] for e in cluster.elements().values()] == ["2", "1"], "the profile pass takes one"

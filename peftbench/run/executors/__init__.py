@@ -214,8 +214,10 @@ def needs_locks(name: str) -> bool:
 
 def check_alone(name: str, results_dir: Path) -> None:
     """Raise UserError if jobs of another executor of this package may still write records into a directory."""
-    for own in (point.name for point in OWN if point.name != name):
-        still_running: Callable[[Path], str | None] = getattr(find(own), "still_running", lambda _: None)
+    for point in OWN:
+        if point.name == name:
+            continue
+        still_running: Callable[[Path], str | None] = getattr(point.load(), "still_running", lambda _: None)
         if why := still_running(results_dir):
             raise UserError(f"{results_dir}: {why}")
 

@@ -74,7 +74,8 @@ class Options:
             exclusive: whether the task has its node to itself, which is of the kind of the profile pass.
             after: ids of jobs that must have ended before.
         """
-        shared = {"name": name, "timeout_min": self.minutes, "nodes": self.nodes, "cpus_per_task": self.cpus}
+        nodes = 1 if exclusive else self.nodes
+        shared = {"name": name, "timeout_min": self.minutes, "nodes": nodes, "cpus_per_task": self.cpus}
         if self.cluster != "slurm":
             gpus = int(self.gpus.rpartition(":")[2]) if self.gpus else None
             return _given(shared | {"gpus_per_node": gpus})
@@ -89,7 +90,7 @@ class Options:
             "gpus_per_node": self.gpus,
             "mem": self.memory,
             "constraint": constraint,
-            "ntasks_per_node": 1 if self.nodes > 1 else None,
+            "ntasks_per_node": 1 if nodes > 1 else None,
             "exclusive": True if exclusive else None,
             "setup": [self.setup] if self.setup else None,
             "array_parallelism": self.array_parallelism,

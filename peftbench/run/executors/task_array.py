@@ -181,8 +181,11 @@ class TaskArray:
             self._release(element, why)
 
     def forget(self) -> None:
-        """Remove the folder. No task may be alive."""
+        """Remove the folder, and that of the other phase unless a task of it may be alive. None of this phase may."""
         self.ledger.remove()
+        other = folder_of(self.ledger.folder.parent.parent, not self.setup.exclusive)
+        if other.is_dir() and not _living_in(other):
+            Ledger(other).remove()
 
     def _await_stopping(self, results_dir: Path) -> None:
         """Wait for tasks that an earlier command has asked to stop: they take no job of this one.

@@ -181,7 +181,7 @@ class InterruptOnce(Quiet):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cluster", ["local", "debug"])
+@pytest.mark.parametrize("cluster", ["local", pytest.param("debug", marks=pytest.mark.full)])
 def test_ctrl_c_abandons_what_runs_and_the_same_command_resumes(go: Callable, tmp_path: Path, cluster: str) -> None:
     specs = [fake_session.spec(n, pause=0.3) for n in range(2)]
     options = {"cluster": cluster}
@@ -193,7 +193,7 @@ def test_ctrl_c_abandons_what_runs_and_the_same_command_resumes(go: Callable, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cluster", ["local", "debug"])
+@pytest.mark.parametrize("cluster", ["local", pytest.param("debug", marks=pytest.mark.full)])
 def test_a_second_ctrl_c_kills_what_runs(go: Callable, tmp_path: Path, cluster: str) -> None:
     specs = [fake_session.spec(0, do="hang"), fake_session.spec(1)]
     options = {"cluster": cluster}

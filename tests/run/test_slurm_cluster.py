@@ -141,7 +141,7 @@ def test_a_pre_empted_task_is_queued_by_the_scheduler_and_goes_on(
     assert cluster.elements()[hit[0]]["restarts"] == 1
 
 
-@pytest.mark.parametrize("signalled", ["time_out", "terminate"])
+@pytest.mark.parametrize("signalled", [pytest.param("time_out", marks=pytest.mark.full), "terminate"])
 def test_signals_that_reach_all_processes_do_not_end_the_worker(
     cluster: fake_slurm.Cluster, go: Callable, tmp_path: Path, signalled: str
 ) -> None:
@@ -279,7 +279,7 @@ class InterruptOnce(Quiet):
             signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("twice", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_ctrl_c_ends_the_tasks_and_the_same_command_resumes(
     cluster: fake_slurm.Cluster, go: Callable, tmp_path: Path, twice: bool
 ) -> None:

@@ -242,7 +242,7 @@ def srun(words: list[str]) -> None:
     options: dict[str, str] = {}
     while words and words[0].startswith("--"):
         word = words.pop(0)
-        if word != "--unbuffered":
+        if word != "--unbuffered" and "=" not in word:
             options[word] = words.pop(0)
     rank, count = 0, int(os.environ["SLURM_NTASKS"])
     if count > 1:

@@ -248,7 +248,7 @@ def test_the_profile_pass_is_one_task_alone_after_the_array(
     cluster: fake_slurm.Cluster, go: Callable, tmp_path: Path
 ) -> None:
     runs = grid(3)
-    options = {"constraint": "a100", "profile_constraint": "h100"}
+    options = {"constraint": "a100", "profile_constraint": "h100", "cpus": "1"}
     assert go([*runs, fake_session.profile(*runs)], options=options, jobs=3).code == 0
     elements = cluster.elements()
     arrays, alone = [

@@ -82,6 +82,7 @@ def test_what_sbatch_is_told() -> None:
     ):  # fmt: skip
         assert f"#SBATCH {line}\n" in text
     assert "\nmodule load cuda\n" in text
+    assert " --cpus-per-task=8 python x\n" in text, "srun does not inherit it"
     assert "exclusive" not in text
     alone = script(exclusive=True, after=["7_0", "7_1", "9"])
     assert "#SBATCH --exclusive\n" in alone

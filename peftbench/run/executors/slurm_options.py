@@ -34,7 +34,7 @@ INSTALL = "pip install 'peftbench[slurm]'"
 MEMORY = re.compile(r"\d+[KMGT]?", re.IGNORECASE)
 GPUS = re.compile(r"([\w.-]+:)?[1-9]\d*")
 TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
-OWN = ("array", "chdir", "error", "job-name", "open-mode", "output", "signal", "wckey")  # what submitit relies on
+OWN = ("array", "chdir", "error", "job-name", "open-mode", "output", "signal")  # what submitit relies on
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ class Options:
             "setup": [self.setup] if self.setup else None,
             "array_parallelism": self.array_parallelism,
             "signal_delay_s": self.signal_seconds,
+            "srun_args": [f"--cpus-per-task={self.cpus}"] if self.cpus else None,  # not inherited since SLURM 22.05
             "additional_parameters": additional or None,
         }
         return _given(shared | {f"slurm_{key}": value for key, value in slurm.items()})

@@ -548,7 +548,7 @@ def run(
     limits = planned.experiment.timeout.limits(timeout)
     before = record.readable(folder)
     finished, planner = record.finished(before), planned.planner(before, retry_failed, limits)
-    if executor == "local" and any(spec.id not in finished for spec in planner(before)):
+    if executors.shares_files(executor) and any(spec.id not in finished for spec in planner(before)):
         planned.download_weights()
     view = (Lines() if progress else Quiet()) if isinstance(progress, bool) else progress
     outcome = runner.run(

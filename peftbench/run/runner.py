@@ -107,7 +107,9 @@ def run(
     """
     open_executor = executors.find(executor)
     executors.check_options(executor, options or {})
-    with lock.hold(Path(results_dir)) as fd, ExitStack() as stack:
+    needs_locks = executors.needs_locks(executor)
+    with lock.hold(Path(results_dir), needs_locks=needs_locks) as fd, ExitStack() as stack:
+        executors.check_alone(executor, Path(results_dir))
         view = view or Quiet()
         stack.callback(view.close)
         sweep(Path(results_dir))
@@ -123,7 +125,7 @@ def run(
             session_kwargs or {},
             jobs,
             threads,
-            keep_open=(fd,),
+            keep_open=() if fd is None else (fd,),
             options=dict(options or {}),
             peaks=dict(peaks or {}),
             devices=devices,

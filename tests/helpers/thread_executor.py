@@ -14,6 +14,8 @@ opened: list[Setup] = []  # every setup that the runner asked for, in order
 
 
 class ThreadExecutor:
+    shares_files = True
+
     def __init__(self, setup: Setup) -> None:
         opened.append(setup)
         self.setup = setup

@@ -10,9 +10,15 @@ of worker processes on this machine (local.py). A package adds another through t
 The entry point is a function or class that takes a `Setup` and returns an `Executor`. What builds the session, runs a
 job and writes its record is in peftbench/run/attempt.py, so that a record is the same whichever executor made it.
 
-It may have three attributes of its own: `OPTIONS`, a mapping from the name of each option that it takes to a sentence
-about it; `needs_peaks(options)`, which says whether it wants the predicted memory peaks of the runs; and
-`workers(device, options, given, in_file, each)`, which says how many jobs run side by side (see `workers` below).
+It may have attributes of its own:
+
+- `OPTIONS`: a mapping from the name of each option that it takes to a sentence about it;
+- `check(options)`: raises UserError if a value is not valid or something is missing, before anything is planned;
+- `needs_peaks(options)`: whether it wants the predicted memory peaks of the runs;
+- `workers(device, options, given, in_file, each)`: how many jobs run side by side (see `workers` below);
+- `shares_files`: whether jobs see the files of this machine, such as downloaded weights;
+- `needs_locks`: False if results may lie on a file system without locks, as nothing inherits the lock;
+- `still_running(results_dir)`: a sentence if jobs of an earlier command may still write records there.
 """
 
 from __future__ import annotations
@@ -21,13 +27,17 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Protocol
 
 from peftbench.errors import UserError, unknown
 from peftbench.run.jobs import Job
 
 GROUP = "peftbench.executors"
-OWN = (EntryPoint("local", "peftbench.run.executors.local:LocalExecutor", GROUP),)
+OWN = (
+    EntryPoint("local", "peftbench.run.executors.local:LocalExecutor", GROUP),
+    EntryPoint("slurm", "peftbench.run.executors.slurm:SlurmExecutor", GROUP),
+)
 
 
 class ExecutorError(RuntimeError):
@@ -188,16 +198,19 @@ def find(name: str) -> Open:
 
 
 def check_options(name: str, options: Mapping[str, str]) -> None:
-    """Raise UserError if the executor called `name` lacks an option of this name.
+    """Raise UserError if the executor called `name` lacks an option of this name, or cannot take its value.
 
     An option of `OPTIONS` whose name ends with ".*" stands for all names that begin so.
     """
-    valid: Mapping[str, str] = getattr(find(name), "OPTIONS", {})
+    found = find(name)
+    valid: Mapping[str, str] = getattr(found, "OPTIONS", {})
     for option in options:
         if not valid:
             raise UserError(f"{name}.{option}: the executor {name!r} takes no options; leave it out")
         if option not in valid and f"{option.partition('.')[0]}.*" not in valid:
             raise unknown(f"option of the executor {name!r}", option, valid)
+    check: Callable[[Mapping[str, str]], None] = getattr(found, "check", lambda _: None)
+    check(options)
 
 
 def needs_peaks(name: str, options: Mapping[str, str]) -> bool:
@@ -229,6 +242,26 @@ def workers(
     """
     asks: Callable[..., Workers] | None = getattr(find(name), "workers", None)
     return Workers(given or in_file or 1) if asks is None else asks(device, options, given, in_file, each)
+
+
+def shares_files(name: str) -> bool:
+    """Whether jobs of the executor called `name` see the files of this machine."""
+    return bool(getattr(find(name), "shares_files", False))
+
+
+def needs_locks(name: str) -> bool:
+    """Whether results of the executor called `name` must lie on a file system with locks."""
+    return bool(getattr(find(name), "needs_locks", True))
+
+
+def check_alone(name: str, results_dir: Path) -> None:
+    """Raise UserError if jobs of another executor of this package may still write records into a directory."""
+    for point in OWN:
+        if point.name == name:
+            continue
+        still_running: Callable[[Path], str | None] = getattr(point.load(), "still_running", lambda _: None)
+        if why := still_running(results_dir):
+            raise UserError(f"{results_dir}: {why}")
 
 
 def cores() -> int:

@@ -26,6 +26,7 @@ class LocalExecutor:
         UserError: an option is not valid here, or there are more jobs than cards and `pack` is not given.
     """
 
+    shares_files = True
     OPTIONS: Mapping[str, str] = {
         "devices": "the GPUs to use, by their numbers from 0: 0,2; all that are visible by default",
         "pack": "true to run several jobs on one GPU, as many as its memory holds by the prediction",

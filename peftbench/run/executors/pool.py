@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -100,10 +100,12 @@ class Pool:
         setup: the session, its arguments, and whether each process serves a single job (`exclusive`). Arguments
             that JSON lacks, such as a path, arrive as text.
         environments: environment variables of the process of each worker, by its number.
+        ignored: signals that are not for workers, though they may reach them.
     """
 
     setup: Setup
     environments: dict[int, dict[str, str]] = field(default_factory=dict)
+    ignored: Sequence[int] = ()
     workers: dict[int, WorkerProcess] = field(default_factory=dict)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _failed_starts: int = 0
@@ -251,6 +253,7 @@ class Pool:
                 "kwargs": kwargs,
                 "keep_open": self.setup.keep_open,
                 "single": self.setup.exclusive,
+                "ignored": [int(number) for number in self.ignored],
             }
         )
 

@@ -90,6 +90,8 @@ def main() -> None:
     set_up = channel.messages.get()
     for fd in set_up["keep_open"]:  # the lock on the results: held by this process, not by what it starts
         os.set_inheritable(fd, False)
+    for number in set_up["ignored"]:
+        _ignore(number)
     gc.disable()  # what libraries make while they are imported stays; visiting it again and again takes a fifth longer
     try:
         host = SessionHost(set_up["session"], set_up["kwargs"])
@@ -103,6 +105,18 @@ def main() -> None:
     while (message := channel.messages.get())["do"] == "job":
         if not _serve(channel, host, Job.from_json(message["job"]), set_up["single"], message["packed"]):
             return
+
+
+def _ignore(number: int) -> None:
+    """Ignore a signal here. In processes that a run forks it keeps its usual effect, as they may be ended by it."""
+    here = os.getpid()
+
+    def handle(received: int, _: object) -> None:
+        if os.getpid() != here:
+            signal.signal(received, signal.SIG_DFL)
+            os.kill(os.getpid(), received)
+
+    signal.signal(number, handle)
 
 
 def _serve(channel: Channel, host: SessionHost, job: Job, single: bool, packed: bool) -> bool:

@@ -509,7 +509,7 @@ def run(
     options = dict(executor_options or {})
     executors.check_options(executor, options)
     planned = plan if isinstance(plan, Plan) else _plan(plan)
-    planned.check_device(device)
+    planned.check_device(device, must_exist=executor == "local")
     folder, workers = planned.results_dir(results), planned.experiment.jobs if jobs is None else jobs
     planned.prepared.check_jobs(workers)
     if timeout is not None and not 0 < timeout < math.inf:

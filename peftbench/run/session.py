@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from peftbench.method import adapter_file
 from peftbench.method.base import Method
 from peftbench.method.edit import Edit
 from peftbench.method.registry import find, make
+from peftbench.records import user_file
 from peftbench.records.spec import BackboneSpec, MethodSpec, ProfileSpec, RunSpec, TaskSpec
 from peftbench.run import process_state
 from peftbench.run.failures import noted_as_loading, release_frames
@@ -48,6 +49,7 @@ class Session:
         shared: other runs use the machine at the same time, so no times are reported.
         adapters: the folder where trained adapters are kept; None for nowhere.
         deterministic: use only kernels that give the same bits each time.
+        copies: the path of what stands in for a file or folder that specifications name, by the path that they have.
 
     Attributes:
         is_spent: whether a run changed this process for good, so that no other run should follow in it.
@@ -62,7 +64,9 @@ class Session:
         shared: bool = False,
         adapters: Path | str | None = None,
         deterministic: bool = False,
+        copies: Mapping[str, str] | None = None,
     ) -> None:
+        user_file.use_copies(copies or {})
         if threads is not None:
             torch.set_num_threads(threads)
         devices.compute_deterministically(deterministic)

@@ -208,12 +208,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--pause", type=float, default=0.02)
     parser.add_argument("--hyper", type=json.loads, default={})
+    parser.add_argument("--executor", default="local")
+    parser.add_argument("--options", type=json.loads, default={})
     given = parser.parse_args()
     specs = [spec(0, **given.hyper)] if given.hyper else grid(given.count, given.pause)
     kwargs: Mapping[str, Any] = {"journal": str(given.results.parent / "journal")}
     outcome = runner.run(
         lambda records: specs, given.results, experiment="fake", session="fake_session:Session",
-        session_kwargs=kwargs, jobs=2, threads=1,
+        session_kwargs=kwargs, jobs=2, threads=1, executor=given.executor, options=given.options,
     )  # fmt: skip
     print(json.dumps({"code": outcome.code, "counts": outcome.counts}), flush=True)
     sys.exit(outcome.code)

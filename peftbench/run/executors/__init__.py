@@ -1,8 +1,8 @@
 """Where jobs are carried out: the interface of an executor, and how one is found by name.
 
 The runner decides which runs are missing; an executor decides where and when each of them happens. `local` is a pool
-of worker processes on this machine (local.py). A package adds another through the entry-point group
-`peftbench.executors`, whose name is what `--executor` takes:
+of worker processes on this machine (local.py), `ray` has such workers on the nodes of a cluster (ray_cluster.py). A
+package adds another through the entry-point group `peftbench.executors`, whose name is what `--executor` takes:
 
     [project.entry-points."peftbench.executors"]
     mine = "my_package:MyExecutor"
@@ -10,8 +10,9 @@ of worker processes on this machine (local.py). A package adds another through t
 The entry point is a function or class that takes a `Setup` and returns an `Executor`. What builds the session, runs a
 job and writes its record is in peftbench/run/attempt.py, so that a record is the same whichever executor made it.
 
-It may have two attributes of its own: `OPTIONS`, a mapping from the name of each option that it takes to a sentence
-about it, and `needs_peaks(options)`, which says whether it wants the predicted memory peaks of the runs.
+It may have three attributes of its own: `OPTIONS`, a mapping from the name of each option that it takes to a sentence
+about it; `needs_peaks(options)`, which says whether it wants the predicted memory peaks of the runs; and `PACKAGE`, the
+name of a package that it cannot do without, which is also the name of an extra of peftbench.
 """
 
 from __future__ import annotations
@@ -20,13 +21,17 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from peftbench.errors import UserError, unknown
 from peftbench.run.jobs import Job
 
 GROUP = "peftbench.executors"
-OWN = (EntryPoint("local", "peftbench.run.executors.local:LocalExecutor", GROUP),)
+OWN = (
+    EntryPoint("local", "peftbench.run.executors.local:LocalExecutor", GROUP),
+    EntryPoint("ray", "peftbench.run.executors.ray_cluster:RayExecutor", GROUP),
+)
 
 
 class ExecutorError(RuntimeError):
@@ -131,6 +136,8 @@ class Executor(Protocol):
         Raises:
             UserError: the session refuses its arguments, or a record cannot be written.
             ExecutorError: jobs cannot be carried out for another reason.
+            KeyboardInterrupt: what carries out the jobs was stopped from outside, such as a cluster; the jobs that
+                had started are lost, without record.
         """
 
     def abandon(self) -> None:
@@ -156,7 +163,7 @@ def find(name: str) -> Open:
     """The function that opens the executor called `name`.
 
     Raises:
-        UserError: there is none of this name, two have it, or it cannot be imported.
+        UserError: there is none of this name, two have it, or it cannot be imported or lacks a package.
     """
     known = _known()
     if name not in known:
@@ -167,6 +174,9 @@ def find(name: str) -> Open:
         raise UserError(f"the executor {name!r} ({known[name].value}) cannot be imported: {error}") from error
     if not callable(opened):
         raise UserError(f"the executor {name!r} ({known[name].value}) is {opened!r}; it must be a function of a Setup")
+    package = getattr(opened, "PACKAGE", None)
+    if package is not None and not _is_installed(package):
+        raise UserError(f"the executor {name!r} needs the package {package}: pip install 'peftbench[{package}]'")
     return opened
 
 
@@ -193,6 +203,11 @@ def cores() -> int:
     """Processor cores that this process may use."""
     affine = getattr(os, "sched_getaffinity", None)
     return len(affine(0)) if affine else os.cpu_count() or 1
+
+
+def _is_installed(package: str) -> bool:
+    found = find_spec(package)
+    return found is not None and found.origin is not None  # a mere folder of that name has no origin
 
 
 def _known() -> dict[str, EntryPoint]:

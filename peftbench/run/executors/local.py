@@ -7,9 +7,10 @@ load.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from peftbench.run.executors import Event, Notice, Setup, Started
-from peftbench.run.executors.pool import Pool, WorkerProcess
+from peftbench.run.executors.pool import Pool
 from peftbench.run.jobs import Job
 
 
@@ -59,7 +60,14 @@ class LocalExecutor:
         return events
 
 
-def affinity(job: Job, worker: WorkerProcess, others: Iterable[WorkerProcess]) -> tuple[int, bool]:
+class Loaded(Protocol):
+    """A worker that still has loaded what its last job needed."""
+
+    @property
+    def last_job(self) -> Job | None: ...
+
+
+def affinity(job: Job, worker: Loaded, others: Iterable[Loaded]) -> tuple[int, bool]:
     """The cost of giving `job` to `worker`; the smallest is best.
 
     Returns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +47,28 @@ class Nodes:
 
     def kill(self, node: Any) -> None:
         """End all processes of a node at once, as a machine that loses its power does."""
-        pids = [p.process.pid for group in node.all_processes.values() for p in group]
-        below = [c for pid in pids if psutil.pid_exists(pid) for c in psutil.Process(pid).children(recursive=True)]
+        below = self._processes(node)
         node.kill_all_processes(check_alive=False, allow_graceful=False)
         for process in below:
-            try:
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                continue
         self.cluster.worker_nodes.discard(node)
 
     def stop(self) -> None:
-        """End the cluster, as `ray stop` does."""
+        """Ask all processes of the cluster to end, all at once, as `ray stop` does."""
+        for process in [p for node in self.cluster.list_all_nodes() for p in self._processes(node)]:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+
+    def close(self) -> None:
+        """End all that is left."""
         self.cluster.shutdown()
+
+    def _processes(self, node: Any) -> list[psutil.Process]:
+        """Those that ray started for a node, and theirs that ray knows; what a worker has started is its own affair."""
+        pids = [p.process.pid for group in node.all_processes.values() for p in group]
+        own = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+        return [*own, *(child for process in own for child in process.children())]
 
 
 @contextmanager
@@ -74,6 +83,6 @@ def nodes(cpus: int = 1, **head: Any) -> Iterator[Nodes]:
         yield made
     finally:
         if made is not None:
-            made.stop()
+            made.close()
         os.environ.clear()
         os.environ.update(before)

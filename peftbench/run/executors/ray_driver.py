@@ -198,8 +198,8 @@ def main() -> None:
         driver = RayDriver(Setup(**{**given, "keep_open": tuple(given["keep_open"])}))
         channel.send("ready")
         patience = _serve(channel, driver)
-    except ClusterLost as error:
-        channel.send("lost", message=str(error))
+    except (ClusterLost, SystemExit) as error:  # the second: somebody ends this process
+        channel.send("lost", message=str(error) if isinstance(error, ClusterLost) else "the driver process was ended")
         os._exit(0)  # leaving ray in order would wait for the cluster
     except BaseException as error:
         by_user = isinstance(error, UserError)

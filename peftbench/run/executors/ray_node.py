@@ -8,6 +8,7 @@ the node, where the worker process writes its records and adapters; no file syst
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -35,7 +36,7 @@ class NodeWorker:
         self._pool: Pool | None = None
         self._next: Job | None = None
         self._failure: dict[str, Any] | None = None
-        self._abandoned = False
+        self._abandoned = self._never_began = False
 
     def versions(self) -> dict[str, str | None]:
         """What the driver compares with its own."""
@@ -65,6 +66,7 @@ class NodeWorker:
         try:
             os.environ.update(options["env"])
             self._folder = self._stack.enter_context(scratch.folder("ray"))
+            _forget_path_of_ray()
             own = arguments(kwargs, list(self._trees.values()))
             if own.get("adapters") is not None:
                 own["adapters"] = str(self._folder / ADAPTERS)
@@ -91,6 +93,10 @@ class NodeWorker:
         """
         news: dict[str, Any] = {"idle": False, "env": None, "progress": None, "ended": None, "notices": []}
         deadline = time.monotonic() + seconds
+        if self._never_began:
+            self._never_began = False
+            facts = {"status": "abandoned", "reason": "stopped before it began", "seconds": 0.0, "metrics": None}
+            news["ended"] = {"facts": facts, "records": [], "adapters": []}
         try:
             while self._failure is None:
                 assert self._pool is not None
@@ -106,17 +112,18 @@ class NodeWorker:
         except Exception as error:
             self._fail(error)
         idle = self._pool.idle() if self._pool is not None else []
-        return news | {"idle": bool(idle) and self._next is None, "env": idle[0].env if idle else None, "failed": self._failure}
+        env = idle[0].env if idle else None
+        return news | {"idle": bool(idle) and self._next is None, "env": env, "failed": self._failure}
 
     def abandon(self) -> None:
         """Ask the job to stop between two steps."""
-        self._abandoned = True
+        self._stop()
         if self._pool is not None:
             self._pool.abandon()
 
     def kill(self, reason: str) -> None:
         """End the job at once."""
-        self._abandoned = True
+        self._stop()
         if self._pool is not None:
             self._pool.kill(reason)
 
@@ -142,6 +149,10 @@ class NodeWorker:
             self._pool.close(patience_seconds)
             self._pool = None
         self._stack.close()
+
+    def _stop(self) -> None:
+        """Start no worker process any more; a job that none has had yet ends without having begun."""
+        self._abandoned, self._never_began, self._next = True, self._next is not None, None
 
     def _give_next(self) -> None:
         assert self._pool is not None
@@ -176,3 +187,11 @@ class NodeWorker:
         facts = describe(error)
         message = facts["message"] if by_user or isinstance(error, ExecutorError) else facts["traceback"]
         self._failure = {"by_user": by_user, "message": message}
+
+
+def _forget_path_of_ray() -> None:
+    """Take the folders of ray's own copies of packages off the import path, which worker processes inherit."""
+    import ray
+
+    folder = Path(ray.__file__).parent
+    sys.path[:] = [p for p in sys.path if not Path(p).is_relative_to(folder)]

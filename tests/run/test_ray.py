@@ -226,11 +226,11 @@ def test_a_node_with_other_versions_is_refused_before_any_run(go: Go, tmp_path: 
 
 
 def test_jobs_that_fit_nowhere_and_clusters_that_are_not_there_are_one_sentence(go: Go, cluster: Nodes) -> None:
-    with pytest.raises(UserError, match="no node has room for a run, which needs 3 CPUs and 0.5 GB of memory"):
+    with pytest.raises(UserError, match=r"no node has room for a run, which needs 3 CPUs and 0.5 GB of memory"):
         go([fake_session.spec(0)], cluster, ray={"threads": "3", "wait": "0"})
     with pytest.raises(UserError, match="no node is called basement"):
         go([fake_session.profile(fake_session.spec(0))], cluster, ray={"profile_node": "basement"})
-    with pytest.raises(UserError, match="--address 127.0.0.1:9: nothing answers there"):
+    with pytest.raises(UserError, match=r"--address 127.0.0.1:9: nothing answers there"):
         go([fake_session.spec(0)], cluster, ray={"address": "127.0.0.1:9"})
     with pytest.raises(UserError, match="no such data directory"):
         go([fake_session.spec(0)], cluster, session={"refuse": "user"})
@@ -246,10 +246,10 @@ def test_predicted_peaks_decide_how_many_runs_a_node_has(go: Go, cluster: Nodes,
     specs = fake_session.grid(2, 0.01)
     peaks = {specs[0].id: 10**6, specs[1].id: 10**12}
     options = {"address": cluster.address, "wait": "0"}
-    with pytest.raises(UserError, match="no node has room for a run, which needs 1 CPU and 1001.0 GB"):
+    with pytest.raises(UserError, match=r"no node has room for a run, which needs 1 CPU and 1001.0 GB"):
         go(specs, cluster, ray={**options, "memory": "1001"})
     assert ray_cluster.RayExecutor.needs_peaks(options)
-    with pytest.raises(UserError, match="no node has room for a run, which needs 1 CPU and 1001.0 GB"):
+    with pytest.raises(UserError, match=r"no node has room for a run, which needs 1 CPU and 1001.0 GB"):
         runner.run(
             lambda _: specs,
             tmp_path / "r",

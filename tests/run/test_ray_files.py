@@ -16,6 +16,7 @@ from peftbench.backbones import source
 from peftbench.errors import UserError
 from peftbench.records import user_file
 from peftbench.records.spec import BackboneSpec, TaskSpec
+from peftbench.run.executors import ray_files
 from peftbench.run.executors.ray_files import Tree, arguments, trees
 
 OPTIONS = {"train": "tickets.csv", "text": "body", "label": "queue"}
@@ -114,7 +115,7 @@ def test_a_plugin_keeps_the_name_of_its_file(tmp_path: Path) -> None:
 
 
 def test_large_and_empty_files_arrive_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peftbench.run.executors.ray_files.PIECE_BYTES", 10)
+    monkeypatch.setattr(ray_files, "PIECE_BYTES", 10)
     (tmp_path / "a.py").write_bytes(bytes(range(95)))
     (tmp_path / "b.py").touch()
     kwargs = {"plugins": [str(tmp_path / "a.py"), str(tmp_path / "b.py")]}

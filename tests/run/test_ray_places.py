@@ -98,7 +98,12 @@ def test_times_are_measured_on_this_machine_or_on_a_node_of_the_kind_that_is_nam
     assert chosen(None) == "c3"
     assert chosen(None, own="d4") == "a1", "the own node has no cores to give"
     assert chosen(None, gpus=1) == "b2"
-    assert [chosen(kind) for kind in ("H100", "accelerator_type:H100", "host-a1", "10.0.0.1")] == ["b2", "b2", "a1", "a1"]
+    assert [chosen(kind) for kind in ("H100", "accelerator_type:H100", "host-a1", "10.0.0.1")] == [
+        "b2",
+        "b2",
+        "a1",
+        "a1",
+    ]
     assert chosen("fast") == chosen("disk=fast") == "c3"
     assert chosen("A100") is None
 
@@ -115,8 +120,8 @@ def test_a_difference_names_the_node_what_differs_and_the_fix() -> None:
     assert ray_versions.difference("n", dict(here), here) is None
     there = {**here, "torch": None, "peftbench": "4567"}
     assert ray_versions.difference("n (10.0.0.1)", there, here) == (
-        "node n (10.0.0.1) is not like this machine: torch is missing there and 2.13.0 here, peftbench is 4567 there and "
-        "0123 here. Install there: `pip install torch==2.13.0`, the same release or checkout of peftbench"
+        "node n (10.0.0.1) is not like this machine: torch is missing there and 2.13.0 here, peftbench is 4567 "
+        "there and 0123 here. Install there: `pip install torch==2.13.0`, the same release or checkout of peftbench"
     )
     assert "Python 3.11.9" in str(ray_versions.difference("n", {**here, "Python": "3.12.1"}, here))
 

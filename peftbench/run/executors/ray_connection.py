@@ -17,7 +17,9 @@ from peftbench.run.executors.ray_places import Node
 
 NODES_SECONDS = 1.0  # between two looks at which nodes there are
 CONNECTS_SECONDS = 10.0  # for something to answer at an address
-SHUNNED_SECONDS = 30.0  # for which a node that does not answer gets no worker; by then the cluster knows that it is gone
+SHUNNED_SECONDS = (
+    30.0  # for which a node that does not answer gets no worker; by then the cluster knows that it is gone
+)
 OWN_CLUSTER = {  # environment of a cluster that is started here, as ray names it
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # else training would yield to every other program of the machine

@@ -98,7 +98,7 @@ class RayDriver:
             suitable = [job for job in self._queue if self.workers.suits(worker, job)]
             if suitable:
                 others = [w for w in self.workers if w is not worker]
-                job = min(suitable, key=lambda j: affinity(j, worker, others))  # noqa: B023 - used at once
+                job = min(suitable, key=lambda j: affinity(j, worker, others))
                 self._queue.remove(job)
                 worker.give(job)
                 started.append(Started(worker.number, job))

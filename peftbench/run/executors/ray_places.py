@@ -91,7 +91,13 @@ class Node:
         """Whether `kind` names the node: its address, host or id, a resource that it has, or a label ("key=value")."""
         labels = {*self.labels.values(), *(f"{key}={value}" for key, value in self.labels.items())}
         resources = {name for name, amount in self.resources.items() if amount > 0}
-        names = {self.address, self.host, self.id, *resources, *(r.removeprefix("accelerator_type:") for r in resources)}
+        names = {
+            self.address,
+            self.host,
+            self.id,
+            *resources,
+            *(r.removeprefix("accelerator_type:") for r in resources),
+        }
         return kind in names | labels
 
 

@@ -339,8 +339,8 @@ class Workers:
         found = ray_places.for_profile(nodes, kind, self._gpus, self.cluster.own_id)
         if found is None:
             raise UserError(
-                f"ray.profile_node: {'no node is called ' + kind if kind else 'no node serves'}, and times are measured "
-                f"on one. The nodes: {ray_places.listed(nodes)}. Give the address of one, or a resource or label of it"
+                f"ray.profile_node: {'no node is called ' + kind if kind else 'no node serves'}; one measures times. "
+                f"The nodes: {ray_places.listed(nodes)}. Give the address of one, or a resource or label of it"
             )
         return found
 

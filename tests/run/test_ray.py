@@ -49,6 +49,9 @@ class Watch(Quiet):
             self.runs = 0
             self.do()
 
+    def ended(self, worker: int, spec: Spec, facts: Mapping[str, Any]) -> None:
+        return
+
     def note(self, text: str) -> None:
         self.notes.append(text)
 
@@ -220,7 +223,7 @@ def test_a_node_with_other_versions_is_refused_before_any_run(go: Go, tmp_path: 
     with nodes() as own:
         path = os.pathsep.join([str(other.parent), os.environ["PYTHONPATH"]])
         own.add(env_vars={"PYTHONPATH": path})
-        with pytest.raises(UserError, match=r"node .* transformers is 0\.1 there and .* pip install transformers=="):
+        with pytest.raises(UserError, match=r"node .* transformers is 0\.1 there and .* `pip install transformers=="):
             go(fake_session.grid(4, 0.01), own)
     assert not record.paths(tmp_path / "ray")
 
@@ -269,7 +272,7 @@ backbone: tiny-encoder
 tasks:
   - {task: synthetic/classification, rows: 60}
   - {task: local, name: tickets, train: FOLDER/tickets.csv, text: body, label: queue}
-budget: {trainable_params: 2000, tolerance: 0.2, steps: 3, seeds: 2, max_length: 16, batch_size: 4}
+budget: {trainable_params: 2000, tolerance: 0.2, steps: 3, seeds: 1, max_length: 16, batch_size: 4}
 save_adapters: true
 profile: {processes: 1, rounds: 1, warmup: 0}
 methods: [full, lora]
@@ -292,12 +295,12 @@ def test_true_runs_have_the_same_losses_predictions_and_adapters(
     found = {name: record.latest(record.read_all(tmp_path / name)) for name in ("ray", "local")}
     assert found["ray"].keys() == found["local"].keys()
     trained = [key for key, r in found["local"].items() if r.kind == "run"]
-    assert len(trained) == 8
+    assert len(trained) == 4
     for key in trained:
         one, other = (found[name][key].raw() for name in ("ray", "local"))
-        same = ("spec", "curve", "predictions", "metrics", "parameters", "memory", "data", "env")
+        same = ("spec", "curve", "predictions", "metrics", "parameters", "data", "env")
         assert {k: one[k] for k in same} == {k: other[k] for k in same}
     files = {name: sorted((tmp_path / name / "adapters").glob("*.safetensors")) for name in ("ray", "local")}
-    assert len(files["ray"]) == 16
+    assert len(files["ray"]) == 8
     for one, other in zip(files["ray"], files["local"], strict=True):
         assert (one.name, one.read_bytes()) == (other.name, other.read_bytes())

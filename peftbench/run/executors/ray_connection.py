@@ -67,8 +67,16 @@ class Cluster:
             self.check()  # ray itself would wait a minute for a head that is gone, and then end this process
             self._nodes = [Node.of(entry) for entry in ray.nodes() if entry["Alive"]]
             self._looked = time.monotonic()
-        shunned = {key for key, at in self._shunned.items() if now - at < SHUNNED_SECONDS}
-        return [node for node in self._nodes if node.id not in self._refused | shunned]
+        return [node for node in self._nodes if node.id not in self._refused and not self._is_shunned(node)]
+
+    def _is_shunned(self, node: Node) -> bool:
+        """Whether the node did not answer lately; after a while it is asked again."""
+        if node.id in self._shunned and time.monotonic() - self._shunned[node.id] >= SHUNNED_SECONDS:
+            if node.answers:
+                del self._shunned[node.id]
+            else:
+                self.shun(node)
+        return node.id in self._shunned
 
     def check(self) -> None:
         """Raise ClusterLost if the cluster's head, or this machine's part of it, takes no connections."""

@@ -37,6 +37,7 @@ TITLES = {
     "start": "Time of commands that train nothing, as a share of the time allowed",
     "run_overhead": "Quickstart: processor time beside training steps, and its wall time as a share of that allowed",
     "fixed_costs": "CPU time of commands that should not take long, now / before",
+    "executors": "What an executor adds to a run, as a share of the time allowed",
 }
 
 

@@ -45,6 +45,7 @@ MEMORY_OTHERS = Target(1.0, None)
 OVERHEAD = Target(0.5, 0.25)
 QUICKSTART_SECONDS, QUICKSTART = 180, Target(1.0, 0.667)  # reach for 120 s
 FIXED_COSTS = Target(0.5, 0.25)
+EXECUTORS = {"local": 20.0, "ray": 50.0, "slurm": 1_000.0}  # milliseconds that they may add to a run
 START = {"--help": 0.5, "plan of 500 runs": 2.0, "resume of 500 complete runs": 5.0, "report of 5,000 records": 20.0}
 
 
@@ -170,6 +171,19 @@ def _fixed_costs(told: Mapping[str, Any]) -> list[Measured]:
     return found
 
 
+def _executors(told: Mapping[str, Any]) -> list[Measured]:
+    """Milliseconds a run over those allowed."""
+    found = []
+    for name, row in told["rows"].items():
+        if (allowed := EXECUTORS.get(name)) is not None:
+            each = row["run_milliseconds"]
+            low, high = (None if each[end] is None else each[end] / allowed for end in ("low", "high"))
+            begin = row["begin_seconds"]["median"]
+            shown = f"{each['median']:.1f} ms of {allowed:g} ms a run; {begin:.1f} s to begin"
+            found.append(Measured(name, each["median"] / allowed, Target(1.0, 0.5), low, high, shown))
+    return found
+
+
 READERS = {
     "step_time": _step_time,
     "step_dropout": _step_dropout,
@@ -178,6 +192,7 @@ READERS = {
     "start": _start,
     "run_overhead": _run_overhead,
     "fixed_costs": _fixed_costs,
+    "executors": _executors,
 }
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from peftbench.report.assemble import ReportData
     from peftbench.report.data.answer import Answer
     from peftbench.run.attached import Attached
+    from peftbench.run.executors import Workers
     from peftbench.run.runner import Outcome
     from peftbench.run.view import View
 
@@ -189,18 +190,49 @@ class Plan:
             return
         devices.check_dtype(chosen, dtype)
 
+    def workers(
+        self,
+        device: str | None = None,
+        jobs: int | None = None,
+        executor: str = "local",
+        options: Mapping[str, str] | None = None,
+    ) -> Workers:
+        """Return how many runs go side by side: a number that is given, or what suits the executor and this machine.
+
+        Args:
+            device: the device in place of the file's.
+            jobs: the number in place of the file's.
+            executor: the executor of the runs.
+            options: the executor's own options.
+
+        Raises:
+            UserError: so many do not run side by side here, or the budget counts seconds.
+        """
+        from peftbench.run import executors
+
+        e = self.experiment
+        if jobs is not None:
+            self.prepared.check_jobs(jobs)
+        elif e.budget.seconds is not None:  # runs that share the machine would get less done
+            jobs = 1
+        each = e.parallel.ranks if e.parallel else 1
+        return executors.workers(executor, device or e.device, options or {}, jobs, e.jobs, each)
+
     def session(self, device: str | None = None, results: Path | None = None) -> dict[str, Any]:
         """Return the arguments of each worker's session.
 
-        With `save_adapters` in the experiment, the workers keep trained adapters under `results`.
+        With `save_adapters` in the experiment, the workers keep trained adapters under `results`, and with
+        `checkpoint_every` unfinished runs.
         """
-        keep = results is not None and self.experiment.save_adapters
+        keep, every = results is not None and self.experiment.save_adapters, self.experiment.checkpoint_every
+        saved = {"folder": str(Path(str(results)) / "checkpoints"), "every": every}
         return {
             "device": device or self.experiment.device,
             "data_dir": None if self.data_dir is None else str(self.data_dir),
             "plugins": [str(p) for p in self.prepared.catalogue.plugins],
             "adapters": str(Path(str(results)) / "adapters") if keep else None,
             **({"deterministic": True} if self.experiment.deterministic else {}),
+            **({"checkpoints": saved} if results is not None and every is not None else {}),
         }
 
 
@@ -482,8 +514,8 @@ def run(
         plan: a `Plan`, or an experiment as `plan` takes it.
         results: the directory for records; results/NAME by default. The same directory resumes.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps", in place of the file's.
-        jobs: worker processes, in place of the file's. Runs of several share the machine and record no times; the
-            profile pass, which runs alone, does.
+        jobs: worker processes, in place of the file's; by default one, or one for each GPU. Runs of several share the
+            machine and record no times; the profile pass, which runs alone, does.
         retry_failed: also repeat runs that diverged, ran out of memory, raised an error or timed out, and those that
             were killed or interrupted too often.
         timeout: seconds after which a run is ended, in place of the file's; it is then recorded as a timeout.
@@ -510,8 +542,7 @@ def run(
     executors.check_options(executor, options)
     planned = plan if isinstance(plan, Plan) else _plan(plan)
     planned.check_device(device, must_exist=executor == "local")
-    folder, workers = planned.results_dir(results), planned.experiment.jobs if jobs is None else jobs
-    planned.prepared.check_jobs(workers)
+    folder, workers = planned.results_dir(results), planned.workers(device, jobs, executor, options).jobs
     if timeout is not None and not 0 < timeout < math.inf:
         raise UserError(f"timeout: given {timeout!r}; must be a positive number of seconds")
     limits = planned.experiment.timeout.limits(timeout)
@@ -534,6 +565,7 @@ def run(
         profile_threads=threads,
         executor=executor,
         options=options,
+        devices=planned.experiment.parallel.ranks if planned.experiment.parallel else 1,
         peaks=_peaks(planned, device, workers, threads, before) if executors.needs_peaks(executor, options) else None,
         retry_failed=retry_failed,
         limits=limits,
@@ -547,12 +579,12 @@ def run(
 
 def _peaks(plan: Plan, device: str | None, jobs: int, threads: int | None, before: list[Record]) -> dict[str, int]:
     """The predicted memory peak of the plan's runs in bytes by spec id, simulated where it is not known yet."""
+    from peftbench.estimate import forecast
     from peftbench.estimate.calibrate import Place
-    from peftbench.estimate.forecast import forecast
     from peftbench.run import executors
 
     place = Place(device or plan.experiment.device, jobs, threads or max(1, executors.cores() // jobs), plan.data_dir)
-    peaks = forecast(plan.prepared.with_best_trials(before), before, place).peaks
+    peaks = forecast.peaks(plan.prepared.with_best_trials(before), before, place)
     return {key: peak.bytes for key, peak in peaks.items() if peak.bytes is not None}
 
 

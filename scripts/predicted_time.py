@@ -36,7 +36,7 @@ of the recorded runs, and the largest differences are theirs.
 def section(name: str, data_dir: Path | None) -> str:
     """The table of one experiment, its finished runs alone."""
     prepared = peftbench.plan(ROOT / "experiments" / f"{name}.yaml", data_dir=data_dir).prepared
-    jobs = prepared.experiment.jobs
+    jobs = prepared.experiment.jobs or 1
     place = Place(prepared.experiment.device, jobs, max(1, executors.cores() // jobs), data_dir)
     costs = forecast.costs(prepared, place, lambda said: print(f"{name}: {said}", file=sys.stderr))
     finished = record.finished(record.read_all(ROOT / "results" / "reference" / name))

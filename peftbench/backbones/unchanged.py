@@ -6,7 +6,7 @@ hook, put another forward in place of a module's. The next run must not train on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -60,7 +60,12 @@ def _tensors(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
 def _checksums(backbone: Backbone) -> dict[str, list[int]]:
     """Sums of the bits of every tensor outside the head, by name; read from the device at once."""
     head = {id(p) for p in backbone.head_parameters()}
-    found = {name: _sums(t) for name, t in _tensors(backbone) if id(t) not in head and t.numel()}
+    return bit_sums({name: t for name, t in _tensors(backbone) if id(t) not in head})
+
+
+def bit_sums(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    """Return sums of the bits of every tensor that has any, by name; read from the device at once."""
+    found = {name: _sums(t) for name, t in tensors.items() if t.numel()}
     return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True)) if found else {}
 
 

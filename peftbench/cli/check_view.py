@@ -21,6 +21,7 @@ LOOK_AT = {  # the likely cause of a broken promise
     "evaluation_is_deterministic": "forward: self.training around dropout, random numbers, counters, mixing of rows",
     "only_declared_tensors_move": "attach and optimizer: requires_grad on tensors of the base; after_step",
     "every_trained_tensor_learns": "forward and optimizer: a tensor that is unused, always zero, or never stepped",
+    "resuming_changes_nothing": "what lasts from step to step: keep it in tensors, numbers, lists or dicts of modules",
     "two_runs_are_identical": "the initial values: draw them with torch alone, and keep nothing between runs",
     "checkpointing_keeps_the_gradients": "forward: it runs twice under checkpointing, so it may keep no count",
     "bfloat16_stays_close": "the dtypes: new tensors float32, the result in that of the base's output (.to(y.dtype))",

@@ -48,6 +48,10 @@ Padding = Annotated[
 ]
 ByRole = Annotated[bool, typer.Option("--by-role", help="Split the peak by module role.")]
 EveryLayer = Annotated[bool, typer.Option("--every-layer", help="Simulate all layers of a deep network.")]
+Shards = Annotated[
+    int, typer.Option("--shards", metavar="N", help="Devices that share the base's weights (FSDP2); sizes are of one.")
+]
+Offload = Annotated[bool, typer.Option("--offload", help="With --shards: keep the shards in the host's memory.")]
 FitSize = Annotated[
     str | None, typer.Option("--fit", metavar="SIZE", help="Find the largest --fit-axis within 24GB (10^9) or 24GiB.")
 ]
@@ -96,6 +100,8 @@ def estimate(
     padding: Padding = None,
     by_role: ByRole = False,
     every_layer: EveryLayer = False,
+    shards: Shards = 1,
+    offload: Offload = False,
     fit: FitSize = None,
     fit_axis: FitAxis = "batch",
     all_methods: AllMethods = False,
@@ -114,7 +120,9 @@ def estimate(
     from peftbench.estimate import step_estimate
 
     _check_combination(method, all_methods, out, fit, by_role)
-    setting = step_estimate.Setting(batch, seq, dtype, optimizer, checkpointing, attention, padding, every_layer)
+    setting = step_estimate.Setting(
+        batch, seq, dtype, optimizer, checkpointing, attention, padding, every_layer, shards, offload
+    )
     query = _query(model, task, labels, roles)
     if all_methods:
         _estimate_all(query, setting, plugin, out, reference, as_json)

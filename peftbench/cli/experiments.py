@@ -33,11 +33,18 @@ if TYPE_CHECKING:
     from peftbench.estimate.calibrate import Place
     from peftbench.records.record import Record
     from peftbench.records.spec import Spec
+    from peftbench.run.executors import Workers
     from peftbench.run.runner import Outcome
 
 Jobs = Annotated[
     int | None,
-    typer.Option("--jobs", min=1, max=limits.JOBS, metavar="N", help="Worker processes, in place of the file's."),
+    typer.Option(
+        "--jobs",
+        min=1,
+        max=limits.JOBS,
+        metavar="N",
+        help="Worker processes, in place of the file's. Without either: 1, or 1 for each GPU.",
+    ),
 ]
 Added = Annotated[
     list[str] | None,
@@ -101,12 +108,13 @@ def run(
     threads_from_environment()  # and an invalid number
     loaded = _load(experiment, only, data_dir, plugin, method, override, against)
     loaded.check_device(device, must_exist=executor == "local")  # elsewhere, others have it
-    folder, workers = loaded.results_dir(results), jobs or loaded.experiment.jobs
-    loaded.prepared.check_jobs(workers)
+    folder, workers = loaded.results_dir(results), loaded.workers(device, jobs, executor, options)
     if not quiet:
         say(f"{data_view.text(loaded)}\n")
         say(_forecast(loaded, list(api.records(folder)), _place(loaded, device, workers), None)[1])
-    records = _run_missing(loaded, folder, device, workers, executor, options, retry_failed, timeout, quiet)
+        if workers.note:
+            say(workers.note)
+    records = _run_missing(loaded, folder, device, workers.jobs, executor, options, retry_failed, timeout, quiet)
     _write_report(records, quiet)
     assert records.outcome is not None  # `api.run` sets it
     raise typer.Exit(records.outcome.code)
@@ -135,7 +143,8 @@ def plan(
     check_device_name(device)
     loaded = _load(experiment, only, data_dir, plugin, method, override, against)
     loaded.check_device(device, must_exist=False)
-    place = _place(loaded, device, jobs or loaded.experiment.jobs)
+    workers = loaded.workers(device, jobs)
+    place = _place(loaded, device, workers)
     records = list(api.records(loaded.results_dir(results)))
     rows, summary = _forecast(loaded, records, place, lambda line: say(line, sys.stderr))
     if as_json:
@@ -143,6 +152,8 @@ def plan(
         return
     say(plan_view.plan_table(rows, loaded.experiment.reference))
     say(f"\n{data_view.text(loaded)}\n\n{summary}")
+    if workers.note:
+        say(workers.note)
 
 
 def profile(
@@ -230,13 +241,14 @@ def _forecast(
     return rows, plan_view.plan_summary(prepared, rows, place.jobs, predicted.loading)
 
 
-def _place(loaded: api.Plan, device: str | None, jobs: int) -> Place:
+def _place(loaded: api.Plan, device: str | None, workers: Workers) -> Place:
     """Return the device and the threads that the runs of this command line would have."""
     from peftbench.estimate.calibrate import Place
     from peftbench.run import executors
 
+    jobs = workers.jobs
     threads = (threads_from_environment() if jobs == 1 else None) or max(1, executors.cores() // jobs)
-    return Place(device or loaded.experiment.device, jobs, threads, loaded.data_dir)
+    return Place(device or loaded.experiment.device, jobs, threads, loaded.data_dir, workers.devices)
 
 
 def _run_missing(

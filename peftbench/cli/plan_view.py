@@ -130,6 +130,8 @@ def plan_summary(prepared: Prepared, rows: Sequence[Mapping[str, Any]], jobs: in
         passes = f", then a profile pass a task ({number}), each in {e.profile.processes} processes"
     done = len(rows) - len(left)
     lines.append(f"{e.name}: {_grid(rows)}, {done} finished, {len(left)} to run (~{duration(spent)}{by}){passes}")
+    if e.parallel:
+        lines.append(f"Each run is shared by {e.parallel.ranks} processes; its time is predicted for one.")
     lines += _asked(e)
     lines += [*_may_come(rows, jobs), *_if_undecided(everything, e.budget.most_seeds, jobs)]
     lines += [line for line in (_memory(rows), _error(rows, jobs)) if line]

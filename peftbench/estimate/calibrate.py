@@ -28,6 +28,7 @@ from peftbench.plan.grid import Planned
 from peftbench.records import scratch
 from peftbench.records.spec import RunSpec, as_dict, digest
 from peftbench.run import children
+from peftbench.run.executors.devices import VARIABLE
 from peftbench.run.executors.pool import environment_of
 
 WORKER = "peftbench.estimate.calibration_worker"  # what `python -m` runs; it imports torch
@@ -47,12 +48,14 @@ class Place:
         jobs: Number of runs at the same time.
         threads: Threads of each run.
         data_dir: Directory of the data sets, if given.
+        devices: `CUDA_VISIBLE_DEVICES` in the process of each of these runs; empty where all have what this one has.
     """
 
     device: str
     jobs: int
     threads: int
     data_dir: Path | None = None
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,7 @@ def _store(catalogue: Catalogue, place: Place) -> Store:
         "processor": platform.machine(),
         "cores": os.cpu_count(),
         "place": [place.device, place.jobs, place.threads],
+        **({"cards": len(set(place.devices))} if place.devices else {}),
         "packages": cache.versions("torch", "transformers"),
         "code": cache.code_key(*CODE, files=catalogue.plugins),
     }
@@ -256,6 +260,8 @@ def _start_worker(
     request_file.write_text(json.dumps({"session": session, "spawned": time.monotonic(), **request}))
     command = [sys.executable, "-P", "-m", WORKER, str(request_file), str(response_file)]
     null, environment = subprocess.DEVNULL, environment_of(place.threads)
+    if place.devices:
+        environment[VARIABLE] = place.devices[number % len(place.devices)]
     started = children.start(command, secrets.token_hex(8), environment, stdin=null, stdout=null, stderr=null)
     return *started, response_file
 

@@ -88,6 +88,23 @@ def forecast(
     return Forecast(times, peaks, run_time.loading(left, known))
 
 
+def peaks(prepared: Prepared, records: Sequence[Record], place: Place) -> dict[str, RunPeak]:
+    """Return the memory peak by spec id of the runs without a finished record, simulated where it is not known yet.
+
+    Args:
+        prepared: The plan.
+        records: The records so far.
+        place: Where the runs compute. As many processes simulate.
+    """
+    done = {r.spec_id for r in records if r.is_finished}
+    left = [p for p in prepared.planned if p.spec.id not in done]
+    catalogue = prepared.catalogue
+    known = calibrate.known(left, catalogue, place)
+    if queries := run_memory.missing(left, known, catalogue):
+        run_memory.remember(calibrate.simulate(queries, catalogue, place), catalogue)
+    return run_memory.known(left, known, catalogue)
+
+
 def costs(prepared: Prepared, place: Place, say: Callable[[str], None] | None = None) -> Costs:
     """Return what is known of the runs' costs on this machine.
 

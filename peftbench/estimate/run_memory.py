@@ -87,6 +87,7 @@ def _queries(planned: Sequence[Planned], costs: Costs) -> dict[str, tuple[str, d
 def _query(s: RunSpec, task: TaskFacts, batch: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     t = s.train
     step = [as_dict(s.backbone), task.kind, task.labels, batch, t.accumulation, t.clip is None, t.weight_decay > 0]
+    step += [[t.data_parallel, t.shards]] if t.ranks > 1 else []
     key = digest([*step, s.method.name, s.method.version, dict(s.method.hyper)])[:24]
     return key, {"spec": as_dict(s), "kind": task.kind, "labels": task.labels, "batch": batch}
 

@@ -18,6 +18,7 @@ from peftbench.errors import UserError
 from peftbench.estimate import fake_tensors, simulated_step
 from peftbench.estimate.extrapolation import equal_layers, simulate_depths
 from peftbench.estimate.fake_tensors import VALUES_NEEDED, not_estimable
+from peftbench.estimate.simulated_ranks import simulated_ranks
 from peftbench.estimate.timeline import StepTimeline
 from peftbench.method.edit import Edit
 from peftbench.method.registry import find, make
@@ -94,12 +95,12 @@ def peak(query: Mapping[str, Any], plugins: Iterable[Path | str] = ()) -> dict[s
         )
         if network.net.config.pad_token_id is None:  # a run uses the tokenizer's; here any id serves
             network.net.config.pad_token_id = 0
-        with fake_tensors.fake_mode(layout["padded"]):
+        with simulated_ranks(spec.train) as ranks, fake_tensors.fake_mode(layout["padded"]):
             edit = Edit(fake_tensors.replace_tensors(network, fake_tensors.fake_like))
             try:
                 method.attach(edit)
                 network.reset_head()
-                trainer = Trainer.start(edit, method, spec.train, b.dtype)
+                trainer = Trainer.start(edit, method, spec.train, b.dtype, ranks)
                 batch = _batch(layout, network)
                 shape[:] = batch["input_ids"].shape
                 return simulated_step.tracked(trainer, batch)

@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from peftbench.backbones.load import Backbone
+from peftbench.backbones.sharded import is_sharded, local
 from peftbench.errors import UserError
 from peftbench.estimate.adamw8bit import AdamW8bit
 from peftbench.estimate.timeline import StepTimeline, TimelineTracker
@@ -23,10 +25,12 @@ from peftbench.method.base import Method
 from peftbench.method.edit import Edit
 from peftbench.method.layers.nf4 import NF4Linear
 from peftbench.records.spec import TrainSpec
+from peftbench.run.parallel import shards
+from peftbench.run.parallel.ranks import ONE, Ranks
 from peftbench.run.train import Trainer
 
 STEPS = 100  # of the training whose second step is simulated; AdaLoRA's budget depends on it
-FOUR_BIT = ("codes", "absmax", "scales", "offset", "pairs", "dynamic")
+FOUR_BIT = (*NF4Linear.STORED, "pairs", "dynamic")
 
 
 def batch_of(backbone: Backbone, size: int, length: int, padded: bool) -> dict[str, Tensor]:
@@ -53,7 +57,7 @@ def batch_of(backbone: Backbone, size: int, length: int, padded: bool) -> dict[s
     return {**batch, "labels": torch.ones_like(ids)}
 
 
-def trainer_of(backbone: Backbone, method: Method, dtype: str, optimizer: str = "adamw") -> Trainer:
+def trainer_of(backbone: Backbone, method: Method, dtype: str, optimizer: str = "adamw", ranks: Ranks = ONE) -> Trainer:
     """Attach a method and make its trainer.
 
     Args:
@@ -61,6 +65,7 @@ def trainer_of(backbone: Backbone, method: Method, dtype: str, optimizer: str = 
         method: The method.
         dtype: Dtype of the forward pass.
         optimizer: "adamw" for the method's own; "sgd" or "adamw8bit" for another one over the same groups.
+        ranks: The processes that share the step.
 
     Raises:
         UserError: `optimizer` replaces an optimiser that is not AdamW.
@@ -68,7 +73,7 @@ def trainer_of(backbone: Backbone, method: Method, dtype: str, optimizer: str = 
     edit = Edit(backbone)
     method.attach(edit)
     backbone.reset_head()
-    trainer = Trainer.start(edit, method, TrainSpec(method.lr, STEPS, 1, 1), dtype)
+    trainer = Trainer.start(edit, method, TrainSpec(method.lr, STEPS, 1, 1), dtype, ranks)
     if optimizer == "adamw":
         return trainer
     own = trainer.optimizer
@@ -114,9 +119,18 @@ def tracked(trainer: Trainer, batch: Mapping[str, Tensor], by_role: bool = False
     group = optimizer.param_groups[0]
     variant = next((v for v in ("fused", "foreach") if group.get(v)), "loop")
     timeline = StepTimeline(live.levels, live.marks, live.phases, live.lives, flops.total, _held(trainer))
+    if trainer.ranks.shards > 1:
+        timeline.shards = _shards(trainer)
     timeline.optimizer = f"{type(optimizer).__name__}, {variant}"
     timeline.attention = net.config._attn_implementation
     return timeline
+
+
+def _shards(trainer: Trainer) -> dict[str, int]:
+    block, rest = shards.gathered_bytes(trainer.backbone)
+    sharded = [p for p in trainer.backbone.net.parameters() if is_sharded(p)]
+    state = [t for p in sharded for t in tree_leaves(trainer.optimizer.state.get(p, {})) if isinstance(t, Tensor)]
+    return {"block": block, "rest": rest, "offloadable": sum(local(t).nbytes for t in [*sharded, *state])}
 
 
 def _held(trainer: Trainer) -> dict[str, int]:
@@ -125,7 +139,7 @@ def _held(trainer: Trainer) -> dict[str, int]:
     held: dict[str, int] = {}
 
     def add(name: str, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
+        storage = local(tensor).untyped_storage()
         if storage._cdata not in seen:
             seen.add(storage._cdata)
             held[name] = held.get(name, 0) + storage.nbytes()

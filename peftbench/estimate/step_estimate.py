@@ -20,6 +20,7 @@ from peftbench.estimate import fake_tensors, simulated_step
 from peftbench.estimate.count import ModelQuery, count, network, origin
 from peftbench.estimate.extrapolation import at_full_depth, equal_layers, simulate_depths
 from peftbench.estimate.fake_tensors import VALUES_NEEDED, not_estimable
+from peftbench.estimate.simulated_ranks import simulated_ranks
 from peftbench.estimate.timeline import StepTimeline
 from peftbench.method.base import Method
 from peftbench.method.catalogue import Catalogue
@@ -46,6 +47,8 @@ class Setting:
         attention: One of `ATTENTION`; None for torch's choice on this machine.
         padded: Whether texts differ in length, so that there is a mask; None for yes unless `batch` is 1.
         every_layer: Whether to simulate all layers, whatever the depth.
+        shards: Processes with a device each that share the base's weights; sizes are those of one, and `batch` too.
+        offload: Whether what is in shards lies in the host's memory, and comes to the device block by block.
 
     Raises:
         UserError: A value is invalid.
@@ -59,10 +62,14 @@ class Setting:
     attention: str | None = None
     padded: bool | None = None
     every_layer: bool = False
+    shards: int = 1
+    offload: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", SHORT.get(self.dtype, self.dtype))
-        for name in ("batch", "seq"):
+        if self.offload and self.shards == 1:
+            raise UserError("--offload goes with --shards: what is in shards is offloaded; give --shards 2 or more")
+        for name in ("batch", "seq", "shards"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: give a whole number from 1")
         for name, value, valid in (
@@ -99,6 +106,8 @@ class StepEstimate:
         stored_bytes: Bytes of the adapter's file.
         layers_simulated: Which depths were simulated.
         assumed: What the estimate assumes.
+        shards: With shards: bytes of a gathered block ("block"), of what stays gathered ("rest"), and of what is or
+            could be offloaded to the host ("offloadable"). `peak_bytes` is without the latter if it is.
     """
 
     model: str
@@ -116,6 +125,7 @@ class StepEstimate:
     stored_bytes: int | None
     layers_simulated: str
     assumed: Mapping[str, str]
+    shards: Mapping[str, int] | None = None
 
 
 def estimate(
@@ -151,13 +161,21 @@ def estimate(
         parts[kind] = parts.get(kind, 0) + size
         if size:
             roles.setdefault(role, {})[kind] = size
+    sharded = {key: at_full_depth([t.shards[key] for t in timelines], more) for key in timelines[0].shards}
+    moved = sharded["offloadable"] if setting.offload else 0
+    for kind in ("weights", "optimizer"):
+        parts[kind] = parts.get(kind, 0)
+    if moved:
+        from_weights = min(moved, parts["weights"])
+        parts["weights"] -= from_weights
+        parts["optimizer"] -= moved - from_weights
     return StepEstimate(
         query.model,
         counted.task,
         name,
         asdict(method),
         setting,
-        peak.bytes,
+        peak.bytes - moved,
         peak.phase,
         {kind: parts.get(kind, 0) for kind in KINDS},
         roles if by_role else None,
@@ -167,6 +185,7 @@ def estimate(
         counted.stored_bytes,
         how,
         _assumptions(setting, timelines[0]),
+        sharded or None,
     )
 
 
@@ -201,11 +220,15 @@ def simulate_step(
         layers=layers,
     )
     _check_length(backbone, setting)
-    with fake_tensors.fake_mode(setting.with_mask), fake_tensors.attention(setting.attention):
+    with (
+        simulated_ranks(shards=setting.shards) as ranks,
+        fake_tensors.fake_mode(setting.with_mask),
+        fake_tensors.attention(setting.attention),
+    ):
         fake = fake_tensors.replace_tensors(backbone, fake_tensors.fake_like)
         try:
-            trainer = simulated_step.trainer_of(fake, method, setting.dtype, setting.optimizer)
-            batch = simulated_step.batch_of(backbone, setting.batch, setting.seq, setting.with_mask)
+            trainer = simulated_step.trainer_of(fake, method, setting.dtype, setting.optimizer, ranks)
+            batch = simulated_step.batch_of(backbone, setting.batch * ranks.size, setting.seq, setting.with_mask)
             return simulated_step.tracked(trainer, batch, by_role)
         except VALUES_NEEDED as error:
             raise not_estimable(method, error) from error
@@ -235,4 +258,14 @@ def _assumptions(setting: Setting, timeline: StepTimeline) -> dict[str, str]:
         "dtype": number,
         "step": f"the second of {simulated_step.STEPS}, gradients clipped to norm 1, every token a label",
         "device": UNVERIFIED,
+        **(_sharding(setting) if setting.shards > 1 else {}),
     }
+
+
+def _sharding(setting: Setting) -> dict[str, str]:
+    n, where = setting.shards, "on it"
+    if setting.offload:
+        where = "in the host's memory, with the optimiser's state of what trains there"
+    base = f"one of {n} devices, {setting.batch} texts each; 1/{n} of the base {where}"
+    whole = "what the method adds and the head whole on each"
+    return {"shards": f"{base}; {whole}; each block gathered for its forward and its backward"}

@@ -33,6 +33,11 @@ def as_text(e: StepEstimate) -> str:
     rows = [("peak", f"{e.peak_bytes:,}", f"bytes, {size(e.peak_bytes)}, in {e.peak_phase}")]
     rows += [(f"  {kind}", f"{e.at_peak[kind]:,}", size(e.at_peak[kind])) for kind in KINDS]
     rows += [(f"held: {name}", f"{count:,}", size(count)) for name, count in e.held.items() if count]
+    if e.shards:
+        rows.append(("gathered: a block", f"{e.shards['block']:,}", f"{size(e.shards['block'])}, one at a time"))
+        rows.append(("gathered: the rest", f"{e.shards['rest']:,}", f"{size(e.shards['rest'])}, embeddings and norms"))
+        if e.setting.offload:
+            rows.append(("on the host", f"{e.shards['offloadable']:,}", size(e.shards["offloadable"])))
     rows.append(("trainable", f"{e.trainable:,}", "parameters, without the head"))
     if e.stored_bytes is not None:
         rows.append(("stored", f"{e.stored_bytes:,}", "bytes of the adapter's file"))
@@ -40,6 +45,8 @@ def as_text(e: StepEstimate) -> str:
     table = tabulate(rows, tablefmt="plain", colalign=("left", "right", "left"), disable_numparse=True)
     s = e.setting
     head = f"{e.method}{f' ({hyper})' if hyper else ''}\n{e.model}, {e.task}: batch {s.batch}, {s.seq} tokens"
+    if s.shards > 1:
+        head += f", on each of {s.shards} devices{', offloaded' if s.offload else ''}"
     if s.checkpointing:
         head += ", gradient checkpointing"
     assumed = "\n".join(f"{name}: {what}" for name, what in e.assumed.items())

@@ -19,6 +19,7 @@ class StepTimeline:
         lives: The lifetime of every storage.
         flops: Floating-point operations of the step.
         held: Bytes before the step by group, and of 4-bit tensors by name.
+        shards: Of a network in shards: bytes of a gathered block, of what stays gathered, and of what can be offloaded.
         optimizer: Class and variant of the optimizer.
         attention: The attention implementation.
     """
@@ -29,6 +30,7 @@ class StepTimeline:
     lives: list[Any]
     flops: int
     held: dict[str, int] = field(default_factory=dict)
+    shards: dict[str, int] = field(default_factory=dict)
     optimizer: str = ""
     attention: str = ""
 

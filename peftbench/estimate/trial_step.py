@@ -49,7 +49,8 @@ def prompt_of(spec: RunSpec, task: TaskFacts, catalogue: Catalogue) -> int:
     packages = cache.versions("torch", "transformers", "bitsandbytes")
     code = cache.code_key(*CODE, files=catalogue.plugins)
     store = catalogue.stores.open("trials", digest({"code": code, "packages": packages}))
-    network = [as_dict(spec.backbone), task.kind]
+    network: list[Any] = [as_dict(spec.backbone), task.kind]
+    network += [[spec.train.data_parallel, spec.train.shards]] if spec.train.ranks > 1 else []
     key = digest([*network, spec.method.name, spec.method.version, dict(spec.method.hyper)])
     if key not in store.answers:
         with quiet():
@@ -72,6 +73,7 @@ def _verdict(spec: RunSpec, task: TaskFacts, plugins: Iterable[Path | str]) -> d
     What fails in the step is only the method's fault if the network without it takes one.
     """
     from peftbench.estimate import fake_tensors
+    from peftbench.estimate.simulated_ranks import simulated_ranks
     from peftbench.method.edit import Edit
     from peftbench.method.registry import find, make
     from peftbench.run import failures
@@ -80,16 +82,16 @@ def _verdict(spec: RunSpec, task: TaskFacts, plugins: Iterable[Path | str]) -> d
 
     method = make(find(spec.method.name, plugins), spec.method.hyper)
     backbone = _network(spec, task)
-    with fake_tensors.fake_mode(padded=True):
+    with simulated_ranks(spec.train) as ranks, fake_tensors.fake_mode(padded=True):
         edit, in_step = Edit(fake_tensors.replace_tensors(backbone, fake_tensors.fake_like)), False
         try:
             method.attach(edit)
             checked_counts(edit, method)
             in_step = True
             backbone.reset_head()
-            trainer = Trainer.start(edit, method, spec.train, spec.backbone.dtype)
+            trainer = Trainer.start(edit, method, spec.train, spec.backbone.dtype, ranks)
             backbone.net.train()
-            trainer.step(_batch(backbone), 1 / max(spec.train.steps, 1))
+            trainer.step(_batch(backbone, ranks.size), 1 / max(spec.train.steps, 1))
             edit.check_used()
             refused = None
         except BaseException as error:  # each network fails in its own way
@@ -164,13 +166,13 @@ def _network(spec: RunSpec, task: TaskFacts) -> Backbone:
     return backbone
 
 
-def _batch(backbone: Backbone) -> dict[str, Any]:
+def _batch(backbone: Backbone, ranks: int = 1) -> dict[str, Any]:
     from peftbench.backbones import limits
     from peftbench.estimate.simulated_step import batch_of
 
     known = limits.of(backbone.net, backbone.kind)
     rooms = [room for room in (known.positions, known.decoder_positions) if room is not None]
-    batch = batch_of(backbone, ROWS, min([TOKENS, *rooms]), padded=True)
+    batch = batch_of(backbone, ROWS * ranks, min([TOKENS, *rooms]), padded=True)
     return {**batch, "labels": batch["labels"].float()} if backbone.kind == "regression" else batch
 
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from types import TracebackType
@@ -101,6 +102,7 @@ class LiveTensors(TorchDispatchMode):
         self._hooks: list[Any] = []
         self._watch = None if roles is None else RoleTracker(roles)
         self._peak = DevicePeak(self._device)
+        self._resizes = _watched_resizes(self._resized)
         self._record: dict[str, Any] | None = None
 
     def __enter__(self) -> LiveTensors:
@@ -119,6 +121,7 @@ class LiveTensors(TorchDispatchMode):
         if self._watch is not None:
             self._watch.start()
         self._peak.start()
+        self._resizes.__enter__()
         super().__enter__()
         return self
 
@@ -126,6 +129,7 @@ class LiveTensors(TorchDispatchMode):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
+        self._resizes.__exit__(kind, error, trace)
         self._mark_optimizer(before=False)
         for hook in self._hooks:
             hook.remove()
@@ -169,6 +173,8 @@ class LiveTensors(TorchDispatchMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if any(hasattr(kind, "__tensor_flatten__") for kind in types):
+            return NotImplemented  # a tensor in shards: what its operations do to this process's shard comes back here
         if func is not torch.ops.aten.lift_fresh.default:  # the argument of torch.tensor(...) is new, not from before
             for leaf in tree_leaves((args, kwargs)):
                 if isinstance(leaf, Tensor):
@@ -181,6 +187,7 @@ class LiveTensors(TorchDispatchMode):
 
     def _see(self, tensor: Tensor, kind: str, before: bool, owner: Any = None) -> None:
         """Count the tensor's storage if it is new, and follow a resize. `owner` is its parameter or module, if any."""
+        tensor = getattr(tensor, "_local_tensor", tensor)  # of a tensor in shards, this process's shard
         if not self._counts(tensor):
             return
         storage = tensor.untyped_storage()
@@ -200,6 +207,21 @@ class LiveTensors(TorchDispatchMode):
         else:
             self._changes.append(size)
 
+    def _resized(self, storage: torch.UntypedStorage, before: int) -> None:
+        """Follow a storage's new size, which no operation shows. One that is not known yet had its size at entry."""
+        of_fake = storage.device.type == "meta"  # a fake tensor's storage does not know the device
+        if not (of_fake or self._is_here(storage.device)) or storage.nbytes() == before:
+            return
+        key, size = storage._cdata, storage.nbytes()
+        life = self._lives.get(key)
+        if life is None:
+            life = _Lifetime(before, "temporaries", 0, self._role(None))
+            self._changes[0] += before
+            self._watches.append(weakref.finalize(storage, self._forget, key))
+        self._end(life)
+        self._lives[key] = _Lifetime(size, life.kind, len(self._changes), life.role)
+        self._changes.append(size)
+
     def _role(self, owner: Any, before: bool = False) -> str:
         if self._watch is None:
             return OTHER
@@ -208,8 +230,11 @@ class LiveTensors(TorchDispatchMode):
         return OTHER if before else self._watch.now()
 
     def _counts(self, tensor: Tensor) -> bool:
-        here, there = self._device, tensor.device
-        return here.type == there.type and here.index in (None, there.index) and tensor.layout == torch.strided
+        return self._is_here(tensor.device) and tensor.layout == torch.strided
+
+    def _is_here(self, there: torch.device) -> bool:
+        here = self._device
+        return here.type == there.type and here.index in (None, there.index)
 
     def _forget(self, key: int) -> None:
         self._end(self._lives.pop(key))
@@ -251,6 +276,7 @@ class LiveTensors(TorchDispatchMode):
                         self._mark(tensor, "optimizer", owner)
 
     def _mark(self, tensor: Tensor, kind: str, owner: Any) -> None:
+        tensor = getattr(tensor, "_local_tensor", tensor)
         if not self._counts(tensor):
             return
         life = self._lives.get(tensor.untyped_storage()._cdata)
@@ -269,6 +295,24 @@ class LiveTensors(TorchDispatchMode):
         phase = next(name for start, name in reversed(self._phases) if start <= max(moment, 1))
         summary = {"peak_bytes": levels[moment], "at_peak": parts, "peak_phase": phase}
         return summary if self._watch is None else {**summary, "by_role": dict(sorted(by_role.items()))}
+
+
+@contextmanager
+def _watched_resizes(note: Callable[[torch.UntypedStorage, int], None]) -> Iterator[None]:
+    """Call `note` with a storage and its bytes before each resize: sharded training frees and fills weights so."""
+    usual = torch.UntypedStorage.resize_
+
+    def resize(storage: torch.UntypedStorage, size: int) -> Any:
+        before = storage.nbytes()
+        out = usual(storage, size)
+        note(storage, before)
+        return out
+
+    torch.UntypedStorage.resize_ = resize  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        torch.UntypedStorage.resize_ = usual  # type: ignore[method-assign]
 
 
 def track_step(

@@ -14,6 +14,7 @@ from peftbench.backbones import attention
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.modules import Block, PrefixSlot
 from peftbench.backbones.prompt import PromptSlot
+from peftbench.backbones.sharded import fill, whole
 from peftbench.backbones.sites import BLOCKS, LINEAR, Site
 from peftbench.errors import UserError
 from peftbench.method.adapter import Adapter, NotMergeable
@@ -112,6 +113,12 @@ class Edit:
             self._thawed[name] = p
         self._widen()
 
+    def rename(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Take note of the parameters of the base that have replaced those of the same names."""
+        self.backbone.parameters.update(parameters)
+        for held in (self._thawed, self._widened, self._dropped):
+            held.update({name: p for name, p in parameters.items() if name in held})
+
     def undo(self) -> None:
         """Restore the network as it was loaded, bit for bit.
 
@@ -134,8 +141,11 @@ class Edit:
         self._thawed, self._widened, self._dropped = {}, {}, {}
 
     def state(self) -> dict[str, Tensor]:
-        """Return the adapter tensors and thawed tensors by the paths of their sites. A shared tensor appears once."""
-        return {name: t.detach() for name, t in self._state().items()}
+        """Return the adapter tensors and thawed tensors by the paths of their sites. A shared tensor appears once.
+
+        What is in shards is gathered: every process must call it.
+        """
+        return {name: whole(t.detach()) for name, t in self._state().items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Copy the tensors of another edit of the same method into this one.
@@ -156,9 +166,8 @@ class Edit:
         if wrong:
             shown = "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
             raise UserError(f"this adapter does not fit ({shown}); it was saved with another method, size or backbone")
-        with torch.no_grad():
-            for name, t in own.items():
-                t.copy_(state[name])
+        for name, t in own.items():
+            fill(t, state[name])
 
     @contextmanager
     def merged(self) -> Iterator[nn.Module]:
@@ -188,6 +197,12 @@ class Edit:
         """Return each adapter with its site; the uppermost one if several are stacked."""
         top = {site.path: (site, new) for site, _, new in self._swaps}
         return [(site, module) for site, module in top.values() if isinstance(module, Adapter)]
+
+    def own(self) -> list[nn.Parameter]:
+        """Return the parameters of the adapters themselves, without those of the layers below them."""
+        top = {site.path: new for site, _, new in self._swaps}
+        tensors = [t for path, module in top.items() for t in _own(module, path).values()]
+        return list(dict.fromkeys(t for t in tensors if isinstance(t, nn.Parameter)))
 
     def trained(self) -> list[nn.Parameter]:
         """Return the parameters that the method trains, without the head; found by identity, not by name."""

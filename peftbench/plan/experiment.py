@@ -243,6 +243,26 @@ class TrainSection(Section):
         return self
 
 
+class ParallelSection(Section):
+    """One run on several devices, by as many processes. Each takes its part of every batch."""
+
+    data: int | None = Field(None, ge=2, le=limits.RANKS, description="processes that each hold the whole network")
+    shards: int | None = Field(
+        None, ge=2, le=limits.RANKS, description="processes that share the base's weights, by FSDP2"
+    )
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> ParallelSection:
+        if (self.data is None) == (self.shards is None):
+            raise ValueError("give data or shards, e.g. shards: 2")
+        return self
+
+    @property
+    def ranks(self) -> int:
+        """How many processes share a run."""
+        return (self.data or 1) * (self.shards or 1)
+
+
 class LatencySection(Section):
     """The shapes at which the profile pass times inference."""
 
@@ -328,7 +348,13 @@ class Experiment(Section):
         tuple[str, ...], WithJsonSchema({"type": "array", "items": {"enum": sorted(CARDS)}, "uniqueItems": True})
     ] = Field((), strict=False, description="what each run measures of the trained network besides its scores")
     save_adapters: bool = Field(False, description="keep each run's trained adapter under the results directory")
-    jobs: int = Field(1, ge=1, le=limits.JOBS, description="worker processes; several share the machine")
+    checkpoint_every: Steps | None = Field(
+        None, description="steps after which an unfinished run is saved, to go on from there; null: it begins again"
+    )
+    parallel: ParallelSection | None = Field(None, description="one run on several devices: {data: N} or {shards: N}")
+    jobs: int | None = Field(
+        None, ge=1, le=limits.JOBS, description="worker processes, which share the machine; null: 1, or 1 for each GPU"
+    )
     timeout: TimeoutSection = TimeoutSection()
     reference: str = Field("full", description="the label of the method that ratios are relative to")
     margin: float | None = Field(

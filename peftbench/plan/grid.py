@@ -316,4 +316,6 @@ def _train(experiment: Experiment, task: TaskFacts, lr: float, length: run_limit
         checkpoint=t.checkpoint,
         tokens=length.tokens,
         seconds=length.seconds,
+        data_parallel=(experiment.parallel and experiment.parallel.data) or 1,
+        shards=(experiment.parallel and experiment.parallel.shards) or 1,
     )

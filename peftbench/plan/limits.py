@@ -30,6 +30,7 @@ HYPERPARAMETER = 2**31 - 1  # what every library takes as a whole number
 SEED = 2**31 - 1  # of the first repetition
 RATE = 10**6  # learning rates and weight decay
 JOBS = 1_024  # worker processes of one machine
+RANKS = 1_024  # processes that share a run
 ROUNDS = 10**6  # timed ones, and those of warm-up
 PROCESSES = 1_000  # that repeat a profile pass
 AXIS = 100  # values of an axis

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from peftbench import errors
 from peftbench.errors import UserError, nearest, shown, unknown
-from peftbench.plan import axes, strict_yaml
+from peftbench.plan import axes, parallel, strict_yaml
 from peftbench.plan import overrides as overrides_
 from peftbench.plan.experiment import (
     EXEMPTIBLE,
@@ -29,6 +29,7 @@ from peftbench.plan.experiment import (
     Experiment,
     LatencySection,
     MethodEntry,
+    ParallelSection,
     ProfileSection,
     Section,
     SeedsSection,
@@ -60,6 +61,7 @@ SECTIONS: dict[Place, type[Section]] = {
     ("profile",): ProfileSection,
     ("profile", "latency"): LatencySection,
     ("timeout",): TimeoutSection,
+    ("parallel",): ParallelSection,
 }
 Source = str | Path | Mapping[str, Any] | Experiment
 IN_MEMORY = Path("experiment")  # stands for the file's path in messages about an experiment that has no file
@@ -126,10 +128,11 @@ def _conflicts(experiment: Experiment) -> Iterator[UserError]:
                 message = f"the budget counts {b.length_unit}, and so must every task: write {b.length_unit}: ... here"
                 yield experiment.error(("tasks", i, name), message)
         yield from invalid_exemptions(experiment, task.exempt, ("tasks", i, "exempt"))
-    if b.seconds is not None and experiment.jobs > 1:
+    if b.seconds is not None and (experiment.jobs or 1) > 1:
         message = "runs that share the machine would get less done in the seconds of the budget; write jobs: 1"
         yield experiment.error(("jobs",), message)
     yield from axes.conflicts(experiment)
+    yield from parallel.conflicts(experiment)
 
 
 def invalid_exemptions(experiment: Experiment, exempt: Mapping[str, str], place: Place) -> Iterator[UserError]:
@@ -186,6 +189,8 @@ def _normalised(document: Document, mistakes: list[UserError]) -> dict[str, Any]
         plain["timeout"] = {"run": limit}
     if isinstance(plain.get("tasks"), list):
         plain["tasks"] = tuple({"task": t} if isinstance(t, str) else t for t in plain["tasks"])
+    if plain.get("parallel"):
+        plain.setdefault("profile", False)  # a profile pass measures one process
     if isinstance(plain.get("profile"), bool):
         plain["profile"] = {} if plain["profile"] else None
     elif "profile" in plain and plain["profile"] is None:

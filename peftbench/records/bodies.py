@@ -154,6 +154,13 @@ class Predictions(Part, frozen=True):
     labels: list[Whole | Real | str | list[str]]  # correct class or number, or the reference texts
 
 
+class Resumed(Part, frozen=True):
+    """A checkpoint of an earlier attempt that this one went on from. Times are those of this attempt alone."""
+
+    step: Count  # number of optimiser steps that it had
+    env_id: str  # of the attempt that wrote it
+
+
 class TrainingBody(Attempt, frozen=True, kw_only=True):
     """An attempt at training: a final run or a trial. A failed one has the fields that it reached."""
 
@@ -169,6 +176,8 @@ class TrainingBody(Attempt, frozen=True, kw_only=True):
     trained: Amount | None = None  # tokens and seconds; missing in older records
     checkpoint_step: Count | None = None  # the step whose weights were tested
     probes: dict[str, Probe] = {}  # by name, if the spec lists any
+    resumed: list[Resumed] = []  # where earlier attempts had ended that this one went on from
+    checkpoint_left: str | None = None  # why it did not go on from a checkpoint that was there
 
     FINISHED: ClassVar[tuple[str, ...]] = ("parameters", "curve", "metrics")
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
+from peftbench.records.bodies import Environment
 from peftbench.records.spec import ProfileSpec, RunSpec, TrainSpec, digest
 
 NAMES = {  # what messages and experiment files call the fields
@@ -57,6 +58,8 @@ NAMES = {  # what messages and experiment files call the fields
     "train.tokens": "tokens",
     "train.seconds": "seconds",
     "train.memory": "memory",
+    "train.data_parallel": "parallel.data",
+    "train.shards": "parallel.shards",
 }
 
 
@@ -140,3 +143,17 @@ def times_apply(profile: ProfileSpec, run: RunSpec) -> bool:
         accumulation=profile.accumulation,
     )
     return not differences(run, replace(run, backbone=profile.backbone, task=profile.task, train=train))
+
+
+def machine_kind(env: Environment) -> str:
+    """Name the kind of machine of an environment. Times are compared only where the name is the same.
+
+    It has the GPU, or on a CPU the number of threads; the processor; and the system. Versions of code and packages do
+    not count: reports name different environments in notes.
+    """
+    processor = env.cpu.model or "unknown processor"
+    if env.gpu is not None:
+        return f"{env.gpu.name} ({processor}, {env.platform})"
+    threads = "" if env.threads is None else f", {env.threads} thread{'s' if env.threads > 1 else ''}"
+    where = "" if env.device == "cpu" else f"{env.device} of "
+    return f"{where}{processor}{threads} ({env.platform})"

@@ -83,6 +83,7 @@ class Memory(Part, frozen=True):
     attention: str  # the attention implementation of transformers: "sdpa", "eager"
     optimizer: str  # class and variant of the optimizer: "AdamW, foreach"
     source: str  # how these figures were measured
+    ranks: list[Count] = []  # the peak of each process of a run on several devices; the other figures are the first's
 
 
 class StepTime(Part, frozen=True):

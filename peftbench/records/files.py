@@ -36,6 +36,12 @@ _TAIL = ',\n"checksum":"'
 _PREDICTIONS = b'\n"predictions":'  # a line of their own: no text in JSON has such a line break in it
 
 
+class _Checksum(msgspec.Struct):
+    """The one key of a file that tells its content from all others."""
+
+    checksum: str
+
+
 def encode(body: Mapping[str, Any]) -> bytes:
     """Return the bytes of a file: sorted keys, one top-level key on each line, and the checksum of the rest last."""
     text = _canonical(body)
@@ -98,6 +104,14 @@ def decode(raw: bytes, path: Path, predictions: bool = False) -> dict[str, Any]:
         return upgrades.upgraded(body)
     except ValueError as e:
         raise UserError(f"{path}: {e}. {FOREIGN_FIX}") from e
+
+
+def checksum(raw: bytes) -> str:
+    """Return the checksum that stands in the bytes of a record, which `decode` has checked; "" if there is none."""
+    try:
+        return msgspec.json.decode(raw, type=_Checksum).checksum
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
 
 
 def decode_predictions(raw: bytes, path: Path) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ from peftbench.records.costs import Parameters, ProfileRow
 from peftbench.records.spec import ProfileSpec, RunSpec, Spec
 
 FOLDER = "runs"  # under the results directory
+CHECKPOINTS = "checkpoints"  # of unfinished runs, beside it; each is named after its spec_id
 RETRIED = ("killed", "abandoned", "interrupted")  # statuses that running again repeats (retries.py has the rule)
 REFERENCE = ProfileSpec.reference  # the label that costs and scores are compared with by default
 
@@ -308,16 +310,18 @@ def _read_all(results_dir: Path | str, predictions: bool = False) -> tuple[list[
     for path in paths(results_dir):
         try:
             r = read(path)
-            if predictions and isinstance(r, RunRecord):
-                _check_predictions(r)
+            if predictions:
+                check_predictions(r)
             records.append(r)
         except UserError as e:
             errors.append(str(e))
     return records, errors
 
 
-def _check_predictions(r: RunRecord) -> None:
-    """Raise UserError if predictions do not fit their type or each other, or a finished run has none."""
+def check_predictions(r: Record) -> None:
+    """Raise UserError if a run's predictions do not fit their type or each other, or a finished run has none."""
+    if not isinstance(r, RunRecord):
+        return
     made = r.predictions
     if made is None and r.is_finished:
         raise UserError(f"{r.path}: predictions: there are none, and a finished run has them. {files.FOREIGN_FIX}")
@@ -336,6 +340,16 @@ def short(message: object, most: int = 300) -> str:
 def finished(records: Iterable[R]) -> dict[str, R]:
     """Return the finished record that counts for each spec_id. Specs without a finished record are left out."""
     return {spec: r for spec, r in latest(records).items() if r.is_finished}
+
+
+def discard_checkpoints(results_dir: Path | str, records: Iterable[Record]) -> None:
+    """Remove the checkpoints of specs that have a finished record: a process may have died between the two."""
+    folder, done = Path(results_dir) / CHECKPOINTS, {r.spec_id for r in records if r.is_finished}
+    for path in folder.glob("*.pt") if folder.is_dir() else ():
+        if path.stem in done:
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # unless it has others
+        folder.rmdir()
 
 
 def latest(records: Iterable[R]) -> dict[str, R]:

@@ -99,6 +99,13 @@ class TrainSpec:
     tokens: Positive | None = None  # the token budget that `steps` is computed from
     seconds: NotNegative | None = None  # of training steps, after which the run stops; not repeatable bit for bit
     memory: Positive | None = None  # memory budget of a step in bytes, which `accumulation` is computed from
+    data_parallel: Positive = 1  # processes that divide each batch, and hold the whole network
+    shards: Positive = 1  # processes that divide each batch and the weights of the base
+
+    @property
+    def ranks(self) -> int:
+        """How many processes share the run."""
+        return self.data_parallel * self.shards
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from peftbench.records import environment, record
 from peftbench.run import failures
 from peftbench.run.jobs import Ending, Job, Progress, Start, Stop, record_of
 from peftbench.run.time_limits import Deadline, TimedOut
+
+SHARED = "the device had no memory left while other runs used it too; without --pack it has the device to itself"
 
 
 class SessionHost:
@@ -54,6 +57,7 @@ class SessionHost:
         on_progress: Progress,
         stop: Stop,
         writing: AbstractContextManager[Any] | None = None,
+        shares_memory: bool = False,
     ) -> dict[str, Any]:
         """Run a job and write its record.
 
@@ -62,6 +66,8 @@ class SessionHost:
             on_progress: called with the phase, the step and the loss.
             stop: called between two steps; True abandons the run.
             writing: entered while the record is written.
+            shares_memory: whether other jobs may use the same device meanwhile. Then a lack of memory says nothing of
+                the job: the attempt ends as "interrupted", which is repeated, in place of "oom".
 
         Returns:
             The facts of the executor's event "ended": status, reason, seconds, metrics.
@@ -71,17 +77,21 @@ class SessionHost:
         """
         started = Start.now()
         deadline = Deadline(job.limits, stop)
-        ending = self._run(job, deadline.reporter(on_progress), deadline.stop)
+        ending = self._run(job, deadline.reporter(on_progress), deadline.stop, shares_memory)
         with writing or nullcontext():
             ending = self._write(job, started, ending)
+            if job.kind == "run" and ending.status not in record.RETRIED:
+                getattr(self.session, "discard_checkpoint", lambda _: None)(job.spec)
         return _facts(ending.status, ending.reason, started, ending.body.get("metrics"))
 
-    def _run(self, job: Job, on_progress: Progress, stop: Stop) -> Ending:
+    def _run(self, job: Job, on_progress: Progress, stop: Stop, shares_memory: bool) -> Ending:
         work: Callable[..., Mapping[str, Any]] = self.session.execute if job.kind == "run" else self.session.profile
         try:
             return Ending("finished", body=work(job.spec, on_progress, stop))
         except BaseException as error:
-            return self._ending_of(error)
+            ending = self._ending_of(error)
+            shared = shares_memory and ending.status == "oom"
+            return replace(ending, status="interrupted", reason=f"{SHARED}: {ending.reason}") if shared else ending
         finally:
             _release_memory()
 

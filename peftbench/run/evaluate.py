@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,18 +14,40 @@ from peftbench.backbones.devices import on_device
 from peftbench.backbones.generation import no_settings
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.losses import counted, loss_sum
+from peftbench.backbones.sharded import is_sharded
+from peftbench.run.parallel.ranks import ONE, Ranks
 from peftbench.tasks import batches
 from peftbench.tasks.tokens import Encoded
 
 Check = Callable[[], None]  # called before each batch; raises `Abandoned` to stop
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _without_gradients(
+    work: Callable[Concatenate[Backbone, P], T],
+) -> Callable[Concatenate[Backbone, P], T]:
+    """Compute in inference mode. Shards cannot: what a pass gathers serves the next training step, too."""
+
+    @wraps(work)
+    def evaluated(backbone: Backbone, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        sharded = any(is_sharded(p) for p in backbone.net.parameters())
+        with torch.no_grad() if sharded else torch.inference_mode():
+            return work(backbone, *args, **kwargs)
+
+    return evaluated
+
+
 class NotFinite(Exception):
     """The network's outputs are no numbers, so that no prediction follows from them."""
 
 
-@torch.inference_mode()
-def predict(backbone: Backbone, data: Encoded, batch_size: int, dtype: str, check: Check = lambda: None) -> list[Any]:
+@_without_gradients
+def predict(
+    backbone: Backbone, data: Encoded, batch_size: int, dtype: str, check: Check = lambda: None, ranks: Ranks = ONE
+) -> list[Any]:
     """Predict a label for each example.
 
     Args:
@@ -33,6 +56,7 @@ def predict(backbone: Backbone, data: Encoded, batch_size: int, dtype: str, chec
         batch_size: examples that are evaluated together.
         dtype: "float32", or "bfloat16" for autocast.
         check: called before each batch.
+        ranks: the processes that divide each batch; each gets all predictions.
 
     Returns:
         n class indices (classification) or numbers (regression).
@@ -46,7 +70,7 @@ def predict(backbone: Backbone, data: Encoded, batch_size: int, dtype: str, chec
     for indices, batch in _batches(backbone, data, batch_size, check):
         del batch["labels"]
         with backbone.computing(dtype):
-            logits = backbone.net(**batch).logits.float()
+            logits = ranks.joined(backbone.net(**ranks.part(batch)).logits.float(), len(indices))
         order += map(int, indices)
         sound.append(_is_finite(logits, backbone.kind))
         predicted.append(logits.argmax(-1) if backbone.kind == "classification" else logits.squeeze(-1))
@@ -58,9 +82,9 @@ def predict(backbone: Backbone, data: Encoded, batch_size: int, dtype: str, chec
     return values
 
 
-@torch.inference_mode()
+@_without_gradients
 def perplexity(
-    backbone: Backbone, data: Encoded, batch_size: int, dtype: str, check: Check = lambda: None
+    backbone: Backbone, data: Encoded, batch_size: int, dtype: str, check: Check = lambda: None, ranks: Ranks = ONE
 ) -> float | None:
     """The perplexity of the answers; the arguments are those of `predict`.
 
@@ -73,18 +97,19 @@ def perplexity(
     backbone.net.eval()
     losses, counts = list[Tensor](), list[Tensor]()  # read at the end, so that the device does not wait for each batch
     for _, batch in _batches(backbone, data, batch_size, check):
+        counts.append(torch.as_tensor(counted("generation", batch["labels"])))
+        batch = ranks.part(batch)
         labels = batch.pop("labels")
         with backbone.computing(dtype):
             logits = backbone.net(**batch).logits
-        losses.append(loss_sum("generation", logits, labels))
-        counts.append(torch.as_tensor(counted("generation", labels)))
+        losses.append(ranks.sum(loss_sum("generation", logits, labels)))
     mean = sum(torch.stack(losses).tolist()) / max(1, sum(torch.stack(counts).tolist()))
     if not math.isfinite(mean):
         raise NotFinite(f"the log-likelihood of the answers became {mean}")
     return math.exp(mean) if mean < 700 else None
 
 
-@torch.inference_mode()
+@_without_gradients
 def generate(
     backbone: Backbone, data: Encoded, batch_size: int, dtype: str, longest: int, check: Check = lambda: None
 ) -> list[str]:
@@ -97,6 +122,7 @@ def generate(
         n texts without special tokens.
     """
     backbone.net.eval()
+    sharded = any(is_sharded(p) for p in backbone.net.parameters())  # then no process may stop before the others
     tokenizer = backbone.tokenizer
     texts = [""] * len(data.lengths)
     assert data.answer_start is not None  # a generation task
@@ -112,6 +138,7 @@ def generate(
                 do_sample=False,
                 num_beams=1,
                 use_cache=True,
+                synced_gpus=sharded,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
                 **({"decoder_start_token_id": data.decoder_start} if has_encoder else {}),

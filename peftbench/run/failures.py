@@ -71,6 +71,10 @@ CHAIN = 50  # exceptions followed from one to its cause
 _NOT_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
+class ProcessDied(RuntimeError):
+    """A process that took part in a run is gone; the message has the reason."""
+
+
 def is_out_of_memory(error: BaseException, device: str) -> bool:
     """Whether the memory of the run's device ran out.
 
@@ -109,7 +113,7 @@ def _chain(error: BaseException, contexts: bool = False) -> Iterator[BaseExcepti
 
 
 def _is_machine(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or LOADING in getattr(error, "__notes__", ()):
+    if isinstance(error, MemoryError | ProcessDied) or LOADING in getattr(error, "__notes__", ()):
         return True
     if isinstance(error, OSError):
         if error.errno in OF_THE_MACHINE:

@@ -20,7 +20,9 @@ from peftbench.method.edit import Edit
 from peftbench.records import scratch
 from peftbench.records.spec import RunSpec
 from peftbench.run import evaluate
+from peftbench.run.checkpoint import Checkpoints, RunCheckpoint
 from peftbench.run.jobs import Progress, Stop
+from peftbench.run.parallel.ranks import ONE, Ranks
 from peftbench.run.train import Abandoned, Diverged, Fitted, Trainer, fit
 from peftbench.tasks import Dataset, batches, metrics, text_limits
 from peftbench.tasks.tokens import Array, Encoded
@@ -41,7 +43,14 @@ class Run:
         stop: called between two steps; True abandons the run.
         timed: whether the record says how long steps take.
         data_dir: where probes find texts.
+
+    Attributes:
+        checkpoints: where unfinished training is kept; None for nowhere.
+        ranks: the processes that share the run.
     """
+
+    checkpoints: Checkpoints | None = None
+    ranks: Ranks = ONE
 
     def __init__(
         self,
@@ -58,6 +67,7 @@ class Run:
         self.spec, self.dataset, self.backbone, self.data, self.method = spec, dataset, backbone, data, method
         self.on_progress, self.stop, self.timed = on_progress, stop, timed
         self.data_dir = data_dir
+        self.checkpoint: RunCheckpoint | None = None
 
     def start(self, edit: Edit) -> Trainer:
         """Attach the method and make the optimiser.
@@ -82,7 +92,7 @@ class Run:
         self.counts = checked_counts(edit, self.method)
         devices.seed("head", *axes)
         self.backbone.reset_head()
-        return Trainer.start(edit, self.method, self.spec.train, self.spec.backbone.dtype)
+        return Trainer.start(edit, self.method, self.spec.train, self.spec.backbone.dtype, self.ranks)
 
     def train(self, edit: Edit, clock: Clock) -> Fitted:
         """Attach and train. The random streams of dropout and of the batches' order do not depend on the method.
@@ -94,7 +104,9 @@ class Run:
         order, widest = self._order()
         self.probes = Probes(self.spec.probes, TrainedNetwork(edit, self.spec.backbone.dtype, self.data_dir))
         clock.within("evaluate", lambda: self.probes.measure(0))
-        devices.seed("dropout", *self.spec.axes)
+        if self.checkpoints:
+            self.checkpoint = self.checkpoints.of(self.spec.id, self.probes.points)
+        devices.seed("dropout", *self.spec.axes, *self.ranks.stream)
         clock.lap("load")
         fitted = fit(
             trainer,
@@ -105,6 +117,7 @@ class Run:
             timed=self.timed,
             on_progress=self.on_progress,
             stop=self.stop,
+            checkpoint=self.checkpoint,
         )
         clock.lap("train")
         self.method.finish(edit)
@@ -159,13 +172,14 @@ class Run:
     def describe(self, edit: Edit, fitted: Fitted, keep: Path | None) -> dict[str, Any]:
         """Sizes, costs and curves of the trained run; saves the adapter at `keep`, if given."""
         header = {"method": self.spec.method.name, "hyper": asdict(self.method), "backbone": self.backbone.fingerprint}
+        state = edit.state()
         with scratch.folder() as folder:
-            stored = adapter_file.save(folder / "adapter.safetensors", edit.state(), header)
-        if keep is not None:
+            stored = adapter_file.save(folder / "adapter.safetensors", state, header)
+        if keep is not None and self.ranks.is_first:
             header["base"] = self._base()  # not in the file that is measured: these names say nothing about the method
-            adapter_file.save(keep, edit.state(), header)
+            adapter_file.save(keep, state, header)
             adapter_file.save_head(keep, self.backbone, header)
-        steps = fitted.step_seconds[2:]  # the first two warm up
+        steps = fitted.step_seconds
         return {
             "hyper": asdict(self.method),
             "parameters": {**self.counts, "stored_bytes": stored},
@@ -176,6 +190,8 @@ class Run:
             "trained": self.amount_trained(fitted),
             "checkpoint_step": fitted.checkpoint_step,
             **({"probes": self.probes.record()} if self.spec.probes else {}),
+            **({"resumed": fitted.resumed} if fitted.resumed else {}),
+            **({"checkpoint_left": left} if (left := self.checkpoint and self.checkpoint.left) else {}),
         }
 
     def _base(self) -> dict[str, Any]:
@@ -235,10 +251,10 @@ class Run:
         data, examples = self.data[split], getattr(self.dataset, split)
         size, dtype = eval_batch(self.spec), self.spec.backbone.dtype
         if self.dataset.kind != "generation":
-            values = evaluate.predict(self.backbone, data, size, dtype, self._raise_if_stopped)
+            values = evaluate.predict(self.backbone, data, size, dtype, self._raise_if_stopped, self.ranks)
             labels = [e.label for e in examples]
             return {m: metrics.score(m, values, labels) for m in self.dataset.metrics}, values
-        perplexity = evaluate.perplexity(self.backbone, data, size, dtype, self._raise_if_stopped)
+        perplexity = evaluate.perplexity(self.backbone, data, size, dtype, self._raise_if_stopped, self.ranks)
         scores: dict[str, float | None] = {"perplexity": perplexity}
         if split != "test":
             return scores, []
@@ -251,7 +267,7 @@ class Run:
         return scores, values
 
     def _raise_if_stopped(self) -> None:
-        if self.stop():
+        if self.ranks.any(self.stop()):
             raise Abandoned("stopped on request while evaluating")
 
 

@@ -69,6 +69,7 @@ def run(
     executor: str = "local",
     options: Mapping[str, str] | None = None,
     peaks: Mapping[str, int] | None = None,
+    devices: int = 1,
     retry_failed: bool = False,
     limits: TimeLimits = NO_LIMITS,
     again: bool = False,
@@ -92,7 +93,8 @@ def run(
         threads: of each training run; by default the cores are divided among the jobs.
         profile_threads: of the profile pass; by default all cores.
         executor: the name of what carries out the jobs (see `executors.find`).
-        options, peaks: its own options, and the predicted memory of the runs (see `executors.Setup`).
+        options, peaks, devices: its own options, the predicted memory of the runs, and how many devices each takes
+            (see `executors.Setup`).
         retry_failed: repeat diverged, oom, error and timeout too, and what is given up; see records/retries.py.
         limits: seconds after which an attempt is ended. A profile pass may take those of a run for each of its methods.
         again: attempt once more what is finished too; the outcome is then that of the newest attempts.
@@ -116,8 +118,16 @@ def run(
                 kind, most = "profile", replace(most, run=most.run and most.run * len(spec.methods))
             return Job(kind, spec, experiment, str(results_dir), reference, tuple(overrides), most, design)
 
-        own = {"options": dict(options or {}), "peaks": dict(peaks or {})}
-        training = Setup(session, session_kwargs or {}, jobs, threads, keep_open=(fd,), **own)
+        training = Setup(
+            session,
+            session_kwargs or {},
+            jobs,
+            threads,
+            keep_open=(fd,),
+            options=dict(options or {}),
+            peaks=dict(peaks or {}),
+            devices=devices,
+        )
         timing = replace(training, threads=profile_threads, exclusive=True)
         planned = {spec.id: spec for spec in grid}
         retry = partial(Retries, failed=retry_failed, limits=limits)
@@ -135,7 +145,7 @@ def run(
 
 def sweep(results_dir: Path) -> None:
     """Remove what processes that were killed left: in the results, in the cache, and in the system's folder."""
-    scratch.sweep(*(results_dir / name for name in ("", record.FOLDER, "adapters")))
+    scratch.sweep(*(results_dir / name for name in ("", record.FOLDER, "adapters", record.CHECKPOINTS)))
     scratch.sweep_system()
     cache.sweep()
 
@@ -209,6 +219,7 @@ class _Grid:
         """How the planned specs stand, by the records on the disk."""
         records = record.readable(self.results_dir)
         latest = record.newest(records) if self.again else record.latest(records)
+        record.discard_checkpoints(self.results_dir, records)
         statuses = {key: latest[key].status if key in latest else "not run" for key in self.planned}
         lost = set() if self.interrupted else self.attempted  # an executor may end a job without a record
         failed = tuple(

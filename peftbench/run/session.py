@@ -20,12 +20,15 @@ from peftbench.method import adapter_file
 from peftbench.method.base import Method
 from peftbench.method.edit import Edit
 from peftbench.method.registry import find, make
-from peftbench.records import user_file
+from peftbench.records import environment, user_file
 from peftbench.records.spec import BackboneSpec, MethodSpec, ProfileSpec, RunSpec, TaskSpec
 from peftbench.run import process_state
+from peftbench.run.checkpoint import Checkpoints
 from peftbench.run.failures import noted_as_loading, release_frames
 from peftbench.run.jobs import Progress, Stop
 from peftbench.run.one_run import Clock, Run
+from peftbench.run.parallel import launch
+from peftbench.run.parallel.ranks import ONE, Ranks
 from peftbench.run.profile.interleaved import profile
 from peftbench.run.train import Abandoned, Diverged
 from peftbench.tasks import text_limits, tokens
@@ -49,6 +52,8 @@ class Session:
         shared: other runs use the machine at the same time, so no times are reported.
         adapters: the folder where trained adapters are kept; None for nowhere.
         deterministic: use only kernels that give the same bits each time.
+        checkpoints: the folder where unfinished training is kept, and how often; None for nowhere.
+        ranks: the processes that share each run, if this is one of them.
         copies: the path of what stands in for a file or folder that specifications name, by the path that they have.
 
     Attributes:
@@ -64,9 +69,14 @@ class Session:
         shared: bool = False,
         adapters: Path | str | None = None,
         deterministic: bool = False,
+        checkpoints: Mapping[str, Any] | None = None,
+        ranks: Ranks = ONE,
         copies: Mapping[str, str] | None = None,
     ) -> None:
         user_file.use_copies(copies or {})
+        given = {"device": device, "threads": threads, "data_dir": data_dir, "plugins": [str(p) for p in plugins]}
+        keep = {"adapters": adapters, "deterministic": deterministic, "checkpoints": checkpoints, "shared": shared}
+        self.given, self.ranks = {**given, **keep, "copies": copies}, ranks
         if threads is not None:
             torch.set_num_threads(threads)
         devices.compute_deterministically(deterministic)
@@ -74,6 +84,10 @@ class Session:
         self.data_dir = None if data_dir is None else Path(data_dir)
         self.plugins, self.shared = tuple(plugins), shared
         self.adapters = None if adapters is None else Path(adapters)
+        self.checkpoints: Checkpoints | None = None
+        if checkpoints is not None:
+            env = environment.facts(str(self.device), threads, self.plugins, deterministic)
+            self.checkpoints = Checkpoints(Path(checkpoints["folder"]), checkpoints["every"], env)
         self._datasets: dict[str, tasks.Dataset] = {}
         self._summaries: dict[str, dict[str, Any]] = {}
         self._tokenizers: dict[tuple[str, str | None], Any] = {}
@@ -100,6 +114,8 @@ class Session:
             Abandoned: `stop` returned True.
             UserError: data or weights changed since the plan, or the method does not fit the network.
         """
+        if spec.train.ranks > 1 and self.ranks is ONE:
+            return launch.execute(spec, self.given, on_progress, stop)
         clock = Clock()
         on_progress({"phase": "load"})
         method = self.method(spec.method)  # first: what importing its file changes then holds for every run alike
@@ -112,6 +128,7 @@ class Session:
         summary = self._summary(spec, dataset, data, backbone)
         clock.lap("load")
         run = Run(spec, dataset, backbone, data, method, on_progress, stop, not self.shared, self.data_dir)
+        run.checkpoints, run.ranks = self.checkpoints, self.ranks
         before, edit = process_state.snapshot(), Edit(backbone)
         try:
             _compile(backbone, spec.backbone.compile)
@@ -126,6 +143,11 @@ class Session:
             self._restore(edit, before)
         body["seconds"] = clock.seconds(hide=self.shared)
         return body
+
+    def discard_checkpoint(self, spec: RunSpec) -> None:
+        """Remove the checkpoint of a run that will not be attempted again."""
+        if self.checkpoints:
+            self.checkpoints.discard(spec.id)
 
     def profile(
         self, spec: ProfileSpec, on_progress: Progress = lambda _: None, stop: Stop = lambda: False
@@ -214,7 +236,7 @@ class Session:
             dropout=spec.dropout,
             dropout_version=spec.dropout_version,
             gradient_checkpointing=spec.gradient_checkpointing,
-            device=self.device,
+            device="cpu" if self.ranks.shards > 1 else self.device,  # shards move to the device block by block
             tokenizer=self._tokenizers.get((spec.model, spec.pinned_revision)),
         )
         if backbone.fingerprint != spec.fingerprint:

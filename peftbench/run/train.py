@@ -6,7 +6,8 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from peftbench.backbones.devices import on_device, synchronise
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.losses import counted, loss_sum
+from peftbench.backbones.sharded import local
 from peftbench.errors import UserError
 from peftbench.measure import module_roles
 from peftbench.measure.memory import LiveTensors
@@ -22,8 +24,13 @@ from peftbench.method.base import Method
 from peftbench.method.edit import Edit
 from peftbench.records.spec import TrainSpec
 from peftbench.run.evaluate import NotFinite
+from peftbench.run.parallel.ranks import ONE, Ranks
 from peftbench.run.schedule import rate, rate_at
 
+if TYPE_CHECKING:
+    from peftbench.run.checkpoint import RunCheckpoint
+
+WARM_UP = 2  # first steps of a process, whose times do not count
 Batch = Mapping[str, Tensor]
 
 
@@ -38,9 +45,32 @@ class Diverged(Exception):
         super().__init__(f"{what} at step {step}")
         self.body = {"curve": {"loss": fitted.losses, "validation": fitted.validation}, "stopped_at": step}
 
+    @classmethod
+    def of(cls, message: str, body: dict[str, Any]) -> Diverged:
+        """The exception that another process raised."""
+        made = cls.__new__(cls)
+        Exception.__init__(made, message)
+        made.body = body
+        return made
+
 
 class Abandoned(Exception):
     """The run stopped between two steps because `stop` returned True."""
+
+
+@dataclass
+class Best:
+    """The best weights so far, on the CPU, so that they take no device memory. Empty where the last ones count.
+
+    Attributes:
+        scores: {"step": n, metric: value} on the validation split.
+        state: the tensors of the edit by name.
+        head: the parameters of the task head.
+    """
+
+    scores: dict[str, Any]
+    state: dict[str, Tensor] = field(default_factory=dict)
+    head: list[Tensor] = field(default_factory=list)
 
 
 @dataclass
@@ -49,11 +79,13 @@ class Fitted:
 
     losses: list[float] = field(default_factory=list)  # one for each optimiser step
     validation: list[dict[str, Any]] = field(default_factory=list)  # {"step": n, metric: value}
-    step_seconds: list[float] = field(default_factory=list)  # of each step, if steps are timed
+    step_seconds: list[float] = field(default_factory=list)  # of each step but a process's first, if steps are timed
     seconds: float = 0.0  # of all steps, if they are timed or limited
     stopped_at: int = 0  # the number of steps
     checkpoint_step: int = 0  # the number of steps after which the weights were as they are now
     memory: dict[str, Any] | None = None  # the record of the tracked step
+    best: Best | None = None  # by the validation split
+    resumed: list[dict[str, Any]] = field(default_factory=list)  # {"step": n, "env_id": ...} of each earlier attempt
 
 
 @dataclass(frozen=True)
@@ -66,9 +98,10 @@ class Trainer:
     spec: TrainSpec
     dtype: str
     optimizer: torch.optim.Optimizer
+    ranks: Ranks = ONE
 
     @classmethod
-    def start(cls, edit: Edit, method: Method, spec: TrainSpec, dtype: str) -> Trainer:
+    def start(cls, edit: Edit, method: Method, spec: TrainSpec, dtype: str, ranks: Ranks = ONE) -> Trainer:
         """Make the method's optimiser over what it trains, with one group for the head that all methods share.
 
         Args:
@@ -76,11 +109,17 @@ class Trainer:
             method: the method.
             spec: learning rates, weight decay, accumulation, clipping, schedule.
             dtype: "float32", or "bfloat16" for autocast.
+            ranks: the processes that share the run.
         """
         backbone = edit.backbone
         head = backbone.head_parameters()
         for p in head:  # a training before this one left them trainable; they have a group of their own
             p.requires_grad_(False)
+        if ranks.shards > 1:
+            from peftbench.run.parallel import shards
+
+            shards.shard(edit, ranks)
+            head = backbone.head_parameters()
         optimizer = method.optimizer(backbone.net, spec.lr, spec.weight_decay)
         for p in head:
             p.requires_grad_(True)
@@ -89,7 +128,8 @@ class Trainer:
             optimizer.add_param_group({"params": head, "lr": head_lr, "weight_decay": spec.weight_decay})
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
-        return cls(backbone, edit, method, spec, dtype, optimizer)
+        ranks.check_optimizer(backbone.net, optimizer)
+        return cls(backbone, edit, method, spec, dtype, optimizer, ranks)
 
     def step(self, batch: Batch, done: float, live: Phased | None = None) -> Tensor:
         """One optimiser step, in micro-batches.
@@ -108,15 +148,16 @@ class Trainer:
         kind, device = self.backbone.kind, self.backbone.device
         batch = self.backbone.inputs(batch)
         total = counted(kind, batch["labels"])
-        parts = _micro_batches(batch, self.spec.accumulation)
-        mean = torch.zeros((), device=device)
+        parts = [self.ranks.share(part) for part in _micro_batches(batch, self.spec.accumulation)]
+        exact = torch.promote_types(torch.float32, next(self.backbone.net.parameters()).dtype)  # float64 in tests
+        mean = torch.zeros((), device=device, dtype=exact)
         for part in parts:
             _phase(live, "forward")
             with self.backbone.computing(self.dtype):
                 logits = self.backbone.net(**{k: v for k, v in part.items() if k != "labels"}).logits
             loss = loss_sum(kind, logits, part["labels"]) / total
             extra = self.method.extra_loss(self.backbone.net)
-            objective = loss if extra is None else loss + extra / len(parts)
+            objective = loss if extra is None else loss + extra / (len(parts) * self.ranks.size)
             _phase(live, "backward")
             if objective.requires_grad:
                 objective.backward()
@@ -126,15 +167,17 @@ class Trainer:
             if extra is not None:  # the loss of the task alone is recorded; 0 times what is not finite is NaN
                 mean += 0 * (extra.detach().sum() if isinstance(extra, Tensor) else extra)
             del logits, loss, objective, extra
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.ranks.sum_gradients(trained)
+        self.ranks.check_gradient(trained)
         self.edit.check_reached()
         _phase(live, "optimizer")
         if self.spec.clip is not None:
-            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(trained, self.spec.clip)
+            self.ranks.clip(trained, self.spec.clip)
         self.optimizer.step()
         self.method.after_step(self.backbone.net, done)
         self.optimizer.zero_grad(set_to_none=True)
-        return mean
+        return self.ranks.sum(mean)
 
     def _check_reached(self) -> None:
         """Raise `UserError` if a loss depends on nothing that trains, unless chance drops layers in each step."""
@@ -162,7 +205,8 @@ class Trainer:
             net._compiled_call_impl = compiled
         variant = next((v for v in ("fused", "foreach") if group.get(v)), "loop")
         return loss, {
-            **live.record(),
+            **(measured := live.record()),
+            **({"ranks": self.ranks.gather(measured["peak_bytes"])} if self.ranks.size > 1 else {}),
             "batch": list(batch["input_ids"].shape),
             "attention": net.config._attn_implementation,
             "optimizer": f"{type(self.optimizer).__name__}, {variant}",
@@ -175,12 +219,15 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * share
 
+    def replicated(self) -> dict[str, Tensor]:
+        """What trains and is whole on each rank, by name."""
+        return {name: p.detach() for name, p in self.backbone.net.named_parameters() if p.requires_grad}
+
     def groups(self) -> dict[str, list[Tensor]]:
         """The tensors that exist before a step, by the part of memory that they count for."""
         net = self.backbone.net
         head: list[Tensor] = [*self.backbone.head_parameters()]
-        base = {id(p) for p in self.backbone.parameters.values()}
-        adapter: list[Tensor] = [t for m in self.edit.adapters() for t in m.parameters() if id(t) not in base]
+        adapter: list[Tensor] = [*self.edit.own()]
         placed = {id(t) for t in [*adapter, *head]}
         rest = [t for t in [*net.parameters(), *net.buffers()] if id(t) not in placed]
         return {"weights": rest, "adapter": adapter, "head": head}
@@ -196,6 +243,7 @@ def fit(
     timed: bool = False,
     on_progress: Callable[[dict[str, Any]], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
+    checkpoint: RunCheckpoint | None = None,
 ) -> Fitted:
     """Train for ``spec.steps`` steps, or for ``spec.seconds`` of steps; leave the chosen checkpoint in place.
 
@@ -208,18 +256,23 @@ def fit(
         timed: whether to keep the seconds of each step; the device is synchronised between steps.
         on_progress: called with the phase, the step and the loss.
         stop: called between two steps; True abandons the run.
+        checkpoint: where training goes on from, and what is written on the way; None for neither.
 
     Raises:
         Diverged: the loss or a trained weight is no longer a number.
         Abandoned: `stop` returned True.
     """
-    spec, out, pending = trainer.spec, Fitted(), list[Tensor]()
-    best: tuple[dict[str, Any], dict[str, Tensor], list[Tensor]] | None = None
+    spec, pending = trainer.spec, list[Tensor]()
+    out = (checkpoint and checkpoint.restore(trainer)) or Fitted()
     device = trainer.backbone.device
     trainer.backbone.net.train()
     limited = spec.seconds is not None
-    for i, make in enumerate(batches):
-        if stop():
+    first, ranks = out.stopped_at, trainer.ranks
+    for i, make in enumerate(islice(batches, first, None), first):
+        if ranks.any(stop()):
+            if checkpoint:
+                _read_losses(pending, out)
+                checkpoint.save(trainer, out)
             raise Abandoned(f"stopped on request after {i}{'' if limited else f' of {spec.steps}'} steps")
         batch = on_device(make(), device)
         done = _share(out, spec)
@@ -232,11 +285,12 @@ def fit(
             pending.append(trainer.step(batch, done))
         if (timed or limited) and i != tracked:
             took = _now(device, True) - started
-            out.step_seconds += [took] * timed
+            out.step_seconds += [took] * (timed and i - first >= WARM_UP)
             out.seconds += took
         out.stopped_at = i + 1
-        if i == 0:
+        if i == first:
             trainer.edit.check_used()
+            ranks.check_same(trainer.replicated())
         last = out.stopped_at == spec.steps if spec.seconds is None else out.seconds >= spec.seconds
         due = last or (spec.eval_every is not None and out.stopped_at % spec.eval_every == 0)
         if due or device.type == "cpu" or len(pending) >= 20:  # elsewhere, reading a loss would wait for the device
@@ -244,23 +298,27 @@ def fit(
             on_progress({"phase": "train", **_position(out, spec), "loss": out.losses[-1]})
         if due:
             try:
-                now = {"step": out.stopped_at, **evaluate(out.stopped_at)}
+                now = {"step": out.stopped_at, **ranks.from_first(evaluate(out.stopped_at))}
             except NotFinite as error:
                 raise Diverged(out.stopped_at, str(error), out) from error
             out.validation.append(now)
+            ranks.check_same(trainer.replicated())
             trainer.backbone.net.train()
-            if best is None or better(now, best[0]):
-                best = (now, *_copy(trainer)) if spec.checkpoint == "best" else (now, {}, [])
-            elif spec.patience is not None and _evaluations_since(out.validation, best[0]) >= spec.patience:
+            if out.best is None or better(now, out.best.scores):
+                out.best = Best(now, *_copy(trainer)) if spec.checkpoint == "best" else Best(now)
+            elif spec.patience is not None and _evaluations_since(out.validation, out.best.scores) >= spec.patience:
                 break
         if last:
             break
-    if not _all_finite([p for p in trainer.backbone.net.parameters() if p.requires_grad]):
+        if checkpoint and checkpoint.is_due(out.stopped_at):
+            _read_losses(pending, out)
+            checkpoint.save(trainer, out)
+    if ranks.any(not _all_finite([local(p) for p in trainer.backbone.net.parameters() if p.requires_grad])):
         raise Diverged(out.stopped_at, "a trained weight became infinite or NaN", out)
     out.checkpoint_step = out.stopped_at
-    if spec.checkpoint == "best" and best is not None:
-        _restore(trainer, best[1], best[2])
-        out.checkpoint_step = best[0]["step"]
+    if spec.checkpoint == "best" and out.best is not None:
+        _restore(trainer, out.best.state, out.best.head)
+        out.checkpoint_step = out.best.scores["step"]
     return out
 
 
@@ -297,14 +355,14 @@ def _now(device: torch.device, timed: bool) -> float:
 
 
 def _read_losses(pending: list[Tensor], out: Fitted) -> None:
-    for loss in torch.stack(pending).tolist():
+    for loss in torch.stack(pending).tolist() if pending else ():
         out.losses.append(loss)
         if not math.isfinite(loss):
             raise Diverged(len(out.losses), f"the loss became {loss}", out)
     pending.clear()
 
 
-def _all_finite(tensors: list[torch.nn.Parameter]) -> bool:
+def _all_finite(tensors: list[Tensor]) -> bool:
     """Whether every number is finite; read from the device once."""
     return not tensors or bool(torch.stack([torch.isfinite(t).all() for t in tensors]).all())
 

@@ -62,3 +62,30 @@ def test_without_leave_to_measure_nothing_is(prepared: Prepared, monkeypatch: py
     monkeypatch.setattr(forecast, "WORTH_SECONDS", 0)
     monkeypatch.setattr(calibrate, "measure", lambda *args: pytest.fail("measured"))
     assert forecast.costs(prepared, HERE).steps == {}
+
+
+@pytest.mark.slow
+def test_the_peaks_of_what_is_left_to_run_are_simulated_once(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peaks = forecast.peaks(prepared, [], HERE)
+    assert set(peaks) == {p.spec.id for p in prepared.planned}
+    assert all(peak.bytes is not None and peak.bytes > 10_000 for peak in peaks.values())
+    monkeypatch.setattr(calibrate, "simulate", lambda *_: pytest.fail("simulated again"))
+    assert forecast.peaks(prepared, [], HERE) == peaks
+
+
+def test_each_process_that_measures_has_the_card_that_its_run_will_have(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+
+    def start(command: object, name: str, env: dict[str, str], **_: object) -> tuple[None, None]:
+        seen.append(env["CUDA_VISIBLE_DEVICES"])
+        return None, None
+
+    monkeypatch.setattr(calibrate.children, "start", start)
+    for number in range(3):
+        place = Place("cuda", 3, 1, devices=("2", "5"))
+        calibrate._start_worker(tmp_path, number, {}, prepared.catalogue, place)
+    assert seen == ["2", "5", "2"]

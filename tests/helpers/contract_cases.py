@@ -28,6 +28,7 @@ ABOUT_THE_MACHINERY = (
     behaviour.describes_itself,
     training.checkpointing_keeps_the_gradients,
     training.two_runs_are_identical,
+    training.resuming_changes_nothing,
     storage.swapping_adapters_is_exact,
     storage.foreign_adapters_are_refused,
 )

@@ -102,6 +102,7 @@ BUGS = [
         ("every_trained_tensor_learns", "count_equals_the_formula"),
     ),
     Bug("the seed is the system's", layers.with_layer(layers.SystemEntropy), ("two_runs_are_identical",)),
+    Bug("steps are counted in an iterator", methods.CountsStepsInAnIterator, ("resuming_changes_nothing",)),
     Bug("layers share a tensor", methods.SharedFactor, ("count_equals_the_formula",)),
     Bug("layers share memory", methods.SharedMemory, ("state_is_what_training_changes",)),
     Bug("the base trains", methods.TrainsTheBase, ("only_declared_tensors_move", "state_is_what_training_changes")),

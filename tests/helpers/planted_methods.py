@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -80,6 +81,21 @@ class DriftingBase(LoRA):
         for m in net.modules():
             if isinstance(m, LoRALinear):
                 m.base.weight.data += 1e-3 * m.B.detach() @ m.A.detach()
+
+
+@dataclass(frozen=True)
+class CountsStepsInAnIterator(LoRA):
+    """The update shrinks from step to step, and what counts the steps is an object that no file can hold."""
+
+    def attach(self, edit: Edit) -> None:
+        super().attach(edit)
+        for layer in edit.adapters():
+            layer.__dict__["steps"] = itertools.count(2)
+
+    def after_step(self, net: nn.Module, done: float) -> None:
+        for m in net.modules():
+            if isinstance(m, LoRALinear):
+                m.scale = self.alpha / self.rank / next(m.__dict__["steps"])
 
 
 @dataclass(frozen=True)

@@ -316,3 +316,18 @@ def test_what_cannot_be_measured_is_none_and_not_zero(monkeypatch: pytest.Monkey
     assert record["reserved_bytes"] is None
     monkeypatch.setattr(system_memory, "_STATUS", tmp_path / "absent")
     assert system_memory.resident_peak_bytes() is None
+
+
+def test_a_storage_that_is_emptied_and_filled_again_counts_as_it_is() -> None:
+    """As sharded training does with the weights that it gathers; no operation shows it."""
+    weight, gathered = nn.Parameter(torch.zeros(4)), torch.zeros(1_000)
+    gathered.untyped_storage().resize_(0)
+    with LiveTensors({"weights": [weight]}, torch.optim.SGD([weight], 0.1)) as live:
+        for _ in range(2):
+            gathered.untyped_storage().resize_(4_000)
+            (weight * gathered[:4]).sum().backward()
+            gathered.untyped_storage().resize_(0)
+        live.phase("optimizer")
+    record = live.record()
+    assert record["at_peak"]["temporaries"] >= 4_000
+    assert record["peak_bytes"] < 2 * 4_000

@@ -216,6 +216,27 @@ def test_the_overhead_is_of_the_configurations_that_make_quickstart_runs() -> No
         run_overhead.configurations("quickstart:")
 
 
+def test_what_an_executor_adds_is_told_beside_what_it_may() -> None:
+    each = {"median": 5.0, "low": 4.0, "high": 30.0}
+    row = {"run_milliseconds": each, "begin_seconds": {"median": 1.25}}
+    found = targets.READERS["executors"]({"rows": {"in this process": row, "local": row}})
+    assert [(m.what, m.value, m.low, m.high, targets.verdict(m)) for m in found] == [
+        ("local", 0.25, 0.2, 1.5, "reached")
+    ]
+    assert found[0].shown == "5.0 ms of 20 ms a run; 1.2 s to begin"
+
+
+@pytest.mark.slow
+@pytest.mark.full
+def test_the_executors_carry_out_the_same_runs_of_no_work(tmp_path: Path) -> None:
+    out = tmp_path / "executors.json"
+    run("executors.py", "--runs", 3, "--rounds", 2, "--only", "local")("--out", out)
+    found = json.loads(out.read_text())
+    assert list(found["rows"]) == ["in this process", "local"]
+    assert all(row["run_milliseconds"]["n"] == 2 for row in found["rows"].values())
+    assert "| local | 1 | 0.5 |" in figure.section(figure.read(tmp_path), "res")
+
+
 @pytest.mark.full
 @pytest.mark.slow
 def test_step_time_runs_from_the_command_line(zoo: Zoo, tmp_path: Path) -> None:

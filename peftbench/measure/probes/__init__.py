@@ -142,7 +142,11 @@ def wikitext_file(data_dir: Path | None) -> Path:
 
 
 class Probes:
-    """The probes of one run and their results so far."""
+    """The probes of one run and their results so far.
+
+    Attributes:
+        points: What each probe measured, by its name.
+    """
 
     def __init__(self, versions: Mapping[str, int], trained: TrainedNetwork) -> None:
         """Select the probes.
@@ -158,7 +162,7 @@ class Probes:
             if name not in CARDS or CARDS[name].version != version:
                 raise UserError(f"probe {name} of version {version} is not in this peftbench; plan the run again")
         self.cards, self.trained = [CARDS[name] for name in versions], trained
-        self._points: dict[str, list[dict[str, Any]]] = {name: [] for name in versions}
+        self.points: dict[str, list[dict[str, Any]]] = {name: [] for name in versions}
 
     def measure(self, step: int, last: bool = False) -> None:
         """Measure the network after `step` optimiser steps.
@@ -170,12 +174,13 @@ class Probes:
         for card in self.cards:
             if last or card.throughout:
                 probe = import_module(f"{__name__}.{card.name}")
-                earlier = [point for point in self._points[card.name] if point["step"] != step]
-                self._points[card.name] = [*earlier, {"step": step, **probe.measure(self.trained)}]
+                points = self.points[card.name]
+                points[:] = [point for point in points if point["step"] != step]
+                points.append({"step": step, **probe.measure(self.trained)})
 
     def record(self) -> dict[str, Any]:
         """Return, by probe, the card and one point per measurement."""
-        return {c.name: {**_facts(c), "points": self._points[c.name]} for c in self.cards}
+        return {c.name: {**_facts(c), "points": self.points[c.name]} for c in self.cards}
 
 
 def _facts(card: Card) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from peftbench.backbones.load import Backbone, load
 from peftbench.errors import UserError
 from peftbench.method import adapter_file
 from peftbench.method.edit import Edit
-from peftbench.records import record
+from peftbench.records import files, merging, record
 from peftbench.records.spec import RunSpec
 
 
@@ -100,7 +100,10 @@ def _file(given: Path) -> Path:
     run = record.read(given)
     if not isinstance(run.spec, RunSpec):
         raise UserError(f"{given} is the record of a {run.kind}, not of a run")
-    path = given.parent.parent / "adapters" / adapter_file.name(run.spec)
+    path = given.parent.parent / merging.ADAPTERS / adapter_file.name(run.spec)
+    own = path.with_name(merging.second_name(path.name, files.checksum(files.read_bytes(given))))
+    if own.is_file():  # the name without it is that of another machine's attempt
+        return own
     if not path.is_file():
         raise UserError(
             f"the run of {given.name} kept no adapter (no {path}); set save_adapters: true and run it again"

@@ -65,6 +65,8 @@ class NF4Linear(nn.Module):
         compute_dtype: Dtype of the product outside autocast.
     """
 
+    STORED = ("codes", "absmax", "scales", "offset")
+
     codes: Tensor
     absmax: Tensor
     scales: Tensor | None
@@ -97,7 +99,7 @@ class NF4Linear(nn.Module):
         self.out_features, self.in_features = quantized.shape
         self.block, self.dtype = quantized.block, quantized.dtype
         self.backend, self.compute_dtype = backend, compute_dtype
-        for name in ("codes", "absmax", "scales", "offset"):
+        for name in self.STORED:
             self.register_buffer(name, getattr(quantized, name))
         self.register_buffer("pairs", pair_table(quantized.codes.device), persistent=False)
         self.register_buffer("dynamic", dynamic_table(quantized.codes.device), persistent=False)

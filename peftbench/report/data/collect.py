@@ -37,7 +37,7 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     """
     records = list(records)
     counting = record.latest(records)
-    profiles = pooled_passes.pool(r for r in counting.values() if isinstance(r, ProfileRecord))
+    profiles = pooled_passes.counting(records)
     groups = grouping.by_setting(r for r in counting.values() if isinstance(r, RunRecord))
     places = points.of(groups)
     variants = _variants(groups, places)
@@ -95,10 +95,12 @@ def _comparison(
     task: str, runs: list[RunRecord], profiles: list[ProfileRecord], variant: str, repeated: Mapping[str, int]
 ) -> Comparison:
     runs = sorted(runs, key=lambda r: (natural(r.spec.method.label), r.spec.seed, r.spec_id))
-    mine = times.matching(profiles, runs[0])
-    reference = _reference(runs, mine)
+    passes = times.matching(profiles, runs[0])
+    machines = times.by_machine(passes, runs)
+    mine = [p for p in passes if len(machines) < 2 or comparable.machine_kind(p.env) == next(iter(machines))]
+    reference = _reference(runs, passes)
     metric, direction, majority = _metric(runs)
-    entries = _ordered(_entries(runs, mine, metric), mine, reference)
+    entries = _ordered(_entries(runs, mine, metric), passes, reference)
     base = next((e for e in entries if e.label == reference), None)
     entries = [_relative(e, base) for e in entries]
     spec = runs[0].spec
@@ -117,7 +119,7 @@ def _comparison(
         reference=reference,
         learned=is_learned,
         entries=tuple(entries),
-        notes=tuple(notes.collect(runs, mine, entries, reference, is_learned, repeated)),
+        notes=tuple(notes.collect(runs, mine, machines, entries, reference, is_learned, repeated)),
         variant=variant,
         data=data,
         design=design,

@@ -6,10 +6,9 @@ The first records have no lengths and thus no such table; `times.py` reads their
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from peftbench.records import record
 from peftbench.records.costs import LatencyAt, PassSeconds
 from peftbench.records.record import ProfileRecord, Record
 from peftbench.report.data import notes, pooled_passes
@@ -129,11 +128,27 @@ def of(records: Iterable[Record]) -> list[Latencies]:
     Returns:
         One item per pass, sorted by experiment and task.
     """
-    counting = record.latest(r for r in records if isinstance(r, ProfileRecord)).values()
-    shaped = [r for r in pooled_passes.pool(counting) if r.is_finished and _cells(r)]
-    passes = sorted(shaped, key=lambda r: natural(*_place(r), r.spec_id))
-    several = Counter(map(_place, passes))
-    return [of_pass(r, r.spec_id[:6] if several[_place(r)] > 1 else "") for r in passes]
+    shaped = [r for r in pooled_passes.counting(records) if r.is_finished and _cells(r)]
+    passes = sorted(shaped, key=lambda r: natural(*_place(r), r.spec_id, r.env_id))
+    variants = _variants(passes)
+    return [of_pass(r, variant) for r, variant in zip(passes, variants, strict=True)]
+
+
+def _variants(passes: Sequence[ProfileRecord]) -> list[str]:
+    """What tells each pass from the others of its experiment and task; empty where there is no other.
+
+    Passes of one spec come from several machines, or from several versions of the code on one.
+    """
+    alone = Counter(map(_place, passes))
+    specs = Counter((_place(r), r.spec_id[:6]) for r in passes)
+    machines = Counter((_place(r), r.spec_id[:6], r.env.machine) for r in passes)
+
+    def variant(r: ProfileRecord) -> str:
+        parts = [r.spec_id[:6]] if alone[_place(r)] > 1 else []
+        parts += [r.env.machine] if specs[_place(r), r.spec_id[:6]] > 1 else []
+        return ", ".join(parts + ([r.env_id[:6]] if machines[_place(r), r.spec_id[:6], r.env.machine] > 1 else []))
+
+    return [variant(r) for r in passes]
 
 
 def of_pass(r: ProfileRecord, variant: str = "") -> Latencies:

@@ -13,6 +13,7 @@ from peftbench.records.retries import LOST
 from peftbench.records.spec import digest
 from peftbench.report.data import data_text, designs, times
 from peftbench.report.data.comparison import Comparison, Entry, constant_answer
+from peftbench.report.data.times import Times
 
 DISTURBED = 0.1  # share of the cores that other programs used, above which times count as disturbed
 NOT_LEARNED = "not learned at this budget"
@@ -21,6 +22,7 @@ NOT_LEARNED = "not learned at this budget"
 def collect(
     runs: Sequence[RunRecord],
     profiles: Sequence[ProfileRecord],
+    machines: Mapping[str, Mapping[str, Times]],
     entries: Sequence[Entry],
     reference: str,
     learned: bool | None,
@@ -30,7 +32,9 @@ def collect(
 
     Args:
         runs: the runs of the table, failed ones included.
-        profiles: the profile passes of its experiment and task.
+        profiles: the profile passes of its experiment and task, of one kind of machine.
+        machines: the times by the kind of machine that measured them, and then by label. Those of the first kind are
+            the table's.
         entries: its rows.
         reference: label of the reference.
         learned: whether the task was learned; None if undecided.
@@ -67,7 +71,7 @@ def collect(
     if heads := {h for e in entries if (h := e.parameter("head"))}:
         sizes = " or ".join(f"{h:,}" for h in sorted(heads))
         yield f"The task head has {sizes} parameters, which every method trains alike and 'trainable' leaves out."
-    yield from _measured(runs, profiles, entries)
+    yield from _measured(runs, profiles, machines, entries)
 
 
 def not_learned(c: Comparison) -> str:
@@ -93,12 +97,20 @@ def _failures(runs: Sequence[RunRecord], attempts: Mapping[str, int]) -> Iterato
         yield f"{_count(len(failed) - 12, 'more run')} failed; the records say why."
 
 
-def _measured(runs: Sequence[RunRecord], profiles: Sequence[ProfileRecord], entries: Sequence[Entry]) -> Iterator[str]:
-    """Environments of the runs, and the profile passes behind the times."""
+def _measured(
+    runs: Sequence[RunRecord],
+    profiles: Sequence[ProfileRecord],
+    machines: Mapping[str, Mapping[str, Times]],
+    entries: Sequence[Entry],
+) -> Iterator[str]:
+    """Environments and machines of the runs, and the profile passes behind the times."""
     environments = sorted({r.env_id for r in runs})
     if len(environments) > 1:
         names = ", ".join(e[:8] for e in environments)
         yield f"The runs come from {len(environments)} environments ({names}): their last digits may differ."
+    labels = list(dict.fromkeys(e.runs[0].spec.method.label for e in entries))
+    yield from _trained_on(runs, labels)
+    yield from _measured_on(machines, labels)
     yield from (
         f"The profile pass ended as {p.status}: {' '.join((p.body.reason or 'no reason recorded').split())}"
         for p in profiles
@@ -122,6 +134,45 @@ def _measured(runs: Sequence[RunRecord], profiles: Sequence[ProfileRecord], entr
     if noisy := [f"{e.label} ({'; '.join(e.times.noisy)})" for e in entries if e.times and e.times.noisy]:
         apart = "their quartiles further apart than half of the median"
         yield f"Times too noisy to compare, {apart}: {', '.join(noisy)}."
+
+
+def _trained_on(runs: Sequence[RunRecord], labels: Sequence[str]) -> Iterator[str]:
+    """Which row was trained on which machine, where there are several."""
+    seeds: dict[str, dict[str, list[int]]] = {}
+    for r in runs:
+        seeds.setdefault(r.env.machine, {}).setdefault(r.spec.method.label, []).append(r.spec.seed)
+    if len(seeds) < 2:
+        return
+
+    def named(machine: str, label: str) -> str:
+        if not any(label in there for other, there in seeds.items() if other != machine):
+            return label
+        numbers = seeds[machine][label]
+        return f"{label} (seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, sorted(numbers)))})"
+
+    parts = (
+        f"{machine}: {', '.join(named(machine, label) for label in labels if label in seeds[machine])}"
+        for machine in sorted(seeds)
+    )
+    yield f"Trained on {'; '.join(parts)}."
+
+
+def _measured_on(machines: Mapping[str, Mapping[str, Times]], labels: Sequence[str]) -> Iterator[str]:
+    """Which row was timed on which kind of machine, where there are several, with the times that the table lacks."""
+    if len(machines) < 2:
+        return
+    (first, shown), *others = machines.items()
+    here = ", ".join(label for label in labels if label in shown)
+    yield f"Times are compared within one kind of machine alone. Here they are of {first}: {here}."
+    for machine, measured in others:
+        parts = (f"{label} {_step(measured[label])}" for label in labels if label in measured)
+        yield f"Measured on {machine}, and not in this table: {', '.join(parts)}."
+
+
+def _step(t: Times) -> str:
+    """The step time of a row, with its ratio to the reference in the same rounds."""
+    step = "no step time" if t.step is None else f"{t.step.median * 1e3:.1f} ms a step"
+    return step if t.ratio is None else f"{step} ({t.ratio.median:.2f} × {t.profile.spec.reference})"
 
 
 def conditions(profile: ProfileRecord) -> str:

@@ -19,12 +19,27 @@ from typing import Any
 import numpy as np
 from msgspec import Struct, structs
 
+from peftbench.records import comparable, record
 from peftbench.records.costs import PassSeconds, Quartiles, Ratio, SampledSeconds
-from peftbench.records.record import ProfileRecord
+from peftbench.records.record import ProfileRecord, Record
 from peftbench.records.spec import TAIL, as_dict, digest
 
 CONFIDENCE = 0.95
 LARGEST = ("merge_max_change", "background_cpu_share")  # fields that keep the largest value of the processes
+
+
+def counting(records: Iterable[Record]) -> list[ProfileRecord]:
+    """Return the passes that count: of each spec the attempt that counts on each kind of machine, pooled.
+
+    Machines that took the same pass each keep their own. One that failed counts only if none has finished.
+    """
+    profiles = [r for r in records if isinstance(r, ProfileRecord)]
+    kinds: dict[str, list[ProfileRecord]] = defaultdict(list)
+    for r in profiles:
+        kinds[comparable.machine_kind(r.env)].append(r)
+    overall = record.latest(profiles)
+    latest = [r for group in kinds.values() for r in record.latest(group).values()]
+    return pool(r for r in latest if r.is_finished or overall[r.spec_id] is r)
 
 
 def pool(profiles: Iterable[ProfileRecord]) -> list[ProfileRecord]:

@@ -154,6 +154,27 @@ def of(profiles: Sequence[ProfileRecord], run: RunRecord) -> Times | None:
     return None
 
 
+def by_machine(profiles: Iterable[ProfileRecord], runs: Sequence[RunRecord]) -> dict[str, dict[str, Times]]:
+    """The times of a table's configurations by the kind of machine that measured them, and then by label.
+
+    Args:
+        profiles: passes in order of preference, as from `matching`.
+        runs: the runs of the table.
+
+    Returns:
+        The kind that measured the most configurations first; of equals, the one with the preferred pass.
+    """
+    passes: dict[str, list[ProfileRecord]] = {}
+    for profile in profiles:
+        if profile.is_finished:
+            passes.setdefault(comparable.machine_kind(profile.env), []).append(profile)
+    found = {
+        kind: {run.spec.method.label: times for run in runs if (times := of(measured, run)) is not None}
+        for kind, measured in passes.items()
+    }
+    return dict(sorted(((k, t) for k, t in found.items() if t), key=lambda item: -len(item[1])))
+
+
 def of_row(row: ProfileRow, profile: ProfileRecord) -> Times:
     """The times in one row of a profile pass."""
     split, flops = row.split_seconds, row.flops

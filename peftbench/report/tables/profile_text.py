@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftbench.records.record import ProfileRecord, Record, latest
+from peftbench.records.comparable import machine_kind
+from peftbench.records.record import ProfileRecord, Record
 from peftbench.report.data import latencies, notes, pooled_passes, times
 from peftbench.report.data.times import Summary, Times
 from peftbench.report.tables import columns, export, formatting, latency_page, step_costs
@@ -91,7 +92,8 @@ def _notes(profile: ProfileRecord, records: Sequence[Record], shown: Sequence[Pr
             f"{formatting.scaled(product.flops_per_second.median, step_costs.GIGA)} GFLOP/s in the same rounds."
         )
     counting = _counting(records)
-    counts = next((c for c in counting.values() if c.spec_id == profile.spec_id), profile)
+    same = (c for c in counting.values() if c.spec_id == profile.spec_id)
+    counts = next((c for c in same if machine_kind(c.env) == machine_kind(profile.env)), profile)
     if counts.path != profile.path:
         yield (
             f"This is attempt {_number(profile, records)} of the same pass. The report's tables show the first "
@@ -102,7 +104,7 @@ def _notes(profile: ProfileRecord, records: Sequence[Record], shown: Sequence[Pr
 
 def _counting(records: Sequence[Record]) -> dict[Path, ProfileRecord]:
     """The passes that the report's tables use, by the path of their first process's record."""
-    return {p.path: p for p in pooled_passes.pool(r for r in latest(records).values() if isinstance(r, ProfileRecord))}
+    return {p.path: p for p in pooled_passes.counting(records)}
 
 
 def _rounds(profile: ProfileRecord) -> str:

@@ -10,9 +10,10 @@ package adds another through the entry-point group `peftbench.executors`, whose 
 The entry point is a function or class that takes a `Setup` and returns an `Executor`. What builds the session, runs a
 job and writes its record is in peftbench/run/attempt.py, so that a record is the same whichever executor made it.
 
-It may have three attributes of its own: `OPTIONS`, a mapping from the name of each option that it takes to a sentence
-about it; `needs_peaks(options)`, which says whether it wants the predicted memory peaks of the runs; and `PACKAGE`, the
-name of a package that it cannot do without, which is also the name of an extra of peftbench.
+It may have four attributes of its own: `OPTIONS`, a mapping from the name of each option that it takes to a sentence
+about it; `needs_peaks(options)`, which says whether it wants the predicted memory peaks of the runs;
+`workers(device, options, given, in_file, each)`, which says how many jobs run side by side (see `workers` below); and
+`PACKAGE`, the name of a package that it cannot do without, which is also the name of an extra of peftbench.
 """
 
 from __future__ import annotations
@@ -79,6 +80,22 @@ class Setup:
         """
         threads = self.threads or max(1, cores // self.slots)
         return {**self.kwargs, "threads": threads, "shared": self.slots > 1}
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many jobs run side by side, and on what.
+
+    Attributes:
+        jobs: how many.
+        devices: what `CUDA_VISIBLE_DEVICES` is for the first, the second and so on; empty where all have what this
+            process has.
+        note: a sentence for the user, where the number is not one that they gave.
+    """
+
+    jobs: int
+    devices: tuple[str, ...] = ()
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -197,6 +214,31 @@ def needs_peaks(name: str, options: Mapping[str, str]) -> bool:
     """Whether the executor called `name` wants the predicted memory peaks of the runs."""
     asks: Callable[[Mapping[str, str]], bool] = getattr(find(name), "needs_peaks", lambda _: False)
     return asks(options)
+
+
+def workers(
+    name: str,
+    device: str,
+    options: Mapping[str, str],
+    given: int | None = None,
+    in_file: int | None = None,
+    each: int = 1,
+) -> Workers:
+    """How many jobs the executor called `name` runs side by side.
+
+    Args:
+        name: of the executor.
+        device: the session's device, such as "auto" or "cuda".
+        options: the executor's own.
+        given: the number that the user gave for this command; None for none.
+        in_file: the number of the experiment file; None for none.
+        each: how many devices each job computes on.
+
+    Raises:
+        UserError: so many do not run side by side here.
+    """
+    asks: Callable[..., Workers] | None = getattr(find(name), "workers", None)
+    return Workers(given or in_file or 1) if asks is None else asks(device, options, given, in_file, each)
 
 
 def cores() -> int:

@@ -1,25 +1,55 @@
 """The executor `local`: worker processes on this machine, fed from one queue.
 
 A worker keeps its backbone and data loaded between jobs, so an idle worker takes the job for which it has the least to
-load.
+load. On a machine with CUDA devices, each worker has a card of its own (devices.py), or several share one as far as its
+memory holds them (packing.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from peftbench.run.executors import Event, Notice, Setup, Started
+from peftbench.run.executors import Event, Notice, Setup, Started, Workers, devices
+from peftbench.run.executors.packing import Packer
 from peftbench.run.executors.pool import Pool
 from peftbench.run.jobs import Job
 
 
 class LocalExecutor:
-    """Carries out jobs in a pool of worker processes; see `Executor` for what each method promises."""
+    """Carries out jobs in a pool of worker processes; see `Executor` for what each method promises.
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup, self.pool = setup, Pool(setup)
+    Args:
+        setup: the session and the options.
+        find_cards: returns the CUDA devices of this machine.
+
+    Raises:
+        UserError: an option is not valid here, or there are more jobs than cards and `pack` is not given.
+    """
+
+    OPTIONS: Mapping[str, str] = {
+        "devices": "the GPUs to use, by their numbers from 0: 0,2; all that are visible by default",
+        "pack": "true to run several jobs on one GPU, as many as its memory holds by the prediction",
+    }
+
+    def __init__(self, setup: Setup, find_cards: devices.Find = devices.visible) -> None:
+        layout = devices.layout(setup.kwargs.get("device", "cpu"), setup.options, setup.devices, find_cards)
+        devices.check(layout, setup.slots)
+        self.setup, self.pool = setup, Pool(setup, layout.environments(setup.slots))
         self._queue: list[Job] = []
+        self._packer = Packer(self.pool, layout, setup) if layout.packed and not setup.exclusive else None
+
+    @staticmethod
+    def needs_peaks(options: Mapping[str, str]) -> bool:
+        """Whether it wants the predicted memory peaks of the runs: only to pack them."""
+        return devices.is_packed(options)
+
+    @staticmethod
+    def workers(
+        device: str, options: Mapping[str, str], given: int | None, in_file: int | None, each: int = 1
+    ) -> Workers:
+        """How many jobs run side by side; see `executors.workers`."""
+        return devices.workers(devices.layout(device, options, each, devices.visible), given, in_file)
 
     @property
     def busy(self) -> bool:
@@ -29,7 +59,7 @@ class LocalExecutor:
         self._queue.append(job)
 
     def poll(self, timeout_seconds: float) -> list[Event]:
-        started = self._start_jobs()
+        started = self._packer.start_jobs(self._queue) if self._packer else self._start_jobs()
         events = self.pool.poll(0 if started else timeout_seconds)
         if not self._queue:  # no worker takes the place of one that died
             events = [e for e in events if not isinstance(e, Notice)]

@@ -99,9 +99,11 @@ class Pool:
     Args:
         setup: the session, its arguments, and whether each process serves a single job (`exclusive`). Arguments
             that JSON lacks, such as a path, arrive as text.
+        environments: environment variables of the process of each worker, by its number.
     """
 
     setup: Setup
+    environments: dict[int, dict[str, str]] = field(default_factory=dict)
     workers: dict[int, WorkerProcess] = field(default_factory=dict)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _failed_starts: int = 0
@@ -120,7 +122,7 @@ class Pool:
             ExecutorError: not even one can be started.
         """
         for number in range(1, size + 1):
-            if number not in self.workers and not self._start(number):
+            if number not in self.workers and not self.start(number):
                 return
 
     def idle(self) -> list[WorkerProcess]:
@@ -131,11 +133,22 @@ class Pool:
         """The workers that are on a job."""
         return [w for w in self.workers.values() if w.job is not None]
 
-    def give(self, worker: WorkerProcess, job: Job) -> None:
-        """Send a job to an idle worker."""
+    def give(self, worker: WorkerProcess, job: Job, packed: bool = False) -> None:
+        """Send a job to an idle worker.
+
+        Args:
+            worker: the worker.
+            job: the job.
+            packed: whether other jobs may use the same device meanwhile.
+        """
         worker.job, worker.last_job, worker.started = job, job, Start.now()
         worker.deadline = Deadline(job.limits)
-        worker.send({"do": "job", "job": job.to_json()})
+        worker.send({"do": "job", "job": job.to_json(), "packed": packed})
+
+    def dismiss(self, worker: WorkerProcess) -> None:
+        """End an idle worker, so that the memory that it holds is free when this returns."""
+        worker.send({"do": "quit"})
+        self._end(worker, patience_seconds=5)
 
     def poll(self, timeout_seconds: float) -> list[Event]:
         """Return what has happened since the last call, after waiting at most so long for the first event.
@@ -189,8 +202,12 @@ class Pool:
             self._end(worker, max(0.0, deadline - time.monotonic()) if worker.is_idle else 0)
         self._selector.close()
 
-    def _start(self, number: int) -> bool:
-        """Start a worker; return False if the machine allows no further one, or did not a moment ago."""
+    def start(self, number: int) -> bool:
+        """Start a worker; return False if the machine allows no further one, or did not a moment ago.
+
+        Raises:
+            ExecutorError: none is alive, and not even one can be started.
+        """
         if self.workers and time.monotonic() < self._full_until:
             return False
         try:
@@ -215,7 +232,7 @@ class Pool:
             process, guard = children.start(
                 command,
                 secrets.token_hex(8),
-                environment_of(kwargs["threads"]),
+                environment_of(kwargs["threads"]) | self.environments.get(number, {}),
                 self.setup.keep_open,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

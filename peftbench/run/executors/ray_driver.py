@@ -133,7 +133,9 @@ class RayDriver:
     def _fetch_adapters(self, worker: Worker, adapters: Sequence[tuple[str, int]]) -> None:
         """Write the adapter files of a run where the runner's process would have them."""
         folder = self.setup.kwargs.get("adapters")
-        for name, size in adapters if folder is not None else ():
+        if folder is None:
+            return
+        for name, size in adapters:
             final = Path(folder) / name
             try:
                 final.parent.mkdir(parents=True, exist_ok=True)

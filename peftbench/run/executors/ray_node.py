@@ -16,8 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from peftbench import cache
 from peftbench.errors import UserError
 from peftbench.records import files, record, scratch
+from peftbench.records.spec import digest
 from peftbench.run.executors import Ended, Event, ExecutorError, Notice, Progressed, Setup, ray_versions
 from peftbench.run.executors.pool import Pool
 from peftbench.run.executors.ray_files import Tree, arguments
@@ -70,6 +72,8 @@ class NodeWorker:
             own = arguments(kwargs, list(self._trees.values()))
             if own.get("adapters") is not None:
                 own["adapters"] = str(self._folder / ADAPTERS)
+            if own.get("checkpoints") is not None:
+                own["checkpoints"] = {**own["checkpoints"], "folder": str(_checkpoints(own["checkpoints"]["folder"]))}
             given = {name: options[name] for name in ("jobs", "threads", "exclusive", "devices")}
             self._pool = Pool(Setup(session, own, **given))
         except Exception as error:
@@ -187,6 +191,11 @@ class NodeWorker:
         facts = describe(error)
         message = facts["message"] if by_user or isinstance(error, ExecutorError) else facts["traceback"]
         self._failure = {"by_user": by_user, "message": message}
+
+
+def _checkpoints(named: str) -> Path:
+    """Where this node keeps checkpoints of unfinished runs: a later attempt goes on from there if it is here again."""
+    return cache.root() / "checkpoints" / digest(named)[:16]
 
 
 def _forget_path_of_ray() -> None:

@@ -237,7 +237,10 @@ class Workers:
         if worker.env is None:
             self._failed_starts += 1
             if self._failed_starts >= FAILED_STARTS:
-                raise ExecutorError(f"{FAILED_STARTS} workers in a row died while starting; ray says: {how}")
+                raise ExecutorError(
+                    f"{FAILED_STARTS} workers in a row died while starting; ray says: {how} If nothing "
+                    "else is wrong, see that RAY_AUTH_MODE is the same here and on all nodes"
+                )
         return "its process on the node is gone"
 
     def close(self, patience_seconds: float) -> None:
@@ -361,7 +364,7 @@ class Workers:
         numbers = {w.number for w in self._workers}
         number = next(n for n in range(1, len(numbers) + 2) if n not in numbers)
         where = NodeAffinitySchedulingStrategy(node.id, soft=False)
-        actor = self._actor_class.options(
+        actor: Any = self._actor_class.options(
             num_cpus=needs.cpus, num_gpus=needs.gpus, memory=needs.memory, max_restarts=0, scheduling_strategy=where
         ).remote()
         worker = Worker(number, node, needs, actor, dict(self._all_trees()), time.monotonic())

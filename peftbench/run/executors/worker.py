@@ -70,7 +70,7 @@ class Channel:
         while received := os.read(self._in, 65536):
             *lines, unread = (unread + received).split(b"\n")
             for message in map(json.loads, lines):
-                if message["do"] == "abandon":
+                if message.get("do") == "abandon":
                     self.abandon.set()
                 else:
                     self.messages.put(message)
@@ -101,18 +101,18 @@ def main() -> None:
     gc.enable()
     channel.send("ready", env=host.env)
     while (message := channel.messages.get())["do"] == "job":
-        if not _serve(channel, host, Job.from_json(message["job"]), single=set_up["single"]):
+        if not _serve(channel, host, Job.from_json(message["job"]), set_up["single"], message["packed"]):
             return
 
 
-def _serve(channel: Channel, host: SessionHost, job: Job, single: bool) -> bool:
+def _serve(channel: Channel, host: SessionHost, job: Job, single: bool, packed: bool) -> bool:
     """Carry out a job and report its end; returns whether this process may take another.
 
     What the run has started and left, processes or threads, ends with it.
     """
     before = set(threading.enumerate())
     try:
-        facts = host.carry_out(job, _reporter(channel), _stopper(channel, job), _Writing(channel))
+        facts = host.carry_out(job, reporter(channel), _stopper(channel, job), _Writing(channel), shares_memory=packed)
     except (OSError, UserError, MemoryError) as error:  # a full disk, no more open files: no record can be written
         channel.send("unwritable", **describe(error))
         return False
@@ -159,7 +159,7 @@ def _left_threads(before: Collection[threading.Thread]) -> bool:
     return any(not name.startswith(standard) and "-packages" not in name for name in names)
 
 
-def _reporter(channel: Channel) -> Progress:
+def reporter(channel: Channel) -> Progress:
     """Sends progress to the parent, at most every PROGRESS_EVERY_SECONDS unless the phase changes."""
     last: dict[str, Any] = {"sent": 0.0, "phase": None}
 

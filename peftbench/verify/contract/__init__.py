@@ -32,6 +32,7 @@ PROMISES: tuple[Promise, ...] = (
     training.only_declared_tensors_move,
     training.every_trained_tensor_learns,
     training.two_runs_are_identical,
+    training.resuming_changes_nothing,
     training.checkpointing_keeps_the_gradients,
     training.bfloat16_stays_close,
     editing.undo_is_exact,

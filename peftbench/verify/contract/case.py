@@ -114,22 +114,28 @@ class AdaptedModel:
         self.trainer = Trainer.start(self.edit, self.method, spec, "float32")
         return self.trainer
 
-    def train(self, steps: int = STEPS, seed: int = 1) -> list[float]:
+    def train(
+        self, steps: int = STEPS, seed: int = 1, first: int = 0, of: int | None = None, seeded: bool = True
+    ) -> list[float]:
         """Train for a few steps, as the runner does.
 
         Args:
             steps: the number of optimiser steps.
             seed: the seed of the batches and the dropout.
+            first: the number of steps that were taken before.
+            of: the number of steps of the whole training; by default these are all.
+            seeded: whether the stream of the dropout begins anew.
 
         Returns:
             The loss of each step.
         """
-        trainer = self.trainer or self.start()
+        trainer, of = self.trainer or self.start(), of or steps
         self.net.train()
-        torch.manual_seed(seed)
+        if seeded:
+            torch.manual_seed(seed)
         losses = []
-        for step in range(steps):
-            losses.append(float(trainer.step(batch(self.case, 100 * seed + step), (step + 1) / steps)))
+        for step in range(first, first + steps):
+            losses.append(float(trainer.step(batch(self.case, 100 * seed + step), (step + 1) / of)))
         return losses
 
     def logits(self, inputs: Batch | None = None) -> Tensor:

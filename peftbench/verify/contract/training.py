@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import torch
 from torch import Tensor, nn
 
 from peftbench.method.base import Method
-from peftbench.verify.contract.case import RATE, AdaptedModel, Case
+from peftbench.run import checkpoint
+from peftbench.verify.contract.case import RATE, STEPS, AdaptedModel, Case
 from peftbench.verify.contract.compare import ROUNDING, distance, same, storage_address, tensors
 
 BFLOAT16 = 0.1  # largest error of the whole gradient / its norm; bfloat16 keeps about 3 digits
@@ -82,6 +85,26 @@ def two_runs_are_identical(case: Case) -> None:
         again.edit.undo()
         again.set_head(untouched)
         again = AdaptedModel(case, backbone=again.backbone)
+
+
+def resuming_changes_nothing(case: Case) -> None:
+    """Training that goes on from a checkpoint on a new network gives the losses and tensors of training at once."""
+    whole = AdaptedModel(case)
+    losses = whole.train()
+    first, second, file = AdaptedModel(case), AdaptedModel(case), io.BytesIO()
+    trainer = first.start()
+    found = first.train(1, of=STEPS)
+    torch.save(checkpoint.state(trainer), file)
+    file.seek(0)
+    torch.manual_seed(99)  # the checkpoint brings the random stream
+    checkpoint.load_state(second.start(), torch.load(file, weights_only=True))
+    found += second.train(STEPS - 1, first=1, of=STEPS, seeded=False)
+    assert found == losses, (
+        f"training that goes on from a checkpoint after the first step gives the losses {found} where training at once "
+        f"gives {losses}; keep what steps depend on in parameters, buffers, the optimiser's state, or in attributes of "
+        "the adapter that are numbers, tensors, lists or dicts"
+    )
+    _agree(second, whole.state(), whole.head(), "training that goes on from a checkpoint")
 
 
 def checkpointing_keeps_the_gradients(case: Case) -> None:

@@ -1,0 +1,249 @@
+"""A run that ends early goes on from its checkpoint, as if it had never ended: losses, scores, predictions, weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import factories
+import pytest
+import torch
+from run_specs import spec
+
+from peftbench.measure.probes import CARDS
+from peftbench.method import registry
+from peftbench.records import record
+from peftbench.records.spec import RunSpec
+from peftbench.run import checkpoint as checkpoint_module
+from peftbench.run.session import Abandoned, Session
+
+STEPS, CUT = 10, 7
+METHODS = sorted(registry.discover())
+
+
+def session(folder: Path, every: int = 100) -> Session:
+    return Session("cpu", threads=1, checkpoints={"folder": str(folder), "every": every})
+
+
+def stopped(asked: RunSpec, folder: Path, after: int = CUT, every: int = 100) -> Session:
+    """A run that was asked to stop after so many steps, and wrote its checkpoint."""
+    made, at, began = session(folder, every), [0], [0]
+
+    def note(facts: Any) -> None:
+        at[0] = facts.get("step", at[0])
+        began[0] = began[0] or at[0]
+
+    with pytest.raises(Abandoned):
+        made.execute(asked, note, lambda: at[0] >= after + max(0, began[0] - 1))
+    return made
+
+
+class Killed(BaseException):
+    """What nothing catches, and so writes nothing, as the end of the process."""
+
+
+def killed(asked: RunSpec, folder: Path, at: int, every: int) -> None:
+    """A run whose process dies after so many steps."""
+
+    def die(facts: Any) -> None:
+        if facts.get("step") == at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        session(folder, every).execute(asked, die)
+
+
+def agree(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    for name in ("curve", "metrics", "predictions", "checkpoint_step", "stopped_at"):
+        assert found[name] == expected[name], name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_goes_on_with_the_same_losses_and_predictions_bit_for_bit(method: str, tmp_path: Path) -> None:
+    """Killed behind step 75 of 100, with a checkpoint at 70."""
+    asked = spec(method, steps=100, eval_every=30)
+    if method in ("full", "galore", "bitfit", "layernorm"):  # the whole base, dropout included
+        asked = replace(asked, backbone=replace(asked.backbone, dropout=0.2))
+    whole = session(tmp_path / "whole").execute(asked)
+    killed(asked, tmp_path / "cut", at=75, every=10)
+    rest = session(tmp_path / "cut").execute(asked)
+    agree(rest, whole)
+    assert [at["step"] for at in rest["resumed"]] == [70]
+    assert "resumed" not in whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [{"checkpoint": "best"}, {"patience": 1}, {"accumulation": 2}, {"decay": "cosine"}])
+def test_the_best_weights_so_far_and_every_schedule_go_on(change: dict[str, Any], tmp_path: Path) -> None:
+    asked = spec("lora", steps=STEPS, eval_every=2, **change)
+    whole = session(tmp_path / "whole").execute(asked)
+    after = min(CUT, whole["stopped_at"] - 1)
+    stopped(asked, tmp_path / "cut", after)
+    agree(session(tmp_path / "cut").execute(asked), whole)
+
+
+@pytest.mark.slow
+def test_probes_and_the_dropout_of_the_base_go_on(tmp_path: Path) -> None:
+    asked = spec("lora", steps=STEPS, eval_every=2)
+    asked = replace(
+        asked, probes={"decomposition": CARDS["decomposition"].version}, backbone=replace(asked.backbone, dropout=0.3)
+    )
+    asked = replace(asked, backbone=replace(asked.backbone, dropout_version=2))
+    whole = session(tmp_path / "whole").execute(asked)
+    stopped(asked, tmp_path / "cut")
+    rest = session(tmp_path / "cut").execute(asked)
+    agree(rest, whole)
+    assert rest["probes"] == whole["probes"]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on_from_the_last_checkpoint_it_wrote(tmp_path: Path) -> None:
+    asked = spec("adalora", steps=STEPS)
+    whole = session(tmp_path / "whole").execute(asked)
+    killed(asked, tmp_path / "cut", at=9, every=4)
+    rest = session(tmp_path / "cut", every=4).execute(asked)
+    agree(rest, whole)
+    assert [at["step"] for at in rest["resumed"]] == [8]
+
+
+@pytest.mark.slow
+def test_a_run_may_be_stopped_many_times(tmp_path: Path) -> None:
+    asked = spec("dora", steps=STEPS)
+    whole = session(tmp_path / "whole").execute(asked)
+    for _ in range(3):
+        stopped(asked, tmp_path / "cut", after=2)
+    rest = session(tmp_path / "cut").execute(asked)
+    agree(rest, whole)
+    assert [at["step"] for at in rest["resumed"]] == [2, 4, 6]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_other_code_or_a_damaged_one_is_left_alone_and_the_record_says_why(tmp_path: Path) -> None:
+    asked = spec("lora", steps=STEPS)
+    stopped(asked, tmp_path)
+    other = session(tmp_path)
+    assert other.checkpoints is not None
+    other.checkpoints.env = {**other.checkpoints.env, "packages": {"torch": "1.0"}}
+    body = other.execute(asked)
+    assert "torch" in body["checkpoint_left"]
+    assert "resumed" not in body
+    (path,) = tmp_path.glob("*.pt")
+    path.write_bytes(path.read_bytes()[:1_000])
+    assert "cannot be read" in session(tmp_path).execute(asked)["checkpoint_left"]
+
+
+@pytest.mark.slow
+def test_a_file_that_would_run_code_when_it_is_read_is_not_read(tmp_path: Path) -> None:
+    asked, trap = spec("lora", steps=STEPS), tmp_path / "trap"
+
+    class Trap:
+        def __reduce__(self) -> Any:
+            return Path.touch, (trap,)
+
+    torch.save({"format": 1, "spec_id": asked.id, "x": Trap()}, tmp_path / f"{asked.id}.pt")
+    assert "cannot be read" in session(tmp_path).execute(asked)["checkpoint_left"]
+    assert not trap.exists()
+
+
+@pytest.mark.slow
+def test_an_optimiser_whose_state_a_checkpoint_cannot_have_says_so(tmp_path: Path) -> None:
+    from peftbench.errors import UserError
+
+    asked, made = spec("lora", steps=4), session(tmp_path, every=1)
+    real = checkpoint_module._optimizer_state
+
+    def strange(trainer: Any) -> Any:
+        trainer.optimizer.state["a text"] = {"step": 1}  # type: ignore[index]
+        return real(trainer)
+
+    checkpoint_module._optimizer_state = strange
+    try:
+        with pytest.raises(UserError, match="checkpoint_every: null"):
+            made.execute(asked)
+    finally:
+        checkpoint_module._optimizer_state = real
+
+
+EXPERIMENT = """
+name: long
+backbone: tiny-encoder
+device: cpu
+tasks: [{task: synthetic/classification, max_length: 32}]
+budget: {steps: 3000, batch_size: 8, seeds: 1}
+checkpoint_every: 50
+profile: false
+methods: [adalora]
+reference: adalora
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    (tmp_path / "e.yaml").write_text(EXPERIMENT)
+    (tmp_path / "short.yaml").write_text(EXPERIMENT.replace("3000", "400"))
+
+    def start(file: str, results: str) -> subprocess.Popen[str]:
+        line = [
+            sys.executable,
+            "-m",
+            "peftbench",
+            "run",
+            str(tmp_path / file),
+            "--results",
+            str(tmp_path / results),
+            "-q",
+        ]
+        return subprocess.Popen(line, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True)
+
+    return start
+
+
+def saved_within(folder: Path, seconds: float = 120) -> Path:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := list((folder / "checkpoints").glob("[0-9a-f]*.pt")):
+            return found[0]
+        time.sleep(0.02)
+    raise AssertionError(f"no checkpoint within {seconds} s")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_command_that_is_ended_goes_on_when_it_is_given_again(
+    number: signal.Signals, tmp_path: Path, command: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """SIGTERM saves and exits with 130; after kill -9 the last checkpoint that was written counts."""
+    assert command("short.yaml", "whole").wait(300) == 0
+    running = command("short.yaml", "cut")
+    saved_within(tmp_path / "cut")
+    running.send_signal(number)
+    code = running.wait(60)
+    if code == 0:
+        pytest.skip("the run had ended before the signal came")
+    assert code == (130 if number == signal.SIGTERM else -9)
+    assert command("short.yaml", "cut").wait(300) == 0
+    (whole,) = record.read_all(tmp_path / "whole")
+    (rest,) = [r for r in record.read_all(tmp_path / "cut") if r.is_finished]
+    assert rest.raw()["curve"] == whole.raw()["curve"]
+    assert rest.raw()["predictions"] == whole.raw()["predictions"]
+    assert rest.raw()["resumed"]
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+
+
+def test_the_checkpoint_of_a_finished_run_is_removed_even_if_its_process_died_first(tmp_path: Path) -> None:
+    made = record.read(record.write(tmp_path, factories.run(score=0.5)))
+    (tmp_path / record.CHECKPOINTS).mkdir()
+    done, unfinished = (tmp_path / record.CHECKPOINTS / f"{name}.pt" for name in (made.spec_id, "0" * 16))
+    done.touch()
+    unfinished.touch()
+    record.discard_checkpoints(tmp_path, [made])
+    assert not done.exists()
+    assert unfinished.exists()

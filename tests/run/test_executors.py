@@ -97,7 +97,7 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
 def test_local_is_an_executor_and_an_unknown_name_lists_the_valid_ones(installed: Callable[..., None]) -> None:
     assert executors.find("local") is LocalExecutor
     installed(threads="thread_executor:ThreadExecutor")
-    with pytest.raises(UserError, match=r"unknown executor 'lokal'; did you mean 'local'\? Valid: local, threads"):
+    with pytest.raises(UserError, match=r"unknown executor 'lokal'; did you mean 'local'\? Valid: local, ray, threads"):
         executors.find("lokal")
 
 

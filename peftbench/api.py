@@ -541,7 +541,7 @@ def run(
     options = dict(executor_options or {})
     executors.check_options(executor, options)
     planned = plan if isinstance(plan, Plan) else _plan(plan)
-    planned.check_device(device)
+    planned.check_device(device, must_exist=executor == "local")
     folder, workers = planned.results_dir(results), planned.workers(device, jobs, executor, options).jobs
     if timeout is not None and not 0 < timeout < math.inf:
         raise UserError(f"timeout: given {timeout!r}; must be a positive number of seconds")

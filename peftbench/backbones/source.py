@@ -15,7 +15,7 @@ from peftbench.backbones import architectures, embedded, hub_model, model_folder
 from peftbench.backbones.hub_errors import HubError
 from peftbench.backbones.tiny import SEED, TINY
 from peftbench.errors import UserError, shown
-from peftbench.records import spec
+from peftbench.records import spec, user_file
 
 EMBEDDED = ("minilm-l6", "smollm2-135m")
 PRESETS = (*EMBEDDED, *TINY)
@@ -105,7 +105,7 @@ def locate(model: str) -> str:
         return ""
     if model in EMBEDDED:
         return str(embedded.model_dir(model))
-    path = Path(model).expanduser()
+    path = user_file.here(model)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{path} holds no config.json; a local backbone is a directory saved by save_pretrained")

@@ -57,7 +57,7 @@ Against = Annotated[
     typer.Option("--against", metavar="DIR", help="Run only the new method, and compare it with the records in DIR."),
 ]
 Executor = Annotated[
-    str, typer.Option("--executor", metavar="NAME", help="Where the runs run: local, or an executor of a package.")
+    str, typer.Option("--executor", metavar="NAME", help="Where the runs run: local, ray, or an executor of a package.")
 ]
 Address = Annotated[
     str | None, typer.Option("--address", metavar="ADDRESS", help="The cluster of --executor ray, such as auto.")
@@ -107,7 +107,7 @@ def run(
     executors.check_options(executor, options)  # report an unknown name before planning
     threads_from_environment()  # and an invalid number
     loaded = _load(experiment, only, data_dir, plugin, method, override, against)
-    loaded.check_device(device)
+    loaded.check_device(device, must_exist=executor == "local")  # elsewhere, others have it
     folder, workers = loaded.results_dir(results), loaded.workers(device, jobs, executor, options)
     if not quiet:
         say(f"{data_view.text(loaded)}\n")

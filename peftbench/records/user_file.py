@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from peftbench.errors import UserError
@@ -95,6 +96,28 @@ def resolved(path: Path) -> Path:
         return expanded(path).resolve()
     except (OSError, RuntimeError) as error:
         raise UserError(f"{path}: the path cannot be followed ({reason(error)}); write it in full") from error
+
+
+_COPIES: dict[str, str] = {}  # by the path that an experiment names
+
+
+def use_copies(copies: Mapping[str, str]) -> None:
+    """Read copies in place of the files and folders that specifications name, on a machine that lacks those.
+
+    Args:
+        copies: the path of each copy, by the path that specifications have. It replaces what was set before.
+    """
+    _COPIES.clear()
+    _COPIES.update(copies)
+
+
+def here(path: str | Path) -> Path:
+    """Return the path at which this machine has a file or folder that a specification names.
+
+    Raises:
+        UserError: as for `expanded`.
+    """
+    return expanded(_COPIES.get(str(path), path))
 
 
 def exists(path: Path) -> bool:

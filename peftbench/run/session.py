@@ -20,7 +20,7 @@ from peftbench.method import adapter_file
 from peftbench.method.base import Method
 from peftbench.method.edit import Edit
 from peftbench.method.registry import find, make
-from peftbench.records import environment
+from peftbench.records import environment, user_file
 from peftbench.records.spec import BackboneSpec, MethodSpec, ProfileSpec, RunSpec, TaskSpec
 from peftbench.run import process_state
 from peftbench.run.checkpoint import Checkpoints
@@ -54,6 +54,7 @@ class Session:
         deterministic: use only kernels that give the same bits each time.
         checkpoints: the folder where unfinished training is kept, and how often; None for nowhere.
         ranks: the processes that share each run, if this is one of them.
+        copies: the path of what stands in for a file or folder that specifications name, by the path that they have.
 
     Attributes:
         is_spent: whether a run changed this process for good, so that no other run should follow in it.
@@ -70,10 +71,12 @@ class Session:
         deterministic: bool = False,
         checkpoints: Mapping[str, Any] | None = None,
         ranks: Ranks = ONE,
+        copies: Mapping[str, str] | None = None,
     ) -> None:
+        user_file.use_copies(copies or {})
         given = {"device": device, "threads": threads, "data_dir": data_dir, "plugins": [str(p) for p in plugins]}
         keep = {"adapters": adapters, "deterministic": deterministic, "checkpoints": checkpoints, "shared": shared}
-        self.given, self.ranks = {**given, **keep}, ranks
+        self.given, self.ranks = {**given, **keep, "copies": copies}, ranks
         if threads is not None:
             torch.set_num_threads(threads)
         devices.compute_deterministically(deterministic)

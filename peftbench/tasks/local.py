@@ -154,7 +154,7 @@ def _kind(options: Options) -> str:
 
 
 def _path(text: str, data_dir: Path | None) -> Path:
-    path = user_file.expanded(text)
+    path = user_file.here(text)
     candidates = [path] if path.is_absolute() or data_dir is None else [path, data_dir / path]
     for candidate in candidates:
         if user_file.exists(candidate):

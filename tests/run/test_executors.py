@@ -98,7 +98,7 @@ def test_local_is_an_executor_and_an_unknown_name_lists_the_valid_ones(installed
     assert executors.find("local") is LocalExecutor
     installed(threads="thread_executor:ThreadExecutor")
     with pytest.raises(
-        UserError, match=r"unknown executor 'lokal'; did you mean 'local'\? Valid: local, slurm, threads"
+        UserError, match=r"unknown executor 'lokal'; did you mean 'local'\? Valid: local, ray, slurm, threads"
     ):
         executors.find("lokal")
 

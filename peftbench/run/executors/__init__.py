@@ -1,8 +1,8 @@
 """Where jobs are carried out: the interface of an executor, and how one is found by name.
 
 The runner decides which runs are missing; an executor decides where and when each of them happens. `local` is a pool
-of worker processes on this machine (local.py). A package adds another through the entry-point group
-`peftbench.executors`, whose name is what `--executor` takes:
+of worker processes on this machine (local.py), `ray` has such workers on the nodes of a cluster (ray_cluster.py). A
+package adds another through the entry-point group `peftbench.executors`, whose name is what `--executor` takes:
 
     [project.entry-points."peftbench.executors"]
     mine = "my_package:MyExecutor"
@@ -18,6 +18,7 @@ It may have attributes of its own:
 - `workers(device, options, given, in_file, each)`: how many jobs run side by side (see `workers` below);
 - `shares_files`: whether jobs see the files of this machine, such as downloaded weights;
 - `needs_locks`: False if results may lie on a file system without locks, as nothing inherits the lock;
+- `PACKAGE`: the name of a package that it cannot do without, which is also the name of an extra of peftbench;
 - `still_running(results_dir)`: a sentence if jobs of an earlier command may still write records there.
 """
 
@@ -27,6 +28,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +38,7 @@ from peftbench.run.jobs import Job
 GROUP = "peftbench.executors"
 OWN = (
     EntryPoint("local", "peftbench.run.executors.local:LocalExecutor", GROUP),
+    EntryPoint("ray", "peftbench.run.executors.ray_cluster:RayExecutor", GROUP),
     EntryPoint("slurm", "peftbench.run.executors.slurm:SlurmExecutor", GROUP),
 )
 
@@ -158,6 +161,8 @@ class Executor(Protocol):
         Raises:
             UserError: the session refuses its arguments, or a record cannot be written.
             ExecutorError: jobs cannot be carried out for another reason.
+            KeyboardInterrupt: what carries out the jobs was stopped from outside, such as a cluster; the jobs that
+                had started are lost, without record.
         """
 
     def abandon(self) -> None:
@@ -183,7 +188,7 @@ def find(name: str) -> Open:
     """The function that opens the executor called `name`.
 
     Raises:
-        UserError: there is none of this name, two have it, or it cannot be imported.
+        UserError: there is none of this name, two have it, or it cannot be imported or lacks a package.
     """
     known = _known()
     if name not in known:
@@ -194,6 +199,9 @@ def find(name: str) -> Open:
         raise UserError(f"the executor {name!r} ({known[name].value}) cannot be imported: {error}") from error
     if not callable(opened):
         raise UserError(f"the executor {name!r} ({known[name].value}) is {opened!r}; it must be a function of a Setup")
+    package = getattr(opened, "PACKAGE", None)
+    if package is not None and not _is_installed(package):
+        raise UserError(f"the executor {name!r} needs the package {package}: pip install 'peftbench[{package}]'")
     return opened
 
 
@@ -268,6 +276,11 @@ def cores() -> int:
     """Processor cores that this process may use."""
     affine = getattr(os, "sched_getaffinity", None)
     return len(affine(0)) if affine else os.cpu_count() or 1
+
+
+def _is_installed(package: str) -> bool:
+    found = find_spec(package)
+    return found is not None and found.origin is not None  # a mere folder of that name has no origin
 
 
 def _known() -> dict[str, EntryPoint]:

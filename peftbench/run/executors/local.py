@@ -8,10 +8,11 @@ memory holds them (packing.py).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from peftbench.run.executors import Event, Notice, Setup, Started, Workers, devices
 from peftbench.run.executors.packing import Packer
-from peftbench.run.executors.pool import Pool, WorkerProcess
+from peftbench.run.executors.pool import Pool
 from peftbench.run.jobs import Job
 
 
@@ -90,7 +91,14 @@ class LocalExecutor:
         return events
 
 
-def affinity(job: Job, worker: WorkerProcess, others: Iterable[WorkerProcess]) -> tuple[int, bool]:
+class Loaded(Protocol):
+    """A worker that still has loaded what its last job needed."""
+
+    @property
+    def last_job(self) -> Job | None: ...
+
+
+def affinity(job: Job, worker: Loaded, others: Iterable[Loaded]) -> tuple[int, bool]:
     """The cost of giving `job` to `worker`; the smallest is best.
 
     Returns:

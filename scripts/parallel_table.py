@@ -172,7 +172,8 @@ def _bytes(model: str) -> Iterator[list[str]]:
     for method in METHODS[model]:
         mapping = {
             "name": "bytes", "backbone": model, "device": "cpu", "methods": [method], "reference": method,
-            "tasks": [{"task": TASKS[model], "limit_train": 200, "limit_test": 8, "limit_validation": 8}], "parallel": {"shards": 2},
+            "tasks": [{"task": TASKS[model], "limit_train": 200, "limit_test": 8, "limit_validation": 8}],
+            "parallel": {"shards": 2},
             "budget": {"steps": 3, "batch_size": 8, "max_length": 64},
         }  # fmt: skip
         plan = peftbench.plan(mapping)

@@ -16,6 +16,7 @@ from typing import Any
 import fake_session
 import psutil
 import pytest
+import run_specs
 from commands import Call
 from ray_nodes import HELPERS, Nodes, nodes
 from test_executors import InterruptOn, records
@@ -26,6 +27,7 @@ from peftbench.records.retries import TimeLimits
 from peftbench.records.spec import Spec
 from peftbench.run import runner
 from peftbench.run.executors import ray_cluster
+from peftbench.run.session import Session
 from peftbench.run.view import Quiet
 
 pytestmark = pytest.mark.slow
@@ -173,6 +175,46 @@ def test_what_a_run_does_to_its_own_process_is_recorded_as_on_this_machine(
     reasons = {r.spec_id: r.body.reason for r in record.read_all(tmp_path / "ray")}
     assert "SIGKILL" in reasons[specs[0].id]
     assert reasons[specs[1].id] == "no step ended within the 1 s that a step may take"
+
+
+def test_a_run_whose_node_dies_goes_on_from_its_checkpoint_on_another_node(tmp_path: Path) -> None:
+    """No file system is shared: the command has brought the checkpoint home before the node died."""
+    asked = run_specs.spec("adalora", steps=600)
+    saved = {"folder": str(tmp_path / "ray" / "checkpoints"), "every": 20}
+    kwargs = {"device": "cpu", "checkpoints": saved}
+
+    class Kills(Quiet):
+        """Ends the node of the run once a checkpoint of it is here, and brings another node."""
+
+        done = False
+
+        def stepped(self, worker: int, facts: Mapping[str, Any]) -> None:
+            if not self.done and list((tmp_path / "ray" / "checkpoints").glob("[0-9a-f]*.pt")):
+                self.done = True
+                made.add(resources={"room": 1})
+                made.kill(first)
+
+    with nodes(cpus=0) as made:
+        first = made.add()
+        view = Kills()
+        outcome = runner.run(
+            lambda _: [asked],
+            tmp_path / "ray",
+            experiment="e",
+            session_kwargs=kwargs,
+            executor="ray",
+            options={"address": made.address, "memory": "0.5"},
+            threads=1,
+            view=view,
+        )
+    assert (outcome.code, view.done) == (0, True)
+    records = record.read_all(tmp_path / "ray")
+    (rest,) = [r for r in records if r.is_finished]
+    assert [r.status for r in records if not r.is_finished] == ["killed"]
+    whole = Session("cpu", threads=1).execute(asked)
+    assert rest.raw()["resumed"][0]["step"] >= 20
+    assert rest.raw()["curve"] == whole["curve"]
+    assert rest.raw()["predictions"] == whole["predictions"]
 
 
 def test_a_runner_killed_at_once_leaves_no_half_record_and_the_same_command_resumes(

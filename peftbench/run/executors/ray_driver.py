@@ -100,7 +100,8 @@ class RayDriver:
                 others = [w for w in self.workers if w is not worker]
                 job = min(suitable, key=lambda j: affinity(j, worker, others))
                 self._queue.remove(job)
-                worker.give(job)
+                path = self._checkpoint_of(job)
+                worker.give(job, path.read_bytes() if path is not None and path.exists() else None)
                 started.append(Started(worker.number, job))
         return started
 
@@ -117,15 +118,22 @@ class RayDriver:
         events: list[Event] = [Notice(f"node {worker.node}: {text}") for text in news["notices"] if self._queue]
         if worker.job is not None and news["progress"] is not None:
             events.append(Progressed(worker.number, worker.job, news["progress"]))
-        if worker.job is not None and (ended := news["ended"]):
+        if worker.job is not None and (news["ended"] or news["checkpoint"]):
             try:
-                self._fetch_adapters(worker, ended["adapters"])
+                if news["checkpoint"] and (path := self._checkpoint_of(worker.job)) is not None:
+                    self._fetch(worker, *news["checkpoint"], path)
+                if news["ended"]:
+                    self._fetch_adapters(worker, news["ended"]["adapters"])
             except RayError as error:
                 self.workers.remove(worker)
                 self._dying.append((time.monotonic(), worker, failures.message_of(error)))
                 return events
+        if worker.job is not None and (ended := news["ended"]):
             for body in ended["records"]:
                 record.write(worker.job.results_dir, body)
+            path = self._checkpoint_of(worker.job)
+            if path is not None and ended["facts"]["status"] not in record.RETRIED:
+                path.unlink(missing_ok=True)
             events.append(Ended(worker.number, worker.job, ended["facts"]))
             worker.job = None
         return events
@@ -136,20 +144,28 @@ class RayDriver:
         if folder is None:
             return
         for name, size in adapters:
-            final = Path(folder) / name
+            self._fetch(worker, name, size, Path(folder) / name)
+
+    def _fetch(self, worker: Worker, name: str, size: int, final: Path) -> None:
+        """Write a file of a worker where the runner's process would have it."""
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            temporary = scratch.beside(final)
             try:
-                final.parent.mkdir(parents=True, exist_ok=True)
-                temporary = scratch.beside(final)
-                try:
-                    with open(temporary, "xb") as file:
-                        for start in range(0, size, PIECE_BYTES):
-                            file.write(self.workers.fetch(worker.actor.read.remote(name, start, PIECE_BYTES)))
-                    os.replace(temporary, final)
-                finally:
-                    temporary.unlink(missing_ok=True)
-            except OSError as error:
-                fix = "free space or choose another --results"
-                raise UserError(f"cannot write the adapter {final}: {error}; {fix}") from error
+                with open(temporary, "xb") as file:
+                    for start in range(0, size, PIECE_BYTES):
+                        file.write(self.workers.fetch(worker.actor.read.remote(name, start, PIECE_BYTES)))
+                os.replace(temporary, final)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            fix = "free space or choose another --results"
+            raise UserError(f"cannot write {final}: {error}; {fix}") from error
+
+    def _checkpoint_of(self, job: Job) -> Path | None:
+        """Where the checkpoint of a run is kept; None if the experiment wants none."""
+        asked = self.setup.kwargs.get("checkpoints")
+        return None if asked is None or job.kind != "run" else Path(asked["folder"]) / f"{job.spec.id}.pt"
 
     def _settle(self) -> list[Event]:
         """Judge the deaths of workers once it is clear that the cluster lives.

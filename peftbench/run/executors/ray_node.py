@@ -16,10 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from peftbench import cache
 from peftbench.errors import UserError
 from peftbench.records import files, record, scratch
-from peftbench.records.spec import digest
 from peftbench.run.executors import Ended, Event, ExecutorError, Notice, Progressed, Setup, ray_versions
 from peftbench.run.executors.pool import Pool
 from peftbench.run.executors.ray_files import Tree, arguments
@@ -39,6 +37,7 @@ class NodeWorker:
         self._next: Job | None = None
         self._failure: dict[str, Any] | None = None
         self._abandoned = self._never_began = False
+        self._sent = 0  # when the checkpoint that the driver has was written, in nanoseconds
 
     def versions(self) -> dict[str, str | None]:
         """What the driver compares with its own."""
@@ -73,14 +72,24 @@ class NodeWorker:
             if own.get("adapters") is not None:
                 own["adapters"] = str(self._folder / ADAPTERS)
             if own.get("checkpoints") is not None:
-                own["checkpoints"] = {**own["checkpoints"], "folder": str(_checkpoints(own["checkpoints"]["folder"]))}
+                own["checkpoints"] = {**own["checkpoints"], "folder": str(self._folder / record.CHECKPOINTS)}
             given = {name: options[name] for name in ("jobs", "threads", "exclusive", "devices")}
             self._pool = Pool(Setup(session, own, **given))
         except Exception as error:
             self._fail(error)
 
-    def give(self, job: Mapping[str, Any]) -> None:
-        """Accept a job; the worker process has it as soon as it is idle."""
+    def give(self, job: Mapping[str, Any], checkpoint: bytes | None = None) -> None:
+        """Accept a job; the worker process has it as soon as it is idle.
+
+        Args:
+            job: as `Job.to_json` gives it.
+            checkpoint: of an earlier attempt, which this one goes on from; None for none.
+        """
+        if checkpoint is not None:
+            path = self._checkpoint_of(Job.from_json(job))
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(checkpoint)
+            self._sent = path.stat().st_mtime_ns
         self._next = replace(Job.from_json(job), results_dir=str(self._folder))
 
     def poll(self, seconds: float, wanted: bool) -> dict[str, Any]:
@@ -92,10 +101,12 @@ class NodeWorker:
 
         Returns:
             "idle": whether a job can be given; "env": what records say of the worker process, None before it is ready;
-            "progress": how far the job is, None for no news; "ended": the end of the job with its records, None while
-            it runs; "notices": sentences for the user; "failed": why this node cannot carry out jobs, or None.
+            "progress": how far the job is, None for no news; "checkpoint": the name and size of a new checkpoint of
+            the job, None for none; "ended": the end of the job with its records, None while it runs; "notices":
+            sentences for the user; "failed": why this node cannot carry out jobs, or None.
         """
         news: dict[str, Any] = {"idle": False, "env": None, "progress": None, "ended": None, "notices": []}
+        news["checkpoint"] = None
         deadline = time.monotonic() + seconds
         if self._never_began:
             self._never_began = False
@@ -111,7 +122,13 @@ class NodeWorker:
                 for event in self._pool.poll(max(0.0, deadline - time.monotonic())):
                     self._note(event, news)
                 is_idle = bool(self._pool.idle())
-                if news["ended"] or news["notices"] or is_idle > was_idle or time.monotonic() >= deadline:
+                if (
+                    news["ended"]
+                    or news["notices"]
+                    or news["checkpoint"]
+                    or is_idle > was_idle
+                    or time.monotonic() >= deadline
+                ):
                     break
         except Exception as error:
             self._fail(error)
@@ -132,7 +149,7 @@ class NodeWorker:
             self._pool.kill(reason)
 
     def read(self, name: str, start: int, count: int) -> bytes:
-        """A part of an adapter file; the file is removed with its last byte.
+        """A part of an adapter file or of a checkpoint; the file is removed with its last byte.
 
         Args:
             name: the file, as `poll` has named it.
@@ -166,11 +183,13 @@ class NodeWorker:
 
     def _note(self, event: Event, news: dict[str, Any]) -> None:
         match event:
-            case Progressed(_, _, facts):
+            case Progressed(_, job, facts):
                 news["progress"] = dict(facts)
+                news["checkpoint"] = self._new_checkpoint(job)
             case Notice(text):
                 news["notices"].append(text)
             case Ended(_, job, facts):
+                news["checkpoint"] = self._new_checkpoint(job)
                 news["ended"] = {"facts": dict(facts), "records": self._records(), "adapters": self._adapters(job)}
 
     def _records(self) -> list[dict[str, Any]]:
@@ -186,16 +205,30 @@ class NodeWorker:
         folder = self._folder / ADAPTERS
         return [(p.name, p.stat().st_size) for p in sorted(folder.glob(f"*--{job.spec.id}.*")) if p.is_file()]
 
+    def _checkpoint_of(self, job: Job) -> Path:
+        return self._folder / record.CHECKPOINTS / f"{job.spec.id}.pt"
+
+    def _new_checkpoint(self, job: Job) -> tuple[str, int] | None:
+        """A name for the job's checkpoint as it is now, and its size; None if the driver has it, or there is none.
+
+        The name is another link to the file, which the worker process replaces and never changes.
+        """
+        path, name = self._checkpoint_of(job), f"{job.spec.id}.checkpoint"
+        if not path.exists() or path.stat().st_mtime_ns == self._sent:
+            return None
+        link = self._folder / ADAPTERS / name
+        link.parent.mkdir(exist_ok=True)
+        if link.exists():  # the driver still reads the one before
+            return None
+        os.link(path, link)
+        self._sent = path.stat().st_mtime_ns
+        return name, link.stat().st_size
+
     def _fail(self, error: Exception) -> None:
         by_user = isinstance(error, UserError)
         facts = describe(error)
         message = facts["message"] if by_user or isinstance(error, ExecutorError) else facts["traceback"]
         self._failure = {"by_user": by_user, "message": message}
-
-
-def _checkpoints(named: str) -> Path:
-    """Where this node keeps checkpoints of unfinished runs: a later attempt goes on from there if it is here again."""
-    return cache.root() / "checkpoints" / digest(named)[:16]
 
 
 def _forget_path_of_ray() -> None:

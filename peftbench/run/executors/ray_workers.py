@@ -71,10 +71,10 @@ class Worker:
     kill_reason: str | None = None
     kill_by: float | None = None
 
-    def give(self, job: Job) -> None:
-        """Hand over a job; the worker is idle."""
+    def give(self, job: Job, checkpoint: bytes | None = None) -> None:
+        """Hand over a job, with the checkpoint of an earlier attempt if there is one; the worker is idle."""
         self.job, self.last_job, self.started, self.is_idle = job, job, Start.now(), False
-        self.actor.give.remote(job.to_json())
+        self.actor.give.remote(job.to_json(), *([] if checkpoint is None else [checkpoint]))
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ TITLES = {
     "step_memory": "Peak memory of a training step, ours / peft",
     "grid": "Wall time of a grid, ours / Trainer + peft",
     "start": "Time of commands that train nothing, as a share of the time allowed",
-    "run_overhead": "Quickstart: processor time beside training steps, and its wall time as a share of that allowed",
-    "fixed_costs": "CPU time of commands that should not take long, now / before",
+    "run_overhead": "Quickstart: CPU time beside its steps, wall time",
+    "fixed_costs": "CPU time of commands, now / before",
     "executors": "What an executor adds to a run, as a share of the time allowed",
 }
 

@@ -107,7 +107,9 @@ def bytes_of_a_rank(models: list[str]) -> str:
     return f"""## Bytes of a rank: measured and predicted
 
 Two shards of embedded models, 8 texts a step, float32: the largest batch of a run, by the tracker on each rank, and by
-the simulation of one rank without the other. Ranks differ where N does not divide a tensor's rows.
+the simulation of one rank without the other. Ranks differ where N does not divide a tensor's rows. Shards save memory
+only where blocks hold most of the weights: half of MiniLM's are embeddings, which stay gathered between the passes, beside
+the rank's own part of them.
 
 {_table(heads, rows)}
 """
@@ -142,10 +144,10 @@ def published() -> str:
 
 {_table(heads, rows)}
 
-What explains the differences: the published programs keep the adapters, their gradients and AdamW's moments in bfloat16
-(fsdp_qlora) or divide them among the devices, where this suite keeps them whole and in float32; they report what the
-allocator has *reserved*, cached blocks included, where the estimate is of live tensors; and their constants of 64
-weights are not quantised twice, or lie whole on each device. The estimate's logits are float32 for every token.
+What can explain the differences: the published programs keep adapters, gradients and AdamW's moments in bfloat16
+(fsdp_qlora) or divide them among the devices, where this suite keeps them whole and in float32. Their figures are of what
+the allocator has *reserved*, cached blocks included, or do not say; the estimate is of live tensors. Some keep the constants of
+4-bit weights whole on each device. No GPU was here to measure.
 """
 
 

@@ -106,10 +106,10 @@ def bytes_of_a_rank(models: list[str]) -> str:
     heads = ["model", "method", "measured on rank 0", "rank 1", "predicted", "difference", "one process, predicted"]
     return f"""## Bytes of a rank: measured and predicted
 
-Two shards of embedded models, 8 texts a step, float32: the largest batch of a run, by the tracker on each rank, and by
-the simulation of one rank without the other. Ranks differ where N does not divide a tensor's rows. Shards save memory
-only where blocks hold most of the weights: half of MiniLM's are embeddings, which stay gathered between the passes, beside
-the rank's own part of them.
+Two shards of embedded models, 8 texts a step, float32: the largest batch of a run, by the tracker on each rank, and
+by the simulation of one rank without the other. Ranks differ where N does not divide a tensor's rows. Shards save
+memory only where blocks hold most of the weights: half of MiniLM's are embeddings, which stay gathered between the
+passes, beside the rank's own part of them.
 
 {_table(heads, rows)}
 """
@@ -145,9 +145,9 @@ def published() -> str:
 {_table(heads, rows)}
 
 What can explain the differences: the published programs keep adapters, gradients and AdamW's moments in bfloat16
-(fsdp_qlora) or divide them among the devices, where this suite keeps them whole and in float32. Their figures are of what
-the allocator has *reserved*, cached blocks included, or do not say; the estimate is of live tensors. Some keep the constants of
-4-bit weights whole on each device. No GPU was here to measure.
+(fsdp_qlora) or divide them among the devices, where this suite keeps them whole and in float32. Their figures are of
+what the allocator has *reserved*, cached blocks included, or do not say; the estimate is of live tensors. Some keep
+the constants of 4-bit weights whole on each device. No GPU was here to measure.
 """
 
 

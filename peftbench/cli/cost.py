@@ -32,7 +32,7 @@ Roles = Annotated[
     str | None, typer.Option("--roles", metavar="ROLES", help="As backbone.roles in a file: {q: PATH, ...}.")
 ]
 
-Batch = Annotated[int, typer.Option("--batch", metavar="N", help="Texts in a step.")]
+Batch = Annotated[int, typer.Option("--batch", metavar="N", help="Texts in a step; with --shards, on each device.")]
 Seq = Annotated[int, typer.Option("--seq", metavar="N", help="Tokens of each text.")]
 Dtype = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="float32 (fp32) or bfloat16 (bf16).")]
 Optimizer = Annotated[

@@ -27,6 +27,7 @@ from peftbench.cli.options import (
     say,
     threads_from_environment,
 )
+from peftbench.errors import UserError
 from peftbench.plan import limits
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ Against = Annotated[
     typer.Option("--against", metavar="DIR", help="Run only the new method, and compare it with the records in DIR."),
 ]
 Executor = Annotated[
-    str, typer.Option("--executor", metavar="NAME", help="Where the runs run: local, ray, or an executor of a package.")
+    str, typer.Option("--executor", metavar="NAME", help="Where the runs run: local, ray, slurm, or one of a package.")
 ]
 Address = Annotated[
     str | None, typer.Option("--address", metavar="ADDRESS", help="The cluster of --executor ray, such as auto.")
@@ -103,6 +104,8 @@ def run(
 
     check_device_name(device)
     options, override = _executor_options(executor, override or [])
+    if address is not None and executor != "ray":
+        raise UserError(f"--address {address}: this is an option of the executor ray; add --executor ray")
     options |= ({"address": address} if address is not None else {}) | ({"pack": "true"} if pack else {})
     executors.check_options(executor, options)  # report an unknown name before planning
     threads_from_environment()  # and an invalid number
@@ -187,6 +190,10 @@ def profile(
     check_device_name(device)
     threads = threads_from_environment()
     loaded = _load(experiment, only, data_dir, plugin, None, override, None)
+    if loaded.experiment.parallel:
+        raise UserError(
+            "a profile pass measures one process, and `parallel` shares each run; these time their own steps"
+        )
     folder = loaded.results_dir(results)
     loaded.check_device(device)
     earlier = record.readable(folder)
@@ -282,7 +289,12 @@ def _run_missing(
 
 def _executor_options(executor: str, overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Return the executor's options among `--set` values ("slurm.partition=gpu"), and the other values."""
+    from peftbench.run import executors
+
     own = [text for text in overrides if text.startswith(f"{executor}.") and "=" in text]
+    for text in overrides:
+        if text not in own and (name := text.partition(".")[0]) in executors.names():
+            raise UserError(f"--set {text}: this is an option of the executor {name}; add --executor {name}")
     pairs = (text.removeprefix(f"{executor}.").partition("=") for text in own)
     return {key: value for key, _, value in pairs}, [text for text in overrides if text not in own]
 

@@ -26,7 +26,7 @@ def merge(
     """
     from peftbench.run import lock
 
-    merging.check(sources)  # before the target is made
+    merging.check(sources, into)  # before the target is made
     with lock.hold(into):
         done = merging.merge(sources, into)
     for source in done:

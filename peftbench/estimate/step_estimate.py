@@ -31,6 +31,7 @@ SHORT = {"fp32": "float32", "bf16": "bfloat16"}
 OPTIMIZERS = ("adamw", "sgd", "adamw8bit")
 ATTENTION = ("math", "flash")
 KINDS = ("weights", "adapter", "head", "gradients", "optimizer", "activations", "temporaries")
+SHARDS = 1_024  # devices at most
 UNVERIFIED = "predicted with the CPU's kernels; not verified on a GPU"
 
 
@@ -69,6 +70,8 @@ class Setting:
         object.__setattr__(self, "dtype", SHORT.get(self.dtype, self.dtype))
         if self.offload and self.shards == 1:
             raise UserError("--offload goes with --shards: what is in shards is offloaded; give --shards 2 or more")
+        if self.shards > SHARDS:
+            raise UserError(f"--shards {self.shards}: at most {SHARDS:,} devices")
         for name in ("batch", "seq", "shards"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: give a whole number from 1")

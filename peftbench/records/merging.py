@@ -98,9 +98,11 @@ def merge(sources: Sequence[Path], into: Path) -> list[Source]:
     return given
 
 
-def check(sources: Sequence[Path]) -> None:
-    """Raise UserError if one of them is no results directory."""
+def check(sources: Sequence[Path], into: Path) -> None:
+    """Raise UserError if one of them is no results directory, or is the target."""
     for folder in sources:
+        if folder.resolve() == into.resolve():
+            raise UserError(f"--into {into}: it is one of the sources, which are not changed; name another directory")
         if not user_file.is_folder(folder / record.FOLDER):
             raise UserError(
                 f"{folder}: no results directory, as it has no folder {record.FOLDER}/; "

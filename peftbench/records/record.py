@@ -347,7 +347,8 @@ def discard_checkpoints(results_dir: Path | str, records: Iterable[Record]) -> N
     folder, done = Path(results_dir) / CHECKPOINTS, {r.spec_id for r in records if r.is_finished}
     for path in folder.glob("*.pt") if folder.is_dir() else ():
         if path.stem in done:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
     with suppress(OSError):  # unless it has others
         folder.rmdir()
 

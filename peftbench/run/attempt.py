@@ -80,7 +80,7 @@ class SessionHost:
         ending = self._run(job, deadline.reporter(on_progress), deadline.stop, shares_memory)
         with writing or nullcontext():
             ending = self._write(job, started, ending)
-            if job.kind == "run" and ending.status not in record.RETRIED:
+            if job.kind == "run" and ending.status not in (*record.RETRIED, "timeout"):
                 getattr(self.session, "discard_checkpoint", lambda _: None)(job.spec)
         return _facts(ending.status, ending.reason, started, ending.body.get("metrics"))
 

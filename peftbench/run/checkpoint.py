@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import random
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ from peftbench.run.train import Best, Fitted, Trainer
 FORMAT = 1
 PLAIN = (bool, int, float, str, bytes, type(None))
 OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {"_site"}
-SAVED = ("losses", "validation", "step_seconds", "seconds", "stopped_at", "memory", "resumed")  # of `Fitted`
+SAVED = ("losses", "validation", "seconds", "stopped_at", "memory", "resumed", "is_over")  # of `Fitted`
 
 
 @dataclass
@@ -75,7 +76,7 @@ class RunCheckpoint:
         spec_id: of the run.
         env: the environment of this process.
         probes: the measurements of the run's probes, by probe.
-        left: why a checkpoint that is there was not used; None if none was, or it was used.
+        left: why a checkpoint that is there was not used, or why none can be written; None if all is well.
     """
 
     path: Path
@@ -103,6 +104,12 @@ class RunCheckpoint:
         }
         if not trainer.ranks.is_first:
             return
+        try:
+            self._write(content)
+        except (OSError, RuntimeError) as error:  # a full disk: training can go on, and its record says so
+            self.left = f"it could not be written after step {fitted.stopped_at}: {record.short(error)}"
+
+    def _write(self, content: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = scratch.beside(self.path)
         try:
@@ -116,7 +123,7 @@ class RunCheckpoint:
 
     def restore(self, trainer: Trainer) -> Fitted | None:
         """Put the state of the checkpoint in place; return what training had produced, or None without a checkpoint."""
-        content = self._read(trainer.backbone.device)
+        content = self._read(trainer)
         if content is None:
             return None
         load_state(trainer, content["state"])
@@ -127,24 +134,34 @@ class RunCheckpoint:
             points[:] = content["probes"][name]
         return fitted
 
-    def _read(self, device: torch.device) -> dict[str, Any] | None:
+    def _read(self, trainer: Trainer) -> dict[str, Any] | None:
+        """The content of the file if it fits; what is wrong with it becomes `left` before anything has changed."""
         if not self.path.exists():
             return None
+        device = trainer.backbone.device
 
         def place(storage: Any, location: str) -> Any:  # what lay on the GPU goes to this run's GPU
             return storage if location == "cpu" else torch.serialization.default_restore_location(storage, str(device))
 
         try:
-            content = torch.load(self.path, map_location=place, weights_only=True)
+            with zipfile.ZipFile(self.path) as file:
+                if damaged := file.testzip():  # torch does not look at the checksums
+                    raise ValueError(f"{damaged} is damaged")
+            content = dict(torch.load(self.path, map_location=place, weights_only=True))
             if content["format"] != FORMAT or content["spec_id"] != self.spec_id:
                 raise ValueError("it is of another format or run")
+            differing = [name for name, value in _code(self.env).items() if content["code"].get(name) != value]
+            if differing:
+                self.left = f"it was written by another version of {', '.join(differing)}"
+                return None
+            _check(trainer, content["state"])
+            Fitted(**content["fitted"])
+            if content["probes"].keys() != self.probes.keys():
+                raise ValueError("it has other probes")
         except Exception as error:  # a damaged file raises whatever its bytes lead to
             self.left = f"the file cannot be read: {record.short(error)}"
             return None
-        if differing := [name for name, value in _code(self.env).items() if content["code"].get(name) != value]:
-            self.left = f"it was written by another version of {', '.join(differing)}"
-            return None
-        return dict(content)
+        return content
 
 
 def state(trainer: Trainer) -> dict[str, Any]:
@@ -171,9 +188,8 @@ def load_state(trainer: Trainer, saved: Mapping[str, Any]) -> None:
     Raises:
         ValueError: it is of another method or network.
     """
+    _check(trainer, saved)
     own = _tensors(trainer)
-    if own.keys() != saved["tensors"].keys():
-        raise ValueError(f"it has other tensors: {sorted(own.keys() ^ saved['tensors'].keys())[:3]}")
     of_edit = trainer.edit.state().keys()
     trainer.edit.load({name: saved["tensors"][name] for name in of_edit})
     for name in own.keys() - of_edit:
@@ -183,6 +199,19 @@ def load_state(trainer: Trainer, saved: Mapping[str, Any]) -> None:
     _load_optimizer_state(trainer, saved["optimizer"])
     if trainer.ranks.rank < len(saved["random"]):  # a further rank keeps the stream that it began with
         _load_random_state(trainer.backbone.device, saved["random"][trainer.ranks.rank])
+
+
+def _check(trainer: Trainer, saved: Mapping[str, Any]) -> None:
+    """Raise ValueError if a state is of another method or network."""
+    own = _tensors(trainer)
+    if own.keys() != saved["tensors"].keys():
+        raise ValueError(f"it has other tensors: {sorted(own.keys() ^ saved['tensors'].keys())[:3]}")
+    if wrong := [name for name, t in own.items() if t.shape != saved["tensors"][name].shape]:
+        raise ValueError(f"{wrong[0]} has another shape")
+    if unknown := saved["optimizer"]["state"].keys() - dict(_owners(trainer)).keys():
+        raise ValueError(f"its optimiser has a state for {min(unknown)}")
+    for part in ("attributes", "random"):
+        saved[part]
 
 
 def _tensors(trainer: Trainer) -> dict[str, Tensor]:

@@ -35,7 +35,11 @@ def _without_gradients(
     def evaluated(backbone: Backbone, /, *args: P.args, **kwargs: P.kwargs) -> T:
         sharded = any(is_sharded(p) for p in backbone.net.parameters())
         with torch.no_grad() if sharded else torch.inference_mode():
-            return work(backbone, *args, **kwargs)
+            try:
+                return work(backbone, *args, **kwargs)
+            finally:
+                if sharded:
+                    backbone.net.reshard()  # without a backward pass, what is in no block stays gathered
 
     return evaluated
 

@@ -86,7 +86,8 @@ class Session:
         self.adapters = None if adapters is None else Path(adapters)
         self.checkpoints: Checkpoints | None = None
         if checkpoints is not None:
-            env = environment.facts(str(self.device), threads, self.plugins, deterministic)
+            env = checkpoints.get("env") or environment.facts(str(self.device), threads, self.plugins, deterministic)
+            self.given["checkpoints"] = {**checkpoints, "env": env}  # of a run, however many processes share it
             self.checkpoints = Checkpoints(Path(checkpoints["folder"]), checkpoints["every"], env)
         self._datasets: dict[str, tasks.Dataset] = {}
         self._summaries: dict[str, dict[str, Any]] = {}

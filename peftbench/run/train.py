@@ -82,6 +82,7 @@ class Fitted:
     step_seconds: list[float] = field(default_factory=list)  # of each step but a process's first, if steps are timed
     seconds: float = 0.0  # of all steps, if they are timed or limited
     stopped_at: int = 0  # the number of steps
+    is_over: bool = False  # all steps are done, or patience has run out
     checkpoint_step: int = 0  # the number of steps after which the weights were as they are now
     memory: dict[str, Any] | None = None  # the record of the tracked step
     best: Best | None = None  # by the validation split
@@ -128,7 +129,7 @@ class Trainer:
             optimizer.add_param_group({"params": head, "lr": head_lr, "weight_decay": spec.weight_decay})
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
-        ranks.check_optimizer(backbone.net, optimizer)
+        ranks.check_optimizer(backbone.net, optimizer, method.name)
         return cls(backbone, edit, method, spec, dtype, optimizer, ranks)
 
     def step(self, batch: Batch, done: float, live: Phased | None = None) -> Tensor:
@@ -268,12 +269,36 @@ def fit(
     trainer.backbone.net.train()
     limited = spec.seconds is not None
     first, ranks = out.stopped_at, trainer.ranks
-    for i, make in enumerate(islice(batches, first, None), first):
+
+    def keep() -> None:
+        if checkpoint and out.stopped_at:
+            _read_losses(pending, out)
+            checkpoint.save(trainer, out)
+
+    def validate() -> bool:
+        """Evaluate, and keep the best weights; return whether patience has run out."""
+        try:
+            now = {"step": out.stopped_at, **ranks.from_first(evaluate(out.stopped_at))}
+        except NotFinite as error:
+            raise Diverged(out.stopped_at, str(error), out) from error
+        except Abandoned:
+            keep()  # the next attempt begins with this evaluation
+            raise
+        out.validation.append(now)
+        ranks.check_same(trainer.replicated())
+        trainer.backbone.net.train()
+        if out.best is None or better(now, out.best.scores):
+            out.best = Best(now, *_copy(trainer)) if spec.checkpoint == "best" else Best(now)
+            return False
+        return spec.patience is not None and _evaluations_since(out.validation, out.best.scores) >= spec.patience
+
+    if first and not out.is_over and _is_due(out, spec) and first not in [v["step"] for v in out.validation]:
+        out.is_over = validate() or _is_last(out, spec)
+    for i, make in enumerate(islice(batches, first, 0 if out.is_over else None), first):
         if ranks.any(stop()):
-            if checkpoint:
-                _read_losses(pending, out)
-                checkpoint.save(trainer, out)
-            raise Abandoned(f"stopped on request after {i}{'' if limited else f' of {spec.steps}'} steps")
+            keep()
+            kept = "; the next attempt goes on from there" if checkpoint and i else ""
+            raise Abandoned(f"stopped on request after {i}{'' if limited else f' of {spec.steps}'} steps{kept}")
         batch = on_device(make(), device)
         done = _share(out, spec)
         trainer.schedule(i, done if limited else None)
@@ -291,28 +316,15 @@ def fit(
         if i == first:
             trainer.edit.check_used()
             ranks.check_same(trainer.replicated())
-        last = out.stopped_at == spec.steps if spec.seconds is None else out.seconds >= spec.seconds
-        due = last or (spec.eval_every is not None and out.stopped_at % spec.eval_every == 0)
+        due = _is_due(out, spec)
         if due or device.type == "cpu" or len(pending) >= 20:  # elsewhere, reading a loss would wait for the device
             _read_losses(pending, out)
             on_progress({"phase": "train", **_position(out, spec), "loss": out.losses[-1]})
-        if due:
-            try:
-                now = {"step": out.stopped_at, **ranks.from_first(evaluate(out.stopped_at))}
-            except NotFinite as error:
-                raise Diverged(out.stopped_at, str(error), out) from error
-            out.validation.append(now)
-            ranks.check_same(trainer.replicated())
-            trainer.backbone.net.train()
-            if out.best is None or better(now, out.best.scores):
-                out.best = Best(now, *_copy(trainer)) if spec.checkpoint == "best" else Best(now)
-            elif spec.patience is not None and _evaluations_since(out.validation, out.best.scores) >= spec.patience:
-                break
-        if last:
+        out.is_over = (due and validate()) or _is_last(out, spec)
+        if checkpoint and (out.is_over or checkpoint.is_due(out.stopped_at)):  # the test is to come, and may be stopped
+            keep()
+        if out.is_over:
             break
-        if checkpoint and checkpoint.is_due(out.stopped_at):
-            _read_losses(pending, out)
-            checkpoint.save(trainer, out)
     if ranks.any(not _all_finite([local(p) for p in trainer.backbone.net.parameters() if p.requires_grad])):
         raise Diverged(out.stopped_at, "a trained weight became infinite or NaN", out)
     out.checkpoint_step = out.stopped_at
@@ -320,6 +332,16 @@ def fit(
         _restore(trainer, out.best.state, out.best.head)
         out.checkpoint_step = out.best.scores["step"]
     return out
+
+
+def _is_last(out: Fitted, spec: TrainSpec) -> bool:
+    """Whether all steps, or all seconds, are over."""
+    return out.stopped_at == spec.steps if spec.seconds is None else out.seconds >= spec.seconds
+
+
+def _is_due(out: Fitted, spec: TrainSpec) -> bool:
+    """Whether there is an evaluation after this step."""
+    return _is_last(out, spec) or (spec.eval_every is not None and out.stopped_at % spec.eval_every == 0)
 
 
 def _share(out: Fitted, spec: TrainSpec) -> float:

@@ -219,7 +219,7 @@ def _optimizer_first(_: Ranks) -> None:
 
     shards.shard = shard
     check = Group.check_optimizer
-    Group.check_optimizer = lambda self, net, optimizer: check(self, net, EARLY.made)  # type: ignore[method-assign]
+    Group.check_optimizer = lambda self, net, optimizer, method: check(self, net, EARLY.made, method)  # type: ignore[method-assign]
 
 
 class _Early:

@@ -77,5 +77,5 @@ def test_budgets_of_seconds_and_memory_are_of_one_process(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_a_method_whose_optimiser_cannot_step_shards_is_refused_by_the_plan(tmp_path: Path) -> None:
     file = FILE.replace("[lora]\nreference: lora", "[galore]\nreference: galore")
-    with pytest.raises(UserError, match=r"GaLoreAdamW steps whole weights.*parallel: \{data: N\}"):
+    with pytest.raises(UserError, match=r"galore: its optimiser steps whole weights.*parallel: \{data: N\}"):
         planning.prepared(written(tmp_path, "parallel: {shards: 2}", file))

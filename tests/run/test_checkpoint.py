@@ -247,3 +247,42 @@ def test_the_checkpoint_of_a_finished_run_is_removed_even_if_its_process_died_fi
     record.discard_checkpoints(tmp_path, [made])
     assert not done.exists()
     assert unfinished.exists()
+
+
+@pytest.mark.slow
+def test_one_bit_that_has_changed_makes_a_checkpoint_unreadable(tmp_path: Path) -> None:
+    asked = spec("lora", steps=STEPS)
+    stopped(asked, tmp_path)
+    (path,) = tmp_path.glob("*.pt")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    body = session(tmp_path).execute(asked)
+    assert "cannot be read" in body["checkpoint_left"]
+    assert "resumed" not in body
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["evaluate", "test"])
+def test_a_run_that_is_stopped_while_it_is_evaluated_loses_no_step(phase: str, tmp_path: Path) -> None:
+    asked = spec("lora", steps=STEPS, eval_every=5)
+    whole, at = session(tmp_path / "whole").execute(asked), {"step": 0, "phase": ""}
+
+    def stop() -> bool:  # between steps it is asked before the progress of the next one
+        caller = sys._getframe(1).f_code.co_name
+        return caller == "_raise_if_stopped" and (at["phase"] == "test" if phase == "test" else at["step"] == 5)
+
+    with pytest.raises(Abandoned, match="while evaluating"):
+        session(tmp_path / "cut").execute(asked, at.update, stop)
+    rest = session(tmp_path / "cut").execute(asked)
+    agree(rest, whole)
+    assert rest["resumed"][0]["step"] == (STEPS if phase == "test" else 5)
+
+
+@pytest.mark.slow
+def test_where_no_checkpoint_can_be_written_the_run_goes_on_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    asked = spec("lora", steps=STEPS)
+    body = session(tmp_path / "file", every=4).execute(asked)
+    assert "could not be written after step" in body["checkpoint_left"]
+    assert body["predictions"] == session(tmp_path / "whole").execute(asked)["predictions"]

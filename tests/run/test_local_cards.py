@@ -177,7 +177,7 @@ def test_only_packing_asks_for_predicted_peaks() -> None:
     assert executors.needs_peaks("local", {"pack": "true"})
     assert not executors.needs_peaks("local", {"devices": "0"})
     executors.check_options("local", {"devices": "0", "pack": "true"})
-    with pytest.raises(UserError, match="unknown option of the executor 'local' 'device'; did you mean 'devices'"):
+    with pytest.raises(UserError, match="unknown local option 'device'; did you mean 'devices'"):
         executors.check_options("local", {"device": "0"})
 
 

@@ -21,10 +21,12 @@ from peftbench.backbones import devices
 from peftbench.errors import UserError
 from peftbench.estimate import run_peak
 from peftbench.method import registry
+from peftbench.records.retries import TimeLimits
 from peftbench.records.spec import RunSpec, as_dict
 from peftbench.run import failures
 from peftbench.run.parallel import launch
 from peftbench.run.session import Abandoned, Diverged, Session
+from peftbench.run.time_limits import Deadline, TimedOut
 from peftbench.tasks import batches
 
 METHODS = sorted(registry.discover())
@@ -139,8 +141,10 @@ def test_the_bytes_of_a_rank_are_those_that_the_simulation_says(session: Session
     assert run_peak.peak(query)["bytes"] == measured["ranks"][0] == measured["peak_bytes"]
 
 
-def test_a_request_to_stop_reaches_every_rank_and_the_next_attempt_goes_on(tmp_path: Path) -> None:
-    asked, saved = shared(steps=60), {"folder": str(tmp_path), "every": 1_000}
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_request_to_stop_reaches_every_rank_and_the_next_attempt_goes_on(method: str, tmp_path: Path) -> None:
+    """Also right behind an evaluation, which leaves nothing gathered."""
+    asked, saved = shared(method, steps=60, eval_every=1), {"folder": str(tmp_path), "every": 1_000}
     begun = threading.Event()
     with pytest.raises(Abandoned):
         Session("cpu", threads=2, checkpoints=saved).execute(
@@ -161,8 +165,7 @@ def test_a_request_to_stop_before_the_first_step_is_not_kept_waiting(session: Se
 
 def test_a_rank_that_dies_ends_the_run_as_the_machines_fault_and_leaves_no_process(session: Session) -> None:
     def kill(facts: Any) -> None:
-        if facts.get("step") == 3:
-            victim = next(p for p in ranks() if p.environ()["RANK"] == "1")
+        for victim in [p for p in ranks() if facts.get("step", 0) >= 3 and p.environ()["RANK"] == "1"]:
             os.kill(victim.pid, signal.SIGKILL)
 
     with pytest.raises(failures.ProcessDied, match="rank 1: its process was killed by signal 9") as caught:
@@ -172,6 +175,24 @@ def test_a_rank_that_dies_ends_the_run_as_the_machines_fault_and_leaves_no_proce
     while ranks() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert ranks() == []
+
+
+def test_a_rank_that_hangs_is_noticed_by_the_limit_of_a_step(session: Session) -> None:
+    def hang(facts: Any) -> None:
+        for victim in [p for p in ranks() if facts.get("step", 0) >= 3 and p.environ()["RANK"] == "1"]:
+            victim.suspend()
+
+    watch = Deadline(TimeLimits(step=4.0))
+    with pytest.raises(TimedOut, match="no step ended within the 4 s"):
+        session.execute(shared(steps=500), hang, watch.stop)
+    assert ranks() == []
+
+
+def test_what_the_machine_failed_in_a_rank_is_the_machines_fault(tmp_path: Path) -> None:
+    asked = shared()
+    gone = replace(asked, backbone=replace(asked.backbone, model=str(tmp_path / "gone")))
+    with pytest.raises(failures.ProcessDied, match="rank 0"):
+        Session("cpu", threads=2).execute(gone)
 
 
 def test_what_ranks_refuse_and_where_they_diverge_is_what_a_single_process_says(session: Session) -> None:

@@ -63,7 +63,7 @@ def test_options_are_read_and_all_are_described() -> None:
     assert Options.of({}) == Options()
     assert set(OPTIONS) == {*vars(read), "env.*"} - {"env"}
     executors.check_options("ray", given)
-    with pytest.raises(UserError, match="unknown option of the executor 'ray' 'thread'; did you mean 'threads'"):
+    with pytest.raises(UserError, match="unknown ray option 'thread'; did you mean 'threads'"):
         executors.check_options("ray", {"thread": "2"})
 
 

@@ -53,7 +53,7 @@ def test_several_nodes_need_a_cluster() -> None:
 
 def test_every_option_has_a_sentence_and_an_unknown_one_is_named() -> None:
     assert all(len(sentence) > 10 for sentence in slurm_options.OPTIONS.values())
-    with pytest.raises(UserError, match=r"option of the executor 'slurm' 'partitoin'; did you mean 'partition'"):
+    with pytest.raises(UserError, match=r"unknown slurm option 'partitoin'; did you mean 'partition'"):
         executors.check_options("slurm", {"partitoin": "gpu"})
 
 

@@ -117,7 +117,12 @@ def _measured(
         if not p.is_finished
     )
     used = {e.times.profile.spec_id: e.times.profile for e in entries if e.times}
-    if not used:
+    ranks = {r.spec.train.ranks for r in runs}
+    if max(ranks, default=1) > 1:
+        one = next(iter(runs)).spec.train
+        how = f"{one.shards} processes with a shard of the base each" if one.shards > 1 else f"{one.ranks} processes"
+        yield f"Each run was shared by {how}. Peak memory is of one; records have the times of the runs' own steps."
+    elif not used:
         yield "Step time and latency are not measured: there is no finished profile pass of these configurations."
     elif len(used) > 1:
         yield f"The times come from {len(used)} profile passes: compare ratios rather than milliseconds."

@@ -216,7 +216,7 @@ def check_options(name: str, options: Mapping[str, str]) -> None:
         if not valid:
             raise UserError(f"{name}.{option}: the executor {name!r} takes no options; leave it out")
         if option not in valid and f"{option.partition('.')[0]}.*" not in valid:
-            raise unknown(f"option of the executor {name!r}", option, valid)
+            raise unknown(f"{name} option", option, valid)
     check: Callable[[Mapping[str, str]], None] = getattr(found, "check", lambda _: None)
     check(options)
 
@@ -270,6 +270,11 @@ def check_alone(name: str, results_dir: Path) -> None:
         still_running: Callable[[Path], str | None] = getattr(point.load(), "still_running", lambda _: None)
         if why := still_running(results_dir):
             raise UserError(f"{results_dir}: {why}")
+
+
+def names() -> list[str]:
+    """The names of all executors."""
+    return sorted(_known())
 
 
 def cores() -> int:

@@ -44,6 +44,11 @@ class RayExecutor:
     PACKAGE = "ray"
 
     @staticmethod
+    def check(options: Mapping[str, str]) -> None:
+        """Raise UserError if a value is not valid."""
+        ray_options.Options.of(options)
+
+    @staticmethod
     def needs_peaks(options: Mapping[str, str]) -> bool:
         """Whether the predicted memory peaks are wanted: not where the user says how much a run takes."""
         return "memory" not in options

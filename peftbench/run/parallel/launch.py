@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,11 +25,13 @@ from peftbench.records.spec import RunSpec, as_dict
 from peftbench.run.executors import cores
 from peftbench.run.failures import ProcessDied
 from peftbench.run.jobs import Progress, Stop
+from peftbench.run.time_limits import Deadline
 from peftbench.run.train import Abandoned, Diverged
 
 RANK = "peftbench.run.parallel.rank"  # what `python -m` runs
 TAIL = 4000  # characters kept of what a dead rank printed
 POLL_SECONDS = 0.1
+STOPS_SECONDS = 60.0  # for ranks to reach their next step and write a checkpoint, once they were asked to stop
 LOST = ("Connection closed by peer", "Connection reset", "Broken pipe", "gloo/", "NCCL")  # words of a lost partner
 SETTLE_SECONDS = 2.0  # after a first failure, for the rank that caused it to tell
 
@@ -76,11 +79,14 @@ def execute(spec: RunSpec, session: Mapping[str, Any], on_progress: Progress, st
 
     size = spec.train.ranks
     given = {**session, "threads": max(1, (session.get("threads") or cores()) // size)}
+    listener = socket.create_server(("127.0.0.1", 0))  # the store alone would listen on every network
+    port = listener.getsockname()[1]
     store = dist.TCPStore(  # type: ignore[attr-defined]
-        "127.0.0.1", 0, is_master=True, wait_for_workers=False
+        "127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
     )
-    ranks = [_start(number, size, store.port, given["threads"]) for number in range(size)]
+    ranks: list[_Rank] = []
     try:
+        ranks += (_start(number, size, store.port, given["threads"]) for number in range(size))
         for rank in ranks:
             rank.send({"session": given, "spec": as_dict(spec), "rank": rank.number})
         body = _follow(ranks, on_progress, stop)
@@ -102,6 +108,8 @@ def _start(number: int, size: int, port: int, threads: int) -> _Rank:
         "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is this process's, as it is the agent's under torchrun
     }
+    if sys.platform == "linux":
+        env.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the ranks are on this machine
     stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the rank
     process = subprocess.Popen(
         [sys.executable, "-P", "-X", "faulthandler", "-m", RANK],
@@ -116,24 +124,32 @@ def _start(number: int, size: int, port: int, threads: int) -> _Rank:
 
 def _follow(ranks: list[_Rank], on_progress: Progress, stop: Stop) -> dict[str, Any]:
     """Read what the ranks tell until all have ended, or one has failed."""
-    asked, begun, failed_at = False, False, None
+    asked_at, begun, failed_at = None, False, None
+    ask = _without_life(stop)
     with selectors.DefaultSelector() as selector:
         for rank in ranks:
             assert rank.process.stdout is not None
             selector.register(rank.process.stdout, selectors.EVENT_READ, rank)
         while any(rank.ended is None for rank in ranks):
-            if not asked and stop():
-                asked = True
+            wanted = ask()
+            if wanted and asked_at is None:
+                asked_at = time.monotonic()
                 if not begun:
                     raise Abandoned("stopped on request before the first step")
                 for rank in ranks:
                     rank.send({"do": "abandon"})
+            if asked_at is not None and time.monotonic() - asked_at > STOPS_SECONDS:
+                raise Abandoned(
+                    f"stopped on request; no step ended in {STOPS_SECONDS:g} s, so its processes were killed"
+                )
             for key, _ in selector.select(POLL_SECONDS):
                 rank = key.data
                 received = os.read(key.fd, 65536)
                 *lines, rank.unread = (rank.unread + received).split(b"\n")
                 for message in map(json.loads, lines):
-                    if message["event"] == "progress":
+                    if message["event"] == "alive":
+                        stop()  # a step has ended: what watches the time of steps may know
+                    elif message["event"] == "progress":
                         begun = begun or "step" in message["progress"]
                         on_progress(message["progress"])
                     else:
@@ -151,6 +167,23 @@ def _follow(ranks: list[_Rank], on_progress: Progress, stop: Stop) -> dict[str, 
     first = ranks[0].ended
     assert first is not None
     return dict(first["body"])
+
+
+def _without_life(stop: Stop) -> Stop:
+    """`stop`, for a process that takes no steps: asking often is no sign that one has ended.
+
+    Raises:
+        TimedOut: as `stop` does.
+    """
+    watch = getattr(stop, "__self__", None)
+    if not isinstance(watch, Deadline):
+        return stop
+
+    def ask() -> bool:
+        watch.check()
+        return watch.ask()
+
+    return ask
 
 
 def _has_failed(rank: _Rank) -> bool:
@@ -175,6 +208,8 @@ def _error_of(rank: _Rank) -> Exception:
     """The exception that a rank raised, as the session that starts the ranks raises it."""
     ended = rank.ended
     assert ended is not None
+    if ended.get("surroundings"):
+        return ProcessDied(f"rank {rank.number}: {ended['message']}")
     if ended["kind"] == "user":
         return UserError(ended["message"])
     if ended["kind"] == "abandoned":

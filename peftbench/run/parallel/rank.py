@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -13,8 +14,10 @@ from typing import Any
 from peftbench.records.files import plain
 from peftbench.records.spec import RunSpec
 from peftbench.run.executors.worker import Channel, reporter
-from peftbench.run.failures import describe
+from peftbench.run.failures import describe, is_of_surroundings
+from peftbench.run.jobs import Stop
 
+ALIVE_SECONDS = 0.2  # between two signs of life
 WAIT = timedelta(hours=2)  # for another rank: evaluation and checkpoints differ, and a dead one is noticed elsewhere
 
 
@@ -46,7 +49,21 @@ def _execute(channel: Channel, spec: RunSpec, given: Mapping[str, Any]) -> dict[
     ranks = Group(spec.train.shards, device)
     session = Session(**{**given, "device": str(device)}, ranks=ranks)
     report = reporter(channel) if ranks.is_first else lambda facts: None
-    return session.execute(spec, report, channel.abandon.is_set)
+    return session.execute(spec, report, _stopper(channel))
+
+
+def _stopper(channel: Channel) -> Stop:
+    """Tells whether the run is to stop; called between two steps, it says that one has ended."""
+    last = 0.0
+
+    def stop() -> bool:
+        nonlocal last
+        if (now := time.monotonic()) - last >= ALIVE_SECONDS:
+            last = now
+            channel.send("alive")
+        return channel.abandon.is_set()
+
+    return stop
 
 
 def _device(name: str, local_rank: int) -> str:
@@ -67,6 +84,7 @@ def _failure(error: BaseException) -> dict[str, Any]:
         "kind": kind,
         "message": message,
         "traceback": describe(error)["traceback"],
+        "surroundings": is_of_surroundings(error),
         "body": plain(getattr(error, "body", {})),
     }
 

@@ -54,7 +54,7 @@ class Ranks:
         """What tells the random streams of ranks apart; the first rank has those of a single process."""
         return (self.rank,) if self.rank else ()
 
-    def check_optimizer(self, net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def check_optimizer(self, net: nn.Module, optimizer: torch.optim.Optimizer, method: str) -> None:
         """Check that an optimiser steps the network's parameters, in groups that it can step.
 
         Raises:
@@ -133,7 +133,7 @@ class Group(Ranks):
         self.mesh = init_device_mesh(device.type, (shards,)) if shards > 1 else None
         self._has_gradient = False
 
-    def check_optimizer(self, net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def check_optimizer(self, net: nn.Module, optimizer: torch.optim.Optimizer, method: str) -> None:
         present = {id(p) for p in net.parameters()}
         stale = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in present]
         if stale:
@@ -144,8 +144,8 @@ class Group(Ranks):
         own = not type(optimizer).__module__.startswith("torch.optim")
         if own and any(is_sharded(p) for group in optimizer.param_groups for p in group["params"]):
             raise UserError(
-                f"the optimiser {type(optimizer).__name__} steps whole weights, and with shards each process has only "
-                "its part of them; use parallel: {data: N}, or another method"
+                f"{method}: its optimiser steps whole weights, and with shards each process has only its part of them; "
+                "use parallel: {data: N}, or another method"
             )
         for group in list(optimizer.param_groups):  # torch steps a group's tensors together: all in shards, or none
             sharded = [p for p in group["params"] if is_sharded(p)]

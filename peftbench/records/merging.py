@@ -98,10 +98,10 @@ def merge(sources: Sequence[Path], into: Path) -> list[Source]:
     return given
 
 
-def check(sources: Sequence[Path], into: Path) -> None:
-    """Raise UserError if one of them is no results directory, or is the target."""
+def check(sources: Sequence[Path], into: Path | None = None) -> None:
+    """Raise UserError if one of them is no results directory, or is the target of the others."""
     for folder in sources:
-        if folder.resolve() == into.resolve():
+        if into is not None and len(sources) > 1 and folder.resolve() == into.resolve():
             raise UserError(f"--into {into}: it is one of the sources, which are not changed; name another directory")
         if not user_file.is_folder(folder / record.FOLDER):
             raise UserError(

@@ -216,3 +216,10 @@ def test_an_interrupted_merge_leaves_whole_files_and_is_completed_by_the_next(
     assert len(record.read_all(tmp_path / "all")) == 3
     merging.merge(two, tmp_path / "all")
     assert content(tmp_path / "all") == content(two[0]) | content(two[1])
+
+
+def test_a_source_is_not_the_target_of_others(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / "runs").mkdir(parents=True)
+    with pytest.raises(UserError, match="one of the sources, which are not changed"):
+        merging.check([tmp_path / "a", tmp_path / "b"], tmp_path / "b")

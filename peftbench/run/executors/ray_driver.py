@@ -121,7 +121,8 @@ class RayDriver:
         if worker.job is not None and (news["ended"] or news["checkpoint"]):
             try:
                 if news["checkpoint"] and (path := self._checkpoint_of(worker.job)) is not None:
-                    self._fetch(worker, *news["checkpoint"], path)
+                    name, size = news["checkpoint"]
+                    self._fetch(worker, name, size, path)
                 if news["ended"]:
                     self._fetch_adapters(worker, news["ended"]["adapters"])
             except RayError as error:

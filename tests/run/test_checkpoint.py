@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -254,8 +256,11 @@ def test_one_bit_that_has_changed_makes_a_checkpoint_unreadable(tmp_path: Path) 
     asked = spec("lora", steps=STEPS)
     stopped(asked, tmp_path)
     (path,) = tmp_path.glob("*.pt")
+    with zipfile.ZipFile(path) as file:
+        largest = max(file.infolist(), key=lambda info: info.file_size)
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    name, extra = struct.unpack_from("<HH", content, largest.header_offset + 26)
+    content[largest.header_offset + 30 + name + extra + largest.file_size // 2] ^= 1
     path.write_bytes(content)
     body = session(tmp_path).execute(asked)
     assert "cannot be read" in body["checkpoint_left"]

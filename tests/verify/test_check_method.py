@@ -180,7 +180,7 @@ def test_it_computes_in_one_thread_and_leaves_the_caller_its_own(monkeypatch: py
 def test_a_refused_network_is_not_held_against_a_method(check: Check) -> None:
     done = check("bad.py", HEAD + METHOD.replace("(self, edit):", f"(self, edit):{REFUSES_THE_DECODER}"))
     assert done.code == 0, done.out
-    assert "bad keeps the 17 promises that apply on an encoder in 1 setting" in done.said
+    assert "bad keeps the 18 promises that apply on an encoder in 1 setting" in done.said
     assert "n/a the future changes nothing" in done.said
     assert "a decoder, defaults: it needs a task head, which this network has not" in done.said
 

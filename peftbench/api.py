@@ -224,8 +224,10 @@ class Plan:
         With `save_adapters` in the experiment, the workers keep trained adapters under `results`, and with
         `checkpoint_every` unfinished runs.
         """
+        from peftbench.records.record import CHECKPOINTS
+
         keep, every = results is not None and self.experiment.save_adapters, self.experiment.checkpoint_every
-        saved = {"folder": str(Path(str(results)) / "checkpoints"), "every": every}
+        saved = {"folder": str(Path(str(results)) / CHECKPOINTS), "every": every}
         return {
             "device": device or self.experiment.device,
             "data_dir": None if self.data_dir is None else str(self.data_dir),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,19 +15,22 @@ def is_sharded(t: Tensor) -> bool:
 
 def whole(t: Tensor) -> Tensor:
     """Return the whole of a tensor that may be in shards. Every process must call it."""
-    return t.full_tensor() if is_sharded(t) else t  # type: ignore[attr-defined]
+    gather: Callable[[], Tensor] | None = getattr(t, "full_tensor", None)
+    return t if gather is None else gather()
 
 
 def local(t: Tensor) -> Tensor:
     """Return this process's part of a tensor that may be in shards."""
-    return t.to_local() if is_sharded(t) else t  # type: ignore[attr-defined]
+    part: Callable[[], Tensor] | None = getattr(t, "to_local", None)
+    return t if part is None else part()
 
 
 def fill(t: Tensor, value: Tensor) -> None:
     """Copy a whole value, equal on every process, into a tensor that may be in shards."""
     if is_sharded(t):
-        from torch.distributed.tensor import distribute_tensor
+        from torch.distributed.tensor import DTensor, distribute_tensor
 
-        value = distribute_tensor(value.to(t.device), t.device_mesh, t.placements, src_data_rank=None)  # type: ignore[attr-defined]
+        assert isinstance(t, DTensor)
+        value = distribute_tensor(value.to(t.device), t.device_mesh, t.placements, src_data_rank=None)
     with torch.no_grad():
         t.copy_(value)

@@ -177,7 +177,7 @@ class TrainingBody(Attempt, frozen=True, kw_only=True):
     checkpoint_step: Count | None = None  # the step whose weights were tested
     probes: dict[str, Probe] = {}  # by name, if the spec lists any
     resumed: list[Resumed] = []  # where earlier attempts had ended that this one went on from
-    checkpoint_left: str | None = None  # why it did not go on from a checkpoint that was there
+    checkpoint_left: str | None = None  # why it did not go on from a checkpoint, or could not write its last one
 
     FINISHED: ClassVar[tuple[str, ...]] = ("parameters", "curve", "metrics")
 

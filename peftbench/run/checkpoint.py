@@ -76,7 +76,8 @@ class RunCheckpoint:
         spec_id: of the run.
         env: the environment of this process.
         probes: the measurements of the run's probes, by probe.
-        left: why a checkpoint that is there was not used, or why none can be written; None if all is well.
+        left: why a checkpoint that is there was not used; None if none was, or it was used.
+        unwritten: why the newest checkpoint could not be written; None if it could.
     """
 
     path: Path
@@ -85,6 +86,7 @@ class RunCheckpoint:
     env: Mapping[str, Any]
     probes: Mapping[str, list[Any]] = field(default_factory=dict)
     left: str | None = None
+    unwritten: str | None = None
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint is to be written after so many steps."""
@@ -106,8 +108,9 @@ class RunCheckpoint:
             return
         try:
             self._write(content)
+            self.unwritten = None
         except (OSError, RuntimeError) as error:  # a full disk: training can go on, and its record says so
-            self.left = f"it could not be written after step {fitted.stopped_at}: {record.short(error)}"
+            self.unwritten = f"it could not be written after step {fitted.stopped_at}: {record.short(error)}"
 
     def _write(self, content: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -191,8 +191,13 @@ class Run:
             "checkpoint_step": fitted.checkpoint_step,
             **({"probes": self.probes.record()} if self.spec.probes else {}),
             **({"resumed": fitted.resumed} if fitted.resumed else {}),
-            **({"checkpoint_left": left} if (left := self.checkpoint and self.checkpoint.left) else {}),
+            **({"checkpoint_left": why} if (why := self._checkpoint_left()) else {}),
         }
+
+    def _checkpoint_left(self) -> str:
+        """What went wrong with the run's checkpoint; empty if nothing did."""
+        found = (self.checkpoint.left, self.checkpoint.unwritten) if self.checkpoint else ()
+        return "; ".join(filter(None, found))
 
     def _base(self) -> dict[str, Any]:
         """What loads this backbone again, in addition to the weights' fingerprint."""

@@ -27,7 +27,6 @@ from peftbench.method.registry import find
 from peftbench.records.spec import TrainSpec
 from peftbench.run import train as train_module
 from peftbench.run.checkpoint import RunCheckpoint
-from peftbench.run.parallel import ranks as ranks_module
 from peftbench.run.parallel import shards
 from peftbench.run.parallel.ranks import ONE, Group, Ranks
 from peftbench.run.train import Fitted, Trainer, fit
@@ -210,23 +209,14 @@ def _base_stays_whole(_: Ranks) -> None:
 
 def _optimizer_first(_: Ranks) -> None:
     """The optimiser is made before the network is sharded."""
-    real = shards.shard
+    shard, check, made = shards.shard, Group.check_optimizer, []
 
-    def shard(edit: Any, ranks: Ranks) -> None:
-        early = torch.optim.AdamW([p for p in edit.net.parameters() if p.requires_grad])
-        real(edit, ranks)
-        type(EARLY).made = early
+    def sharded(edit: Any, ranks: Ranks) -> None:
+        made.append(torch.optim.AdamW([p for p in edit.net.parameters() if p.requires_grad]))
+        shard(edit, ranks)
 
-    shards.shard = shard
-    check = Group.check_optimizer
-    Group.check_optimizer = lambda self, net, optimizer, method: check(self, net, EARLY.made, method)  # type: ignore[method-assign]
-
-
-class _Early:
-    made: Any = None
-
-
-EARLY = _Early()
+    shards.shard = sharded
+    Group.check_optimizer = lambda self, net, _, method: check(self, net, made[-1], method)  # type: ignore[method-assign]
 
 
 def _gradients_stay_apart(_: Ranks) -> None:
@@ -259,7 +249,6 @@ SENTENCES = {  # in what each bug's run fails with
     "values by rank": "must be equal on every rank",
     "loss of nothing": "The run would learn nothing",
 }
-assert ranks_module.ONE is ONE
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import rank_program
 import torch
 from rank_program import Result, on
 from run_specs import spec
+from safetensors.torch import load_file
 
 from peftbench.backbones import devices
 from peftbench.errors import UserError
@@ -119,8 +120,16 @@ def shared(method: str = "lora", **train: Any) -> RunSpec:
     return replace(asked, backbone=replace(asked.backbone, dropout=0.0))
 
 
-def test_a_run_on_two_ranks_has_the_record_of_one_process(session: Session) -> None:
-    one, two = session.execute(shared(shards=1, eval_every=2)), session.execute(shared(eval_every=2))
+def test_a_run_on_two_ranks_has_the_record_and_the_adapter_of_one_process(tmp_path: Path) -> None:
+    one, two = (
+        Session("cpu", threads=2, adapters=tmp_path / str(n)).execute(shared(shards=n, eval_every=2)) for n in (1, 2)
+    )
+    files = [sorted((tmp_path / str(n)).glob("*.safetensors")) for n in (1, 2)]
+    assert [len(some) for some in files] == [2, 2]  # the adapter and the head
+    for paths in zip(*files, strict=True):
+        here, there = map(load_file, paths)
+        assert here.keys() == there.keys()
+        assert all(torch.allclose(t, there[name], rtol=1e-4, atol=1e-5) for name, t in here.items())
     assert two["curve"]["loss"] == pytest.approx(one["curve"]["loss"], rel=1e-5)
     assert two["metrics"] == one["metrics"]
     assert two["predictions"] == one["predictions"]

@@ -7,7 +7,6 @@ import fcntl
 import importlib.util
 import json
 import shutil
-import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any
 import fake_session
 import pytest
 from commands import Call
+from interrupting import InterruptOnce
 
 import peftbench
 from peftbench.errors import UserError
@@ -166,18 +166,6 @@ def test_a_budget_of_seconds_needs_whole_nodes() -> None:
         opened.submit(job)
     whole = slurm.SlurmExecutor(executors.Setup("s:S", {}, options={**LOCAL, "additional.exclusive": "true"}))
     whole.submit(job)
-
-
-class InterruptOnce(Quiet):
-    """Presses Ctrl-C when the first run has begun, and again if `twice`."""
-
-    def __init__(self, twice: bool = False) -> None:
-        self.presses = 2 if twice else 1
-
-    def started(self, worker: int, spec: object) -> None:
-        while self.presses:
-            self.presses -= 1
-            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from typing import Any
 import fake_session
 import fake_slurm
 import pytest
+from interrupting import InterruptOnce
 
 from peftbench.errors import UserError
 from peftbench.records import record
@@ -265,18 +266,6 @@ def test_the_profile_pass_is_one_task_alone_after_the_array(
 def test_an_array_that_sbatch_refuses_is_a_user_error(cluster: fake_slurm.Cluster, go: Callable) -> None:
     with pytest.raises(UserError, match=r"sbatch refuses the array: .*invalid partition specified: nowhere"):
         go(grid(2), options={"partition": "nowhere"})
-
-
-class InterruptOnce(Quiet):
-    """Presses Ctrl-C when the first run has begun, and again if `twice`."""
-
-    def __init__(self, twice: bool = False) -> None:
-        self.presses = 2 if twice else 1
-
-    def started(self, worker: int, spec: object) -> None:
-        while self.presses:
-            self.presses -= 1
-            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize("twice", [False, pytest.param(True, marks=pytest.mark.full)])

@@ -51,7 +51,7 @@ class _Rank:
     def send(self, message: Mapping[str, Any]) -> None:
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps(message).encode() + b"\n")
+            self.process.stdin.write(json.dumps(message, default=str).encode() + b"\n")
             self.process.stdin.flush()
         except OSError:
             return  # it has just died: the end of its other pipe tells

@@ -225,7 +225,8 @@ class Group(Ranks):
     def clip(self, parameters: Sequence[nn.Parameter], most: float) -> None:
         reached = [p for p in parameters if p.grad is not None]
         kinds = [[p for p in reached if is_sharded(p) is sharded] for sharded in (False, True)]
-        norms = [whole(nn.utils.get_total_norm([p.grad for p in some])) for some in kinds if some]  # type: ignore[misc]
+        grads = [[p.grad for p in some if p.grad is not None] for some in kinds if some]
+        norms = [whole(nn.utils.get_total_norm(some)) for some in grads]
         if norms:
             norm = torch.stack(norms).norm()
             for some in kinds:

@@ -119,6 +119,8 @@ def main() -> None:
     parser.add_argument("--only", action="append", metavar="KEY=VALUE", help="a part of the grid in place of the whole")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/run_overhead.json"))
     args = parser.parse_args()
+    if args.out.is_dir():
+        parser.error(f"--out {args.out} is a folder; give a file, such as {args.out / 'run_overhead.json'}")
     only = args.only or configurations((ROOT / "Makefile").read_text())
     sides = {OURS: Side(ROOT, Path(sys.executable))}
     if args.before is not None:

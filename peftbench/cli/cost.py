@@ -34,7 +34,20 @@ Roles = Annotated[
 
 Batch = Annotated[int, typer.Option("--batch", metavar="N", help="Texts in a step; with --shards, on each device.")]
 Seq = Annotated[int, typer.Option("--seq", metavar="N", help="Tokens of each text.")]
-Dtype = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="float32 (fp32) or bfloat16 (bf16).")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype", metavar="DTYPE", help="float32 (fp32) or bfloat16 (bf16). Default: float32, or --program's."
+    ),
+]
+ProgramName = Annotated[
+    str,
+    typer.Option("--program", metavar="NAME", help="Whose step: peftbench, plain, hf-trainer, litgpt, torchtune, ..."),
+]
+Parts = Annotated[
+    list[str] | None,
+    typer.Option("--part", metavar="NAME=VALUE", help="With --program: a part of it, such as loss=fused. Repeatable."),
+]
 Optimizer = Annotated[
     str, typer.Option("--optimizer", metavar="NAME", help="adamw (the method's own), sgd or adamw8bit.")
 ]
@@ -93,7 +106,9 @@ def estimate(
     hyper: Hyper = None,
     batch: Batch = 1,
     seq: Seq = 512,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
+    program: ProgramName = "peftbench",
+    part: Parts = None,
     optimizer: Optimizer = "adamw",
     checkpointing: Checkpointing = False,
     attention: Attention = None,
@@ -117,11 +132,27 @@ def estimate(
 
     It reports the peak, its parts and the operations of the step. It needs no weights.
     """
-    from peftbench.estimate import step_estimate
+    from peftbench.estimate import programs, step_estimate
 
     _check_combination(method, all_methods, out, fit, by_role)
+    given = programs.parsed_parts(part or [])
+    if program != programs.OWN:
+        options = {"weights": dtype, "checkpointing": checkpointing or None, "attention": attention}
+        options["optimizer"] = None if optimizer == "adamw" else optimizer
+        given = {key: str(value) for key, value in options.items() if value is not None} | given
+    own = programs.program(program, given)
     setting = step_estimate.Setting(
-        batch, seq, dtype, optimizer, checkpointing, attention, padding, every_layer, shards, offload
+        batch,
+        seq,
+        dtype or "float32",
+        optimizer,
+        checkpointing,
+        attention if own is None else None,
+        padding,
+        every_layer,
+        shards,
+        offload,
+        own,
     )
     query = _query(model, task, labels, roles)
     if all_methods:

@@ -73,6 +73,21 @@ def flash_attention() -> Iterator[None]:
         functional.scaled_dot_product_attention = usual
 
 
+@contextmanager
+def dropout_of_a_gpu() -> Iterator[None]:
+    """Let dropout keep a mask of one byte a number, as CUDA's kernel does; on a CPU it has the input's dtype."""
+    usual = functional.dropout
+
+    def drop(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        return torch.ops.aten.native_dropout(input, p, True)[0] if training and p else input  # type: ignore[no-any-return]
+
+    functional.dropout = drop
+    try:
+        yield
+    finally:
+        functional.dropout = usual
+
+
 def attention(name: str | None) -> Any:
     """Return the context in which attention runs as `name`; None for torch's choice on this machine."""
     if name == "math":

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.sharded import is_sharded, local
 from peftbench.errors import UserError
-from peftbench.estimate.adamw8bit import AdamW8bit
+from peftbench.estimate.optimizer_state import AllocatedAdamW
 from peftbench.estimate.timeline import StepTimeline, TimelineTracker
 from peftbench.measure import module_roles
 from peftbench.measure.flops import FlopCounter
@@ -80,7 +80,7 @@ def trainer_of(backbone: Backbone, method: Method, dtype: str, optimizer: str = 
     if type(own) is not torch.optim.AdamW:
         raise UserError(f"{method.name} has an optimiser of its own, {type(own).__name__}; leave --optimizer out")
     groups = [{k: g[k] for k in ("params", "lr", "weight_decay", "peak_lr")} for g in own.param_groups]
-    other: Any = (torch.optim.SGD if optimizer == "sgd" else AdamW8bit)(groups, lr=method.lr)
+    other: Any = (torch.optim.SGD if optimizer == "sgd" else AllocatedAdamW)(groups, lr=method.lr)
     for owner, state in own.state.items():  # what a method stores with the moments
         other.state[owner] = state
     return replace(trainer, optimizer=other)

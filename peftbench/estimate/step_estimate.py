@@ -16,10 +16,11 @@ from peftbench.backbones.configuration import load_config, natural_kind
 from peftbench.backbones.load import Backbone, load_on_meta
 from peftbench.backbones.networks import DTYPES
 from peftbench.errors import UserError, unknown
-from peftbench.estimate import fake_tensors, simulated_step
+from peftbench.estimate import fake_tensors, gpu_memory, program_step, programs, simulated_step
 from peftbench.estimate.count import ModelQuery, count, network, origin
 from peftbench.estimate.extrapolation import at_full_depth, equal_layers, simulate_depths
 from peftbench.estimate.fake_tensors import VALUES_NEEDED, not_estimable
+from peftbench.estimate.programs import Program
 from peftbench.estimate.simulated_ranks import simulated_ranks
 from peftbench.estimate.timeline import StepTimeline
 from peftbench.method.base import Method
@@ -50,6 +51,7 @@ class Setting:
         every_layer: Whether to simulate all layers, whatever the depth.
         shards: Processes with a device each that share the base's weights; sizes are those of one, and `batch` too.
         offload: Whether what is in shards lies in the host's memory, and comes to the device block by block.
+        program: Whose step; None for peftbench's own. It decides dtype, optimizer, checkpointing and attention.
 
     Raises:
         UserError: A value is invalid.
@@ -65,9 +67,18 @@ class Setting:
     every_layer: bool = False
     shards: int = 1
     offload: bool = False
+    program: Program | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", SHORT.get(self.dtype, self.dtype))
+        if self.program is not None:
+            for name, value in (
+                ("dtype", self.program.weights),
+                ("checkpointing", self.program.checkpointing),
+                ("optimizer", "adamw"),
+                ("attention", None),
+            ):
+                object.__setattr__(self, name, value)
         if self.offload and self.shards == 1:
             raise UserError("--offload goes with --shards: what is in shards is offloaded; give --shards 2 or more")
         if self.shards > SHARDS:
@@ -86,6 +97,8 @@ class Setting:
     @property
     def with_mask(self) -> bool:
         """Whether the batch has an attention mask."""
+        if self.program is not None and self.program.mask != "padding":
+            return self.program.mask == "always"
         return self.batch > 1 if self.padded is None else self.padded
 
 
@@ -111,6 +124,7 @@ class StepEstimate:
         assumed: What the estimate assumes.
         shards: With shards: bytes of a gathered block ("block"), of what stays gathered ("rest"), and of what is or
             could be offloaded to the host ("offloadable"). `peak_bytes` is without the latter if it is.
+        after_bytes: Live bytes after the step, with what the program leaves alive.
     """
 
     model: str
@@ -129,6 +143,7 @@ class StepEstimate:
     layers_simulated: str
     assumed: Mapping[str, str]
     shards: Mapping[str, int] | None = None
+    after_bytes: int = 0
 
 
 def estimate(
@@ -189,6 +204,7 @@ def estimate(
         how,
         _assumptions(setting, timelines[0]),
         sharded or None,
+        at_full_depth([t.levels[-1] for t in timelines], more),
     )
 
 
@@ -223,18 +239,23 @@ def simulate_step(
         layers=layers,
     )
     _check_length(backbone, setting)
+    own = setting.program
     with (
         simulated_ranks(shards=setting.shards) as ranks,
         fake_tensors.fake_mode(setting.with_mask),
-        fake_tensors.attention(setting.attention),
+        fake_tensors.attention(setting.attention) if own is None else program_step.context(own),
     ):
         fake = fake_tensors.replace_tensors(backbone, fake_tensors.fake_like)
         try:
-            trainer = simulated_step.trainer_of(fake, method, setting.dtype, setting.optimizer, ranks)
+            if own is None:
+                trainer = simulated_step.trainer_of(fake, method, setting.dtype, setting.optimizer, ranks)
+            else:
+                trainer = program_step.trainer_of(fake, method, own, ranks)
             batch = simulated_step.batch_of(backbone, setting.batch * ranks.size, setting.seq, setting.with_mask)
-            return simulated_step.tracked(trainer, batch, by_role)
+            timeline = simulated_step.tracked(trainer, batch, by_role)
         except VALUES_NEEDED as error:
             raise not_estimable(method, error) from error
+    return timeline if own is None else gpu_memory.on_gpu(timeline)
 
 
 def _equal_layers(query: ModelQuery) -> int | None:
@@ -252,6 +273,14 @@ def _check_length(backbone: Backbone, setting: Setting) -> None:
 
 
 def _assumptions(setting: Setting, timeline: StepTimeline) -> dict[str, str]:
+    if setting.program is not None:
+        return {
+            "program": f"{setting.program.name}: {programs.as_text(setting.program)}",
+            "mask": "texts differ in length: an explicit mask" if setting.with_mask else "texts of one length: no mask",
+            "step": "the second, every token a label",
+            "device": gpu_memory.ASSUMED,
+            **(_sharding(setting) if setting.shards > 1 else {}),
+        }
     own = {None: "as torch chooses on this machine's CPU", "math": "softmax(Q K^T) V, scores kept", "flash": "fused"}
     number = "float32" if setting.dtype == "float32" else "frozen weights bfloat16, autocast, what trains float32"
     return {

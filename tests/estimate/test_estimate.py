@@ -15,7 +15,7 @@ from peftbench.backbones.configuration import natural_kind
 from peftbench.backbones.load import load, load_on_meta
 from peftbench.errors import UserError
 from peftbench.estimate import fake_tensors, simulated_step
-from peftbench.estimate.adamw8bit import AdamW8bit
+from peftbench.estimate.optimizer_state import AllocatedAdamW
 from peftbench.estimate.count import ModelQuery, origin
 from peftbench.estimate.extrapolation import extrapolate, peak_of
 from peftbench.estimate.memory_fit import fit, parsed_size
@@ -186,7 +186,7 @@ def test_eight_bit_state_is_what_bitsandbytes_holds() -> None:
         theirs.initialized = True
         for pindex, p in enumerate(group["params"]):
             theirs.init_state(group, p, gindex, pindex)
-    ours = AdamW8bit(parameters(), lr=1e-3)
+    ours = AllocatedAdamW(parameters(), lr=1e-3)
     ours.step()
     assert held(ours) == held(theirs)
 

@@ -1,0 +1,180 @@
+"""The training step of another program (programs.py), for the same network and method, on fake tensors.
+
+Only what decides memory is here: which copies exist, in which dtype, and until when. The network is transformers' own;
+the method attaches as in a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftbench.backbones.load import Backbone
+from peftbench.backbones.networks import DTYPES
+from peftbench.errors import UserError
+from peftbench.estimate import fake_tensors, program_adapters, program_loss
+from peftbench.estimate.optimizer_state import AllocatedAdamW
+from peftbench.estimate.programs import Program
+from peftbench.measure.timing import Phased
+from peftbench.method.base import Method
+from peftbench.method.edit import Edit
+from peftbench.records.spec import TrainSpec
+from peftbench.run.parallel.ranks import ONE, Ranks
+from peftbench.run.train import Batch, Trainer
+
+
+@dataclass(frozen=True)
+class ProgramTrainer(Trainer):
+    """A trainer whose step is that of another program.
+
+    Attributes:
+        program: The program.
+        alive: What outlives the forward pass: outputs, by name.
+    """
+
+    program: Program = field(default_factory=lambda: Program("plain"))
+    alive: dict[str, Any] = field(default_factory=dict)
+
+    def step(self, batch: Batch, done: float, live: Phased | None = None) -> Tensor:
+        """Take one step; the arguments are those of `Trainer.step`."""
+        own, net = self.program, self.backbone.net
+        batch = self.backbone.inputs(batch)
+        if own.gradients == "until_forward":
+            self.optimizer.zero_grad(set_to_none=True)
+        if own.mask == "never":
+            batch = {key: value for key, value in batch.items() if key != "attention_mask"}
+        with _in_host_memory() if own.offload_activations else nullcontext():
+            with self.backbone.computing("bfloat16" if own.autocast else "float32"):
+                outputs, loss = program_loss.outputs_and_loss(net, batch, own)
+            extra = self.method.extra_loss(net)
+            objective = loss if extra is None else loss + extra
+            self.alive.clear()
+            if own.outputs != "freed":
+                self.alive.update(outputs)
+            del outputs
+            _phase(live, "backward")
+            objective.backward()
+        del objective, extra
+        _phase(live, "optimizer")
+        if own.outputs == "until_update":
+            self.alive.clear()
+        if own.gradients != "in_backward":
+            if own.clip:
+                nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], 1.0)
+            self.optimizer.step()
+            self.method.after_step(net, done)
+            if own.gradients in ("freed", "kept"):
+                self.optimizer.zero_grad(set_to_none=own.gradients == "freed")
+        return loss.detach()
+
+
+def trainer_of(backbone: Backbone, method: Method, own: Program, ranks: Ranks = ONE) -> ProgramTrainer:
+    """Attach a method and make the trainer of another program.
+
+    What the method adds has the program's dtype for it; weights of the base that train keep their own.
+
+    Raises:
+        UserError: The program's optimiser would replace one that is not AdamW.
+    """
+    net, edit = backbone.net, Edit(backbone)
+    method.attach(edit)
+    backbone.reset_head()
+    added = {id(p) for p in edit.own()}
+    for p in net.parameters():
+        if p.is_floating_point():
+            p.data = p.data.to(DTYPES[own.trained if id(p) in added else own.weights])
+    if own.adapters == "plain":
+        program_adapters.compute_plainly(edit, own)
+    if own.attention == "eager":
+        net.config._attn_implementation = "eager"
+    net.config.use_cache = own.cache
+    made = Trainer.start(edit, method, TrainSpec(method.lr, 100, 1, 1), "float32", ranks)
+    optimizer = _optimizer(made.optimizer, method, own)
+    trainer = ProgramTrainer(backbone, edit, method, made.spec, made.dtype, optimizer, ranks, own)
+    if own.gradients == "in_backward":
+        _update_in_backward(optimizer)
+    return trainer
+
+
+@contextmanager
+def context(own: Program) -> Iterator[None]:
+    """Enter the kernels of a program on a GPU: its attention, and dropout that keeps a mask of one byte."""
+    from transformers.integrations import sdpa_attention
+
+    with ExitStack() as stack:
+        kernel = {"math": "math", "eager": None}.get(own.attention, "flash")
+        stack.enter_context(fake_tensors.attention(kernel))
+        stack.enter_context(fake_tensors.dropout_of_a_gpu())
+        usual = sdpa_attention.use_gqa_in_sdpa
+        if not own.grouped:
+            sdpa_attention.use_gqa_in_sdpa = lambda *_: False
+        try:
+            yield
+        finally:
+            sdpa_attention.use_gqa_in_sdpa = usual
+
+
+def _optimizer(usual: torch.optim.Optimizer, method: Method, own: Program) -> torch.optim.Optimizer:
+    """Return the program's optimiser over the groups of the method's."""
+    if type(usual) is not torch.optim.AdamW:
+        if own.optimizer != "adamw":
+            raise UserError(
+                f"{method.name} has an optimiser of its own, {type(usual).__name__}; leave --part optimizer out"
+            )
+        return usual
+    groups = [{k: g[k] for k in ("params", "lr", "weight_decay", "peak_lr")} for g in usual.param_groups]
+    made: torch.optim.Optimizer
+    if own.optimizer == "adamw":
+        made = torch.optim.AdamW(groups, lr=method.lr, fused=own.update == "fused", foreach=own.update == "foreach")
+    elif own.optimizer == "sgd":
+        made = torch.optim.SGD(groups, lr=method.lr, foreach=own.update == "foreach")
+    else:
+        paged, bits = own.optimizer.startswith("paged_"), 8 if own.optimizer.endswith("8bit") else 32
+        made = AllocatedAdamW(groups, method.lr, bits, paged)
+    for owner, state in usual.state.items():  # what a method stores with the moments
+        made.state[owner] = state
+    return made
+
+
+def _update_in_backward(optimizer: torch.optim.Optimizer) -> None:
+    """Update and free each parameter's gradient as soon as it is there."""
+    for group in optimizer.param_groups:
+        rest = {k: v for k, v in group.items() if k != "params"}
+        for p in group["params"]:
+            one = type(optimizer)([{**rest, "params": [p]}], lr=group["lr"])
+            one.state = optimizer.state  # type: ignore[assignment]  # one table for all, as the tracker looks there
+
+            def update(p: Tensor, one: torch.optim.Optimizer = one) -> None:
+                one.step()
+                p.grad = None
+
+            p.register_post_accumulate_grad_hook(update)
+
+
+@contextmanager
+def _in_host_memory() -> Iterator[None]:
+    """Keep what backward needs on another device, from forward to backward; parameters stay where they are."""
+
+    def pack(t: Tensor) -> Any:
+        if isinstance(t, nn.Parameter) or t.is_leaf and not t.requires_grad and t._base is None and t.dim() == 0:
+            return t
+        return (torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta"), t.device)
+
+    def unpack(kept: Any) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        moved, device = kept
+        return torch.empty_strided(moved.shape, moved.stride(), dtype=moved.dtype, device=device)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
+
+
+def _phase(live: Phased | None, name: str) -> None:
+    if live is not None:
+        live.phase(name)

@@ -1,0 +1,194 @@
+"""Whose training step is simulated: peftbench's own, or that of another program, as a set of named parts.
+
+Programs differ in what they keep and when: the dtype of what trains, how the loss takes the logits, whether gradients
+outlive the step, how AdamW is written. Each part is simulated (program_step.py); none is a factor. The sources say what
+each program does; a part that is given replaces the program's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from peftbench.errors import UserError, unknown
+
+DTYPES = ("float32", "bfloat16")
+SHORT = {"fp32": "float32", "bf16": "bfloat16"}
+VALID: dict[str, tuple[str, ...]] = {
+    "weights": DTYPES,
+    "trained": DTYPES,
+    "adapters": ("fused", "plain"),
+    "optimizer": ("adamw", "adamw8bit", "paged_adamw", "paged_adamw8bit", "sgd"),
+    "update": ("fused", "foreach", "loop"),
+    "gradients": ("freed", "until_forward", "kept", "in_backward"),
+    "loss": ("whole", "chunked", "fused"),
+    "outputs": ("freed", "until_update", "until_replaced"),
+    "attention": ("flash", "efficient", "math", "eager"),
+    "mask": ("padding", "always", "never"),
+}
+YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+OWN = "peftbench"
+
+
+@dataclass(frozen=True)
+class Program:
+    """The parts of a training step that decide its memory.
+
+    Attributes:
+        name: The program.
+        weights: Dtype of weights that never train.
+        trained: Dtype of what the method adds, of its gradients and of the optimiser's moments. Weights of the base
+            that train keep theirs.
+        autocast: Whether the forward pass computes in bfloat16 by autocast.
+        adapters: "fused", as this suite's layers compute, or "plain": operation by operation, with the casts of peft.
+        optimizer: AdamW, with moments in 8 bits, in paged memory outside the device ("paged_"), or SGD.
+        update: AdamW's form: one kernel ("fused"), lists of tensors with a temporary of their size ("foreach"), or a
+            loop over the parameters.
+        gradients: "freed" after the update, freed before the next forward pass ("until_forward"), "kept" and filled
+            again, or freed one by one where the update runs "in_backward".
+        clip: Whether gradients are clipped to a norm.
+        loss: "whole": the logits of all tokens, then a float32 copy; "chunked": head and cross-entropy by parts of the
+            tokens; "fused": by parts that are not kept.
+        chunk: Tokens of such a part in each text.
+        exact_loss: Whether the cross-entropy is computed in float32, not in the dtype of the logits.
+        outputs: How long the logits live: until the loss is computed, until the update, until the next step's logits.
+        cache: Whether the forward pass fills a key-value cache, which lives as long as the logits.
+        attention: Kernel: "flash" and "efficient" keep the output and a float32 per row, "math" the scores; "eager" is
+            the network's own code.
+        grouped: Whether the kernel takes fewer key and value heads than query heads, or they are repeated for it.
+        checkpointing: Whether a block's activations are computed again in backward.
+        offload_activations: Whether what backward needs waits in the host's memory.
+        mask: Whether attention gets a mask: where texts differ in length ("padding"), "always" or "never". With one,
+            key and value heads are repeated, and each layer keeps a copy of it in the dtype of the queries.
+    """
+
+    name: str
+    weights: str = "bfloat16"
+    trained: str = "float32"
+    autocast: bool = False
+    adapters: str = "plain"
+    optimizer: str = "adamw"
+    update: str = "foreach"
+    gradients: str = "freed"
+    clip: bool = True
+    loss: str = "whole"
+    chunk: int = 128
+    exact_loss: bool = True
+    outputs: str = "freed"
+    cache: bool = False
+    attention: str = "flash"
+    grouped: bool = True
+    checkpointing: bool = False
+    offload_activations: bool = False
+    mask: str = "padding"
+
+    def __post_init__(self) -> None:
+        for name, valid in VALID.items():
+            value = SHORT.get(getattr(self, name), getattr(self, name))
+            object.__setattr__(self, name, value)
+            if value not in valid:
+                raise unknown(name, value, valid, where="--part")
+        if self.chunk < 1:
+            raise UserError(f"--part chunk={self.chunk}: give a whole number of tokens from 1")
+
+    @property
+    def mixed(self) -> bool:
+        """Whether weights of two dtypes meet without autocast, so that the adapters cast."""
+        return not self.autocast and self.weights != self.trained
+
+
+PROGRAMS: dict[str, tuple[Program, str]] = {
+    "plain": (
+        Program("plain", gradients="freed", clip=False, outputs="until_update"),
+        "a loop of one's own around a transformers model and peft: AdamW as torch makes it on a GPU",
+    ),
+    "hf-trainer": (
+        Program("hf-trainer", autocast=True),
+        "transformers' Trainer with bf16: true and peft; weights loaded in bfloat16",
+    ),
+    "peft-comparison": (
+        Program("peft-comparison", gradients="until_forward", outputs="until_replaced", cache=True),
+        "the loop of peft's method comparison: bfloat16 without autocast, float32 adapters, logits and cache left alive",
+    ),
+    "litgpt": (
+        Program(
+            "litgpt",
+            trained="bfloat16",
+            loss="chunked",
+            exact_loss=False,
+            gradients="kept",
+            clip=False,
+            outputs="until_replaced",
+            grouped=False,
+            mask="never",
+        ),
+        "litgpt's finetune scripts with bf16-true: adapters and moments in bfloat16, the head by 128 tokens",
+    ),
+    "torchtune": (
+        Program("torchtune", trained="bfloat16", clip=False),
+        "torchtune's single-device recipes in bfloat16",
+    ),
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the programs that can be simulated; the first is this suite's own."""
+    return (OWN, *PROGRAMS)
+
+
+def program(name: str, parts: Mapping[str, Any] | None = None) -> Program | None:
+    """Return the program called `name` with `parts` in place of its own; None for peftbench's own step.
+
+    Args:
+        name: One of `names`.
+        parts: Values by attribute of `Program`, as text or as themselves.
+
+    Raises:
+        UserError: A name or a value is unknown, or parts are given for peftbench's own step.
+    """
+    if name not in names():
+        raise unknown("program", name, names(), where="--program")
+    if name == OWN:
+        if parts:
+            raise UserError(
+                f"--part {next(iter(parts))} goes with a --program of {', '.join(PROGRAMS)}; peftbench's own step has "
+                "--dtype, --optimizer, --checkpointing and --attention"
+            )
+        return None
+    return replace(PROGRAMS[name][0], **{key: _value(key, value) for key, value in (parts or {}).items()})
+
+
+def parsed_parts(texts: list[str]) -> dict[str, str]:
+    """Return {"loss": "fused"} for ["loss=fused"].
+
+    Raises:
+        UserError: A text has no "=".
+    """
+    wrong = [text for text in texts if "=" not in text]
+    if wrong:
+        raise UserError(f"--part {wrong[0]!r}: give NAME=VALUE, such as --part loss=fused")
+    return dict(text.split("=", 1) for text in texts)
+
+
+def as_text(own: Program) -> str:
+    """Return the parts on one line, each as --part takes it."""
+    values = {key: value for key, value in asdict(own).items() if key != "name"}
+    return ", ".join(f"{key}={str(value).lower()}" for key, value in values.items())
+
+
+def _value(key: str, value: Any) -> Any:
+    kinds = {f.name: f.type for f in fields(Program) if f.name != "name"}
+    if key not in kinds:
+        raise unknown("part", key, list(kinds), where="--part")
+    if kinds[key] == "bool":
+        text = str(value).lower()
+        if text not in (*YES, *NO):
+            raise UserError(f"--part {key}={value}: give true or false")
+        return text in YES
+    if kinds[key] == "int":
+        try:
+            return int(value)
+        except ValueError as error:
+            raise UserError(f"--part {key}={value}: give a whole number") from error
+    return value

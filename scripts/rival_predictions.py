@@ -64,7 +64,7 @@ def _text(versions: Mapping[str, str], told: Mapping[str, Mapping[str, Any]]) ->
 
 
 def _told(ask: Callable[[PublishedPoint, list[str]], int], point: PublishedPoint) -> dict[str, Any]:
-    nearest: list[str] = []
+    nearest = _not_expressed(point)
     try:
         if point.left_out:
             raise CannotExpress(point.left_out)
@@ -75,6 +75,19 @@ def _told(ask: Callable[[PublishedPoint, list[str]], int], point: PublishedPoint
         return {"value": ask(point, nearest), "nearest": nearest}
     except CannotExpress as error:
         return {"reason": str(error)}
+
+
+def _not_expressed(point: PublishedPoint) -> list[str]:
+    """Return what no calculator here can be told of a step; it is computed as if it were not so."""
+    parts = point.parts
+    told = {
+        "parts of the logits": parts.get("loss", "whole") != "whole",
+        "the update in the backward pass": parts.get("gradients") == "in_backward",
+        "offloaded activations": bool(parts.get("offload_activations")),
+        "torch.compile": bool(parts.get("compile")),
+        "paged states": str(parts.get("optimizer")).startswith("paged"),
+    }
+    return [f"without {what}" for what, true in told.items() if true]
 
 
 def accelerate(point: PublishedPoint, nearest: list[str]) -> int:
@@ -105,8 +118,6 @@ def ftune(point: PublishedPoint, nearest: list[str]) -> int:
     if kind not in ("full", "lora", "qlora"):
         raise CannotExpress("it knows full, lora and qlora only")
     attention, optimizer = point.parts.get("attention"), str(point.parts.get("optimizer", "adamw"))
-    if optimizer.startswith("paged"):
-        nearest.append("optimizer not paged")
     shards = int(point.parts.get("shards", 1))
 
     def total(seq: int) -> int:
@@ -182,6 +193,8 @@ def vramcalc(point: PublishedPoint, nearest: list[str]) -> int:
         raise CannotExpress(f"it has no {optimizer}")
     if kind == "lora" and point.hyper.get("roles", "q v") != "q k v o":
         nearest.append("targets q k v o")
+    if kind == "lora" and point.parts.get("trained") == "bfloat16":
+        nearest.append("adapters in float32")
     if point.parts.get("autocast") and weights == "bfloat16":
         nearest.append("no autocast")
     facts = json.loads(architectures.config(point.model).to_json_string(use_diff=False))

@@ -50,6 +50,7 @@ SETTINGS: dict[str, tuple[Any, ...] | None] = {  # what `estimate` takes by anot
     "packed": BOOL,  # --no-padding
     "shards": COUNT,  # --shards
     "compile": BOOL,
+    "quantised_inputs": ("kept", "freed"),  # whether a 4-bit layer keeps its input for backward (bitsandbytes < 0.43.2)
     "head": ("trained", "frozen"),
 }
 ABOUT_FILE = ("group", "title", "source", "commit", "version", "date", "licence", "about")

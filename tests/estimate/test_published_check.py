@@ -137,7 +137,7 @@ def test_the_committed_rivals_are_of_points_of_the_registry() -> None:
 
 
 def test_vramcalc_is_as_near_to_its_own_measurements_as_it_says() -> None:
-    """Its README tells -3.1 % to +4.3 % for its training runs, so the settings here are those of its own runs."""
+    """Its README tells -3.1 % to +4.3 % for its training runs: the settings here are those."""
     rivals = checking.read_rivals()
     own = [point for point in points() if point.group == "V" and not point.left_out]
     told = checking.errors(
@@ -145,6 +145,12 @@ def test_vramcalc_is_as_near_to_its_own_measurements_as_it_says() -> None:
     )
     assert told.n == 13
     assert abs(told.worst) < 4.5
+
+
+def test_ftune_gives_what_its_readme_gives() -> None:
+    predicted = checking.read_rivals().predicted["ftune"]
+    printed = {"F1": 27.6, "F2": 23.9, "F3": 24.3, "F4": 23.9, "F5": 5.4}
+    assert {name: round(predicted[name] / 2**30, 1) for name in printed} == printed
 
 
 def test_the_figure_has_a_legend_of_every_group() -> None:

@@ -109,6 +109,14 @@ def test_parts_of_a_point_replace_those_of_its_file() -> None:
     assert BY_ID["V1"].parts["weights"] == "bfloat16"
 
 
+def test_4_bit_layers_of_old_bitsandbytes_keep_their_inputs() -> None:
+    """bitsandbytes keeps them before July 2024; the sources of L, R, A and S are older, U and F are younger."""
+    kept = {point.group for point in PREDICTED if point.parts.get("quantised_inputs") == "kept"}
+    others = {point.group for point in PREDICTED if point.method == "qlora" and "quantised_inputs" not in point.parts}
+    assert kept == {"A", "L", "R", "S"}
+    assert others == {"A", "F", "T", "U"}  # of A, peft's guide of 2026; torchtune has 4-bit layers of its own
+
+
 def test_the_command_of_a_point_holds_its_settings() -> None:
     words = shlex.split(published.command(BY_ID["V10"]))
     assert words[:4] == ["peftbench", "estimate", "llama-3.2-1b", "lora"]

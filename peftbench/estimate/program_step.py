@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.networks import DTYPES
 from peftbench.errors import UserError
-from peftbench.estimate import fake_tensors, program_adapters, program_loss
+from peftbench.estimate import fake_tensors, program_adapters, program_layers, program_loss
 from peftbench.estimate.optimizer_state import AllocatedAdamW
 from peftbench.estimate.programs import Program
 from peftbench.measure.timing import Phased
@@ -82,6 +82,8 @@ def trainer_of(backbone: Backbone, method: Method, own: Program, ranks: Ranks = 
         UserError: The program's optimiser would replace one that is not AdamW.
     """
     net, edit = backbone.net, Edit(backbone)
+    if own.own_head:
+        program_layers.untie_head(net)
     method.attach(edit)
     backbone.reset_head()
     added = {id(p) for p in edit.own()}
@@ -90,6 +92,7 @@ def trainer_of(backbone: Backbone, method: Method, own: Program, ranks: Ranks = 
             p.data = p.data.to(DTYPES[own.trained if id(p) in added else own.weights])
     if own.adapters == "plain":
         program_adapters.compute_plainly(edit, own)
+    program_layers.shape(net, edit, own)
     if own.attention == "eager":
         net.config._attn_implementation = "eager"
     net.config.use_cache = own.cache

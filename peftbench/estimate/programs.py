@@ -24,6 +24,7 @@ VALID: dict[str, tuple[str, ...]] = {
     "gradients": ("freed", "until_forward", "kept", "in_backward"),
     "loss": ("whole", "chunked", "fused"),
     "outputs": ("freed", "until_update", "until_replaced"),
+    "quantised_inputs": ("freed", "kept"),
     "attention": ("flash", "efficient", "math", "eager"),
     "mask": ("padding", "always", "never"),
 }
@@ -53,6 +54,10 @@ class Program:
         chunk: Tokens of such a part in each text.
         exact_loss: Whether the cross-entropy is computed in float32, not in the dtype of the logits.
         outputs: How long the logits live: until the loss is computed, until the update, until the next step's logits.
+        own_head: Whether the head has weights of its own where the model ties them to the embedding.
+        quantised_head: Whether QLoRA's program quantises the head too.
+        quantised_inputs: Whether a 4-bit layer keeps its input for backward, as bitsandbytes before 0.43.2 does.
+        fused_qkv: Whether queries, keys and values come from one layer: what keeps one of them keeps them all.
         cache: Whether the forward pass fills a key-value cache, which lives as long as the logits.
         attention: Kernel: "flash" and "efficient" keep the output and a float32 per row, "math" the scores; "eager" is
             the network's own code.
@@ -76,6 +81,10 @@ class Program:
     chunk: int = 128
     exact_loss: bool = True
     outputs: str = "freed"
+    own_head: bool = False
+    quantised_head: bool = False
+    quantised_inputs: str = "freed"
+    fused_qkv: bool = False
     cache: bool = False
     attention: str = "flash"
     grouped: bool = True
@@ -109,7 +118,7 @@ PROGRAMS: dict[str, tuple[Program, str]] = {
     ),
     "peft-comparison": (
         Program("peft-comparison", gradients="until_forward", outputs="until_replaced", cache=True),
-        "the loop of peft's method comparison: bfloat16 without autocast, float32 adapters, logits and cache left alive",
+        "the loop of peft's method comparison: bfloat16 without autocast, float32 adapters, logits and cache kept",
     ),
     "litgpt": (
         Program(
@@ -120,6 +129,9 @@ PROGRAMS: dict[str, tuple[Program, str]] = {
             gradients="kept",
             clip=False,
             outputs="until_replaced",
+            own_head=True,
+            quantised_head=True,
+            fused_qkv=True,
             grouped=False,
             mask="never",
         ),

@@ -45,12 +45,13 @@ PARTS: dict[str, tuple[Any, ...] | None] = {  # parts of a simulated program, wi
     "checkpointing": BOOL,
     "offload_activations": BOOL,
     "clip": BOOL,
+    "mask": ("padding", "always", "never"),
+    "quantised_inputs": ("kept", "freed"),
 }
 SETTINGS: dict[str, tuple[Any, ...] | None] = {  # what `estimate` takes by another option, or not at all
     "packed": BOOL,  # --no-padding
     "shards": COUNT,  # --shards
     "compile": BOOL,
-    "quantised_inputs": ("kept", "freed"),  # whether a 4-bit layer keeps its input for backward (bitsandbytes < 0.43.2)
     "head": ("trained", "frozen"),
 }
 ABOUT_FILE = ("group", "title", "source", "commit", "version", "date", "licence", "about")

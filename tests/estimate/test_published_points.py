@@ -63,7 +63,7 @@ def read(folder: Path, text: str) -> list[published.PublishedPoint]:
 
 
 def test_each_group_has_the_points_of_its_sources() -> None:
-    counts = {"A": 21, "F": 5, "H": 57, "L": 35, "P": 57, "Q": 66, "R": 29, "S": 69, "T": 22, "U": 7, "V": 19}
+    counts = {"A": 21, "F": 5, "H": 57, "I": 7, "L": 35, "P": 57, "Q": 66, "R": 29, "S": 69, "T": 22, "U": 7, "V": 19}
     assert Counter(point.group for point in POINTS) == counts
 
 
@@ -110,10 +110,10 @@ def test_parts_of_a_point_replace_those_of_its_file() -> None:
 
 
 def test_4_bit_layers_of_old_bitsandbytes_keep_their_inputs() -> None:
-    """bitsandbytes keeps them before July 2024; the sources of L, R, A and S are older, U and F are younger."""
+    """bitsandbytes keeps them before July 2024; the sources of L, R, I, A and S are older, U and F are younger."""
     kept = {point.group for point in PREDICTED if point.parts.get("quantised_inputs") == "kept"}
     others = {point.group for point in PREDICTED if point.method == "qlora" and "quantised_inputs" not in point.parts}
-    assert kept == {"A", "L", "R", "S"}
+    assert kept == {"A", "I", "L", "R", "S"}
     assert others == {"A", "F", "T", "U"}  # of A, peft's guide of 2026; torchtune has 4-bit layers of its own
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from peftbench.estimate import caching_allocator
 from peftbench.estimate.timeline import StepTimeline
 
 BLOCK = 512
@@ -38,8 +39,9 @@ def on_gpu(timeline: StepTimeline, workspace: int = WORKSPACE) -> StepTimeline:
     for change in changes:
         level += change
         levels.append(level)
+    held = caching_allocator.replayed(timeline.lives, HANDLES * workspace)
     lives.append(replace(lives[0], bytes=HANDLES * workspace, kind="temporaries", born=0, died=None))
-    return replace(timeline, lives=lives, levels=levels)
+    return replace(timeline, lives=lives, levels=levels, reserved=held.reserved)
 
 
 def block_bytes(size: int) -> int:

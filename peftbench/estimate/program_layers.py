@@ -20,13 +20,14 @@ def untie_head(net: Any) -> None:
         head.weight = nn.Parameter(torch.empty_like(head.weight), head.weight.requires_grad)
 
 
-def shape(net: Any, edit: Edit, own: Program) -> None:
+def shape(net: Any, edit: Edit, own: Program, outliving: list[Tensor]) -> None:
     """Let the layers keep what the program's keep.
 
     Args:
         net: The network, with the method attached.
         edit: The edit.
         own: The program.
+        outliving: Takes the inputs of 4-bit layers that outlive backward.
     """
     quantised = [module for module in net.modules() if isinstance(module, NF4Linear)]
     head = net.get_output_embeddings()
@@ -34,6 +35,9 @@ def shape(net: Any, edit: Edit, own: Program) -> None:
         first = quantised[0]
         net.set_output_embeddings(NF4Linear.from_dense(head, double=first.scales is not None))
         quantised.append(net.get_output_embeddings())
+    if own.quantised_inputs == "until_replaced":
+        for module in quantised:
+            module.register_forward_pre_hook(lambda _, args: outliving.append(args[0].detach()))
     if own.quantised_inputs == "kept":
         for module in quantised:
             module.register_forward_pre_hook(lambda _, args: (_Keep.apply(args[0]), *args[1:]))

@@ -31,7 +31,8 @@ def outputs_and_loss(net: Any, batch: Mapping[str, Tensor], own: Program) -> tup
         return {"logits": out.logits}, out.loss
     if own.loss == "whole" and own.exact_loss:
         out = net(**batch)
-        return {"logits": out.logits, "cache": out.past_key_values}, out.loss
+        logits = out.logits.float() if own.float_outputs else out.logits
+        return {"logits": logits, "cache": out.past_key_values}, out.loss
     if own.loss == "whole":
         out = net(**inputs)
         labels = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED).flatten()
@@ -49,6 +50,8 @@ def _by_parts(net: Any, hidden: Tensor, labels: Tensor, own: Program) -> tuple[d
     """Return the logits of each part, and the loss: every part's cross-entropy keeps its own intermediate results."""
     head = net.get_output_embeddings()
     parts = [head(part) for part in hidden.split(own.chunk, dim=1)]
+    if own.float_outputs:
+        parts = [part.float() for part in parts]
     sums = []
     for logits, answers in zip(parts, labels.split(own.chunk, dim=1), strict=True):
         exact = logits.float() if own.exact_loss else logits

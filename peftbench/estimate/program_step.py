@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.networks import DTYPES
@@ -35,19 +36,23 @@ class ProgramTrainer(Trainer):
     Attributes:
         program: The program.
         alive: What outlives the forward pass: outputs, by name.
+        outliving: What 4-bit layers have kept in this forward pass and, until its loss is there, in the one before.
     """
 
     program: Program = field(default_factory=lambda: Program("plain"))
     alive: dict[str, Any] = field(default_factory=dict)
+    outliving: list[Tensor] = field(default_factory=list)
 
     def step(self, batch: Batch, done: float, live: Phased | None = None) -> Tensor:
         """Take one step; the arguments are those of `Trainer.step`."""
         own, net = self.program, self.backbone.net
+        self._show_what_lives()
         batch = self.backbone.inputs(batch)
         if own.gradients == "until_forward":
             self.optimizer.zero_grad(set_to_none=True)
         if own.mask == "never":
             batch = {key: value for key, value in batch.items() if key != "attention_mask"}
+        before = len(self.outliving)
         with _in_host_memory() if own.offload_activations else nullcontext():
             with self.backbone.computing("bfloat16" if own.autocast else "float32"):
                 outputs, loss = program_loss.outputs_and_loss(net, batch, own)
@@ -56,7 +61,7 @@ class ProgramTrainer(Trainer):
             self.alive.clear()
             if own.outputs != "freed":
                 self.alive.update(outputs)
-            del outputs
+            del outputs, self.outliving[:before]
             _phase(live, "backward")
             objective.backward()
         del objective, extra
@@ -71,6 +76,12 @@ class ProgramTrainer(Trainer):
             if own.gradients in ("freed", "kept"):
                 self.optimizer.zero_grad(set_to_none=own.gradients == "freed")
         return loss.detach()
+
+    def _show_what_lives(self) -> None:
+        """Let the memory tracker see what the last step has left alive: it counts what an operation touches."""
+        for leaf in tree_leaves([self.alive, self.outliving]):
+            if isinstance(leaf, Tensor):
+                leaf.detach()
 
 
 def trainer_of(backbone: Backbone, method: Method, own: Program, ranks: Ranks = ONE) -> ProgramTrainer:
@@ -92,13 +103,14 @@ def trainer_of(backbone: Backbone, method: Method, own: Program, ranks: Ranks = 
             p.data = p.data.to(DTYPES[own.trained if id(p) in added else own.weights])
     if own.adapters == "plain":
         program_adapters.compute_plainly(edit, own)
-    program_layers.shape(net, edit, own)
+    outliving: list[Tensor] = []
+    program_layers.shape(net, edit, own, outliving)
     if own.attention == "eager":
         net.config._attn_implementation = "eager"
     net.config.use_cache = own.cache
     made = Trainer.start(edit, method, TrainSpec(method.lr, 100, 1, 1), "float32", ranks)
     optimizer = _optimizer(made.optimizer, method, own)
-    trainer = ProgramTrainer(backbone, edit, method, made.spec, made.dtype, optimizer, ranks, own)
+    trainer = ProgramTrainer(backbone, edit, method, made.spec, made.dtype, optimizer, ranks, own, outliving=outliving)
     if own.gradients == "in_backward":
         _update_in_backward(optimizer)
     return trainer

@@ -24,7 +24,7 @@ VALID: dict[str, tuple[str, ...]] = {
     "gradients": ("freed", "until_forward", "kept", "in_backward"),
     "loss": ("whole", "chunked", "fused"),
     "outputs": ("freed", "until_update", "until_replaced"),
-    "quantised_inputs": ("freed", "kept"),
+    "quantised_inputs": ("freed", "kept", "until_replaced"),
     "attention": ("flash", "efficient", "math", "eager"),
     "mask": ("padding", "always", "never"),
 }
@@ -53,10 +53,13 @@ class Program:
             tokens; "fused": by parts that are not kept.
         chunk: Tokens of such a part in each text.
         exact_loss: Whether the cross-entropy is computed in float32, not in the dtype of the logits.
+        float_outputs: Whether what the network returns is cast to float32 as a whole, as Accelerate and Fabric do.
         outputs: How long the logits live: until the loss is computed, until the update, until the next step's logits.
         own_head: Whether the head has weights of its own where the model ties them to the embedding.
         quantised_head: Whether QLoRA's program quantises the head too.
-        quantised_inputs: Whether a 4-bit layer keeps its input for backward, as bitsandbytes before 0.43.2 does.
+        quantised_inputs: Whether a 4-bit layer keeps its input for backward, as bitsandbytes before 0.43.2 does. It
+            keeps it on the graph's node, which backward does not empty: it lives until the next step's loss, if the
+            program holds the loss until then ("until_replaced").
         fused_qkv: Whether queries, keys and values come from one layer: what keeps one of them keeps them all.
         cache: Whether the forward pass fills a key-value cache, which lives as long as the logits.
         attention: Kernel: "flash" and "efficient" keep the output and a float32 per row, "math" the scores; "eager" is
@@ -80,6 +83,7 @@ class Program:
     loss: str = "whole"
     chunk: int = 128
     exact_loss: bool = True
+    float_outputs: bool = False
     outputs: str = "freed"
     own_head: bool = False
     quantised_head: bool = False
@@ -113,7 +117,7 @@ PROGRAMS: dict[str, tuple[Program, str]] = {
         "a loop of one's own around a transformers model and peft: AdamW as torch makes it on a GPU",
     ),
     "hf-trainer": (
-        Program("hf-trainer", autocast=True),
+        Program("hf-trainer", autocast=True, float_outputs=True),
         "transformers' Trainer with bf16: true and peft; weights loaded in bfloat16",
     ),
     "peft-comparison": (
@@ -125,7 +129,7 @@ PROGRAMS: dict[str, tuple[Program, str]] = {
             "litgpt",
             trained="bfloat16",
             loss="chunked",
-            exact_loss=False,
+            float_outputs=True,
             gradients="kept",
             clip=False,
             outputs="until_replaced",

@@ -46,7 +46,7 @@ PARTS: dict[str, tuple[Any, ...] | None] = {  # parts of a simulated program, wi
     "offload_activations": BOOL,
     "clip": BOOL,
     "mask": ("padding", "always", "never"),
-    "quantised_inputs": ("kept", "freed"),
+    "quantised_inputs": ("kept", "freed", "until_replaced"),
 }
 SETTINGS: dict[str, tuple[Any, ...] | None] = {  # what `estimate` takes by another option, or not at all
     "packed": BOOL,  # --no-padding

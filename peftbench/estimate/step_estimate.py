@@ -7,7 +7,7 @@ are extrapolated from three small depths (extrapolation.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,7 @@ class StepEstimate:
         shards: With shards: bytes of a gathered block ("block"), of what stays gathered ("rest"), and of what is or
             could be offloaded to the host ("offloadable"). `peak_bytes` is without the latter if it is.
         after_bytes: Live bytes after the step, with what the program leaves alive.
+        reserved_bytes: What CUDA's allocator holds of the device, with a program; 0 for a CPU.
     """
 
     model: str
@@ -144,6 +145,7 @@ class StepEstimate:
     assumed: Mapping[str, str]
     shards: Mapping[str, int] | None = None
     after_bytes: int = 0
+    reserved_bytes: int = 0
 
 
 def estimate(
@@ -205,7 +207,13 @@ def estimate(
         _assumptions(setting, timelines[0]),
         sharded or None,
         at_full_depth([t.levels[-1] for t in timelines], more),
+        max(peak.bytes, _along([t.reserved for t in timelines], more)) if setting.program else 0,
     )
+
+
+def _along(values: Sequence[int], more: int) -> int:
+    """Return a value at full depth that grows with the layers, but not exactly: segments have sizes of their own."""
+    return values[0] if len(values) == 1 else values[0] + round(more * (values[-1] - values[0]) / (len(values) - 1))
 
 
 def check_model(query: ModelQuery) -> None:

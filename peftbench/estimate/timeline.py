@@ -22,6 +22,7 @@ class StepTimeline:
         shards: Of a network in shards: bytes of a gathered block, of what stays gathered, and of what can be offloaded.
         optimizer: Class and variant of the optimizer.
         attention: The attention implementation.
+        reserved: Bytes that CUDA's allocator holds; 0 on a CPU.
     """
 
     levels: list[int]
@@ -33,6 +34,7 @@ class StepTimeline:
     shards: dict[str, int] = field(default_factory=dict)
     optimizer: str = ""
     attention: str = ""
+    reserved: int = 0
 
     @property
     def peak(self) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, masking_utils
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -141,8 +141,13 @@ def sdpa_with_own_dropout(
 
 
 def replace_dropout(net: Any) -> None:
-    """Give the layers and the attention of a network on the CPU the dropout masks of dropout.py."""
+    """Give the layers and the attention of a network on the CPU the dropout masks of dropout.py.
+
+    Attention that does not call transformers' interface keeps torch's masks: it would not know the implementation.
+    """
     own_masks.replace(net)
+    if not any(calls_interface(m) for m in net.modules() if not isinstance(m, PreTrainedModel)):
+        return
     for config in configurations(net):
         if config._attn_implementation == "sdpa":
             config._attn_implementation = OWN_DROPOUT

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from peftbench.backbones.modules import FusedQKV
+from peftbench.backbones.modules import FusedLinear
 
 
 def plain_on_meta(net: Any) -> Any:
@@ -35,12 +35,12 @@ def plain_state(net: Any) -> dict[str, Tensor]:
 
 
 def _joined(net: nn.Module) -> dict[str, Tensor]:
-    """Return dense weights (out, in) by name, with q, k and v joined where the architecture has one fused layer."""
+    """Return dense weights (out, in) by name, joined where the architecture has one fused layer."""
     state: dict[str, Tensor] = {}
     layers: dict[str, Any] = {}
     for path, module in net.named_modules(remove_duplicate=False):
-        if isinstance(module, FusedQKV):
-            parts = [module.q, module.k, module.v]
+        if isinstance(module, FusedLinear):
+            parts: list[Any] = [getattr(module, role) for role in module.roles]
             layers[path] = module
             state[f"{path}.weight"] = module.join([p.dense_weight() for p in parts])
             if all(p.bias is not None for p in parts):

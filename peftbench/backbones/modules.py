@@ -1,11 +1,12 @@
 """The modules that a method meets at a site: linear layers, sublayers and prefix slots.
 
-The backbone normalises, so that methods need not: Conv1D becomes `SiteLinear`, a fused query-key-value layer becomes
-three of them, and `Block` offers a sublayer's residual and norm under one interface for all architectures.
+The backbone normalises, so that methods need not: Conv1D becomes `SiteLinear`, a fused layer becomes one for each
+of its roles, and `Block` offers a sublayer's residual and norm under one interface for all architectures.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,51 +42,57 @@ class SiteLinear(nn.Linear):
         return layer
 
 
-class FusedQKV(nn.Module):
-    """Three layers in place of a fused query-key-value layer; the output has the fused layer's layout."""
+class FusedLinear(nn.Module):
+    """Several layers in place of one that computes all of them; the output has the fused layer's layout.
 
-    q: SiteLinear
-    k: SiteLinear
-    v: SiteLinear
+    The rows of the fused layer lie in equal groups, and each group has rows of the layers one after another.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, layout: str, heads: int) -> None:
+    Attributes:
+        roles: Role of each layer, in the order of their rows. The layers are children of these names.
+        sizes: Rows of each layer in a group.
+        groups: Number of groups.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, roles: Sequence[str], sizes: Sequence[int], groups: int = 1
+    ) -> None:
         """Split a fused layer.
 
         Args:
-            weight: (3 * width, width).
-            bias: (3 * width,) or None.
-            layout: Order of the rows: "thirds" for all of q, then k, then v (GPT-2); "by_head" for q, k and v of one
-                head after another (GPT-NeoX).
-            heads: Number of attention heads.
+            weight: (groups * sum of sizes, in).
+            bias: (groups * sum of sizes,) or None.
+            roles: Role of each layer.
+            sizes: Rows of each layer in a group.
+            groups: Number of groups.
         """
         super().__init__()
-        self.layout, self.heads = layout, heads
-        for i, role in enumerate("qkv"):
-            w = self._rows(weight, i).clone()
-            b = None if bias is None else self._rows(bias, i).clone()
-            setattr(self, role, SiteLinear.of(w, b))
+        self.roles, self.sizes, self.groups = tuple(roles), tuple(sizes), groups
+        biases = [None] * len(self.roles) if bias is None else self.split(bias)
+        for role, w, b in zip(self.roles, self.split(weight), biases, strict=True):
+            setattr(self, role, SiteLinear.of(w.clone(), None if b is None else b.clone()))
 
-    def _rows(self, t: Tensor, i: int) -> Tensor:
-        if self.layout == "thirds":
-            return t.chunk(3, dim=0)[i]
-        return t.reshape(self.heads, 3, -1, *t.shape[1:])[:, i].reshape(-1, *t.shape[1:])
-
-    def join(self, parts: list[Tensor]) -> Tensor:
-        """Join the rows of q, k and v, each (width, ...), in the fused layer's layout: (3 * width, ...)."""
-        if self.layout == "thirds":
-            return torch.cat(parts)
-        return torch.stack([p.unflatten(0, (self.heads, -1)) for p in parts], dim=1).flatten(0, 2)
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """Join the rows of the layers, each (its rows, ...), in the fused layer's layout: (all rows, ...)."""
+        return torch.cat([part.unflatten(0, (self.groups, -1)) for part in parts], dim=1).flatten(0, 1)
 
     def split(self, rows: Tensor) -> list[Tensor]:
-        """Split rows (3 * width, ...) into those of q, k and v: the inverse of `join`."""
-        return [self._rows(rows, i) for i in range(3)]
+        """Split rows in the fused layer's layout into those of each layer: the inverse of `join`."""
+        parts = rows.unflatten(0, (self.groups, -1)).split(self.sizes, dim=1)
+        return [part.reshape(-1, *rows.shape[1:]) for part in parts]
 
-    def forward(self, x: Tensor) -> Tensor:  # (..., width) -> (..., 3 * width)
-        """Return q, k and v of x (..., width), in the fused layer's layout: (..., 3 * width)."""
-        parts = [self.q(x), self.k(x), self.v(x)]
-        if self.layout == "by_head":
-            parts = [p.unflatten(-1, (self.heads, -1)) for p in parts]  # (..., heads, head width)
-            return torch.cat(parts, dim=-1).flatten(-2)
+    def filled(self, parts: Mapping[str, Tensor], value: float) -> Tensor:
+        """Join the rows of some roles, with `value` in the rows of the others."""
+        like = next(iter(parts.values()))
+        rows = zip(self.roles, self.sizes, strict=True)
+        return self.join(
+            [parts[r] if r in parts else like.new_full((n * self.groups, *like.shape[1:]), value) for r, n in rows]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., all rows)
+        """Return the outputs of all layers for x (..., in), in the fused layer's layout."""
+        parts = [getattr(self, role)(x) for role in self.roles]
+        if self.groups > 1:
+            return torch.cat([p.unflatten(-1, (self.groups, -1)) for p in parts], dim=-1).flatten(-2)
         return torch.cat(parts, dim=-1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from peftbench.backbones import attention, heads, t5
 from peftbench.backbones import roles as role_tables
-from peftbench.backbones.modules import Block, FusedQKV, PrefixSlot, SiteLinear
+from peftbench.backbones.modules import Block, FusedLinear, PrefixSlot, SiteLinear
 from peftbench.backbones.prompt import PromptSlot
 from peftbench.backbones.roles import listed
 from peftbench.backbones.sites import BLOCKS, LINEAR, Site, Sites
@@ -40,6 +40,10 @@ def normalise(net: Any, head: list[str], roles: Mapping[str, Any] | None = None)
     table = role_tables.table(kind, net.config, roles)
     if kind == "t5":
         t5.accept_adapted_ffn(net)
+    if kind == "falcon":
+        from peftbench.backbones import falcon  # with transformers' own module of it
+
+        falcon.accept_adapted_ffn(net)
     sites = _linear_sites(net, table, head)
     sites += _block_sites(net, table)
     slots, absent = _prefix_sites(net, table, sites)
@@ -67,15 +71,15 @@ def _linear_sites(net: nn.Module, table: Mapping[str, Any], head: list[str]) -> 
     for role in LINEAR:
         if role not in table:
             continue
-        fused = sum(table.get(r) == table[role] for r in "qkv") == 3
+        shared = role_tables.sharing(table, role)
         for path in _expand(net, table[role], role):
             if any(f"{path}.".startswith(f"{h}.") for h in head):
                 raise UserError(f"roles: {role} = {path!r} belongs to the task head, which trains with every method")
             layer: Any = net.get_submodule(path)
-            if fused and not isinstance(layer, FusedQKV):
-                layer = _split(net, layer, path, table["fused"])
+            if shared and not isinstance(layer, FusedLinear):
+                layer = _split(net, layer, path, shared, table)
                 net.set_submodule(path, layer)
-            if fused:
+            if shared:
                 path = f"{path}.{role}"
                 layer = net.get_submodule(path)
             elif not isinstance(layer, SiteLinear):
@@ -86,15 +90,30 @@ def _linear_sites(net: nn.Module, table: Mapping[str, Any], head: list[str]) -> 
     return sites
 
 
-def _split(net: Any, layer: nn.Module, path: str, layout: str) -> FusedQKV:
-    weight, bias = _dense(layer, path, "q")
-    number, width = net.config.num_attention_heads, heads.width_of(net.config)
-    if len(weight) != 3 * number * width:
+def _split(net: Any, layer: nn.Module, path: str, roles: Sequence[str], table: Mapping[str, Any]) -> FusedLinear:
+    """Return one layer for each of the roles of a fused layer."""
+    weight, bias = _dense(layer, path, roles[0])
+    rows = len(weight)
+    if roles != role_tables.QKV:
+        if rows % len(roles):
+            raise UserError(f"roles: {' and '.join(roles)} = {path!r} is a layer of {rows} rows, which has no halves")
+        return FusedLinear(weight, bias, roles, [rows // len(roles)] * len(roles))
+    number, width, layout = net.config.num_attention_heads, heads.width_of(net.config), table["fused"]
+    of_keys, left = divmod(rows - number * width, 2 * width)  # number of key-value heads
+    if layout in ("thirds", "by_head") and rows != 3 * number * width:
         raise UserError(
-            f"roles: q, k and v = {path!r} is a layer of {len(weight)} rows, not three times {number} heads of "
-            f"{width}; a fused layer with fewer key-value heads cannot be split"
+            f"roles: q, k and v = {path!r} is a layer of {rows} rows, not three times {number} heads of {width}; with "
+            "fewer key-value heads give fused: stacked (all of q, then k, then v) or by_group (q, k and v of each "
+            "key-value head)"
         )
-    return FusedQKV(weight, bias, layout, number)
+    if left or of_keys < 1 or number % of_keys:
+        raise UserError(
+            f"roles: q, k and v = {path!r} is a layer of {rows} rows, which are not {number} heads of {width} and as "
+            "many keys as values"
+        )
+    sizes = [number * width, of_keys * width, of_keys * width]
+    groups = of_keys if layout in ("by_head", "by_group") else 1
+    return FusedLinear(weight, bias, roles, [size // groups for size in sizes], groups)
 
 
 def _block_sites(net: Any, table: Mapping[str, Any]) -> list[Site]:

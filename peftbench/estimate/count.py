@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftbench.errors import UserError, shown, unknown
+from peftbench.errors import UserError, nearest, shown, unknown
 from peftbench.records import user_file
 
 if TYPE_CHECKING:
@@ -154,13 +153,13 @@ def origin(model: str) -> Origin:
     try:
         return source.origin(model)
     except UserError as error:
-        near = get_close_matches(model, architectures.known(), n=1)
-        if not near or "/" in model:
+        if model.startswith((".", "/", "~")) or user_file.is_folder(user_file.expanded(model)):
             raise
+        near = nearest(model.rpartition("/")[2].lower(), architectures.known())
         names = ", ".join(architectures.known())
         raise UserError(
-            f"unknown model {shown(model)}; did you mean {near[0]!r}? Known without weights: {names}; or give a "
-            f"directory or a hub id (the hub: {error.__cause__ or error})"
+            f"unknown model {shown(model)}{f'; did you mean {near!r}?' if near else '.'} Known without weights: "
+            f"{names}; or give a directory or a hub id (the hub: {error.__cause__ or error})"
         ) from error
 
 

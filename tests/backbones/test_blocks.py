@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import ALL, LAYERS, T5, Zoo, batch, logits
+from architectures import ALL, EXPERTS, LAYERS, T5, Zoo, batch, logits
 from torch import Tensor, nn
 
 from peftbench.backbones.load import Backbone, load
@@ -14,6 +14,7 @@ from peftbench.errors import UserError
 from peftbench.method.edit import Adapter, Edit
 from peftbench.method.registry import discover, make
 
+PARALLEL = {"gpt-neox", "phi", "stablelm-parallel", "falcon", "falcon-40b"}
 POST_NORM = {"bert", "roberta", "electra", "distilbert", "deberta-v2", "deberta-v3", "opt-350m"}
 LAYER = {
     "bert": "bert.encoder.layer",
@@ -28,6 +29,7 @@ LAYER = {
     "opt-350m": "model.decoder.layers",
     "gpt-neox": "gpt_neox.layers",
     "gpt-neox-serial": "gpt_neox.layers",
+    **dict.fromkeys(("falcon", "falcon-40b", "falcon-serial"), "transformer.h"),
     "t5": "encoder.block",
     "t5-gated": "encoder.block",
 }
@@ -84,7 +86,7 @@ def test_input_output_and_residual_compose_to_the_layers_own_output(zoo: Zoo, na
             y1, y2 = attn.base.norm(f1 + r1), ffn.base.norm(f2 + r2)
         same = {"rtol": 0, "atol": 1e-5}
         torch.testing.assert_close(r1, before, **same)
-        if name == "gpt-neox":  # parallel: both sublayers start from the layer's input
+        if name in PARALLEL:  # both sublayers start from the layer's input
             torch.testing.assert_close(r2, before, **same)
             torch.testing.assert_close(f1 + f2 + before, after, **same)
         else:
@@ -112,14 +114,16 @@ def test_the_input_is_what_the_sublayers_first_linear_layer_gets(zoo: Zoo, name:
 
         return hook
 
-    firsts = {"attn": backbone.sites.of("q")[0].path, "ffn": backbone.sites.of("up")[0].path}
+    firsts = {"attn": backbone.sites.of("q")[0].path}
+    if name not in EXPERTS:
+        firsts["ffn"] = backbone.sites.of("up")[0].path
     hooks = [backbone.net.get_submodule(p).register_forward_pre_hook(note(r)) for r, p in firsts.items()]
     try:
         spies, _ = _run(backbone, "attn ffn", 1.0, name)
     finally:
         for hook in hooks:
             hook.remove()
-    assert len(seen) == 2
+    assert seen.keys() == firsts.keys()
     for role, x in seen.items():
         assert torch.equal(_of(spies, role)[0].calls[0][0], x)
 
@@ -134,7 +138,10 @@ def test_a_stand_in_that_returns_zero_removes_the_sublayer(zoo: Zoo, name: str, 
     edit.swap(role, lambda old: Spy(old, 0.0))
     without = logits(backbone.net.eval(), inputs)
     edit.undo()
-    last = [backbone.net.get_submodule(s.path) for s in backbone.sites.of("o" if role == "attn" else "down")]
+    if role == "ffn" and name in EXPERTS:
+        last = [m for path, m in backbone.net.named_modules() if path.endswith(".experts")]
+    else:
+        last = [backbone.net.get_submodule(s.path) for s in backbone.sites.of("o" if role == "attn" else "down")]
     kept = [[p.clone() for p in layer.parameters()] for layer in last]
     with torch.no_grad():
         for layer in last:

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import DECODERS, WITH_PREFIX, Zoo, batch, complete, logits
+from architectures import DECODERS as ALL_DECODERS
+from architectures import WITH_PREFIX, Zoo, batch, complete, logits
 from torch import Tensor, nn
 
 from peftbench.errors import UserError
 from peftbench.method.edit import Edit
 from peftbench.methods.prefix import PrefixTuning
+
+DECODERS = [name for name in ALL_DECODERS if name in WITH_PREFIX]
 
 
 @pytest.fixture

@@ -23,76 +23,8 @@ from peftbench.method.edit import Edit
 from peftbench.method.registry import discover, find, make
 from peftbench.run.session import Session
 
-# What the authors or the hub print: the exact number of elements where one is published, else the paper's own digits
-# as the interval that rounds to them.
-EXACT = {
-    "bert-base": 109_482_240,  # google-bert/bert-base-uncased without its pretraining heads
-    "bert-large": 335_141_888,
-    "roberta-base": 124_645_632,
-    "roberta-large": 355_359_744,
-    "gpt2": 124_439_808,
-    "gpt2-medium": 354_823_168,
-    "gpt2-large": 774_030_080,
-    "gpt2-xl": 1_557_611_200,
-    "t5-base": 222_903_552,
-    "t5-large": 737_668_096,
-    "t5-3b": 2_851_598_336,
-    "t5-11b": 11_307_321_344,
-    "llama-7b": 6_738_415_616,
-    "llama-13b": 13_015_864_320,
-    "llama-65b": 65_285_660_672,
-    "llama-2-7b": 6_738_415_616,
-    "llama-2-13b": 13_015_864_320,
-    "llama-2-70b": 68_976_648_192,
-    "llama-3-8b": 8_030_261_248,
-    "llama-3-70b": 70_553_706_496,
-    "llama-3.2-1b": 1_235_814_400,
-    "llama-3.2-3b": 3_212_749_824,
-    "mistral-7b": 7_241_732_096,
-    "qwen2.5-0.5b": 494_032_768,
-    "qwen2.5-7b": 7_615_616_512,
-    "smollm2-135m": 134_515_008,
-    "minilm-l6": 22_713_216,
-    # the published checkpoints less the head's own matrix, which transformers 5 ties: 2,849,757,184 and 11,135,332,352
-    "t0-3b": 2_849_757_184 - 32_128 * 2048,
-    "t0-11b": 11_135_332_352 - 32_128 * 4096,
-}
-ROUNDED = {
-    "deberta-v3-base": (183.5e6, 184.5e6),  # 184 M in table 1 of AdaLoRA
-    "deberta-v2-xxlarge": (1.5e9, 1.6e9),  # "1.5B" in its model card
-    "gpt3-175b": (174.5e9, 175.5e9),  # 175.0 B in table 2.1 of arXiv:2005.14165
-}
 T5 = pytest.mark.skipif("t5" not in roles.TABLES, reason="the roles of T5 are not known here")
 ALL = [pytest.param(name, marks=T5 if name.startswith(("t5", "t0")) else ()) for name in architectures.known()]
-
-
-def whole(name: str) -> int:
-    """The parameters of the published checkpoint's network: the bare encoder, or the language model."""
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    config = architectures.config(name)
-    auto: Any = {"t5": AutoModelForSeq2SeqLM, "bert": AutoModel, "roberta": AutoModel, "deberta-v2": AutoModel}.get(
-        config.model_type, AutoModelForCausalLM
-    )
-    with torch.device("meta"):
-        return sum(p.numel() for p in auto.from_config(config).parameters())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", EXACT)
-def test_an_architecture_has_as_many_parameters_as_is_published(name: str) -> None:
-    assert whole(name) == EXACT[name]
-
-
-@pytest.mark.parametrize("name", ROUNDED)
-def test_an_architecture_has_about_as_many_parameters_as_is_published(name: str) -> None:
-    low, high = ROUNDED[name]
-    assert low <= whole(name) < high
-
-
-def test_every_architecture_is_held_to_a_published_size_and_names_its_source() -> None:
-    assert {*EXACT, *ROUNDED} == set(architectures.known())
-    assert all(len(facts["source"]) > 20 for facts in architectures.known().values())
 
 
 @pytest.mark.slow
@@ -267,13 +199,13 @@ def test_an_encoder_is_counted_with_its_labels_and_a_decoder_as_what_is_asked(ca
 def test_a_directory_with_a_configuration_is_enough_and_roles_stand_in_for_unknown_ones(
     call: Call, tmp_path: Path
 ) -> None:
-    facts = {"model_type": "gemma", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    facts = {"model_type": "olmo", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     facts |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 100}
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text(json.dumps(facts))
     code, _, err = call("./mine", "lora", "roles=q")
     assert code == 2
-    assert "no roles are known for the architecture 'gemma'" in err
+    assert "no roles are known for the architecture 'olmo'" in err
     code, out, _ = call("./mine", "lora", "roles=q", "--roles", "{q: model.layers.*.self_attn.q_proj}", "--json")
     assert (code, json.loads(out)["trainable"]) == (0, 2 * 8 * 64)
 
@@ -281,7 +213,12 @@ def test_a_directory_with_a_configuration_is_enough_and_roles_stand_in_for_unkno
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("lama-2-7b", "lora"), "unknown model 'lama-2-7b'; did you mean 'llama-2-7b'?"),
+        (
+            ("lama-2-7b", "lora"),
+            "unknown model 'lama-2-7b'; did you mean 'llama-2-7b'? Known without weights: bert",
+        ),
+        (("Qwen/Qwen3-8b", "lora"), "did you mean 'qwen3-8b'? Known without weights: bert-base"),
+        (("none-of-these", "lora"), "unknown model 'none-of-these'. Known without weights: bert-base"),
         (("./nowhere", "lora"), "no directory nowhere"),
         (("gpt2", "lroa"), "unknown method 'lroa'; did you mean 'lora'?"),
         (("gpt2", "lora", "rnk=2"), "lora: unknown hyperparameter 'rnk'; did you mean 'rank'?"),

@@ -31,6 +31,15 @@ _LLAMA = {**_ENCODER, "num_key_value_heads": 2}
 _NEOX = {**_ENCODER, "rotary_pct": 0.5}
 _T5 = {"d_model": WIDTH, "d_ff": INNER, "num_layers": LAYERS, "num_heads": HEADS, "decoder_start_token_id": 0}
 _OPT = {**{k: v for k, v in _ENCODER.items() if k != "intermediate_size"}, "ffn_dim": INNER, "word_embed_proj_dim": 48}
+_MIXED = ["sliding_attention", "full_attention"]
+_FALCON = {
+    **{k: v for k, v in _ENCODER.items() if k != "intermediate_size"},
+    "ffn_hidden_size": INNER,
+    "multi_query": True,
+    "parallel_attn": True,
+    "new_decoder_architecture": False,
+    "bias": False,
+}
 
 # name -> (model_type, kind, configuration)
 ALL: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -69,6 +78,35 @@ ALL: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mistral": ("mistral", "generation", {**_LLAMA, "sliding_window": 6, "head_dim": 32}),
     "qwen2": ("qwen2", "generation", _LLAMA),
     "qwen3": ("qwen3", "generation", {**_LLAMA, "head_dim": 32}),
+    "gemma": ("gemma", "generation", {**_LLAMA, "head_dim": 32}),
+    "gemma2": ("gemma2", "generation", {**_LLAMA, "head_dim": 32, "sliding_window": 6, "query_pre_attn_scalar": 32}),
+    "gemma3": ("gemma3_text", "generation", {**_LLAMA, "head_dim": 32, "sliding_window": 6, "layer_types": _MIXED}),
+    "phi": ("phi", "generation", {**_LLAMA, "qk_layernorm": True}),
+    "phi3": ("phi3", "generation", _LLAMA),
+    "stablelm": ("stablelm", "generation", _LLAMA),
+    "stablelm-parallel": ("stablelm", "generation", {**_LLAMA, "use_parallel_residual": True}),
+    "smollm3": ("smollm3", "generation", {**_LLAMA, "no_rope_layers": [1, 0]}),
+    "falcon": ("falcon", "generation", _FALCON),
+    "falcon-40b": ("falcon", "generation", {**_FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon-serial": ("falcon", "generation", {**_FALCON, "multi_query": False, "parallel_attn": False, "bias": True}),
+    "mixtral": ("mixtral", "generation", {**_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3-moe": (
+        "qwen3_moe",
+        "generation",
+        {**_LLAMA, "head_dim": 32, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
+    ),
+    "gpt-oss": (
+        "gpt_oss",
+        "generation",
+        {
+            **_LLAMA,
+            "head_dim": 32,
+            "sliding_window": 6,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    ),
     "t5": ("t5", "generation", {**_T5, "d_kv": 16}),
     "t5-gated": (
         "t5",
@@ -79,7 +117,8 @@ ALL: dict[str, tuple[str, str, dict[str, Any]]] = {
 ENCODERS = ["bert", "roberta", "electra", "distilbert", "deberta-v2", "deberta-v3"]
 DECODERS = [name for name, (model_type, kind, _) in ALL.items() if kind == "generation" and model_type != "t5"]
 T5 = [name for name, (model_type, _, _) in ALL.items() if model_type == "t5"]
-WITH_PREFIX = [name for name in ALL if not name.startswith("deberta")]
+WITH_PREFIX = [name for name in ALL if not name.startswith(("deberta", "falcon"))]  # which call the interface
+EXPERTS = ["mixtral", "qwen3-moe", "gpt-oss"]
 
 
 class Model:

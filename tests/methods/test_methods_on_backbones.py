@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import ALL, Zoo, batch, logits, loss, save
+from architectures import ALL, EXPERTS, Zoo, batch, logits, loss, save
 from pairs import pairs
 from torch import Tensor
 
@@ -32,6 +32,21 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 BITSANDBYTES = {"qlora bitsandbytes": ("qlora", {"backend": "bitsandbytes"})}
 # where each mode is tried with every method
 SITES = ("full", "lora", "adapter", "prefix")  # all weights; linear layers, blocks, slots of the attention
+NEW = ["phi3", "gemma2", "gemma3", "falcon", "qwen3-moe", "gpt-oss"]  # fused or experts' layers, norms around sublayers
+WITHOUT_BIAS = (
+    "llama",
+    "mistral",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "smollm3",
+    "mixtral",
+    "qwen3-moe",
+    "t5",
+    "t5-gated",
+)
 FEW = ["bert", "deberta-v3", "gpt2", "opt-350m", "gpt-neox", "llama", "t5-gated"]
 
 
@@ -39,7 +54,11 @@ def _refused(label: str, name: str) -> str:
     """What the refusal says where an architecture is none for a method; empty where it is one."""
     if name.startswith("deberta") and label.startswith("prefix"):
         return "disentangled"
-    return "has none" if label == "bitfit" and name in ("llama", "mistral", "qwen3", "t5", "t5-gated") else ""
+    if name.startswith("falcon") and label.startswith("prefix"):
+        return "a FalconAttention, which does not call the attention interface"
+    if name in EXPERTS and label in ("ia3", "lora everywhere", "dora everywhere"):
+        return "its feed-forward parts are experts"
+    return "has none" if label == "bitfit" and name in WITHOUT_BIAS else ""
 
 
 MODES = [
@@ -85,7 +104,7 @@ def _train(edit: Edit, method: Method, steps: int = 2, dtype: str = "float32") -
 
 @pytest.mark.parametrize(
     ("label", "name"),
-    pairs(CONFIGURATIONS, ALL, every_method_on=FEW, on_every_network=SITES, fast=["bert", "llama"]),
+    pairs(CONFIGURATIONS, ALL, every_method_on=[*FEW, *NEW], on_every_network=SITES, fast=["bert", "llama"]),
 )
 def test_every_method_attaches_steps_and_is_undone_bit_for_bit(zoo: Zoo, name: str, label: str) -> None:
     backbone = zoo[name].backbone

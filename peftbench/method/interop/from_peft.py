@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from peftbench.backbones.load import Backbone, load
-from peftbench.backbones.modules import FusedQKV
+from peftbench.backbones.modules import FusedLinear
 from peftbench.errors import UserError, unknown
 from peftbench.method import adapter_file
 from peftbench.method.edit import Edit
@@ -195,14 +195,14 @@ def _pattern(patterns: Mapping[str, Any] | None, path: str, default: Any) -> Any
 
 def _by_site(layers: Mapping[str, LowRank], backbone: Backbone) -> dict[str, LowRank]:
     """Return the updates by our sites, with fused layers split."""
-    fused = {path: m for path, m in backbone.net.named_modules() if isinstance(m, FusedQKV)}
+    fused = {path: m for path, m in backbone.net.named_modules() if isinstance(m, FusedLinear)}
     changed = set().union(*(roles_of(fused[path], u) for path, u in layers.items() if path in fused))
-    roles = "".join(role for role in "qkv" if role in changed)
-    if not roles and any(path in fused for path in layers):
-        raise UserError("the adapter changes nothing in its fused layers (B = 0): which of q, k, v it is for is lost")
+    if any(changed.isdisjoint(fused[path].roles) for path in layers if path in fused):
+        raise UserError("the adapter changes nothing in a fused layer (B = 0): which of its roles it is for is lost")
     parts: dict[str, LowRank] = {}
     for path, u in layers.items():
         if path in fused:
+            roles = [role for role in fused[path].roles if role in changed]
             parts |= {f"{path}.{role}": part for role, part in split(fused[path], u, roles, path).items()}
         else:
             parts[path] = u
@@ -220,11 +220,11 @@ def _ia3(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Bac
         if (t.shape[0] == 1) != (path in inner):
             raise UserError(f"{path}: (IA)^3 scales keys, values and the input of the FFN's second layer, not this")
         layer = dict(net.named_modules()).get(path)
-        if isinstance(layer, FusedQKV):
-            q, k, v = layer.split(t.flatten().float())
-            if not bool((q == 1).all()):
-                raise UserError(f"{path} scales its queries, too; (IA)^3 here scales keys and values only")
-            state |= {f"{path}.k.l": k, f"{path}.v.l": v}
+        if isinstance(layer, FusedLinear):
+            rows = dict(zip(layer.roles, layer.split(t.flatten().float()), strict=True))
+            if any(not bool((rows[role] == 1).all()) for role in rows if role not in "kv"):
+                raise UserError(f"{path} scales more than its keys and values; (IA)^3 here scales only these")
+            state |= {f"{path}.{role}.l": rows[role] for role in "kv" if role in rows}
         else:
             state[f"{path}.l"] = t.flatten().float()
     return "ia3", {}, state

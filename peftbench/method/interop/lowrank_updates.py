@@ -1,7 +1,7 @@
 """Low-rank updates of a network's original layers: the common form of LoRA and its variants in other libraries.
 
-A fused layer's q, k and v have separate updates here; elsewhere the whole layer has one. Both are the same map, of rank
-2 r for two roles:
+The roles of a fused layer (q, k, v) have an update each here; elsewhere the whole layer has one. Both are the same map,
+of rank 2 r for two roles:
 
     [s B_q A_q; 0; s B_v A_v] = s [B_q 0; 0 0; 0 B_v] [A_q; A_v]
 """
@@ -9,14 +9,14 @@ A fused layer's q, k and v have separate updates here; elsewhere the whole layer
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from peftbench.backbones.modules import FusedQKV
+from peftbench.backbones.modules import FusedLinear
 from peftbench.errors import UserError
 from peftbench.method.edit import Edit
 
@@ -52,20 +52,20 @@ def updates(edit: Edit, as_low_rank: AsLowRank) -> dict[str, LowRank]:
     layers: dict[str, dict[str, LowRank]] = {}
     for path, update in alone.items():
         parent, _, role = path.rpartition(".")
-        fused = isinstance(edit.net.get_submodule(parent), FusedQKV)
+        fused = isinstance(edit.net.get_submodule(parent), FusedLinear)
         layers.setdefault(parent if fused else path, {})[role if fused else ""] = update
     return {
         path: parts[""] if "" in parts else join(edit.net.get_submodule(path), parts) for path, parts in layers.items()
     }
 
 
-def join(layer: FusedQKV, parts: Mapping[str, LowRank]) -> LowRank:
+def join(layer: FusedLinear, parts: Mapping[str, LowRank]) -> LowRank:
     """Combine the updates of some roles of a fused layer into one update of the layer."""
-    roles = [r for r in "qkv" if r in parts]
+    roles = [r for r in layer.roles if r in parts]
     first = parts[roles[0]]
     rank = sum(len(parts[r].A) for r in roles)
     blocks, at = [], 0
-    for role in "qkv":
+    for role in layer.roles:
         rows = first.B.new_zeros(_dense(layer, role).shape[0], rank)
         if role in parts:
             rows[:, at : at + len(parts[role].A)] = parts[role].B
@@ -73,7 +73,7 @@ def join(layer: FusedQKV, parts: Mapping[str, LowRank]) -> LowRank:
         blocks.append(rows)
     m = None
     if first.m is not None:  # an untouched row keeps its own length
-        lengths = [parts[r].m if r in parts else torch.linalg.vector_norm(_dense(layer, r), dim=1) for r in "qkv"]
+        lengths = [parts[r].m if r in parts else torch.linalg.vector_norm(_dense(layer, r), dim=1) for r in layer.roles]
         m = layer.join([t.to(first.m.dtype) for t in lengths if t is not None])
     return LowRank(torch.cat([parts[r].A for r in roles]), layer.join(blocks), first.scale, m)
 
@@ -87,25 +87,25 @@ def alpha_of(update: LowRank, stabilised: bool) -> float:
     return near if near / divisor == update.scale else alpha
 
 
-def roles_of(layer: FusedQKV, update: LowRank) -> set[str]:
+def roles_of(layer: FusedLinear, update: LowRank) -> set[str]:
     """Return the roles that a fused layer's update changes."""
-    rows = zip("qkv", layer.split(update.B), strict=True)
+    rows = zip(layer.roles, layer.split(update.B), strict=True)
     changed = {role for role, B in rows if bool(B.any())}
     if update.m is not None:
-        for role, m in zip("qkv", layer.split(update.m), strict=True):
+        for role, m in zip(layer.roles, layer.split(update.m), strict=True):
             own = torch.linalg.vector_norm(_dense(layer, role), dim=1)
             if not torch.allclose(m, own.to(m.dtype), rtol=1e-6, atol=0):
                 changed.add(role)
     return changed
 
 
-def split(layer: FusedQKV, update: LowRank, roles: str, path: str) -> dict[str, LowRank]:
+def split(layer: FusedLinear, update: LowRank, roles: Sequence[str], path: str) -> dict[str, LowRank]:
     """Split a fused layer's update into those of its roles: the inverse of `join`.
 
     Args:
         layer: The fused layer.
         update: Its update.
-        roles: The roles that it changes, e.g. "qv".
+        roles: The roles that it changes, e.g. ("q", "v").
         path: Path of the layer, for messages.
 
     Raises:
@@ -115,7 +115,7 @@ def split(layer: FusedQKV, update: LowRank, roles: str, path: str) -> dict[str, 
     parts: dict[str, LowRank] = {}
     for i, role in enumerate(roles):
         mine = slice(i * rank, (i + 1) * rank)
-        B = layer.split(update.B)["qkv".index(role)]
+        B = layer.split(update.B)[layer.roles.index(role)]
         rest = B.clone()
         rest[:, mine] = 0
         if left or bool(rest.any()):
@@ -123,12 +123,12 @@ def split(layer: FusedQKV, update: LowRank, roles: str, path: str) -> dict[str, 
                 f"{path} is a fused layer whose update mixes {' and '.join(roles)}: its rank {len(update.A)} is not "
                 f"{len(roles)} blocks, one for each; peftbench adapts them one by one and cannot represent it exactly"
             )
-        m = None if update.m is None else layer.split(update.m)["qkv".index(role)].clone()
+        m = None if update.m is None else layer.split(update.m)[layer.roles.index(role)].clone()
         parts[role] = LowRank(update.A[mine].clone(), B[:, mine].clone(), update.scale, m)
     return parts
 
 
-def _dense(layer: FusedQKV, role: str) -> Tensor:
+def _dense(layer: FusedLinear, role: str) -> Tensor:
     module = getattr(layer, role)
     while hasattr(module, "base"):
         module = module.base

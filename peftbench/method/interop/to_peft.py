@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from peftbench.backbones.modules import FusedQKV
+from peftbench.backbones.modules import FusedLinear
 from peftbench.errors import UserError
 from peftbench.method.interop import prefix_and_prompt, vera
 from peftbench.method.interop.lowrank_updates import LowRank, alpha_of, updates
@@ -159,7 +159,7 @@ def _ia3(trained: TrainedAdapter) -> Exported:
     fused: dict[str, dict[str, Tensor]] = {}
     for site, module in trained.edit.placed():
         parent, _, role = site.path.rpartition(".")
-        if isinstance(net.get_submodule(parent), FusedQKV):
+        if isinstance(net.get_submodule(parent), FusedLinear):
             fused.setdefault(parent, {})[role] = module.l
         elif site.role == "down":
             inner.append(site.path)
@@ -167,8 +167,7 @@ def _ia3(trained: TrainedAdapter) -> Exported:
         else:
             vectors[site.path] = module.l.unsqueeze(1)
     for path, parts in fused.items():
-        one = torch.ones_like(next(iter(parts.values())))
-        vectors[path] = net.get_submodule(path).join([parts.get(r, one) for r in "qkv"]).unsqueeze(1)
+        vectors[path] = net.get_submodule(path).filled(parts, 1.0).unsqueeze(1)
     config = {"peft_type": "IA3", "target_modules": sorted(vectors), "feedforward_modules": sorted(inner)}
     return {**config, **layout(trained.backbone.net, vectors)}, {
         f"{IN}{path}.ia3_l": vector for path, vector in vectors.items()

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from peftbench.backbones.load import Backbone
-from peftbench.backbones.modules import FusedQKV
+from peftbench.backbones.modules import FusedLinear
+from peftbench.backbones.sites import LINEAR
 from peftbench.errors import UserError
 from peftbench.method.edit import Edit
 from peftbench.method.interop.peft_names import IN, Exported, Read, layout, whole_roles
@@ -31,17 +32,17 @@ def write(trained: TrainedAdapter) -> Exported:
     layers: dict[str, dict[str, Any]] = {}  # peft's layers, each with its adapters by block
     for site, module in trained.edit.placed():
         parent, _, role = site.path.rpartition(".")
-        fused = isinstance(net.get_submodule(parent), FusedQKV)
+        fused = isinstance(net.get_submodule(parent), FusedLinear)
         layers.setdefault(parent if fused else site.path, {})[role if fused else ""] = module
-    blocks = [block for block in ("q", "k", "v", "") if any(block in parts for parts in layers.values())]
+    blocks = [block for block in (*LINEAR, "") if any(block in parts for parts in layers.values())]
     A, B = _pair(trained.edit, blocks)
     tensors = dict(zip(PAIR, (A, B), strict=True))
     for path, parts in layers.items():
         first = next(iter(parts.values()))
-        none = torch.zeros_like(first.d), torch.zeros_like(first.b)
-        d = torch.cat([parts[block].d if block in parts else none[0] for block in blocks])
-        rows = [parts[role].b if role in parts else none[1] for role in "qkv"]
-        b = first.b if "" in parts else net.get_submodule(path).join(rows)
+        none = torch.zeros_like(first.d)
+        d = torch.cat([parts[block].d if block in parts else none for block in blocks])
+        rows = {role: module.b for role, module in parts.items()}
+        b = first.b if "" in parts else net.get_submodule(path).filled(rows, 0.0)
         tensors |= {f"{IN}{path}.vera_lambda_d": d, f"{IN}{path}.vera_lambda_b": b}
     config = {
         "peft_type": "VERA",
@@ -74,18 +75,18 @@ def read(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Bac
         raise UserError(f"the adapter trains biases (bias = {config['bias']!r}) beside VeRA; no method here does both")
     layers = _layers(tensors)
     modules = dict(backbone.net.named_modules())
-    fused = {path: module for path in layers if isinstance(module := modules.get(path), FusedQKV)}
-    blocks = [role for i, role in enumerate("qkv") if any(m.split(layers[p][1])[i].any() for p, m in fused.items())]
+    fused = {path: module for path in layers if isinstance(module := modules.get(path), FusedLinear)}
+    rows = {path: dict(zip(m.roles, m.split(layers[path][1]), strict=True)) for path, m in fused.items()}
+    blocks = [role for role in LINEAR if any(role in parts and parts[role].any() for parts in rows.values())]
     if fused and not blocks:
-        raise UserError("the adapter changes nothing in its fused layers (b = 0): which of q, k, v it is for is lost")
+        raise UserError("the adapter changes nothing in its fused layers (b = 0): for which role it is, is lost")
     blocks += [""] if len(fused) < len(layers) else []
     rank, left = divmod(config["r"], len(blocks))
     parts: dict[str, tuple[Tensor, Tensor]] = {}
     for path, (d, b) in layers.items():
         mine = dict(zip(blocks, d.split(rank), strict=False))
         if path in fused:
-            rows = dict(zip("qkv", fused[path].split(b), strict=True))
-            parts |= {f"{path}.{role}": (mine[role], rows[role]) for role in blocks if role}
+            parts |= {f"{path}.{role}": (mine[role], b) for role, b in rows[path].items() if role in mine}
         else:
             parts[path] = mine[""], b
     hyper = {
@@ -139,13 +140,14 @@ def _pair(edit: Edit, blocks: Sequence[str]) -> tuple[Tensor, Tensor]:
     pair: Any = edit.adapters()[0].projection
     rank, outside = len(pair.A), len(pair.B)
     parts: list[Tensor] = []
-    layer = next((m for m in edit.net.modules() if isinstance(m, FusedQKV)), None)
+    fused = [m for m in edit.net.modules() if isinstance(m, FusedLinear)]
     for block in blocks:
-        if layer is None or not block:
+        layer = next((m for m in fused if block in m.roles), None)
+        if layer is None:
             parts.append(pair.B)
             continue
-        first = pair.B[: edit.backbone.sites.of("q")[0].size[1]]
-        parts.append(layer.join([first if role == block else torch.zeros_like(first) for role in "qkv"]))
+        rows = layer.sizes[layer.roles.index(block)] * layer.groups
+        parts.append(layer.filled({block: pair.B[:rows]}, 0.0))
     B = pair.B.new_zeros(max(outside, *map(len, parts)), rank * len(blocks))
     for i, part in enumerate(parts):
         B[: len(part), i * rank : (i + 1) * rank] = part

@@ -18,23 +18,6 @@ from peftbench.backbones.load import Backbone, load
 from peftbench.backbones.networks import DTYPES, prepare_for_training, random_network
 
 LABELS = 3
-LAYER = "model.layers.*"
-ATTENTION = {role: f"{LAYER}.self_attn.{role}_proj" for role in "qkvo"}
-SHARED = {"prefix": f"{LAYER}.self_attn", "embed": "model.embed_tokens"}
-NORMS = [f"{LAYER}.input_layernorm", f"{LAYER}.post_attention_layernorm", "model.norm"]
-BLOCKS = {
-    "attn": {"output": f"{LAYER}.self_attn", "input": f"{LAYER}.self_attn:0", "residual": f"{LAYER}.input_layernorm:0"},
-    "ffn": {"output": f"{LAYER}.mlp", "input": f"{LAYER}.mlp:0", "residual": f"{LAYER}.post_attention_layernorm:0"},
-}
-BETWEEN_NORMS = {  # Gemma 2 normalises a sublayer's result before it adds it
-    "attn": {**BLOCKS["attn"], "output": f"{LAYER}.post_attention_layernorm"},
-    "ffn": {
-        "output": f"{LAYER}.post_feedforward_layernorm",
-        "input": f"{LAYER}.mlp:0",
-        "residual": f"{LAYER}.pre_feedforward_layernorm:0",
-    },
-}
-GATED = {role: f"{LAYER}.mlp.{role}_proj" for role in ("gate", "up", "down")}
 WINDOW = 4  # tokens; shorter than most texts of a batch
 
 
@@ -47,7 +30,6 @@ class Network:
         kind: Kind of task.
         preset: The preset that it is, or whose sizes it has.
         facts: Values of the configuration that differ from the preset's.
-        roles: Role table of an architecture that is not known; None for a known one.
         chooses: Whether it sends a token to some of its experts. In bfloat16 it may choose others, whatever the method.
     """
 
@@ -55,7 +37,6 @@ class Network:
     kind: str
     preset: str
     facts: Mapping[str, Any] = field(default_factory=dict)
-    roles: Mapping[str, Any] | None = None
     chooses: bool = False
 
     @property
@@ -90,7 +71,6 @@ NETWORKS = {
             "attn_logit_softcapping": 2.0,  # of the size of the scores, so that it matters
             "query_pre_attn_scalar": 16,
         },
-        {**ATTENTION, **GATED, **SHARED, **BETWEEN_NORMS, "norm": NORMS},
     ),
     "sinks": Network(
         "a decoder with attention sinks",
@@ -105,7 +85,6 @@ NETWORKS = {
             "num_experts_per_tok": 2,  # all: here a choice of experts would only magnify rounding
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
         },
-        {**ATTENTION, **SHARED, **BLOCKS, "norm": NORMS},
     ),
     "multi-query": Network(
         "a decoder with one key-value head", "generation", "tiny-decoder", {"num_key_value_heads": 1}
@@ -115,7 +94,6 @@ NETWORKS = {
         "generation",
         "tiny-decoder",
         {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
-        {**ATTENTION, **SHARED, **BLOCKS, "norm": NORMS},
         chooses=True,
     ),
 }
@@ -136,6 +114,6 @@ def make(name: str, dtype: str = "float32", gradient_checkpointing: bool = False
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(tiny.SEED)
         net = random_network(network.kind, config).to(DTYPES[dtype])
-    backbone = wrap(net, tiny.tokenizer(network.preset), network.roles)
+    backbone = wrap(net, tiny.tokenizer(network.preset))
     prepare_for_training(net, gradient_checkpointing)
     return backbone

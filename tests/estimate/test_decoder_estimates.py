@@ -1,0 +1,56 @@
+"""A predicted step equals the real one to the byte on decoders of every known architecture."""
+
+from __future__ import annotations
+
+import pytest
+from architectures import DECODERS, EXPERTS, Zoo
+
+from peftbench.backbones.load import load
+from peftbench.errors import UserError
+from peftbench.estimate import simulated_step
+from peftbench.estimate.count import ModelQuery, count
+from peftbench.estimate.step_estimate import Setting, estimate
+from peftbench.method.registry import find, make
+
+EVERYWHERE = {"lora": {"roles": "q k v o gate up down"}, "full": {}, "adapter": {}}
+NEW = ["phi3", "gemma2", "gemma3", "falcon", "qwen3-moe", "gpt-oss"]
+
+
+def hyper(method: str, name: str, sites: set[str]) -> dict[str, str]:
+    roles = EVERYWHERE[method].get("roles")
+    return {} if roles is None else {"roles": " ".join(role for role in roles.split() if role in sites)}
+
+
+@pytest.mark.parametrize("method", EVERYWHERE)
+@pytest.mark.parametrize(
+    "name", [name if name in NEW else pytest.param(name, marks=pytest.mark.slow) for name in DECODERS]
+)
+def test_the_prediction_is_what_the_tracker_measures(zoo: Zoo, name: str, method: str) -> None:
+    setting = Setting(2, 8)
+    backbone = load(str(zoo[name].folder), "generation")
+    values = hyper(method, name, set(backbone.sites.roles))
+    made = make(find(method), values)
+    predicted = estimate(ModelQuery(str(zoo[name].folder)), method, values, setting)
+    trainer = simulated_step.trainer_of(backbone, made, setting.dtype)
+    batch = simulated_step.batch_of(backbone, 2, 8, True)
+    backbone.net.train()
+    trainer.step(batch, 1 / simulated_step.STEPS)
+    measured = trainer.tracked_step(batch, 2 / simulated_step.STEPS)[1]
+    assert predicted.peak_bytes == measured["peak_bytes"]
+    assert predicted.at_peak == measured["at_peak"]
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_an_adapter_of_experts_is_refused_and_one_of_the_attention_is_counted(zoo: Zoo, name: str) -> None:
+    query = ModelQuery(str(zoo[name].folder))
+    with pytest.raises(UserError, match=r"no 'gate' site: its feed-forward parts are experts.*q k v o"):
+        count(query, "lora", {"roles": "q k v o gate up down"})
+    assert count(query, "lora", {"roles": "q k v o"}).attached
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["mixtral-8x7b", "gpt-oss-20b"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_experts_are_estimated_in_every_dtype(model: str, dtype: str) -> None:
+    found = estimate(ModelQuery(model), "lora", {}, Setting(1, 16, dtype=dtype))
+    assert found.held["weights"] > 2e10

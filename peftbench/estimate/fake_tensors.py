@@ -71,6 +71,9 @@ def flash_attention() -> Iterator[None]:
             args = (args[0], 0.0, *args[2:])
         else:
             kwargs["dropout_p"] = 0.0  # a fused kernel draws its dropout mask again in backward: it keeps none
+        heads = query.size(1) // key.size(1) if query.dim() == key.dim() == 4 else 1
+        if heads > 1 and not kwargs.get("enable_gqa"):  # the network leaves it to the math kernel to broadcast
+            key, value = key.repeat_interleave(heads, 1), value.repeat_interleave(heads, 1)
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             return usual(query, key, value, *args, **kwargs)
 

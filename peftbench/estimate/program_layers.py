@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import NewGELUActivation
 
 from peftbench.estimate.programs import Program
 from peftbench.method.adapter import Adapter
 from peftbench.method.edit import Edit
+from peftbench.method.layers import nf4
 from peftbench.method.layers.nf4 import NF4Linear
 
 
@@ -41,8 +45,28 @@ def shape(net: Any, edit: Edit, own: Program, outliving: list[Tensor]) -> None:
     if own.quantised_inputs == "kept":
         for module in quantised:
             module.register_forward_pre_hook(lambda _, args: (_Keep.apply(args[0]), *args[1:]))
+    if own.fused_gelu:
+        for module in net.modules():
+            for name, child in module.named_children():
+                if isinstance(child, NewGELUActivation):
+                    setattr(module, name, nn.GELU(approximate="tanh"))
     if own.fused_qkv:
         _fuse(net, edit)
+
+
+@contextmanager
+def dequantised_in(dtype: torch.dtype) -> Iterator[None]:
+    """Let 4-bit layers dequantise to a dtype first, then cast to that of the product."""
+    usual = nf4._from_parts
+
+    def through(stored: Any, layout: Any, wanted: torch.dtype) -> Tensor:
+        return usual(stored, layout, dtype).to(wanted)
+
+    nf4._from_parts = through
+    try:
+        yield
+    finally:
+        nf4._from_parts = usual
 
 
 class _Keep(torch.autograd.Function):

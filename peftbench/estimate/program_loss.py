@@ -14,44 +14,48 @@ from peftbench.backbones.losses import IGNORED
 from peftbench.estimate.programs import Program
 
 
-def outputs_and_loss(net: Any, batch: Mapping[str, Tensor], own: Program) -> tuple[dict[str, Any], Tensor]:
-    """Run the forward pass of a program.
+def loss_of(net: Any, batch: Mapping[str, Tensor], own: Program, alive: dict[str, Any]) -> Tensor:
+    """Run the forward pass of a program and return its mean loss.
 
     Args:
         net: A transformers network.
         batch: Its inputs, with labels.
         own: The program.
-
-    Returns:
-        What the program may keep alive, by name, and the mean loss.
+        alive: Holds the last step's outputs, and then those that the program keeps.
     """
     inputs = {key: value for key, value in batch.items() if key != "labels"}
-    if net.get_output_embeddings() is None or net.config.is_encoder_decoder:  # a classifier, or T5
+    causal = net.get_output_embeddings() is not None and not net.config.is_encoder_decoder  # no classifier, no T5
+    if not causal or (own.loss == "whole" and own.exact_loss):
         out = net(**batch)
-        return {"logits": out.logits}, out.loss
-    if own.loss == "whole" and own.exact_loss:
-        out = net(**batch)
+        loss = out.loss
         logits = out.logits.float() if own.float_outputs else out.logits
-        return {"logits": logits, "cache": out.past_key_values}, out.loss
+        _replace(alive, {"logits": logits, "cache": getattr(out, "past_key_values", None)}, own)
+        return loss  # type: ignore[no-any-return]
+    labels = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
     if own.loss == "whole":
         out = net(**inputs)
-        labels = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED).flatten()
-        loss = functional.cross_entropy(out.logits.flatten(0, 1), labels, ignore_index=IGNORED)
-        return {"logits": out.logits, "cache": out.past_key_values}, loss
-    hidden = net.base_model(**inputs).last_hidden_state
-    labels = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
-    if own.loss == "chunked":
-        return _by_parts(net, hidden, labels, own)
-    head = net.get_output_embeddings()
-    return {}, _Fused.apply(hidden.flatten(0, 1), head.weight, labels.flatten())
-
-
-def _by_parts(net: Any, hidden: Tensor, labels: Tensor, own: Program) -> tuple[dict[str, Any], Tensor]:
-    """Return the logits of each part, and the loss: every part's cross-entropy keeps its own intermediate results."""
-    head = net.get_output_embeddings()
+        _replace(alive, {"logits": out.logits, "cache": out.past_key_values}, own)
+        return functional.cross_entropy(out.logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+    hidden, head = net.base_model(**inputs).last_hidden_state, net.get_output_embeddings()
+    if own.loss == "fused":
+        _replace(alive, {}, own)
+        return _Fused.apply(hidden.flatten(0, 1), head.weight, labels.flatten())  # type: ignore[no-any-return]
     parts = [head(part) for part in hidden.split(own.chunk, dim=1)]
     if own.float_outputs:
         parts = [part.float() for part in parts]
+    _replace(alive, {"logits": parts}, own)
+    return _by_parts(parts, labels, own)
+
+
+def _replace(alive: dict[str, Any], outputs: dict[str, Any], own: Program) -> None:
+    """Let the last outputs go, and hold the new ones if the program does."""
+    alive.clear()
+    if own.outputs != "freed":
+        alive.update(outputs)
+
+
+def _by_parts(parts: list[Tensor], labels: Tensor, own: Program) -> Tensor:
+    """Return the mean loss; the cross-entropy of every part keeps intermediate results of its own."""
     sums = []
     for logits, answers in zip(parts, labels.split(own.chunk, dim=1), strict=True):
         exact = logits.float() if own.exact_loss else logits
@@ -59,7 +63,7 @@ def _by_parts(net: Any, hidden: Tensor, labels: Tensor, own: Program) -> tuple[d
             functional.cross_entropy(exact.flatten(0, 1), answers.flatten(), ignore_index=IGNORED, reduction="none")
         )
         del exact
-    return {"logits": parts}, torch.cat(sums).sum() / labels.numel()
+    return torch.cat(sums).sum() / labels.numel()
 
 
 class _Fused(torch.autograd.Function):

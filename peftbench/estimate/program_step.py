@@ -29,6 +29,9 @@ from peftbench.run.parallel.ranks import ONE, Ranks
 from peftbench.run.train import Batch, Trainer
 
 
+DTYPES_4BIT = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
 @dataclass(frozen=True)
 class ProgramTrainer(Trainer):
     """A trainer whose step is that of another program.
@@ -55,13 +58,10 @@ class ProgramTrainer(Trainer):
         before = len(self.outliving)
         with _in_host_memory() if own.offload_activations else nullcontext():
             with self.backbone.computing("bfloat16" if own.autocast else "float32"):
-                outputs, loss = program_loss.outputs_and_loss(net, batch, own)
+                loss = program_loss.loss_of(net, batch, own, self.alive)
             extra = self.method.extra_loss(net)
             objective = loss if extra is None else loss + extra
-            self.alive.clear()
-            if own.outputs != "freed":
-                self.alive.update(outputs)
-            del outputs, self.outliving[:before]
+            del self.outliving[:before]
             _phase(live, "backward")
             objective.backward()
         del objective, extra
@@ -125,6 +125,8 @@ def context(own: Program) -> Iterator[None]:
         kernel = {"math": "math", "eager": None}.get(own.attention, "flash")
         stack.enter_context(fake_tensors.attention(kernel))
         stack.enter_context(fake_tensors.dropout_of_a_gpu())
+        if own.quantised_from != "bfloat16":
+            stack.enter_context(program_layers.dequantised_in(DTYPES_4BIT[own.quantised_from]))
         usual = sdpa_attention.use_gqa_in_sdpa
         if not own.grouped:
             sdpa_attention.use_gqa_in_sdpa = lambda *_: False

@@ -25,6 +25,7 @@ VALID: dict[str, tuple[str, ...]] = {
     "loss": ("whole", "chunked", "fused"),
     "outputs": ("freed", "until_update", "until_replaced"),
     "quantised_inputs": ("freed", "kept", "until_replaced"),
+    "quantised_from": ("bfloat16", "float16"),
     "attention": ("flash", "efficient", "math", "eager"),
     "mask": ("padding", "always", "never"),
 }
@@ -60,7 +61,10 @@ class Program:
         quantised_inputs: Whether a 4-bit layer keeps its input for backward, as bitsandbytes before 0.43.2 does. It
             keeps it on the graph's node, which backward does not empty: it lives until the next step's loss, if the
             program holds the loss until then ("until_replaced").
+        quantised_from: Dtype that 4-bit weights had. If it is not that of the products, a dequantised weight exists in
+            both for a moment.
         fused_qkv: Whether queries, keys and values come from one layer: what keeps one of them keeps them all.
+        fused_gelu: Whether GELU by tanh is one kernel, where transformers computes it operation by operation.
         cache: Whether the forward pass fills a key-value cache, which lives as long as the logits.
         attention: Kernel: "flash" and "efficient" keep the output and a float32 per row, "math" the scores; "eager" is
             the network's own code.
@@ -88,7 +92,9 @@ class Program:
     own_head: bool = False
     quantised_head: bool = False
     quantised_inputs: str = "freed"
+    quantised_from: str = "bfloat16"
     fused_qkv: bool = False
+    fused_gelu: bool = False
     cache: bool = False
     attention: str = "flash"
     grouped: bool = True
@@ -135,7 +141,9 @@ PROGRAMS: dict[str, tuple[Program, str]] = {
             outputs="until_replaced",
             own_head=True,
             quantised_head=True,
+            quantised_from="float16",
             fused_qkv=True,
+            fused_gelu=True,
             grouped=False,
             mask="never",
         ),

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A name such as llama-2-70b, a directory, or a hub id.")]
 Method = Annotated[str, typer.Argument(metavar="METHOD", help="One of `peftbench methods`.")]
+OptionalModel = Annotated[
+    str | None, typer.Argument(metavar="MODEL", help="A name such as llama-2-70b, a directory, or a hub id.")
+]
 OptionalMethod = Annotated[str | None, typer.Argument(metavar="METHOD", help="One of `peftbench methods`.")]
 Hyper = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Hyperparameters, such as rank=16 or roles='q v'.")
@@ -70,7 +73,13 @@ FitSize = Annotated[
 ]
 FitAxis = Annotated[str, typer.Option("--fit-axis", metavar="AXIS", help="What --fit enlarges: batch or seq.")]
 AllMethods = Annotated[bool, typer.Option("--all", help="Estimate every method at its defaults.")]
-Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="With --all: folder for table and figure.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="With --all or --check: folder for table and figure.")
+]
+Check = Annotated[
+    bool, typer.Option("--check", help="Compare predictions with published measurements; MODEL may be a group's letter.")
+]
+Stored = Annotated[bool, typer.Option("--stored", help="With --check: take the predictions that came with the package.")]
 Reference = Annotated[
     str, typer.Option("--reference", metavar="METHOD", help="With --all: the method that ratios are relative to.")
 ]
@@ -101,8 +110,11 @@ def count(
 
 
 def estimate(
-    model: Model,
-    method: OptionalMethod = None,
+    model: OptionalModel = None,
+    method: OptionalModel = Annotated[
+    str | None, typer.Argument(metavar="MODEL", help="A name such as llama-2-70b, a directory, or a hub id.")
+]
+OptionalMethod = None,
     hyper: Hyper = None,
     batch: Batch = 1,
     seq: Seq = 512,
@@ -122,6 +134,8 @@ def estimate(
     all_methods: AllMethods = False,
     out: Out = None,
     reference: Reference = "full",
+    check: Check = False,
+    stored: Stored = False,
     task: Task = None,
     labels: Labels = 2,
     roles: Roles = None,
@@ -134,6 +148,16 @@ def estimate(
     """
     from peftbench.estimate import programs, step_estimate
 
+    if check:
+        from peftbench.cli import published_view
+
+        groups = [word for word in (model, method, *(hyper or ())) if word is not None]
+        published_view.check(groups, stored, out, as_json)
+        return
+    if stored:
+        raise UserError("--stored goes with --check")
+    if model is None:
+        raise UserError("give a MODEL and a METHOD, such as: peftbench estimate llama-3.1-8b lora; or --check")
     _check_combination(method, all_methods, out, fit, by_role)
     given = programs.parsed_parts(part or [])
     if program != programs.OWN:

@@ -28,7 +28,6 @@ from peftbench.records.spec import TrainSpec
 from peftbench.run.parallel.ranks import ONE, Ranks
 from peftbench.run.train import Batch, Trainer
 
-
 DTYPES_4BIT = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -178,7 +177,7 @@ def _in_host_memory() -> Iterator[None]:
     """Keep what backward needs on another device, from forward to backward; parameters stay where they are."""
 
     def pack(t: Tensor) -> Any:
-        if isinstance(t, nn.Parameter) or t.is_leaf and not t.requires_grad and t._base is None and t.dim() == 0:
+        if isinstance(t, nn.Parameter) or (t.is_leaf and not t.requires_grad and t._base is None and t.dim() == 0):
             return t
         return (torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta"), t.device)
 

@@ -23,6 +23,7 @@ from peftbench.report.media.markdown import escape
 RIVALS = FOLDER / "rivals.json"
 Predict = Callable[[PublishedPoint], int | None]  # bytes, or tokens of a longest context; None where there is none
 Key = tuple[str, str]  # group and measure
+STRICT = ("allocated", "active", "after_step")
 BANDS = (3, 8)  # percent, of the figure
 
 
@@ -80,6 +81,7 @@ class Checked:
 
     Attributes:
         errors: By group and measure, where a measurement is of what is predicted.
+        strict: Over all points whose measure is what is allocated or active.
         bounds: By group, where it is of what is reserved.
         beside: By rival and group, the rival's errors and ours on the same points.
         predicted: Our prediction by point.
@@ -87,6 +89,7 @@ class Checked:
     """
 
     errors: Mapping[Key, Errors]
+    strict: Errors | None
     bounds: Mapping[Key, OneSided]
     beside: Sequence[Beside]
     predicted: Mapping[str, int]
@@ -146,6 +149,7 @@ def check(points: Sequence[PublishedPoint], predict: Predict, rivals: Rivals | N
     ]
     return Checked(
         errors={key: errors(group, found) for key, group in _groups(sharp)},
+        strict=errors(strict, found) if (strict := [p for p in sharp if p.measure in STRICT]) else None,
         bounds={
             key: one_sided(group, found)
             for key, group in _groups([point for point in covered if point.measure == "reserved"])
@@ -158,7 +162,7 @@ def check(points: Sequence[PublishedPoint], predict: Predict, rivals: Rivals | N
 
 def errors(points: Sequence[PublishedPoint], predicted: Mapping[str, int]) -> Errors:
     """Return the errors of predictions; every point has one."""
-    signed = {point.id: 100 * (predicted[point.id] / measured(point) - 1) for point in points}
+    signed = {point.id: error(point, predicted[point.id]) for point in points}
     sizes = sorted(abs(error) for error in signed.values())
     worst = max(signed, key=lambda name: abs(signed[name]))
     return Errors(
@@ -181,6 +185,11 @@ def one_sided(points: Sequence[PublishedPoint], predicted: Mapping[str, int]) ->
     return OneSided(len(points), below / len(points), spearman(ours, bounds))
 
 
+def error(point: PublishedPoint, predicted: int) -> float:
+    """Return the signed error of one prediction, in percent."""
+    return 100 * (predicted / measured(point) - 1)
+
+
 def measured(point: PublishedPoint) -> float:
     """Return the measurement in what is predicted: bytes, or tokens of a longest context."""
     return point.value if point.unit == "tokens" else point.value_bytes
@@ -189,7 +198,10 @@ def measured(point: PublishedPoint) -> float:
 def as_text(checked: Checked, rivals: Rivals | None = None) -> str:
     """Return the comparisons as Markdown."""
     head = ["group", "measure", "points", "median", "90 % within", "worst", "median, signed", "too high"]
-    texts = [_table(head, [[*key, *_cells(told)] for key, told in checked.errors.items()])]
+    rows = [[*key, *_cells(told)] for key, told in checked.errors.items()]
+    if checked.strict:
+        rows.append(["all of these", "allocated, active, after_step", *_cells(checked.strict)])
+    texts = [_table(head, rows)]
     if checked.bounds:
         rows = [[*key, told.n, f"{told.below:.0%}", _rank(told.rank)] for key, told in checked.bounds.items()]
         texts.append(_table(["group", "measure", "points", "predicted below", "rank correlation"], rows))

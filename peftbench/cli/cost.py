@@ -77,9 +77,9 @@ Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="With --all or --check: folder for table and figure.")
 ]
 Check = Annotated[
-    bool, typer.Option("--check", help="Compare predictions with published measurements; MODEL may be a group's letter.")
+    bool, typer.Option("--check", help="Compare predictions with published measurements, of groups given as letters.")
 ]
-Stored = Annotated[bool, typer.Option("--stored", help="With --check: take the predictions that came with the package.")]
+Stored = Annotated[bool, typer.Option("--stored", help="With --check: the predictions that came with the package.")]
 Reference = Annotated[
     str, typer.Option("--reference", metavar="METHOD", help="With --all: the method that ratios are relative to.")
 ]
@@ -111,10 +111,7 @@ def count(
 
 def estimate(
     model: OptionalModel = None,
-    method: OptionalModel = Annotated[
-    str | None, typer.Argument(metavar="MODEL", help="A name such as llama-2-70b, a directory, or a hub id.")
-]
-OptionalMethod = None,
+    method: OptionalMethod = None,
     hyper: Hyper = None,
     batch: Batch = 1,
     seq: Seq = 512,

@@ -1,4 +1,4 @@
-"""torch's CUDA caching allocator, replayed over the storages of a simulated step: what a process holds of its device.
+"""torch's CUDA caching allocator, replayed over the storages of a simulated step: what a process holds of a device.
 
 From torch 2.13, `c10/cuda/CUDACachingAllocator.cpp`, with its default settings. Sizes are rounded up to 512 bytes. Up to
 1 MiB a block comes from segments of 2 MiB, below 10 MiB from segments of 20 MiB, and a larger one has a segment of its

@@ -31,7 +31,7 @@ def compute_plainly(edit: Edit, own: Program) -> None:
         module: Any = top
         while isinstance(module, Adapter):
             if hasattr(module, "can_fuse"):
-                module.can_fuse = _never
+                module.__dict__["can_fuse"] = _never
             if site.role in (*LINEAR, *BLOCKS):
                 _cast_around(module, DTYPES[own.trained])
             else:
@@ -48,7 +48,7 @@ def _to(dtype: torch.dtype, values: Any) -> Any:
 
 
 def _cast_around(module: Adapter, dtype: torch.dtype) -> None:
-    """Cast what the adapter itself computes with; its base gets the input as it came, and decides the result's dtype."""
+    """Cast what the adapter itself computes with; its base gets the input as it came and decides the result's dtype."""
     seen: dict[str, Any] = {}
 
     def enter(_: nn.Module, args: tuple[Any, ...]) -> Any:

@@ -30,7 +30,7 @@ def loss_of(net: Any, batch: Mapping[str, Tensor], own: Program, alive: dict[str
         loss = out.loss
         logits = out.logits.float() if own.float_outputs else out.logits
         _replace(alive, {"logits": logits, "cache": getattr(out, "past_key_values", None)}, own)
-        return loss  # type: ignore[no-any-return]
+        return loss
     labels = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
     if own.loss == "whole":
         out = net(**inputs)
@@ -39,7 +39,7 @@ def loss_of(net: Any, batch: Mapping[str, Tensor], own: Program, alive: dict[str
     hidden, head = net.base_model(**inputs).last_hidden_state, net.get_output_embeddings()
     if own.loss == "fused":
         _replace(alive, {}, own)
-        return _Fused.apply(hidden.flatten(0, 1), head.weight, labels.flatten())  # type: ignore[no-any-return]
+        return _Fused.apply(hidden.flatten(0, 1), head.weight, labels.flatten())
     parts = [head(part) for part in hidden.split(own.chunk, dim=1)]
     if own.float_outputs:
         parts = [part.float() for part in parts]

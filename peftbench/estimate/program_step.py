@@ -162,8 +162,8 @@ def _update_in_backward(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         rest = {k: v for k, v in group.items() if k != "params"}
         for p in group["params"]:
-            one = type(optimizer)([{**rest, "params": [p]}], lr=group["lr"])
-            one.state = optimizer.state  # type: ignore[assignment]  # one table for all, as the tracker looks there
+            one: Any = type(optimizer)([{**rest, "params": [p]}], lr=group["lr"])
+            one.state = optimizer.state  # one table for all, as the tracker looks there
 
             def update(p: Tensor, one: torch.optim.Optimizer = one) -> None:
                 one.step()
@@ -177,7 +177,7 @@ def _in_host_memory() -> Iterator[None]:
     """Keep what backward needs on another device, from forward to backward; parameters stay where they are."""
 
     def pack(t: Tensor) -> Any:
-        if isinstance(t, nn.Parameter) or (t.is_leaf and not t.requires_grad and t._base is None and t.dim() == 0):
+        if isinstance(t, nn.Parameter):
             return t
         return (torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta"), t.device)
 

@@ -203,7 +203,7 @@ def as_text(checked: Checked, rivals: Rivals | None = None) -> str:
         rows.append(["all of these", "allocated, active, after_step", *_cells(checked.strict)])
     texts = [_table(head, rows)]
     if checked.bounds:
-        rows = [[*key, told.n, f"{told.below:.0%}", _rank(told.rank)] for key, told in checked.bounds.items()]
+        rows = [[*key, str(told.n), f"{told.below:.0%}", _rank(told.rank)] for key, told in checked.bounds.items()]
         texts.append(_table(["group", "measure", "points", "predicted below", "rank correlation"], rows))
     if checked.beside:
         head = ["tool", "group", "measure", "points", "median", "ours", "90 % within", "ours", "worst", "ours"]

@@ -33,6 +33,12 @@ class AdamW8bit(torch.optim.Optimizer):
                     self.state[p].update(self._made(p))
         return None if closure is None else closure()
 
+    def work(self) -> tuple[int, int]:
+        """Return the kernels of a step and the bytes that they move: one a tensor, which reads its gradient once."""
+        trained = [p for group in self.param_groups for p in group["params"] if self.state.get(p)]
+        moments = [t for p in trained for name, t in self.state[p].items() if not name.startswith("qmap")]
+        return len(trained), sum(3 * p.nbytes for p in trained) + sum(2 * t.nbytes for t in moments)
+
     def _made(self, p: torch.Tensor) -> dict[str, Any]:
         if p.numel() < SMALLEST:
             return {name: torch.zeros_like(p, dtype=torch.float32) for name in ("state1", "state2")}

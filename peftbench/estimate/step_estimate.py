@@ -16,12 +16,13 @@ from peftbench.backbones.configuration import load_config, natural_kind
 from peftbench.backbones.load import Backbone, load_on_meta
 from peftbench.backbones.networks import DTYPES
 from peftbench.errors import UserError, unknown
-from peftbench.estimate import fake_tensors, simulated_step
+from peftbench.estimate import fake_tensors, simulated_step, traffic
 from peftbench.estimate.count import ModelQuery, count, network, origin
 from peftbench.estimate.extrapolation import at_full_depth, equal_layers, simulate_depths
 from peftbench.estimate.fake_tensors import VALUES_NEEDED, not_estimable
 from peftbench.estimate.simulated_ranks import simulated_ranks
 from peftbench.estimate.timeline import StepTimeline
+from peftbench.estimate.traffic import Traffic
 from peftbench.method.base import Method
 from peftbench.method.catalogue import Catalogue
 from peftbench.method.registry import find, make
@@ -111,6 +112,7 @@ class StepEstimate:
         assumed: What the estimate assumes.
         shards: With shards: bytes of a gathered block ("block"), of what stays gathered ("rest"), and of what is or
             could be offloaded to the host ("offloadable"). `peak_bytes` is without the latter if it is.
+        traffic: The kernels of the step; None if their number is not affine in the depth.
     """
 
     model: str
@@ -129,6 +131,7 @@ class StepEstimate:
     layers_simulated: str
     assumed: Mapping[str, str]
     shards: Mapping[str, int] | None = None
+    traffic: Traffic | None = None
 
 
 def estimate(
@@ -189,6 +192,7 @@ def estimate(
         how,
         _assumptions(setting, timelines[0]),
         sharded or None,
+        traffic.at_full_depth([t.traffic for t in timelines if t.traffic], more),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from peftbench.estimate.traffic import Traffic
 from peftbench.measure.memory import LiveTensors
 
 
@@ -22,6 +23,7 @@ class StepTimeline:
         shards: Of a network in shards: bytes of a gathered block, of what stays gathered, and of what can be offloaded.
         optimizer: Class and variant of the optimizer.
         attention: The attention implementation.
+        traffic: The kernels of the step.
     """
 
     levels: list[int]
@@ -33,6 +35,7 @@ class StepTimeline:
     shards: dict[str, int] = field(default_factory=dict)
     optimizer: str = ""
     attention: str = ""
+    traffic: Traffic | None = None
 
     @property
     def peak(self) -> int:

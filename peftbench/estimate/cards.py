@@ -22,6 +22,7 @@ class Card:
         name: Name in the file.
         memory_gib: What a process sees, in GiB.
         bandwidth: Of the memory, bytes a second.
+        cache_mb: The last cache before the memory, in 2^20 bytes.
         bfloat16: Operations a second in bfloat16; None where the card has no such products.
         float32: Operations a second in float32, without TF32.
         tf32: Operations a second in TF32; None where the card has none.
@@ -35,6 +36,7 @@ class Card:
     name: str
     memory_gib: float
     bandwidth: float
+    cache_mb: float
     bfloat16: float | None
     float32: float
     tf32: float | None
@@ -48,6 +50,11 @@ class Card:
     def memory_bytes(self) -> int:
         """What a process sees, in bytes."""
         return int(self.memory_gib * 2**30)
+
+    @property
+    def cache(self) -> int:
+        """Bytes of the last cache before the memory."""
+        return int(self.cache_mb * 2**20)
 
     def rate(self, dtype: str) -> float:
         """Return operations a second of products of a dtype, "bfloat16" or another; float32's where it has no own."""

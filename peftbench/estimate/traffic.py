@@ -4,8 +4,8 @@ Every operation that is not a view counts as one kernel. It reads its inputs and
 cache keeps. A broadcast tensor counts once. A lookup reads as much as it returns. What a kernel is, is what eager
 PyTorch calls one: a fused optimiser is one for each group of parameters, fused attention is one.
 
-Products (what flops.py counts) keep the operations, bytes and dtype of each; of the others, their number and the sum of
-their bytes matter. Transfers between devices are counted apart.
+Products (what flops.py counts) keep the operations, bytes and dtype of each. The others are grouped by size, since a
+cache serves small ones. Transfers between devices are counted apart.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from peftbench.measure.timing import Phased
 
 aten = torch.ops.aten
 
-SUMS = ("others", "moved", "transfers", "sent")
 COMMUNICATION = ("c10d", "_c10d_functional", "c10d_functional")
 
 NO_KERNEL = {
@@ -62,27 +61,40 @@ class Product:
 
 
 @dataclass(frozen=True)
+class Moves:
+    """The other kernels of about one size: their bytes have the same number of binary digits.
+
+    Attributes:
+        phase: "forward", "backward" or "optimizer".
+        bytes: Bytes that all of them move.
+        count: How many there are.
+    """
+
+    phase: str
+    bytes: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Traffic:
     """The kernels of one step.
 
     Attributes:
         products: The products.
-        others: Number of the other kernels by phase.
-        moved: Bytes that these move, by phase.
+        others: The other kernels.
         transfers: Number of transfers between devices by phase.
         sent: Bytes of these, by phase.
     """
 
     products: tuple[Product, ...]
-    others: Mapping[str, int]
-    moved: Mapping[str, int]
+    others: tuple[Moves, ...]
     transfers: Mapping[str, int]
     sent: Mapping[str, int]
 
     @property
     def kernels(self) -> int:
         """Number of kernels."""
-        return sum(p.count for p in self.products) + sum(self.others.values())
+        return sum(k.count for k in (*self.products, *self.others))
 
     @property
     def flops(self) -> int:
@@ -92,10 +104,16 @@ class Traffic:
     @property
     def bytes(self) -> int:
         """Bytes that all kernels move."""
-        return sum(p.bytes * p.count for p in self.products) + sum(self.moved.values())
+        return sum(p.bytes * p.count for p in self.products) + self.moved()
+
+    def moved(self, phase: str | None = None) -> int:
+        """Return the bytes that kernels other than products move; None for all phases."""
+        return sum(k.bytes for k in self.others if phase in (None, k.phase))
 
 
 Shape = tuple[str, str, int, int]  # phase, dtype, flops, bytes
+Size = tuple[str, int]  # phase, binary digits of the bytes
+Values = tuple[int, ...]  # the number of kernels and their sums
 
 
 class KernelCounter(FlopCounter):
@@ -104,12 +122,17 @@ class KernelCounter(FlopCounter):
     def __init__(self) -> None:
         super().__init__()
         self._products: Counter[Shape] = Counter()
-        self._sums: dict[str, Counter[str]] = {name: Counter() for name in SUMS}
+        self._counts: Counter[Size] = Counter()
+        self._moved: Counter[Size] = Counter()
+        self._transfers: Counter[str] = Counter()
+        self._sent: Counter[str] = Counter()
 
     @property
     def traffic(self) -> Traffic:
         """The kernels so far."""
-        return _traffic(self._products, self._sums)
+        products = tuple(Product(*shape, count) for shape, count in self._products.items())
+        others = tuple(Moves(size[0], self._moved[size], count) for size, count in self._counts.items())
+        return Traffic(products, others, dict(self._transfers), dict(self._sent))
 
     def add(self, phase: str, kernels: int, moved: int) -> None:
         """Count kernels that do not run on fake tensors.
@@ -117,26 +140,27 @@ class KernelCounter(FlopCounter):
         Args:
             phase: Their phase.
             kernels: Their number.
-            moved: Bytes that they move.
+            moved: Bytes that they move together.
         """
-        self._sums["others"][phase] += kernels
-        self._sums["moved"][phase] += moved
+        if kernels:
+            size = (phase, (moved // kernels).bit_length())
+            self._counts[size] += kernels
+            self._moved[size] += moved
 
     def saw(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, operations: int | None) -> None:
         """Count one operation."""
         packet, phase = func._overloadpacket, self._phase
         if func.namespace in COMMUNICATION:
             if size := sum(map(touched, _tensors(out))):
-                self._sums["transfers"][phase] += 1
-                self._sums["sent"][phase] += size
+                self._transfers[phase] += 1
+                self._sent[phase] += size
             return
         tensors = _tensors((args, kwargs))
         if func.is_view or packet in NO_KERNEL or func.namespace == "prim" or not (tensors or _tensors(out)):
             return
         size = moved_bytes(func, args, kwargs, out)
         if operations is None:
-            self._sums["others"][phase] += 1
-            self._sums["moved"][phase] += size
+            self.add(phase, 1, size)
         else:
             self._products[phase, str(tensors[0].dtype).removeprefix("torch."), operations, size] += 1
 
@@ -196,7 +220,7 @@ def touched(t: Tensor) -> int:
 def at_full_depth(traffics: Sequence[Traffic], more: int) -> Traffic | None:
     """Return the kernels of the whole network, from those of three shallow ones.
 
-    Products that only occur at some depths, because one of their sizes is the depth, are taken as their sum.
+    Kernels that only occur at some depths, because one of their sizes is the depth, are taken together.
 
     Args:
         traffics: Of networks with n, n + 1 and n + 2 layers; or of the whole network alone.
@@ -207,35 +231,60 @@ def at_full_depth(traffics: Sequence[Traffic], more: int) -> Traffic | None:
     """
     if len(traffics) == 1:
         return traffics[0]
-    counts = [Counter({(p.phase, p.dtype, p.flops, p.bytes): p.count for p in t.products}) for t in traffics]
-    products: Counter[Shape] = Counter()
-    for shape in {shape for one in counts for shape in one}:
-        count = _affine([one[shape] for one in counts], more)
-        if count is not None:
-            products[shape] = count
-            for one in counts:
-                del one[shape]
-    for phase, dtype in {shape[:2] for one in counts for shape in one}:
-        alike = [[(shape, n) for shape, n in one.items() if shape[:2] == (phase, dtype)] for one in counts]
-        flops, size = (_affine([sum(shape[i] * n for shape, n in some) for some in alike], more) for i in (2, 3))
-        if flops is None or size is None:
-            return None
-        products[phase, dtype, flops, size] += 1
-    sums: dict[str, Counter[str]] = {}
-    for name in SUMS:
-        parts: list[Mapping[str, int]] = [getattr(t, name) for t in traffics]
-        sums[name] = Counter()
-        for phase in {key for part in parts for key in part}:
-            value = _affine([part.get(phase, 0) for part in parts], more)
-            if value is None:
+    products = _extrapolated([_by_shape(t.products) for t in traffics], more)
+    others = _extrapolated([_by_size(t.others) for t in traffics], more)
+    transfers = _extrapolated([{(p,): (n,) for p, n in t.transfers.items()} for t in traffics], more)
+    sent = _extrapolated([{(p,): (n,) for p, n in t.sent.items()} for t in traffics], more)
+    if products is None or others is None or transfers is None or sent is None:
+        return None
+    return Traffic(
+        tuple(Product(phase, dtype, flops // n, size // n, n) for (phase, dtype, *_), (n, flops, size) in products),
+        tuple(Moves(phase, size, n) for (phase, *_), (n, size) in others),
+        {key[0]: n for key, (n,) in transfers},
+        {key[0]: n for key, (n,) in sent},
+    )
+
+
+def _by_shape(products: Sequence[Product]) -> dict[tuple[Any, ...], Values]:
+    return {(p.phase, p.dtype, p.flops, p.bytes): (p.count, p.count * p.flops, p.count * p.bytes) for p in products}
+
+
+def _by_size(others: Sequence[Moves]) -> dict[tuple[Any, ...], Values]:
+    return {(k.phase, "", (k.bytes // k.count).bit_length()): (k.count, k.bytes) for k in others}
+
+
+def _extrapolated(
+    depths: Sequence[Mapping[tuple[Any, ...], Values]], more: int
+) -> list[tuple[tuple[Any, ...], Values]] | None:
+    """Extrapolate the values of each key; None if they are not affine.
+
+    Keys that are not affine alone differ from depth to depth. Those that begin with the same two parts are matched in
+    their order, the smallest with the smallest; or added up, where that is not affine either.
+    """
+    found: list[tuple[tuple[Any, ...], Values]] = []
+    odd: dict[tuple[Any, ...], None] = {}
+    for key in dict.fromkeys(key for depth in depths for key in depth):
+        width = len(next(depth[key] for depth in depths if key in depth))
+        whole = _affine_values([depth.get(key, (0,) * width) for depth in depths], more)
+        if whole is None:
+            odd[key] = None
+        elif whole[0]:
+            found.append((key, whole))
+    for start in dict.fromkeys(key[:2] for key in odd):
+        alike = [[depth[key] for key in sorted(depth) if key in odd and key[:2] == start] for depth in depths]
+        matched = [_affine_values(one, more) for one in zip(*alike, strict=False)]
+        if len({len(some) for some in alike}) > 1 or None in matched:
+            matched = [_affine_values([tuple(map(sum, zip(*some, strict=True))) for some in alike], more)]
+        for whole in matched:
+            if whole is None:
                 return None
-            sums[name][phase] = value
-    return _traffic(products, sums)
+            found.append((start, whole))
+    return found
 
 
-def _traffic(products: Mapping[Shape, int], sums: Mapping[str, Mapping[str, int]]) -> Traffic:
-    made = tuple(Product(*shape, count) for shape, count in products.items())
-    return Traffic(made, **{name: dict(by_phase) for name, by_phase in sums.items()})
+def _affine_values(values: Sequence[Values], more: int) -> Values | None:
+    whole = [_affine(one, more) for one in zip(*values, strict=True)]
+    return None if None in whole else tuple(v for v in whole if v is not None)
 
 
 def _affine(values: Sequence[int], more: int) -> int | None:

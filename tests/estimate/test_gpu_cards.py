@@ -18,6 +18,7 @@ def test_a_cards_figures_are_plausible(one: Card) -> None:
         assert 20 < one.bfloat16 / one.bandwidth < 500  # operations a byte, where products begin to bound a step
     if one.tf32 is not None and one.bfloat16 is not None:
         assert one.bfloat16 / one.tf32 == pytest.approx(2, rel=0.05)
+    assert 2 < one.cache_mb < 300
     assert 50 < one.watts <= 1200
     assert one.link < one.bandwidth
     assert one.source

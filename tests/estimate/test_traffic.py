@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from peftbench.estimate.count import ModelQuery
 from peftbench.estimate.step_estimate import Setting, estimate
-from peftbench.estimate.traffic import KernelCounter, Product, Traffic, at_full_depth, touched
+from peftbench.estimate.traffic import KernelCounter, Moves, Product, Traffic, at_full_depth, touched
 
 
 def _counted(run: Callable[[], Any]) -> Traffic:
@@ -26,7 +26,7 @@ def test_a_product_reads_its_operands_and_writes_its_result() -> None:
     counted = _counted(lambda: a @ b)
     assert counted.products == (Product("forward", "float32", 2 * 3 * 4 * 5, 4 * (12 + 20 + 15), 1),)
     assert counted.kernels == 1
-    assert counted.others == {}
+    assert counted.others == ()
 
 
 def test_a_linear_layers_step_by_hand() -> None:
@@ -39,7 +39,7 @@ def test_a_linear_layers_step_by_hand() -> None:
     forward, backward = kernels.traffic.products
     assert forward == Product("forward", "bfloat16", 120, 2 * (12 + 20 + 15), 1)
     assert backward == Product("backward", "bfloat16", 120, 2 * (12 + 20 + 15), 1)  # x needs no gradient
-    assert kernels.traffic.moved == {"backward": 2 * 15}  # zeros_like
+    assert kernels.traffic.others == (Moves("backward", 2 * 15, 1),)  # zeros_like
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_a_fused_optimiser_is_one_kernel_for_each_group() -> None:
         kernels.phase("optimizer")
         optimizer.step()
     steps = 3 * 4
-    assert kernels.traffic.others == {"optimizer": 2}  # the numbers of steps, and all weights
+    assert [k.count for k in kernels.traffic.others] == [1, 1]  # the numbers of steps, and all weights
     # weights and moments are read and written, gradients read
-    assert kernels.traffic.moved == {"optimizer": 2 * steps + (steps + 3 * 10 * 4 * 7)}
+    assert kernels.traffic.moved("optimizer") == 2 * steps + (steps + 3 * 10 * 4 * 7)
 
 
 def test_fused_attention_is_one_kernel() -> None:
@@ -122,22 +122,23 @@ def test_a_deep_networks_kernels_are_told_from_shallow_ones() -> None:
     assert every is not None
     assert (told.flops, told.bytes, told.kernels) == (every.flops, every.bytes, every.kernels)
     assert set(told.products) == set(every.products)
+    assert {(k.phase, k.bytes, k.count) for k in told.others} == {(k.phase, k.bytes, k.count) for k in every.others}
 
 
 def test_a_product_as_wide_as_the_network_is_deep_is_extrapolated_as_a_sum() -> None:
     def of(layers: int) -> Traffic:
         wide = Product("forward", "float32", 10 * layers, 4 * layers, 1)
-        return Traffic((Product("forward", "float32", 6, 2, 2 * layers), wide), {"forward": layers}, {}, {}, {})
+        return Traffic((Product("forward", "float32", 6, 2, 2 * layers), wide), (Moves("forward", layers, 1),), {}, {})
 
     whole = at_full_depth([of(3), of(4), of(5)], 7)
     assert whole is not None
     assert whole.flops == of(10).flops
     assert whole.bytes == of(10).bytes
-    assert whole.others == {"forward": 10}
+    assert whole.others == (Moves("forward", 10, 1),)
 
 
 def test_kernels_that_are_not_affine_in_the_depth_are_unknown() -> None:
-    of = [Traffic((), {"forward": n * n}, {}, {}, {}) for n in (3, 4, 5)]
+    of = [Traffic((), (Moves("forward", n * n * n, n * n),), {}, {}) for n in (3, 4, 5)]
     assert at_full_depth(of, 7) is None
 
 
@@ -156,5 +157,5 @@ def test_the_eight_bit_optimiser_moves_its_moments() -> None:
         name: estimate(ModelQuery("tiny-decoder"), "full", {}, Setting(1, 8, optimizer=name)).traffic
         for name in ("adamw", "adamw8bit")
     }
-    at = {name: found.moved["optimizer"] for name, found in moved.items() if found is not None}
+    at = {name: found.moved("optimizer") for name, found in moved.items() if found is not None}
     assert 0 < at["adamw8bit"] < at["adamw"]

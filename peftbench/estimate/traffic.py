@@ -94,7 +94,7 @@ class Traffic:
     @property
     def kernels(self) -> int:
         """Number of kernels."""
-        return sum(k.count for k in (*self.products, *self.others))
+        return sum(p.count for p in self.products) + sum(k.count for k in self.others)
 
     @property
     def flops(self) -> int:

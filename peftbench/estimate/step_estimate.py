@@ -196,6 +196,12 @@ def estimate(
     )
 
 
+def positions_of(query: ModelQuery) -> int | None:
+    """Return the tokens of the longest text that a model takes; None for any."""
+    place = origin(query.model)
+    return positions(load_config(place, query.labels, query.task or natural_kind(place)))
+
+
 def check_model(query: ModelQuery) -> None:
     """Raise `UserError` if the model does not exist."""
     network(query)
@@ -247,10 +253,16 @@ def _equal_layers(query: ModelQuery) -> int | None:
     return equal_layers(load_config(place, query.labels, query.task or natural_kind(place)))
 
 
+def positions(config: Any) -> int | None:
+    """Return the tokens of the longest text that a network takes, from its configuration; None for any."""
+    room: int | None = getattr(config, "max_position_embeddings", None)
+    if room is not None and config.model_type in ("roberta", "xlm-roberta", "camembert"):  # counted from the padding id
+        room -= config.pad_token_id + 1
+    return room
+
+
 def _check_length(backbone: Backbone, setting: Setting) -> None:
-    room = getattr(backbone.net.config, "max_position_embeddings", None)
-    if backbone.net.config.model_type in ("roberta", "xlm-roberta", "camembert"):  # counted from the padding id
-        room -= backbone.net.config.pad_token_id + 1
+    room = positions(backbone.net.config)
     if room is not None and setting.seq > room:
         raise UserError(f"--seq {setting.seq}: this {backbone.net.config.model_type} network has {room} positions")
 

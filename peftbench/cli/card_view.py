@@ -149,6 +149,8 @@ def _parts(a: Answer) -> list[str]:
         ),
         ("the card", size(a.card.memory_bytes), f"{a.card.watts:g} W; {a.card.source}"),
     ]
+    if a.card.bfloat16 is None and a.estimate.setting.dtype == "bfloat16":
+        rows.append(("bfloat16", "not native", "products run at the rate of float32, or not at all"))
     for name, found, unit in (("largest batch", a.largest_batch, ""), ("longest text", a.longest_text, " tokens")):
         why = "where the network's positions end, not the memory" if found.ends_with_positions else "by memory"
         rows.append((name, f"{found.value:,}{unit}", why if found.value else "nothing fits"))

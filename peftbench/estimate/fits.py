@@ -161,7 +161,8 @@ def largest(axis: str, program: Program, question: Question, estimate_at: Estima
     known: dict[int, int] = {}
 
     def fit_at(value: int) -> bool:
-        known[value] = estimate_at(replace(program, setting=replace(program.setting, **{axis: value}))).peak_bytes
+        changed: dict[str, Any] = {axis: value}
+        known[value] = estimate_at(replace(program, setting=replace(program.setting, **changed))).peak_bytes
         return known[value] <= limit
 
     low, high, turns = 0, last + 1, 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from peftbench.cli import card_view
 from peftbench.cli.options import AsJson, Plugins, known_methods, print_json, say
 from peftbench.errors import UserError, unknown
 
@@ -128,6 +129,14 @@ def estimate(
     offload: Offload = False,
     fit: FitSize = None,
     fit_axis: FitAxis = "batch",
+    gpu: card_view.Gpu = None,
+    gpus: card_view.Gpus = None,
+    context: card_view.Context = None,
+    examples: card_view.Examples = None,
+    epochs: card_view.Epochs = None,
+    price: card_view.Price = None,
+    prices: card_view.PriceFile = None,
+    currency: card_view.Currency = None,
     all_methods: AllMethods = False,
     out: Out = None,
     reference: Reference = "full",
@@ -139,7 +148,7 @@ def estimate(
     plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict the memory of a training step on any model.
+    """Predict the memory of a training step on any model; with --gpu, whether it fits, its time and its cost.
 
     It reports the peak, its parts and the operations of the step. It needs no weights.
     """
@@ -162,6 +171,8 @@ def estimate(
         options["optimizer"] = None if optimizer == "adamw" else optimizer
         given = {key: str(value) for key, value in options.items() if value is not None} | given
     own = programs.program(program, given)
+    asked = card_view.Asked(gpu, gpus, context, examples, epochs, price, prices, currency)
+    asked.check(elsewhere=all_methods or fit is not None or by_role)
     setting = step_estimate.Setting(
         batch,
         seq,
@@ -178,6 +189,8 @@ def estimate(
     query = _query(model, task, labels, roles)
     if all_methods:
         _estimate_all(query, setting, plugin, out, reference, as_json)
+    elif gpu is not None:
+        _on_card(query, str(method), hyper, setting, plugin, asked, as_json)
     else:
         _estimate_one(query, str(method), hyper, setting, plugin, by_role, (fit, fit_axis), as_json)
 
@@ -228,6 +241,25 @@ def _estimate_one(
         print_json(asdict(estimated))
     else:
         say(tables.as_text(estimated))
+
+
+def _on_card(
+    query: ModelQuery,
+    method: str,
+    hyper: list[str] | None,
+    setting: Setting,
+    plugin: list[Path] | None,
+    asked: card_view.Asked,
+    as_json: bool,
+) -> None:
+    from peftbench.estimate import count as counting
+    from peftbench.estimate import fits, step_estimate
+
+    def estimate_at(p: fits.Program) -> StepEstimate:
+        return step_estimate.estimate(query, p.method, p.hyper, p.setting, tuple(plugin or ()))
+
+    question = asked.question(setting.shards, step_estimate.positions_of(query))
+    card_view.show(fits.Program(method, counting.parsed(hyper or ()), setting), question, estimate_at, as_json)
 
 
 def _fit(size: str, axis: str, setting: Setting, estimate_at: Callable[[Setting], StepEstimate], as_json: bool) -> None:

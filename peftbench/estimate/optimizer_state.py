@@ -44,6 +44,12 @@ class AllocatedAdamW(torch.optim.Optimizer):
                     self.state[p].update(self._made(p))
         return None if closure is None else closure()
 
+    def work(self) -> tuple[int, int]:
+        """Return the kernels of a step and the bytes that they move: one a tensor, which reads its gradient once."""
+        trained = [p for group in self.param_groups for p in group["params"] if self.state.get(p)]
+        moments = [t for p in trained for name, t in self.state[p].items() if not name.startswith("qmap")]
+        return len(trained), sum(3 * p.nbytes for p in trained) + sum(2 * t.nbytes for t in moments)
+
     def _made(self, p: Tensor) -> dict[str, Any]:
         paged = self._paged and p.numel() >= PAGED
         if self._bits == 32 or p.numel() < SMALLEST:

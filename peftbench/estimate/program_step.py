@@ -159,13 +159,14 @@ def _optimizer(usual: torch.optim.Optimizer, method: Method, own: Program) -> to
 
 def _update_in_backward(optimizer: torch.optim.Optimizer) -> None:
     """Update and free each parameter's gradient as soon as it is there."""
+    kind: Any = type(optimizer)
     for group in optimizer.param_groups:
         rest = {k: v for k, v in group.items() if k != "params"}
         for p in group["params"]:
             one: Any = type(optimizer)([{**rest, "params": [p]}], lr=group["lr"])
             one.state = optimizer.state  # one table for all, as the tracker looks there
 
-            def update(p: Tensor, one: torch.optim.Optimizer = one) -> None:
+            def update(p: Tensor, one: Any = one) -> None:
                 one.step()
                 p.grad = None
 

@@ -19,8 +19,8 @@ from peftbench.backbones.sharded import is_sharded, local
 from peftbench.errors import UserError
 from peftbench.estimate.optimizer_state import AllocatedAdamW
 from peftbench.estimate.timeline import StepTimeline, TimelineTracker
+from peftbench.estimate.traffic import KernelCounter, Together
 from peftbench.measure import module_roles
-from peftbench.measure.flops import FlopCounter
 from peftbench.method.base import Method
 from peftbench.method.edit import Edit
 from peftbench.method.layers.nf4 import NF4Linear
@@ -111,14 +111,17 @@ def tracked(trainer: Trainer, batch: Mapping[str, Tensor], by_role: bool = False
         optimizer.register_step_post_hook(live.mark),
     ]
     try:
-        with FlopCounter() as flops, live:
-            trainer.step(batch, 2 / STEPS, live)
+        with KernelCounter() as kernels, live:
+            trainer.step(batch, 2 / STEPS, Together(live, kernels))
     finally:
         for hook in hooks:
             hook.remove()
     group = optimizer.param_groups[0]
     variant = next((v for v in ("fused", "foreach") if group.get(v)), "loop")
-    timeline = StepTimeline(live.levels, live.marks, live.phases, live.lives, flops.total, _held(trainer))
+    timeline = StepTimeline(live.levels, live.marks, live.phases, live.lives, kernels.total, _held(trainer))
+    if isinstance(optimizer, AllocatedAdamW):
+        kernels.add("optimizer", *optimizer.work())
+    timeline.traffic = kernels.traffic
     if trainer.ranks.shards > 1:
         timeline.shards = _shards(trainer)
     timeline.optimizer = f"{type(optimizer).__name__}, {variant}"

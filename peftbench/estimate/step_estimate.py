@@ -16,13 +16,14 @@ from peftbench.backbones.configuration import load_config, natural_kind
 from peftbench.backbones.load import Backbone, load_on_meta
 from peftbench.backbones.networks import DTYPES
 from peftbench.errors import UserError, unknown
-from peftbench.estimate import fake_tensors, gpu_memory, program_step, programs, simulated_step
+from peftbench.estimate import fake_tensors, gpu_memory, program_step, programs, simulated_step, traffic
 from peftbench.estimate.count import ModelQuery, count, network, origin
 from peftbench.estimate.extrapolation import at_full_depth, equal_layers, simulate_depths
 from peftbench.estimate.fake_tensors import VALUES_NEEDED, not_estimable
 from peftbench.estimate.programs import Program
 from peftbench.estimate.simulated_ranks import simulated_ranks
 from peftbench.estimate.timeline import StepTimeline
+from peftbench.estimate.traffic import Traffic
 from peftbench.method.base import Method
 from peftbench.method.catalogue import Catalogue
 from peftbench.method.registry import find, make
@@ -126,6 +127,7 @@ class StepEstimate:
             could be offloaded to the host ("offloadable"). `peak_bytes` is without the latter if it is.
         after_bytes: Live bytes after the step, with what the program leaves alive.
         reserved_bytes: What CUDA's allocator holds of the device, with a program; 0 for a CPU.
+        traffic: The kernels of the step; None if their number is not affine in the depth.
     """
 
     model: str
@@ -146,6 +148,7 @@ class StepEstimate:
     shards: Mapping[str, int] | None = None
     after_bytes: int = 0
     reserved_bytes: int = 0
+    traffic: Traffic | None = None
 
 
 def estimate(
@@ -208,12 +211,19 @@ def estimate(
         sharded or None,
         at_full_depth([t.levels[-1] for t in timelines], more),
         max(peak.bytes, _along([t.reserved for t in timelines], more)) if setting.program else 0,
+        traffic.at_full_depth([t.traffic for t in timelines if t.traffic], more),
     )
 
 
 def _along(values: Sequence[int], more: int) -> int:
     """Return a value at full depth that grows with the layers, but not exactly: segments have sizes of their own."""
     return values[0] if len(values) == 1 else values[0] + round(more * (values[-1] - values[0]) / (len(values) - 1))
+
+
+def positions_of(query: ModelQuery) -> int | None:
+    """Return the tokens of the longest text that a model takes; None for any."""
+    place = origin(query.model)
+    return positions(load_config(place, query.labels, query.task or natural_kind(place)))
 
 
 def check_model(query: ModelQuery) -> None:
@@ -272,10 +282,16 @@ def _equal_layers(query: ModelQuery) -> int | None:
     return equal_layers(load_config(place, query.labels, query.task or natural_kind(place)))
 
 
+def positions(config: Any) -> int | None:
+    """Return the tokens of the longest text that a network takes, from its configuration; None for any."""
+    room: int | None = getattr(config, "max_position_embeddings", None)
+    if room is not None and config.model_type in ("roberta", "xlm-roberta", "camembert"):  # counted from the padding id
+        room -= config.pad_token_id + 1
+    return room
+
+
 def _check_length(backbone: Backbone, setting: Setting) -> None:
-    room = getattr(backbone.net.config, "max_position_embeddings", None)
-    if backbone.net.config.model_type in ("roberta", "xlm-roberta", "camembert"):  # counted from the padding id
-        room -= backbone.net.config.pad_token_id + 1
+    room = positions(backbone.net.config)
     if room is not None and setting.seq > room:
         raise UserError(f"--seq {setting.seq}: this {backbone.net.config.model_type} network has {room} positions")
 

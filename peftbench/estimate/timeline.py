@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from peftbench.estimate.traffic import Traffic
 from peftbench.measure.memory import LiveTensors
 
 
@@ -23,6 +24,7 @@ class StepTimeline:
         optimizer: Class and variant of the optimizer.
         attention: The attention implementation.
         reserved: Bytes that CUDA's allocator holds; 0 on a CPU.
+        traffic: The kernels of the step.
     """
 
     levels: list[int]
@@ -35,6 +37,7 @@ class StepTimeline:
     optimizer: str = ""
     attention: str = ""
     reserved: int = 0
+    traffic: Traffic | None = None
 
     @property
     def peak(self) -> int:

@@ -74,9 +74,13 @@ class FlopCounter(TorchDispatchMode):
             if out is not NotImplemented:
                 return out
         out = func(*args, **kwargs)
-        if formula is not None:
-            self.by_phase[self._phase] += formula(*args, **kwargs, out_val=out)
+        operations = None if formula is None else formula(*args, **kwargs, out_val=out)
+        self.by_phase[self._phase] += operations or 0
+        self.saw(func, args, kwargs, out, operations)
         return out
+
+    def saw(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, operations: int | None) -> None:
+        """Called after each operation, with its floating-point operations if it is a product. For subclasses."""
 
 
 def _of_shapes(formula: Callable[..., int], start: int, count: int) -> Formula:

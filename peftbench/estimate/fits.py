@@ -1,0 +1,191 @@
+"""Does a step fit on a card, and what does the whole training take: seconds, hours, energy, money."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from peftbench.errors import UserError
+from peftbench.estimate import step_seconds
+from peftbench.estimate.cards import Card
+from peftbench.estimate.memory_fit import LARGEST
+from peftbench.estimate.step_estimate import Setting, StepEstimate
+from peftbench.estimate.step_seconds import StepSeconds
+
+CONTEXT = 512 * 2**20  # bytes that a process holds on a card outside tensors: CUDA's context and loaded kernels
+GRADIENT = 4  # bytes of a gradient, which is float32
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is to run: a method with its hyperparameters, and how its step runs."""
+
+    method: str
+    hyper: Mapping[str, Any]
+    setting: Setting
+
+
+Estimator = Callable[[Program], StepEstimate]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a user asks of a card.
+
+    Attributes:
+        card: The card.
+        gpus: Number of such cards, a multiple of the shards; each set of shards trains on texts of its own.
+        context: Bytes that a process holds on the card outside tensors.
+        examples: Texts of the data set; None if only a step is asked about.
+        epochs: How often training goes over them.
+        price: Of one card for one hour; None if unknown.
+        currency: Of the price.
+        positions: Longest text that the network takes; None for any.
+
+    Raises:
+        UserError: A value is invalid.
+    """
+
+    card: Card
+    gpus: int = 1
+    context: int = CONTEXT
+    examples: int | None = None
+    epochs: float = 1.0
+    price: float | None = None
+    currency: str = "USD"
+    positions: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, valid in (("gpus", self.gpus >= 1), ("examples", self.examples is None or self.examples >= 1)):
+            if not valid:
+                raise UserError(f"--{name} {getattr(self, name)}: give a whole number from 1")
+        if not (0 < self.epochs < math.inf):
+            raise UserError(f"--epochs {self.epochs}: give a number above 0")
+        if self.price is not None and not (0 <= self.price < math.inf):
+            raise UserError(f"--price {self.price}: give what one card costs in an hour, from 0")
+
+    def check(self, setting: Setting) -> None:
+        """Raise `UserError` if the cards cannot be divided into sets of shards."""
+        if self.gpus % setting.shards:
+            raise UserError(f"--gpus {self.gpus} with --shards {setting.shards}: give a multiple of the shards")
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What training on the whole data set takes.
+
+    Attributes:
+        steps: Optimiser steps.
+        hours: Of all cards at once.
+        kwh: Energy at the cards' power limit, without the host: an upper bound of what the cards take.
+        money: None without a price.
+    """
+
+    steps: int
+    hours: float
+    kwh: float
+    money: float | None
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest batch or length that fits.
+
+    Attributes:
+        value: 0 for none.
+        ends_with_positions: Whether the network's positions end the search, not the memory.
+    """
+
+    value: int
+    ends_with_positions: bool
+
+
+def needed_bytes(estimate: StepEstimate, context: int = CONTEXT) -> int:
+    """Return what a step needs of a card: the peak of its tensors, and what the process holds outside them."""
+    return estimate.peak_bytes + context
+
+
+def fits(estimate: StepEstimate, card: Card, context: int = CONTEXT) -> bool:
+    """Whether a step fits on a card."""
+    return needed_bytes(estimate, context) <= card.memory_bytes
+
+
+def seconds(estimate: StepEstimate, question: Question) -> StepSeconds | None:
+    """Return the seconds of a step on the card; None if its kernels are not known.
+
+    Several sets of shards add up their gradients: each goes out and comes back once over the link.
+    """
+    if estimate.traffic is None:
+        return None
+    setting = estimate.setting
+    offloaded = estimate.shards["offloadable"] if setting.offload and estimate.shards else 0
+    step = step_seconds.step_seconds(estimate.traffic, question.card, offloaded=offloaded)
+    if question.gpus == setting.shards:
+        return step
+    summed = 2 * estimate.trainable * GRADIENT / question.card.link
+    return replace(step, seconds=step.seconds + summed, transfers=step.transfers + summed)
+
+
+def bill(step: float, batch: int, question: Question) -> Bill | None:
+    """Return what the whole training takes; None if the number of examples is not known.
+
+    Args:
+        step: Seconds of an optimiser step.
+        batch: Texts that each card sees in it.
+        question: The data set, the cards and the price.
+    """
+    if question.examples is None:
+        return None
+    steps = math.ceil(question.examples * question.epochs / (batch * question.gpus))
+    hours = steps * step / 3600
+    money = None if question.price is None else question.price * question.gpus * hours
+    return Bill(steps, hours, question.card.watts * question.gpus * hours / 1000, money)
+
+
+def largest(axis: str, program: Program, question: Question, estimate_at: Estimator) -> Largest:
+    """Find the largest batch, or the longest texts, that fit on the card.
+
+    A larger one must never need less. The next value is where a line through the two nearest known peaks meets the
+    memory: of memory that grows by a line, four simulations find it. Halving follows where lines do not help.
+
+    Args:
+        axis: "batch" or "seq".
+        program: What runs.
+        question: The card, and the positions of the network.
+        estimate_at: Estimates a program.
+    """
+    limit = question.card.memory_bytes - question.context
+    last = question.positions if axis == "seq" and question.positions is not None else LARGEST
+    known: dict[int, int] = {}
+
+    def fit_at(value: int) -> bool:
+        changed: dict[str, Any] = {axis: value}
+        known[value] = estimate_at(replace(program, setting=replace(program.setting, **changed))).peak_bytes
+        return known[value] <= limit
+
+    low, high, turns = 0, last + 1, 0
+    guess = min(getattr(program.setting, axis), last)
+    while high - low > 1:
+        if fit_at(guess):
+            low = guess
+        else:
+            high = guess
+        guess = _next(low, high, known, limit, halve=turns > 6)
+        turns += 1
+    return Largest(low, low == last and axis == "seq")
+
+
+def _next(low: int, high: int, known: Mapping[int, int], limit: int, halve: bool) -> int:
+    """Return the next value to try, between a value that fits and one that does not."""
+    near = sorted(known, key=lambda value: abs(known[value] - limit))[:2]
+    middle = (low + high) // 2
+    if len(near) < 2:
+        return min(2 * low, high - 1) if low else max(1, middle)
+    a, b = near
+    slope = (known[b] - known[a]) / (b - a)
+    if halve or slope <= 0:
+        return middle
+    met = a + math.floor((limit - known[a]) / slope)
+    return min(max(met if met != low else low + 1, low + 1), high - 1)

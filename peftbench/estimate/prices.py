@@ -1,0 +1,66 @@
+"""Prices of cards, from a user's file: none are built in, as they differ by place and day."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from peftbench.errors import UserError, shown
+from peftbench.estimate.cards import Card, card
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What cards cost for an hour.
+
+    Attributes:
+        currency: E.g. "EUR".
+        of: When and where the prices were read.
+        hourly: Price by name of the card.
+    """
+
+    currency: str
+    of: str
+    hourly: dict[str, float]
+
+    def price(self, of: Card, path: Path) -> float:
+        """Return the price of a card.
+
+        Raises:
+            UserError: The file has none.
+        """
+        if of.name not in self.hourly:
+            raise UserError(
+                f"{path} has no price of {of.name}; add it, or give --price. It has: {', '.join(self.hourly)}"
+            )
+        return self.hourly[of.name]
+
+
+def read(path: Path) -> Prices:
+    """Read a file such as docs/examples/prices.yaml.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: The file is not there, or not such a file.
+    """
+    try:
+        found: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {error}") from error
+    wanted = "currency, date, source and hourly (a price for each card)"
+    if not isinstance(found, dict) or not {"currency", "date", "source", "hourly"} <= set(found):
+        raise UserError(f"{path}: a file of prices has {wanted}")
+    if not isinstance(found["date"], date) or not isinstance(found["hourly"], dict):
+        raise UserError(f"{path}: date is a day such as 2026-11-29, and hourly a price for each card")
+    hourly: dict[str, float] = {}
+    for name, price in found["hourly"].items():
+        if isinstance(price, bool) or not isinstance(price, int | float) or not 0 <= price < float("inf"):
+            raise UserError(f"{path}: the price of {name} is {shown(price)}; give a number from 0")
+        hourly[card(str(name)).name] = float(price)
+    return Prices(str(found["currency"]), f"{found['date']}, {found['source']}", hourly)

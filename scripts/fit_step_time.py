@@ -1,0 +1,255 @@
+"""Fit the constants of step times on published steps, and say how well they predict methods that the fit has not seen.
+
+python scripts/fit_step_time.py [--counts FILE]
+
+It reads peftbench/estimate/published_times.yaml, counts the kernels of each run's program on fake tensors
+(peft_steps.py; some minutes), and fits three constants by least squares of the logarithms, each method weighing the
+same. Every method is then predicted by the constants of all others. It writes peftbench/estimate/step_seconds.yaml and
+the tables of docs/estimate-time.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import yaml
+from scipy.optimize import least_squares
+from tabulate import tabulate
+
+from peftbench.estimate import step_estimate, step_seconds
+from peftbench.estimate.cards import card
+from peftbench.estimate.count import ModelQuery
+from peftbench.estimate.step_seconds import Constants
+from peftbench.estimate.traffic import Moves, Product, Traffic
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "estimate-time.md"
+FIT = step_seconds.FILE
+FIT_HEAD = """# Written by scripts/fit_step_time.py, never by hand. The constants are shares of a card's rate and
+# bandwidth, and the seconds of one launch. Every run is predicted by constants that were fitted without its method.
+"""
+POINTS = ROOT / "peftbench" / "estimate" / "published_times.yaml"
+REFERENCE = "lora-rank32"
+ERRORS, SPREAD = ("error", "ratio_error"), ("median", "ninth", "largest")
+START = (0.6, 0.8, 1.2, 8e-6)
+DECOMPOSES = "its start decomposes the base's weights, which takes minutes on a CPU"
+LEFT_OUT = {
+    "FROD": DECOMPOSES,
+    "OSF": DECOMPOSES,
+    "PSOFT": DECOMPOSES,
+    "mica": DECOMPOSES,
+    "lora-fa": "its optimiser is not AdamW",
+}
+
+
+def main() -> None:
+    """Count, fit, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--counts", type=Path, help="keep the counted kernels in this file, and read them from it")
+    args = parser.parse_args()
+    published = yaml.safe_load(POINTS.read_text(encoding="utf-8"))
+    counts = Counts(args.counts)
+    for name, run in published["runs"].items():
+        peft = run["peft"] or {}
+        kinds = {peft.get("peft_type"), peft.get("init_lora_weights"), run.get("optimizer")}
+        if why := next((LEFT_OUT[kind] for kind in kinds if kind in LEFT_OUT), None):
+            counts.refused[f"peft {name}"] = why
+            continue
+        counts.add(f"peft {name}", lambda run=run: of_peft(published, run))
+        if "ours" in run:
+            counts.add(f"ours {name}", lambda run=run: of_ours(published, run))
+    rows = held_out(published, counts.known)
+    everything = fitted([r for r in rows if r["program"] == "peft"], counts.known)
+    write(published, rows, everything, counts.refused)
+
+
+def held_out(published: Mapping[str, Any], known: Mapping[str, Traffic]) -> list[dict[str, Any]]:
+    """Return one row for each program, with its seconds as the constants of all other methods predict them."""
+    rows = [
+        {
+            "program": program,
+            "run": run,
+            "method": method_of(run, published),
+            "measured": published["runs"][run]["seconds"],
+        }
+        for program, run in (name.split(" ", 1) for name in known)
+    ]
+    timed = [r for r in rows if r["program"] == "peft"]
+    own = card(published["card"])
+    for method in sorted({r["method"] for r in rows}):
+        fit = fitted([r for r in timed if r["method"] != method], known)
+        for r in rows:
+            if r["method"] == method:
+                r["predicted"] = step_seconds.step_seconds(known[f"{r['program']} {r['run']}"], own, fit).seconds
+                r["error"] = r["predicted"] / r["measured"] - 1
+    for r in rows:
+        reference = next(x for x in rows if x["program"] == r["program"] and x["run"] == REFERENCE)
+        r["ratio_error"] = (1 + r["error"]) / (1 + reference["error"]) - 1
+    return rows
+
+
+def method_of(run: str, published: Mapping[str, Any]) -> str:
+    """Return the method of a run: variants of LoRA that compute something else are methods of their own."""
+    peft = published["runs"][run]["peft"]
+    if peft is None:
+        return "full"
+    variant = next((name for name in ("use_dora", "use_bdlora") if name in peft), None)
+    return str(peft["peft_type"]).lower() if variant is None else variant.removeprefix("use_")
+
+
+def fitted(rows: Sequence[Mapping[str, Any]], known: Mapping[str, Traffic]) -> Constants:
+    """Return the constants that predict these programs best: least squares of the logarithms, a method weighing one."""
+    own = card("l40s")
+    of = [known[f"{r['program']} {r['run']}"] for r in rows]
+    share = [1 / sum(x["method"] == r["method"] for x in rows) for r in rows]
+
+    def residuals(logs: Any) -> Any:
+        fit = Constants(*map(float, np.exp(logs)))
+        predicted = [step_seconds.step_seconds(traffic, own, fit).seconds for traffic in of]
+        errors = np.log([p / r["measured"] for p, r in zip(predicted, rows, strict=True)])
+        return np.sqrt(share) * errors
+
+    found = least_squares(residuals, np.log(START), loss="soft_l1", f_scale=0.1)
+    return Constants(*map(float, np.exp(found.x)))
+
+
+def write(
+    published: Mapping[str, Any], rows: Sequence[dict[str, Any]], fit: Constants, refused: Mapping[str, str]
+) -> None:
+    """Write the file of the fit, and the page with its tables."""
+    by_program = {name: [r for r in rows if r["program"] == name] for name in ("peft", "ours")}
+    found: dict[str, Any] = {
+        "constants": {key: float(f"{value:.4g}") for key, value in asdict(fit).items()},
+        "model": published["model"],
+        "card": published["card"],
+        "source": published["source"],
+    }
+    for name, some in by_program.items():
+        found[name] = {
+            "methods": len({r["method"] for r in some}),
+            **{f"{key}_{what}": value for key in ERRORS for what, value in spread(some, key).items()},
+            "runs": {
+                r["run"]: {key: round(r[key], 4) for key in ("measured", "predicted", "error", "ratio_error")}
+                for r in sorted(some, key=lambda r: r["measured"])
+            },
+        }
+    found["not_counted"] = {name.removeprefix("peft "): why for name, why in refused.items()}
+    FIT.write_text(f"{FIT_HEAD}{yaml.safe_dump(found, sort_keys=False, width=110)}", encoding="utf-8")
+    PAGE.write_text(page(found), encoding="utf-8")
+
+
+def spread(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, float]:
+    """Return what half of the methods, nine in ten and all of them stay within."""
+    errors = sorted(per_method(rows, key).values())
+    of = {"median": median(errors), "ninth": float(np.quantile(errors, 0.9)), "largest": errors[-1]}
+    return {name: round(value, 4) for name, value in of.items()}
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """Return the page with its tables replaced: what stands between <!-- name --> and <!-- end -->."""
+    c = found["constants"]
+    rows = [
+        [f"{whose} program", of["methods"], *(f"{of[f'{key}_{what}']:.1%}" for key in ERRORS for what in SPREAD)]
+        for whose, of in (("peft's own", found["peft"]), ("this project's", found["ours"]))
+    ]
+    heads = ["kernels of", "methods", "seconds: half within", "nine in ten", "all"]
+    constants = [
+        ("share of the rate that products reach", f"{c['products']:.0%}"),
+        ("share of the bandwidth that kernels reach", f"{c['memory']:.0%}"),
+        ("the same of what the cache holds", f"{c['cached']:.0%}"),
+        ("microseconds of the host for a kernel", f"{1e6 * c['launch']:.1f}"),
+    ]
+    parts = {
+        "constants": table(constants, ["constant", "value"]),
+        "summary": table(rows, [*heads, "ratio to LoRA: half within", *heads[3:]]),
+        "ours": runs_table(found["ours"]["runs"]),
+        "peft": runs_table(found["peft"]["runs"]),
+        "not counted": "\n".join(f"- {name}: {why}" for name, why in found["not_counted"].items()),
+    }
+    text = PAGE.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        start, rest = text.split(f"<!-- {name} -->\n", 1)
+        text = f"{start}<!-- {name} -->\n{part}\n<!-- end -->{rest.split('<!-- end -->', 1)[1]}"
+    return text
+
+
+def runs_table(runs: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the table of every run."""
+    rows = [
+        (run, f"{r['measured']:.4f}", f"{r['predicted']:.4f}", f"{r['error']:+.1%}", f"{r['ratio_error']:+.1%}")
+        for run, r in runs.items()
+    ]
+    return table(rows, ["run", "published, s", "predicted, s", "error", f"of the ratio to {REFERENCE}"])
+
+
+def table(rows: Sequence[Sequence[Any]], heads: Sequence[str]) -> str:
+    """Return a Markdown table, numbers to the right."""
+    align = ("left", *("right",) * (len(heads) - 1))
+    return tabulate(rows, headers=heads, tablefmt="pipe", disable_numparse=True, colalign=align)
+
+
+def per_method(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, float]:
+    """Return the median absolute error of each method's runs."""
+    methods = {r["method"] for r in rows}
+    return {m: median(abs(r[key]) for r in rows if r["method"] == m) for m in methods}
+
+
+class Counts:
+    """Kernels by name, kept in a file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        kept = json.loads(path.read_text()) if path and path.exists() else {}
+        self.known: dict[str, Traffic] = {name: read(value) for name, value in kept.get("known", {}).items()}
+        self.refused: dict[str, str] = kept.get("refused", {})
+
+    def add(self, name: str, count: Any) -> None:
+        """Count one program, unless it is known."""
+        if name in self.known or name in self.refused:
+            return
+        print(name, file=sys.stderr, flush=True)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                traffic = count()
+            if traffic is None:
+                raise ValueError("the number of kernels is not affine in the number of layers")
+            self.known[name] = traffic
+        except Exception as error:  # whatever a foreign program raises on tensors without numbers
+            self.refused[name] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+        if self.path:
+            known = {key: asdict(value) for key, value in self.known.items()}
+            self.path.write_text(json.dumps({"known": known, "refused": self.refused}))
+
+
+def read(value: Mapping[str, Any]) -> Traffic:
+    """Return kernels that were written as JSON."""
+    products = tuple(Product(**p) for p in value["products"])
+    return Traffic(products, tuple(Moves(**k) for k in value["others"]), value["transfers"], value["sent"])
+
+
+def of_peft(published: Mapping[str, Any], run: Mapping[str, Any]) -> Traffic | None:
+    """Count the kernels of the program that was timed."""
+    from peft_steps import peft_traffic
+
+    return peft_traffic(published["model"], run["peft"], published["batch"], published["seq"])
+
+
+def of_ours(published: Mapping[str, Any], run: Mapping[str, Any]) -> Traffic | None:
+    """Count the kernels of this project's step with the same method."""
+    setting = step_estimate.Setting(published["batch"], published["seq"], published["dtype"])
+    query = ModelQuery(published["model"], "generation")
+    return step_estimate.estimate(query, run["ours"]["method"], run["ours"]["hyper"], setting).traffic
+
+
+if __name__ == "__main__":
+    main()

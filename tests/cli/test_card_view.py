@@ -1,0 +1,85 @@
+"""`peftbench estimate --gpu`: one line that answers, exit codes, JSON, and options that do not go together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import Call, called
+
+LORA = ("estimate", "tiny-decoder", "lora")
+SMALL = ("--context", "22.02GiB")  # leaves some MiB, so that few sizes are tried
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    return called(monkeypatch, capsys, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_first_line_answers(call: Call) -> None:
+    done = call(
+        *LORA, "--gpu", "L4", "--seq", "32", *SMALL, "--examples", "3600", "--price", "1.2", "--currency", "EUR"
+    )
+    assert done.code == 0, done.err
+    first = done.out.splitlines()[0]
+    assert first.startswith("fits on l4: ")
+    for part in ("of 22.03 GiB", "largest batch", "longest text", "a step", "hours, at most", "kWh", "EUR"):
+        assert part in first
+    assert "positions" in done.out
+    assert "not verified" in done.out
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_exits_with_1_and_says_what_would(call: Call) -> None:
+    done = call(*LORA, "--gpu", "l4", "--seq", "16", *SMALL, "--batch", "128")
+    assert done.code == 1, done.err
+    assert done.out.startswith("does not fit on l4: ")
+    assert "single changes that make it fit" in done.out
+    assert "--gpu " in done.out
+
+
+@pytest.mark.slow
+def test_json_has_the_same(call: Call) -> None:
+    done = call(*LORA, "--gpu", "l4", "--seq", "16", *SMALL, "--json")
+    found = json.loads(done.out)
+    assert found["fits"] is True
+    assert found["card"]["name"] == "l4"
+    assert found["needed_bytes"] == found["estimate"]["peak_bytes"] + found["context_bytes"]
+    assert found["step"]["seconds"] > 0
+    assert found["largest_batch"]["value"] > 1
+
+
+@pytest.mark.slow
+def test_prices_come_from_a_file(call: Call, tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "docs" / "examples" / "prices.yaml"
+    done = call(*LORA, "--gpu", "l4", "--seq", "16", *SMALL, "--examples", "1000", "--prices", str(example), "--json")
+    found = json.loads(done.out)
+    assert found["bill"]["money"] == pytest.approx(0.5 * found["bill"]["hours"])
+    own = tmp_path / "prices.yaml"
+    own.write_text("currency: EUR\ndate: 2026-11-29\nsource: us\nhourly: {h100: 2}\n")
+    wrong = call(*LORA, "--gpu", "l4", "--examples", "10", "--prices", str(own))
+    assert wrong.code == 2
+    assert "has no price of l4" in wrong.err
+    own.write_text("currency: EUR\ndate: 2026-11-29\nsource: us\nhourly: {h100: cheap}\n")
+    assert "price of h100 is 'cheap'" in call(*LORA, "--gpu", "l4", "--examples", "10", "--prices", str(own)).err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--gpu", "l40"), "unknown card 'l40'; did you mean"),
+        (("--price", "1"), "--price goes with --gpu CARD"),
+        (("--gpu", "l4", "--fit", "8GB"), "--gpu goes with none of"),
+        (("--gpu", "l4", "--price", "1"), "go with --examples"),
+        (("--gpu", "l4", "--examples", "5", "--currency", "EUR"), "--currency goes with --price"),
+        (("--gpu", "l4", "--context", "much"), "--context: "),
+        (("--gpu", "l4", "--gpus", "3", "--shards", "2"), "give a multiple of the shards"),
+        (("--gpu", "l4", "--examples", "5", "--prices", "nowhere.yaml"), "nowhere.yaml"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(call: Call, options: tuple[str, ...], said: str) -> None:
+    done = call(*LORA, *options)
+    assert done.code == 2
+    assert said in done.err

@@ -163,7 +163,7 @@ def _update_in_backward(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         rest = {k: v for k, v in group.items() if k != "params"}
         for p in group["params"]:
-            one: Any = type(optimizer)([{**rest, "params": [p]}], lr=group["lr"])
+            one = kind([{**rest, "params": [p]}], lr=group["lr"])
             one.state = optimizer.state  # one table for all, as the tracker looks there
 
             def update(p: Tensor, one: Any = one) -> None:

@@ -111,7 +111,7 @@ def test_parts_of_a_point_replace_those_of_its_file() -> None:
 
 def test_4_bit_layers_of_old_bitsandbytes_keep_their_inputs() -> None:
     """bitsandbytes keeps them before July 2024; the sources of L, R, I, A and S are older, U and F are younger."""
-    kept = {point.group for point in PREDICTED if point.parts.get("quantised_inputs") == "kept"}
+    kept = {point.group for point in PREDICTED if point.parts.get("quantised_inputs", "freed") != "freed"}
     others = {point.group for point in PREDICTED if point.method == "qlora" and "quantised_inputs" not in point.parts}
     assert kept == {"A", "I", "L", "R", "S"}
     assert others == {"A", "F", "T", "U"}  # of A, peft's guide of 2026; torchtune has 4-bit layers of its own

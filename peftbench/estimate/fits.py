@@ -103,8 +103,11 @@ class Largest:
 
 
 def needed_bytes(estimate: StepEstimate, context: int = CONTEXT) -> int:
-    """Return what a step needs of a card: the peak of its tensors, and what the process holds outside them."""
-    return estimate.peak_bytes + context
+    """Return what a step needs of a card, as nvidia-smi shows it: what the process holds outside tensors, and their peak.
+
+    Where another program's step is simulated, that is what CUDA's allocator reserves.
+    """
+    return max(estimate.reserved_bytes, estimate.peak_bytes) + context
 
 
 def fits(estimate: StepEstimate, card: Card, context: int = CONTEXT) -> bool:

@@ -61,6 +61,8 @@ class ProgramTrainer(Trainer):
             extra = self.method.extra_loss(net)
             objective = loss if extra is None else loss + extra
             del self.outliving[:before]
+            if own.cache and own.outputs != "freed":
+                self.alive["prefix"] = self._cached_prefix(len(batch["labels"]))
             _phase(live, "backward")
             objective.backward()
         del objective, extra
@@ -75,6 +77,13 @@ class ProgramTrainer(Trainer):
             if own.gradients in ("freed", "kept"):
                 self.optimizer.zero_grad(set_to_none=own.gradients == "freed")
         return loss.detach()
+
+    def _cached_prefix(self, texts: int) -> list[Tensor]:
+        """Return the keys and values of a prefix, which a cache holds once for each text."""
+        slots = [module for site, module in self.edit.placed() if site.role == "prefix"]
+        tables = [p for slot in slots for name, p in slot.named_parameters() if name in ("K", "V")]
+        dtype = DTYPES[self.program.weights]
+        return [torch.empty(texts, *table.shape, dtype=dtype, device=table.device) for table in tables]
 
     def _show_what_lives(self) -> None:
         """Let the memory tracker see what the last step has left alive: it counts what an operation touches."""

@@ -12,6 +12,8 @@ bit. Tests compare the two and explain why a doubly quantised absmax may differ.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -144,6 +146,8 @@ def dequantize_with_tables(q: Quantized, tables: tuple[Tensor, ...], dtype: torc
     Returns:
         A tensor of `q.shape`.
     """
+    if _arithmetic.left_out and has_no_data(q.codes):
+        return torch.empty(q.shape, dtype=dtype, device=q.codes.device)
     pairs, dynamic = tables
     absmax = q.absmax
     if q.scales is not None and q.offset is not None:
@@ -158,6 +162,25 @@ def dequantize_with_tables(q: Quantized, tables: tuple[Tensor, ...], dtype: torc
         statistics = absmax[start // q.block : ceil(stop / q.block)]
         out[start:stop] = _values(q.codes[start // 2 : ceil(stop / 2)], statistics, pairs, stop - start, q.block)
     return out.view(q.shape)
+
+
+class _Arithmetic:
+    """Whether tensors without data are dequantised by every operation, whose memory counts, or by their shape alone."""
+
+    left_out = False
+
+
+_arithmetic = _Arithmetic()
+
+
+@contextmanager
+def by_shape_alone() -> Iterator[None]:
+    """Dequantise tensors without data at once: for a step whose memory is not tracked."""
+    before, _arithmetic.left_out = _arithmetic.left_out, True
+    try:
+        yield
+    finally:
+        _arithmetic.left_out = before
 
 
 def _values(codes: Tensor, absmax: Tensor, pairs: Tensor, count: int, block: int) -> Tensor:

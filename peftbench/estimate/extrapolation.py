@@ -1,11 +1,13 @@
-"""Extrapolate the memory timeline of a deep network's step from three shallow ones: exact if all layers are alike.
+"""Extrapolate the memory timeline of a deep network's step from three shallow ones: exact if its rounds are alike.
 
-With n equal layers, a part of the step (the forward pass, the backward pass, ...) consists of a beginning, n equal
-rounds and an end. The live bytes after the k-th event of layer i are then affine in i and in n. Over all layers they
+A round is one layer where all are alike, and a few where their kinds alternate, such as windowed and full attention.
+
+With n equal rounds, a part of the step (the forward pass, the backward pass, ...) consists of a beginning, n equal
+rounds and an end. The live bytes after the k-th event of round i are then affine in i and in n. Over all rounds they
 are largest in the first or the last one: at an event counted from the beginning of the part, or from its end. Such
 levels are affine in n.
 
-Networks of n, n + 1 and n + 2 layers determine each level and verify it. If a level is not affine, or the aligned
+Networks of n, n + 1 and n + 2 rounds determine each level and verify it. If a level is not affine, or the aligned
 events do not cover the part (clipping passes over the layers several times), the part has an upper bound: the bytes at
 its beginning plus all that it allocates. If a bound reaches the peak, the result is None, and the network must be
 simulated in full.
@@ -20,8 +22,30 @@ from typing import Any
 
 from peftbench.estimate.timeline import StepTimeline
 
-SHALLOW = 3  # layers of the shallowest simulated network
+SHALLOW = (2, 3)  # rounds of the shallowest simulated network; 3 where 2, 3 and 4 are not regular enough
 DEEP = 8  # layers from which on three small depths are simulated instead
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The layers of a network, whose kinds repeat.
+
+    Attributes:
+        layers: Number of layers.
+        period: Layers of a round. What remains of the layers, less than a round, is at the end.
+    """
+
+    layers: int
+    period: int
+
+    def depth(self, rounds: int) -> int:
+        """Return the number of layers of a network with so many rounds and the same end."""
+        return rounds * self.period + self.layers % self.period
+
+    def depths(self, first: int) -> list[int]:
+        """Return the layers of three networks, of `first` rounds and one and two more; none if all layers are fewer."""
+        depths = [self.depth(first + i) for i in range(3)]
+        return depths if self.layers >= DEEP and sum(depths) < self.layers else []
 
 
 @dataclass(frozen=True)
@@ -46,26 +70,32 @@ def peak_of(timeline: StepTimeline) -> StepPeak:
 
 
 def simulate_depths(
-    simulate: Callable[[int | None], StepTimeline], layers: int | None
+    simulate: Callable[[int | None], StepTimeline], rounds: Rounds | None
 ) -> tuple[StepPeak, list[StepTimeline], str, int]:
     """Simulate a step at three small depths and extrapolate, or simulate the whole network.
 
     Args:
         simulate: Simulates the step of a network with this number of layers; None for its own.
-        layers: Number of equal layers of the network; None if they may differ.
+        rounds: Layers of the network; None if they may differ.
 
     Returns:
-        The peak, the simulated timelines, which depths these have, and the number of layers that the network has in
+        The peak, the simulated timelines, which depths these have, and the number of rounds that the network has in
         addition to the first of them.
     """
-    if layers is not None and layers >= DEEP:
-        depths = [SHALLOW + i for i in range(3)]
-        timelines = [simulate(n) for n in depths]
-        more = layers - SHALLOW
-        peak = extrapolate(timelines, more)
+    known: dict[int, StepTimeline] = {}
+    for first in SHALLOW:
+        depths = rounds.depths(first) if rounds is not None else []
+        if rounds is None or not depths:
+            break
+        known |= {n: simulate(n) for n in depths if n not in known}
+        timelines = [known[n] for n in depths]
+        more = rounds.layers // rounds.period - first
+        peak = extrapolate(timelines, more, first)
         sizes = [[t.flops for t in timelines], *([t.held[key] for t in timelines] for key in timelines[0].held)]
+        sizes += [[t.shards[key] for t in timelines] for key in timelines[0].shards]
         if peak is not None and all(affine(values, more) is not None for values in sizes):
-            return peak, timelines, f"{', '.join(map(str, depths))} of {layers}, and told from them exactly", more
+            how = f"{', '.join(map(str, depths))} of {rounds.layers}, and told from them exactly"
+            return peak, timelines, how, more
     whole = simulate(None)
     return peak_of(whole), [whole], "all", 0
 
@@ -79,27 +109,40 @@ def at_full_depth(values: Sequence[int], more: int) -> int:
 
 def equal_layers(config: Any) -> int | None:
     """Return the number of layers of a configuration, or None if they may differ."""
-    kinds = set(getattr(config, "layer_types", None) or ["one"])
-    alike = len(kinds) == 1 and not config.is_encoder_decoder and getattr(config, "num_hidden_layers", None)
-    return int(config.num_hidden_layers) if alike else None
+    rounds = rounds_of(config)
+    return rounds.layers if rounds is not None and rounds.period == 1 else None
 
 
-def extrapolate(timelines: Sequence[StepTimeline], more: int) -> StepPeak | None:
+def rounds_of(config: Any) -> Rounds | None:
+    """Return the layers of a configuration, or None if they may differ in a way that does not repeat."""
+    layers = getattr(config, "num_hidden_layers", None)
+    if config.is_encoder_decoder or not layers:
+        return None
+    if getattr(config, "mlp_only_layers", None) or getattr(config, "decoder_sparse_step", 1) != 1:
+        return None  # some layers of a network of experts have none
+    lists = [v for v in config.to_dict().values() if isinstance(v, list) and len(v) == layers]
+    kinds = [tuple(str(v[i]) for v in lists) for i in range(layers)]
+    period = next(p for p in range(1, layers + 1) if all(kinds[i] == kinds[i % p] for i in range(layers)))
+    return Rounds(layers, period)
+
+
+def extrapolate(timelines: Sequence[StepTimeline], more: int, first_rounds: int) -> StepPeak | None:
     """Extrapolate the peak.
 
     Args:
-        timelines: Timelines of networks with n, n + 1 and n + 2 layers.
-        more: Number of layers in addition to n.
+        timelines: Timelines of networks with n, n + 1 and n + 2 rounds.
+        more: Number of rounds in addition to n.
+        first_rounds: n.
 
     Returns:
-        The peak with n + `more` layers; None if it cannot be determined.
+        The peak with n + `more` rounds; None if it cannot be determined.
     """
     moments: list[tuple[int, int]] = []
     bounds: list[int | None] = []
     if len({len(c.marks) for c in timelines}) > 1:
         return None
     for part in zip(*map(_spans, timelines), strict=True):
-        here = list(_aligned(timelines, part))
+        here = list(_aligned(timelines, part, first_rounds))
         moments += here
         if not here and any(stop > start for start, stop in part):
             bounds.append(affine([_bound(c.levels, *span) for c, span in zip(timelines, part, strict=True)], more))
@@ -122,7 +165,7 @@ def extrapolate(timelines: Sequence[StepTimeline], more: int) -> StepPeak | None
 
 
 def affine(values: Sequence[int], more: int) -> int | None:
-    """Extrapolate three values at consecutive depths to `more` layers after the first.
+    """Extrapolate three values at consecutive depths to `more` rounds after the first.
 
     None if they are not affine.
     """
@@ -142,13 +185,15 @@ def _bound(levels: Sequence[int], start: int, stop: int) -> int:
     return around[0] + sum(max(0, b - a) for a, b in pairwise(around)) if around else 0
 
 
-def _aligned(timelines: Sequence[StepTimeline], part: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def _aligned(
+    timelines: Sequence[StepTimeline], part: Sequence[tuple[int, int]], first_rounds: int
+) -> Iterator[tuple[int, int]]:
     """Yield the events of a part that are the same at any depth, as indices in the first and in the second timeline.
 
     Yields nothing if the depths cannot be aligned.
     """
     sizes = [stop - start for start, stop in part]
-    rounds = sizes[1] - sizes[0]  # events of one layer
+    rounds = sizes[1] - sizes[0]  # events of one round
     if sizes[2] - sizes[1] != rounds or rounds < 0:
         return
     levels = [c.levels[start:stop] for c, (start, stop) in zip(timelines, part, strict=True)]
@@ -158,9 +203,9 @@ def _aligned(timelines: Sequence[StepTimeline], part: Sequence[tuple[int, int]])
         if front == sizes[0]:
             yield from ((part[0][0] + k, part[1][0] + k) for k in range(sizes[0]))
         return
-    # At most these events precede and follow the layers, so both ends include all `SHALLOW` layers.
-    front_end = min(front, sizes[0] - back + SHALLOW * rounds)
-    back_end = min(back, sizes[0] - front + SHALLOW * rounds)
+    # At most these events precede and follow the rounds, so both ends include all rounds of the first network.
+    front_end = min(front, sizes[0] - back + first_rounds * rounds)
+    back_end = min(back, sizes[0] - front + first_rounds * rounds)
     if front_end + back_end < sizes[0] + rounds:
         return
     for k in range(min(front_end, sizes[0])):

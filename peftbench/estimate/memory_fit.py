@@ -1,4 +1,8 @@
-"""The largest batch, or the longest texts, whose step fits into a given memory, by bisection over estimates."""
+"""The largest batch, or the longest texts, whose step fits into a given memory.
+
+Memory grows with either in pieces of straight lines, so that two estimates tell about where the limit is reached. The
+answer rests on estimates of itself and of the next value alone: guesses only choose which values are estimated.
+"""
 
 from __future__ import annotations
 
@@ -71,14 +75,48 @@ def fit(limit: int, axis: str, setting: Setting, estimate_at: Callable[[Setting]
                 known[value] = None  # more positions than the network has
         return known[value]
 
-    def fits(value: int) -> bool:
+    def peak(value: int) -> int | None:
         estimate = at(value)
-        return estimate is not None and estimate.peak_bytes <= limit
+        return None if estimate is None else estimate.peak_bytes
 
-    low, high = 0, 1
-    while high <= LARGEST and fits(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+    low, high = largest(limit, peak)
     return Fit(limit, axis, low, at(low) if low else None, at(high))
+
+
+def largest(limit: int, peak: Callable[[int], int | None]) -> tuple[int, int]:
+    """Return the largest value whose peak is within a limit, and the next one.
+
+    Args:
+        limit: Bytes.
+        peak: Peak of a value, which never falls with it; None beyond what the network takes.
+
+    Returns:
+        (0, 1) if not even 1 is within the limit.
+    """
+    low, high = 0, 2 * LARGEST
+    below: list[tuple[int, int]] = []  # (value, bytes) within the limit, ascending
+    above: tuple[int, int] | None = None  # the smallest beyond it
+    guess = 1
+    while high - low > 1:
+        width, met = high - low, above is not None
+        found = peak(guess)
+        if found is not None and found <= limit:
+            low = guess
+            below.append((guess, found))
+        else:
+            high, above = guess, None if found is None else (guess, found)
+        if low == 0:
+            return 0, 1
+        slow = met and 2 * (high - low) > width  # a line through the ends of a curve may creep
+        guess = (low + high) // 2 if slow else _guess(limit, low, high, below, above)
+    return low, high
+
+
+def _guess(limit: int, low: int, high: int, below: list[tuple[int, int]], above: tuple[int, int] | None) -> int:
+    """Return the next value to estimate between `low` and `high`: where a line through two peaks meets the limit."""
+    unbounded = high == 2 * LARGEST
+    ends = [*below[-1:], above] if above is not None else below[-2:]
+    if len(ends) < 2 or ends[0][1] == ends[1][1] or (above is None and not unbounded):
+        return min(2 * low, high - 1) if unbounded else (low + high) // 2
+    (x, y), (right, top) = ends
+    return min(max(x + (limit - y) * (right - x) // (top - y), low + 1), high - 1)

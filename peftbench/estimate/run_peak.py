@@ -16,7 +16,7 @@ from peftbench.backbones import load, source
 from peftbench.backbones.configuration import load_config
 from peftbench.errors import UserError
 from peftbench.estimate import fake_tensors, simulated_step
-from peftbench.estimate.extrapolation import equal_layers, simulate_depths
+from peftbench.estimate.extrapolation import rounds_of, simulate_depths
 from peftbench.estimate.fake_tensors import VALUES_NEEDED, not_estimable
 from peftbench.estimate.simulated_ranks import simulated_ranks
 from peftbench.estimate.timeline import StepTimeline
@@ -107,7 +107,7 @@ def peak(query: Mapping[str, Any], plugins: Iterable[Path | str] = ()) -> dict[s
             except VALUES_NEEDED as error:
                 raise not_estimable(method, error) from error
 
-    predicted, *_ = simulate_depths(simulate, equal_layers(load_config(origin, labels, kind, b.dropout)))
+    predicted, *_ = simulate_depths(simulate, rounds_of(load_config(origin, labels, kind, b.dropout)))
     return {"bytes": predicted.bytes, "batch": shape}
 
 

@@ -24,6 +24,7 @@ from peftbench.measure import module_roles
 from peftbench.method.base import Method
 from peftbench.method.edit import Edit
 from peftbench.method.layers.nf4 import NF4Linear
+from peftbench.method.layers.nf4_quantization import by_shape_alone
 from peftbench.records.spec import TrainSpec
 from peftbench.run.parallel import shards
 from peftbench.run.parallel.ranks import ONE, Ranks
@@ -95,7 +96,8 @@ def tracked(trainer: Trainer, batch: Mapping[str, Tensor], by_role: bool = False
         by_role: Whether to record the role of every storage.
     """
     trainer.backbone.net.train()
-    trainer.step(batch, 1 / STEPS)
+    with by_shape_alone():
+        trainer.step(batch, 1 / STEPS)
     trainer.edit.check_used()
     gc.collect()
     net, optimizer = trainer.backbone.net, trainer.optimizer

@@ -1,8 +1,8 @@
 """Estimate the memory and the operations of a training step of any model with any method, without its weights.
 
 `estimate` simulates the runner's own step (simulated_step.py). It is exact for what it assumes, and it states what that
-is: the same step under the same tracker has the same peak to the byte (docs/estimate.md). Deep networks of equal layers
-are extrapolated from three small depths (extrapolation.py).
+is: the same step under the same tracker has the same peak to the byte (docs/estimate.md). Deep networks of equal rounds
+of layers are extrapolated from three small depths (extrapolation.py).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from peftbench.backbones.load import Backbone, load_on_meta
 from peftbench.backbones.networks import DTYPES
 from peftbench.errors import UserError, unknown
 from peftbench.estimate import fake_tensors, gpu_memory, program_step, programs, simulated_step, traffic
-from peftbench.estimate.count import ModelQuery, count, network, origin
-from peftbench.estimate.extrapolation import at_full_depth, equal_layers, simulate_depths
+from peftbench.estimate.count import ModelQuery, ParameterCount, count, network, origin
+from peftbench.estimate.extrapolation import Rounds, at_full_depth, rounds_of, simulate_depths
 from peftbench.estimate.fake_tensors import VALUES_NEEDED, not_estimable
 from peftbench.estimate.programs import Program
 from peftbench.estimate.simulated_ranks import simulated_ranks
@@ -158,6 +158,7 @@ def estimate(
     setting: Setting,
     plugins: Iterable[Path | str] = (),
     by_role: bool = False,
+    counted: ParameterCount | None = None,
 ) -> StepEstimate:
     """Estimate peak memory, its parts and the operations of one training step.
 
@@ -168,16 +169,17 @@ def estimate(
         setting: How the step runs.
         plugins: Python files that register further methods.
         by_role: Whether to split the peak by module role.
+        counted: The method's parameters on the model, where they are known.
 
     Raises:
         UserError: The model, method or a hyperparameter is unknown, the network does not take the method or the text
             length, or the method's sizes depend on the weights' values.
     """
     files = tuple(user_file.resolved(Path(p)) for p in plugins)
-    counted = count(query, name, hyper, files)
+    counted = counted or count(query, name, hyper, files)
     method = make(find(name, files), Catalogue(files).hyper(name, hyper or {}))
-    layers = None if setting.every_layer else _equal_layers(query)
-    peak, timelines, how, more = simulate_depths(lambda n: simulate_step(query, method, setting, by_role, n), layers)
+    rounds = None if setting.every_layer else _rounds(query)
+    peak, timelines, how, more = simulate_depths(lambda n: simulate_step(query, method, setting, by_role, n), rounds)
     parts: dict[str, int] = {}
     roles: dict[str, dict[str, int]] = {}
     for (role, kind), size in peak.parts.items():
@@ -276,10 +278,10 @@ def simulate_step(
     return timeline if own is None else gpu_memory.on_gpu(timeline)
 
 
-def _equal_layers(query: ModelQuery) -> int | None:
-    """Return the number of layers, or None if they may differ."""
+def _rounds(query: ModelQuery) -> Rounds | None:
+    """Return the layers, or None if they may differ in a way that does not repeat."""
     place = origin(query.model)
-    return equal_layers(load_config(place, query.labels, query.task or natural_kind(place)))
+    return rounds_of(load_config(place, query.labels, query.task or natural_kind(place)))
 
 
 def positions(config: Any) -> int | None:

@@ -372,3 +372,20 @@ def test_bitsandbytes_refuses_what_it_cannot_do(oracle: Any) -> None:
     layer = nf4.NF4Linear.from_dense(nn.Linear(64, 4), backend="bitsandbytes")
     with pytest.raises(UserError, match="float64"):
         layer(torch.ones(1, 64, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("shape", [(96, 64), (256, 300), (7, 33)])
+@pytest.mark.parametrize("double", [True, False])
+def test_a_weight_without_data_takes_the_tensors_of_one_with_data(shape: tuple[int, int], double: bool) -> None:
+    real = nf4_quantization.quantize(torch.randn(shape), double=double)
+    empty = nf4_quantization.quantize(torch.randn(shape, device="meta"), double=double)
+    for name in ("codes", "absmax", "scales", "offset"):
+        a, b = getattr(real, name), getattr(empty, name)
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride())
+            assert a.untyped_storage().nbytes() == b.untyped_storage().nbytes()
+    with nf4_quantization.by_shape_alone():
+        assert nf4_quantization.dequantize(empty).shape == shape
+        inside = nf4_quantization.dequantize(real)
+    assert torch.equal(inside, nf4_quantization.dequantize(real))  # with data nothing is left out

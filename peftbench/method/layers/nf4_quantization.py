@@ -12,6 +12,8 @@ bit. Tests compare the two and explain why a doubly quantised absmax may differ.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -87,6 +89,8 @@ def quantize(weight: Tensor, block: int = BLOCK, double: bool = True) -> Quantiz
         UserError: The tensor is empty, not floating-point or not finite, or the block size is invalid.
     """
     check_quantizable(weight, block)
+    if has_no_data(weight):
+        return _without_data(weight, block, double)
     flat = weight.detach().reshape(-1)
     codes = torch.empty(ceil(flat.numel() / 2), dtype=torch.uint8, device=flat.device)
     absmax = torch.empty(ceil(flat.numel() / block), dtype=torch.float32, device=flat.device)
@@ -99,7 +103,7 @@ def quantize(weight: Tensor, block: int = BLOCK, double: bool = True) -> Quantiz
         packed = _pack(torch.bucketize(scaled, bounds, out_int32=True))
         codes[start // 2 : start // 2 + packed.numel()] = packed
         absmax[start // block : start // block + statistics.numel()] = statistics
-    if not has_no_data(weight) and not bool(absmax.isfinite().all()):
+    if not bool(absmax.isfinite().all()):
         raise UserError("cannot quantise a weight with values that are infinite or not a number; check the checkpoint")
     shape, dtype = tuple(weight.shape), weight.dtype
     if not double:
@@ -109,6 +113,20 @@ def quantize(weight: Tensor, block: int = BLOCK, double: bool = True) -> Quantiz
     dynamic = dynamic_table(flat.device)
     bytes_ = torch.bucketize(scaled, (dynamic[:-1] + dynamic[1:]) / 2, out_int32=True).to(torch.uint8)
     return Quantized(codes, bytes_, scales, offset, shape, dtype, block)
+
+
+def _without_data(weight: Tensor, block: int, double: bool) -> Quantized:
+    """Return the tensors of a quantised weight that has a shape only: the arithmetic on large ones takes seconds."""
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=weight.device)
+
+    blocks, shape = ceil(weight.numel() / block), tuple(weight.shape)
+    codes = empty(ceil(weight.numel() / 2), dtype=torch.uint8)
+    if not double:
+        return Quantized(codes, empty(blocks), None, None, shape, weight.dtype, block)
+    scales, offset = empty(ceil(blocks / STATISTICS_BLOCK)), empty()
+    return Quantized(codes, empty(blocks, dtype=torch.uint8), scales, offset, shape, weight.dtype, block)
 
 
 def dequantize(q: Quantized, dtype: torch.dtype | None = None) -> Tensor:
@@ -128,6 +146,8 @@ def dequantize_with_tables(q: Quantized, tables: tuple[Tensor, ...], dtype: torc
     Returns:
         A tensor of `q.shape`.
     """
+    if _arithmetic.left_out and has_no_data(q.codes):
+        return torch.empty(q.shape, dtype=dtype, device=q.codes.device)
     pairs, dynamic = tables
     absmax = q.absmax
     if q.scales is not None and q.offset is not None:
@@ -142,6 +162,25 @@ def dequantize_with_tables(q: Quantized, tables: tuple[Tensor, ...], dtype: torc
         statistics = absmax[start // q.block : ceil(stop / q.block)]
         out[start:stop] = _values(q.codes[start // 2 : ceil(stop / 2)], statistics, pairs, stop - start, q.block)
     return out.view(q.shape)
+
+
+class _Arithmetic:
+    """Whether tensors without data are dequantised by every operation, whose memory counts, or by their shape alone."""
+
+    left_out = False
+
+
+_arithmetic = _Arithmetic()
+
+
+@contextmanager
+def by_shape_alone() -> Iterator[None]:
+    """Dequantise tensors without data at once: for a step whose memory is not tracked."""
+    before, _arithmetic.left_out = _arithmetic.left_out, True
+    try:
+        yield
+    finally:
+        _arithmetic.left_out = before
 
 
 def _values(codes: Tensor, absmax: Tensor, pairs: Tensor, count: int, block: int) -> Tensor:

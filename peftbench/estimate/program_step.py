@@ -131,6 +131,8 @@ def context(own: Program) -> Iterator[None]:
         kernel = {"math": "math", "eager": None}.get(own.attention, "flash")
         stack.enter_context(fake_tensors.attention(kernel))
         stack.enter_context(fake_tensors.dropout_of_a_gpu())
+        if own.adapters == "plain":
+            stack.enter_context(program_adapters.unfused())
         usual = sdpa_attention.use_gqa_in_sdpa
         if not own.grouped:
             sdpa_attention.use_gqa_in_sdpa = lambda *_: False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,9 @@ from typing import Any
 import pytest
 import real_programs
 from peft import LoraConfig
+from simulated_programs import check_equal, simulated
 
 from peftbench.estimate import fake_tensors, gpu_memory, programs
-from peftbench.estimate.count import ModelQuery
-from peftbench.estimate.programs import Program
-from peftbench.estimate.step_estimate import Setting, simulate_step
-from peftbench.estimate.timeline import StepTimeline, TimelineTracker
-from peftbench.method.catalogue import Catalogue
-from peftbench.method.registry import find, make
 
 LORA = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
 PARTS: list[dict[str, str]] = [
@@ -52,22 +46,6 @@ def _as_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what only a GPU adds: blocks of 512 bytes, workspaces, dropout's masks of one byte."""
     monkeypatch.setattr(gpu_memory, "on_gpu", lambda timeline: timeline)
     monkeypatch.setattr(fake_tensors, "dropout_of_a_gpu", nullcontext)
-
-
-def simulated(folder: Path, name: str, hyper: Mapping[str, Any], own: Program, padded: bool) -> StepTimeline:
-    method = make(find(name), Catalogue().hyper(name, hyper))
-    setting = Setting(real_programs.BATCH, real_programs.SEQ, padded=padded, program=own)
-    return simulate_step(ModelQuery(str(folder), task="generation"), method, setting)
-
-
-def check_equal(real: TimelineTracker, predicted: StepTimeline) -> None:
-    """The peak of each phase, what is left, and the parts of the peak."""
-    course = real_programs.course
-    assert course(predicted.levels, predicted.phases) == course(real.levels, real.phases)
-    parts: dict[str, int] = {}
-    for (_, kind), size in predicted.parts(predicted.peak).items():
-        parts[kind] = parts.get(kind, 0) + size
-    assert parts == {kind: size for kind, size in real.record()["at_peak"].items() if size}
 
 
 def cases(architecture: str) -> list[Any]:

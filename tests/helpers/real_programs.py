@@ -128,6 +128,8 @@ class Loop:
         if own.clip:
             nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         self.optimizer.step()
+        if hasattr(getattr(self.net, "base_model", None), "update_and_allocate"):
+            self.net.base_model.update_and_allocate(1)
         if own.gradients in ("freed", "kept"):
             self.optimizer.zero_grad(set_to_none=own.gradients == "freed")
 
@@ -155,9 +157,27 @@ class Loop:
             p.register_post_accumulate_grad_hook(update)
 
 
-def measured(net: Any, own: Program, padded: bool) -> TimelineTracker:
+class Comparison(Loop):
+    """The loop of peft's method comparison: its variables `outputs` and `loss` live until they are assigned again."""
+
+    loss: Tensor | None = None
+
+    def step(self, batch: dict[str, Tensor], phase: Callable[[str], None] = lambda _: None) -> None:
+        """Take one step."""
+        items = int(batch["attention_mask"].sum())
+        self.optimizer.zero_grad()
+        self.outputs = self.net(**batch, num_items_in_batch=items)
+        self.loss = self.outputs.loss
+        phase("backward")
+        self.loss.backward()
+        phase("optimizer")
+        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        self.optimizer.step()
+
+
+def measured(net: Any, own: Program, padded: bool, loop: Loop | None = None) -> TimelineTracker:
     """Return the tracker of the second step of a loop."""
-    loop = Loop(net, own)
+    loop = loop or Loop(net, own)
     with kernels(own):
         loop.step(batch_of(padded))
         batch = batch_of(padded)

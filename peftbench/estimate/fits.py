@@ -103,7 +103,7 @@ class Largest:
 
 
 def needed_bytes(estimate: StepEstimate, context: int = CONTEXT) -> int:
-    """Return what a step needs of a card, as nvidia-smi shows it: what the process holds outside tensors, and their peak.
+    """Return what a step needs of a card, as nvidia-smi shows it: the peak, and what the process holds outside tensors.
 
     Where another program's step is simulated, that is what CUDA's allocator reserves.
     """

@@ -7,10 +7,14 @@ for backward is shared with no other.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
 from peftbench.backbones.networks import DTYPES
@@ -18,10 +22,11 @@ from peftbench.backbones.sites import BLOCKS, LINEAR
 from peftbench.estimate.programs import Program
 from peftbench.method.adapter import Adapter
 from peftbench.method.edit import Edit
+from peftbench.method.layers import lowrank
 
 
 def compute_plainly(edit: Edit, own: Program) -> None:
-    """Let every adapter of an edit compute as peft's would.
+    """Let every adapter of an edit compute as peft's would. It needs `unfused` around the steps.
 
     Args:
         edit: The edit, with its method attached.
@@ -30,45 +35,98 @@ def compute_plainly(edit: Edit, own: Program) -> None:
     for site, top in edit.placed():
         module: Any = top
         while isinstance(module, Adapter):
-            if hasattr(module, "can_fuse"):
-                module.__dict__["can_fuse"] = _never
-            if site.role in (*LINEAR, *BLOCKS):
+            _cast_buffers(module, DTYPES[own.trained])
+            if type(module).__name__ in AS_IN_PEFT:
+                module.forward = partial(AS_IN_PEFT[type(module).__name__], module)
+            elif site.role in (*LINEAR, *BLOCKS):
                 _cast_around(module, DTYPES[own.trained])
             else:
                 module.register_forward_hook(lambda _, args, out: _to(DTYPES[own.weights], out))
             module = module.base
 
 
-def _never() -> bool:
-    return False
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Let no method of this suite compute base and update in one product."""
+    usual = lowrank.fits
+    lowrank.fits = lambda base: False
+    try:
+        yield
+    finally:
+        lowrank.fits = usual
 
 
 def _to(dtype: torch.dtype, values: Any) -> Any:
     return tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, values)
 
 
+def _cast_buffers(adapter: Adapter, dtype: torch.dtype) -> None:
+    """Cast what an adapter holds besides parameters, such as VeRA's projections; drop what only fused products need."""
+    if "squares" in adapter._buffers:
+        del adapter._buffers["squares"]
+    beside = [part for name, child in adapter.named_children() if name != "base" for part in child.modules()]
+    for module in (adapter, *beside):
+        for name, t in module._buffers.items():
+            if t is not None and t.is_floating_point():
+                module._buffers[name] = t.to(dtype)
+
+
+def _scaled_output(module: Any, x: Tensor) -> Tensor:
+    """Return l (W x + b) as peft 0.21, `tuners/ia3/layer.py`: from a copy of l, and in the wider dtype."""
+    y = module.base(x)
+    return (y * (1 * module.l)).to(y.dtype)  # type: ignore[no-any-return]
+
+
+def _scaled_input(module: Any, x: Tensor) -> Tensor:
+    """Return W (l x) + b in the same way."""
+    return module.base((x.to(module.l.dtype) * (1 * module.l)).to(x.dtype))  # type: ignore[no-any-return]
+
+
+def _decomposed(module: Any, x: Tensor) -> Tensor:
+    """Return W x + P Lambda Q x, added in place, as peft 0.21, `tuners/adalora/layer.py`: divided by a tensor.
+
+    peft's cast of that tensor for weights in bfloat16 makes it require a gradient, for which the division keeps more.
+    """
+    y = module.base(x)
+    x = functional.dropout(x.to(module.Q.dtype), module.dropout, module.training)
+    rank = module.Lambda.new_ones(1).requires_grad_(getattr(module.base, "weight", y).dtype != torch.float32)
+    y += (x @ (module.Q * module.Lambda.unsqueeze(1)).T @ module.P.T) * module.scale / rank
+    return y
+
+
+AS_IN_PEFT = {"ScaledOutput": _scaled_output, "ScaledInput": _scaled_input, "SVDLinear": _decomposed}
+
+
 def _cast_around(module: Adapter, dtype: torch.dtype) -> None:
-    """Cast what the adapter itself computes with; its base gets the input as it came and decides the result's dtype."""
+    """Cast what the adapter itself computes with; its base gets the input as it came, and decides the result's dtype.
+
+    If the adapter changes the input, its base gets that in the input's dtype. Nothing is held where backward stops a
+    second forward pass half way, as checkpointing does.
+    """
+    usual = module.forward
     seen: dict[str, Any] = {}
 
-    def enter(_: nn.Module, args: tuple[Any, ...]) -> Any:
-        seen["args"] = args
-        return _to(dtype, args)
+    def forward(*args: Any) -> Any:
+        seen.update({"given": args, "cast": _to(dtype, args)})
+        first = args[0].dtype if args and isinstance(args[0], Tensor) else dtype
+        try:
+            out = usual(*seen["cast"])
+            return _to(seen.get("result", first), out)
+        finally:
+            seen.clear()
 
     def to_base(_: nn.Module, args: tuple[Any, ...]) -> Any:
-        return seen.pop("args", args)
+        if not seen:
+            return args
+        given, cast = seen.pop("given", args), seen.pop("cast", args)
+        unchanged = len(args) == len(cast) and all(a is b for a, b in zip(args, cast, strict=True))
+        return given if unchanged else _to(given[0].dtype, args)
 
     def from_base(_: nn.Module, args: Any, out: Any) -> None:
         if isinstance(out, Tensor):
             seen["result"] = out.dtype
 
-    def leave(_: nn.Module, args: Any, out: Any) -> Any:
-        given = seen.pop("args", None)
-        first = given[0].dtype if given and isinstance(given[0], Tensor) else dtype
-        return _to(seen.pop("result", first), out)
-
-    module.register_forward_pre_hook(enter)
+    module.forward = forward  # type: ignore[method-assign]
     if isinstance(module.base, nn.Module):
         module.base.register_forward_pre_hook(to_base)
         module.base.register_forward_hook(from_base)
-    module.register_forward_hook(leave)

@@ -63,9 +63,13 @@ class ProgramTrainer(Trainer):
             del self.outliving[:before]
             if own.cache and own.outputs != "freed":
                 self.alive["prefix"] = self._cached_prefix(len(batch["labels"]))
+            if own.outputs == "until_replaced":
+                self.alive["loss"] = loss
             _phase(live, "backward")
             objective.backward()
         del objective, extra
+        if own.outputs == "freed":
+            loss = loss.detach()
         _phase(live, "optimizer")
         if own.outputs == "until_update":
             self.alive.clear()
@@ -113,11 +117,13 @@ def trainer_of(backbone: Backbone, method: Method, own: Program, ranks: Ranks = 
         program_adapters.compute_plainly(edit, own)
     outliving: list[Tensor] = []
     program_layers.shape(net, edit, own, outliving)
+    if own.checkpointing and own.input_gradients:
+        net.enable_input_require_grads()
     if own.attention == "eager":
         net.config._attn_implementation = "eager"
     net.config.use_cache = own.cache
     made = Trainer.start(edit, method, TrainSpec(method.lr, 100, 1, 1), "float32", ranks)
-    optimizer = _optimizer(made.optimizer, method, own)
+    optimizer = _optimizer(made.optimizer, net, method, own)
     trainer = ProgramTrainer(backbone, edit, method, made.spec, made.dtype, optimizer, ranks, own, outliving=outliving)
     if own.gradients == "in_backward":
         _update_in_backward(optimizer)
@@ -135,6 +141,8 @@ def context(own: Program) -> Iterator[None]:
         stack.enter_context(fake_tensors.dropout_of_a_gpu())
         if own.quantised_from != "bfloat16":
             stack.enter_context(program_layers.dequantised_in(DTYPES_4BIT[own.quantised_from]))
+        if own.adapters == "plain":
+            stack.enter_context(program_adapters.unfused())
         usual = sdpa_attention.use_gqa_in_sdpa
         if not own.grouped:
             sdpa_attention.use_gqa_in_sdpa = lambda *_: False
@@ -144,7 +152,7 @@ def context(own: Program) -> Iterator[None]:
             sdpa_attention.use_gqa_in_sdpa = usual
 
 
-def _optimizer(usual: torch.optim.Optimizer, method: Method, own: Program) -> torch.optim.Optimizer:
+def _optimizer(usual: torch.optim.Optimizer, net: nn.Module, method: Method, own: Program) -> torch.optim.Optimizer:
     """Return the program's optimiser over the groups of the method's."""
     if type(usual) is not torch.optim.AdamW:
         if own.optimizer != "adamw":
@@ -153,6 +161,8 @@ def _optimizer(usual: torch.optim.Optimizer, method: Method, own: Program) -> to
             )
         return usual
     groups = [{k: g[k] for k in ("params", "lr", "weight_decay", "peak_lr")} for g in usual.param_groups]
+    if not own.decay_apart:
+        groups = _joined(groups, net)
     made: torch.optim.Optimizer
     if own.optimizer == "adamw":
         made = torch.optim.AdamW(groups, lr=method.lr, fused=own.update == "fused", foreach=own.update == "foreach")
@@ -164,6 +174,16 @@ def _optimizer(usual: torch.optim.Optimizer, method: Method, own: Program) -> to
     for owner, state in usual.state.items():  # what a method stores with the moments
         made.state[owner] = state
     return made
+
+
+def _joined(groups: list[dict[str, Any]], net: nn.Module) -> list[dict[str, Any]]:
+    """Return one group for each rate, with the parameters in the network's order."""
+    order = {id(p): i for i, p in enumerate(net.parameters())}
+    by_rate: dict[float, dict[str, Any]] = {}
+    for group in groups:
+        made = by_rate.setdefault(group["lr"], {**group, "params": []})
+        made["params"] = sorted([*made["params"], *group["params"]], key=lambda p: order[id(p)])
+    return list(by_rate.values())
 
 
 def _update_in_backward(optimizer: torch.optim.Optimizer) -> None:

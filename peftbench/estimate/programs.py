@@ -50,12 +50,14 @@ class Program:
         gradients: "freed" after the update, freed before the next forward pass ("until_forward"), "kept" and filled
             again, or freed one by one where the update runs "in_backward".
         clip: Whether gradients are clipped to a norm.
+        decay_apart: Whether vectors have a group of their own, without weight decay, which "foreach" updates apart.
         loss: "whole": the logits of all tokens, then a float32 copy; "chunked": head and cross-entropy by parts of the
             tokens; "fused": by parts that are not kept.
         chunk: Tokens of such a part in each text.
         exact_loss: Whether the cross-entropy is computed in float32, not in the dtype of the logits.
         float_outputs: Whether what the network returns is cast to float32 as a whole, as Accelerate and Fabric do.
-        outputs: How long the logits live: until the loss is computed, until the update, until the next step's logits.
+        outputs: How long the logits live: until the loss is computed, until the update, or, with the loss, until the
+            next step's.
         own_head: Whether the head has weights of its own where the model ties them to the embedding.
         quantised_head: Whether QLoRA's program quantises the head too.
         quantised_inputs: Whether a 4-bit layer keeps its input for backward, as bitsandbytes before 0.43.2 does. It
@@ -70,6 +72,7 @@ class Program:
             the network's own code.
         grouped: Whether the kernel takes fewer key and value heads than query heads, or they are repeated for it.
         checkpointing: Whether a block's activations are computed again in backward.
+        input_gradients: Whether, with checkpointing, the embedded texts get a gradient too, as transformers arranges.
         offload_activations: Whether what backward needs waits in the host's memory.
         mask: Whether attention gets a mask: where texts differ in length ("padding"), "always" or "never". With one,
             key and value heads are repeated, and each layer keeps a copy of it in the dtype of the queries.
@@ -84,6 +87,7 @@ class Program:
     update: str = "foreach"
     gradients: str = "freed"
     clip: bool = True
+    decay_apart: bool = False
     loss: str = "whole"
     chunk: int = 128
     exact_loss: bool = True
@@ -99,6 +103,7 @@ class Program:
     attention: str = "flash"
     grouped: bool = True
     checkpointing: bool = False
+    input_gradients: bool = True
     offload_activations: bool = False
     mask: str = "padding"
 
@@ -123,8 +128,8 @@ PROGRAMS: dict[str, tuple[Program, str]] = {
         "a loop of one's own around a transformers model and peft: AdamW as torch makes it on a GPU",
     ),
     "hf-trainer": (
-        Program("hf-trainer", autocast=True, float_outputs=True),
-        "transformers' Trainer with bf16: true and peft; weights loaded in bfloat16",
+        Program("hf-trainer", autocast=True, update="fused", decay_apart=True, float_outputs=True),
+        "transformers' Trainer with bf16: true and peft; weights in bfloat16; AdamW in one kernel from torch 2.8",
     ),
     "peft-comparison": (
         Program("peft-comparison", gradients="until_forward", outputs="until_replaced", cache=True),
@@ -145,12 +150,13 @@ PROGRAMS: dict[str, tuple[Program, str]] = {
             fused_qkv=True,
             fused_gelu=True,
             grouped=False,
+            input_gradients=False,
             mask="never",
         ),
         "litgpt's finetune scripts with bf16-true: adapters and moments in bfloat16, the head by 128 tokens",
     ),
     "torchtune": (
-        Program("torchtune", trained="bfloat16", clip=False),
+        Program("torchtune", trained="bfloat16", clip=False, input_gradients=False),
         "torchtune's single-device recipes in bfloat16",
     ),
 }

@@ -1,0 +1,130 @@
+"""With peft's layers for each method, and with the programs' own loops, the simulated step is theirs to the byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import real_programs
+import real_trainer
+from peft import AdaLoraConfig, IA3Config, LoraConfig, PrefixTuningConfig, PromptTuningConfig, VeraConfig
+from simulated_programs import check_equal, simulated
+
+from peftbench.estimate import fake_tensors, gpu_memory, programs
+from peftbench.estimate.programs import Program
+
+QV = ["q_proj", "v_proj"]
+ALL = [*QV, "k_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+CAUSAL = "CAUSAL_LM"
+SAME: dict[str, tuple[Callable[[], Any], str, dict[str, Any]]] = {
+    "lora on all layers": (
+        lambda: LoraConfig(r=8, lora_alpha=16, target_modules=ALL),
+        "lora",
+        {"roles": "q k v o gate up down"},
+    ),
+    "dora": (lambda: LoraConfig(r=8, lora_alpha=16, target_modules=QV, use_dora=True), "dora", {"roles": "q v"}),
+    "vera": (lambda: VeraConfig(r=64, target_modules=QV), "vera", {"rank": 64, "roles": "q v"}),
+    "ia3": (
+        lambda: IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]),
+        "ia3",
+        {},
+    ),
+}
+PARTS: list[dict[str, str]] = [
+    {},
+    {"trained": "bf16"},
+    {"checkpointing": "yes"},
+    {"autocast": "yes"},
+    {"weights": "fp32", "autocast": "yes"},
+]
+
+
+@pytest.fixture(autouse=True)
+def _as_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what only a GPU adds: blocks of 512 bytes, workspaces, dropout's masks of one byte."""
+    monkeypatch.setattr(gpu_memory, "on_gpu", lambda timeline: timeline)
+    monkeypatch.setattr(fake_tensors, "dropout_of_a_gpu", nullcontext)
+
+
+def the(name: str, parts: dict[str, str] | None = None) -> Program:
+    own = programs.program(name, parts)
+    assert own is not None
+    return own
+
+
+@pytest.mark.parametrize("name", SAME)
+@pytest.mark.parametrize("parts", [pytest.param(p, id=str(p), marks=pytest.mark.slow if p else []) for p in PARTS])
+def test_layers_keep_what_pefts_keep(name: str, parts: dict[str, str], tmp_path: Path) -> None:
+    adapter, method, hyper = SAME[name]
+    own = the("plain", parts)
+    config = real_programs.saved_config(tmp_path, "llama")
+    real = real_programs.measured(real_programs.network(config, own, adapter()), own, True)
+    norms = 3 * (64 + 32) * 2 if name == "dora" and own.autocast else 0  # in bfloat16 there, of each layer's q and v
+    check_equal(real, simulated(tmp_path, method, hyper, own, True), real_keeps=norms)
+
+
+OTHER = {  # how much peft holds beyond the simulation at the peak: what it does otherwise, in docs/estimate-programs.md
+    "adalora": (
+        lambda: AdaLoraConfig(init_r=8, target_r=4, total_step=100, target_modules=QV),
+        "adalora",
+        {"rank": 4, "initial_rank": 8, "roles": "q v"},
+        -0.006,
+    ),
+    "prefix": (
+        lambda: PrefixTuningConfig(task_type=CAUSAL, num_virtual_tokens=8),
+        "prefix",
+        {"length": 8},
+        0.0343,
+    ),
+    "prompt": (
+        lambda: PromptTuningConfig(task_type=CAUSAL, num_virtual_tokens=8),
+        "prompt",
+        {"length": 8},
+        -0.0014,
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHER)
+def test_other_methods_differ_from_peft_by_what_is_documented(name: str, tmp_path: Path) -> None:
+    adapter, method, hyper, more = OTHER[name]
+    own = the("plain")
+    config = real_programs.saved_config(tmp_path, "llama")
+    real = real_programs.measured(real_programs.network(config, own, adapter()), own, True)
+    predicted = simulated(tmp_path, method, hyper, own, True)
+    measured = real.record()["peak_bytes"]
+    assert (measured - predicted.levels[predicted.peak]) / measured == pytest.approx(more, abs=0.0005)
+
+
+TRAINER_SCALARS = 16  # the number of tokens in the batch, int64; the running loss and the last norm, float32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [{}, {"checkpointing": "yes"}, {"weights": "fp32"}], ids=str)
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_transformers_trainer_takes_what_is_simulated(method: str, parts: dict[str, str], tmp_path: Path) -> None:
+    own = the("hf-trainer", parts)
+    config = real_programs.saved_config(tmp_path, "llama")
+    adapter = LoraConfig(r=8, lora_alpha=16, target_modules=QV) if method == "lora" else None
+    real = real_trainer.measured(real_programs.network(config, own, adapter), own, True, tmp_path / "out")
+    predicted = simulated(tmp_path, method, {}, own, True)
+    course = real_programs.course
+    measured, told = course(real.levels, real.phases), course(predicted.levels, predicted.phases)
+    assert measured.keys() == told.keys()
+    for phase, size in measured.items():
+        assert 0 <= size - told[phase] <= TRAINER_SCALARS, phase
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_loop_of_pefts_comparison_takes_what_is_simulated(method: str, tmp_path: Path) -> None:
+    own = the("peft-comparison")
+    config = real_programs.saved_config(tmp_path, "llama")
+    adapter = LoraConfig(r=8, lora_alpha=16, target_modules=QV) if method == "lora" else None
+    net = real_programs.network(config, own, adapter)
+    real = real_programs.measured(net, own, True, loop=real_programs.Comparison(net, own))
+    check_equal(real, simulated(tmp_path, method, {}, own, True))

@@ -1,0 +1,95 @@
+"""The simulated step of another program is that program's own, to the byte: real tensors on the CPU, peft's layers."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import real_programs
+from peft import LoraConfig
+from simulated_programs import check_equal, simulated
+
+from peftbench.estimate import fake_tensors, gpu_memory, programs
+
+LORA = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
+PARTS: list[dict[str, str]] = [
+    {},
+    {"weights": "fp32"},
+    {"weights": "fp32", "autocast": "yes"},
+    {"autocast": "yes"},
+    {"trained": "bf16"},
+    {"checkpointing": "yes"},
+    {"update": "fused"},
+    {"update": "loop"},
+    {"optimizer": "sgd"},
+    {"gradients": "kept"},
+    {"gradients": "until_forward"},
+    {"gradients": "in_backward"},
+    {"outputs": "freed"},
+    {"outputs": "until_replaced"},
+    {"loss": "chunked", "chunk": "16"},
+    {"float_outputs": "yes"},
+    {"cache": "yes"},
+    {"clip": "yes"},
+    {"attention": "eager"},
+    {"attention": "math"},
+    {"mask": "always"},
+    {"mask": "never"},
+]
+QUICK = ({}, {"weights": "fp32", "autocast": "yes"}, {"checkpointing": "yes"}, {"outputs": "until_replaced"})
+
+
+@pytest.fixture(autouse=True)
+def _as_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what only a GPU adds: blocks of 512 bytes, workspaces, dropout's masks of one byte."""
+    monkeypatch.setattr(gpu_memory, "on_gpu", lambda timeline: timeline)
+    monkeypatch.setattr(fake_tensors, "dropout_of_a_gpu", nullcontext)
+
+
+def cases(architecture: str) -> list[Any]:
+    return [
+        pytest.param(
+            architecture,
+            method,
+            parts,
+            id=f"{architecture}-{method}-{'-'.join('='.join(part) for part in parts.items()) or 'own'}",
+            marks=[] if architecture == "llama" and method == "lora" and parts in QUICK else [pytest.mark.slow],
+        )
+        for method in ("lora", "full")
+        for parts in PARTS
+    ]
+
+
+@pytest.mark.parametrize(("architecture", "method", "parts"), [*cases("llama"), *cases("qwen2")])
+def test_a_loop_of_ones_own_takes_what_is_simulated(
+    architecture: str, method: str, parts: dict[str, str], tmp_path: Path
+) -> None:
+    own = programs.program("plain", parts)
+    assert own is not None
+    config = real_programs.saved_config(tmp_path, architecture)
+    net = real_programs.network(config, own, LoraConfig(**LORA) if method == "lora" else None)
+    check_equal(real_programs.measured(net, own, True), simulated(tmp_path, method, {}, own, True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("padded", [True, False])
+def test_texts_of_one_length_have_no_mask(padded: bool, tmp_path: Path) -> None:
+    own = programs.program("plain", {"checkpointing": "yes", "trained": "bf16"})
+    assert own is not None
+    config = real_programs.saved_config(tmp_path, "llama")
+    real = real_programs.measured(real_programs.network(config, own, LoraConfig(**LORA)), own, padded)
+    check_equal(real, simulated(tmp_path, "lora", {}, own, padded))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("update", ["fused", "foreach", "loop"])
+def test_a_deep_network_with_a_small_vocabulary_peaks_elsewhere(update: str, tmp_path: Path) -> None:
+    """The peak is then in the update, not in the loss."""
+    own = programs.program("plain", {"update": update, "checkpointing": "yes", "outputs": "freed"})
+    assert own is not None
+    config = real_programs.saved_config(tmp_path, "llama", num_hidden_layers=4, intermediate_size=1_024)
+    real = real_programs.measured(real_programs.network(config, own, None), own, True)
+    check_equal(real, simulated(tmp_path, "full", {}, own, True))
+    assert update != "foreach" or real.record()["peak_phase"] == "optimizer"

@@ -1,4 +1,4 @@
-"""Write docs/estimate.md: predicted peaks beside what the tracker measures on the real step.
+"""Write docs/estimate-cpu.md: predicted peaks beside what the tracker measures on the real step.
 
 python scripts/validate_estimate.py
 
@@ -17,12 +17,12 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "estimate.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "estimate-cpu.md"
 METHODS = ("full", "lora", "qlora", "dora", "adapter", "prefix", "ia3")
 PAIRS = [("minilm-l6", name, 8, 64) for name in (*METHODS, "bitfit")]
 PAIRS += [("smollm2-135m", name, 8, 64) for name in (*METHODS, "layernorm")]  # it has no biases
 PAIRS += [("bert-large", "lora", 4, 64), ("gpt2-large", "lora", 1, 64), ("gpt2-large", "qlora", 1, 64)]
-HEAD = """# Predicted and measured memory
+HEAD = """# Predicted and measured on a CPU
 
 Made by `python scripts/validate_estimate.py`: the second training step, float32, the same attention kernel, optimiser
 and mask (one text is shorter than the others) on both sides. *Predicted* comes from fake tensors, *measured* from the

@@ -2,10 +2,10 @@
 
 python scripts/fit_step_time.py [--counts FILE]
 
-It reads peftbench/estimate/published_times.yaml, counts the kernels of each run's program on fake tensors
-(peft_steps.py; some minutes), and fits three constants by least squares of the logarithms, each method weighing the
-same. Every method is then predicted by the constants of all others. It writes peftbench/estimate/step_seconds.yaml and
-the tables of docs/estimate-time.md.
+It reads peftbench/estimate/published_times/hf_metamath.yaml, counts the kernels of each run's program on fake tensors
+(peft_steps.py; some ten minutes), does the same for the lengths in qwen.yaml, and fits the constants by least
+squares of the logarithms, each method and each of Qwen's models weighing the same. Every one is then predicted by the
+constants of all others. It writes peftbench/estimate/step_seconds.yaml and the tables of docs/estimate-time.md.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -37,8 +38,15 @@ FIT = step_seconds.FILE
 FIT_HEAD = """# Written by scripts/fit_step_time.py, never by hand. The constants are shares of a card's rate and
 # bandwidth, and the seconds of one launch. Every run is predicted by constants that were fitted without its method.
 """
-POINTS = ROOT / "peftbench" / "estimate" / "published_times.yaml"
+LENGTHS = ROOT / "peftbench" / "estimate" / "published_times" / "qwen.yaml"
+POINTS = ROOT / "peftbench" / "estimate" / "published_times" / "hf_metamath.yaml"
 REFERENCE = "lora-rank32"
+NOT_FITTED = ("boft",)  # its program takes far longer than its kernels explain
+PROGRAMS = {
+    "peft": "peft's own program, L40S",
+    "ours": "this project's program, L40S",
+    "qwen": "this project's program, A100",
+}
 ERRORS, SPREAD = ("error", "ratio_error"), ("median", "ninth", "largest")
 START = (0.6, 0.8, 1.2, 8e-6)
 DECOMPOSES = "its start decomposes the base's weights, which takes minutes on a CPU"
@@ -67,34 +75,56 @@ def main() -> None:
         counts.add(f"peft {name}", lambda run=run: of_peft(published, run))
         if "ours" in run:
             counts.add(f"ours {name}", lambda run=run: of_ours(published, run))
-    rows = held_out(published, counts.known)
-    everything = fitted([r for r in rows if r["program"] == "peft"], counts.known)
-    write(published, rows, everything, counts.refused)
+    lengths = yaml.safe_load(LENGTHS.read_text(encoding="utf-8"))
+    for model, of in lengths["models"].items():
+        for seq in of["seconds"]:
+            counts.add(f"qwen {model} {seq}", lambda of=of, seq=seq: of_length(lengths, of["config"], seq))
+    rows = held_out(points(published, lengths, counts.known))
+    write(published, lengths, rows, fitted([r for r in rows if is_fitted(r)]), counts.refused)
 
 
-def held_out(published: Mapping[str, Any], known: Mapping[str, Traffic]) -> list[dict[str, Any]]:
-    """Return one row for each program, with its seconds as the constants of all other methods predict them."""
-    rows = [
-        {
-            "program": program,
-            "run": run,
-            "method": method_of(run, published),
-            "measured": published["runs"][run]["seconds"],
-        }
-        for program, run in (name.split(" ", 1) for name in known)
-    ]
-    timed = [r for r in rows if r["program"] == "peft"]
-    own = card(published["card"])
+def points(
+    published: Mapping[str, Any], lengths: Mapping[str, Any], known: Mapping[str, Traffic]
+) -> list[dict[str, Any]]:
+    """Return one row for each program with its published seconds: of this project's, those of the same method."""
+    rows = []
+    for name, traffic in known.items():
+        program, run = name.split(" ", 1)
+        row: dict[str, Any] = {"program": program, "run": run, "traffic": traffic}
+        if program == "qwen":
+            model, seq = run.split(" ")
+            row |= {"method": model, "passes": lengths["passes"], "card": card(lengths["card"])}
+            row["measured"] = lengths["models"][model]["seconds"][int(seq)]
+        else:
+            row |= {"method": method_of(run, published), "passes": 1, "card": card(published["card"])}
+            row["measured"] = published["runs"][run]["seconds"]
+        rows.append(row)
+    return rows
+
+
+def is_fitted(row: Mapping[str, Any]) -> bool:
+    """Whether the constants are fitted on a row: it is the program that was timed, and kernels explain its time."""
+    return row["program"] != "ours" and row["method"] not in NOT_FITTED
+
+
+def held_out(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add the seconds of each row as the constants of all other methods, or models, predict them."""
     for method in sorted({r["method"] for r in rows}):
-        fit = fitted([r for r in timed if r["method"] != method], known)
+        fit = fitted([r for r in rows if is_fitted(r) and r["method"] != method])
         for r in rows:
             if r["method"] == method:
-                r["predicted"] = step_seconds.step_seconds(known[f"{r['program']} {r['run']}"], own, fit).seconds
+                r["predicted"] = predicted(r, fit)
                 r["error"] = r["predicted"] / r["measured"] - 1
     for r in rows:
-        reference = next(x for x in rows if x["program"] == r["program"] and x["run"] == REFERENCE)
-        r["ratio_error"] = (1 + r["error"]) / (1 + reference["error"]) - 1
+        same = [x for x in rows if x["program"] == r["program"]]
+        reference = next((x for x in same if x["run"] == REFERENCE), None)
+        r["ratio_error"] = 0.0 if reference is None else (1 + r["error"]) / (1 + reference["error"]) - 1
     return rows
+
+
+def predicted(row: Mapping[str, Any], fit: Constants) -> float:
+    """Return the seconds of a row."""
+    return row["passes"] * step_seconds.step_seconds(row["traffic"], row["card"], fit).seconds
 
 
 def method_of(run: str, published: Mapping[str, Any]) -> str:
@@ -106,39 +136,44 @@ def method_of(run: str, published: Mapping[str, Any]) -> str:
     return str(peft["peft_type"]).lower() if variant is None else variant.removeprefix("use_")
 
 
-def fitted(rows: Sequence[Mapping[str, Any]], known: Mapping[str, Traffic]) -> Constants:
+def fitted(rows: Sequence[Mapping[str, Any]]) -> Constants:
     """Return the constants that predict these programs best: least squares of the logarithms, a method weighing one."""
-    own = card("l40s")
-    of = [known[f"{r['program']} {r['run']}"] for r in rows]
+    names = sorted({r["card"].name for r in rows})
     share = [1 / sum(x["method"] == r["method"] for x in rows) for r in rows]
 
-    def residuals(logs: Any) -> Any:
-        fit = Constants(*map(float, np.exp(logs)))
-        predicted = [step_seconds.step_seconds(traffic, own, fit).seconds for traffic in of]
-        errors = np.log([p / r["measured"] for p, r in zip(predicted, rows, strict=True)])
-        return np.sqrt(share) * errors
+    def constants(logs: Any) -> Constants:
+        memory, cached, *each = map(float, np.exp(logs))
+        products, launch = each[: len(names)], each[len(names) :]
+        return Constants(dict(zip(names, products, strict=True)), memory, cached, dict(zip(names, launch, strict=True)))
 
-    found = least_squares(residuals, np.log(START), loss="soft_l1", f_scale=0.1)
-    return Constants(*map(float, np.exp(found.x)))
+    def residuals(logs: Any) -> Any:
+        fit = constants(logs)
+        return np.sqrt(share) * np.log([predicted(r, fit) / r["measured"] for r in rows])
+
+    start = np.log([*START[1:3], *[START[0]] * len(names), *[START[3]] * len(names)])
+    return constants(least_squares(residuals, start, loss="soft_l1", f_scale=0.1).x)
 
 
 def write(
-    published: Mapping[str, Any], rows: Sequence[dict[str, Any]], fit: Constants, refused: Mapping[str, str]
+    published: Mapping[str, Any],
+    lengths: Mapping[str, Any],
+    rows: Sequence[dict[str, Any]],
+    fit: Constants,
+    refused: Mapping[str, str],
 ) -> None:
     """Write the file of the fit, and the page with its tables."""
-    by_program = {name: [r for r in rows if r["program"] == name] for name in ("peft", "ours")}
-    found: dict[str, Any] = {
-        "constants": {key: float(f"{value:.4g}") for key, value in asdict(fit).items()},
-        "model": published["model"],
-        "card": published["card"],
-        "source": published["source"],
-    }
+    by_program = {name: [r for r in rows if r["program"] == name] for name in PROGRAMS}
+    found: dict[str, Any] = {"constants": rounded(asdict(fit))}
     for name, some in by_program.items():
+        keys = ERRORS[:1] if name == "qwen" else ERRORS
+        of, count = (lengths, len(some)) if name == "qwen" else (published, len({r["method"] for r in some}))
         found[name] = {
-            "methods": len({r["method"] for r in some}),
-            **{f"{key}_{what}": value for key in ERRORS for what, value in spread(some, key).items()},
+            "card": of["card"],
+            "source": of["source"],
+            "what": f"{count} {'lengths of three models' if name == 'qwen' else 'methods'}",
+            **{f"{key}_{what}": value for key in keys for what, value in spread(some, key).items()},
             "runs": {
-                r["run"]: {key: round(r[key], 4) for key in ("measured", "predicted", "error", "ratio_error")}
+                r["run"]: {key: round(r[key], 4) for key in ("measured", "predicted", *keys)}
                 for r in sorted(some, key=lambda r: r["measured"])
             },
         }
@@ -147,9 +182,15 @@ def write(
     PAGE.write_text(page(found), encoding="utf-8")
 
 
+def rounded(value: Any) -> Any:
+    """Return numbers, also inside mappings, with four digits."""
+    return {k: rounded(v) for k, v in value.items()} if isinstance(value, dict) else float(f"{value:.4g}")
+
+
 def spread(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, float]:
-    """Return what half of the methods, nine in ten and all of them stay within."""
-    errors = sorted(per_method(rows, key).values())
+    """Return what half of the methods, nine in ten and all of them stay within; of lengths, each is one."""
+    each = [abs(r[key]) for r in rows if r["program"] == "qwen"]
+    errors = sorted(each or per_method(rows, key).values())
     of = {"median": median(errors), "ninth": float(np.quantile(errors, 0.9)), "largest": errors[-1]}
     return {name: round(value, 4) for name, value in of.items()}
 
@@ -157,22 +198,27 @@ def spread(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, float]:
 def page(found: Mapping[str, Any]) -> str:
     """Return the page with its tables replaced: what stands between <!-- name --> and <!-- end -->."""
     c = found["constants"]
+    every = [f"{key}_{what}" for key in ERRORS for what in SPREAD]
     rows = [
-        [f"{whose} program", of["methods"], *(f"{of[f'{key}_{what}']:.1%}" for key in ERRORS for what in SPREAD)]
-        for whose, of in (("peft's own", found["peft"]), ("this project's", found["ours"]))
+        [whose, found[name]["what"], *(f"{found[name][e]:.1%}" if e in found[name] else "" for e in every)]
+        for name, whose in PROGRAMS.items()
     ]
-    heads = ["kernels of", "methods", "seconds: half within", "nine in ten", "all"]
+    heads = ["kernels of", "points", "seconds: half within", "nine in ten", "all"]
     constants = [
-        ("share of the rate that products reach", f"{c['products']:.0%}"),
+        *(
+            (f"share of its rate that products reach on {name}", f"{share:.0%}")
+            for name, share in c["products"].items()
+        ),
         ("share of the bandwidth that kernels reach", f"{c['memory']:.0%}"),
         ("the same of what the cache holds", f"{c['cached']:.0%}"),
-        ("microseconds of the host for a kernel", f"{1e6 * c['launch']:.1f}"),
+        *((f"microseconds for a kernel of the host with {name}", f"{1e6 * t:.1f}") for name, t in c["launch"].items()),
     ]
     parts = {
         "constants": table(constants, ["constant", "value"]),
         "summary": table(rows, [*heads, "ratio to LoRA: half within", *heads[3:]]),
         "ours": runs_table(found["ours"]["runs"]),
         "peft": runs_table(found["peft"]["runs"]),
+        "qwen": runs_table(found["qwen"]["runs"]),
         "not counted": "\n".join(f"- {name}: {why}" for name, why in found["not_counted"].items()),
     }
     text = PAGE.read_text(encoding="utf-8")
@@ -185,10 +231,11 @@ def page(found: Mapping[str, Any]) -> str:
 def runs_table(runs: Mapping[str, Mapping[str, float]]) -> str:
     """Return the table of every run."""
     rows = [
-        (run, f"{r['measured']:.4f}", f"{r['predicted']:.4f}", f"{r['error']:+.1%}", f"{r['ratio_error']:+.1%}")
+        (run, f"{r['measured']:.4g}", f"{r['predicted']:.4g}", *(f"{r[key]:+.1%}" for key in ERRORS if key in r))
         for run, r in runs.items()
     ]
-    return table(rows, ["run", "published, s", "predicted, s", "error", f"of the ratio to {REFERENCE}"])
+    heads = ["run", "published, s", "predicted, s", "error", f"of the ratio to {REFERENCE}"]
+    return table(rows, heads[: len(rows[0])])
 
 
 def table(rows: Sequence[Sequence[Any]], heads: Sequence[str]) -> str:
@@ -249,6 +296,16 @@ def of_ours(published: Mapping[str, Any], run: Mapping[str, Any]) -> Traffic | N
     setting = step_estimate.Setting(published["batch"], published["seq"], published["dtype"])
     query = ModelQuery(published["model"], "generation")
     return step_estimate.estimate(query, run["ours"]["method"], run["ours"]["hyper"], setting).traffic
+
+
+def of_length(lengths: Mapping[str, Any], config: Mapping[str, Any], seq: int) -> Traffic | None:
+    """Count the kernels of this project's step with Qwen's sizes."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(json.dumps(config))
+        how = {"checkpointing": True, "attention": "flash"}
+        setting = step_estimate.Setting(lengths["batch"], seq, lengths["dtype"], **how)
+        query = ModelQuery(folder, "generation")
+        return step_estimate.estimate(query, lengths["method"], lengths["hyper"], setting).traffic
 
 
 if __name__ == "__main__":

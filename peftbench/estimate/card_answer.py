@@ -82,7 +82,7 @@ def answer(program: Program, question: Question, estimate_at: Estimator) -> Answ
         tuple(single),
         None if is_fitting or alike else changes.pair(program, question, known, estimate),
         replace(estimate, traffic=None),
-        step_seconds.known_error(),
+        step_seconds.known_error(question.card),
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import yaml
@@ -25,19 +26,19 @@ FILE = Path(__file__).with_name("step_seconds.yaml")
 
 @dataclass(frozen=True)
 class Constants:
-    """What is fitted.
+    """What is fitted. Values by card are of the machines whose steps were published.
 
     Attributes:
-        products: Share of the card's rate that products reach.
+        products: Share of the card's rate that products reach, by card.
         memory: Share of the card's bandwidth that kernels reach.
         cached: The same of kernels whose bytes the cache holds; it may be above 1.
-        launch: Seconds of the host for one kernel.
+        launch: Seconds of the host for one kernel, by the card in it.
     """
 
-    products: float
+    products: Mapping[str, float]
     memory: float
     cached: float
-    launch: float
+    launch: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,11 @@ def constants() -> Constants:
     return Constants(**fitted()["constants"])
 
 
+def value_of(by_card: Mapping[str, float], card: Card) -> float:
+    """Return the value of a card; the geometric mean if none of its steps is known."""
+    return by_card.get(card.name) or geometric_mean(by_card.values())
+
+
 def step_seconds(traffic: Traffic, card: Card, fit: Constants | None = None, offloaded: int = 0) -> StepSeconds:
     """Return the seconds of a step on a card.
 
@@ -94,24 +100,27 @@ def step_seconds(traffic: Traffic, card: Card, fit: Constants | None = None, off
         offloaded: Bytes that come from the host for the forward and again for the backward.
     """
     fit = fit or constants()
+    rate = value_of(fit.products, card)
     products, others = dict.fromkeys(PHASES, 0.0), dict.fromkeys(PHASES, 0.0)
     for p in traffic.products:
         bytes_seconds = p.bytes / (fit.memory * card.bandwidth)
-        products[p.phase] += p.count * max(p.flops / (fit.products * card.rate(p.dtype)), bytes_seconds)
+        products[p.phase] += p.count * max(p.flops / (rate * card.rate(p.dtype)), bytes_seconds)
     for k in traffic.others:
         share = fit.cached if k.bytes <= k.count * card.cache else fit.memory
         others[k.phase] += k.bytes / (share * card.bandwidth)
     phases = {phase: products[phase] + others[phase] for phase in PHASES}
-    device, host = sum(phases.values()), traffic.kernels * fit.launch
+    device, host = sum(phases.values()), traffic.kernels * value_of(fit.launch, card)
     transfers = (sum(traffic.sent.values()) + 2 * offloaded) / card.link
     total = max(device, host) + transfers
     return StepSeconds(total, device, host, transfers, sum(products.values()), sum(others.values()), phases)
 
 
-def known_error() -> str:
-    """Return what the predicted seconds are worth, in a sentence."""
+def known_error(card: Card) -> str:
+    """Return what the predicted seconds of a card are worth, in a sentence."""
     fit = fitted()
-    half, ninth = (f"{fit['peft'][f'error_{what}']:.0%}" for what in ("median", "ninth"))
-    seen = f"{fit['peft']['methods']} methods that the fit had not seen"
-    place = f"all with {fit['model']} on {fit['card']}; other cards, models and sizes are not verified"
-    return f"of {seen}, half within {half} and nine in ten within {ninth}, {place}"
+    of = next((fit[name] for name in ("peft", "qwen") if fit[name]["card"] == card.name), None)
+    if of is None:
+        known = ", ".join(fit["constants"]["products"])
+        return f"not verified on this card; the constants come from published steps on {known}"
+    half, ninth = (f"{of[f'error_{what}']:.0%}" for what in ("median", "ninth"))
+    return f"of {of['what']} that the fit had not seen, half within {half} and nine in ten within {ninth}"

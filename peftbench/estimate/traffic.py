@@ -48,7 +48,7 @@ class Product:
     Attributes:
         phase: "forward", "backward" or "optimizer".
         dtype: Of the operands, e.g. "bfloat16".
-        flops: Floating-point operations of one.
+        flops: Floating-point operations of one; of causal attention, those that a fused kernel computes: half.
         bytes: Bytes of its operands and its result.
         count: How many there are.
     """
@@ -162,7 +162,8 @@ class KernelCounter(FlopCounter):
         if operations is None:
             self.add(phase, 1, size)
         else:
-            self._products[phase, str(tensors[0].dtype).removeprefix("torch."), operations, size] += 1
+            computed = operations // 2 if _is_causal(func, args, kwargs) else operations  # the kernel skips the rest
+            self._products[phase, str(tensors[0].dtype).removeprefix("torch."), computed, size] += 1
 
 
 class Together:
@@ -207,6 +208,12 @@ def moved_bytes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: A
     if packet in LOOKUPS:
         read += written - touched(_tensors(args)[0])
     return read + written
+
+
+def _is_causal(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an operation is attention of each token to those before it, without a mask."""
+    place = next((i for i, a in enumerate(func._schema.arguments) if a.name == "is_causal"), None)
+    return place is not None and bool(kwargs.get("is_causal", args[place] if place < len(args) else False))
 
 
 def touched(t: Tensor) -> int:

@@ -18,7 +18,7 @@ from peftbench.estimate.step_seconds import Constants
 from peftbench.estimate.traffic import Moves, Product, Traffic
 
 ROOT = Path(__file__).resolve().parents[2]
-POINTS = ROOT / "peftbench" / "estimate" / "published_times.yaml"
+POINTS = ROOT / "peftbench" / "estimate" / "published_times" / "hf_metamath.yaml"
 
 
 def script() -> Any:
@@ -32,7 +32,7 @@ def script() -> Any:
 
 fit_step_time = script()
 CARD = Card("test", 10.0, 1e9, 1.0, 100e9, 10e9, None, 100.0, 1e8, "0.0", "a card for arithmetic")
-FIT = Constants(products=0.5, memory=0.8, cached=1.6, launch=1e-3)
+FIT = Constants(products={"test": 0.5}, memory=0.8, cached=1.6, launch={"test": 1e-3})
 
 
 def _traffic(*products: Product, others: int = 0, moved: int = 0, sent: int = 0) -> Traffic:
@@ -97,10 +97,25 @@ def _per_method(program: str, key: str) -> list[float]:
 def test_methods_that_the_fit_has_not_seen_are_predicted(program: str, key: str, median_within: float) -> None:
     fit = step_seconds.fitted()[program]
     errors = _per_method(program, key)
-    assert len(errors) == fit["methods"]
+    assert fit["what"] == f"{len(errors)} methods"
     assert median(errors) <= median_within
     assert median(errors) == pytest.approx(fit[f"{key}_median"], abs=1e-3)
     assert max(errors) == pytest.approx(fit[f"{key}_largest"], abs=1e-3)
+
+
+def test_lengths_and_models_that_the_fit_has_not_seen_are_predicted() -> None:
+    fit = step_seconds.fitted()["qwen"]
+    errors = [abs(found["error"]) for found in fit["runs"].values()]
+    assert len(errors) == 18
+    assert median(errors) == pytest.approx(fit["error_median"], abs=1e-3)
+    assert median(errors) <= 0.12
+
+
+def test_a_card_without_published_steps_has_the_mean_share() -> None:
+    assert step_seconds.value_of({"a": 0.4, "b": 0.9}, CARD) == pytest.approx(0.6)
+    assert step_seconds.value_of({"a": 0.4, "test": 0.9}, CARD) == 0.9
+    assert "not verified on this card" in step_seconds.known_error(CARD)
+    assert "the fit had not seen" in step_seconds.known_error(card("l40s"))
 
 
 def test_the_errors_are_those_of_the_published_seconds() -> None:
@@ -113,7 +128,7 @@ def test_the_errors_are_those_of_the_published_seconds() -> None:
 
 def test_the_page_shows_every_run_with_its_error() -> None:
     text = (ROOT / "docs" / "estimate-time.md").read_text()
-    for program in ("peft", "ours"):
+    for program in ("peft", "ours", "qwen"):
         for run, found in step_seconds.fitted()[program]["runs"].items():
             assert any(run in line and f"{found['error']:+.1%}" in line for line in text.splitlines()), run
 

@@ -96,6 +96,13 @@ def test_fused_attention_is_one_kernel() -> None:
     assert counted.flops == 2 * 2 * 2 * 8 * 8 * 4
 
 
+def test_causal_attention_computes_half() -> None:
+    q = torch.zeros(1, 2, 8, 4)
+    whole, half = (_counted(lambda c=c: F.scaled_dot_product_attention(q, q, q, is_causal=c)) for c in (False, True))
+    assert 2 * half.flops == whole.flops
+    assert half.bytes == whole.bytes
+
+
 def test_kernels_inside_a_checkpointed_layer_count_twice() -> None:
     plain, again = (
         estimate(ModelQuery("tiny-decoder"), "lora", {}, Setting(2, 16, checkpointing=how)).traffic

@@ -63,7 +63,10 @@ def left_out(points: Sequence[PublishedPoint]) -> str:
 
 def rows(points: Sequence[PublishedPoint], checked: Checked, *measures: str) -> str:
     """Return a table of single points: what was measured, what is predicted, and the error."""
-    lines = ["| point | model | method | batch x tokens | measured | predicted | error |", "|---|---|---|---|---:|---:|---:|"]
+    lines = [
+        "| point | model | method | batch x tokens | measured | predicted | error |",
+        "|---|---|---|---|---:|---:|---:|",
+    ]
     for point in points:
         if point.measure not in measures or point.id not in checked.predicted:
             continue

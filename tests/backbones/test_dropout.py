@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from architectures import Zoo, batch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -234,3 +235,11 @@ def test_a_prefix_keeps_the_masks_of_the_network_and_gives_its_attention_back() 
     assert bool(gradient(backbone).isfinite().all())
     edit.undo()
     assert backbone.net.config._attn_implementation == OWN_DROPOUT
+
+
+def test_attention_that_does_not_call_the_interface_keeps_torchs_masks(zoo: Zoo) -> None:
+    """Falcon's own attention knows `sdpa` by name, and would compute without a mask under another."""
+    backbone = zoo["falcon"].load(dropout=0.1, dropout_version=2)
+    assert backbone.net.config._attn_implementation == "sdpa"
+    backbone.net.train()
+    assert bool(backbone.net(**batch()).logits.isfinite().all())

@@ -40,6 +40,12 @@ def test_the_prediction_is_what_the_tracker_measures(zoo: Zoo, name: str, method
     assert predicted.at_peak == measured["at_peak"]
 
 
+@pytest.mark.parametrize("name", ["gemma2", "gpt-oss"])
+def test_a_fused_kernel_is_refused_where_no_kernel_computes_the_attention(zoo: Zoo, name: str) -> None:
+    with pytest.raises(UserError, match=r"--attention flash: this .* network computes its attention itself"):
+        estimate(ModelQuery(str(zoo[name].folder)), "lora", {}, Setting(1, 8, attention="flash"))
+
+
 @pytest.mark.parametrize("name", EXPERTS)
 def test_an_adapter_of_experts_is_refused_and_one_of_the_attention_is_counted(zoo: Zoo, name: str) -> None:
     query = ModelQuery(str(zoo[name].folder))

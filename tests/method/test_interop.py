@@ -27,7 +27,7 @@ from peftbench.run.jobs import Ending, Job, Start, record_of
 from peftbench.run.session import Session
 
 peft = pytest.importorskip("peft")
-NAMES = ["bert", "roberta", "distilbert", "gpt2-classifier", "qwen2-classifier", "gpt2", "llama", "gpt-neox"]
+NAMES = ["bert", "roberta", "distilbert", "gpt2-classifier", "qwen2-classifier", "gpt2", "llama", "gpt-neox", "phi3"]
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("lora", {"rank": 3, "alpha": 7.0}),
     ("lora", {"rank": 3, "alpha": 7.0, "roles": "q v o down"}),

@@ -259,11 +259,8 @@ def simulate_step(
         layers=layers,
     )
     _check_length(backbone, setting)
-<<<<<<< ours
     own = setting.program
-=======
     _check_attention(backbone, setting)
->>>>>>> theirs
     with (
         simulated_ranks(shards=setting.shards) as ranks,
         fake_tensors.fake_mode(setting.with_mask),
@@ -288,21 +285,20 @@ def _rounds(query: ModelQuery) -> Rounds | None:
     return rounds_of(load_config(place, query.labels, query.task or natural_kind(place)))
 
 
-<<<<<<< ours
 def positions(config: Any) -> int | None:
     """Return the tokens of the longest text that a network takes, from its configuration; None for any."""
     room: int | None = getattr(config, "max_position_embeddings", None)
     if room is not None and config.model_type in ("roberta", "xlm-roberta", "camembert"):  # counted from the padding id
         room -= config.pad_token_id + 1
     return room
-=======
+
+
 def _check_attention(backbone: Backbone, setting: Setting) -> None:
     if setting.attention == "flash" and backbone.net.config._attn_implementation == "eager":
         raise UserError(
             f"--attention flash: this {backbone.net.config.model_type} network computes its attention itself, and no "
             "fused kernel of torch does (soft-capping, sinks or disentangled attention); leave --attention out"
         )
->>>>>>> theirs
 
 
 def _check_length(backbone: Backbone, setting: Setting) -> None:

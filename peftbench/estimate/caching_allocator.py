@@ -1,9 +1,10 @@
 """torch's CUDA caching allocator, replayed over the storages of a simulated step: what a process holds of its device.
 
-From torch 2.13, `c10/cuda/CUDACachingAllocator.cpp`, with its default settings. Sizes are rounded up to 512 bytes. Up to
-1 MiB a block comes from segments of 2 MiB, below 10 MiB from segments of 20 MiB, and a larger one has a segment of its
-own, in multiples of 2 MiB. The smallest free block that suffices is taken, and split if what remains is worth it: 512
-bytes in small segments, more than 1 MiB in large ones. A freed block joins its free neighbours. Segments are kept.
+From torch 2.13, `c10/cuda/CUDACachingAllocator.cpp`, with its default settings. Sizes are rounded up to 512 bytes. A
+block of up to 1 MiB comes from segments of 2 MiB, one below 10 MiB from segments of 20 MiB, and a larger one has a
+segment of its own, in multiples of 2 MiB. The smallest free block that suffices is taken, and split if what remains is
+worth it: 512 bytes in small segments, more than 1 MiB in large ones. A freed block joins its free neighbours. Segments
+are kept.
 """
 
 from __future__ import annotations

@@ -74,12 +74,12 @@ def _cast_buffers(adapter: Adapter, dtype: torch.dtype) -> None:
 def _scaled_output(module: Any, x: Tensor) -> Tensor:
     """Return l (W x + b) as peft 0.21, `tuners/ia3/layer.py`: from a copy of l, and in the wider dtype."""
     y = module.base(x)
-    return (y * (1 * module.l)).to(y.dtype)  # type: ignore[no-any-return]
+    return (y * (1 * module.l)).to(y.dtype)
 
 
 def _scaled_input(module: Any, x: Tensor) -> Tensor:
     """Return W (l x) + b in the same way."""
-    return module.base((x.to(module.l.dtype) * (1 * module.l)).to(x.dtype))  # type: ignore[no-any-return]
+    return module.base((x.to(module.l.dtype) * (1 * module.l)).to(x.dtype))
 
 
 def _decomposed(module: Any, x: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def _decomposed(module: Any, x: Tensor) -> Tensor:
     x = functional.dropout(x.to(module.Q.dtype), module.dropout, module.training)
     rank = module.Lambda.new_ones(1).requires_grad_(getattr(module.base, "weight", y).dtype != torch.float32)
     y += (x @ (module.Q * module.Lambda.unsqueeze(1)).T @ module.P.T) * module.scale / rank
-    return y  # type: ignore[no-any-return]
+    return y
 
 
 AS_IN_PEFT = {"ScaledOutput": _scaled_output, "ScaledInput": _scaled_input, "SVDLinear": _decomposed}
@@ -126,7 +126,7 @@ def _cast_around(module: Adapter, dtype: torch.dtype) -> None:
         if isinstance(out, Tensor):
             seen["result"] = out.dtype
 
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     if isinstance(module.base, nn.Module):
         module.base.register_forward_pre_hook(to_base)
         module.base.register_forward_hook(from_base)

@@ -65,7 +65,7 @@ def _fuse(net: Any, edit: Edit) -> None:
     The values are a part of the tensor that all three are in. From litgpt 0.5, `LoRAQKVLinear`: one dropout feeds the
     updates of all three; `zero_pad` keeps their result where not all three are adapted.
     """
-    sites = {role: [site for site in edit.backbone.sites.of(role)] for role in "qkv"}
+    sites = {role: list(edit.backbone.sites.of(role)) for role in "qkv"}
     for q, k, v in zip(*sites.values(), strict=True):
         if len({q.path, k.path, v.path}) == 1:
             continue  # the network's own layer is fused
@@ -98,7 +98,7 @@ def _share_dropout(layers: list[Any]) -> None:
                 last.clear()
             layer.dropout = 0.0
             try:
-                return usual(dropped)  # type: ignore[no-any-return]
+                return usual(dropped)
             finally:
                 layer.dropout = p
 

@@ -83,7 +83,9 @@ class ProgramTrainer(Trainer):
 
     def _show_what_lives(self) -> None:
         """Let the memory tracker see what the last step has left alive: it counts what an operation touches."""
-        for leaf in tree_leaves([self.alive, self.outliving]):
+        cache = getattr(self.alive.get("cache"), "layers", ())
+        cached = [[layer.keys, layer.values] for layer in cache if getattr(layer, "is_initialized", False)]
+        for leaf in tree_leaves([self.alive, self.outliving, cached]):
             if isinstance(leaf, Tensor):
                 leaf.detach()
 
@@ -178,11 +180,12 @@ def _joined(groups: list[dict[str, Any]], net: nn.Module) -> list[dict[str, Any]
 
 def _update_in_backward(optimizer: torch.optim.Optimizer) -> None:
     """Update and free each parameter's gradient as soon as it is there."""
+    make: Any = type(optimizer)
     for group in optimizer.param_groups:
         rest = {k: v for k, v in group.items() if k != "params"}
         for p in group["params"]:
-            one = type(optimizer)([{**rest, "params": [p]}], lr=group["lr"])
-            one.state = optimizer.state  # type: ignore[assignment]  # one table for all, as the tracker looks there
+            one = make([{**rest, "params": [p]}], lr=group["lr"])
+            one.state = optimizer.state  # one table for all, as the tracker looks there
 
             def update(p: Tensor, one: torch.optim.Optimizer = one) -> None:
                 one.step()
@@ -196,7 +199,7 @@ def _in_host_memory() -> Iterator[None]:
     """Keep what backward needs on another device, from forward to backward; parameters stay where they are."""
 
     def pack(t: Tensor) -> Any:
-        if isinstance(t, nn.Parameter) or t.is_leaf and not t.requires_grad and t._base is None and t.dim() == 0:
+        if isinstance(t, nn.Parameter) or (t.is_leaf and not t.requires_grad and t._base is None and t.dim() == 0):
             return t
         return (torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta"), t.device)
 

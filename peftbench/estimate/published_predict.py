@@ -15,9 +15,7 @@ def setting(point: PublishedPoint) -> Setting:
         SIMULATED_AS[point.program], {key: value for key, value in point.parts.items() if key in PARTS}
     )
     padded = not point.parts["packed"] if "packed" in point.parts else None
-    return Setting(
-        point.batch, point.seq or 1, padded=padded, shards=int(point.parts.get("shards", 1)), program=own
-    )
+    return Setting(point.batch, point.seq or 1, padded=padded, shards=int(point.parts.get("shards", 1)), program=own)
 
 
 def predict(point: PublishedPoint) -> int | None:

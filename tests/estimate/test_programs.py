@@ -32,6 +32,7 @@ PARTS: list[dict[str, str]] = [
     {"loss": "chunked", "chunk": "16"},
     {"float_outputs": "yes"},
     {"cache": "yes"},
+    {"cache": "yes", "outputs": "until_replaced"},
     {"clip": "yes"},
     {"attention": "eager"},
     {"attention": "math"},

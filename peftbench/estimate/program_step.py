@@ -47,7 +47,7 @@ class ProgramTrainer(Trainer):
         """Take one step; the arguments are those of `Trainer.step`."""
         own, net = self.program, self.backbone.net
         self._show_what_lives()
-        batch = self.backbone.inputs(batch)
+        batch = self.ranks.share(self.backbone.inputs(batch))
         if own.gradients == "until_forward":
             self.optimizer.zero_grad(set_to_none=True)
         if own.mask == "never":
@@ -73,8 +73,10 @@ class ProgramTrainer(Trainer):
         if own.outputs == "until_update":
             self.alive.clear()
         if own.gradients != "in_backward":
+            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+            self.ranks.sum_gradients(trained)
             if own.clip:
-                nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], 1.0)
+                self.ranks.clip(trained, 1.0)
             self.optimizer.step()
             self.method.after_step(net, done)
             if own.gradients in ("freed", "kept"):

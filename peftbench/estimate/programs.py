@@ -123,7 +123,7 @@ PROGRAMS: dict[str, tuple[Program, str]] = {
     ),
     "hf-trainer": (
         Program("hf-trainer", autocast=True, update="fused", decay_apart=True, float_outputs=True),
-        "transformers' Trainer with bf16: true and peft; weights loaded in bfloat16; AdamW in one kernel (torch 2.8 on)",
+        "transformers' Trainer with bf16: true and peft; weights loaded in bfloat16; AdamW in one kernel",
     ),
     "peft-comparison": (
         Program("peft-comparison", gradients="until_forward", outputs="until_replaced", cache=True),

@@ -47,14 +47,32 @@ Dtype = Annotated[
 ]
 ProgramName = Annotated[
     str,
-    typer.Option("--program", metavar="NAME", help="Whose step: peftbench, plain, hf-trainer, litgpt, torchtune, ..."),
+    typer.Option("--program", metavar="NAME", help="Whose step: peftbench or one of --programs."),
+]
+
+
+def _list_programs(asked: bool) -> None:
+    """Print the programs and their parts, and end."""
+    if asked:
+        from peftbench.estimate import programs
+
+        say(programs.listing())
+        raise typer.Exit
+
+
+ListPrograms = Annotated[
+    bool,
+    typer.Option(
+        "--programs", is_eager=True, callback=_list_programs, help="List --program's names and parts, and end."
+    ),
 ]
 Parts = Annotated[
     list[str] | None,
     typer.Option("--part", metavar="NAME=VALUE", help="With --program: a part of it, such as loss=fused. Repeatable."),
 ]
 Optimizer = Annotated[
-    str, typer.Option("--optimizer", metavar="NAME", help="adamw (the method's own), sgd or adamw8bit.")
+    str | None,
+    typer.Option("--optimizer", metavar="NAME", help="adamw (the method's own, the default), sgd or adamw8bit."),
 ]
 Checkpointing = Annotated[bool, typer.Option("--checkpointing", help="Use gradient checkpointing.")]
 Attention = Annotated[
@@ -120,7 +138,7 @@ def estimate(
     dtype: Dtype = None,
     program: ProgramName = "peftbench",
     part: Parts = None,
-    optimizer: Optimizer = "adamw",
+    optimizer: Optimizer = None,
     checkpointing: Checkpointing = False,
     attention: Attention = None,
     padding: Padding = None,
@@ -143,6 +161,7 @@ def estimate(
     reference: Reference = "full",
     check: Check = False,
     stored: Stored = False,
+    list_programs: ListPrograms = False,
     task: Task = None,
     labels: Labels = 2,
     roles: Roles = None,
@@ -168,9 +187,9 @@ def estimate(
     _check_combination(method, all_methods, out, fit, by_role)
     given = programs.parsed_parts(part or [])
     if program != programs.OWN:
-        options = {"weights": dtype, "checkpointing": checkpointing or None, "attention": attention}
-        options["optimizer"] = None if optimizer == "adamw" else optimizer
-        given = {key: str(value) for key, value in options.items() if value is not None} | given
+        again = "true" if checkpointing else None
+        options = {"dtype": dtype, "optimizer": optimizer, "checkpointing": again, "attention": attention}
+        given = programs.with_options(given, options)
     own = programs.program(program, given)
     asked = card_view.Asked(gpu, gpus, context, examples, epochs, price, prices, currency)
     asked.check(elsewhere=all_methods or fit is not None or by_role)
@@ -178,7 +197,7 @@ def estimate(
         batch,
         seq,
         dtype or "float32",
-        optimizer,
+        "adamw" if optimizer is None else optimizer,
         checkpointing,
         attention if own is None else None,
         padding,

@@ -49,7 +49,7 @@ class ProgramTrainer(Trainer):
         """Take one step; the arguments are those of `Trainer.step`."""
         own, net = self.program, self.backbone.net
         self._show_what_lives()
-        batch = self.backbone.inputs(batch)
+        batch = self.ranks.share(self.backbone.inputs(batch))
         if own.gradients == "until_forward":
             self.optimizer.zero_grad(set_to_none=True)
         if own.mask == "never":
@@ -74,8 +74,10 @@ class ProgramTrainer(Trainer):
         if own.outputs == "until_update":
             self.alive.clear()
         if own.gradients != "in_backward":
+            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+            self.ranks.sum_gradients(trained)
             if own.clip:
-                nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], 1.0)
+                self.ranks.clip(trained, 1.0)
             self.optimizer.step()
             self.method.after_step(net, done)
             if own.gradients in ("freed", "kept"):
@@ -91,7 +93,9 @@ class ProgramTrainer(Trainer):
 
     def _show_what_lives(self) -> None:
         """Let the memory tracker see what the last step has left alive: it counts what an operation touches."""
-        for leaf in tree_leaves([self.alive, self.outliving]):
+        cache = getattr(self.alive.get("cache"), "layers", ())
+        cached = [[layer.keys, layer.values] for layer in cache if getattr(layer, "is_initialized", False)]
+        for leaf in tree_leaves([self.alive, self.outliving, cached]):
             if isinstance(leaf, Tensor):
                 leaf.detach()
 

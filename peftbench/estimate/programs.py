@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from peftbench.errors import UserError, unknown
+from peftbench.errors import UserError, shown, unknown
 
 DTYPES = ("float32", "bfloat16")
 SHORT = {"fp32": "float32", "bf16": "bfloat16"}
@@ -193,12 +193,62 @@ def parsed_parts(texts: list[str]) -> dict[str, str]:
     """Return {"loss": "fused"} for ["loss=fused"].
 
     Raises:
-        UserError: A text has no "=".
+        UserError: A text has no "=", or a part is given twice.
     """
-    wrong = [text for text in texts if "=" not in text]
-    if wrong:
-        raise UserError(f"--part {wrong[0]!r}: give NAME=VALUE, such as --part loss=fused")
-    return dict(text.split("=", 1) for text in texts)
+    parts: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UserError(f"--part {shown(text)}: give NAME=VALUE, such as --part loss=fused")
+        if name in parts:
+            raise UserError(f"--part {name} is given twice, as {parts[name]} and as {value}; keep one of them")
+        parts[name] = value
+    return parts
+
+
+def with_options(parts: Mapping[str, str], options: Mapping[str, str | None]) -> dict[str, str]:
+    """Return parts with the options of `estimate` that stand for one: --dtype for `weights`, others for their own name.
+
+    Args:
+        parts: Values by part, as given.
+        options: Values by the option's name; None is not given.
+
+    Raises:
+        UserError: An option's value is unknown, or contradicts its part.
+    """
+    together = dict(parts)
+    for option, value in options.items():
+        if value is None:
+            continue
+        part = "weights" if option == "dtype" else option
+        valid = VALID.get(part)
+        if valid is not None and SHORT.get(value, value) not in valid:
+            raise unknown(option, value, (*valid, *(SHORT if option == "dtype" else ())), where=f"--{option}")
+        if part in parts and _same(part, parts[part]) != _same(part, value):
+            given = f"--{option}" if value == "true" else f"--{option} {value}"
+            raise UserError(f"{given} and --part {part}={parts[part]} contradict each other; keep one of them")
+        together[part] = value
+    return together
+
+
+def _same(part: str, value: str) -> Any:
+    return SHORT.get(value, _value(part, value))
+
+
+def listing() -> str:
+    """Return the programs with what each is, and the parts with their values, for people."""
+    rows = [(OWN, "this suite's own training step"), *((name, about) for name, (_, about) in PROGRAMS.items())]
+    kinds = {f.name: f.type for f in fields(Program) if f.name != "name"}
+    free = {"bool": ("true", "false"), "int": ("a whole number",)}
+    parts = [(name, ", ".join(VALID.get(name) or free[str(kind)])) for name, kind in kinds.items()]
+    return "\n".join([*_columns("program", rows), "", *_columns("part", parts)])
+
+
+def _columns(head: str, rows: list[tuple[str, str]]) -> list[str]:
+    width = max(len(head), *(len(name) for name, _ in rows))
+    return [f"{head:<{width}}  what it is" if head == "program" else f"{head:<{width}}  values"] + [
+        f"{name:<{width}}  {about}" for name, about in rows
+    ]
 
 
 def as_text(own: Program) -> str:

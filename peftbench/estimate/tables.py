@@ -10,6 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from peftbench.estimate import gpu_memory
 from peftbench.estimate.memory_fit import Fit
 from peftbench.estimate.step_estimate import KINDS, UNVERIFIED, StepEstimate
 from peftbench.report.media.markdown import escape
@@ -32,6 +33,8 @@ def as_text(e: StepEstimate) -> str:
     hyper = ", ".join(f"{k}={v}" for k, v in e.hyper.items())
     rows = [("peak", f"{e.peak_bytes:,}", f"bytes, {size(e.peak_bytes)}, in {e.peak_phase}")]
     rows += [(f"  {kind}", f"{e.at_peak[kind]:,}", size(e.at_peak[kind])) for kind in KINDS]
+    if e.setting.program is not None:
+        rows.append(("reserved", f"{e.reserved_bytes:,}", f"{size(e.reserved_bytes)}, what CUDA's allocator holds"))
     rows += [(f"held: {name}", f"{count:,}", size(count)) for name, count in e.held.items() if count]
     if e.shards:
         rows.append(("gathered: a block", f"{e.shards['block']:,}", f"{size(e.shards['block'])}, one at a time"))
@@ -123,7 +126,9 @@ def table(estimates: Sequence[StepEstimate], refused: Mapping[str, str], referen
     align = ("left", *("right",) * (len(heads) - 1))
     text = tabulate(cells, headers=heads, tablefmt="pipe", disable_numparse=True, colalign=align) if cells else ""
     notes = [f"- {escape(f'{name}: {why}')}" for name, why in refused.items()]
-    return "\n".join([text, "", f"Parts at the peak in GiB; {UNVERIFIED}.", *notes])
+    own = estimates[0].setting.program if estimates else None
+    how = UNVERIFIED if own is None else f"the step of {own.name}, {gpu_memory.ASSUMED}"
+    return "\n".join([text, "", f"Parts at the peak in GiB; {how}.", *notes])
 
 
 def write(folder: Path, estimates: Sequence[StepEstimate], refused: Mapping[str, str], reference: str) -> list[Path]:

@@ -12,6 +12,10 @@ from peft import LoraConfig
 from simulated_programs import check_equal, simulated
 
 from peftbench.estimate import fake_tensors, gpu_memory, programs
+from peftbench.estimate.count import ModelQuery
+from peftbench.estimate.step_estimate import Setting, simulate_step
+from peftbench.method.catalogue import Catalogue
+from peftbench.method.registry import find, make
 
 LORA = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
 PARTS: list[dict[str, str]] = [
@@ -32,6 +36,7 @@ PARTS: list[dict[str, str]] = [
     {"loss": "chunked", "chunk": "16"},
     {"float_outputs": "yes"},
     {"cache": "yes"},
+    {"cache": "yes", "outputs": "until_replaced"},
     {"clip": "yes"},
     {"attention": "eager"},
     {"attention": "math"},
@@ -93,3 +98,13 @@ def test_a_deep_network_with_a_small_vocabulary_peaks_elsewhere(update: str, tmp
     real = real_programs.measured(real_programs.network(config, own, None), own, True)
     check_equal(real, simulated(tmp_path, "full", {}, own, True))
     assert update != "foreach" or real.record()["peak_phase"] == "optimizer"
+
+
+def test_devices_that_share_the_base_take_a_batch_each() -> None:
+    own = programs.program("plain", {"clip": "yes"})
+    lora = make(find("lora"), Catalogue().hyper("lora", {}))
+    alone, shared = (
+        simulate_step(ModelQuery("tiny-decoder"), lora, Setting(2, 16, program=own, shards=n)) for n in (1, 2)
+    )
+    assert shared.flops == alone.flops
+    assert shared.held["weights"] < alone.held["weights"]

@@ -1,4 +1,4 @@
-"""Our predictions of published measurements: how well they hold, and that the stored ones are what is simulated today."""
+"""Our predictions of published measurements: how well they hold; the stored ones are what is simulated today."""
 
 from __future__ import annotations
 

@@ -73,13 +73,16 @@ def _cast_buffers(adapter: Adapter, dtype: torch.dtype) -> None:
 
 def _scaled_output(module: Any, x: Tensor) -> Tensor:
     """Return l (W x + b) as peft 0.21, `tuners/ia3/layer.py`: from a copy of l, and in the wider dtype."""
+    scale = 1 * module.l
     y = module.base(x)
-    return (y * (1 * module.l)).to(y.dtype)
+    return (y * scale).to(y.dtype)
 
 
 def _scaled_input(module: Any, x: Tensor) -> Tensor:
     """Return W (l x) + b in the same way."""
-    return module.base((x.to(module.l.dtype) * (1 * module.l)).to(x.dtype))
+    scale = 1 * module.l
+    wide = x.to(scale.dtype)  # lives as long as the call, like peft's
+    return module.base((wide * scale).to(x.dtype))
 
 
 def _decomposed(module: Any, x: Tensor) -> Tensor:

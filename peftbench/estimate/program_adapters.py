@@ -73,13 +73,16 @@ def _cast_buffers(adapter: Adapter, dtype: torch.dtype) -> None:
 
 def _scaled_output(module: Any, x: Tensor) -> Tensor:
     """Return l (W x + b) as peft 0.21, `tuners/ia3/layer.py`: from a copy of l, and in the wider dtype."""
+    scale = 1 * module.l
     y = module.base(x)
-    return (y * (1 * module.l)).to(y.dtype)
+    return (y * scale).to(y.dtype)
 
 
 def _scaled_input(module: Any, x: Tensor) -> Tensor:
     """Return W (l x) + b in the same way."""
-    return module.base((x.to(module.l.dtype) * (1 * module.l)).to(x.dtype))
+    scale = 1 * module.l
+    wide = x.to(scale.dtype)  # lives as long as the call, like peft's
+    return module.base((wide * scale).to(x.dtype))
 
 
 def _decomposed(module: Any, x: Tensor) -> Tensor:
@@ -94,7 +97,49 @@ def _decomposed(module: Any, x: Tensor) -> Tensor:
     return y
 
 
-AS_IN_PEFT = {"ScaledOutput": _scaled_output, "ScaledInput": _scaled_input, "SVDLinear": _decomposed}
+def _directed(module: Any, x: Tensor) -> Tensor:
+    """Return DoRA's output as peft 0.21, `tuners/lora/variants.py` and `dora.py`.
+
+    With dropout, W x is computed again from the dropped input and a copy of W in the adapter's dtype, which is kept.
+    """
+    y = module.base(x)
+    x = x.to(module.A.dtype)
+    if not (module.training and module.dropout):
+        return (y + _change(module, x, y)).to(y.dtype)
+    return (y + _change(module, functional.dropout(x, module.dropout), None)).to(y.dtype)
+
+
+def _change(module: Any, x: Tensor, y: Tensor | None) -> Tensor:
+    """Return what DoRA adds to the base's output y; what it computes with lives until it returns."""
+    update = _update(module).to(x.dtype)
+    weight = module.base.dense_weight().to(x.dtype)
+    norm = _norm(weight, module.scale, update.detach())
+    g = (module.m / norm).view(1, -1)
+    low_rank = functional.linear(functional.linear(x, module.A), module.B)
+    if y is None:
+        y = functional.linear(x, weight)
+    elif module.base.bias is not None:
+        y = y - module.base.bias
+    return (g - 1) * y + g * low_rank * module.scale
+
+
+def _update(module: Any) -> Tensor:
+    """Return B A, as the layers' output for every unit vector."""
+    eye = torch.eye(module.A.shape[1], dtype=module.A.dtype, device=module.A.device)
+    return functional.linear(functional.linear(eye, module.A), module.B).T
+
+
+def _norm(weight: Tensor, scale: float, update: Tensor) -> Tensor:
+    weight = weight + scale * update
+    return torch.linalg.norm(weight, dim=1).to(weight.dtype).detach()
+
+
+AS_IN_PEFT = {
+    "ScaledOutput": _scaled_output,
+    "ScaledInput": _scaled_input,
+    "SVDLinear": _decomposed,
+    "DoRALinear": _directed,
+}
 
 
 def _cast_around(module: Adapter, dtype: torch.dtype) -> None:

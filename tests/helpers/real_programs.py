@@ -139,6 +139,8 @@ class Loop:
         hidden = base.model(**{k: v for k, v in batch.items() if k != "labels"}).last_hidden_state
         shifted = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
         logits = [base.lm_head(part) for part in hidden.split(self.own.chunk, dim=1)]
+        if self.own.float_outputs:
+            logits = [part.float() for part in logits]
         losses = [
             cross_entropy(part.float().flatten(0, 1), answers.flatten(), ignore_index=-100, reduction="none")
             for part, answers in zip(logits, shifted.split(self.own.chunk, dim=1), strict=True)

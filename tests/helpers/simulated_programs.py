@@ -23,19 +23,11 @@ def simulated(folder: Path, name: str, hyper: Mapping[str, Any], own: Program, p
     return simulate_step(ModelQuery(str(folder), task="generation"), method, setting)
 
 
-def check_equal(real: TimelineTracker, predicted: StepTimeline, real_keeps: int = 0) -> None:
-    """Compare the peak of each phase, what is left, and the parts of the peak.
-
-    Args:
-        real: The tracker of the real step.
-        predicted: The simulated step.
-        real_keeps: Bytes of activations that the real step keeps beyond the simulated one from forward to backward.
-    """
+def check_equal(real: TimelineTracker, predicted: StepTimeline) -> None:
+    """Compare the peak of each phase, what is left, and the parts of the peak."""
     course = real_programs.course
-    told = course(predicted.levels, predicted.phases)
-    told["forward"], told["backward"] = told["forward"] + real_keeps, told["backward"] + real_keeps
-    assert told == course(real.levels, real.phases)
-    parts = {"activations": real_keeps} if real_keeps else {}
+    assert course(predicted.levels, predicted.phases) == course(real.levels, real.phases)
+    parts: dict[str, int] = {}
     for (_, kind), size in predicted.parts(predicted.peak).items():
         parts[kind] = parts.get(kind, 0) + size
     assert parts == {kind: size for kind, size in real.record()["at_peak"].items() if size}

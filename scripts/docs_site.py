@@ -1,7 +1,7 @@
 """A hook of mkdocs.yml: pages in docs/ link to files of the repository, which are no pages of the site.
 
-Images from elsewhere in the repository are copied into the site, and so are the pages of `PAGES`. Other links become the
-text and the file's path. The schematics of methods are written into their pages, so that they follow the palette.
+Images from elsewhere in the repository are copied into the site, and so are the pages of `PAGES`. Other links become
+the text and the file's path. The schematics of methods are written into their pages, so that they follow the palette.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ def on_config(config: Any) -> Any:
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages and the images from outside docs/."""
     for path, uri in PAGES.items():
-        text = LINK.sub(lambda found: _inside_docs(found, path), (ROOT / path).read_text(encoding="utf-8"))
-        files.append(File.generated(config, uri, content=text))
+        files.append(File.generated(config, uri, content=_inside_docs(path)))
     for page in list(files.documentation_pages()):
         for _, _, target in LINK.findall(page.content_string):
             outside = _outside(target, page.src_uri)
@@ -55,8 +54,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         if outside is None:
             return found.group()
         if outside in PAGES or outside.endswith(IMAGES):
-            anchor = "#" + target.partition("#")[2] if "#" in target else ""
-            return f"{image}[{text}]({posixpath.relpath(PAGES.get(outside, outside), posixpath.dirname(uri) or '.')}{anchor})"
+            inside = posixpath.relpath(PAGES.get(outside, outside), posixpath.dirname(uri) or ".")
+            return f"{image}[{text}]({inside}{target[len(target.partition('#')[0]) :]})"
         return text if outside in text else f"{text} (`{outside}`)"
 
     return LINK.sub(written, markdown)
@@ -77,13 +76,17 @@ def _outside(target: str, uri: str) -> str | None:
     return None if PurePosixPath(path).is_relative_to("docs") else path
 
 
-def _inside_docs(found: re.Match[str], path: str) -> str:
-    """Return a link of a page from the root as a page of docs/ would have it."""
-    image, text, target = found.groups()
-    if "://" in target or target.startswith("#"):
-        return found.group()
-    from_root = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
-    return f"{image}[{text}]({posixpath.relpath(from_root, 'docs')})"
+def _inside_docs(path: str) -> str:
+    """Return the text of a page from elsewhere, with its links as a page of docs/ would have them."""
+
+    def written(found: re.Match[str]) -> str:
+        image, text, target = found.groups()
+        if "://" in target or target.startswith("#"):
+            return found.group()
+        from_root = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
+        return f"{image}[{text}]({posixpath.relpath(from_root, 'docs')})"
+
+    return LINK.sub(written, (ROOT / path).read_text(encoding="utf-8"))
 
 
 def _inlined(name: str, is_card: bool) -> str:
@@ -91,7 +94,7 @@ def _inlined(name: str, is_card: bool) -> str:
 
     Args:
         name: Name of the method.
-        is_card: Whether it shows where the method acts; the drawing is there in any case, as the other one refers to it.
+        is_card: Whether it shows where the method acts. The drawing is there in any case: the other one refers to it.
     """
     svg = (ROOT / "docs" / "methods" / "figures" / f"{name}.svg").read_text(encoding="utf-8")
     where = svg.replace('viewBox="0 0 560 372"', f'viewBox="{WHERE}" class="{"where" if is_card else "unseen"}"')

@@ -24,6 +24,7 @@ from gallery import wording  # noqa: E402
 from gallery.costs import UP, Costs  # noqa: E402
 from gallery.figures import schematic  # noqa: E402
 from gallery.touched import Touched, touched  # noqa: E402
+
 from peftbench.method import catalogue, registry  # noqa: E402
 from peftbench.method.catalogue import MethodFacts  # noqa: E402
 from peftbench.verify.contract import networks  # noqa: E402
@@ -63,7 +64,7 @@ def card(f: MethodFacts, note: Mapping[str, str], costs: Costs, place: Touched) 
         "|---|---|",
         f"| paper | {wording.linked(f.paper)} |",
         f"| trains | {f.size_formula or 'see the file'} |",
-        f"| size knob | {f'`{f.size_knob}`, which a budget of parameters solves' if f.size_knob else 'none: one size'} |",
+        f"| size knob | {f'`{f.size_knob}`, solved by a budget of parameters' if f.size_knob else 'none: one size'} |",
         *([f"| needs | {f.needs} |"] if f.needs else []),
         f"| merges | {merges(place)} |",
         f"| learning rate | {f.lr:g} ({wording.linked(f.lr_source)}) |",
@@ -101,14 +102,14 @@ def gallery(facts: Mapping[str, MethodFacts], notes: Any, costs: Costs, places: 
     lines = [
         MADE,
         "# Methods\n",
-        f"{len(facts)} methods, each written from its paper in one file of [methods/]({UP}/methods). Each has a card: where it "
-        "acts, what it costs, how it scored, when it fits and when not. In the figures, grey is frozen and striped orange "
-        "trains.\n",
+        f"{len(facts)} methods, each written from its paper in one file of [methods/]({UP}/methods). Each has a card: "
+        "where it acts, what it costs, how it scored, when it fits and when not. In the figures, grey is frozen and "
+        "striped orange trains.\n",
         *_table(facts, costs, places),
         "",
         f"Scores, peaks and steps are relative to full fine-tuning, over four tasks of [`{records.SET}`]({UP}/results/"
-        f"reference/{records.SET}/report/report.md); the peak on llama-3.1-8b is predicted for one text of 512 tokens in "
-        "bfloat16. [What this scale cannot say](../findings.md#what-this-scale-cannot-say).\n",
+        f"reference/{records.SET}/report/report.md). The peak on llama-3.1-8b is predicted, for one text of 512 tokens "
+        "in bfloat16. [What this scale cannot say](../findings.md#what-this-scale-cannot-say).\n",
     ]
     for key, (title, says) in notes["families"].items():
         lines += [f"## {title}\n", f"{says}\n", '<div class="grid cards" markdown>\n']

@@ -89,7 +89,7 @@ def measured(costs: Costs, method: str) -> str:
     if not rows:
         return f"`{SET}` has no records of this method."
     lines = [
-        "| configuration | score / full [95 %] | mean rank | trainable | stored, bytes | peak memory / full | step / full |",
+        "| configuration | score / full [95 %] | mean rank | trainable | stored, bytes | peak / full | step / full |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
@@ -104,8 +104,8 @@ def measured(costs: Costs, method: str) -> str:
     first = sorted(path.name for path in RUNS.glob(f"{rows[0]['method']}--*--s0--*.json"))[0]
     lines += [
         "",
-        f"From [`{folder}/report/report.md`]({UP}/{folder}/report/report.md): a model of 23 million parameters, 60 steps, "
-        f"three seeds. One of the records:\n",
+        f"From [`{folder}/report/report.md`]({UP}/{folder}/report/report.md): a model of 23 million parameters, "
+        f"60 steps, three seeds. Peak is that of a training step. One of the records:\n",
         f"[`{folder}/runs/{first}`]({UP}/{folder}/runs/{first})",
     ]
     return "\n".join(lines)
@@ -134,8 +134,8 @@ def predicted(costs: Costs, method: str) -> str:
     full = costs.estimates["methods"]["full"]["peak_bytes"]
     share = "" if method == "full" else f", {found['peak_bytes'] / full:.2f} of full fine-tuning's"
     return (
-        f"{command}\n\nOne step takes {found['peak_bytes'] / 1e9:.1f} GB at its peak{share}. {found['trainable']:,} numbers "
-        f"train, and the adapter's file has {_size(found['stored_bytes'])}. This is predicted, not measured: program "
+        f"{command}\n\nOne step takes {found['peak_bytes'] / 1e9:.1f} GB at its peak{share}. "
+        f"{found['trainable']:,} numbers train, and the adapter's file has {_size(found['stored_bytes'])}. This is predicted, not measured: program "
         f"`peftbench`, batch {setting['batch']}, {setting['seq']} tokens, {setting['dtype']}, the method's defaults "
         f"([how exact](../estimate.md))."
     )

@@ -177,14 +177,17 @@ def prompt(d: Drawing) -> None:
     _notes(d, ("Vectors before the text", "(after an encoder's first token)."), TOP + 122)
 
 
+LOW_RANK_4_BIT = low_rank("Starts at B = 0.", "W is rounded to 4-bit NormalFloat.", base="quantised")
+DORA_4_BIT = low_rank("W is 4-bit NormalFloat.", base="quantised", magnitude=True)
+PISSA = low_rank("B A starts as the r largest", "singular triplets of the weight;", "R is the rest of it.", weight="R")
 DETAILS = {
     "lora": Detail("at q and v", low_rank("Rank r: B is (out, r), A is (r, in).", "Starts at B = 0.")),
     "lora_plus": Detail("at q and v", low_rank("Starts at B = 0.", "B learns at λ times the rate of A.")),
     "rslora": Detail("at q and v", low_rank("Starts at B = 0.", "Scaled by α / √r, not by α / r.")),
     "dora": Detail("at q and v", low_rank("Starts at B = 0, m the rows' norm.", magnitude=True)),
-    "qlora": Detail("at every linear layer", low_rank("Starts at B = 0.", "W is rounded to 4-bit NormalFloat.", base="quantised"), ("quantised",)),
-    "qdora": Detail("at every linear layer", low_rank("W is 4-bit NormalFloat.", base="quantised", magnitude=True), ("quantised",)),
-    "pissa": Detail("at every linear layer", low_rank("B A starts as the r largest", "singular triplets of the weight;", "R is the rest of it.", weight="R")),
+    "qlora": Detail("at every linear layer", LOW_RANK_4_BIT, ("quantised",)),
+    "qdora": Detail("at every linear layer", DORA_4_BIT, ("quantised",)),
+    "pissa": Detail("at every linear layer", PISSA),
     "adalora": Detail("at every linear layer", adalora),
     "vera": Detail("at q and v", vera, ("random",)),
     "full": Detail("at every weight", whole("two numbers for each weight.")),

@@ -53,8 +53,9 @@ class Drawing:
         """Write words with their base line at y; a ground around the letters lets them read over a pattern."""
         css = " ".join(["ink", *(["small"] if small else []), *(["bold"] if bold else [])])
         at = f'x="{x:g}" y="{y:g}" text-anchor="{anchor}"'
-        style = f"stroke:{ground};stroke-width:5;stroke-linejoin:round;paint-order:stroke" if ground else ""
-        self.parts.append(f'<text {at} class="{css}"{f' style="{style}"' if style else ""}>{escape(words)}</text>')
+        if ground:
+            at += f' style="stroke:{ground};stroke-width:5;stroke-linejoin:round;paint-order:stroke"'
+        self.parts.append(f'<text {at} class="{css}">{escape(words)}</text>')
 
     def line(self, *points: tuple[float, float], arrow: bool = False) -> None:
         """Draw a line through points; an arrow ends at the last one."""
@@ -77,7 +78,7 @@ class Drawing:
                 _pattern(f"{n}-trained", 8, '<path d="M-2,2 l4,-4 M0,8 l8,-8 M6,10 l4,-4" stroke-width="1.6" '
                          'style="stroke:var(--figure-stripe,#e08a2b)"/>', GLOW),
                 _pattern(f"{n}-random", 7, f'<circle cx="3.5" cy="3.5" r="1.3" style="fill:{edge}"/>', FROZEN),
-                _pattern(f"{n}-quantised", 7, f'<path d="M0,0H7M0,0V7" style="stroke:{edge};stroke-width:1.2;fill:none"/>', FROZEN),
+                _pattern(f"{n}-quantised", 7, f'<path d="M0,0H7M0,0V7" style="stroke:{edge};fill:none"/>', FROZEN),
                 f'<marker id="{n}-arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
                 f'orient="auto"><path d="M0,0L8,4L0,8z" style="fill:{edge}"/></marker>',
                 "</defs>",

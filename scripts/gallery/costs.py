@@ -135,9 +135,9 @@ def predicted(costs: Costs, method: str) -> str:
     share = "" if method == "full" else f", {found['peak_bytes'] / full:.2f} of full fine-tuning's"
     return (
         f"{command}\n\nOne step takes {found['peak_bytes'] / 1e9:.1f} GB at its peak{share}. "
-        f"{found['trainable']:,} numbers train, and the adapter's file has {_size(found['stored_bytes'])}. This is predicted, not measured: program "
-        f"`peftbench`, batch {setting['batch']}, {setting['seq']} tokens, {setting['dtype']}, the method's defaults "
-        f"([how exact](../estimate.md))."
+        f"{found['trainable']:,} numbers train, and the adapter's file has {_size(found['stored_bytes'])}. This is "
+        f"predicted, not measured: program `peftbench`, batch {setting['batch']}, {setting['seq']} tokens, "
+        f"{setting['dtype']}, the method's defaults ([how exact](../estimate.md))."
     )
 
 

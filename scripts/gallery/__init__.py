@@ -1,0 +1,1 @@
+"""What scripts/method_gallery.py is made of: where a method acts, its schematic, and its card."""

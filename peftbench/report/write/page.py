@@ -34,6 +34,7 @@ from peftbench.report.tables import (
     trials,
 )
 from peftbench.report.tables import columns as tables
+from peftbench.report.web import page as web_page
 
 Shown = Comparison | Latencies | Tuning | Average | AxisCurve
 HEADINGS = {
@@ -92,7 +93,7 @@ def build(
         curves: scores along the axes of experiments.
 
     Returns:
-        (path in the report, content) of each file, `report.md` first.
+        (path in the report, content) of each file, `report.md` first and `index.html` second.
     """
     shown: list[Shown] = _apart([*comparisons, *passes, *tunings, *averages, *curves])
     names = sorted({one.experiment for one in shown}, key=natural)
@@ -109,6 +110,7 @@ def build(
             files |= {f"figures/{name}": content for name, content in images}
             figures[x.slug] = [name for name, _ in images if name.endswith(".png")]
     yield "report.md", _page(by_experiment, figures, sensitivities, choice.columns).encode()
+    yield web_page.NAME, web_page.build(shown)
     if found := [answers.json_ready(a) for x in shown if isinstance(x, Comparison) and (a := answer.of(x))]:
         yield "verdict.json", (json.dumps(found, indent=1, allow_nan=False) + "\n").encode()
     yield from files.items()

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from peftbench.report.data import answer, decisions, scores
 from peftbench.report.data.comparison import Comparison
 from peftbench.report.data.weak_cache import weak_cache
 from peftbench.report.stats import equivalence, intervals, moderated, spending
 from peftbench.report.stats.intervals import LEVEL, Estimate, Scores
+
+OPPOSITE = {"better": "worse", "worse": "better"}
 
 
 @dataclass(frozen=True)
@@ -29,17 +31,21 @@ class Pair:
         gap: the estimate, with moderated variances.
         least: what the true gap is surely above, at the table's one-sided level; -inf if not known.
         most: what it is surely below.
-        found: "better" or "worse" if that is sure, corrected over all rows that are compared with the same other row.
+        found: "better" or "worse" if that is sure, from both sides, corrected over all rows that are compared with the
+            same other row. Against the reference it is what the answer of the table says.
+        low, high: bounds for "equal within a margin", from both sides; against the reference those of its own column.
     """
 
     gap: Estimate
     least: float
     most: float
-    found: str | None
+    found: str | None = None
+    low: float = -math.inf
+    high: float = math.inf
 
     def how(self, margin: float) -> str | None:
         """ "better", "worse", or "equal" within a margin; None if it is not known."""
-        return self.found or ("equal" if self.least > -margin and self.most < margin else None)
+        return self.found or ("equal" if self.low > -margin and self.high < margin else None)
 
 
 @weak_cache
@@ -50,20 +56,37 @@ def of(c: Comparison) -> Mapping[tuple[str, str], Pair]:
     level = (1 - LEVEL) / (2 if c.design.looks else 1) / max(1, len(d.rows) - 1)
     if c.design.looks:
         level = spending.nominal_levels(c.design.looks, level, c.design.spending)[max(0, d.looked - 1)]
-    told = answer.of(c)
-    versus = told.versus if told else {}
     found: dict[tuple[str, str], Pair] = {}
+    different: dict[tuple[str, str], str] = {}
     for against in known:
         ahead = _ahead(known, against, -1 if c.direction == "min" else 1)
-        sure = _different(ahead, level if c.design.looks else None)
-        if against == c.reference and told:
-            sure = {label: how if how != "equal" else None for label, how in versus.items()}
+        different |= {
+            (label, against): how for label, how in _different(ahead, level if c.design.looks else None).items()
+        }
         for label, gap in ahead.items():
             least, most = equivalence.bounds(gap, level)
             before = d.surely.get((label, against), (-math.inf, math.inf))
-            pair = Pair(gap, max(least, before[0]), min(most, before[1]), sure.get(label))
-            found[label, against] = pair
-    return found
+            found[label, against] = Pair(gap, max(least, before[0]), min(most, before[1]))
+    return {key: _from_both_sides(c, key, found, different) for key in found}
+
+
+def _from_both_sides(
+    c: Comparison, key: tuple[str, str], found: Mapping[tuple[str, str], Pair], different: Mapping[tuple[str, str], str]
+) -> Pair:
+    """A pair with what is sure of it, so that what a row says of another, the other says of it."""
+    pair, back = found[key], found[key[1], key[0]]
+    told = answer.of(c)
+    if told is None or c.reference not in key:
+        how = different.get(key)
+        agreed = how if how and different.get((key[1], key[0])) == OPPOSITE[how] else None
+        return replace(pair, found=agreed, low=min(pair.least, -back.most), high=max(pair.most, -back.least))
+    is_row = key[1] == c.reference
+    low, high = (pair.least, pair.most) if is_row else (-back.most, -back.least)
+    how = told.versus.get(key[0] if is_row else key[1])
+    if how == "equal":  # an earlier look may have said so; it stays so at its margin and above
+        low, high = max(low, math.nextafter(-told.margin, 0)), min(high, math.nextafter(told.margin, 0))
+        return replace(pair, low=low, high=high)
+    return replace(pair, found=how if is_row or how is None else OPPOSITE[how], low=low, high=high)
 
 
 def _ahead(known: Mapping[str, Scores], against: str, sign: int) -> dict[str, Estimate]:

@@ -41,7 +41,7 @@ const Decide = (() => {
   function how(table, a, b, margin) {
     const p = pair(table, a, b);
     if (!p) return "open";
-    return p[5] || (least(table, a, b) > -margin && most(table, a, b) < margin ? "equal" : "open");
+    return p[5] || (p[6] !== null && p[7] !== null && p[6] > -margin && p[7] < margin ? "equal" : "open");
   }
 
   function cheapest(rows, cost) {
@@ -99,18 +99,32 @@ const Decide = (() => {
     return [parts.filter(Boolean).join(" ")];
   }
 
-  function needed(table, text, decided, margin) {
+  // How many seeds, or how many test examples, would show the margin for the open rows; null where nothing is known.
+  function lacking(table, decided, margin) {
     const open = table.rows.filter((row) => decided.open.includes(row.label) && row.need);
-    if (!open.length) return "";
+    if (!open.length) return null;
     const mean = (i) => open.reduce((sum, row) => sum + row.need[i], 0) / open.length;
     const [seed, shared, examples, lent] = [mean(0), mean(1), Math.min(...open.map((row) => row.need[2])), Math.max(0, mean(3))];
-    const shown = amount(table, margin);
     const seeds = Power.seedsFor(margin, seed, shared, lent);
-    const now = Math.min(...table.rows.filter((row) => decided.known.includes(row.label)).map((row) => row.seeds));
-    if (seeds !== null) return fill(text[seeds > now ? "seeds" : "enough"], { seeds: twoDigits(seeds), margin: shown });
+    if (seeds !== null) return { seeds };
     const takes = Power.examplesFor(margin, examples, shared);
-    if (examples < takes && takes < Infinity) return fill(text.more, { examples: count(twoDigits(Math.floor(takes))), margin: shown });
-    return fill(text.beyond, { margin: shown });
+    return examples < takes && takes < Infinity ? { examples: Math.floor(takes) } : {};
+  }
+
+  function needed(table, text, decided, margin) {
+    const lacks = lacking(table, decided, margin), fields = { margin: amount(table, margin) };
+    if (lacks === null) return "";
+    const now = Math.min(...table.rows.filter((row) => decided.known.includes(row.label)).map((row) => row.seeds));
+    if (lacks.seeds) return fill(text[lacks.seeds > now ? "seeds" : "enough"], { seeds: twoDigits(lacks.seeds), ...fields });
+    if (lacks.examples) return fill(text.more, { examples: count(twoDigits(lacks.examples)), ...fields });
+    return fill(text.beyond, fields);
+  }
+
+  function lacks(text, told, margin) {
+    const found = lacking(told.table, told, margin), task = told.table.title;
+    if (found === null) return "";
+    if (found.seeds) return fill(text.lacks_seeds, { seeds: twoDigits(found.seeds), task });
+    return found.examples ? fill(text.lacks_examples, { examples: count(twoDigits(found.examples)), task }) : fill(text.lacks_all, { task });
   }
 
   function overTasks(average, tables, text, margins, cost, fits) {
@@ -145,11 +159,12 @@ const Decide = (() => {
       return `${table.title}: ${best ? best.label : listed(within)}`;
     };
     const unlearned = tables.filter((table) => table.learned === false).map((table) => table.title);
+    const needs = answered.filter(({ within }) => !within.length).map((t) => lacks(text, t, margins[tables.indexOf(t.table)])).filter(Boolean);
     sentences.push(fill(text.tasks, {
       answered: found.length, tasks: tables.length, seeds: listed([...new Set(tables.map((table) => table.seeds))]),
       named: found.length ? ` (${found.map(name).join("; ")})` : "",
       unlearned: unlearned.length ? `, ${listed(unlearned)} ${unlearned.length === 1 ? "is" : "are"} not learned` : "",
-    }));
+    }) + (needs.length ? fill(text.lacks, { needs: listed(needs) }) : ""));
     return { chosen: chosen && chosen.label, sentences };
   }
 

@@ -28,6 +28,7 @@ const Draw = (() => {
     const made = filled(spec, words);
     made.params = made.params.map((p) => (p.name in c ? { ...p, value: c[p.name] } : p));
     made.datasets = datasets;
+    if (made.layer) made.layer = made.layer.filter((layer) => !layer.data || layer.data.name !== "band" || datasets.band.length);
     made.description = describes;
     const drawn = place.querySelector(".drawn");
     if (place.view) place.view.finalize();
@@ -60,7 +61,10 @@ const Draw = (() => {
     const pad = (lo, hi, f) => [lo - f * (hi - lo || Math.abs(lo) || 1), hi + f * (hi - lo || Math.abs(lo) || 1)];
     const [x0, x1] = log ? pad(Math.log10(Math.min(...xs)), Math.log10(Math.max(...xs)), 0.07).map((v) => 10 ** v) : pad(Math.min(...xs), Math.max(...xs), 0.07);
     const ends = scaled.flatMap((r) => [r.y, r.low, r.high]).filter((y) => y !== null);
-    const [y0, y1] = pad(Math.min(...ends), Math.max(...ends), 0.04);
+    // The panel shows every point; an interval that is much wider than the others leaves it.
+    const ys = scaled.map((r) => r.y), halves = scaled.filter((r) => r.low !== null).map((r) => Math.max(r.high - r.y, r.y - r.low)).sort((a, b) => a - b);
+    const usual = halves.length ? 1.15 * halves[Math.floor(halves.length / 2)] : 0;
+    const [y0, y1] = pad(Math.max(Math.min(...ends), Math.min(...ys) - usual), Math.min(Math.max(...ends), Math.max(...ys) + usual), 0.03);
     const toX = (x) => (log ? (Math.log10(x) - Math.log10(x0)) / (Math.log10(x1) - Math.log10(x0)) : (x - x0) / (x1 - x0)) * w;
     const fromX = (p) => (log ? 10 ** (Math.log10(x0) + (p / w) * (Math.log10(x1) - Math.log10(x0))) : x0 + (p / w) * (x1 - x0));
     const toY = (y) => (1 - (y - y0) / (y1 - y0)) * h, fromY = (p) => y0 + (1 - p / h) * (y1 - y0);
@@ -84,7 +88,7 @@ const Draw = (() => {
     const boxes = points.map((p) => [p.px - 5, p.py - 5, p.px + 5, p.py + 5]), found = [];
     const order = [...points].sort((a, b) => (b.state === "chosen") - (a.state === "chosen") || (a.state === "out") - (b.state === "out"));
     for (const p of order) {
-      const wide = p.label.length * 6.1 + 4;
+      const wide = p.label.length * 6.1 + 7;
       const place = candidates(p, wide).find((c) => c.box[0] > -30 && c.box[2] < w + 30 && c.box[1] > 0 && c.box[3] < h && !boxes.some((b) => meets(b, c.box)));
       if (!place) continue;
       boxes.push(place.box);
@@ -132,14 +136,13 @@ const Draw = (() => {
     const low = Math.min(...all), high = Math.max(...all), last = Math.max(...shown.map((c) => c.points[c.points.length - 1][0]));
     const w = width(place, 200), h = Math.max(280, 13 * shown.length);
     const rows = shown.flatMap((c) => c.points.map(([step, loss]) => ({ label: c.label, step, loss, picked: picked === c.label })));
-    const names = ends(shown.map((c) => { const [x, y] = c.points[c.points.length - 1]; return { label: c.label, failed: c.failed, x, y, step: x, loss: y, state: picked === c.label ? "chosen" : "in" }; }), h, low, high)
-      .map((p) => ({ ...p, lx: last * (1 + 12 / w) }));
+    const names = ends(shown.map((c) => { const [x, y] = c.points[c.points.length - 1]; return { label: c.label, failed: c.failed, x, y, step: x, loss: y, picked: picked === c.label }; }), h, low, high)
+      .map((p) => ({ ...p, lx: last * (1 + 30 / w) }));
     const spec = filled(charts.loss, {});
     spec.width = w; spec.height = h;
     for (const layer of spec.layer) for (const [channel, of] of Object.entries(layer.encoding)) {
       if (channel === "x") of.scale = { domain: [1, last], nice: false };
       if (channel === "y") of.scale = { domain: [low, high], nice: false, zero: false };
-      if (["x", "y"].includes(channel) && layer.data.name === "ends" && ["step", "loss"].every((f) => of.field !== f)) of.axis = undefined;
     }
     return embed(place, spec, { loss: rows, ends: names }, { "@y": "training loss" }, {}, "Training loss by step");
   }

@@ -32,7 +32,8 @@ def of_table(c: Comparison) -> Facts:
         sequential: whether seeds run until decided.
         behind: rows that another is surely better than; `candidates`: those that may be the best.
         rows: as `_row`, in the table's order.
-        pairs: row -> other row -> [how far it is ahead, ends of its 95 % interval, bounds of the table, what is sure].
+        pairs: row -> other row -> [how far it is ahead, ends of its 95 % interval, bounds of the table, what is
+            sure, bounds for "equal"].
         sentences: the verdict at the experiment's own margin.
     """
     d, told = decisions.of(c), answer.of(c)
@@ -139,6 +140,6 @@ def _pairs(c: Comparison) -> dict[str, dict[str, list[Any]]]:
     found: dict[str, dict[str, list[Any]]] = {}
     for (label, other), p in pairs.of(c).items():
         ends = p.gap.interval() or (-math.inf, math.inf)
-        numbers = [None if math.isinf(x) else x for x in (p.gap.value, *ends, p.least, p.most)]
-        found.setdefault(visible(label), {})[visible(other)] = [*numbers, p.found]
+        numbers = [None if math.isinf(x) else x for x in (p.gap.value, *ends, p.least, p.most, p.low, p.high)]
+        found.setdefault(visible(label), {})[visible(other)] = [*numbers[:5], p.found, *numbers[5:]]
     return found

@@ -12,7 +12,7 @@
     latency: { words: "Latency, one text", unit: "ms", factor: 1e3 },
   };
   const sections = [...document.querySelectorAll("section.result")];
-  const state = { slug: sections[0] && sections[0].id, margin: null, cost: null, x: "memory", figure: "front", limits: {} };
+  const state = { slug: sections[0] && sections[0].id, margin: null, cost: null, x: "memory", figure: innerWidth < 560 ? "forest" : "front", limits: {} };
   const ready = new Map();  // slug -> what was set up for it
   document.documentElement.classList.add("js");
 
@@ -251,9 +251,10 @@
 
   function figures(section, made) {
     const place = section.querySelector("[data-figures]"), slug = section.id;
-    place.hidden = false;
     const rows = facts.averages[slug] ? facts.averages[slug].rows : facts.tables[slug].rows;
-    const costs = Object.keys(COSTS).filter((cost) => rows.some((r) => r.costs[cost] !== null));
+    if (!rows.some((r) => r.mean !== null)) return { redraw: () => null };
+    place.hidden = false;
+    const costs = Object.keys(COSTS).filter((cost) => rows.some((r) => r.costs[cost] !== null && r.mean !== null));
     const figure = element("figure", { class: "chart", "data-chart": "scores" }, element("figcaption"), element("div", { class: "drawn" }));
     const kinds = [["front", "Score against cost"], ["forest", "Method by method"]].map(([name, words]) =>
       element("button", { type: "button", "data-figure": name, onclick: () => { state.figure = name; update(); } }, words));
@@ -269,7 +270,7 @@
       axis.value = state.x;
       const margin = facts.tables[slug] ? "The band is the margin below the best. " : "";
       figure.querySelector("figcaption").textContent = kind === "front"
-        ? `Up and to the left is better. Lines are 95 % intervals of the score, and the spread of the times; the dashed line is the front. ${margin}`
+        ? `Up and to the left is better. Lines are 95 % intervals of the score, and the spread of the times; the dashed line is the front. ${margin}An interval that leaves the panel stands whole in the table.`
         : `Means and 95 % intervals, in the report’s order. ${margin}`;
       const current = made.view;
       drawing = drawing.then(() => (current === made.view ? Draw[kind](figure, current) : null));
@@ -309,13 +310,15 @@
   function drawer(kind, i, figure, { series }) {
     const data = kind === "axis" ? series : [series[kind]].flat()[i];
     if (!data || (data.rows && !data.rows.length) || (kind === "axis" && !data.axis.length)) return null;
-    const choice = (words, options, draw) => {
+    const choice = (words, options, draw, first = "") => {
       const list = element("select", { "data-choice": kind, onchange: () => draw(list.value) }, ...options.map(([value, shown]) => element("option", { value }, shown)));
       figure.querySelector("figcaption").after(element("div", { class: "bar-of-buttons" }, element("label", { class: "fine" }, `${words} `, list)));
+      if (options.some(([value]) => value === first)) list.value = first;
       return () => draw(list.value);
     };
+    const lead = facts.tables[state.slug] && Decide.leader(facts.tables[state.slug].rows, facts.tables[state.slug].direction);
     switch (kind) {
-      case "loss": return choice("Method", [["", "none"], ...data.curves.map((c) => [c.label, c.label])], (label) => Draw.loss(figure, data, facts.charts, label));
+      case "loss": return choice("Method", [["", "none"], ...data.curves.map((c) => [c.label, c.label])], (label) => Draw.loss(figure, data, facts.charts, label), lead ? lead.label : "");
       case "latency": { const shapes = [...new Set(data.rows.map((r) => r.where))]; return choice("Shape", shapes.map((s) => [s, `${s} tokens`]), (where) => Draw.latency(figure, data, facts.charts, where)); }
       case "memory": return series.memory.length ? () => Draw.memory(figure, series.memory, facts.parts, facts.charts) : null;
       case "tuning": return () => Draw.tuning(figure, data, facts.charts);

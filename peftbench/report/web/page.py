@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from peftbench.report.data.average import Average
@@ -14,12 +12,10 @@ from peftbench.report.data.comparison import Comparison
 from peftbench.report.data.latencies import Latencies
 from peftbench.report.data.tunings import Tuning
 from peftbench.report.media.plain import natural, visible
-from peftbench.report.web import bundle, charts, facts, sections, wording
+from peftbench.report.web import bundle, charts, facts, sections, template, wording
 
 NAME = "index.html"
-SCRIPTS = ("decide.js", "table.js", "draw.js", "page.js")  # in the order in which they run
-ASSETS = tuple(Path(__file__).with_name(name) for name in ("page.html.j2", "page.css", *SCRIPTS))
-Shown = Comparison | Latencies | Tuning | Average | AxisCurve
+Shown = Comparison | Latencies | Tuning | Average | AxisCurve  # as report/write/slugs.py names them
 
 
 def build(shown: Sequence[Shown], runs: str = "../runs") -> bytes:
@@ -33,21 +29,23 @@ def build(shown: Sequence[Shown], runs: str = "../runs") -> bytes:
         The page, the same bytes for the same records and versions of the libraries.
     """
     results = _results(shown, runs)
-    return _template().render(
-        title=", ".join(dict.fromkeys(visible(x.experiment) for x in shown)),
-        setting=sections.setting([x for x in shown if isinstance(x, Comparison)]),
-        results=results,
-        style=_safe(_text("page.css")),
-        facts=_safe(block(shown, results)),
-        bundle=_safe(bundle.scripts()),
-        script=_safe("\n".join(map(_text, SCRIPTS))),
-    ).encode()
+    return (
+        template.of("page.html.j2")
+        .render(
+            title=", ".join(dict.fromkeys(visible(x.experiment) for x in shown)),
+            setting=sections.setting([x for x in shown if isinstance(x, Comparison)]),
+            results=results,
+            style=template.style(),
+            facts=block(shown, results),
+            bundle=template.safe(bundle.scripts()),
+            script=template.scripts(),
+        )
+        .encode()
+    )
 
 
 def block(shown: Sequence[Shown], results: Sequence[Mapping[str, Any]] = ()) -> Any:
     """The numbers of the page as JSON that is safe within a script element."""
-    from markupsafe import Markup
-
     tables = [x for x in shown if isinstance(x, Comparison)]
     slugs = {id(c): c.slug for c in tables}
     content = {
@@ -62,7 +60,7 @@ def block(shown: Sequence[Shown], results: Sequence[Mapping[str, Any]] = ()) -> 
         "text": wording.template_block(),
     }
     text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+    return template.safe(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def _results(shown: Sequence[Shown], runs: str) -> list[dict[str, Any]]:
@@ -91,21 +89,3 @@ def _belongs(x: Shown, c: Comparison) -> bool:
         case Tuning():
             return x.task == c.task
     return False
-
-
-@cache
-def _template() -> Any:
-    from jinja2 import Environment, StrictUndefined
-
-    return Environment(autoescape=True, undefined=StrictUndefined).from_string(_text("page.html.j2"))
-
-
-def _text(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
-
-
-def _safe(text: Any) -> Any:
-    """Our own scripts and styles, which the template does not escape."""
-    from markupsafe import Markup
-
-    return text if isinstance(text, Markup) else Markup(text)

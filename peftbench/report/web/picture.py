@@ -17,7 +17,7 @@ WIDTH = 620  # pixels of the panel
 def scores(c: Comparison) -> Any:
     """The scores of a table; None without any."""
     told = answer.of(c)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for e in c.entries:
         v = verdicts.of(c).get(e.label)
         if v is None:
@@ -30,7 +30,7 @@ def scores(c: Comparison) -> Any:
 
 def average(a: Average) -> Any:
     """The scores of a table over tasks; None without any."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for s in a.standings:
         if s.relative is not None:
             low, high = s.relative_interval or (None, None)
@@ -50,6 +50,7 @@ def _drawn(rows: Sequence[dict[str, Any]], title: str) -> Any:
     from markupsafe import Markup
 
     spec = charts.fill(charts.templates()["forest"], {"@y": title, "@cost": "cost"})
-    data = {"rows": list(rows), "band": []}
-    svg = vl_convert.vegalite_to_svg({**spec, "width": WIDTH, "datasets": data, "background": "#ffffff"})
+    layers = [layer for layer in spec["layer"] if layer["data"]["name"] == "rows"]
+    shown = {**spec, "layer": layers, "width": WIDTH, "datasets": {"rows": list(rows)}, "background": "#ffffff"}
+    svg = vl_convert.vegalite_to_svg(shown)
     return Markup(svg)

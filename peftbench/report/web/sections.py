@@ -29,7 +29,10 @@ from peftbench.report.web import picture, series, tables, wording
 from peftbench.report.web.charts import PARTS
 
 SYMBOLS = {"better": "▲", "worse": "▼", "equal": "=", "open": "·", "self": ""}
-HOLM = "Better and worse at 95 % for each column (Holm); equal by two one-sided tests at 5 % for the whole column."
+HOLM = (
+    "Better and worse: sure from both sides, at 95 % for each column (Holm). Equal: by two one-sided tests at 5 % for "
+    "the whole column. The verdict asks only about the best, so that more can be surely behind it."
+)
 LOOKED = "Better, worse and equal at the levels of the planned looks."
 Section = dict[str, Any]
 EMPTY: Section = dict.fromkeys(
@@ -66,6 +69,7 @@ def of_average(a: Average, comparisons: Sequence[Comparison]) -> Section:
         "picture": picture.average(a),
         "facts": f"Scores and costs relative to {visible(a.reference)}, as the mean over tasks.",
         "notes": [visible(note) for note in a.notes],
+        "notes_title": f"Notes on this table ({len(a.notes)})",
         "series": {},
     }
 
@@ -92,6 +96,7 @@ def of_table(c: Comparison, beside: Sequence[Any], runs: str) -> Section:
     records, losses, memory = _records(c), series.losses(c), series.memory(c)
     smoothing = f"moving average over {losses['window']} steps" if losses["window"] > 1 else "not smoothed"
     shows_differences = differences.known(c)
+    said = [*conclusions.sentences(c), *conclusions.unmarked(c), *c.notes]
     return {
         **EMPTY,
         "kind": "table",
@@ -103,7 +108,8 @@ def of_table(c: Comparison, beside: Sequence[Any], runs: str) -> Section:
         "table": tables.scores(c),
         "picture": picture.scores(c),
         "facts": _facts(c),
-        "notes": [visible(n) for n in (*conclusions.sentences(c), *conclusions.unmarked(c), *c.notes)],
+        "notes_title": f"What the report concludes at its own margin, and under which conditions ({len(said)} notes)",
+        "notes": [visible(n) for n in said],
         "matrix": matrix(c),
         "margin": answers.amount(decisions.margin_of(c), c.metric),
         "pairs_rule": LOOKED if c.design.looks else HOLM,
@@ -154,7 +160,7 @@ def alone(x: Latencies | Tuning, runs: str) -> Section:
 def matrix(c: Comparison) -> dict[str, list[tuple[str, str]]]:
     """Row -> (state, symbol) against each row, at the table's margin; empty without two rows to compare."""
     found, margin = pairs.of(c), decisions.margin_of(c)
-    labels = list(dict.fromkeys(label for label, _ in found))
+    labels = [e.label for e in c.entries if any(e.label == label for label, _ in found)]
     how = {
         (a, b): "self" if a == b else found[a, b].how(margin) or "open" for a in labels for b in labels
     }  # a row has a pair with every other
@@ -182,7 +188,7 @@ def _memory(rows: series.Rows) -> dict[str, Any] | None:
 def _latency(p: Latencies) -> Section:
     return {
         "title": visible(p.title),
-        "words": visible(" ".join(p.facts)),
+        "words": visible(" ".join((*p.facts, "● the adapter apart, ◇ merged into the weights."))),
         "table": tables.plain(latency_page.columns(), p.cells),
         "handling": tables.plain(latency_page.handling_columns(), p.handling) if p.handling else None,
     }

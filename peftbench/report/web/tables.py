@@ -102,9 +102,7 @@ def scores(c: Comparison) -> Table:
 def average(a: Average) -> Table:
     """The table over tasks."""
     shown = tables.with_values(tables.average_columns(a), a.standings)
-    bars = _bars(
-        {s.label: (*(s.relative_interval or (None, None)), s.relative) for s in a.standings}, order=(0, 2, 1)
-    )
+    bars = _bars({s.label: (*(s.relative_interval or (None, None)), s.relative) for s in a.standings}, order=(0, 2, 1))
     values: Mapping[str, Callable[[Any], float | None]] = {
         "score": lambda s: s.relative,
         "rank": lambda s: s.rank,

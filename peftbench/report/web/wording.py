@@ -21,8 +21,8 @@ from peftbench.report.tables.formatting import are, estimate, listed, two_digits
 from peftbench.report.web import costs
 
 TEXT = {
-    "chosen": "Take {chosen}: it has the least {cost} of the {number} methods that are surely not worse than the best by "
-    "more than {margin} ({within}).",
+    "chosen": "Take {chosen}: it has the least {cost} of the {number} methods that are surely not worse than the best "
+    "by more than {margin} ({within}).",
     "only": "Take {chosen}: no other method is surely not worse than the best by more than {margin}.",
     "uncosted": "Surely not worse than the best by more than {margin}: {within}; which has the least {cost} was not "
     "measured.",
@@ -40,11 +40,16 @@ TEXT = {
     "bears": "The smallest margin with an answer is {least}: {labels}.",
     "everywhere": "Take {chosen}: it has the least {cost} of those surely within the margin of the best on each of "
     "{tasks} tasks ({within}).",
-    "everywhere_uncosted": "Surely within the margin of the best on each of {tasks} tasks: {within}; which has the least "
-    "{cost} was not measured.",
-    "nowhere": "No answer yet for all {tasks} tasks together: no method is surely within the margin of the best on each.",
+    "everywhere_uncosted": "Surely within the margin of the best on each of {tasks} tasks: {within}; which has the "
+    "least {cost} was not measured.",
+    "nowhere": "No answer yet for all {tasks} tasks together: no method is surely within the margin of the best on "
+    "each.",
     "average": "Of the other methods, {label} has the highest average, {score} of {reference}’s score; it {costs}.",
     "tasks": "{answered} of {tasks} tasks have an answer{named}{unlearned}; {seeds}, each task at 95 %.",
+    "lacks": " Still needed to decide the margin: {needs}.",
+    "lacks_seeds": "about {seeds} seeds on {task}",
+    "lacks_examples": "about {examples} test examples on {task}",
+    "lacks_all": "over 1,000 seeds on {task}",
 }
 
 
@@ -108,9 +113,13 @@ def _needed(c: Comparison, told: Answer) -> str:
         return TEXT["enough"].format(margin=margin)
     if told.examples_needed is not None:
         return TEXT["more"].format(examples=f"{two_digits(told.examples_needed):,}", margin=margin)
+    return TEXT["beyond"].format(margin=margin) if _has_gaps(c, told) else ""
+
+
+def _has_gaps(c: Comparison, told: Answer) -> bool:
+    """Whether the distance of any open row to the best says how many seeds would do."""
     gaps = [gap for label in told.open if (gap := verdicts.of(c)[label].to_best)]
-    has_pairs = any(gap.is_known and not gap.is_of_runs for gap in gaps)
-    return TEXT["beyond"].format(margin=margin) if has_pairs else ""
+    return any(gap.is_known and not gap.is_of_runs for gap in gaps)
 
 
 def _rounded_up(margin: float, c: Comparison) -> float:
@@ -125,12 +134,16 @@ def _rounded_up(margin: float, c: Comparison) -> float:
 
 def over_tasks(a: Average, tables: Sequence[Comparison]) -> list[str]:
     """The three sentences on all tasks of an experiment."""
-    told = [found for c in tables if (found := answer.of(c))]
+    told = [one for c in tables if (one := answer.of(c))]
     everywhere = answer.over_tasks(told) if len(told) == len(tables) else ()
     costing = {s.label: s for s in a.standings}
     prefer = tables[0].design.prefer
     by_cost = {label: cost for label in everywhere if (cost := mean_cost(tables, label, prefer)) is not None}
-    fields = {"tasks": len(tables), "cost": costs.NAMES[prefer], "within": visible(listed(everywhere)) if everywhere else ""}
+    fields = {
+        "tasks": len(tables),
+        "cost": costs.NAMES[prefer],
+        "within": visible(listed(everywhere)) if everywhere else "",
+    }
     others = [s for s in a.standings if s.relative is not None and s.label != a.reference]
     said = []
     if by_cost:
@@ -145,15 +158,28 @@ def over_tasks(a: Average, tables: Sequence[Comparison]) -> list[str]:
         if others:
             s = max(others, key=lambda s: s.relative or 0.0)  # the first of ties
             score = estimate(s.relative, s.relative_interval)
-            text = {"label": visible(s.label), "score": score, "reference": visible(a.reference)}
-            said.append(TEXT["average"].format(costs=costs.over_tasks(a, s), **text))
+            about = {"label": visible(s.label), "score": score, "reference": visible(a.reference)}
+            said.append(TEXT["average"].format(costs=costs.over_tasks(a, s), **about))
     found = [f for f in told if f.within]
     unlearned = [c.title for c in tables if c.learned is False]
-    named = f" ({'; '.join(f'{visible(f.task)}: {visible(f.chosen or listed(f.within))}' for f in found)})" if found else ""
+    named = (
+        f" ({'; '.join(f'{visible(f.task)}: {visible(f.chosen or listed(f.within))}' for f in found)})" if found else ""
+    )
     missed = f", {visible(listed(unlearned))} {are(unlearned)} not learned" if unlearned else ""
     seeds = listed(list(dict.fromkeys(seeds_of(c) for c in tables)))
-    said.append(TEXT["tasks"].format(answered=len(found), tasks=len(tables), named=named, unlearned=missed, seeds=seeds))
-    return said
+    last = TEXT["tasks"].format(answered=len(found), tasks=len(tables), named=named, unlearned=missed, seeds=seeds)
+    needs = [need for c in tables if (one := answer.of(c)) and not one.within and (need := _lacks(c, one))]
+    return [*said, last + (TEXT["lacks"].format(needs=listed(needs)) if needs else "")]
+
+
+def _lacks(c: Comparison, told: Answer) -> str:
+    """What would settle a task, in a few words; empty if it is not known."""
+    task = visible(c.title)
+    if told.seeds_needed is not None:
+        return TEXT["lacks_seeds"].format(seeds=two_digits(told.seeds_needed), task=task)
+    if told.examples_needed is not None:
+        return TEXT["lacks_examples"].format(examples=f"{two_digits(told.examples_needed):,}", task=task)
+    return TEXT["lacks_all"].format(task=task) if _has_gaps(c, told) else ""
 
 
 def mean_cost(tables: Sequence[Comparison], label: str, prefer: str) -> float | None:
@@ -171,7 +197,9 @@ def why_none(c: Comparison) -> str:
         return f"none of the {runs} runs has a score" if runs > 1 else "the one run has no score"
     if c.learned is False:
         against = constant_answer(c.metric)
-        return f"{not_learned(c)}, as {visible(c.reference)} does not surely beat the {against}, so no difference counts"
+        return (
+            f"{not_learned(c)}, as {visible(c.reference)} does not surely beat the {against}, so no difference counts"
+        )
     if len(finished) == 1:
         return f"{visible(finished[0].label)} is the only method with a score, so there is nothing to compare it with"
     return "fewer than two methods have two seeds, and one seed says nothing of others"

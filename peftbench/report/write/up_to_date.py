@@ -16,7 +16,7 @@ from peftbench import cache
 from peftbench.errors import UserError
 from peftbench.records import record, user_file
 from peftbench.records.files import LARGEST_BYTES
-from peftbench.report.web.page import ASSETS
+from peftbench.report.web.template import ASSETS
 from peftbench.report.write import files
 
 SEAL = ".digest"

@@ -69,7 +69,7 @@ const Decide = (() => {
     if (!table.answerable) return { decided: decide(table, margin, fits), chosen: null, sentences: table.sentences };
     const decided = decide(table, margin, fits);
     const rows = table.rows.filter(fits);
-    if (decided.known.length < 2) return { decided, chosen: null, sentences: [text.few, ...second(table, text, leader(rows, table.direction), false)] };
+    if (decided.known.length < 2) return { decided, chosen: null, sentences: [text.few, ...second(table, text, leader(rows, table.direction), false, rows)] };
     const inside = table.rows.filter((row) => decided.within.includes(row.label));
     const chosen = cheapest(inside, cost);
     const fields = {
@@ -79,13 +79,18 @@ const Decide = (() => {
     const kind = !inside.length ? "none" : !chosen ? "uncosted" : inside.length === 1 ? "only" : "chosen";
     const shown = chosen || leader(rows, table.direction);
     return { decided, chosen: chosen && chosen.label,
-      sentences: [fill(text[kind], fields), ...second(table, text, shown, !!chosen), ...third(table, text, decided, margin)] };
+      sentences: [fill(text[kind], fields), ...second(table, text, shown, !!chosen, rows), ...third(table, text, decided, margin)] };
   }
 
-  function second(table, text, row, isChosen) {
+  function second(table, text, row, isChosen, rows) {
     if (!row) return [];
     const fields = { label: row.label, score: row.score, costs: row.text };
-    if (isChosen) return row.text ? [fill(text.costs, fields)] : [];
+    if (isChosen) {
+      const after = row.label === table.reference ? leader(rows.filter((r) => r !== row), table.direction) : null;
+      const parts = [row.text ? fill(text.costs, fields) : "",
+        after && after.text ? fill(text.next, { label: after.label, score: after.score, costs: after.text }) : ""];
+      return parts.some(Boolean) ? [parts.filter(Boolean).join(" ")] : [];
+    }
     return [fill(row.text ? text.leader : text.leader_alone, fields)];
   }
 
@@ -142,13 +147,15 @@ const Decide = (() => {
     const fields = { tasks: tables.length, cost: text.cost_names[cost], within: listed(everywhere) };
     const sentences = [];
     if (chosen) {
-      sentences.push(fill(text.everywhere, { chosen: chosen.label, ...fields }));
+      sentences.push(fill(text[everywhere.length === 1 ? "everywhere_only" : "everywhere"], { chosen: chosen.label, ...fields }));
       const costs = row(chosen.label).text;
-      if (costs) sentences.push(fill(text.costs, { label: chosen.label, costs }));
+      if (costs && chosen.label !== average.reference) sentences.push(fill(text.costs, { label: chosen.label, costs }));
     } else if (everywhere.length) {
       sentences.push(fill(text.everywhere_uncosted, fields));
     } else {
       sentences.push(fill(text.nowhere, fields));
+    }
+    if (!chosen || chosen.label === average.reference) {
       const others = average.rows.filter((r) => r.mean !== null && r.label !== average.reference && fits(r));
       const best = others.reduce((top, r) => (top === null || r.mean > top.mean ? r : top), null);
       if (best) sentences.push(fill(text.average, { label: best.label, score: best.score, reference: average.reference, costs: best.text }));

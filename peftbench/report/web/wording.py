@@ -31,6 +31,7 @@ TEXT = {
     "why": "No answer: {why}.",
     "costs": "{label} {costs}.",
     "leader": "The highest score is that of {label}, {score}; it {costs}.",
+    "next": "Of the others, {label} has the highest score, {score}; it {costs}.",
     "leader_alone": "The highest score is that of {label}, {score}.",
     "sample": "This rests on {seeds}{examples}, at 95 % for all methods together: {counts}.",
     "seeds": "About {seeds} seeds would show a difference of {margin}.",
@@ -40,6 +41,8 @@ TEXT = {
     "bears": "The smallest margin with an answer is {least}: {labels}.",
     "everywhere": "Take {chosen}: it has the least {cost} of those surely within the margin of the best on each of "
     "{tasks} tasks ({within}).",
+    "everywhere_only": "Take {chosen}: no other method is surely within the margin of the best on each of {tasks} "
+    "tasks.",
     "everywhere_uncosted": "Surely within the margin of the best on each of {tasks} tasks: {within}; which has the "
     "least {cost} was not measured.",
     "nowhere": "No answer yet for all {tasks} tasks together: no method is surely within the margin of the best on "
@@ -83,10 +86,20 @@ def _second(c: Comparison, e: Entry | None, is_chosen: bool) -> Iterator[str]:
         return
     text = costs.beside(c, e)
     fields = {"label": visible(e.label), "score": costs.score(c, e), "costs": text}
-    if is_chosen and text:
-        yield TEXT["costs"].format(**fields)
+    if is_chosen:
+        after = _next(c, e) if e.label == c.reference else ""
+        if said := " ".join(filter(None, (TEXT["costs"].format(**fields) if text else "", after))):
+            yield said
     elif not is_chosen:
         yield TEXT["leader" if text else "leader_alone"].format(**fields)
+
+
+def _next(c: Comparison, chosen: Entry) -> str:
+    """What the best of the other rows gives, where the answer is the reference itself."""
+    e = leader(c, chosen.label)
+    if e is None or not (text := costs.beside(c, e)):
+        return ""
+    return TEXT["next"].format(label=visible(e.label), score=costs.score(c, e), costs=text)
 
 
 def _third(c: Comparison, told: Answer | None) -> Iterator[str]:
@@ -145,21 +158,22 @@ def over_tasks(a: Average, tables: Sequence[Comparison]) -> list[str]:
         "within": visible(listed(everywhere)) if everywhere else "",
     }
     others = [s for s in a.standings if s.relative is not None and s.label != a.reference]
-    said = []
-    if by_cost:
-        chosen = min(by_cost, key=lambda label: by_cost[label])
-        said.append(TEXT["everywhere"].format(chosen=visible(chosen), **fields))
-        if text := costs.over_tasks(a, costing[chosen]):
+    said, chosen = [], min(by_cost, key=lambda label: by_cost[label], default=None)
+    if chosen is not None:
+        said.append(
+            TEXT["everywhere_only" if len(everywhere) == 1 else "everywhere"].format(chosen=visible(chosen), **fields)
+        )
+        if (text := costs.over_tasks(a, costing[chosen])) and chosen != a.reference:
             said.append(TEXT["costs"].format(label=visible(chosen), costs=text))
     elif everywhere:
         said.append(TEXT["everywhere_uncosted"].format(**fields))
     else:
         said.append(TEXT["nowhere"].format(**fields))
-        if others:
-            s = max(others, key=lambda s: s.relative or 0.0)  # the first of ties
-            score = estimate(s.relative, s.relative_interval)
-            about = {"label": visible(s.label), "score": score, "reference": visible(a.reference)}
-            said.append(TEXT["average"].format(costs=costs.over_tasks(a, s), **about))
+    if others and (not by_cost or chosen == a.reference):
+        s = max(others, key=lambda s: s.relative or 0.0)  # the first of ties
+        score = estimate(s.relative, s.relative_interval)
+        about = {"label": visible(s.label), "score": score, "reference": visible(a.reference)}
+        said.append(TEXT["average"].format(costs=costs.over_tasks(a, s), **about))
     found = [f for f in told if f.within]
     unlearned = [c.title for c in tables if c.learned is False]
     named = (
@@ -205,9 +219,9 @@ def why_none(c: Comparison) -> str:
     return "fewer than two methods have two seeds, and one seed says nothing of others"
 
 
-def leader(c: Comparison) -> Entry | None:
-    """The row with the best mean score; the first of ties."""
-    scored = [e for e in c.entries if e.mean is not None]
+def leader(c: Comparison, but: str | None = None) -> Entry | None:
+    """The row with the best mean score, but for one; the first of ties."""
+    scored = [e for e in c.entries if e.mean is not None and e.label != but]
     sign = -1 if c.direction == "min" else 1
     return max(scored, key=lambda e: sign * (e.mean or 0.0), default=None)
 

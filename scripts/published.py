@@ -32,9 +32,13 @@ def commands() -> Iterator[list[str]]:
 
 
 def state() -> dict[str, str]:
-    """A digest of every file that is no record and not hidden."""
+    """A digest of every file that is no record, not hidden, and not a page, which is not committed."""
     files = [p for place in PLACES for p in ([ROOT / place] if (ROOT / place).is_file() else (ROOT / place).rglob("*"))]
-    kept = [p for p in files if p.is_file() and not p.name.startswith(".") and p.parent.name != "runs"]
+    kept = [
+        p
+        for p in files
+        if p.is_file() and not p.name.startswith(".") and p.parent.name != "runs" and p.suffix != ".html"
+    ]
     return {p.relative_to(ROOT).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in kept}
 
 

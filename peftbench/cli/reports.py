@@ -1,4 +1,4 @@
-"""The commands that show what records say: `report` and `figures`."""
+"""The commands that show what records say: `report`, `page` and `figures`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def report(
             return
     page = compared.write(out, names, pdf)
     if not as_json:
-        say(f"{compared.table(names)}\nreport: {page}")
+        say(f"{compared.table(names)}\nreport: {page}\npage: {page.with_name('index.html')}")
 
 
 def _print_verdict(compared: api.Report, as_json: bool) -> None:
@@ -109,4 +109,29 @@ def figures(
     say(f"{out / INDEX}: {len(changed)} file{'s' * (len(changed) != 1)} changed")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"report": report, "figures": figures}
+def page(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Results directories.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="PATH",
+            help="File of the page; with several results the folder of the site. Default: RESULTS/report/index.html, "
+            "or site.",
+        ),
+    ] = None,
+) -> None:
+    """Write the page of a report for a browser, and no figures.
+
+    The page is one file that needs no network. With several results directories: a folder with a page for each, and an
+    index with all verdicts.
+    """
+    from peftbench.report import site
+
+    made = site.write_page(results[0], out) if len(results) == 1 else site.write(results, out or Path("site"))
+    for folder in made.left_out:
+        say(f"note: {folder}: no records of runs here; left out", sys.stderr)
+    say(f"page: {made.path}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"report": report, "page": page, "figures": figures}

@@ -168,6 +168,33 @@ def refresh(results_dir: Path | str, loaded: ReportData) -> Path:
     return folder / "report.md"
 
 
+def page(results_dir: Path | str, runs: str = "../runs", loaded: ReportData | None = None) -> bytes:
+    """Build the page for a browser alone, without the report's figures.
+
+    Args:
+        results_dir: the results directory.
+        runs: address of the folder with the records, as seen from where the page is to lie.
+        loaded: the records if already loaded.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        UserError: without records.
+    """
+    from peftbench.report.web import page as web
+
+    return web.build(shown(require_records(loaded or load(results_dir), results_dir)), runs)
+
+
+def shown(loaded: ReportData) -> list[Any]:
+    """All tables of a report, each with a file name of its own, as the page takes them."""
+    from peftbench.report.write.slugs import apart
+
+    curves = axis_curves.of(loaded.comparisons)
+    return list(apart([*loaded.comparisons, *loaded.passes, *loaded.tunings, *_averages(loaded), *curves]))
+
+
 def rows(results_dir: Path | str, loaded: ReportData | None = None) -> list[dict[str, Any]]:
     """The comparisons as JSON-ready rows, one per configuration and task, failed ones included.
 

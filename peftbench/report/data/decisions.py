@@ -107,6 +107,7 @@ class Decisions:
         looks: the planned numbers of seeds; one number where they are fixed.
         looked: how many of the looks the records allow.
         going_on: label -> number of seeds that it is to have next; empty when all have stopped.
+        surely: (row, candidate for the best) -> what the gap of the first is surely above and below, by all looks.
     """
 
     rows: Mapping[str, Row]
@@ -115,6 +116,7 @@ class Decisions:
     looks: tuple[int, ...]
     looked: int
     going_on: Mapping[str, int]
+    surely: Mapping[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
 
     @property
     def candidates(self) -> list[str]:
@@ -178,14 +180,14 @@ def decide(
     going = dict.fromkeys(attempted, looks[0]) if looks else {}
     for k, n in enumerate(looks or (0,)):
         if any(len(attempted[label]) < n for label in going):
-            return Decisions(table.rows, table.questions, margin, looks or (table.most,), k, going)
+            return Decisions(table.rows, table.questions, margin, looks or (table.most,), k, going, table.surely)
         for label in going:
             table.rows[label].seeds = n
         table.look(_first(known, attempted, table.rows, bool(looks)), k, going or attempted)
         going = dict.fromkeys(table.needed(), looks[k + 1]) if k + 1 < len(looks) else {}
         if not going:
             break
-    return Decisions(table.rows, table.questions, margin, looks or (table.most,), k + 1, going)
+    return Decisions(table.rows, table.questions, margin, looks or (table.most,), k + 1, going, table.surely)
 
 
 def _first(
@@ -219,6 +221,7 @@ class _Table:
         self.new: set[str] = set()  # the rows among them that this look has given seeds
         self.waiting: set[str] = set()  # rows that have too few scores as yet
         self.gaps: dict[tuple[str, str], Estimate] = {}  # of two rows -> how far the first is ahead, at the latest look
+        self.surely: dict[tuple[str, str], tuple[float, float]] = {}  # the tightest bounds of all looks
         self.ahead: dict[str, Gaps] = {}  # of each row -> how far the others are, with moderated variances
 
     def look(self, scored: Mapping[str, Scores], k: int, at: Collection[str]) -> None:
@@ -265,6 +268,8 @@ class _Table:
             for other, gap in self._ahead_of(label).items():
                 if other in self.new:
                     low, high = equivalence.bounds(gap, level)
+                    before = self.surely.get((other, label), (low, high))
+                    self.surely[other, label] = max(low, before[0]), min(high, before[1])
                     self.rows[other].behind |= high < 0
                     if low > -self.margin:
                         self.rows[other].cleared.add(label)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from peftbench.report.write import files
 
+DERIVED = {"index.html"}  # a repository of results may leave it out: it holds nothing that other files do not
+
 
 def differences(folder: Path, contents: Iterable[tuple[str, bytes]], root: Path | None = None) -> list[str]:
     """Compare a report on disk with its expected files.
@@ -18,7 +20,8 @@ def differences(folder: Path, contents: Iterable[tuple[str, bytes]], root: Path 
         root: as for `files.write`.
 
     Returns:
-        One line per file that differs, is missing or does not belong, sorted by name.
+        One line per file that differs, is missing or does not belong, sorted by name. The page `index.html` may be
+        missing.
 
     Raises:
         UserError: if a folder below `root` is a symbolic link.
@@ -29,6 +32,8 @@ def differences(folder: Path, contents: Iterable[tuple[str, bytes]], root: Path 
     lines = [f"{name}: not made by this report" for name in kept - set(made) - {files.LIST}]
     for name, content in made.items():
         path = folder / name
+        if name in DERIVED and not os.path.lexists(path):
+            continue
         if (kept_bytes := files.content(path)) is None:
             lines.append(f"{name}: {'no file of a report' if os.path.lexists(path) else 'missing'}")
         elif kept_bytes != content:

@@ -20,7 +20,7 @@ FOLDERS = ("tables", "figures")  # of a report
 LARGEST_BYTES = 2**28  # of a file of a report; the largest has a few million
 
 _IN_FOLDERS = rf"(?:{'|'.join(FOLDERS)})/\w[\w.-]*--[\w.-]+\.(?:md|csv|tex|png|svg|pdf)"
-_NAMES = re.compile(rf"report\.md|verdict\.json|{_IN_FOLDERS}", re.ASCII)
+_NAMES = re.compile(rf"report\.md|index\.html|verdict\.json|{_IN_FOLDERS}", re.ASCII)
 
 
 def write(folder: Path, contents: Iterable[tuple[str, bytes]], root: Path | None = None) -> list[Path]:

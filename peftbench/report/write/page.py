@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from peftbench.report.data import answer, data_text, sensitivity
 from peftbench.report.data.average import Average
@@ -17,7 +17,6 @@ from peftbench.report.data.tunings import Tuning
 from peftbench.report.figures import names as figure_names
 from peftbench.report.figures import plots, style
 from peftbench.report.figures.style import Look
-from peftbench.report.media import filename
 from peftbench.report.media.figure import missing_note
 from peftbench.report.media.markdown import code_block, escape
 from peftbench.report.media.plain import natural
@@ -34,8 +33,9 @@ from peftbench.report.tables import (
     trials,
 )
 from peftbench.report.tables import columns as tables
+from peftbench.report.web import page as web_page
+from peftbench.report.write.slugs import Shown, apart
 
-Shown = Comparison | Latencies | Tuning | Average | AxisCurve
 HEADINGS = {
     "quality-vs-trainable": "Quality against trainable parameters",
     "quality-vs-memory": "Quality against peak training memory",
@@ -92,9 +92,9 @@ def build(
         curves: scores along the axes of experiments.
 
     Returns:
-        (path in the report, content) of each file, `report.md` first.
+        (path in the report, content) of each file, `report.md` first and `index.html` second.
     """
-    shown: list[Shown] = _apart([*comparisons, *passes, *tunings, *averages, *curves])
+    shown = apart([*comparisons, *passes, *tunings, *averages, *curves])
     names = sorted({one.experiment for one in shown}, key=natural)
     by_experiment = {name: [x for x in shown if x.experiment == name] for name in names}
     looks = {name: plots.looks(x for x in group if isinstance(x, Comparison)) for name, group in by_experiment.items()}
@@ -109,16 +109,10 @@ def build(
             files |= {f"figures/{name}": content for name, content in images}
             figures[x.slug] = [name for name, _ in images if name.endswith(".png")]
     yield "report.md", _page(by_experiment, figures, sensitivities, choice.columns).encode()
+    yield web_page.NAME, web_page.build(shown)
     if found := [answers.json_ready(a) for x in shown if isinstance(x, Comparison) and (a := answer.of(x))]:
         yield "verdict.json", (json.dumps(found, indent=1, allow_nan=False) + "\n").encode()
     yield from files.items()
-
-
-def _apart(tables: Sequence[Shown]) -> list[Shown]:
-    """The tables, each with a file name of its own."""
-    exact = {i: (x.slug, f"{type(x).__name__} {x.experiment} {getattr(x, 'title', '')}") for i, x in enumerate(tables)}
-    names = filename.apart(exact)
-    return [x if names[i] == x.slug else replace(x, file=names[i]) for i, x in enumerate(tables)]
 
 
 def _images(x: Shown, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:

@@ -16,10 +16,12 @@ from peftbench import cache
 from peftbench.errors import UserError
 from peftbench.records import record, user_file
 from peftbench.records.files import LARGEST_BYTES
+from peftbench.report.web.template import ASSETS
 from peftbench.report.write import files
 
 SEAL = ".digest"
-DRAWN_BY = ("matplotlib", "numpy", "pandas", "scipy", "seaborn", "tabulate", "wcwidth")
+DRAWN_BY = ("altair", "jinja2", "matplotlib", "numpy", "pandas", "scipy", "seaborn", "tabulate", "vl-convert-python",
+            "wcwidth")  # fmt: skip
 
 
 def sources(results_dir: Path | str) -> str:
@@ -35,7 +37,7 @@ def sources(results_dir: Path | str) -> str:
     """
     records = record.paths(results_dir)
     versions = [platform.python_version(), *(f"{name} {version(name)}" for name in DRAWN_BY)]
-    return _digest([*versions, cache.code_key("report", "records"), *map(_of, records)])
+    return _digest([*versions, cache.code_key("report", "records", files=ASSETS), *map(_of, records)])
 
 
 def seal(folder: Path, made_from: str) -> None:

@@ -37,6 +37,7 @@ from peftbench.report.tables import columns as tables
 
 Shown = Comparison | Latencies | Tuning | Average | AxisCurve
 HEADINGS = {
+    "summary": "Score and cost",
     "quality-vs-trainable": "Quality against trainable parameters",
     "quality-vs-memory": "Quality against peak training memory",
     "quality-vs-step-time": "Quality against the time of a training step",

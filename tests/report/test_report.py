@@ -18,7 +18,7 @@ from peftbench.errors import UserError
 from peftbench.records import record
 from peftbench.report import assemble
 from peftbench.report.data import comparison
-from peftbench.report.figures import curves, placement, plots, quality, style
+from peftbench.report.figures import curves, placement, plots, point_labels, style
 from peftbench.report.tables import formatting
 from peftbench.report.write import up_to_date
 
@@ -110,8 +110,8 @@ def test_the_page_shows_every_table_and_figure_and_nothing_else_is_linked(tmp_pa
         assert f"({path.relative_to(paths[0].parent).as_posix()})" in page, path
     figures = [p.stem.rpartition("--")[2] for p in paths if p.suffix == ".png"]
     names = {"quality-vs-trainable", "quality-vs-memory", "quality-vs-step-time", "quality-vs-latency", "loss"}
-    assert set(figures) == names | {"summary"}  # over both tasks
-    assert len(figures) == 2 * len(names) + 1
+    assert set(figures) == names | {"summary"}
+    assert len(figures) == 2 * len(names) + 3, "a summary of each task, and one over both"
 
 
 def test_an_outdated_file_of_an_earlier_report_goes_and_a_users_file_stays(tmp_path, no_figures):
@@ -304,10 +304,10 @@ def test_the_legend_of_many_curves_stands_whole_beside_them(tmp_path, count):
 
 def test_a_line_ties_a_label_to_the_edge_of_its_marker():
     label = placement.Label(40.0, 0.0, placement.Box(125, 95, 155, 105), leader=True)
-    (x0, y0), (x1, y1) = quality._leader((100.0, 100.0), label)
+    (x0, y0), (x1, y1) = point_labels.leader((100.0, 100.0), label)
     assert (x0, y0, x1, y1) == pytest.approx((104, 100, 124, 100))
     above = placement.Label(0.0, 30.0, placement.Box(85, 125, 115, 135), leader=True)
-    assert quality._leader((100.0, 100.0), above) == [pytest.approx((100, 104)), pytest.approx((100, 124))]
+    assert point_labels.leader((100.0, 100.0), above) == [pytest.approx((100, 104)), pytest.approx((100, 124))]
 
 
 def test_no_label_of_eight_close_configurations_covers_another():

@@ -196,7 +196,7 @@ def test_who_is_surely_on_the_front_has_probability_one_and_is_marked_in_the_fig
     assert 0.2 < fronts["full"]["memory"] < 0.95
     drawn = dict(plots.figures(c, plots.looks([c])))
     svg = next(b for n, b in drawn.items() if n.endswith("quality-vs-memory.svg")).decode()
-    assert "lora 100 %" in svg
+    assert "lora (100 %)" in svg
     assert dict(plots.figures(c, plots.looks([c]))) == drawn
 
 

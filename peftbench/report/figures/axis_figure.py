@@ -17,7 +17,7 @@ from peftbench.report.figures import names, style
 from peftbench.report.figures.style import COLOURS, MARKERS, MUTED, Look
 from peftbench.report.media.figure import literal, literals
 
-APART, SPREAD = 0.012, 0.05  # of the axis' width: between the marks of two methods at one value, and of all at most
+WIDEST, NARROWEST = 7.0, 2.5  # points across a bar's ends: they differ by line, as all bars stand at their value
 ROWS = 20  # of one legend column; more would not fit the height of the figure
 CHARACTER = 0.016  # of the axis' width, that a character of a label takes
 
@@ -41,8 +41,8 @@ def _figure(curve: AxisCurve, looks: Mapping[str, Look]) -> Figure:
     better = sorted(curve.lines, key=lambda line: last[line.label], reverse=curve.direction != "min")
     for i, line in enumerate(curve.lines):
         look = _look(line, looks, i)
-        shift = _width(curve) ** (min(APART, SPREAD / len(curve.lines)) * (i - (len(curve.lines) - 1) / 2))
-        handles[line.label] = (_marks if line.varies else _band)(panel, curve, line, look, shift)
+        cap = WIDEST - (WIDEST - NARROWEST) * i / max(1, len(curve.lines) - 1)
+        handles[line.label] = _marks(panel, curve, line, look, cap) if line.varies else _band(panel, curve, line, look)
     _constant(panel, curve)
     _ticks(panel, curve)
     panel.set_xlabel(f"{literal(curve.unit)} ({'count, ' if curve.axis in OF_TASKS else ''}log axis)")
@@ -83,18 +83,20 @@ def _width(curve: AxisCurve) -> float:
     return values[-1] / values[0]
 
 
-def _marks(panel: Axes, curve: AxisCurve, line: Line, look: Look, shift: float) -> Any:
-    """A line through the means, and a bar for each interval."""
+def _marks(panel: Axes, curve: AxisCurve, line: Line, look: Look, cap: float) -> Any:
+    """A line through the means at their values, and a bar for each interval with ends `cap` points wide."""
     colour, marker = look
     known = points(curve, line)
-    x, mean = [shift * p[0] for p in known], [p[1] for p in known]
+    x, mean = [p[0] for p in known], [p[1] for p in known]
     bars = [[max(0.0, p[1] - p[2]) for p in known], [max(0.0, p[3] - p[1]) for p in known]]
-    panel.errorbar(x, mean, bars, fmt="none", ecolor=colour, elinewidth=1.1, capsize=2.5, capthick=1.1, alpha=0.75)
-    (handle,) = panel.plot(x, mean, color=colour, lw=1.7, marker=marker, ms=6, mew=0.75, mec="w", zorder=3)
+    panel.errorbar(x, mean, bars, fmt="none", ecolor=colour, elinewidth=1.1, capsize=cap, capthick=1.1, alpha=0.75)
+    (handle,) = panel.plot(
+        x, mean, color=colour, lw=1.5, marker=marker, ms=6, mew=1.2, mfc="none", mec=colour, zorder=3, label=line.label
+    )
     return handle
 
 
-def _band(panel: Axes, curve: AxisCurve, line: Line, look: Look, shift: float) -> Any:
+def _band(panel: Axes, curve: AxisCurve, line: Line, look: Look) -> Any:
     """A horizontal line and its interval, for a method without the axis' setting."""
     known = points(curve, line)
     (handle,) = panel.plot([], [], "--", color=look[0], lw=1.5)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from peftbench.report.data import pareto, verdicts
 from peftbench.report.data.comparison import Comparison
 
-LEGEND = f"line: Pareto front; grey: {pareto.SHOWN} others by chance; %: how often a method is on it"
+LEGEND = f"line: Pareto front; grey: {pareto.SHOWN} others by chance; in brackets: how often a method is on it"
 LEAST = 0.05  # smallest probability that is written
 
 
@@ -28,7 +28,7 @@ def draw(panel: Axes, c: Comparison, cost: str, unit: float) -> bool:
     stairs = [_stairs(q, x * unit, right, worst) for q, x in zip(quality[: pareto.SHOWN], costs, strict=False)]
     by_chance = [np.column_stack([x, sign * q]) for x, q in stairs]
     panel.add_collection(
-        LineCollection(by_chance, linewidths=1.0, colors="#999999", alpha=0.18, zorder=0), autolim=False
+        LineCollection(by_chance, linewidths=1.0, colors="#999999", alpha=0.12, zorder=0), autolim=False
     )
     at = {e.label: e for e in c.entries}
     means = np.array([sign * (at[label].mean or 0.0) for label in labels])
@@ -42,7 +42,7 @@ def draw(panel: Axes, c: Comparison, cost: str, unit: float) -> bool:
 def shares(c: Comparison, cost: str) -> Mapping[str, str]:
     """label -> text of its probability to be on the front, for labels above `LEAST`."""
     known = {label: (v.on_front or {}).get(cost) for label, v in verdicts.of(c).items()}
-    return {label: f" {share * 100:.0f} %" for label, share in known.items() if share is not None and share >= LEAST}
+    return {label: f" ({share * 100:.0f} %)" for label, share in known.items() if share is not None and share >= LEAST}
 
 
 def _stairs(

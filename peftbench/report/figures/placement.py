@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 Boxes = NDArray[np.float64]  # (boxes, 4): left, bottom, right, top
 RADII = (4, 9, 16, 25, 36, 50, 66, 84, 104)  # points between a point and the near edge of its label
 ANGLES = tuple(math.radians(a) for a in (0, 180, 90, 270, 45, 135, 315, 225, 20, 340, 160, 200, 65, 115, 245, 295))
+TOUCH = 2.0  # square points that two boxes may share and still read as apart
 LEADER = 15.0  # distance in points from which a label has a line to its point
 
 
@@ -77,6 +78,74 @@ def place(
         if placed == before:
             break
     return [placed[i] for i in range(len(points))]
+
+
+def fitting(
+    points: Sequence[tuple[float, float]],
+    sizes: Sequence[tuple[float, float]],
+    marks: Sequence[Box],
+    bars: Sequence[Box],
+    frame: Box,
+) -> dict[int, Label]:
+    """Place the labels that fit: none covers a mark, leaves the frame, or meets another label or its leader line.
+
+    Where two are in each other's way, the later one is left out and the rest placed again.
+
+    Args:
+        points: centres of the labelled markers, the most important first.
+        sizes: (width, height) of each label.
+        marks: boxes of all markers.
+        bars: boxes that a label should avoid, but may cover.
+        frame: the box to stay in.
+
+    Returns:
+        index of the point -> its label.
+    """
+    kept = list(range(len(points)))
+    while kept:
+        labels = place([points[i] for i in kept], [sizes[i] for i in kept], [*marks, *bars], frame)
+        placed = dict(zip(kept, labels, strict=True))
+        bad = [i for i in kept if _misplaced(placed[i], marks, frame)]
+        bad += [i for i in kept for j in kept if j < i and _meet(points[i], placed[i], points[j], placed[j])]
+        if not bad:
+            return placed
+        kept.remove(max(bad))
+    return {}
+
+
+def _misplaced(label: Label, marks: Sequence[Box], frame: Box) -> bool:
+    inside = label.box.overlap(frame) > label.box.area - 1
+    return not inside or any(label.box.overlap(mark) > TOUCH for mark in marks)
+
+
+def _meet(point: tuple[float, float], label: Label, other: tuple[float, float], others: Label) -> bool:
+    """Whether two labels, or a label and the other's leader line, or both lines, are in each other's way."""
+    if label.box.overlap(others.box) > TOUCH:
+        return True
+    crosses = _cross(point, _end(point, label), other, _end(other, others))
+    return (
+        (label.leader and others.leader and crosses)
+        or (label.leader and _covers(point, label, others.box))
+        or (others.leader and _covers(other, others, label.box))
+    )
+
+
+def _covers(point: tuple[float, float], label: Label, box: Box) -> bool:
+    """Whether the label's leader line goes through a box."""
+    return any(piece.overlap(box) for piece in _line(point, label, 40))
+
+
+def _end(point: tuple[float, float], label: Label) -> tuple[float, float]:
+    return point[0] + label.dx, point[1] + label.dy
+
+
+def _cross(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float], d: tuple[float, float]) -> bool:
+    """Whether the segments a-b and c-d cross."""
+
+    def side(p: tuple[float, float], q: tuple[float, float], r: tuple[float, float]) -> float:
+        return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
+
+    return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
 
 
 class _Options:

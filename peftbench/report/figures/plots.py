@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from peftbench.report.data.average import Average
 from peftbench.report.data.comparison import Comparison
 from peftbench.report.data.latencies import Latencies
-from peftbench.report.figures import average_figure as by_average
 from peftbench.report.figures import axis_figure as by_axis
-from peftbench.report.figures import confusion, curves, names, quality, style
+from peftbench.report.figures import confusion, curves, names, quality, style, summary_figure
 from peftbench.report.figures import latency_figure as by_shape
 from peftbench.report.figures import rank_figure as by_rank
 from peftbench.report.figures import tuning_figures as by_trial
@@ -23,6 +22,7 @@ axis_figure = by_axis.drawn
 
 def figures(c: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
     """(file name, content) of every figure that `c` has data for; `looks` gives a label one look in all figures."""
+    yield from summary_figure.of_task(c, looks)
     with style.drawing(names.shown(c)):
         for name, axes in quality.FIGURES.items():
             if (drawn := quality.draw(c, axes, looks)) is not None:
@@ -42,7 +42,7 @@ def latency_figure(p: Latencies, looks: Mapping[str, Look]) -> Iterator[tuple[st
 
 def average_figures(a: Average, slug: str, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
     """(file name, content) of the figure of the table over tasks, and of its critical-difference diagram."""
-    yield from by_average.drawn(a, slug, looks)
+    yield from summary_figure.of_average(a, slug, looks)
     yield from rank_figure(a, slug, looks)
 
 

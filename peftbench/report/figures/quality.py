@@ -1,46 +1,39 @@
-"""Quality against cost: one labelled point per configuration, with error bars."""
+"""Quality against cost: one point per configuration at its values, with the table's intervals.
+
+No mark is ever moved: under a budget sizes coincide by design, and what lies together is drawn together. The reference,
+the front and the extremes stand out and have a label at their point; all others are translucent, and the key beside the
+axes names everything.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
-import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, FixedLocator, NullFormatter, NullLocator
 
+from peftbench.report.data import verdicts
 from peftbench.report.data.comparison import Comparison, Entry
 from peftbench.report.data.times import BATCHES, Summary
-from peftbench.report.figures import fronts
-from peftbench.report.figures.placement import Box, Label, place
+from peftbench.report.figures import fronts, point_labels, style
+from peftbench.report.figures.point_labels import Point
 from peftbench.report.figures.style import MUTED, Look, figure, remark, settle
 from peftbench.report.media.figure import literal, literals
 
 MIB = 2**20
 CAP = 5.0  # points across an error bar's end
-STEP = 8.5  # points between the centres of markers that would hide each other
-
-
-@dataclass(frozen=True)
-class Point:
-    """The position of a configuration in one panel, in data coordinates."""
-
-    label: str
-    x: float
-    y: float
-    half: float  # half of the cost's quartile distance; 0 if it has none
-    sd: float  # of the score over the seeds; 0 for one seed
-    merged: float | None  # cost with the method merged
-
-    @property
-    def across(self) -> tuple[float, ...]:
-        """All horizontal positions that the axis must include."""
-        return (self.x - self.half, self.x + self.half, self.x if self.merged is None else self.merged)
+FAINT = 0.5  # opacity of a mark without a label
+GREY = "#b5b5b5"  # of its bars
+LONGEST = 0.75  # of the means' range: what bars may take beyond it, above and below
+ROWS = 24  # of one column of the key; more would not fit the height of the figure
+SHRINK = 0.5  # inches by which the axes are narrower than without a key
 
 
 @dataclass(frozen=True)
@@ -94,32 +87,40 @@ FIGURES: Mapping[str, tuple[Axis, ...]] = {
 
 
 def draw(c: Comparison, axes: Sequence[Axis], looks: Mapping[str, Look]) -> Figure | None:
-    """Draw the mean test score with its standard deviation against each cost; None if no cost is known."""
+    """Draw the mean test score with its 95 % interval against each cost; None if no cost is known."""
     points = [_points(c, axis) for axis in axes]
     if not any(points):
         return None
     drawn, panels = figure(c, len(axes), c.constant)
-    legend = ""
     for panel, axis, shown in zip(panels, axes, points, strict=True):
         _scale(panel, axis, shown)
         _baseline(panel, c)
-        if axis.front and fronts.draw(panel, c, *axis.front):
-            legend = f"\n{fronts.LEGEND}"
+    with_front = [fronts.draw(p, c, *axis.front) for p, axis in zip(panels, axes, strict=True) if axis.front]
+    named = [point_labels.chosen(shown, c.reference, c.direction) for shown in points]
+    standing_out = {label for some in named for label in some}
+    for panel, shown in zip(panels, points, strict=True):
+        _mark(panel, shown, standing_out, looks)
+    _key(drawn, panels[-1], _ranked(c, points), fronts.shares(c, axes[0].front[0]) if axes[0].front else {},
+         {label: _look(looks[label], label in standing_out) for label in looks})  # fmt: skip
     better = "lower is better" if c.direction == "min" else "higher is better"
-    panels[0].set_ylabel(f"test {literal(c.metric)}, {better}\n(mean; bars: ± 1 sd over seeds)")
+    panels[0].set_ylabel(f"test {literal(c.metric)}, {better}\n(mean; bars: 95 % interval)")
     if any(p.merged is not None for shown in points for p in shown):
         remark(panels[-1], "filled: as trained    hollow: merged")
-    absent = [e.label for e in c.entries if e.mean is None]
-    missing = f"\nno finished run: {', '.join(literals(absent))}" if absent else ""
-    drawn.supxlabel(
-        f"points that would hide each other are drawn side by side{legend}{missing}", fontsize=8.5, color=MUTED
-    )
+    bottom, top = panels[0].get_ylim()
+    is_cut = any(p.low < bottom or p.high > top for shown in points for p in shown)
+    drawn.supxlabel("\n".join(_below(c, any(with_front), is_cut)), fontsize=8.5, color=MUTED)
     settle(drawn)
-    for panel, axis, shown in zip(panels, axes, points, strict=True):
-        apart = _apart(panel, shown, 72 / drawn.dpi)
-        _mark(panel, apart, looks)
-        _name(drawn, panel, apart, fronts.shares(c, axis.front[0]) if axis.front else {})
+    for panel, shown, some in zip(panels, points, named, strict=True):
+        point_labels.write(drawn, panel, shown, some)
     return drawn
+
+
+def _below(c: Comparison, has_front: bool, is_cut: bool) -> list[str]:
+    lines = ["labelled: the reference, the front and the extremes, where there is room"]
+    lines[0] += "; bars without an end leave the axes" if is_cut else ""
+    lines += [fronts.LEGEND] if has_front else []
+    absent = [e.label for e in c.entries if e.mean is None]
+    return [*lines, f"no finished run: {', '.join(literals(absent))}"] if absent else lines
 
 
 def _points(c: Comparison, axis: Axis) -> list[Point]:
@@ -128,8 +129,10 @@ def _points(c: Comparison, axis: Axis) -> list[Point]:
     for e in c.entries:
         if e.mean is not None and (cost := axis.value(e)):
             merged = axis.other(e) if axis.other else None
+            verdict = verdicts.of(c).get(e.label)
+            around = (verdict.interval if verdict else None) or (e.mean, e.mean)
             half = (cost.iqr or 0.0) / 2
-            points.append(Point(e.label, cost.median, e.mean, half, e.sd or 0.0, merged.median if merged else None))
+            points.append(Point(e.label, cost.median, e.mean, half, *around, merged.median if merged else None))
     return points
 
 
@@ -138,7 +141,7 @@ def _scale(panel: Axes, axis: Axis, shown: Sequence[Point]) -> None:
     panel.set_xlabel(axis.label)
     if not shown:
         return
-    panel.update_datalim([(x, y) for p in shown for x in p.across for y in (p.y - p.sd, p.y + p.sd)])
+    panel.update_datalim([(x, y) for p in shown for x in p.across for y in _height(shown)])
     if axis is TRAINABLE:
         values = [p.x for p in shown]
         known = [v for v in values if v > 0]
@@ -146,67 +149,66 @@ def _scale(panel: Axes, axis: Axis, shown: Sequence[Point]) -> None:
             panel.set_xscale("log")
             panel.set_xlim(min(values) / 3, max(values) * 3)
         else:  # a method trains only the head
-            linear = max(min(known, default=1.0) / 10, 1.0)
-            panel.set_xscale("symlog", linthresh=linear)
-            panel.set_xlabel(axis.label.replace("log axis", f"linear up to {linear:,.0f}, then log"))
+            _from_zero(panel, axis, known)
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.xaxis.set_minor_formatter(NullFormatter())
     panel.margins(0.16, 0.16)
     panel.autoscale_view(scalex=axis is not TRAINABLE or panel.get_xscale() == "symlog")
 
 
-def _apart(panel: Axes, shown: Sequence[Point], unit: float) -> list[Point]:
-    """Move points that would hide each other side by side; under a budget, sizes coincide by design."""
-    places = {p.label: _at(panel, p.x, p.y, unit) for p in shown}
-    clusters: list[list[Point]] = []
-    for p in sorted(shown, key=lambda p: p.x):
-        near = [g for g in clusters if any(_hides(places[p.label], places[o.label]) for o in g)]
-        clusters = [g for g in clusters if g not in near] + [[*(o for g in near for o in g), p]]
-    moved: dict[str, Point] = {}
-    for cluster in clusters:
-        middle = sum(places[p.label][0] for p in cluster) / len(cluster)
-        for i, p in enumerate(cluster):
-            target = middle + (i - (len(cluster) - 1) / 2) * STEP if len(cluster) > 1 else places[p.label][0]
-            x, _ = panel.transData.inverted().transform((target / unit, 0))
-            moved[p.label] = replace(p, x=float(x))
-    return [moved[p.label] for p in shown]
+def _height(shown: Sequence[Point]) -> tuple[float, float]:
+    """The scores that the axis must include: all means, and intervals as far as they leave the means readable."""
+    low, high = min(p.y for p in shown), max(p.y for p in shown)
+    room = LONGEST * max(high - low, median(p.high - p.low for p in shown))
+    return max(min(p.low for p in shown), low - room), min(max(p.high for p in shown), high + room)
 
 
-def _hides(a: tuple[float, float], b: tuple[float, float]) -> bool:
-    return abs(a[0] - b[0]) < STEP - 1 and abs(a[1] - b[1]) < STEP - 1
+def _from_zero(panel: Axes, axis: Axis, known: Sequence[float]) -> None:
+    """A logarithmic axis that has a zero, with ticks at zero and at powers of ten that do not touch it."""
+    linear = 10.0 ** max(math.floor(math.log10(min(known, default=10.0))) - 1, 0)
+    panel.set_xscale("symlog", linthresh=linear, linscale=0.4)
+    panel.set_xlabel(axis.label.replace("log axis", f"linear up to {linear:,.0f}, then log"))
+    decades = range(round(math.log10(linear)), math.ceil(math.log10(max(known, default=10.0))) + 1)
+    panel.xaxis.set_major_locator(FixedLocator([0.0, *(10.0**i for i in decades)]))
+    panel.xaxis.set_minor_locator(NullLocator())
 
 
-def _mark(panel: Axes, shown: Sequence[Point], looks: Mapping[str, Look]) -> None:
+def _mark(panel: Axes, shown: Sequence[Point], named: set[str], looks: Mapping[str, Look]) -> None:
+    """Draw each point at its values: those without a label first, so that they hide none that has one."""
     panel.autoscale(False)
-    _bars(panel, shown, looks)
-    for p in shown:
-        colour, marker = looks[p.label]
-        if p.merged is not None:
-            panel.plot([p.x, p.merged], [p.y, p.y], "-", lw=0.9, color=colour, alpha=0.6, zorder=1)
-            panel.plot(p.merged, p.y, marker, ms=7, mfc="white", mec=colour, mew=1.4, zorder=3)
-    labels = [p.label for p in shown]
-    frame = pd.DataFrame({"x": [p.x for p in shown], "y": [p.y for p in shown], "name": labels})
-    colours, markers = {n: looks[n][0] for n in labels}, {n: looks[n][1] for n in labels}
-    hue: dict[str, Any] = {"hue": "name", "style": "name", "palette": colours, "markers": markers, "legend": False}
-    across, upright = panel.get_xlabel(), panel.get_ylabel()
-    sns.scatterplot(frame, x="x", y="y", ax=panel, s=62, zorder=4, **hue)
-    panel.set_xlabel(across)
-    panel.set_ylabel(upright)
+    faint, clear = ([p for p in shown if (p.label in named) == is_named] for is_named in (False, True))
+    for level, points in enumerate((faint, clear)):
+        base = 2 + 2 * level
+        _bars(panel, points, [looks[p.label][0] if level else GREY for p in points], base)
+        for p in points:
+            colour, marker = looks[p.label]
+            if p.merged is not None:
+                panel.plot([p.x, p.merged], [p.y, p.y], "-", lw=0.9, color=colour, alpha=0.2 + 0.4 * level, zorder=base)
+                hollow: dict[str, Any] = {"mfc": "white" if level else "none", "mec": colour, "mew": 1.3}
+                panel.plot([p.merged], [p.y], marker, ms=7, alpha=1 if level else FAINT, zorder=base + 1, **hollow)
+            panel.plot([p.x], [p.y], label=p.label, zorder=base + 1.5, **_look(looks[p.label], bool(level)))
 
 
-def _bars(panel: Axes, shown: Sequence[Point], looks: Mapping[str, Look]) -> None:
+def _look(look: Look, is_named: bool) -> dict[str, Any]:
+    colour, marker = look
+    face = {"alpha": 1.0, "mec": "w", "mew": 0.75} if is_named else {"alpha": FAINT, "mec": "none"}
+    return {"color": colour, "marker": marker, "ls": "none", "ms": 8, **face}
+
+
+def _bars(panel: Axes, shown: Sequence[Point], colours: Sequence[str], zorder: float) -> None:
     """Draw error bars with their caps: all vertical ones as one object, all horizontal ones as another."""
-    style: dict[str, Any] = {"alpha": 0.75, "zorder": 2}
-    if upright := [p for p in shown if p.sd]:
-        x, low, high = [p.x for p in upright], [p.y - p.sd for p in upright], [p.y + p.sd for p in upright]
-        colours = [looks[p.label][0] for p in upright]
-        panel.vlines(x, low, high, colors=colours, lw=1.1, **style)
-        panel.scatter(x * 2, low + high, s=CAP**2, c=colours * 2, marker="_", linewidths=1.0, **style)
-    if level := [p for p in shown if p.half]:
-        y, left, right = [p.y for p in level], [p.x - p.half for p in level], [p.x + p.half for p in level]
-        colours = [looks[p.label][0] for p in level]
-        panel.hlines(y, left, right, colors=colours, lw=1.1, **style)
-        panel.scatter(left + right, y * 2, s=CAP**2, c=colours * 2, marker="|", linewidths=1.0, **style)
+    style: dict[str, Any] = {"alpha": 0.75, "zorder": zorder}
+    pairs = list(zip(shown, colours, strict=True))
+    if upright := [(p, colour) for p, colour in pairs if p.high > p.low]:
+        x, low, high = [p.x for p, _ in upright], [p.low for p, _ in upright], [p.high for p, _ in upright]
+        ends = [colour for _, colour in upright]
+        panel.vlines(x, low, high, colors=ends, lw=1.1, **style)
+        panel.scatter(x * 2, low + high, s=CAP**2, c=ends * 2, marker="_", linewidths=1.0, **style)
+    if level := [(p, colour) for p, colour in pairs if p.half]:
+        y, left, right = [p.y for p, _ in level], [p.x - p.half for p, _ in level], [p.x + p.half for p, _ in level]
+        ends = [colour for _, colour in level]
+        panel.hlines(y, left, right, colors=ends, lw=1.1, **style)
+        panel.scatter(left + right, y * 2, s=CAP**2, c=ends * 2, marker="|", linewidths=1.0, **style)
 
 
 def _baseline(panel: Axes, c: Comparison) -> None:
@@ -216,58 +218,18 @@ def _baseline(panel: Axes, c: Comparison) -> None:
         panel.axhline(c.majority, ls=":", lw=1.3, color=MUTED, zorder=1)
 
 
-def _name(drawn: Figure, panel: Axes, shown: Sequence[Point], shares: Mapping[str, str]) -> None:
-    """Label each point with its configuration and its probability to be on the front."""
-    names = literals((p.label for p in shown), 34)
-    texts = [name + shares.get(p.label, "") for name, p in zip(names, shown, strict=True)]
-    unit = 72 / drawn.dpi  # points a pixel
-    obstacles = [box for p in shown for box in _occupied(panel, p, unit)]
-    centres = [_at(panel, p.x, p.y, unit) for p in shown]
-    window = panel.get_window_extent()
-    frame = Box(window.x0 * unit, window.y0 * unit, window.x1 * unit, window.y1 * unit)
-    sizes = []
-    probe = panel.text(0, 0, "", fontsize=9)
-    for text in texts:
-        probe.set_text(text)
-        extent = probe.get_window_extent(drawn.canvas.get_renderer())  # type: ignore[attr-defined]
-        sizes.append((extent.width * unit + 3, extent.height * unit + 1))
-    probe.remove()
-    labels = place(centres, sizes, obstacles, frame)
-    for p, text, label in zip(shown, texts, labels, strict=True):
-        _write(panel, text, (p.x, p.y), label)
-    far = [(centre, label) for centre, label in zip(centres, labels, strict=True) if label.leader]
-    inches = [[(x / 72, y / 72) for x, y in _leader(*each)] for each in far]
-    style: dict[str, Any] = {"transform": drawn.dpi_scale_trans, "clip_on": False, "zorder": 5}
-    panel.add_collection(LineCollection(inches, linewidths=0.6, colors="#888888", **style), autolim=False)
+def _ranked(c: Comparison, points: Sequence[Sequence[Point]]) -> list[str]:
+    """The labels of all points, the best first."""
+    scores = {p.label: p.y for shown in points for p in shown}
+    return sorted(scores, key=lambda label: scores[label], reverse=c.direction != "min")
 
 
-def _write(panel: Axes, text: str, point: tuple[float, float], label: Label) -> None:
-    kinds: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 9, "zorder": 5}
-    panel.annotate(text, point, (label.dx, label.dy), **kinds).set_in_layout(False)
-
-
-def _leader(point: tuple[float, float], label: Label) -> list[tuple[float, float]]:
-    """The leader line, in points: from the edge of the marker to the edge of the label."""
-    width, height = label.box.right - label.box.left, label.box.top - label.box.bottom
-    across = (width / 2 + 1) / abs(label.dx) if label.dx else math.inf
-    upright = (height / 2 + 1) / abs(label.dy) if label.dy else math.inf
-    ends = (4 / math.hypot(label.dx, label.dy), 1 - min(across, upright))  # shares of the way to the centre
-    return [(point[0] + end * label.dx, point[1] + end * label.dy) for end in ends]
-
-
-def _occupied(panel: Axes, p: Point, unit: float) -> list[Box]:
-    """The space of a point's markers and error bars."""
-    x, y = _at(panel, p.x, p.y, unit)
-    low, high = (_at(panel, p.x, p.y + sign * p.sd, unit)[1] for sign in (-1, 1))
-    left, right = (_at(panel, p.x + sign * p.half, p.y, unit)[0] for sign in (-1, 1))
-    boxes = [Box(x - 5, y - 5, x + 5, y + 5), Box(x - 3, low, x + 3, high), Box(left, y - 3, right, y + 3)]
-    if p.merged is not None:
-        other = _at(panel, p.merged, p.y, unit)[0]
-        boxes += [Box(other - 5, y - 5, other + 5, y + 5), Box(min(x, other), y - 1, max(x, other), y + 1)]
-    return boxes
-
-
-def _at(panel: Axes, x: float, y: float, unit: float) -> tuple[float, float]:
-    """Data coordinates in points of the figure."""
-    px, py = panel.transData.transform((x, y))
-    return float(px) * unit, float(py) * unit
+def _key(
+    drawn: Figure, panel: Axes, labels: Sequence[str], shares: Mapping[str, str], kinds: Mapping[str, dict[str, Any]]
+) -> None:
+    """Name every mark beside the axes, with its probability to be on the front."""
+    handles = {label: Line2D([], [], **kinds[label]) for label in labels}
+    columns = math.ceil(len(labels) / ROWS)
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "ncols": columns}
+    key = style.legend(panel, handles, shares, **place).get_window_extent(FigureCanvasAgg(drawn).get_renderer())
+    drawn.set_size_inches(drawn.get_figwidth() + key.width / drawn.dpi - SHRINK, drawn.get_figheight())

@@ -41,7 +41,7 @@ def _figure(a: Average, r: Ranking, looks: Mapping[str, Look]) -> Figure:
     panel.set_ylim(-height, 0)
     (experiment,) = literals([a.experiment])
     title = f"{experiment}: mean ranks over {r.tasks} tasks"
-    friedman = f"Friedman's test: p = {r.p:.3f}" + ("" if r.differ else ", no difference is sure")
+    friedman = f"Friedman's test: {r.p_shown}" + ("" if r.differ else ", no difference is sure")
     panel.text(0.2, -0.3, title, fontsize=12, fontweight="bold", va="center")
     panel.text(0.2, -0.55, f"{friedman}; bars join what cannot be told apart at 95 % (Nemenyi)", fontsize=8.5,
                color=MUTED, va="center")  # fmt: skip

@@ -20,6 +20,7 @@ from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.legend import Legend
 from matplotlib.text import Text
 
 from peftbench.report.data.comparison import Comparison, length
@@ -160,13 +161,21 @@ def settle(drawn: Figure) -> None:
     drawn.set_layout_engine("none")
 
 
-def legend(panel: Axes, handles: Mapping[str, Any], **place: Any) -> None:
-    """A legend with every name as it was written; matplotlib would leave out those that start with an underscore."""
+def legend(panel: Axes, handles: Mapping[str, Any], notes: Mapping[str, str] | None = None, **place: Any) -> Legend:
+    """A legend with every name as it was written; matplotlib would leave out those that start with an underscore.
+
+    Args:
+        panel: the axes.
+        handles: name -> what is drawn of it.
+        notes: name -> what is written behind it.
+        place: where the legend stands.
+    """
     drawn = panel.legend(list(handles.values()), ["name"] * len(handles), frameon=False, fontsize=9, **place)
     shown = literals(handles)
-    for text, name in zip(drawn.get_texts(), shown, strict=True):
-        text.set_text(name)
+    for text, key, name in zip(drawn.get_texts(), handles, shown, strict=True):
+        text.set_text(name + (notes or {}).get(key, ""))
     make_room(panel, shown)
+    return drawn
 
 
 def make_room(panel: Axes, names: Iterable[str]) -> None:

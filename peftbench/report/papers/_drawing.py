@@ -11,6 +11,8 @@ from matplotlib.ticker import EngFormatter, NullFormatter, ScalarFormatter
 from peftbench.report.figures.style import COLOURS, MARKERS, MUTED
 from peftbench.report.papers._interval import Interval
 
+OPEN: dict[str, Any] = {"mfc": "none", "mew": 1.2}  # marks that lie on each other: every one stays visible
+
 
 def line(panel: Axes, xs: Sequence[float], ys: Sequence[Interval], label: str, number: int, **changes: Any) -> None:
     """Draw means with their intervals as a line; `number` selects colour and marker."""

@@ -93,17 +93,22 @@ def _rows(p: Latencies, cells: dict[tuple[str, Shape], Cell], shapes: list[Shape
 
 
 def _draw(canvas: Figure, p: Latencies, cells: dict[tuple[str, Shape], Cell], shapes: list[Shape]) -> None:
+    from peftbench.report.figures.latency_figure import SPREAD
     from peftbench.report.papers import _drawing as drawing
     from peftbench.report.papers._interval import Interval
 
     ours, theirs = canvas.subplots(1, 2, sharey=False)
     names = [(n, kind) for n in p.labels for kind in ("unmerged", "merged") if getattr(cells[n, shapes[0]], kind)]
     for i, (name, kind) in enumerate(names):
-        look = {"mfc": "white", "ls": ":"} if kind == "merged" else {}
+        look = {"mfc": "white"} if kind == "merged" else {}
         ys = [Interval(*_percent(getattr(cells[name, s], kind))) for s in shapes]
-        xs = [j + (i - len(names) / 2) * 0.05 for j in range(len(shapes))]
+        xs = [j + (i - (len(names) - 1) / 2) * SPREAD / len(names) for j in range(len(shapes))]  # a column each
         suffix = ", merged" if kind == "merged" else ""
-        drawing.line(ours, xs, ys, name + suffix, 1 + p.labels.index(name), **look)
+        drawing.line(ours, xs, ys, name + suffix, 1 + p.labels.index(name), ls="none", **look)
+    for j in range(0, len(shapes), 2):
+        ours.axvspan(j - 0.5, j + 0.5, color="#f5f5f5", lw=0, zorder=0)
+    ours.set_xlim(-0.5, len(shapes) - 0.5)
+    ours.grid(visible=False, axis="x")
     for i, (mark, values) in enumerate(ADAPTERS.values()):
         number = 1 + p.labels.index(list(ADAPTERS)[i])
         drawing.line(theirs, range(3), [Interval(v, v, v) for v in values[::-1]], f"Adapter-{mark}", number)

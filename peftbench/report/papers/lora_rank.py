@@ -70,8 +70,8 @@ def _draw(canvas: Figure, rows: dict[tuple[str, int], ChosenRate]) -> None:
     panel = canvas.subplots()
     for i, name in enumerate(METHODS):
         mine = [t for t in rows.values() if t.key[0] == name]
-        xs = [t.key[1] * (1 + 0.04 * (2 * i - 1)) for t in mine]  # side by side
-        drawing.line(panel, xs, [mean(t.runs) for t in mine], name, i + 1)
+        look = {**drawing.OPEN, "capsize": 6 - 3 * i}  # both bars stand at the rank
+        drawing.line(panel, [t.key[1] for t in mine], [mean(t.runs) for t in mine], name, i + 1, **look)
     drawing.log_axis(panel, RANKS)
     panel.set_xlabel("rank r")
     panel.set_ylabel("test accuracy (bars: 95 % interval)")

@@ -104,7 +104,7 @@ def _draw(canvas: Figure, shown: list[ChosenRate]) -> None:
     panel = canvas.subplots()
     for i, name in enumerate(FAMILIES):
         mine = [t for t in shown if t.key[0] == name]
-        drawing.line(panel, [t.trainable for t in mine], [mean(t.runs) for t in mine], name, i)
+        drawing.line(panel, [t.trainable for t in mine], [mean(t.runs) for t in mine], name, i, **drawing.OPEN)
     panel.set_xscale("symlog", linthresh=1000)
     panel.set_xlim(-400, 1e8)
     panel.set_xticks([0, *(10**i for i in range(3, 9))])

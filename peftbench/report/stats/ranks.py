@@ -82,6 +82,11 @@ class Ranking:
         return self.mean_ranks[j] - self.mean_ranks[i]
 
     @property
+    def p_shown(self) -> str:
+        """The p-value as it is printed: `p = 0.031`, or `p < 0.001`."""
+        return "p < 0.001" if self.p < 0.001 else f"p = {self.p:.3f}"
+
+    @property
     def sentence(self) -> str:
         """The result of the tests in one sentence, or why there is none."""
         k = len(self.labels)
@@ -92,7 +97,7 @@ class Ranking:
                 f"configurations apart, even first from last everywhere (Nemenyi's test needs {need}): no "
                 "critical-difference diagram is drawn."
             )
-        test = f"Friedman's test over {self.tasks} tasks, p {_p(self.p)}"
+        test = f"Friedman's test over {self.tasks} tasks, {self.p_shown}"
         if not self.differ:
             return f"Ranks: no difference between the {k} configurations is sure ({test})."
         first, behind = self._order[0], self.behind
@@ -143,7 +148,3 @@ def _permuted(ranks: NDArray[np.float64], chi2: float) -> float:
         return 1.0
     between = ((sums / tasks - (k + 1) / 2) ** 2).sum(1) * tasks / within
     return float(1 + (between >= chi2 - 1e-9).sum()) / (PERMUTATIONS + 1)
-
-
-def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"

@@ -37,6 +37,7 @@ from peftbench.report.web import page as web_page
 from peftbench.report.write.slugs import Shown, apart
 
 HEADINGS = {
+    "summary": "Score and cost",
     "quality-vs-trainable": "Quality against trainable parameters",
     "quality-vs-memory": "Quality against peak training memory",
     "quality-vs-step-time": "Quality against the time of a training step",

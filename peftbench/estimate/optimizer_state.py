@@ -33,7 +33,7 @@ class AllocatedAdamW(torch.optim.Optimizer):
         """
         super().__init__(params, {"lr": lr, "weight_decay": 0.0})
         self._tables: dict[str, Tensor] = {}
-        self._bits, self._paged = bits, paged
+        self.bits, self.paged = bits, paged
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -51,8 +51,8 @@ class AllocatedAdamW(torch.optim.Optimizer):
         return len(trained), sum(3 * p.nbytes for p in trained) + sum(2 * t.nbytes for t in moments)
 
     def _made(self, p: Tensor) -> dict[str, Any]:
-        paged = self._paged and p.numel() >= PAGED
-        if self._bits == 32 or p.numel() < SMALLEST:
+        paged = self.paged and p.numel() >= PAGED
+        if self.bits == 32 or p.numel() < SMALLEST:
             return {} if paged else {name: torch.zeros_like(p, dtype=torch.float32) for name in ("state1", "state2")}
         state: dict[str, Any] = {}
         for i in (1, 2):

@@ -193,10 +193,11 @@ def _joined(groups: list[dict[str, Any]], net: nn.Module) -> list[dict[str, Any]
 def _update_in_backward(optimizer: torch.optim.Optimizer) -> None:
     """Update and free each parameter's gradient as soon as it is there."""
     kind: Any = type(optimizer)
+    more = (optimizer.bits, optimizer.paged) if isinstance(optimizer, AllocatedAdamW) else ()
     for group in optimizer.param_groups:
         rest = {k: v for k, v in group.items() if k != "params"}
         for p in group["params"]:
-            one = kind([{**rest, "params": [p]}], lr=group["lr"])
+            one = kind([{**rest, "params": [p]}], group["lr"], *more)
             one.state = optimizer.state  # one table for all, as the tracker looks there
 
             def update(p: Tensor, one: Any = one) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from peftbench.estimate import program_step
 from peftbench.estimate.optimizer_state import PAGED, AllocatedAdamW
 
 bnb = pytest.importorskip("bitsandbytes")
@@ -62,3 +63,13 @@ def test_bitsandbytes_pages_what_is_taken_as_paged() -> None:
     """Its rule needs a GPU to run; the size in it is compared."""
     source = inspect.getsource(bnb.optim.optimizer.Optimizer8bit.get_state_buffer)
     assert f"p.numel() < {PAGED:.0e}".replace("e+0", "e") in source
+
+
+@pytest.mark.parametrize(("bits", "paged", "names"), [(32, True, set()), (32, False, {"state1", "state2"})])
+def test_an_update_in_backward_keeps_the_state_of_its_optimizer(bits: int, paged: bool, names: set[str]) -> None:
+    p = torch.nn.Parameter(torch.zeros(PAGED))
+    optimizer = AllocatedAdamW([p], 1e-3, bits, paged)
+    program_step._update_in_backward(optimizer)
+    p.sum().backward()
+    assert p.grad is None
+    assert set(optimizer.state[p]) == names

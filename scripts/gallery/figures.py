@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gallery.details import DETAILS, X
+from gallery.details import DETAILS, UNKNOWN, X
 from gallery.drawing import LEGEND, Drawing
 from gallery.touched import Touched
 
@@ -20,10 +20,11 @@ def schematic(name: str, touched: Touched) -> str:
     """
     d = Drawing(name.replace("_", "-"))
     _block(d, touched)
-    _legend(d, name)
+    detail = DETAILS.get(name, UNKNOWN)
+    _legend(d, detail.kinds)
     d.parts.append(f'<g id="{d.name}-what">')
-    d.text(X, 36, DETAILS[name].title, anchor="start", bold=True)
-    DETAILS[name].draw(d)
+    d.text(X, 36, detail.title, anchor="start", bold=True)
+    detail.draw(d)
     d.parts.append("</g>")
     return d.svg(WIDTH, HEIGHT, f"Where {name} acts", describe(touched))
 
@@ -101,9 +102,8 @@ def _site(d: Drawing, t: Touched, role: str, x: float, y: float, w: float, h: fl
         d.box(x + width + 2, y, strip, h, "trained")
 
 
-def _legend(d: Drawing, name: str) -> None:
-    kinds = ["frozen", "trained", *DETAILS[name].kinds]
-    for i, kind in enumerate(kinds):
+def _legend(d: Drawing, kinds: tuple[str, ...]) -> None:
+    for i, kind in enumerate(("frozen", "trained", *kinds)):
         x, y = LEFT - 12 + (0, 78, 156)[i], HEIGHT - 18
         d.box(x, y, 18, 13, kind)
         d.text(x + 24, y + 11, LEGEND[kind], small=True, anchor="start")

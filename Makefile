@@ -87,7 +87,7 @@ lock:
 
 # The site of docs/ with the API reference, in build/site; every warning is an error.
 docs: $(VENV)/.installed
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .grimp_cache

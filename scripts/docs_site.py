@@ -19,7 +19,7 @@ FIGURE = re.compile(r'<p><img alt="[^"]*" src="figures/([\w-]+)\.svg"[^>]*></p>'
 IMAGES = (".png", ".svg")
 PAGES = {"CHANGELOG.md": "changelog.md", "results/README.md": "results.md"}  # file of the repository: page of the site
 WHERE, WHAT = "0 0 276 372", "284 14 276 262"  # the halves of a schematic; see scripts/gallery/figures.py
-NO_SIDEBARS = ("index.md",)
+HIDDEN = {"index.md": ["navigation", "toc"], "start.md": ["navigation"]}  # sidebars
 
 
 def on_config(config: Any) -> Any:
@@ -45,8 +45,7 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Write a page of docs/ so that it needs nothing but the site."""
     uri = page.file.src_uri
-    if uri in NO_SIDEBARS:
-        page.meta["hide"] = ["navigation", "toc"]
+    page.meta.setdefault("hide", HIDDEN.get(uri, []))
 
     def written(found: re.Match[str]) -> str:
         image, text, target = found.groups()

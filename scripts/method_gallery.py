@@ -40,8 +40,9 @@ def files() -> dict[str, str]:
     facts, notes, costs = catalogue.read_methods(), _notes(), records.read()
     backbone = networks.make("tiny-encoder")
     places = {name: touched(cls, backbone) for name, cls in registry.discover().items()}
-    if unknown := sorted(set(notes["methods"]) ^ set(facts)):
-        raise SystemExit(f"{NOTES}: each method has one note; unknown or missing: {', '.join(unknown)}")
+    if unknown := sorted(set(notes["methods"]) - set(facts)):
+        raise SystemExit(f"{NOTES}: there is no method {', '.join(unknown)}")
+    notes["methods"] |= {name: {"family": "others"} for name in facts if name not in notes["methods"]}
     made = {"index.md": gallery(facts, notes, costs, places)}
     for name, fact in facts.items():
         made[f"{name}.md"] = card(fact, notes["methods"][name], costs, places[name])
@@ -71,7 +72,7 @@ def card(f: MethodFacts, note: Mapping[str, str], costs: Costs, place: Touched) 
         f"| file | [`{file}`]({UP}/{file}), version {f.version} |",
         "",
         "## When it fits, and when not\n",
-        f"- **Fits:** {note['fits']}",
+        *([f"- **Fits:** {note['fits']}"] if "fits" in note else []),
         *([f"- **Speaks against it here:** {note['against']}"] if "against" in note else []),
         f"- **Known weaknesses:** {wording.sentence(wording.linked(' '.join(f.caveats.split())))}\n",
         "## Measured\n",
@@ -93,7 +94,7 @@ def card(f: MethodFacts, note: Mapping[str, str], costs: Costs, place: Touched) 
 def merges(place: Touched) -> str:
     """Say whether the method folds into the weights."""
     if place.merges is None:
-        return "no need, nothing is added"
+        return "no\u00a0need, nothing is added"
     return "yes, into the weights" if place.merges else "never"
 
 
@@ -112,8 +113,11 @@ def gallery(facts: Mapping[str, MethodFacts], notes: Any, costs: Costs, places: 
         "in bfloat16. [What this scale cannot say](../findings.md#what-this-scale-cannot-say).\n",
     ]
     for key, (title, says) in notes["families"].items():
+        names = [name for name, note in notes["methods"].items() if note["family"] == key]
+        if not names:
+            continue
         lines += [f"## {title}\n", f"{says}\n", '<div class="grid cards" markdown>\n']
-        for name in (n for n, note in notes["methods"].items() if note["family"] == key):
+        for name in names:
             summary = " ".join(facts[name].doc.partition("\n\n")[0].split())
             lines.append(
                 f"-   [**{name}**]({name}.md)\n\n    ![Where {name} acts](figures/{name}.svg)\n\n    {summary}\n"
@@ -130,9 +134,8 @@ def _table(facts: Mapping[str, MethodFacts], costs: Costs, places: Mapping[str, 
     ]
     rows = [(row, name) for name in facts for row in costs.average.get(name, ())]
     for row, name in sorted(rows, key=lambda found: -float(found[0]["relative"])):
-        large = costs.estimates["methods"][name]
-        peak = "refused" if "refused" in large else f"{large['peak_bytes'] / 1e9:.1f}"
-        peak = peak if row["method"] == name else "—"  # the estimate is of the defaults
+        large = costs.estimates["methods"].get(name, {}) if row["method"] == name else {}  # at the defaults only
+        peak = f"{large['peak_bytes'] / 1e9:.1f}" if "peak_bytes" in large else "refused" if large else "—"
         lines.append(
             f"| [{row['method']}]({name}.md) | {records.score(row)} | {records.ratio(row, 'peak_memory_ratio')} "
             f"| {records.ratio(row, 'step_ratio')} | {records.whole(row['trainable'])} "

@@ -3,7 +3,8 @@
     python scripts/published.py [--check]
 
 That is every committed report under results/reference/, the papers' figures, the benchmarks' figures and tables,
-the page of folklore, README's table and results/README.md. With --check the exit code is 1 where a file changed.
+the page of folklore, the cards of methods, README's table and results/README.md. With --check the exit code is 1 where
+a file changed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def commands() -> Iterator[list[str]]:
     yield [python, "-m", "peftbench", "figures"]
     yield [python, "benchmarks/figure.py"]
     yield [python, "scripts/folklore.py"]
+    yield [python, "scripts/method_gallery.py"]
     yield [python, "scripts/readme.py"]
     yield [python, "scripts/results_readme.py"]
 

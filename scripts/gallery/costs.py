@@ -126,9 +126,11 @@ def _score(row: Row) -> str:
 
 def predicted(costs: Costs, method: str) -> str:
     """Return the section of a card about one large model."""
-    setting, found = costs.estimates["setting"], costs.estimates["methods"][method]
+    setting, found = costs.estimates["setting"], costs.estimates["methods"].get(method)
     model = setting["model"]
     command = f"    python -m peftbench estimate {model} {method} --seq {setting['seq']} --dtype bf16"
+    if found is None:
+        return f"{command}\n\nIt is not in the table of estimates yet; `scripts/method_estimates.py` makes it."
     if "refused" in found:
         return f"{command}\n\nThe model is refused: {found['refused']}."
     full = costs.estimates["methods"]["full"]["peak_bytes"]

@@ -177,6 +177,7 @@ def prompt(d: Drawing) -> None:
     _notes(d, ("Vectors before the text", "(after an encoder's first token)."), TOP + 122)
 
 
+UNKNOWN = Detail("see the formula", lambda d: None)  # a method that nobody has drawn yet
 LOW_RANK_4_BIT = low_rank("Starts at B = 0.", "W is rounded to 4-bit NormalFloat.", base="quantised")
 DORA_4_BIT = low_rank("W is 4-bit NormalFloat.", base="quantised", magnitude=True)
 PISSA = low_rank("B A starts as the r largest", "singular triplets of the weight;", "R is the rest of it.", weight="R")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gallery.details import DETAILS, X
+from gallery.details import DETAILS, UNKNOWN, X
 from gallery.drawing import LEGEND, Drawing
 from gallery.touched import Touched
 
@@ -20,10 +20,11 @@ def schematic(name: str, touched: Touched) -> str:
     """
     d = Drawing(name.replace("_", "-"))
     _block(d, touched)
-    _legend(d, name)
+    detail = DETAILS.get(name, UNKNOWN)
+    _legend(d, detail.kinds)
     d.parts.append(f'<g id="{d.name}-what">')
-    d.text(X, 36, DETAILS[name].title, anchor="start", bold=True)
-    DETAILS[name].draw(d)
+    d.text(X, 36, detail.title, anchor="start", bold=True)
+    detail.draw(d)
     d.parts.append("</g>")
     return d.svg(WIDTH, HEIGHT, f"Where {name} acts", describe(touched))
 
@@ -55,25 +56,23 @@ def _block(d: Drawing, t: Touched) -> None:
     """Draw the network from the text, below, to the task head, above."""
     middle = (LEFT + RIGHT) / 2
     d.line((middle, BOTTOM - 46), (middle, 20), arrow=True)
-    d.parts.append(f'<rect x="{LEFT - 12}" y="58" width="{RIGHT - LEFT + 24}" height="242" rx="8" class="line"/>')
-    d.text(RIGHT + 6, 72, "each layer", small=True, anchor="end")
+    d.parts.append(f'<rect x="{LEFT - 12}" y="56" width="{RIGHT - LEFT + 24}" height="244" rx="8" class="line"/>')
+    d.text(RIGHT + 6, 71, "each layer", small=True, anchor="end")
     d.box(middle - 56, 22, 112, 26, "trained", "task head")
-    for y in (BOTTOM - 74, 158):
-        _site(d, t, "norm", LEFT + 54, y, 120, 18, "norm")
+    for y in (274, 142):
+        _site(d, t, "norm", middle - 60, y, 120, 18, "norm")
     for i, role in enumerate(("q", "k", "v")):
-        _site(d, t, role, LEFT + 78 * i, 236, 60, 28, role)
-    d.parts.append(
-        f'<rect x="{LEFT}" y="214" width="216" height="16" rx="8" class="line" style="fill:var(--figure-ground,#fff)"/>'
-    )
-    d.text(LEFT + 108, 226.5, "attention", small=True)
-    _site(d, t, "o", LEFT + 78, 184, 60, 24, "o")
-    _site(d, t, "up", LEFT + 20, 122, 72, 28, "up")
-    _site(d, t, "down", LEFT + 116, 122, 72, 28, "down")
-    for role, y in (("attn", 184), ("ffn", 90)):
+        _site(d, t, role, middle - 110 + 80 * i, 240, 60, 26, role)
+    ground = 'class="line" style="fill:var(--figure-ground,#fff)"'
+    d.parts.append(f'<rect x="{middle - 110:g}" y="218" width="220" height="16" rx="8" {ground}/>')
+    d.text(middle, 230.5, "attention", small=True)
+    for role, y in (("o", 191), ("up", 116), ("down", 90)):
+        _site(d, t, role, middle - 36, y, 72, 22, role)
+    for role, y in (("attn", 166), ("ffn", 65)):
         if role in t.adapters:
-            d.box(RIGHT - 66 if role == "attn" else middle - 34, y, 68, 22, "trained", "adapter")
-    for x in (LEFT + 66, LEFT + 144) if "prefix" in t.adapters else ():
-        d.box(x, 236, 10, 28, "trained")
+            d.box(middle - 36, y, 72, 20, "trained", "adapter")
+    for x in (middle - 38, middle + 42) if "prefix" in t.adapters else ():
+        d.box(x, 240, 10, 26, "trained")
     _text(d, t)
 
 
@@ -101,9 +100,8 @@ def _site(d: Drawing, t: Touched, role: str, x: float, y: float, w: float, h: fl
         d.box(x + width + 2, y, strip, h, "trained")
 
 
-def _legend(d: Drawing, name: str) -> None:
-    kinds = ["frozen", "trained", *DETAILS[name].kinds]
-    for i, kind in enumerate(kinds):
+def _legend(d: Drawing, kinds: tuple[str, ...]) -> None:
+    for i, kind in enumerate(("frozen", "trained", *kinds)):
         x, y = LEFT - 12 + (0, 78, 156)[i], HEIGHT - 18
         d.box(x, y, 18, 13, kind)
         d.text(x + 24, y + 11, LEGEND[kind], small=True, anchor="start")

@@ -77,10 +77,11 @@ def test_commands_and_targets_are_there(document: str) -> None:
 
 
 def test_the_patterns_find_what_they_are_for() -> None:
-    readme, guide = text("README.md"), text("CONTRIBUTING.md")
-    assert {"examples/ssf.py", "results/reference/quickstart"} <= set(PATH.findall(readme))
-    assert "quickstart.yaml" in QUOTED.findall(readme)
-    assert "CONTRIBUTING.md" in LINK.findall(readme)
-    assert "peftbench.method.serving.AdapterSet" in MODULE.findall(readme)
-    assert {"run", "plan", "export"} <= set(COMMAND.findall(readme))
-    assert {"test", "lint"} <= set(TARGET.findall(guide))
+    readme, adapters = text("README.md"), text("docs/adapters-elsewhere.md")
+    assert {"examples/ssf.py", "results/reference/quickstart"} <= set(PATH.findall(text("docs/own-method.md")))
+    assert "quickstart.yaml" in QUOTED.findall(text("docs/experiments.md"))
+    assert {"CONTRIBUTING.md", "docs/methods/index.md"} <= set(LINK.findall(readme))
+    assert "peftbench.method.serving.AdapterSet" in MODULE.findall(adapters)
+    assert {"plan", "estimate", "new-method"} <= set(COMMAND.findall(readme))
+    assert {"export", "import"} <= set(COMMAND.findall(adapters))
+    assert {"test", "lint"} <= set(TARGET.findall(text("CONTRIBUTING.md")))

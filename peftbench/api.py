@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from peftbench.records.spec import RunSpec, Spec
     from peftbench.report.assemble import ReportData
     from peftbench.report.data.answer import Answer
+    from peftbench.report.tables.explained import Cell
     from peftbench.run.attached import Attached
     from peftbench.run.executors import Workers
     from peftbench.run.runner import Outcome
@@ -387,6 +388,16 @@ class Report:
 
         return pd.DataFrame(self.rows())
 
+    def cells(self) -> list[Cell]:
+        """Return the cells of the tables, each with its text and the records and computation behind its number.
+
+        Raises:
+            UserError: there are no runs.
+        """
+        from peftbench.report import assemble
+
+        return assemble.cells(self.folder, self.loaded)
+
     def table(self, columns: Sequence[str] = ()) -> str:
         """Return the tables and notes that `peftbench run` prints, for a terminal of 120 columns.
 
@@ -402,8 +413,8 @@ class Report:
 
         Args:
             out: the folder.
-            columns: columns of the tables of scores, by name, such as `["score", "trainable", "memory"]`, so that
-                they fit the column of a paper; by default all. CSV files always have all.
+            columns: columns of the tables of scores, by name, such as `["score", "trainable", "memory"]`, for every
+                kind of table; `["all"]` for all, in LaTeX as well, which has four without. CSV files always have all.
             pdf: whether to write the figures as PDF files, too.
 
         Returns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import textwrap
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from peftbench.cli.options import say
@@ -119,12 +119,15 @@ def summary(examination: Examination) -> str:
 
 
 @contextlib.contextmanager
-def progress(classes: list[type[Method]], networks: Collection[str]) -> Iterator[OnCase]:
+def progress(
+    classes: list[type[Method]], networks: Collection[str], given: Mapping[str, Any] | None = None
+) -> Iterator[OnCase]:
     """Show the progress of an examination: a bar on a terminal, else lines. Both use stderr.
 
     Args:
         classes: the methods to examine.
         networks: the networks to try them on.
+        given: hyperparameters to try alone.
 
     Yields:
         The function to call with each case and its verdicts, or with the reason of a refusal.
@@ -136,7 +139,7 @@ def progress(classes: list[type[Method]], networks: Collection[str]) -> Iterator
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("checking", total=len(networks) * sum(len(settings(cls)) for cls in classes))
+        task = bar.add_task("checking", total=len(networks) * sum(len(settings(cls, given)) for cls in classes))
         yield lambda case, result: bar.update(task, advance=1, description=f"{case}: {_short(result)}")
 
 

@@ -30,6 +30,10 @@ def new_method(
 
 def check_method(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A method, or a file (.py) that registers methods.")],
+    hyper: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Hyperparameters to try alone, such as rank=16 or roles='q v'."),
+    ] = None,
     plugin: Plugins = None,
     all_networks: Annotated[
         bool,
@@ -44,15 +48,17 @@ def check_method(
     """Test a method against the contract.
 
     It reports each promise of the contract as kept or broken, and what to look at for a broken one. The exit code is 1
-    if a promise is broken.
+    if a promise is broken. Without KEY=VALUE it tries the defaults, and one other value of each hyperparameter.
     """
     from peftbench.cli import check_view
+    from peftbench.estimate.count import parsed
     from peftbench.verify import check_method as checks
     from peftbench.verify.contract.networks import FAMILIES, NETWORKS
 
     classes, networks = checks.chosen(name, plugin or ()), NETWORKS if all_networks else FAMILIES
-    with check_view.progress(classes, networks) as tell:
-        examinations = [checks.examine(cls, tell, networks) for cls in classes]
+    given = parsed(hyper or ())
+    with check_view.progress(classes, networks, given) as tell:
+        examinations = [checks.examine(cls, tell, networks, given) for cls in classes]
     if as_json:
         print_json([check_view.as_dict(e) for e in examinations])
     else:

@@ -28,7 +28,7 @@ def report(
     ] = False,
     columns: Annotated[
         str | None,
-        typer.Option("--columns", metavar="A,B,...", help="Columns of the tables of scores. Default: all."),
+        typer.Option("--columns", metavar="A,B,...", help="Columns of the tables of scores; `all`: in LaTeX as well."),
     ] = None,
     pdf: Annotated[bool, typer.Option("--pdf", help="Write the figures as PDF files, too.")] = False,
     verdict: Annotated[
@@ -38,8 +38,9 @@ def report(
 ) -> None:
     """Write tables and figures from records.
 
-    The tables are printed, too. With --json, their rows are printed, and files are written only with --out. With
-    --columns score,trainable,memory a LaTeX table fits the column of a two-column paper; CSV files keep all columns.
+    The tables are printed, too. With --json, their rows are printed, and files are written only with --out. A LaTeX
+    table has score, trainable, memory and step; --columns chooses others, and --columns all writes every one.
+    CSV files keep all columns.
     """
     names = [] if columns is None else [name.strip() for name in columns.split(",")]
     if len(set(names)) < len(names) or "" in names:
@@ -134,4 +135,36 @@ def page(
     say(f"page: {made.path}")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"report": report, "page": page, "figures": figures}
+def explain(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RESULTS NUMBER|ROW COLUMN", help="A results directory, and a number as printed or a cell's name."
+        ),
+    ],
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="TITLE", help="Title of the table. Default: every table.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say where a number of a table comes from: its formula, the records, their raw values and the computation.
+
+    For example: peftbench explain results/quickstart lora score, or peftbench explain results/quickstart 0.776
+    """
+    from peftbench.report.tables import explained
+
+    folder = next((word for word in what if Path(word).is_dir()), None)
+    words = [word for word in what if word != folder]
+    if folder is None or not words:
+        raise UserError(
+            f"explain {shown(' '.join(what))}: give a results directory that exists and what is to be explained, such "
+            "as: explain results/quickstart lora score"
+        )
+    found = explained.chosen(api.report(folder).cells(), " ".join(words), task)
+    if as_json:
+        print_json(explained.json_ready(found))
+    else:
+        say(explained.text(found))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"report": report, "page": page, "explain": explain, "figures": figures}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UserError
 from peftbench.records import record
@@ -23,6 +23,9 @@ from peftbench.report.data.tunings import Tuning
 from peftbench.report.tables import budgets, export, latency_page, trials
 from peftbench.report.tables.columns import require_known
 from peftbench.report.write import files, up_to_date
+
+if TYPE_CHECKING:
+    from peftbench.report.tables.explained import Cell
 
 FOLDER = "report"  # under the results directory
 
@@ -237,6 +240,14 @@ def text_table(results_dir: Path | str, loaded: ReportData | None = None, column
     require_known(columns, loaded.comparisons, over_tasks)
     curves = axis_curves.of(loaded.comparisons)
     return terminal.text(loaded.comparisons, over_tasks, alone, loaded.tunings, columns, curves)
+
+
+def cells(results_dir: Path | str, loaded: ReportData | None = None) -> list[Cell]:
+    """The cells of the tables of scores, each with the origin of its number. Raises UserError without records."""
+    from peftbench.report.tables import explained
+
+    loaded = require_records(loaded or load(results_dir), results_dir)
+    return explained.cells(loaded.comparisons, _averages(loaded), record.readable(results_dir))
 
 
 def average_table(results_dir: Path | str) -> str:

@@ -1,8 +1,8 @@
 """`check-method`: try the whole contract on one method, and report what its author must fix.
 
 Every promise runs on a tiny encoder, decoder and encoder-decoder, and on more networks if asked for. It runs with the
-method's defaults and with one other value of each hyperparameter. A setting or a network that the method rejects with a
-UserError is skipped, not failed. A method that rejects every network fails.
+method's defaults and with one other value of each hyperparameter, or with values that are given alone. A setting or a
+network that the method rejects with a UserError is skipped, not failed. A method that rejects every network fails.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 
 from peftbench.errors import unknown_method
 from peftbench.method.base import Method
-from peftbench.method.registry import discover, schema, source
+from peftbench.method.registry import discover, make, schema, source
 from peftbench.records import user_file
 from peftbench.verify.contract import PROMISES, Case, Promise, PromiseVerdict, behaviour, check, skip_reason, variants
 from peftbench.verify.contract.networks import FAMILIES
@@ -34,11 +34,13 @@ class Examination:
         method: the class that was checked.
         tried: each case with the verdicts of its promises.
         refused: each case that the method rejects, with its reason.
+        given: the hyperparameters that alone were to be tried; empty for the defaults and other values of each.
     """
 
     method: type[Method]
     tried: list[tuple[Case, list[PromiseVerdict]]] = field(default_factory=list)
     refused: list[tuple[Case, str]] = field(default_factory=list)
+    given: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def networks(self) -> list[str]:
@@ -47,8 +49,8 @@ class Examination:
 
     @property
     def refusals(self) -> dict[str, str]:
-        """The networks that the method rejects at its defaults, with the reason."""
-        return {case.backbone: why for case, why in self.refused if not case.hyper}
+        """The networks that the method rejects at its defaults, or the given values, with the reason."""
+        return {case.backbone: why for case, why in self.refused if case.hyper == self.given}
 
     def broken(self, promise: Promise) -> list[tuple[Case, PromiseVerdict]]:
         """Return the cases that break a promise, each with the verdict."""
@@ -92,17 +94,24 @@ def examine(
     cls: type[Method],
     on_case: OnCase = lambda case, result: None,
     networks: Iterable[str] = tuple(FAMILIES),
+    given: Mapping[str, Any] | None = None,
 ) -> Examination:
-    """Try every promise on every network in every setting.
+    """Try every promise on every network in every setting, or in the given one.
 
     Args:
         cls: the method.
         on_case: called after each case, with its verdicts or the reason of the refusal.
         networks: the networks to try it on.
+        given: hyperparameters to try alone.
+
+    Raises:
+        UserError: a given hyperparameter is unknown, or has a wrong type or range.
     """
-    found = Examination(cls)
+    found = Examination(cls, given=given or {})
+    if given:
+        make(cls, given)
     with _one_thread():
-        for case, why in cases(cls, networks):
+        for case, why in cases(cls, networks, given):
             if why is not None:
                 found.refused.append((case, why))
                 on_case(case, why)
@@ -125,10 +134,12 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def cases(cls: type[Method], networks: Iterable[str]) -> Iterator[tuple[Case, str | None]]:
+def cases(
+    cls: type[Method], networks: Iterable[str], given: Mapping[str, Any] | None = None
+) -> Iterator[tuple[Case, str | None]]:
     """Yield each setting on each network, with the reason if the method rejects it. Rejected defaults end a network."""
     for network in networks:
-        for hyper in settings(cls):
+        for hyper in settings(cls, given):
             case = Case(cls, hyper, network)
             try:
                 why = skip_reason(case) if _makes(case) else None
@@ -139,11 +150,13 @@ def cases(cls: type[Method], networks: Iterable[str]) -> Iterator[tuple[Case, st
                 break
 
 
-def settings(cls: type[Method]) -> list[dict[str, Any]]:
-    """Return the hyperparameters to try: `variants`, or only the defaults if the fields have invalid types.
+def settings(cls: type[Method], given: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Return the hyperparameters to try: the given ones, `variants`, or the defaults if the fields have invalid types.
 
     `describes_itself` reports invalid types.
     """
+    if given:
+        return [dict(given)]
     return variants(cls) if _works(lambda: schema(cls)) else [{}]
 
 

@@ -78,7 +78,7 @@ def test_tables_and_figure_bear_the_names_of_the_classes(tmp_path: Path, names: 
     factories.write_all(tmp_path, bodies)
     written = {p.name: p for p in assemble.write(tmp_path)}
     start = "quickstart--embedded_question_type"
-    assert "The classes:" in written["report.md"].read_text()
+    assert "<summary>The classes</summary>" in written["report.md"].read_text()
     assert "| _*<b>" not in written["report.md"].read_text(), "a name is no Markdown"
     assert {f"{start}--confusion{e}" for e in (".png", ".svg", ".csv")} <= set(written)
     rows = list(csv.DictReader(io.StringIO(written[f"{start}--classes.csv"].read_text())))

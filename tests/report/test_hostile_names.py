@@ -27,7 +27,8 @@ EVILS = (
     "![x](//evil)",
 )
 TAGS = {"h1", "h2", "h3", "p", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "em", "a", "img", "code", "pre"}
-OWN = re.compile(r"(tables|figures)/[A-Za-z0-9._-]+|verdict\.json")
+TAGS |= {"details", "summary"}
+OWN = re.compile(r"(tables|figures)/[A-Za-z0-9._-]+|verdict\.json|#[A-Za-z0-9._-]+")
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 

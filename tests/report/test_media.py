@@ -31,7 +31,7 @@ from tests.helpers import factories
 from tests.helpers.odd_names import EXPERIMENT, LABELS, SCRIPTS, SPECIAL, TASKS
 
 TAGS = {"h1", "h2", "h3", "p", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "em", "a", "img", "code"}
-TAGS |= {"pre", "strong"}
+TAGS |= {"pre", "strong", "details", "summary"}
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -89,8 +89,10 @@ def test_every_name_is_read_back_from_the_markdown_page_and_from_the_html_made_o
     assert tags <= TAGS
     links = re.findall(r'(?:href|src)="([^"]*)"', rendered)
     assert links
-    assert all(re.match(r"verdict\.json$|(tables|figures)/[A-Za-z0-9._-]+$", link) for link in links)
-    assert all((report / link).is_file() for link in links)
+    assert all(re.match(r"verdict\.json$|(tables|figures)/[A-Za-z0-9._-]+$|#", link) for link in links)
+    assert all((report / link).is_file() for link in links if not link.startswith("#"))
+    anchors = {f"#{name}" for name in re.findall(r'<a id="([A-Za-z0-9._-]+)">', rendered)}
+    assert anchors == {link for link in links if link.startswith("#")}, "the contents name every section"
     cells = {len(re.findall(r"<t[dh][ >]", row)) for row in re.findall(r"<tr>.*?</tr>", rendered, re.S)}
     assert min(cells) > 4, "no pipe of a name makes a cell"
     assert not CONTROL.search((report / "report.md").read_text())
@@ -335,7 +337,14 @@ def test_a_latex_table_has_no_column_without_a_value(tmp_path, no_figures):
     table = (page.parent / "tables/quickstart--embedded_question_type.tex").read_text()
     assert "step, ms" in page.read_text()
     assert not {"step, ms", "latency, batch 1, ms"} & set(table.replace(" (", " & ").split(" & "))
-    assert "peak memory, MiB" in table
+    assert "peak MiB" in table
+    page = api.report(tmp_path).write(columns=["all"])
+    whole = (page.parent / "tables/quickstart--embedded_question_type.tex").read_text()
+    assert "peak memory, MiB" in whole
+    assert "stored, KiB" in whole
+    caption = table.split("\\caption{")[1].split("}\n")[0]
+    assert len(caption) < 180, "two lines"
+    assert table.index("\\bottomrule") < table.index("\\parbox"), "notes stand below"
 
 
 @pytest.mark.parametrize(("behind", "dots"), [(0.0, 0), (0.4, 1)])

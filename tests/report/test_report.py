@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -347,3 +348,19 @@ def test_numbers_read_as_documented():
         found = doctest.testmod(module)
         assert found.attempted
         assert not found.failed, module.__name__
+
+
+@pytest.mark.slow
+def test_the_page_begins_with_what_follows_and_its_contents_and_folds_the_rest(tmp_path, no_figures):
+    bodies = [*factories.grid(["full", "lora"]), factories.profile(["full", "lora"])]
+    factories.write_all(tmp_path, bodies)
+    page = assemble.write(tmp_path)[0].read_text()
+    shown = re.sub(r"<details>.*?</details>", "", page, flags=re.S)
+    assert page.index("What to take from quickstart") < page.index("Contents:") < page.index("## quickstart")
+    (anchor,) = re.findall(r"\(#(quickstart--embedded_question_type)\)", page)
+    assert f'<a id="{anchor}"></a>' in page
+    assert "[95 %]" in shown
+    for column in ("latency, batch 1", "stored, KiB", "sd over seeds"):
+        assert column not in shown
+        assert column in page, "nothing is lost"
+    assert page.count("<details>") == page.count("</details>")

@@ -49,7 +49,7 @@ def test_a_step_is_shown_with_its_phases_tokens_operations_and_share(tmp_path: P
         "42 % [41, 43]",
     ]
     assert "0.75× [0.72, 0.77]" in cells(files[".md"], "lora")
-    assert "The training step:" in files["report.md"]
+    assert "<summary>The training step</summary>" in files["report.md"]
     assert "[0.72, 0.77]" in files["--step.tex"]
     (full, lora) = csv.DictReader(io.StringIO(files["--step.csv"]))
     assert (full["method"], lora["flops_total"], lora["step_ratio_high"]) == ("full", "3000000000", str(71 / 95 + 0.02))

@@ -110,7 +110,7 @@ def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
         if text:
             (tmp_path / file).write_text(text)
         if not all_settings:
-            monkeypatch.setattr(check_method, "settings", lambda cls: [{}])
+            monkeypatch.setattr(check_method, "settings", lambda cls, given=None: [dict(given or {})])
         monkeypatch.setattr(sys, "argv", ["peftbench", "check-method", *(args or (file,))])
         with pytest.raises(SystemExit) as end:
             main()
@@ -206,7 +206,9 @@ def test_a_class_that_raises_when_it_is_made_does_not_describe_itself(
 ) -> None:
     real = check_method.settings
     monkeypatch.setattr(
-        check_method, "settings", lambda cls: [hyper for hyper in real(cls) if hyper in ({}, {"roles": ROLES})]
+        check_method,
+        "settings",
+        lambda cls, given=None: [hyper for hyper in real(cls) if hyper in ({}, {"roles": ROLES})],
     )
     done = check("bad.py", HEAD + METHOD + body, all_settings=True)
     assert done.code == 1
@@ -214,6 +216,24 @@ def test_a_class_that_raises_when_it_is_made_does_not_describe_itself(
     assert why in done.said
     assert "bad breaks 1 promise: describes itself" in done.said  # the other promises do not repeat it
     assert ("n/a undo is exact" in done.said) == (outcome == "not tried")
+
+
+@pytest.mark.slow
+def test_given_hyperparameters_are_tried_alone(check: Check) -> None:
+    done = check("", "", "lora", "rank=3", "roles=q", all_settings=True)
+    assert done.code == 0, done.out
+    assert "lora keeps all 20 promises on an encoder, a decoder and an encoder-decoder in 1 setting" in done.said
+    assert "rank=3 roles=q" in done.err
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"), [("rnk=3", "unknown hyperparameter 'rnk'; did you mean 'rank'"), ("rank=0", "rank = 0"),
+                          ("rank", "write key=value")],
+)  # fmt: skip
+def test_a_given_hyperparameter_that_is_none_is_refused(check: Check, pair: str, message: str) -> None:
+    done = check("", "", "lora", pair, all_settings=True)
+    assert done.code == 2
+    assert message in done.err
 
 
 @pytest.mark.parametrize(

@@ -122,10 +122,10 @@ def _standing(label: str, group: Sequence[Comparison], used: Sequence[Comparison
     return Standing(
         label=label,
         method=everywhere[0].method,
-        relative=_mean([_relative(c, e) for c, e in pairs]),
+        relative=_mean([relative(c, e) for c, e in pairs]),
         relative_sd=_seed_spread(pairs) if label != group[0].reference else None,
         relative_interval=relative_interval(used, label) if label != group[0].reference else None,
-        rank=_mean([_rank(c, e) for c, e in pairs]),
+        rank=_mean([rank(c, e) for c, e in pairs]),
         trainable=_mean([e.parameter("trainable") for _, e in pairs]),
         peak_ratio=_mean([_ratio(e.peak_bytes, _entry(c, c.reference)) for c, e in pairs]),
         step_ratio=_mean([e.times.ratio.median if e.times and e.times.ratio else None for _, e in pairs]),
@@ -143,7 +143,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(known) if known and len(known) == len(values) else None
 
 
-def _relative(c: Comparison, e: Entry) -> float | None:
+def relative(c: Comparison, e: Entry) -> float | None:
     """The score relative to the reference's, higher is better; None if a sign makes the ratio meaningless."""
     if c.direction == "min":
         return 1 / e.relative if e.relative is not None and e.relative > LEAST else None
@@ -191,7 +191,7 @@ def _signed(c: Comparison, label: str) -> float:
     return -entry.mean if c.direction == "min" else entry.mean
 
 
-def _rank(c: Comparison, e: Entry) -> float | None:
+def rank(c: Comparison, e: Entry) -> float | None:
     """1 for the best mean of the table; equal means share the mean of their ranks."""
     if e.mean is None:
         return None

@@ -55,10 +55,21 @@ def pool(profiles: Iterable[ProfileRecord]) -> list[ProfileRecord]:
     parts: dict[str, list[ProfileRecord]] = defaultdict(list)
     for r in profiles:
         if r.is_finished:
-            parts[digest([r.experiment, r.env_id, as_dict(replace(r.spec, process=0))])].append(r)
+            parts[_pass(r)].append(r)
         else:
             kept.append(r)
     return [*kept, *(_one(sorted(group, key=lambda r: r.spec.process)) for group in parts.values())]
+
+
+def parts(of: ProfileRecord, records: Iterable[Record]) -> list[ProfileRecord]:
+    """The finished records that a pooled one is made of, by process; the record itself where it is not pooled."""
+    mine = [r for r in records if isinstance(r, ProfileRecord) and r.is_finished and _pass(r) == _pass(of)]
+    return sorted(record.latest(mine).values(), key=lambda r: r.spec.process) if of.processes > 1 else [of]
+
+
+def _pass(r: ProfileRecord) -> str:
+    """What the records of one pass have in common."""
+    return digest([r.experiment, r.env_id, as_dict(replace(r.spec, process=0))])
 
 
 def pool_ratios(ratios: Sequence[Quartiles]) -> Ratio:

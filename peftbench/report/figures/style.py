@@ -139,7 +139,7 @@ def head(drawn: Figure, title: str, subtitle: str) -> None:
     for text, look in texts:
         line = drawn.text(0, 0, "", parse_math=False, ha="left", va="top", linespacing=1.3, **look)
         whole = text.replace(r"\$", "$")  # as it is written: this text has no mathematics
-        for cells in range(2 * len(whole), 9, -3):
+        for cells in range(max(2 * len(whole), 10), 9, -3):
             line.set_text("\n".join(terminal.wrapped(whole, cells)))
             box = line.get_window_extent(renderer)
             if box.width <= room * drawn.dpi:

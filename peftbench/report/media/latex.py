@@ -111,6 +111,12 @@ def fitted(body: str) -> str:
     return f"\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n{body}\n}}"
 
 
+def below(notes: Iterable[str]) -> str:
+    """Sentences under a table in small print, as wide as the line; empty without any."""
+    whole = " ".join(escape(note if note.endswith(".") else f"{note}.") for note in notes)
+    return f"\\par\\smallskip\n\\parbox{{\\linewidth}}{{\\footnotesize\\raggedright {whole}}}\n" if whole else ""
+
+
 def _shown(text: str) -> str:
     return unicodedata.normalize("NFC", plain.visible(text))
 

@@ -28,8 +28,8 @@ def tables_of(curve: AxisCurve) -> Iterator[tuple[str, str]]:
     """(file name, text) of the curve's tables."""
     yield f"{curve.slug}.md", f"# {escape(curve.title)}\n\n{text(curve)}"
     yield f"{curve.slug}.csv", tables.csv(rows(curve))
-    caption = " ".join([f"{curve.title}: {setting(curve)}.", *notes(curve), LEGEND])
-    yield f"{curve.slug}.tex", tables.latex(columns(curve), curve.lines, caption, curve.slug)
+    caption, below = f"{curve.title}: {setting(curve)}.", [*notes(curve), LEGEND]
+    yield f"{curve.slug}.tex", tables.latex(columns(curve), curve.lines, caption, curve.slug, below)
     if pairs := pair_rows(curve):
         yield f"{curve.slug}--crossings.csv", tables.csv(pairs)
 

@@ -21,6 +21,7 @@ from peftbench.report.media.markdown import escape
 from peftbench.report.tables import formatting
 
 KIB, MIB = 2**10, 2**20
+ALL = "all"  # in place of names: every column, in LaTeX as well
 TIED = "•"  # marks the best and the configurations tied with it
 WIDTH = 120  # of a terminal, in characters
 
@@ -155,12 +156,12 @@ def require_known(names: Sequence[str], comparisons: Sequence[Comparison], avera
     tables = [*(columns(c) for c in comparisons), *(average_columns(a) for a in averages)]
     known = list(dict.fromkeys(column.key for table in tables for column in table[1:]))
     for name in names:
-        if name not in known:
-            raise unknown("column", name, known, where="--columns")
+        if name not in known and list(names) != [ALL]:
+            raise unknown("column", name, [*known, ALL], where="--columns")
 
 
 def _chosen(columns: list[Column], names: Sequence[str]) -> list[Column]:
-    """The first column and those of the names, in their order; all of a table that has none of them."""
+    """The first column and those of the names, in their order; all for `ALL`, or of a table that has none of them."""
     by_name = {column.key: column for column in columns[1:]}
     return [columns[0], *found] if (found := [by_name[name] for name in names if name in by_name]) else columns
 
@@ -206,14 +207,22 @@ def markdown(columns: Sequence[Column], rows: Sequence[Any]) -> str:
     return tabulate(cells, [escape(c.heading) for c in columns], "pipe", disable_numparse=True, colalign=align) + "\n"
 
 
-def latex(columns: Sequence[Column], rows: Sequence[Any], caption: str, label: str, narrow: bool = False) -> str:
+def latex(
+    columns: Sequence[Column],
+    rows: Sequence[Any],
+    caption: str,
+    label: str,
+    notes: Sequence[str] = (),
+    narrow: bool = False,
+) -> str:
     """A booktabs table without columns of dashes; it is scaled down where it is wider than the line.
 
     Args:
         columns: the columns.
         rows: the rows, in the type that the columns' cells take.
-        caption: text above the table.
+        caption: text above the table, of a line or two.
         label: what `\\ref` calls it, after `tab:`.
+        notes: sentences below the table, in small print.
         narrow: whether to use the short headings of a terminal.
     """
     import pandas as pd
@@ -224,9 +233,9 @@ def latex(columns: Sequence[Column], rows: Sequence[Any], caption: str, label: s
     frame.columns = pd.Index([tex.escape(heading) for heading in headings])
     body = frame.to_latex(index=False, escape=False, column_format="l" + "r" * (len(columns) - 1)).rstrip()
     return (
-        f"{tex.NEEDS}{tex.preamble([caption, *headings, *(cell for row in cells for cell in row)])}"
+        f"{tex.NEEDS}{tex.preamble([caption, *notes, *headings, *(cell for row in cells for cell in row)])}"
         f"\\begin{{table}}\n\\centering\n\\caption{{{tex.escape(caption)}}}\n\\label{{tab:{label}}}\n"
-        f"{tex.fitted(body)}\n\\end{{table}}\n"
+        f"{tex.fitted(body)}\n{tex.below(notes)}\\end{{table}}\n"
     )
 
 

@@ -48,12 +48,15 @@ def columns(c: Comparison) -> list[Column]:
     """Columns of the readable table; a configuration without a finished run has dashes."""
     return [
         Column("method", lambda e: e.label),
-        Column(f"{c.metric} − {c.reference}'s [95 %]", _cell(c, lambda v: _signed(v.difference))),
-        Column("p (Holm)", _cell(c, lambda v: formatting.p_value(v.p_holm))),
-        Column(f"P(better than {c.reference})", _cell(c, lambda v: formatting.share(v.better))),
-        Column(f"{c.metric} − the best's [95 %]", _cell(c, lambda v: _signed(v.to_best))),
-        Column("tied with the best", _cell(c, _tied)),
-        *(Column(f"on the front, {cost}", _cell(c, _front(cost))) for cost in COSTS),
+        Column(f"{c.metric} − {c.reference}'s [95 %]", _cell(c, lambda v: _signed(v.difference)), name="difference"),
+        Column("p (Holm)", _cell(c, lambda v: formatting.p_value(v.p_holm)), name="p"),
+        Column(f"P(better than {c.reference})", _cell(c, lambda v: formatting.share(v.better)), name="better"),
+        Column(f"{c.metric} − the best's [95 %]", _cell(c, lambda v: _signed(v.to_best)), name="to-best"),
+        Column("tied with the best", _cell(c, _tied), name="tied"),
+        *(
+            Column(f"on the front, {cost}", _cell(c, _front(cost)), name=f"front-{cost.replace(' ', '-')}")
+            for cost in COSTS
+        ),
         *_of_networks(c),
     ]
 

@@ -17,8 +17,7 @@ def tables_of(p: Latencies) -> Iterator[tuple[str, str]]:
     """(file name, text) of the pass's tables."""
     yield f"{p.slug}.md", f"# Latency, {escape(p.title)}\n\n{text(p)}"
     yield f"{p.slug}.csv", tables.csv(rows([p]))
-    caption = f"Latency, {p.title}: {' '.join(p.facts)}"
-    yield f"{p.slug}.tex", tables.latex(columns(), p.cells, caption, p.slug)
+    yield f"{p.slug}.tex", tables.latex(columns(), p.cells, f"Latency, {p.title}.", p.slug, p.facts)
 
 
 def text(p: Latencies) -> str:

@@ -34,8 +34,12 @@ from peftbench.report.tables import (
 )
 from peftbench.report.tables import columns as tables
 from peftbench.report.web import page as web_page
+from peftbench.report.write import navigation
+from peftbench.report.write.navigation import folded
 from peftbench.report.write.slugs import Shown, apart
 
+THESIS = ("score", "trainable", "memory", "step")  # columns of a LaTeX table
+OVERVIEW = ("score", "relative", "trainable", "memory", "step-ratio", "failed")  # columns; the others are folded
 HEADINGS = {
     "summary": "Score and cost",
     "quality-vs-trainable": "Quality against trainable parameters",
@@ -49,7 +53,7 @@ HEADINGS = {
 }
 OVER_TASKS = {"summary.png": "Score and cost over the tasks", "ranks.png": "Mean ranks over tasks"}
 LEGEND = """\
-How to read the tables. Scores are on the test split: mean [95 % interval over seeds and test examples] (number of
+Scores are on the test split: mean [95 % interval over seeds and test examples] (number of
 seeds); • the best, and what cannot be told apart from it; ↑ higher is better, ↓ lower is better. Trainable parameters
 do not count the task head, which every method trains alike. Size: *matched* to the budget within its tolerance,
 *nearest* where no setting is, *native* for a method without a size knob, *explicit* where the experiment sets the size;
@@ -147,27 +151,28 @@ def _texts(x: Shown, names: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _tables(c: Comparison, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     yield f"{c.slug}.md", f"# {escape(c.title)}\n\n{_comparison(c, names)}"
     yield f"{c.slug}.csv", tables.csv([export.flat(export.row(c, e)) for e in c.entries])
-    setting = f"{c.title}: {c.backbone}, {length(c.budget)} of {c.budget.batch_size} examples."
-    caption = _caption(setting, *conclusions.marks(c), *c.notes)
-    yield f"{c.slug}.tex", tables.latex(tables.columns(c, names), c.entries, caption, c.slug, bool(names))
+    what = f"{c.metric} on the test split with its 95 % interval (number of seeds), and cost"
+    caption = f"{c.title}: {what}; {c.backbone}, {length(c.budget)} of {c.budget.batch_size} examples."
+    shown, below = tables.columns(c, names or THESIS), [*conclusions.marks(c), *c.notes]
+    yield f"{c.slug}.tex", tables.latex(shown, c.entries, caption, c.slug, below, names != (tables.ALL,))
     if differences.known(c):
         name = f"{c.slug}--differences"
-        shown = differences.columns(c), c.entries
         yield f"{name}.md", f"# {escape(c.title)}: differences\n\n{_differences(c)}"
-        yield f"{name}.csv", tables.csv([export.flat({"method": e.label, **differences.row(c, e)}) for e in shown[1]])
-        yield f"{name}.tex", tables.latex(*shown, f"{c.title}: differences. {differences.legend(c)}", name)
+        yield f"{name}.csv", tables.csv([export.flat({"method": e.label, **differences.row(c, e)}) for e in c.entries])
+        caption, below = f"{c.title}: differences.", [differences.legend(c)]
+        yield f"{name}.tex", tables.latex(differences.columns(c), c.entries, caption, name, below)
     if step_costs.known(c.entries):
         name = f"{c.slug}--step"
         yield f"{name}.md", f"# {escape(c.title)}: the training step\n\n{_step(c)}"
         yield f"{name}.csv", tables.csv([step_costs.row(e) for e in c.entries])
-        caption = f"{c.title}: what a training step is made of. {step_costs.LEGEND}"
-        yield f"{name}.tex", tables.latex(step_costs.columns(c.reference), c.entries, caption, name)
+        caption, below = f"{c.title}: what a training step is made of.", [step_costs.LEGEND]
+        yield f"{name}.tex", tables.latex(step_costs.columns(c.reference), c.entries, caption, name, below)
     if class_scores.known(c):
         name = f"{c.slug}--classes"
         yield f"{name}.md", f"# {escape(c.title)}: the classes\n\n{_classes(c)}"
         yield f"{name}.csv", tables.csv(class_scores.rows(c))
-        caption = f"{c.title}: the classes. {class_scores.legend(c)}"
-        yield f"{name}.tex", tables.latex(class_scores.columns(c), class_scores.table(c), caption, name)
+        caption, below = f"{c.title}: the classes.", [class_scores.legend(c)]
+        yield f"{name}.tex", tables.latex(class_scores.columns(c), class_scores.table(c), caption, name, below)
         yield f"{c.slug}--confusion.csv", tables.csv(class_scores.confusion_rows(c))
 
 
@@ -189,15 +194,11 @@ def _lines(x: Comparison | Average, of: Mapping[str, Sensitivity]) -> list[str]:
     return [sensitivity_page.line(s, x.reference, x.slug)] if (s := of.get(x.slug)) else []
 
 
-def _caption(*sentences: str) -> str:
-    return " ".join(s if s.endswith(".") else f"{s}." for s in sentences)
-
-
 def _tuning_tables(t: Tuning) -> Iterator[tuple[str, str]]:
     yield f"{t.slug}.md", f"# {escape(t.title)}\n\n{_tuning(t)}"
     yield f"{t.slug}.csv", tables.csv(trials.trial_rows(t))
-    caption = f"{t.title}: {t.backbone}, {length(t.budget)} a trial. {trials.legend(t)}"
-    yield f"{t.slug}.tex", tables.latex(trials.columns(t), t.rows, caption, t.slug)
+    caption = f"{t.title}: {t.backbone}, {length(t.budget)} a trial."
+    yield f"{t.slug}.tex", tables.latex(trials.columns(t), t.rows, caption, t.slug, [trials.legend(t)])
     if curve := trials.best_rows(t):
         yield f"{t.slug}--expected-best.csv", tables.csv(curve)
 
@@ -206,8 +207,9 @@ def _average_tables(a: Average, names: Sequence[str]) -> Iterator[tuple[str, str
     name = a.slug
     yield f"{name}.md", f"# {escape(a.experiment)}: average over tasks\n\n{_average(a, names)}"
     yield f"{name}.csv", tables.csv(export.average_rows(a))
-    caption = _caption(f"{a.experiment}: average over tasks.", *a.notes)
-    yield f"{name}.tex", tables.latex(tables.average_columns(a, names), a.standings, caption, name, bool(names))
+    caption = f"{a.experiment}: average over {len(a.tasks)} tasks."
+    shown = tables.average_columns(a, names)
+    yield f"{name}.tex", tables.latex(shown, a.standings, caption, name, a.notes, names != (tables.ALL,))
 
 
 def _page(
@@ -216,39 +218,57 @@ def _page(
     sensitivities: Mapping[str, Sensitivity],
     names: Sequence[str],
 ) -> str:
-    parts = ["# Results\n", *_answers(by_experiment), LEGEND]
+    parts = ["# Results\n", *_answers(by_experiment), f"Contents:\n\n{navigation.contents(by_experiment)}"]
     shown_names = (text for group in by_experiment.values() for x in group for text in figure_names.shown(x))
     if note := missing_note(shown_names):
         parts.append(f"{escape(note)}\n")
     for name, group in by_experiment.items():
         parts.append(f"## {escape(name)}\n")
-        for a in (x for x in group if isinstance(x, Average)):
-            shown = (_figure(f, OVER_TASKS[f.split("--")[-1]], name) for f in figures[a.slug])
-            parts += ["### Average over tasks\n", _average(a, names), _links(a.slug), *_lines(a, sensitivities), *shown]
-        for curve in (x for x in group if isinstance(x, AxisCurve)):
-            shown = (_figure(f, f"{curve.metric} by {curve.unit}", curve.title) for f in figures[curve.slug])
-            parts += [f"### {escape(curve.title)}\n", *shown, axis_tables.text(curve), _links(curve.slug)]
-        for c in (x for x in group if isinstance(x, Comparison)):
-            parts += [
-                f"### {escape(c.title)}\n",
-                _comparison(c, names),
-                _links(c.slug),
-                *_lines(c, sensitivities),
-            ]
-            if differences.known(c):
-                parts += ["Who differs from whom:\n", _differences(c), _links(f"{c.slug}--differences")]
-            if step_costs.known(c.entries):
-                parts += ["The training step:\n", _step(c), _links(f"{c.slug}--step")]
-            if class_scores.known(c):
-                confusion = f"Every confusion as [CSV](tables/{c.slug}--confusion.csv).\n"
-                parts += ["The classes:\n", _classes(c), _links(f"{c.slug}--classes"), confusion]
-            parts += [*_samples(c), *_figures(c, figures[c.slug])]
-        for p in (x for x in group if isinstance(x, Latencies)):
-            shown = (_figure(f, "What adapters add to inference", p.title) for f in figures[p.slug])
-            parts += [f"### Latency, {escape(p.title)}\n", latency_page.text(p), _links(p.slug), *shown]
-        for t in (x for x in group if isinstance(x, Tuning)):
-            parts += [f"### {escape(t.title)}\n", _tuning(t), _links(t.slug), *_figures(t, figures[t.slug])]
-    return "\n".join(parts)
+        for x in navigation.in_order(group):
+            parts += [navigation.heading(x), *_section(x, figures[x.slug], sensitivities, names)]
+    return "\n".join([*parts, '<a id="how-to-read"></a>\n\n## How to read the tables\n', LEGEND])
+
+
+def _section(
+    x: Shown, images: Sequence[str], sensitivities: Mapping[str, Sensitivity], names: Sequence[str]
+) -> Iterator[str]:
+    match x:
+        case Average():
+            shown = (_figure(f, OVER_TASKS[f.split("--")[-1]], x.experiment) for f in images)
+            yield from [_average(x, names), _links(x.slug), *_lines(x, sensitivities), *shown]
+        case AxisCurve():
+            shown = (_figure(f, f"{x.metric} by {x.unit}", x.title) for f in images)
+            yield from [*shown, axis_tables.text(x), _links(x.slug)]
+        case Comparison():
+            yield from _task(x, images, sensitivities, names)
+        case Latencies():
+            shown = (_figure(f, "What adapters add to inference", x.title) for f in images)
+            yield from [*shown, folded("Latencies by batch and length", [latency_page.text(x)]), _links(x.slug)]
+        case Tuning():
+            yield from [folded("Trials", [_tuning(x)]), _links(x.slug), *_figures(x, images)]
+
+
+def _task(
+    c: Comparison, images: Sequence[str], sensitivities: Mapping[str, Sensitivity], names: Sequence[str]
+) -> Iterator[str]:
+    """The section of a table: what follows and the columns that say it; all else is folded."""
+    yield f"{_list([*answers.first(c), *conclusions.sentences(c), *conclusions.unmarked(c)])}"
+    yield tables.markdown(tables.columns(c, names or OVERVIEW), c.entries)
+    yield from _figures(c, [f for f in images if f.endswith("--summary.png")])
+    yield from [_list(c.notes), _links(c.slug), *_lines(c, sensitivities)]
+    if not names:
+        rest = [column.key for column in tables.columns(c)[1:] if column.key not in OVERVIEW]
+        yield folded("The other columns", [tables.markdown(tables.columns(c, rest), c.entries)])
+    yield folded("The setting and the data", [_setting(c)])
+    if differences.known(c):
+        yield folded("Who differs from whom", [_differences(c), _links(f"{c.slug}--differences")])
+    if step_costs.known(c.entries):
+        yield folded("The training step", [_step(c), _links(f"{c.slug}--step")])
+    if class_scores.known(c):
+        confusion = f"Every confusion as [CSV](tables/{c.slug}--confusion.csv).\n"
+        yield folded("The classes", [_classes(c), _links(f"{c.slug}--classes"), confusion])
+    yield folded("More figures", _figures(c, [f for f in images if not f.endswith("--summary.png")]))
+    yield from _samples(c)
 
 
 def _answers(by_experiment: Mapping[str, Sequence[Shown]]) -> Iterator[str]:
@@ -262,6 +282,12 @@ def _answers(by_experiment: Mapping[str, Sequence[Shown]]) -> Iterator[str]:
 
 
 def _comparison(c: Comparison, names: Sequence[str]) -> str:
+    notes = [*answers.first(c), *conclusions.sentences(c), *conclusions.unmarked(c), *c.notes]
+    return f"{_setting(c)}\n{tables.markdown(tables.columns(c, names), c.entries)}{_list(notes)}"
+
+
+def _setting(c: Comparison) -> str:
+    """What ran, and what was done to its data."""
     budget = c.budget
     facts = [
         f"Backbone {c.backbone}; {length(budget)} of {budget.batch_size} examples, at most "
@@ -269,9 +295,8 @@ def _comparison(c: Comparison, names: Sequence[str]) -> str:
     ]
     if c.majority is not None:
         facts.append(f"Always answering the {constant_answer(c.metric)} gives {c.metric} {in_digits(c.majority)}.")
-    notes = [*answers.first(c), *conclusions.sentences(c), *conclusions.unmarked(c), *c.notes]
-    data = "" if c.data is None else f"The data:\n{_list(list(data_text.facts(c.data, budget.max_length)))}\n"
-    return f"{escape(' '.join(facts))}\n\n{data}{tables.markdown(tables.columns(c, names), c.entries)}{_list(notes)}"
+    data = "" if c.data is None else f"\nThe data:\n{_list(list(data_text.facts(c.data, budget.max_length)))}"
+    return f"{escape(' '.join(facts))}\n{data}"
 
 
 def _differences(c: Comparison) -> str:
@@ -317,7 +342,7 @@ def _figure(name: str, heading: str, title: str) -> str:
 def _samples(c: Comparison) -> Iterator[str]:
     """Each configuration's text for one prompt of the test split, for generation tasks."""
     shown = [(e.label, sample) for e in c.entries if (sample := first_sample(e))]
-    if shown:
+    if shown:  # never folded: Python-Markdown takes what stands between tags for HTML, and a code block is not escaped
         yield "One sample of each configuration:\n"
     for label, sample in shown:
         texts = (f"{name}: {getattr(sample, name)}" for name in ("prompt", "prediction", "reference"))

@@ -7,7 +7,7 @@ RUN := $(BIN)/python -m peftbench
 SMOKE := results/reference/ci_smoke
 EIGHT := full lora qlora adapter adapter-parallel prefix ia3 dora
 
-.PHONY: quickstart env test test-fast test-all planted-bugs kill-storm fuzz lint smoke verify published ci-records gpu lock docs \
+.PHONY: quickstart env test test-fast test-browser test-all planted-bugs kill-storm fuzz lint smoke verify published ci-records gpu lock docs \
 	clean
 
 quickstart: $(VENV)/.installed
@@ -20,11 +20,15 @@ env: $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test: $(VENV)/.installed
-	$(PYTEST) -m "not full" --durations=25
+	$(PYTEST) -m "not full and not browser" --durations=25
 
 # What takes no more than about a second each, and no data that must be fetched.
 test-fast: $(VENV)/.installed
-	$(PYTEST) -m "not full and not slow and not embedded"
+	$(PYTEST) -m "not full and not slow and not embedded and not browser"
+
+# Pages in a Chromium of this machine; without one they are skipped, and say so.
+test-browser: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/browser
 
 # The whole matrix of the contract too: every setting of every method on every network.
 test-all: $(VENV)/.installed

@@ -1,0 +1,243 @@
+"""Every control of the page, by pointer and by keyboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import factories
+import pytest
+from browsing import PHONE
+
+from peftbench.report import site
+
+pytestmark = pytest.mark.browser
+
+Files = Callable[[str], Path]
+TASK = "#task=embedded_small--embedded_question_type"
+NOW = ".result:not([hidden])"
+FIRST = f"{NOW} table.scores tbody tr[data-label]:not([hidden])"
+LABELS = "rows => rows.map(r => r.dataset.label)"
+
+
+@pytest.fixture
+def page(opened: Any, files: Files) -> Any:
+    return opened(files("embedded_small"), TASK)
+
+
+def labels(page: Any) -> list[str]:
+    found: list[str] = page.locator(FIRST).evaluate_all(LABELS)
+    return found
+
+
+def test_a_column_sorts_by_keyboard_and_says_how(page: Any) -> None:
+    page.click(f"{NOW} button:has-text('Group by family')")
+    head = page.locator(f"{NOW} th[data-key=memory]")
+    head.locator("button").focus()
+    before, values = labels(page), []
+    for state in ("descending", "ascending"):
+        page.keyboard.press("Enter")
+        assert head.get_attribute("aria-sort") == state
+        cells = page.locator(f"{FIRST} td:nth-child({1 + head.evaluate('th => th.cellIndex')})")
+        values.append(cells.evaluate_all("cells => cells.map(c => Number(c.dataset.v))"))
+    assert values[0] == sorted(values[0], reverse=True)
+    assert values[1] == sorted(values[1])
+    page.keyboard.press("Enter")
+    assert (head.get_attribute("aria-sort"), labels(page)) == ("none", before)
+
+
+def test_rows_sort_within_their_families_while_they_are_grouped(page: Any) -> None:
+    page.click(f"{NOW} th[data-key=score] button")
+    assert page.locator(f"{NOW} tr.family:visible").count() == 7
+    assert labels(page)[:2] == ["full", "galore"]
+
+
+def test_the_search_keeps_methods_and_families_that_match(page: Any) -> None:
+    page.fill(f"{NOW} input[type=search]", "quant")
+    assert labels(page) == ["qlora", "qdora"]
+    page.fill(f"{NOW} input[type=search]", "LoRA")
+    assert {"lora", "qlora", "adalora"} <= set(labels(page))
+    assert "full" not in labels(page)
+
+
+def test_columns_are_chosen(page: Any) -> None:
+    head = page.locator(f"{NOW} th[data-key=stored]")
+    assert not head.is_visible()
+    page.click(f"{NOW} .tools summary")
+    page.get_by_label("stored, KiB").check()
+    assert head.is_visible()
+    page.get_by_label("trainable", exact=True).uncheck()
+    assert not page.locator(f"{NOW} th[data-key=trainable]").is_visible()
+
+
+@pytest.mark.parametrize(
+    ("kind", "start"), [("Markdown", "| method | accuracy"), ("LaTeX", "\\begin{tabular}{lr"), ("CSV", "method,")]
+)
+def test_the_table_as_it_is_shown_is_copied(page: Any, kind: str, start: str) -> None:
+    page.fill(f"{NOW} input[type=search]", "lora")
+    page.click(f"{NOW} [data-copy={kind}]")
+    text = page.evaluate("document.body.dataset.copied")
+    assert text.startswith(start)
+    assert "galore" not in text
+    assert "stored" not in text
+    assert page.locator(f"{NOW} .tools [role=status]").inner_text().strip()
+    if kind == "CSV":
+        assert "0.873333333333" in text, "numbers are unrounded"
+
+
+def test_a_cell_names_its_records_by_keyboard_and_by_pointer(page: Any) -> None:
+    cell = page.locator(f"{NOW} table.scores td[tabindex='0']")
+    assert cell.count() == 1, "one stop of the tab key for all cells"
+    cell.focus()
+    tip = page.locator("#tip")
+    assert "full, accuracy" in tip.inner_text()
+    assert tip.locator("a").count() == 3
+    assert "/runs/full--embedded_question_type--s0" in str(tip.locator("a").first.get_attribute("href"))
+    page.keyboard.press("ArrowDown")
+    assert "galore, accuracy" in tip.inner_text()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    assert "step, ms" in tip.inner_text()
+    assert "profile" in str(tip.locator("a").first.get_attribute("href"))
+    page.keyboard.press("Escape")
+    assert not tip.is_visible()
+    page.locator(f"{NOW} tr[data-label=lora] td").first.hover()
+    assert "lora, accuracy" in tip.inner_text()
+
+
+def test_a_pair_says_how_far_apart_it_is(page: Any) -> None:
+    grid = page.locator(f"{NOW} table.pairs")
+    grid.locator("td[tabindex='0']").focus()
+    said = page.locator(f"{NOW} [data-pair]")
+    assert "full is not told apart from lora: ahead by" in said.inner_text()
+    page.keyboard.press("ArrowRight")
+    assert "full is not told apart from qlora" in said.inner_text()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    assert said.inner_text().startswith("adapter is")
+
+
+def test_results_are_chosen_and_addresses_lead_to_them(page: Any) -> None:
+    page.click("#choose button:has-text('sms_spam')")
+    assert page.inner_text(f"{NOW} h2") == "embedded/sms_spam"
+    assert "embedded_sms_spam" in page.url
+    page.evaluate("location.hash = 'task=embedded/movie_sentiment&margin=3'")
+    page.wait_for_function(
+        "document.querySelector('.result:not([hidden]) h2').textContent === 'embedded/movie_sentiment'"
+    )
+    assert "within 3 points" in page.inner_text(f"{NOW} .verdict")
+
+
+@pytest.mark.parametrize("section", ["pairs", "curves", "memory", "latency", "repeat"])
+def test_an_address_leads_to_a_section(opened: Any, files: Files, section: str) -> None:
+    page = opened(files("embedded_small"), f"{TASK}&section={section}")
+    page.wait_for_timeout(300)
+    top = page.locator(f"{NOW} section[data-section={section}]").evaluate("e => e.getBoundingClientRect().top")
+    assert -5 <= top < 900
+    assert page.evaluate("scrollY") > 0
+
+
+@pytest.mark.parametrize(
+    "address", ["#task=nothing", "#margin=x&memory=-&by=price", "#%3Cb%3E", "#nothing", "#margin=-4"]
+)
+def test_an_address_that_means_nothing_changes_nothing(opened: Any, files: Files, address: str) -> None:
+    page = opened(files("embedded_small"), address)
+    assert page.inner_text(f"{NOW} h2") == "All 4 tasks"
+    assert page.input_value(f"{NOW} input[data-limit=margin]") == "2"
+
+
+def test_every_chart_is_drawn_and_saved(page: Any) -> None:
+    charts = page.locator(f"{NOW} figure.chart:not([hidden])")
+    assert charts.count() == 5
+    for i in range(5):
+        chart = charts.nth(i)
+        chart.scroll_into_view_if_needed()
+        chart.locator(".drawn svg").wait_for()
+        with page.expect_download() as saved:
+            chart.locator("[data-svg]").click()
+        text = Path(str(saved.value.path())).read_text()
+        assert saved.value.suggested_filename.endswith(".svg")
+        assert text.startswith("<svg")
+        assert text.count("<path") > 5
+
+
+@pytest.mark.parametrize("cost", ["memory", "parameters", "time", "latency"])
+def test_a_point_stands_where_its_value_is(page: Any, cost: str) -> None:
+    page.select_option(f"{NOW} [data-axis]", cost)
+    page.wait_for_timeout(600)
+    off = page.evaluate(
+        """() => {
+          const view = document.querySelector('.result:not([hidden]) figure[data-chart=scores]').view.view, found = [];
+          const [x, y] = [view.scale('x'), view.scale('y')];
+          const visit = (item) => {
+            if (item.marktype === 'symbol') for (const i of item.items) found.push(Math.hypot(i.x - x(i.datum.x), i.y - y(i.datum.y)));
+            for (const inner of item.items || []) if (inner.items) visit(inner);
+          };
+          visit(view.scenegraph().root);
+          return found;
+        }"""
+    )
+    assert len(off) == 19
+    assert max(off) < 1e-6
+
+
+def test_the_other_figure_shows_methods_in_the_order_of_the_report(page: Any) -> None:
+    page.click(f"{NOW} [data-figure=forest]")
+    page.wait_for_timeout(600)
+    texts = page.locator(f"{NOW} figure[data-chart=scores] svg text").all_inner_texts()
+    names = [t for t in texts if t in ("full", "lora", "qlora", "adapter")]
+    assert names == ["full", "lora", "qlora", "adapter"]
+
+
+def test_a_line_of_the_learning_curves_and_a_shape_of_the_latency_are_chosen(page: Any) -> None:
+    for kind, value in (("loss", "dora"), ("latency", None)):
+        chart = page.locator(f"{NOW} figure[data-chart={kind}]")
+        chart.scroll_into_view_if_needed()
+        chart.locator("svg").wait_for()
+        before = chart.locator("svg").inner_html()
+        options = chart.locator("select option").evaluate_all("all => all.map(o => o.value)")
+        chart.locator("select").select_option(value or options[-1])
+        page.wait_for_timeout(400)
+        assert chart.locator("svg").inner_html() != before
+
+
+def test_limits_turn_points_and_rows_grey(page: Any) -> None:
+    page.fill(f"{NOW} input[data-limit=memory]", "150")
+    out = page.locator(f"{NOW} table.scores tr.out").evaluate_all(LABELS)
+    assert {"full", "galore"} <= set(out)
+    assert "lora" not in out
+    page.wait_for_timeout(500)
+    faint = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--faint').trim()")
+    fills = page.locator(f"{NOW} figure[data-chart=scores] svg path[fill='{faint}']")
+    assert fills.count() >= len(out)
+    slider = page.locator(f"{NOW} input[data-slider=memory]")
+    slider.focus()
+    page.keyboard.press("End")
+    assert page.locator(f"{NOW} table.scores tr.out").count() == 0
+
+
+def test_hostile_names_run_nothing(opened: Any, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    evil = "</script><img src=x onerror=alert(1)><script>alert(2)</script>\"'{chosen}"
+    methods = [factories.method_spec("full"), replace(factories.method_spec("lora"), label=evil)]
+    bodies = [
+        factories.run(m.label, seed, 0.6 + seed / 50, method=m, task=evil, experiment=evil)
+        for m in methods
+        for seed in (0, 1, 2)
+    ]
+    factories.write_all(tmp_path / "r", bodies)
+    page = opened(site.write_page(tmp_path / "r", tmp_path / "page.html").path)
+    page.click("[data-figure=forest]")
+    for figure in page.locator("figure.chart:not([hidden])").all():
+        figure.scroll_into_view_if_needed()
+    page.wait_for_timeout(500)
+    page.locator("table.scores td").first.hover()
+    assert page.locator("img").count() == 0
+    assert evil in page.inner_text("table.scores")
+
+
+def test_a_phone_starts_with_the_figure_that_has_room(opened: Any, files: Files) -> None:
+    page = opened(files("embedded_small"), TASK, PHONE)
+    assert page.locator(f"{NOW} [data-figure=forest]").get_attribute("aria-pressed") == "true"

@@ -11,7 +11,6 @@ import argparse
 import json
 import random
 import statistics
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.estimate import cards, fits, step_estimate
-from peftbench.estimate.calculator import payload, settings
+from peftbench.estimate.calculator import page, payload, settings
 from peftbench.estimate.count import ModelQuery
 
 ROOT = Path(__file__).parent.parent
@@ -122,7 +121,7 @@ def main() -> None:
             known[key] = {"refused": str(error)}
         known_file.write_text(json.dumps(known))
     done = [choice for choice in drawn if json.dumps(choice, sort_keys=True) in known]
-    theirs = answers(data, done)
+    theirs = page.answers(done)
     rows = []
     for choice, own in zip(done, theirs, strict=True):
         told = known[json.dumps(choice, sort_keys=True)]
@@ -141,18 +140,6 @@ def main() -> None:
                 print(f"  {row['errors'][q]:+.3%}", *what, key_of(c, next(m for m in data["methods"] if m["name"] == c["method"])))
     if args.write:
         FILE.write_text(json.dumps({"seed": args.seed, "settings": rows}, indent=0) + "\n", encoding="utf-8")
-
-
-def answers(data: Mapping[str, Any], asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the page's numbers for choices, computed by its own code in node."""
-    file = BUILD / "payload.json"
-    file.write_text(json.dumps(data), encoding="utf-8")
-    script = Path(__file__).with_name("calculator_answers.js")
-    done = subprocess.run(
-        ["node", str(script), str(file)], input=json.dumps(asked), capture_output=True, text=True, check=True
-    )
-    read: list[dict[str, Any]] = json.loads(done.stdout)
-    return read
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ VALUES: dict[str, int] = {
     "b": 41,  # texts
     "s": 8 * 113,  # tokens of a text
     "r": 2 * 47,  # rank, bottleneck or length of the method
-    "h": 256 * 17,  # hidden size
+    "h": 2**11 * 17,  # hidden size
     "i": 256 * 701,  # inner size of the feed-forward network, the largest width as in real ones
     "V": 64 * 401,  # vocabulary
     "K": 13,  # key and value heads
     "G": 11,  # query heads for each of them
-    "D": 64 * 19,  # size of a head
+    "D": 8 * 19,  # size of a head; libraries take another way above 256
     "t": 8 * 113 + 2 * 47,  # tokens of a text behind a prompt or a prefix
     "p": 8 * 113 + 1,  # tokens of a text and one that pads its labels
     "m": 8 * 113 - 1,  # tokens of a text that have a next one

@@ -71,28 +71,34 @@ function livesOf(step, depth, sizes, asked) {
 }
 
 // bitsandbytes' AdamW in place of torch's (optimizer_state.py): other moments, no temporaries of its own.
+// Adds what its kernels are and move to `asked.work`: one a tensor, which reads the gradient once.
 function withOptimizer(lives, start, asked) {
   const made = [], item = asked.momentBytes, bits = asked.optimizer.endsWith("8bit") ? 8 : 32;
-  const paged = asked.optimizer.startsWith("paged_");
-  let tables = false;
+  const paged = asked.optimizer.startsWith("paged_"), work = { kernels: 0, bytes: 0 };
+  let tables = false, first = true;
   for (const life of lives) {
-    const isState = life.kind === 4 && life.born === 0;
-    if (!isState) {
+    if (life.kind !== 4 || life.born > 0) {
       if (!(asked.program === "plain" && life.born >= start)) made.push(life);
       continue;
     }
     if (life.bytes <= 8) continue; // the count of steps
-    const count = life.bytes / item, out = paged && count >= 100000;
-    const own = (bytes) => made.push({ ...life, bytes });
-    if (bits === 32 || count < 4096) {
-      if (!out) own(4 * count);
-    } else {
-      if (!out) own(count);
-      own(4 * Math.ceil(count / 256));
-      if (!tables) { own(1024); own(1024); }
-      tables = true;
+    const count = life.bytes / item, small = bits === 32 || count < 4096, out = paged && count >= 100000;
+    const own = (bytes, moves = true) => {
+      made.push({ ...life, bytes });
+      work.bytes += moves ? 2 * bytes : 0;
+    };
+    if (first && !(small && out)) {
+      work.kernels += 1;
+      work.bytes += 3 * life.bytes;
     }
+    first = !first; // two moments for each tensor
+    if (!out) own(small ? 4 * count : count);
+    if (small) continue;
+    own(4 * Math.ceil(count / 256));
+    if (!tables) for (let n = 0; n < 2; n++) own(1024, false);
+    tables = true;
   }
+  asked.work.push(work);
   return made;
 }
 
@@ -197,35 +203,35 @@ function reservedBytes(lives, fixed) {
 
 // The kernels at full depth: [phase, dtype, operations of one, bytes of one, number].
 function kernelsOf(step, sizes, terms, values, more, asked) {
-  const found = [], odd = new Map();
+  const found = [], odd = new Map(), along = (a, b) => a + (more * (b - a)) / 2;
   for (const [phase, dtype, f, m, one, two] of step.kernels) {
-    if (asked.optimizer !== "adamw" && (phase === UPDATE || (phase === 2 && asked.program === "plain"))) continue;
-    const number = one + (more * (two - one)) / 2, pieces = piecesOf(terms[m], values);
-    if (one && two && number >= 0) found.push([phase % UPDATE || (phase ? 2 : 0), dtype, sizes[f], sizes[m], number * pieces]);
-    else {
-      const key = `${phase} ${dtype}`;
-      if (!odd.has(key)) odd.set(key, [[], []]);
-      if (one) odd.get(key)[0].push([sizes[f], sizes[m], one]);
-      if (two) odd.get(key)[1].push([sizes[f], sizes[m], two]);
+    const updates = phase === UPDATE || (phase === 2 && asked.program === "plain");
+    if (updates && asked.optimizer !== "adamw") continue;
+    const number = along(one, two);
+    if (!updates && one && two && number >= 0) {
+      found.push([phase, dtype, sizes[f], sizes[m], number * piecesOf(terms[m], values)]);
+      continue;
     }
+    // One kernel for all parameters: its bytes grow with the depth, not its number.
+    const key = `${phase} ${dtype}`;
+    if (!odd.has(key)) odd.set(key, [[], []]);
+    for (let n = 0; n < one; n++) odd.get(key)[0].push([sizes[f], sizes[m]]);
+    for (let n = 0; n < two; n++) odd.get(key)[1].push([sizes[f], sizes[m]]);
   }
-  for (const [key, [one, two]] of odd) {
+  for (const [key, lists] of odd) {
     const [phase, dtype] = key.split(" ").map(Number), shown = phase === UPDATE ? 2 : phase;
-    const sum = (list, n) => list.reduce((total, kernel) => total + (n < 2 ? kernel[n] * kernel[2] : kernel[2]), 0);
-    const along = (a, b) => a + (more * (b - a)) / 2;
-    const bySize = (a, b) => a[1] - b[1];
-    if (one.length === two.length && one.every((kernel, n) => kernel[2] === two[n][2])) {
-      one.sort(bySize);
-      two.sort(bySize);
-      one.forEach((a, n) => {
-        const b = two[n], number = along(a[2], b[2]);
-        found.push([shown, dtype, along(a[0] * a[2], b[0] * b[2]) / number, along(a[1] * a[2], b[1] * b[2]) / number, number]);
-      });
-    } else {
-      const number = along(sum(one, 2), sum(two, 2));
-      if (number > 0)
-        found.push([shown, dtype, along(sum(one, 0), sum(two, 0)) / number, along(sum(one, 1), sum(two, 1)) / number, number]);
+    const [one, two] = lists.map((list) => list.sort((a, b) => a[1] - b[1]));
+    if (one.length === two.length) {
+      one.forEach((kernel, n) => found.push([shown, dtype, along(kernel[0], two[n][0]), along(kernel[1], two[n][1]), 1]));
+      continue;
     }
+    const sum = (list, n) => list.reduce((total, kernel) => total + kernel[n], 0);
+    const number = along(one.length, two.length);
+    if (number > 0) found.push([shown, dtype, along(sum(one, 0), sum(two, 0)) / number, along(sum(one, 1), sum(two, 1)) / number, number]);
+  }
+  if (asked.work.length) {
+    const [number, bytes] = ["kernels", "bytes"].map((name) => along(asked.work[0][name], asked.work[1][name]));
+    if (number > 0) found.push([2, 0, 0, bytes / number, number]);
   }
   return found;
 }
@@ -265,7 +271,7 @@ function estimate(family, model, asked) {
   const sizes = family.terms.map((terms) => sizeOf(terms, values));
   const more = model.layers - FIRST;
   const headSizes = new Set(family.terms.flatMap((terms, n) => (isHead(terms) ? [n] : [])));
-  const how = { ...asked, tied: model.tied && !family.tied, headSizes };
+  const how = { ...asked, tied: model.tied && !family.tied, headSizes, work: [] };
   const lives = [0, 1].map((depth) => livesOf(step, depth, sizes, how));
   const levels = [0, 1].map((depth) => levelsOf(lives[depth], step.events[depth], onGpu));
   const levelAt = ([a, b]) => levels[0][a] + (more * (levels[1][b] - levels[0][a])) / (SECOND - FIRST);

@@ -13,13 +13,15 @@ import random
 import statistics
 import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from peftbench.backbones.sites import Sites
 from peftbench.errors import UserError
 from peftbench.estimate import cards, fits, step_estimate
 from peftbench.estimate.calculator import page, payload, settings
-from peftbench.estimate.count import ModelQuery
+from peftbench.estimate.count import ModelQuery, ParameterCount, network
 
 ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build" / "calculator_check"
@@ -82,9 +84,8 @@ def estimated(choice: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `peftbench estimate` says."""
     how = (choice["program"], choice["dtype"], choice["checkpointing"], choice["batch"], choice["seq"])
     hyper = settings.hyper_of(choice["method"], choice["roles"], choice["size"])
-    told = step_estimate.estimate(
-        ModelQuery(choice["model"]), choice["method"], hyper, settings.setting_of(*how, choice["optimizer"])
-    )
+    query, setting = ModelQuery(choice["model"]), settings.setting_of(*how, choice["optimizer"])
+    told = step_estimate.estimate(query, choice["method"], hyper, setting, counted=counted(choice, hyper))
     question = fits.Question(cards.card(choice["gpu"]))
     step = fits.seconds(told, question)
     return {
@@ -94,6 +95,19 @@ def estimated(choice: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": None if step is None else step.seconds,
         "layers": told.layers_simulated,
     }
+
+
+def counted(choice: Mapping[str, Any], hyper: Mapping[str, Any]) -> ParameterCount:
+    """Return the parameters by the method's formula: attaching it to all layers takes longer than the simulation."""
+    model, method = choice["model"], settings.made(choice["method"], choice["roles"], choice["size"] or None)
+    trainable = method.parameters(sites_of(model))
+    return ParameterCount(model, "generation", "", choice["method"], hyper, trainable, 0, 0, 0, 0, None, False)
+
+
+@cache
+def sites_of(model: str) -> Sites:
+    """Return the sites of a model."""
+    return network(ModelQuery(model)).sites
 
 
 def main() -> None:

@@ -31,12 +31,13 @@ const PRESETS = [
 
 const data = JSON.parse(document.getElementById("data").textContent);
 data.families = {};
+const holders = Object.fromEntries([...document.querySelectorAll("[data-family]")].map((one) => [one.dataset.family, one]));
 const form = document.getElementById("choice"), control = (name) => form.elements[name];
 const byId = (id) => document.getElementById(id);
 let size = DEFAULTS.size;
 
 async function family(name) {
-  const holder = document.querySelector(`script[data-family="${name}"]`);
+  const holder = holders[name];
   if (!holder || data.families[name]) return;
   const bytes = Uint8Array.from(atob(holder.textContent), (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
@@ -44,7 +45,22 @@ async function family(name) {
 }
 
 const methodOf = (name) => data.methods.find((one) => one.name === name);
-const modelOf = (name) => data.models.find((one) => one.name === name);
+const OWN = "own", KEYS = ["model_type", "hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "tie_word_embeddings", "max_position_embeddings"];
+
+// The model of a name; "own" is what the pasted config.json says, which throws an error where it cannot be used.
+function modelOf(name) {
+  if (name !== OWN) return data.models.find((one) => one.name === name);
+  return modelOfConfig(ownConfig(), holders);
+}
+
+function ownConfig() {
+  const text = byId("config").value.trim();
+  if (!text) throw new Error("paste the model's config.json");
+  let config;
+  try { config = JSON.parse(text); } catch (error) { throw new Error(`that is no JSON: ${error.message}`); }
+  config = config.text_config || config;
+  return Object.fromEntries(KEYS.filter((key) => config[key] !== undefined && config[key] !== null).map((key) => [key, config[key]]));
+}
 
 function read() {
   const choice = {};
@@ -54,6 +70,7 @@ function read() {
     else choice[name] = NUMBERS.includes(name) ? Number(control(name).value) : control(name).value;
   }
   if (!methodOf(choice.method).roles) choice.roles = "";
+  if (choice.model === OWN) try { choice.config = ownConfig(); } catch { choice.config = null; }
   return choice;
 }
 
@@ -70,6 +87,7 @@ function write(choice) {
 function fromHash() {
   const given = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
   const choice = { ...DEFAULTS };
+  if (given.config) byId("config").value = given.config;
   for (const [name, value] of Object.entries(given)) {
     if (!(name in DEFAULTS)) continue;
     if (name === "checkpointing") choice[name] = value === "true" || value === "1";
@@ -80,7 +98,8 @@ function fromHash() {
 }
 
 function hashOf(choice) {
-  return "#" + new URLSearchParams(Object.entries(choice).filter(([name, value]) => value !== "" && (name !== "size" || value))).toString();
+  const shown = Object.entries(choice).filter(([name, value]) => value !== "" && value !== null && (name !== "size" || value));
+  return "#" + new URLSearchParams(shown.map(([name, value]) => [name, name === "config" ? JSON.stringify(value) : value])).toString();
 }
 
 const GIB = 2 ** 30;
@@ -130,8 +149,8 @@ function showBar(answer, choice) {
   );
 }
 
-function showFacts(answer, choice, model) {
-  const facts = [["Trains", `${whole(answer.trainable)} parameters, ${round(answer.percent)}% of ${whole(answer.base)}`], ["Adapter's file", bytesText(answer.file)]];
+function showFacts(answer, choice) {
+  const facts = !answer.base ? [] : [["Trains", `${whole(answer.trainable)} parameters, ${round(answer.percent)}% of ${whole(answer.base)}`], ["Adapter's file", bytesText(answer.file)]];
   if (!answer.refused) {
     const of = choice.batch * choice.seq * choice.gpus;
     facts.push(["A step", `${duration(answer.seconds)}, ${whole(of / answer.seconds)} tokens a second; bound by ${answer.bound}`]);
@@ -143,7 +162,7 @@ function showFacts(answer, choice, model) {
 }
 
 function command(choice) {
-  const method = methodOf(choice.method), words = ["peftbench estimate", choice.model, choice.method];
+  const method = methodOf(choice.method), words = ["peftbench estimate", choice.model === OWN ? "FOLDER-WITH-CONFIG" : choice.model, choice.method];
   if (method.knob) words.push(`${method.knob}=${choice.size}`);
   if (method.roles) words.push(`roles='${choice.roles}'`);
   words.push(`--batch ${choice.batch} --seq ${choice.seq} --program ${choice.program} --dtype ${choice.dtype}`);
@@ -158,7 +177,7 @@ function command(choice) {
 // How far a published step is from a choice: model, method, program first; then logarithms of sizes.
 function distance(point, choice, model) {
   const log = (a, b) => Math.abs(Math.log2((a || 1) / (b || 1)));
-  const other = modelOf(point.model), like = methodOf(point.method);
+  const other = data.models.find((one) => one.name === point.model), like = methodOf(point.method);
   return (point.model === choice.model ? 0 : 2 + (other ? log(other.base, model.base) : 4)) +
     (point.method === choice.method ? 0 : like && like.like === methodOf(choice.method).like ? 0.5 : 4) +
     (point.program === choice.program ? 0 : 1) + (point.checkpointing === choice.checkpointing ? 0 : 1) +
@@ -169,7 +188,7 @@ function showPublished(choice, model) {
   const near = data.published.map((point) => [distance(point, choice, model), point]).sort((a, b) => a[0] - b[0]).slice(0, 5);
   byId("published").tBodies[0].replaceChildren(
     ...near.map(([, p]) => {
-      const size = p.size ? ` ${p.size}` : "", predicted = p.predicted === null ? "see peftbench estimate --check" : gib(p.predicted);
+      const size = p.size ? ` ${p.size}` : "", predicted = p.predicted === null ? "–" : gib(p.predicted);
       const error = p.predicted === null ? "" : `${p.predicted >= p.measured ? "+" : "−"}${round(Math.abs(100 * (p.predicted / p.measured - 1)), 2)}%`;
       return element("tr", {}, element("td", {}, `${p.id}: ${p.title}`, element("small", {}, `${p.source}; ${p.gpu}`)),
         element("td", {}, `${p.model}, ${p.method}${size}, ${p.batch} × ${p.seq}${p.checkpointing ? ", checkpointing" : ""}`),
@@ -186,27 +205,35 @@ function showVerdict(answer, choice) {
     const spare = Math.abs(answer.room - answer.needed);
     verdict.replaceChildren(
       element("strong", {}, answer.fits ? "✓ Fits. " : "✗ Does not fit. "),
-      `${gib(answer.needed)} of the ${gib(answer.room)} of ${choice.gpus > 1 ? "each " : "the "}${choice.gpu}; ${gib(spare)} ${answer.fits ? "to spare" : "too much"}.`,
+      `${gib(answer.needed)} of the ${gib(answer.room)} of ${choice.gpus > 1 ? "each " : "the "}${choice.gpu}; ${gib(spare)} ${answer.fits ? "to spare" : "too much"}. `,
+      element("span", { class: "second" }, `${duration(answer.seconds)} a step.`),
     );
   }
   byId("bar").hidden = byId("parts").hidden = Boolean(answer.refused);
 }
 
 async function update(keepHash = false) {
-  const choice = read(), method = methodOf(choice.method), model = modelOf(choice.model);
+  const choice = read(), method = methodOf(choice.method), nothing = { trainable: 0, percent: 0, base: 0, file: 0 };
   byId("size-label").hidden = !method.knob;
   byId("size-name").textContent = method.knob || "";
   byId("size-value").textContent = size;
   byId("size").setAttribute("aria-valuetext", `${method.knob} ${size}`);
   byId("roles-label").hidden = !method.roles;
+  byId("config-label").hidden = choice.model !== OWN;
   byId("formula").textContent = method.formula;
-  await family(familyName(model, method));
-  const invalid = [...form.elements].find((one) => one.willValidate && !one.validity.valid && one.type === "number" && one.validity.rangeUnderflow);
-  const answer = invalid ? { refused: `${invalid.name}: ${invalid.validationMessage}`, trainable: 0, percent: 0, base: 0, file: 0 } : compute(data, choice);
+  let answer, model = null;
+  try {
+    model = modelOf(choice.model);
+    await family(familyName(model, method));
+    const low = [...form.elements].find((one) => one.type === "number" && (one.value === "" || one.validity.rangeUnderflow));
+    answer = low ? { refused: `${low.name}: give a number from ${low.min}.`, ...nothing } : compute(data, choice);
+  } catch (error) {
+    answer = { refused: `${error.message}.`, ...nothing };
+  }
   showVerdict(answer, choice);
   if (!answer.refused) showBar(answer, choice);
-  showFacts(answer, choice, model);
-  showPublished(choice, model);
+  showFacts(answer, choice);
+  if (model) showPublished(choice, model);
   byId("command").value = command(choice);
   if (!keepHash) history.replaceState(null, "", hashOf(choice));
   document.body.dataset.ready = "true";

@@ -11,6 +11,26 @@ function shapesOf(sizes) {
   return { q: [h, q], k: [h, kv], v: [h, kv], o: [q, h], gate: [h, i], up: [h, i], down: [i, h] };
 }
 
+// A model from a config.json of a family that the page has recorded; throws an error with the reason if it has not.
+function modelOfConfig(config, families) {
+  const kind = { llama: "llama", mistral: "llama", qwen2: "qwen2", qwen3: "qwen3" }[config.model_type];
+  const number = (name) => {
+    if (!(Number.isInteger(config[name]) && config[name] > 0)) throw new Error(`config.json has no ${name}`);
+    return config[name];
+  };
+  const heads = number("num_attention_heads"), keys = config.num_key_value_heads || heads, layers = number("num_hidden_layers");
+  const family = keys < heads ? kind : `${kind}-mha`;
+  if (!kind || !families[family]) throw new Error(`the page has no recording of a ${config.model_type} network${kind ? " with as many key heads as query heads" : ""}; it has ${Object.keys(families).join(", ")}`);
+  if (heads % keys) throw new Error(`${heads} heads cannot share ${keys} key heads`);
+  const sizes = { h: number("hidden_size"), i: number("intermediate_size"), V: number("vocab_size"), K: keys, G: heads / keys, D: config.head_dim || (kind === "qwen3" ? 128 : config.hidden_size / heads) };
+  const { h, i, V, D } = sizes, q = heads * D, kv = keys * D;
+  const tied = config.tie_word_embeddings ?? false;
+  const biases = kind === "qwen2" ? layers * (q + 2 * kv) : 0;
+  const norms = (2 * layers + 1) * h + (kind === "qwen3" ? 2 * D * layers : 0);
+  const base = (tied ? 1 : 2) * V * h + layers * (2 * h * q + 2 * h * kv + 3 * h * i) + biases + norms;
+  return { name: "own", family, layers, sizes, tied, positions: config.max_position_embeddings || null, base, biases, norms };
+}
+
 // Parameters that a method trains: each method's own formula (`parameters` in methods/).
 function trainable(model, method, roles, size) {
   const { h, i, K, D } = model.sizes, shapes = shapesOf(model.sizes);
@@ -71,7 +91,7 @@ function momentBytes(choice, method) {
 }
 
 function compute(data, choice) {
-  const model = data.models.find((one) => one.name === choice.model);
+  const model = choice.model === "own" ? modelOfConfig(choice.config, data.families) : data.models.find((one) => one.name === choice.model);
   const method = data.methods.find((one) => one.name === choice.method);
   const trained = trainable(model, method, choice.roles, choice.size);
   const counts = { trainable: trained, percent: (100 * trained) / model.base, file: fileBytes(model, method, choice.roles, trained), base: model.base };
@@ -94,4 +114,4 @@ function compute(data, choice) {
 }
 
 const replay = typeof module === "undefined" ? { estimate, stepSeconds, familyOf } : require("./replay.js");
-if (typeof module !== "undefined") module.exports = { compute, trainable, fileBytes, keyOf, familyName, refusal, familyOf: replay.familyOf };
+if (typeof module !== "undefined") module.exports = { compute, modelOfConfig, trainable, fileBytes, keyOf, familyName, refusal, familyOf: replay.familyOf };

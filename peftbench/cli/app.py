@@ -16,13 +16,13 @@ from typing import Annotated, Any
 import typer
 
 from peftbench import __version__
-from peftbench.cli import adapters, catalogue, cost, experiments, merging, methods, reports, streams, verify
+from peftbench.cli import adapters, calculator, catalogue, cost, experiments, merging, methods, reports, streams, verify
 from peftbench.cli.options import say
 from peftbench.errors import SetAside, UserError, brief
 from peftbench.run import children
 
 USAGE_ERROR: Any = typer.BadParameter.__base__  # of an unknown option, a wrong value, a missing argument
-GROUPS = (experiments, reports, merging, verify, catalogue, methods, cost, adapters)  # in the order of `--help`
+GROUPS = (experiments, reports, merging, verify, catalogue, methods, cost, calculator, adapters)  # in the order of `--help`
 
 app = typer.Typer(
     name="peftbench",

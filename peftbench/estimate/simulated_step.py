@@ -6,7 +6,7 @@ The step is `Trainer.step`. The second step is tracked, so that the optimizer's 
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -87,13 +87,19 @@ def trainer_of(backbone: Backbone, method: Method, dtype: str, optimizer: str = 
     return replace(trainer, optimizer=other)
 
 
-def tracked(trainer: Trainer, batch: Mapping[str, Tensor], by_role: bool = False) -> StepTimeline:
+def tracked(
+    trainer: Trainer,
+    batch: Mapping[str, Tensor],
+    by_role: bool = False,
+    counter: Callable[[], KernelCounter] = KernelCounter,
+) -> StepTimeline:
     """Take a first step, then return the timeline of the second.
 
     Args:
         trainer: The trainer.
         batch: The batch of both steps.
         by_role: Whether to record the role of every storage.
+        counter: Makes what counts the kernels.
     """
     trainer.backbone.net.train()
     with by_shape_alone():
@@ -113,7 +119,7 @@ def tracked(trainer: Trainer, batch: Mapping[str, Tensor], by_role: bool = False
         optimizer.register_step_post_hook(live.mark),
     ]
     try:
-        with KernelCounter() as kernels, live:
+        with counter() as kernels, live:
             trainer.step(batch, 2 / STEPS, Together(live, kernels))
     finally:
         for hook in hooks:

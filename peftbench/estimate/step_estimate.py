@@ -7,7 +7,7 @@ of layers are extrapolated from three small depths (extrapolation.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from peftbench.estimate.fake_tensors import VALUES_NEEDED, not_estimable
 from peftbench.estimate.programs import Program
 from peftbench.estimate.simulated_ranks import simulated_ranks
 from peftbench.estimate.timeline import StepTimeline
-from peftbench.estimate.traffic import Traffic
+from peftbench.estimate.traffic import KernelCounter, Traffic
 from peftbench.method.base import Method
 from peftbench.method.catalogue import Catalogue
 from peftbench.method.registry import find, make
@@ -248,6 +248,31 @@ def simulate_step(
     Raises:
         UserError: The network does not take the method or the text length, or a size depends on the weights' values.
     """
+    timeline = requested_step(query, method, setting, by_role, layers)
+    return timeline if setting.program is None else gpu_memory.on_gpu(timeline)
+
+
+def requested_step(
+    query: ModelQuery,
+    method: Method,
+    setting: Setting,
+    by_role: bool = False,
+    layers: int | None = None,
+    counter: Callable[[], KernelCounter] = KernelCounter,
+) -> StepTimeline:
+    """Simulate the step with the bytes that tensors request, without what a GPU's allocator adds.
+
+    Args:
+        query: The model.
+        method: The method.
+        setting: How the step runs.
+        by_role: Whether to record the role of every storage.
+        layers: Number of layers in place of the model's own.
+        counter: Makes what counts the kernels.
+
+    Raises:
+        UserError: As `simulate_step`.
+    """
     place = origin(query.model)
     backbone = load_on_meta(
         place,
@@ -273,10 +298,9 @@ def simulate_step(
             else:
                 trainer = program_step.trainer_of(fake, method, own, ranks)
             batch = simulated_step.batch_of(backbone, setting.batch * ranks.size, setting.seq, setting.with_mask)
-            timeline = simulated_step.tracked(trainer, batch, by_role)
+            return simulated_step.tracked(trainer, batch, by_role, counter)
         except VALUES_NEEDED as error:
             raise not_estimable(method, error) from error
-    return timeline if own is None else gpu_memory.on_gpu(timeline)
 
 
 def _rounds(query: ModelQuery) -> Rounds | None:

@@ -11,7 +11,7 @@ cache serves small ones. Transfers between devices are counted apart.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -151,19 +151,31 @@ class KernelCounter(FlopCounter):
         """Count one operation."""
         packet, phase = func._overloadpacket, self._phase
         if func.namespace in COMMUNICATION:
-            if size := sum(map(touched, _tensors(out))):
+            if size := sum(map(touched_bytes, _tensors(out))):
                 self._transfers[phase] += 1
                 self._sent[phase] += size
             return
         tensors = _tensors((args, kwargs))
         if func.is_view or packet in NO_KERNEL or func.namespace == "prim" or not (tensors or _tensors(out)):
             return
-        size = moved_bytes(func, args, kwargs, out)
+        size = self.moved(func, args, kwargs, out)
         if operations is None:
-            self.add(phase, 1, size)
+            self.one_kernel(phase, size)
         else:
             computed = operations // 2 if _is_causal(func, args, kwargs) else operations  # the kernel skips the rest
-            self._products[phase, str(tensors[0].dtype).removeprefix("torch."), computed, size] += 1
+            self.one_product((phase, str(tensors[0].dtype).removeprefix("torch."), computed, size))
+
+    def moved(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
+        """Return the bytes that one operation reads and writes."""
+        return moved_bytes(func, args, kwargs, out)
+
+    def one_kernel(self, phase: str, size: int) -> None:
+        """Count a kernel that is no product."""
+        self.add(phase, 1, size)
+
+    def one_product(self, shape: Shape) -> None:
+        """Count a product."""
+        self._products[shape] += 1
 
 
 class Together:
@@ -178,7 +190,9 @@ class Together:
             one.phase(name)
 
 
-def moved_bytes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
+def moved_bytes(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, touched: Callable[[Tensor], int] | None = None
+) -> int:
     """Return the bytes that one operation reads and writes.
 
     Args:
@@ -186,7 +200,9 @@ def moved_bytes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: A
         args: Its arguments.
         kwargs: Its named arguments.
         out: What it returned.
+        touched: Returns the bytes of a tensor; None for `touched_bytes`.
     """
+    touched = touched or touched_bytes
     packet = func._overloadpacket
     named = {a.name: a for a in func._schema.arguments}
     given = [(a, value) for a, value in zip(func._schema.arguments, args, strict=False)]
@@ -216,7 +232,7 @@ def _is_causal(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> b
     return place is not None and bool(kwargs.get("is_causal", args[place] if place < len(args) else False))
 
 
-def touched(t: Tensor) -> int:
+def touched_bytes(t: Tensor) -> int:
     """Return the bytes of a tensor; a dimension along which it repeats itself counts once."""
     t = getattr(t, "_local_tensor", t)
     if t.layout != torch.strided:

@@ -1,0 +1,283 @@
+// The page: reads the form, computes, shows. The address's hash holds the choice.
+"use strict";
+
+const DEFAULTS = {
+  model: "llama-3.1-8b", method: "lora", roles: "q k v o gate up down", size: 16, batch: 1, seq: 2048, dtype: "bfloat16",
+  optimizer: "adamw", program: "hf-trainer", checkpointing: true, gpu: "rtx-4090", gpus: 1, examples: 10000, epochs: 3, price: 1,
+};
+const NUMBERS = ["size", "batch", "seq", "gpus", "examples", "epochs", "price"];
+const PARTS = [
+  ["weights", "Frozen and trained weights of the model", "Model"],
+  ["adapter", "What the method adds", "Adapter"],
+  ["gradients", "Gradients", "Gradients"],
+  ["optimizer", "The optimiser's moments", "Optimiser"],
+  ["activations", "Activations kept for the backward pass", "Activations"],
+  ["temporaries", "Temporaries at the peak", "Temporaries"],
+  ["unused", "Reserved by CUDA's allocator beside them", "Allocator"],
+  ["context", "The CUDA process", "Process"],
+];
+const SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
+const LAYERS_OF_ALL = "q k v o gate up down";
+const PRESETS = [
+  ["“320 GB to train all of a 70B model”", { model: "llama-2-70b", method: "full", batch: 1, seq: 512, gpu: "h200", checkpointing: true },
+    "counts some 4.6 bytes a parameter. bfloat16 weights, gradients and AdamW's moments are 8, in float32 16; activations come on top."],
+  ["“18 GB for LoRA”", { model: "llama-2-70b", method: "lora", roles: "q v", size: 16, batch: 1, seq: 512, gpu: "h200", checkpointing: true },
+    "is the adapter's share with nothing of the model: the frozen weights in bfloat16 alone are 138 GB."],
+  ["“10 GB for QLoRA”", { model: "llama-2-70b", method: "qlora", roles: "q v", size: 16, batch: 1, seq: 512, gpu: "a6000", checkpointing: true },
+    "is less than a third of the 4-bit weights alone, which are 36 GB."],
+  ["“One card of 48 GB”", { model: "llama-2-70b", method: "qlora", roles: LAYERS_OF_ALL, size: 64, batch: 1, seq: 512, gpu: "a6000", optimizer: "paged_adamw", checkpointing: true },
+    "is the QLoRA paper's setting: paged AdamW, one text, 512 tokens. Longer texts decide."],
+];
+
+const data = JSON.parse(document.getElementById("data").textContent);
+data.families = {};
+const holders = Object.fromEntries([...document.querySelectorAll("[data-family]")].map((one) => [one.dataset.family, one]));
+const form = document.getElementById("choice"), control = (name) => form.elements[name];
+const byId = (id) => document.getElementById(id);
+let size = DEFAULTS.size;
+
+async function family(name) {
+  const holder = holders[name];
+  if (!holder || data.families[name]) return;
+  const bytes = Uint8Array.from(atob(holder.textContent), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  data.families[name] = replay.familyOf(JSON.parse(await new Response(stream).text()), name.endsWith("-tied"));
+}
+
+const methodOf = (name) => data.methods.find((one) => one.name === name);
+const OWN = "own", KEYS = ["model_type", "hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "tie_word_embeddings", "max_position_embeddings"];
+
+// The model of a name; "own" is what the pasted config.json says, which throws an error where it cannot be used.
+function modelOf(name) {
+  if (name !== OWN) return data.models.find((one) => one.name === name);
+  return modelOfConfig(ownConfig(), holders);
+}
+
+function ownConfig() {
+  const text = byId("config").value.trim();
+  if (!text) throw new Error("paste the model's config.json");
+  let config;
+  try { config = JSON.parse(text); } catch (error) { throw new Error(`that is no JSON: ${error.message}`); }
+  config = config.text_config || config;
+  return Object.fromEntries(KEYS.filter((key) => config[key] !== undefined && config[key] !== null).map((key) => [key, config[key]]));
+}
+
+function read() {
+  const choice = {};
+  for (const name of Object.keys(DEFAULTS)) {
+    if (name === "size") choice.size = methodOf(control("method").value).knob ? size : 0;
+    else if (name === "checkpointing") choice[name] = control(name).checked;
+    else choice[name] = NUMBERS.includes(name) ? Number(control(name).value) : control(name).value;
+  }
+  if (!methodOf(choice.method).roles) choice.roles = "";
+  if (choice.model === OWN) try { choice.config = ownConfig(); } catch { choice.config = null; }
+  return choice;
+}
+
+function write(choice) {
+  for (const [name, value] of Object.entries(choice)) {
+    if (name === "size") size = value;
+    else if (name === "checkpointing") control(name).checked = value;
+    else if (name !== "roles" || value) control(name).value = value;
+  }
+  const at = SIZES.findLastIndex((one) => one <= size);
+  byId("size").value = at < 0 ? 0 : at;
+}
+
+function fromHash() {
+  const given = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+  const choice = { ...DEFAULTS };
+  if (given.config) byId("config").value = given.config;
+  for (const [name, value] of Object.entries(given)) {
+    if (!(name in DEFAULTS)) continue;
+    if (name === "checkpointing") choice[name] = value === "true" || value === "1";
+    else if (NUMBERS.includes(name)) { if (value !== "" && Number.isFinite(Number(value))) choice[name] = Number(value); }
+    else if ([...control(name).options].some((one) => one.value === value)) choice[name] = value;
+  }
+  return choice;
+}
+
+function hashOf(choice) {
+  const shown = Object.entries(choice).filter(([name, value]) => value !== "" && value !== null && (name !== "size" || value));
+  return "#" + new URLSearchParams(shown.map(([name, value]) => [name, name === "config" ? JSON.stringify(value) : value])).toString();
+}
+
+const GIB = 2 ** 30;
+const gib = (bytes) => `${(bytes / GIB).toFixed(bytes < 10 * GIB ? 2 : 1)} GiB`;
+const round = (value, digits = 3) => Number(value.toPrecision(digits)).toLocaleString("en-US", { maximumSignificantDigits: digits });
+const whole = (value) => Math.round(value).toLocaleString("en-US");
+
+function duration(seconds) {
+  if (seconds < 1) return `${round(1000 * seconds)} ms`;
+  if (seconds < 120) return `${round(seconds)} s`;
+  if (seconds < 7200) return `${round(seconds / 60)} min`;
+  return seconds < 48 * 3600 ? `${round(seconds / 3600)} hours` : `${round(seconds / 86400)} days`;
+}
+
+function bytesText(bytes) {
+  return bytes < 2 ** 20 ? `${round(bytes / 1024)} KiB` : bytes < GIB ? `${round(bytes / 2 ** 20)} MiB` : gib(bytes);
+}
+
+function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
+function showBar(answer, choice) {
+  const held = { ...answer.parts, context: answer.context, unused: Math.max(0, answer.reserved - answer.peak) };
+  held.weights += held.head || 0;
+  const end = Math.max(answer.needed, answer.room) * 1.04, bar = byId("bar");
+  const rows = PARTS.filter(([name]) => held[name] > 0);
+  bar.replaceChildren();
+  const track = element("div", { class: "track" });
+  rows.forEach(([name, , short]) => {
+    const share = (100 * held[name]) / end, part = element("span", { class: `part ${name}`, style: `width:${share}%`, title: `${short}: ${gib(held[name])}` });
+    if (share > 11) part.append(element("b", {}, short));
+    track.append(part);
+  });
+  const at = (100 * answer.room) / end;
+  track.append(element("span", { class: "room", style: `left:${at}%` }));
+  bar.append(track, element("div", { class: `room-label${at > 60 ? " left" : ""}`, style: at > 60 ? `right:${100 - at}%` : `left:${at}%` }, `${choice.gpu}: ${gib(answer.room)}`));
+  bar.setAttribute("aria-label", `${gib(answer.needed)} of ${gib(answer.room)}: ` + rows.map(([name, , short]) => `${short} ${gib(held[name])}`).join(", "));
+  byId("parts").tBodies[0].replaceChildren(
+    ...rows.map(([name, text]) =>
+      element("tr", {}, element("td", {}, element("span", { class: `key ${name}`, "aria-hidden": "true" }), text),
+        element("td", { class: "number" }, bytesText(held[name])), element("td", { class: "number" }, `${round((100 * held[name]) / answer.needed, 2)}%`))),
+    element("tr", { class: "sum" }, element("td", {}, "What the card must hold"), element("td", { class: "number" }, gib(answer.needed)), element("td", { class: "number" }, "")),
+  );
+}
+
+function showFacts(answer, choice) {
+  const facts = !answer.base ? [] : [["Trains", `${whole(answer.trainable)} parameters, ${round(answer.percent)}% of ${whole(answer.base)}`], ["Adapter's file", bytesText(answer.file)]];
+  if (!answer.refused) {
+    const of = choice.batch * choice.seq * choice.gpus;
+    facts.push(["A step", `${duration(answer.seconds)}, ${whole(of / answer.seconds)} tokens a second; bound by ${answer.bound}`]);
+    facts.push(["All of it", answer.fits ? `${duration(answer.hours * 3600)} for ${whole(answer.steps)} steps` : "does not fit"]);
+    if (answer.fits) facts.push(["Money", `${round(answer.money)} at ${choice.price} a card and hour`], ["Energy", `${round(answer.kwh)} kWh at most`]);
+    facts.push(["Peak of tensors", `${gib(answer.peak)}, in the ${answer.phase}`]);
+  }
+  byId("facts").replaceChildren(...facts.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+}
+
+function command(choice) {
+  const method = methodOf(choice.method), words = ["peftbench estimate", choice.model === OWN ? "FOLDER-WITH-CONFIG" : choice.model, choice.method];
+  if (method.knob) words.push(`${method.knob}=${choice.size}`);
+  if (method.roles) words.push(`roles='${choice.roles}'`);
+  words.push(`--batch ${choice.batch} --seq ${choice.seq} --program ${choice.program} --dtype ${choice.dtype}`);
+  if (choice.optimizer !== "adamw") words.push(choice.program === "peftbench" ? `--optimizer ${choice.optimizer}` : `--part optimizer=${choice.optimizer}`);
+  if (choice.checkpointing) words.push("--checkpointing");
+  words.push(`--gpu ${choice.gpu}`);
+  if (choice.gpus > 1) words.push(`--gpus ${choice.gpus}`);
+  words.push(`--examples ${choice.examples} --epochs ${choice.epochs} --price ${choice.price}`);
+  return words.join(" ");
+}
+
+// How far a published step is from a choice: model, method, program first; then logarithms of sizes.
+function distance(point, choice, model) {
+  const log = (a, b) => Math.abs(Math.log2((a || 1) / (b || 1)));
+  const other = data.models.find((one) => one.name === point.model), like = methodOf(point.method);
+  return (point.model === choice.model ? 0 : 2 + (other ? log(other.base, model.base) : 4)) +
+    (point.method === choice.method ? 0 : like && like.like === methodOf(choice.method).like ? 0.5 : 4) +
+    (point.program === choice.program ? 0 : 1) + (point.checkpointing === choice.checkpointing ? 0 : 1) +
+    0.5 * log(point.seq, choice.seq) + 0.5 * log(point.batch, choice.batch) + 0.2 * log(point.size, choice.size) + (point.shards > 1 ? 2 : 0);
+}
+
+function showPublished(choice, model) {
+  const near = data.published.map((point) => [distance(point, choice, model), point]).sort((a, b) => a[0] - b[0]).slice(0, 5);
+  byId("published").tBodies[0].replaceChildren(
+    ...near.map(([, p]) => {
+      const size = p.size ? ` ${p.size}` : "", predicted = p.predicted === null ? "–" : gib(p.predicted);
+      const error = p.predicted === null ? "" : `${p.predicted >= p.measured ? "+" : "−"}${round(Math.abs(100 * (p.predicted / p.measured - 1)), 2)}%`;
+      return element("tr", {}, element("td", {}, `${p.id}: ${p.title}`, element("small", {}, `${p.source}; ${p.gpu}`)),
+        element("td", {}, `${p.model}, ${p.method}${size}, ${p.batch} × ${p.seq}${p.checkpointing ? ", checkpointing" : ""}`),
+        element("td", { class: "number" }, gib(p.measured)), element("td", { class: "number" }, predicted), element("td", { class: "number" }, error));
+    }),
+  );
+}
+
+function showVerdict(answer, choice) {
+  const verdict = byId("verdict");
+  verdict.className = "verdict " + (answer.refused ? "unknown" : answer.fits ? "fits" : "too-large");
+  if (answer.refused) verdict.replaceChildren(element("strong", {}, "No answer here. "), answer.refused);
+  else {
+    const spare = Math.abs(answer.room - answer.needed);
+    verdict.replaceChildren(
+      element("strong", {}, answer.fits ? "✓ Fits. " : "✗ Does not fit. "),
+      `${gib(answer.needed)} of the ${gib(answer.room)} of ${choice.gpus > 1 ? "each " : "the "}${choice.gpu}; ${gib(spare)} ${answer.fits ? "to spare" : "too much"}. `,
+      element("span", { class: "second" }, `${duration(answer.seconds)} a step.`),
+    );
+  }
+  byId("bar").hidden = byId("parts").hidden = Boolean(answer.refused);
+}
+
+async function update(keepHash = false) {
+  const choice = read(), method = methodOf(choice.method), nothing = { trainable: 0, percent: 0, base: 0, file: 0 };
+  byId("size-label").hidden = !method.knob;
+  byId("size-name").textContent = method.knob || "";
+  byId("size-value").textContent = size;
+  byId("size").setAttribute("aria-valuetext", `${method.knob} ${size}`);
+  byId("roles-label").hidden = !method.roles;
+  byId("config-label").hidden = choice.model !== OWN;
+  byId("formula").textContent = method.formula;
+  let answer, model = null;
+  try {
+    model = modelOf(choice.model);
+    await family(familyName(model, method));
+    const low = [...form.elements].find((one) => one.type === "number" && (one.value === "" || one.validity.rangeUnderflow));
+    answer = low ? { refused: `${low.name}: give a number from ${low.min}.`, ...nothing } : compute(data, choice);
+  } catch (error) {
+    answer = { refused: `${error.message}.`, ...nothing };
+  }
+  showVerdict(answer, choice);
+  if (!answer.refused) showBar(answer, choice);
+  showFacts(answer, choice);
+  if (model) showPublished(choice, model);
+  byId("command").value = command(choice);
+  if (!keepHash) history.replaceState(null, "", hashOf(choice));
+  document.body.dataset.ready = "true";
+}
+
+function defaultsOfMethod() {
+  const method = methodOf(control("method").value);
+  if (method.knob) write({ size: method.like === "lora" || method.like.includes("dora") || method.like === "qlora" ? Math.max(size, 1) : method.size });
+}
+
+for (const [claim, choice, why] of PRESETS) {
+  const full = { ...DEFAULTS, ...choice }, link = element("a", { href: hashOf(full) }, claim);
+  byId("presets").append(element("li", {}, link, ` ${why} `, element("span", { class: "preset-answer" })));
+}
+
+async function showPresets() {
+  const rows = [...document.querySelectorAll("#presets li")];
+  for (let n = 0; n < rows.length; n++) {
+    const choice = { ...DEFAULTS, ...PRESETS[n][1] }, method = methodOf(choice.method);
+    if (!method.roles) choice.roles = "";
+    if (!method.knob) choice.size = 0;
+    await family(familyName(modelOf(choice.model), method));
+    const answer = compute(data, choice);
+    if (!answer.refused)
+      rows[n].querySelector(".preset-answer").textContent = `Simulated: ${gib(answer.needed)} (${round(answer.needed / 1e9)} GB) with Trainer and peft, 1 × ${choice.seq} tokens, checkpointing${choice.size ? `, rank ${choice.size} on ${choice.roles}` : ""}.`;
+  }
+}
+
+async function copied(text, what) {
+  try { await navigator.clipboard.writeText(text); } catch {
+    byId("command").select();
+    document.execCommand("copy");
+  }
+  byId("copied").textContent = `${what} copied`;
+}
+
+form.addEventListener("input", (event) => {
+  if (event.target.id === "size") size = SIZES[Number(event.target.value)];
+  if (event.target.name === "method") defaultsOfMethod();
+  update();
+});
+form.addEventListener("submit", (event) => event.preventDefault());
+byId("copy").addEventListener("click", () => copied(byId("command").value, "Command"));
+byId("link").addEventListener("click", () => copied(location.href, "Link"));
+window.addEventListener("hashchange", () => { write(fromHash()); update(true); });
+write(fromHash());
+update(true).then(showPresets);

@@ -1,0 +1,117 @@
+// Numbers of a choice: parameters, file, memory, seconds, hours, energy, money. No page here: the checks run it alone.
+"use strict";
+
+const CONTEXT = 512 * 2 ** 20; // bytes that a process holds on a card outside tensors (fits.py)
+const GRADIENT = 4; // bytes
+
+// In and out of the linear layers with a role (backbones/sites.py).
+function shapesOf(sizes) {
+  const { h, i, K, G, D } = sizes;
+  const q = K * G * D, kv = K * D;
+  return { q: [h, q], k: [h, kv], v: [h, kv], o: [q, h], gate: [h, i], up: [h, i], down: [i, h] };
+}
+
+// A model from a config.json of a family that the page has recorded; throws an error with the reason if it has not.
+function modelOfConfig(config, families) {
+  const kind = { llama: "llama", mistral: "llama", qwen2: "qwen2", qwen3: "qwen3" }[config.model_type];
+  const number = (name) => {
+    if (!(Number.isInteger(config[name]) && config[name] > 0)) throw new Error(`config.json has no ${name}`);
+    return config[name];
+  };
+  const heads = number("num_attention_heads"), keys = config.num_key_value_heads || heads, layers = number("num_hidden_layers");
+  const family = keys < heads ? kind : `${kind}-mha`;
+  if (!kind || !families[family]) throw new Error(`the page has no recording of a ${config.model_type} network${kind ? " with as many key heads as query heads" : ""}; it has ${Object.keys(families).join(", ")}`);
+  if (heads % keys) throw new Error(`${heads} heads cannot share ${keys} key heads`);
+  const sizes = { h: number("hidden_size"), i: number("intermediate_size"), V: number("vocab_size"), K: keys, G: heads / keys, D: config.head_dim || (kind === "qwen3" ? 128 : config.hidden_size / heads) };
+  const { h, i, V, D } = sizes, q = heads * D, kv = keys * D;
+  const tied = config.tie_word_embeddings ?? false;
+  const biases = kind === "qwen2" ? layers * (q + 2 * kv) : 0;
+  const norms = (2 * layers + 1) * h + (kind === "qwen3" ? 2 * D * layers : 0);
+  const base = (tied ? 1 : 2) * V * h + layers * (2 * h * q + 2 * h * kv + 3 * h * i) + biases + norms;
+  return { name: "own", family, layers, sizes, tied, positions: config.max_position_embeddings || null, base, biases, norms };
+}
+
+// Parameters that a method trains: each method's own formula (`parameters` in methods/).
+function trainable(model, method, roles, size) {
+  const { h, i, K, D } = model.sizes, shapes = shapesOf(model.sizes);
+  const over = (one) => roles.split(" ").reduce((sum, role) => sum + one(...shapes[role]), 0) * model.layers;
+  const first = Math.ceil(1.5 * size);
+  switch (method.like) {
+    case "lora": case "qlora": case "pissa": return over((a, b) => size * (a + b));
+    case "dora": case "qdora": return over((a, b) => size * (a + b) + b);
+    case "vera": return over((a, b) => b + size);
+    case "adalora": return over((a, b) => first * (a + b + 1));
+    case "adapter": return model.norms + 2 * model.layers * (2 * h * size + h + size);
+    case "prefix": return 2 * size * K * D * model.layers;
+    case "prompt": return size * h;
+    case "ia3": return (2 * K * D + i) * model.layers;
+    case "layernorm": return model.norms;
+    case "bitfit": return model.biases;
+    case "full": case "galore": return model.base;
+  }
+  throw new Error(`no formula for ${method.name}`);
+}
+
+// The adapter's file: float32 numbers and a header, whose bytes a layer were counted on one model.
+function fileBytes(model, method, roles, trained) {
+  return 8 * Math.ceil((4 * trained + (method.header[roles] || 0) * model.layers) / 8);
+}
+
+function keyOf(choice, method) {
+  const precision = choice.dtype === "float32" ? "fp32" : "bf16";
+  const kept = choice.checkpointing ? "ckpt" : "all", texts = choice.batch > 1 ? "many" : "one";
+  return [choice.program, precision, kept, texts, method.like, method.roles ? choice.roles : ""].join("|");
+}
+
+// Models that tie head and embedding train one matrix for both, which is another step.
+function familyName(model, method) {
+  return model.family + (model.tied && ["full", "galore"].includes(method.like) ? "-tied" : "");
+}
+
+// Why a choice has no answer here; null if it has one.
+function refusal(data, model, method, choice) {
+  const family = data.families[familyName(model, method)];
+  const prompt = ["prompt", "prefix"].includes(method.like) ? choice.size : 0;
+  if (method.like === "bitfit" && !model.biases) return `${model.name} has no biases, which are all that bitfit trains.`;
+  if (model.positions && choice.seq > model.positions) return `${model.name} takes at most ${model.positions} tokens.`;
+  if (choice.gpus < 1 || choice.batch < 1) return "Give whole numbers from 1.";
+  if (choice.optimizer !== "adamw" && ["adalora", "galore"].includes(method.like))
+    return `${method.name} keeps more than moments with its optimiser; this page knows it with AdamW only.`;
+  if (choice.program === "peftbench" && !["adamw", "adamw8bit"].includes(choice.optimizer))
+    return "peftbench's own step has no paged optimiser; choose adamw or adamw8bit.";
+  if (!family || !family.steps[keyOf(choice, method)])
+    return "This page has no recording of this step. The command below simulates it.";
+  return prompt && model.positions && choice.seq + prompt > model.positions ? "Text and prompt exceed the model's positions." : null;
+}
+
+// Bytes of a number of a moment: base weights that train keep their dtype in other programs than peftbench's.
+function momentBytes(choice, method) {
+  const thawed = ["full", "layernorm", "bitfit"].includes(method.like);
+  return thawed && choice.program !== "peftbench" && choice.dtype === "bfloat16" ? 2 : 4;
+}
+
+function compute(data, choice) {
+  const model = choice.model === "own" ? modelOfConfig(choice.config, data.families) : data.models.find((one) => one.name === choice.model);
+  const method = data.methods.find((one) => one.name === choice.method);
+  const trained = trainable(model, method, choice.roles, choice.size);
+  const counts = { trainable: trained, percent: (100 * trained) / model.base, file: fileBytes(model, method, choice.roles, trained), base: model.base };
+  const refused = refusal(data, model, method, choice);
+  if (refused) return { ...counts, refused };
+  const card = data.cards[choice.gpu];
+  const asked = { ...choice, key: keyOf(choice, method), momentBytes: momentBytes(choice, method) };
+  const step = replay.estimate(data.families[familyName(model, method)], model, asked);
+  const needed = Math.max(step.reserved, step.peak) + CONTEXT;
+  const time = replay.stepSeconds(step.kernels, card, data.constants);
+  const summed = choice.gpus > 1 ? (2 * trained * GRADIENT) / card.link : 0;
+  const seconds = time.seconds + summed;
+  const steps = Math.ceil((choice.examples * choice.epochs) / (choice.batch * choice.gpus));
+  const hours = (steps * seconds) / 3600;
+  return {
+    ...counts, ...step, needed, room: card.memory, fits: needed <= card.memory, context: CONTEXT,
+    seconds, bound: summed > Math.max(time.device, time.host) ? "transfers" : time.bound,
+    steps, hours, kwh: (card.watts * choice.gpus * hours) / 1000, money: choice.price * choice.gpus * hours,
+  };
+}
+
+const replay = typeof module === "undefined" ? { estimate, stepSeconds, familyOf } : require("./replay.js");
+if (typeof module !== "undefined") module.exports = { compute, modelOfConfig, trainable, fileBytes, keyOf, familyName, refusal, familyOf: replay.familyOf };

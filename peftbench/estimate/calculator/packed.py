@@ -1,0 +1,100 @@
+"""Write recordings small, one file for each family, and read them.
+
+A file is gzipped JSON: "sizes", every size as a text such as "4*b*s*h+2*h*i"; "steps", by name:
+
+    lives: for each depth four lists: index of the size, index of the kind, birth (difference to the one before), events
+        until the end (-1: it outlives the step)
+    events: number of events at each depth
+    parts: [first event, event after the last, the same two at the second depth, events shared at the beginning, at the end]
+    phases: first event of forward, backward and optimizer
+    kernels: [phase, dtype, operations, bytes, number at the first depth, number at the second], the sizes by index
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from peftbench.estimate.calculator.dimensions import NAMES
+from peftbench.estimate.calculator.recording import KINDS, UPDATE, Recording, Terms
+from peftbench.measure.memory import PHASES
+
+FOLDER = Path(__file__).parent / "recorded"
+PRODUCTS = ("", "bfloat16", "float32")
+
+
+def as_json(recording: Recording) -> dict[str, Any]:
+    """Return a recording with a list of its sizes of its own."""
+    sizes: dict[str, int] = {}
+
+    def place(terms: Terms) -> int:
+        return sizes.setdefault(text_of(terms), len(sizes))
+
+    lives = []
+    for own in recording.lives:
+        births = [life.born for life in own]
+        lives.append(
+            [
+                [place(life.size) for life in own],
+                [KINDS.index(life.kind) for life in own],
+                [b - a for a, b in zip([0, *births], births, strict=False)],
+                [-1 if life.died is None else life.died - life.born for life in own],
+            ]
+        )
+    kernels = [
+        [(*PHASES, UPDATE).index(phase), PRODUCTS.index(dtype), place(operations), place(moved), *numbers]
+        for (phase, dtype, operations, moved), numbers in recording.kernels.items()
+    ]
+    return {
+        "sizes": list(sizes),
+        "lives": lives,
+        "events": recording.events,
+        "parts": [[p.starts[0], p.stops[0], p.starts[1], p.stops[1], p.front, p.back] for p in recording.parts],
+        "phases": [start for start, _ in recording.phases],
+        "kernels": kernels,
+    }
+
+
+def text_of(terms: Terms) -> str:
+    """Return a sum of products as text, such as "4*b*s*h+2*h*i"."""
+    products = []
+    for exponents, constant in terms:
+        number = int(constant) if constant.denominator == 1 else float(constant)
+        names = [name for name, n in zip(NAMES, exponents, strict=True) for _ in range(n)]
+        products.append("*".join([repr(number), *names]))
+    return "+".join(products) or "0"
+
+
+def pack(build: Path) -> None:
+    """Write the files of the package from the recordings in a folder, which has a folder for each family."""
+    FOLDER.mkdir(exist_ok=True)
+    for family in sorted(path for path in build.iterdir() if path.is_dir()):
+        sizes: dict[str, int] = {}
+        steps: dict[str, Any] = {}
+        for path in sorted(family.glob("*.json")):
+            step = json.loads(path.read_text(encoding="utf-8"))
+            if "refused" not in step:
+                steps[step["key"]] = _renumbered(step, sizes)
+        text = json.dumps({"sizes": list(sizes), "steps": steps}, separators=(",", ":"))
+        (FOLDER / f"{family.name}.json.gz").write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+
+
+def _renumbered(step: Mapping[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
+    """Return a step whose sizes are numbered as in the whole file."""
+    to = [sizes.setdefault(text, len(sizes)) for text in step["sizes"]]
+    return {
+        "lives": [[[to[i] for i in own[0]], *own[1:]] for own in step["lives"]],
+        **{key: step[key] for key in ("events", "parts", "phases")},
+        "kernels": [[phase, dtype, to[f], to[m], *numbers] for phase, dtype, f, m, *numbers in step["kernels"]],
+    }
+
+
+@cache
+def recorded(name: str) -> dict[str, Any]:
+    """Return the recordings of a family, such as "llama" or "llama-tied"."""
+    read: dict[str, Any] = json.loads(gzip.decompress((FOLDER / f"{name}.json.gz").read_bytes()))
+    return read

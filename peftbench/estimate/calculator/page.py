@@ -1,0 +1,167 @@
+"""The calculator's page: one HTML file that needs no network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from peftbench import cache
+from peftbench.errors import UserError
+from peftbench.estimate import published_points, published_predict
+from peftbench.estimate.calculator import facts, payload
+from peftbench.estimate.published_points import PublishedPoint
+
+HERE = Path(__file__).parent
+CHECKED = HERE / "recorded" / "checked.json"
+COMMON = HERE / "recorded" / "common.json"
+COMPARED = ("allocated", "active", "after_step")  # measures that a prediction should equal
+GROUPS = (
+    ("Llama", ("llama-3", "llama-2", "llama-")),
+    ("Mistral", ("mistral",)),
+    ("Qwen", ("qwen",)),
+    ("Gemma", ("gemma",)),
+    ("Phi", ("phi",)),
+    ("Others", ("",)),
+)
+
+
+def html() -> str:
+    """Return the page."""
+    data = payload.payload()
+    data["published"] = published()
+    environment = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, autoescape=False)
+    return environment.get_template("page.html.j2").render(
+        style=_source("style.css"),
+        replay=_source("replay.js"),
+        numbers=_source("numbers.js"),
+        script=_source("calculator.js"),
+        payload=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
+        families=payload.families(),
+        groups=_groups([model["name"] for model in data["models"]]),
+        methods=data["methods"],
+        cards=data["cards"],
+        common=json.loads(COMMON.read_text(encoding="utf-8")) if COMMON.exists() else [],
+        checked=checked_text(),
+        footer=f"peftbench {_version()}; torch and transformers as in its requirements. Apache-2.0.",
+    )
+
+
+def published() -> list[dict[str, Any]]:
+    """Return the published measurements of steps like those here, with our predictions where they are known."""
+    try:
+        predicted: Mapping[str, int] = published_predict.stored()
+    except UserError:
+        predicted = {}
+    return [_entry(p, predicted.get(p.id)) for p in published_points.points() if _is_shown(p)]
+
+
+def _is_shown(point: PublishedPoint) -> bool:
+    return not point.left_out and point.measure in COMPARED and point.seq is not None and point.unit != "tokens"
+
+
+def _entry(point: PublishedPoint, predicted: int | None) -> dict[str, Any]:
+    return {
+        "id": point.id,
+        "title": point.title,
+        "source": point.source,
+        "gpu": point.gpu,
+        "measure": point.measure,
+        "model": point.model,
+        "method": point.method,
+        "roles": str(point.hyper.get("roles", "")),
+        "size": next((point.hyper[k] for k in ("rank", "length", "bottleneck") if k in point.hyper), 0),
+        "batch": point.batch,
+        "seq": point.seq,
+        "program": point.program,
+        "checkpointing": bool(point.parts.get("checkpointing", False)),
+        "shards": point.parts.get("shards", 1),
+        "measured": point.value_bytes,
+        "predicted": predicted,
+    }
+
+
+def checked_text() -> str:
+    """Return how far the page's numbers are from those of `estimate`, from the committed check."""
+    if not CHECKED.exists():
+        return "The numbers of this page have not been compared with <code>peftbench estimate</code>."
+    checked = json.loads(CHECKED.read_text(encoding="utf-8"))
+    rows = checked["settings"]
+
+    def errors(name: str) -> list[float]:
+        return [abs(row["errors"][name]) for row in rows if name in row["errors"]]
+
+    told = ", ".join(
+        f"{what} {median(errors(name)):.2%} and {max(errors(name)):.2%}"
+        for name, what in (("peak", "peak of live tensors"), ("needed", "what a card must hold"), ("seconds", "seconds"))
+    )
+    return (
+        f"The page replays steps that <code>peftbench estimate</code> simulated. On {len(rows)} random settings its numbers "
+        f"differ from those of <code>peftbench estimate</code> by (median and largest): {told} "
+        "(<code>scripts/calculator_check.py</code>)."
+    )
+
+
+def common_rows() -> list[list[str]]:
+    """Return a table of common settings, computed by the page's own script in node.
+
+    Raises:
+        UserError: There is no node.
+    """
+    models = ("llama-3.2-1b", "llama-3.1-8b", "qwen2.5-7b", "llama-2-7b", "mistral-nemo-12b", "qwen2.5-32b", "llama-3.1-70b")
+    choices = [
+        {
+            **{"model": model, "method": method, "roles": "q k v o gate up down" if method != "full" else "", "size": 16},
+            **{"batch": 1, "seq": 2048, "dtype": "bfloat16", "optimizer": "adamw", "checkpointing": True},
+            **{"program": "hf-trainer", "gpu": "h100-sxm", "gpus": 1, "examples": 1, "epochs": 1, "price": 0},
+        }
+        for model in models
+        for method in ("full", "lora", "qlora")
+    ]
+    rows = []
+    for choice, answer in zip(choices, answers(choices), strict=True):
+        if "refused" in answer:
+            continue
+        trains = f"{answer['trainable'] / 1e6:,.1f} M"
+        rows.append([choice["model"], choice["method"], trains, f"{answer['needed'] / 2**30:.1f} GiB", f"{answer['seconds']:.2f} s"])
+    return rows
+
+
+def answers(choices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the page's numbers for choices, computed by its own script in node.
+
+    Raises:
+        UserError: There is no node.
+    """
+    node = shutil.which("node")
+    if node is None:
+        raise UserError("the calculator's numbers without a browser need node; install Node.js 18 or newer")
+    asked = json.dumps({"data": payload.unpacked(), "choices": choices})
+    done = subprocess.run([node, str(HERE / "answers.js")], input=asked, capture_output=True, text=True, check=True)
+    read: list[dict[str, Any]] = json.loads(done.stdout)
+    return read
+
+
+def _groups(names: list[str]) -> list[tuple[str, list[str]]]:
+    left = list(names)
+    groups = []
+    for label, starts in GROUPS:
+        own = [name for name in left if name.startswith(starts)]
+        left = [name for name in left if name not in own]
+        if own:
+            groups.append((label, own))
+    return groups
+
+
+def _source(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def _version() -> str:
+    return cache.versions("peftbench").get("peftbench") or "from source"

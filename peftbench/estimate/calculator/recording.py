@@ -1,0 +1,188 @@
+"""Record a training step of a small network with readable dimensions, at two depths.
+
+A recording holds the storages of the step with their births and ends, which moments of it every depth has, and the
+kernels. Sizes are products of dimensions (dimensions.py), so that the same step of any network of the family, with any
+batch, length and rank, has the peak, the reserved bytes and the kernels that the recording gives with its numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from peftbench.estimate import traffic
+from peftbench.estimate.calculator.dimensions import Sized
+from peftbench.estimate.calculator.unusual_sizes import unusual_sizes
+from peftbench.estimate.count import ModelQuery
+from peftbench.estimate.step_estimate import Setting, requested_step
+from peftbench.estimate.timeline import StepTimeline
+from peftbench.estimate.traffic import KernelCounter
+from peftbench.method.base import Method
+
+DEPTHS = (2, 4)  # the first and the last of the depths that `estimate` extrapolates from
+UPDATE = "update"  # the phase of an optimiser's one kernel, which others replace
+KINDS = ("weights", "adapter", "head", "gradients", "optimizer", "activations", "temporaries")
+
+Terms = tuple[tuple[tuple[int, ...], Fraction], ...]  # a sum of products, sorted
+
+
+class ReadingCounter(KernelCounter):
+    """The counter of kernels, which keeps the terms of their sizes."""
+
+    def __init__(self, values: Mapping[str, int]) -> None:
+        super().__init__()
+        self.values = values
+        self._operation = ""
+        self.kernels: Counter[tuple[str, str, Terms, Terms]] = Counter()  # phase, dtype or "", operations, bytes
+
+    def moved(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
+        """Return the bytes that one operation reads and writes, with their terms."""
+        self._operation = str(func)
+        return traffic.moved_bytes(func, args, kwargs, out, lambda t: self._read(traffic.touched_bytes(t)))
+
+    def one_kernel(self, phase: str, size: int) -> None:
+        """Count a kernel that is no product."""
+        super().one_kernel(phase, int(size))
+        phase = UPDATE if "_fused_adam" in self._operation else phase
+        self.kernels[phase, "", (), self._terms(size)] += 1
+
+    def one_product(self, shape: tuple[str, str, int, int]) -> None:
+        """Count a product."""
+        phase, dtype, operations, size = shape
+        super().one_product((phase, dtype, operations, int(size)))
+        self.kernels[phase, dtype, self._terms(operations), self._terms(size)] += 1
+
+    def _read(self, size: int) -> Sized:
+        return Sized.of(size, self.values)
+
+    def _terms(self, size: int) -> Terms:
+        read = size if isinstance(size, Sized) else self._read(size)
+        return tuple(sorted(read.terms.items()))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the step at both depths.
+
+    Attributes:
+        starts: Its first event at each depth.
+        stops: The event after its last.
+        front: Events from the beginning that are the same at both depths.
+        back: Events from the end that are.
+    """
+
+    starts: tuple[int, int]
+    stops: tuple[int, int]
+    front: int
+    back: int
+
+
+@dataclass(frozen=True)
+class Life:
+    """A storage: its kind, its terms, and the events of its birth and its end; None if it outlives the step."""
+
+    kind: str
+    size: Terms
+    born: int
+    died: int | None
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A step at two depths.
+
+    Attributes:
+        lives: Storages at each depth, in the order in which an allocator meets them.
+        events: Number of events at each depth.
+        parts: What both depths share.
+        phases: Part numbers at which forward, backward and optimizer begin.
+        kernels: (phase, dtype or "", operations, bytes) -> their number at each depth.
+    """
+
+    lives: tuple[tuple[Life, ...], tuple[Life, ...]]
+    events: tuple[int, int]
+    parts: tuple[Part, ...]
+    phases: tuple[tuple[int, str], ...]
+    kernels: Mapping[tuple[str, str, Terms, Terms], tuple[int, int]]
+
+
+def record(
+    folder: str, method: Method, setting: Setting, values: Mapping[str, int], depths: Sequence[int] = DEPTHS
+) -> Recording:
+    """Record a step.
+
+    Args:
+        folder: Folder with the configuration of a network with readable dimensions.
+        method: The method, whose size knob is one of the dimensions.
+        setting: How the step runs, with the batch and the length of `values`.
+        values: The dimensions.
+        depths: Numbers of layers.
+
+    Raises:
+        Unreadable: A size is not a product of the dimensions.
+        UserError: The network does not take the method.
+    """
+    timelines: list[StepTimeline] = []
+    counters: list[ReadingCounter] = []
+
+    def counter() -> ReadingCounter:
+        counters.append(ReadingCounter(values))
+        return counters[-1]
+
+    with unusual_sizes(values):
+        for layers in depths:
+            timelines.append(requested_step(ModelQuery(folder), method, setting, layers=layers, counter=counter))
+    first, second = (tuple(_lives(t, values)) for t in timelines)
+    kernels = {
+        key: (counters[0].kernels[key], counters[1].kernels[key])
+        for key in dict.fromkeys([*counters[0].kernels, *counters[1].kernels])
+    }
+    return Recording(
+        (first, second),
+        (len(timelines[0].levels), len(timelines[1].levels)),
+        tuple(_parts(timelines, (first, second))),
+        tuple((start, name) for start, name in timelines[0].phases),
+        kernels,
+    )
+
+
+def _lives(timeline: StepTimeline, values: Mapping[str, int]) -> list[Life]:
+    ordered = sorted(timeline.lives, key=lambda life: life.born)  # stable, as the allocator's replay is
+    return [
+        Life(life.kind, tuple(sorted(Sized.of(life.bytes, values).terms.items())), life.born, life.died)
+        for life in ordered
+        if life.bytes
+    ]
+
+
+def _parts(timelines: Sequence[StepTimeline], lives: Sequence[Sequence[Life]]) -> list[Part]:
+    """Return the parts between the marks, each with what its depths share at its beginning and its end."""
+    labels = [_labels(t, own) for t, own in zip(timelines, lives, strict=True)]
+    spans = [[0, *t.marks[1:], len(t.levels)] for t in timelines]
+    parts = []
+    for n in range(len(spans[0]) - 1):
+        starts, stops = (spans[0][n], spans[1][n]), (spans[0][n + 1], spans[1][n + 1])
+        one, other = (own[a:b] for own, a, b in zip(labels, starts, stops, strict=True))
+        parts.append(Part(starts, stops, _common(one, other), _common(one[::-1], other[::-1])))
+    return parts
+
+
+def _labels(timeline: StepTimeline, lives: Sequence[Life]) -> list[tuple[str, Any]]:
+    """Return what each event does: which size begins or ends."""
+    labels: list[tuple[str, Any]] = [("", None)] * len(timeline.levels)
+    for life in lives:
+        if life.born:
+            labels[life.born] = ("begins", life.size)
+        if life.died is not None and life.died < len(labels):
+            labels[life.died] = ("ends", life.size)
+    return labels
+
+
+def _common(one: Sequence[Any], other: Sequence[Any]) -> int:
+    for n, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return n
+    return min(len(one), len(other))

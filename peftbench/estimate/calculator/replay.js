@@ -1,0 +1,300 @@
+// Replays recorded training steps with the sizes of a model: peak, parts, reserved bytes, seconds.
+// Mirrors extrapolation.py, gpu_memory.py, caching_allocator.py and step_seconds.py, each function named for its source.
+"use strict";
+
+const BLOCK = 512, LARGE = 10 * 2 ** 20, SEGMENT = 2 * 2 ** 20, UNSPLIT = 2 ** 20;
+const WORKSPACES = 2 * (2 * 4096 * 1024 + 8 * 16 * 1024);
+const KINDS = ["weights", "adapter", "head", "gradients", "optimizer", "activations", "temporaries"];
+const DTYPES = ["", "bfloat16", "float32"];
+const PIECE = 2 ** 24; // numbers of a 4-bit weight that are computed at once
+const UPDATE = 3; // phase of an optimiser's one kernel
+const FIRST = 2, SECOND = 4; // recorded depths
+
+// "4*b*s*h+2*h*i" -> [[4, "b", "s", "h"], [2, "h", "i"]]
+function parsedSizes(texts) {
+  return texts.map((text) =>
+    text.split("+").map((product) => {
+      const [number, ...names] = product.split("*");
+      return [Number(number), ...names];
+    }),
+  );
+}
+
+function sizeOf(terms, values) {
+  let sum = 0;
+  for (const term of terms) {
+    let product = term[0];
+    for (let n = 1; n < term.length; n++) product *= values[term[n]];
+    sum += product;
+  }
+  return Math.ceil(sum - 1e-6);
+}
+
+// The numbers that the dimensions of a recording have here.
+function valuesOf(sizes, batch, seq, size) {
+  const { h, i, K, G, D } = sizes;
+  return {
+    ...sizes, b: batch, s: seq, r: size, t: seq + size, p: seq + 1, u: seq + size + 1, m: seq - 1, n: seq + size - 1,
+    x: Math.min(PIECE, h * K * G * D), y: Math.min(PIECE, h * K * D), z: Math.min(PIECE, h * i),
+  };
+}
+
+// How many pieces a weight has, whose pieces a kernel computes; 1 for other kernels.
+function piecesOf(terms, values) {
+  const { h, i, K, G, D } = values;
+  const weights = { x: h * K * G * D, y: h * K * D, z: h * i };
+  for (const term of terms) for (const name of term) if (weights[name]) return weights[name] / values[name];
+  return 1;
+}
+
+function blockBytes(size) {
+  const rounded = Math.ceil(size / BLOCK) * BLOCK;
+  if (rounded < LARGE) return rounded;
+  const segment = Math.ceil(rounded / SEGMENT) * SEGMENT;
+  return segment - rounded <= UNSPLIT ? segment : rounded;
+}
+
+// The storages of one depth, with the optimiser and the head that are asked for.
+function livesOf(step, depth, sizes, asked) {
+  const [size, kind, births, lengths] = step.lives[depth];
+  const lives = [];
+  let born = 0;
+  for (let n = 0; n < size.length; n++) {
+    born += births[n];
+    lives.push({ bytes: sizes[size[n]], size: size[n], kind: kind[n], born, died: lengths[n] < 0 ? null : born + lengths[n] });
+  }
+  if (asked.tied && asked.headSizes.size) {
+    const head = lives.findLastIndex((life) => life.born === 0 && life.kind === 0 && asked.headSizes.has(life.size));
+    if (head >= 0) lives.splice(head, 1);
+  }
+  return asked.optimizer === "adamw" ? lives : withOptimizer(lives, step.phases[2], asked);
+}
+
+// bitsandbytes' AdamW in place of torch's (optimizer_state.py): other moments, no temporaries of its own.
+// Adds what its kernels are and move to `asked.work`: one a tensor, which reads the gradient once.
+function withOptimizer(lives, start, asked) {
+  const made = [], item = asked.momentBytes, bits = asked.optimizer.endsWith("8bit") ? 8 : 32;
+  const paged = asked.optimizer.startsWith("paged_"), work = { kernels: 0, bytes: 0 };
+  let tables = false, first = true;
+  for (const life of lives) {
+    if (life.kind !== 4 || life.born > 0) {
+      if (!(asked.program === "plain" && life.born >= start)) made.push(life);
+      continue;
+    }
+    if (life.bytes <= 8) continue; // the count of steps
+    const count = life.bytes / item, small = bits === 32 || count < 4096, out = paged && count >= 100000;
+    const own = (bytes, moves = true) => {
+      made.push({ ...life, bytes });
+      work.bytes += moves ? 2 * bytes : 0;
+    };
+    if (first && !(small && out)) {
+      work.kernels += 1;
+      work.bytes += 3 * life.bytes;
+    }
+    first = !first; // two moments for each tensor
+    if (!out) own(small ? 4 * count : count);
+    if (small) continue;
+    own(4 * Math.ceil(count / 256));
+    if (!tables) for (let n = 0; n < 2; n++) own(1024, false);
+    tables = true;
+  }
+  asked.work.push(work);
+  return made;
+}
+
+function levelsOf(lives, events, onGpu) {
+  const changes = new Float64Array(events);
+  for (const life of lives) {
+    life.live = onGpu ? blockBytes(life.bytes) : life.bytes;
+    changes[life.born] += life.live;
+    if (life.died !== null && life.died < events) changes[life.died] -= life.live;
+  }
+  let level = onGpu ? WORKSPACES : 0;
+  return changes.map((change) => (level += change));
+}
+
+// Pairs of events that occur at every depth, and the largest of each part.
+function momentsOf(parts, levels) {
+  const pairs = [];
+  for (const [a, b, c, d, front, back] of parts) {
+    for (let n = 0; n < Math.min(front, b - a); n++) pairs.push([a + n, c + n]);
+    for (let n = 1; n <= Math.min(back, b - a); n++) pairs.push([b - n, d - n]);
+    if (b > a && d > c) pairs.push([largest(levels[0], a, b), largest(levels[1], c, d)]);
+  }
+  return pairs;
+}
+
+function largest(levels, start, stop) {
+  let best = start;
+  for (let n = start; n < stop; n++) if (levels[n] > levels[best]) best = n;
+  return best;
+}
+
+function partsAt(lives, moment, onGpu) {
+  const parts = new Array(KINDS.length).fill(0);
+  for (const life of lives)
+    if (life.born <= moment && (life.died === null || life.died > moment)) parts[life.kind] += life.live;
+  if (onGpu) parts[6] += WORKSPACES;
+  return parts;
+}
+
+// torch's caching allocator over the storages of a step (caching_allocator.py); returns the bytes of its segments.
+function reservedBytes(lives, fixed) {
+  const SMALL = 2 ** 20, free = { true: [], false: [] };
+  let reserved = 0, made = 0;
+  const before = (one, size, id) => one.size < size || (one.size === size && one.id < id);
+  const placeOf = (list, size, id) => {
+    let low = 0, high = list.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (before(list[middle], size, id)) low = middle + 1; else high = middle;
+    }
+    return low;
+  };
+  const giveBack = (block) => { block.free = true; free[block.small].splice(placeOf(free[block.small], block.size, block.id), 0, block); };
+  const take = (block) => { free[block.small].splice(placeOf(free[block.small], block.size, block.id), 1); };
+  const allocate = (asked) => {
+    const size = Math.max(BLOCK, Math.ceil(asked / BLOCK) * BLOCK), small = size <= SMALL;
+    const list = free[small], at = placeOf(list, size, -1);
+    let block;
+    if (at < list.length) block = list.splice(at, 1)[0];
+    else {
+      const whole = small ? 2 * SMALL : size < LARGE ? 20 * SMALL : Math.ceil(size / SEGMENT) * SEGMENT;
+      reserved += whole;
+      block = { size: whole, small, free: false, before: null, after: null, id: made++ };
+    }
+    const rest = block.size - size;
+    if (small ? rest >= BLOCK : rest > SMALL) {
+      const left = { size: rest, small, free: true, before: block, after: block.after, id: made++ };
+      if (block.after) block.after.before = left;
+      block.size = size;
+      block.after = left;
+      giveBack(left);
+    }
+    block.free = false;
+    return block;
+  };
+  const joined = (one, other) => {
+    one.size += other.size;
+    one.after = other.after;
+    if (other.after) other.after.before = one;
+    return one;
+  };
+  const release = (block) => {
+    for (const other of [block.before, block.after]) if (other && other.free) take(other);
+    if (block.before && block.before.free) block = joined(block.before, block);
+    if (block.after && block.after.free) block = joined(block, block.after);
+    giveBack(block);
+  };
+  const events = [];
+  lives.forEach((life, number) => {
+    events.push([life.born, 1, number]);
+    if (life.died !== null) events.push([life.died, 0, number]);
+  });
+  events.sort((a, b) => a[0] - b[0] || a[1] - b[1] || a[2] - b[2]);
+  const blocks = [];
+  if (fixed) allocate(fixed);
+  for (const [, begins, number] of events) {
+    if (begins) blocks[number] = allocate(lives[number].bytes);
+    else if (blocks[number]) { release(blocks[number]); blocks[number] = null; }
+  }
+  return reserved;
+}
+
+// The kernels at full depth: [phase, dtype, operations of one, bytes of one, number].
+function kernelsOf(step, sizes, terms, values, more, asked) {
+  const found = [], odd = new Map(), along = (a, b) => a + (more * (b - a)) / 2;
+  for (const [phase, dtype, f, m, one, two] of step.kernels) {
+    const updates = phase === UPDATE || (phase === 2 && asked.program === "plain");
+    if (updates && asked.optimizer !== "adamw") continue;
+    const number = along(one, two);
+    if (!updates && one && two && number >= 0) {
+      found.push([phase, dtype, sizes[f], sizes[m], number * piecesOf(terms[m], values)]);
+      continue;
+    }
+    // One kernel for all parameters: its bytes grow with the depth, not its number.
+    const key = `${phase} ${dtype}`;
+    if (!odd.has(key)) odd.set(key, [[], []]);
+    for (let n = 0; n < one; n++) odd.get(key)[0].push([sizes[f], sizes[m]]);
+    for (let n = 0; n < two; n++) odd.get(key)[1].push([sizes[f], sizes[m]]);
+  }
+  for (const [key, lists] of odd) {
+    const [phase, dtype] = key.split(" ").map(Number), shown = phase === UPDATE ? 2 : phase;
+    const [one, two] = lists.map((list) => list.sort((a, b) => a[1] - b[1]));
+    if (one.length === two.length) {
+      one.forEach((kernel, n) => found.push([shown, dtype, along(kernel[0], two[n][0]), along(kernel[1], two[n][1]), 1]));
+      continue;
+    }
+    const sum = (list, n) => list.reduce((total, kernel) => total + kernel[n], 0);
+    const number = along(one.length, two.length);
+    if (number > 0) found.push([shown, dtype, along(sum(one, 0), sum(two, 0)) / number, along(sum(one, 1), sum(two, 1)) / number, number]);
+  }
+  if (asked.work.length) {
+    const [number, bytes] = ["kernels", "bytes"].map((name) => along(asked.work[0][name], asked.work[1][name]));
+    if (number > 0) found.push([2, 0, 0, bytes / number, number]);
+  }
+  return found;
+}
+
+// Seconds of a step on a card (step_seconds.py).
+function stepSeconds(kernels, card, fit) {
+  const mean = (byCard) => {
+    const all = Object.values(byCard);
+    return byCard[card.name] || Math.exp(all.reduce((sum, value) => sum + Math.log(value), 0) / all.length);
+  };
+  const rateOf = (dtype) => (dtype === "bfloat16" && card.bfloat16 ? card.bfloat16 : card.float32);
+  const share = mean(fit.products), bins = new Map();
+  let products = 0, others = 0, launches = 0;
+  for (const [phase, dtype, operations, bytes, number] of kernels) {
+    launches += number;
+    if (dtype) {
+      const moving = bytes / (fit.memory * card.bandwidth);
+      products += number * Math.max(operations / (share * rateOf(DTYPES[dtype])), moving);
+    } else {
+      const key = `${phase} ${bytes > 0 ? Math.floor(Math.log2(bytes)) : -1}`;
+      const bin = bins.get(key) || [0, 0];
+      bins.set(key, [bin[0] + number * bytes, bin[1] + number]);
+    }
+  }
+  for (const [bytes, number] of bins.values())
+    others += bytes / ((bytes <= number * card.cache ? fit.cached : fit.memory) * card.bandwidth);
+  const device = products + others, host = launches * mean(fit.launch);
+  const bound = host > device ? "launches" : products > others ? "products" : "memory";
+  return { seconds: Math.max(device, host), device, host, products, others, bound };
+}
+
+// What `peftbench estimate` says of a step.
+//   family: {sizes: parsed, steps}; model: {layers, sizes, tied}; asked: {key, batch, seq, size, optimizer, program, ...}
+function estimate(family, model, asked) {
+  const step = family.steps[asked.key], onGpu = asked.program !== "peftbench";
+  const values = valuesOf(model.sizes, asked.batch, asked.seq, asked.size);
+  const sizes = family.terms.map((terms) => sizeOf(terms, values));
+  const more = model.layers - FIRST;
+  const headSizes = new Set(family.terms.flatMap((terms, n) => (isHead(terms) ? [n] : [])));
+  const how = { ...asked, tied: model.tied && !family.tied, headSizes, work: [] };
+  const lives = [0, 1].map((depth) => livesOf(step, depth, sizes, how));
+  const levels = [0, 1].map((depth) => levelsOf(lives[depth], step.events[depth], onGpu));
+  const levelAt = ([a, b]) => levels[0][a] + (more * (levels[1][b] - levels[0][a])) / (SECOND - FIRST);
+  let best = null;
+  for (const pair of momentsOf(step.parts, levels)) if (best === null || levelAt(pair) > levelAt(best)) best = pair;
+  const [one, two] = [0, 1].map((depth) => partsAt(lives[depth], best[depth], onGpu));
+  const parts = Object.fromEntries(KINDS.map((kind, n) => [kind, one[n] + (more * (two[n] - one[n])) / 2]));
+  const peak = levelAt(best);
+  let reserved = 0;
+  if (onGpu) {
+    const [a, b] = lives.map((some) => reservedBytes(some, WORKSPACES));
+    reserved = Math.max(peak, a + Math.round((more * (b - a)) / 2));
+  }
+  const phase = ["forward", "backward", "optimizer"][step.phases.filter((start) => start <= Math.max(best[0], 1)).length - 1];
+  return { peak, parts, phase, reserved, kernels: kernelsOf(step, sizes, family.terms, values, more, how), values };
+}
+
+function isHead(terms) {
+  return terms.length === 1 && terms[0].slice(1).sort().join("") === "Vh";
+}
+
+function familyOf(read, tied) {
+  return { steps: read.steps, terms: parsedSizes(read.sizes), tied };
+}
+
+if (typeof module !== "undefined") module.exports = { estimate, familyOf, stepSeconds };

@@ -1,0 +1,131 @@
+"""The steps that the page knows: programs, precisions, methods, and the roles that methods adapt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftbench.estimate import programs
+from peftbench.estimate.calculator.dimensions import VALUES
+from peftbench.estimate.step_estimate import Setting
+from peftbench.method.base import Method
+from peftbench.method.catalogue import Catalogue
+from peftbench.method.registry import find, make
+
+ROLES = ("q v", "q k v o", "q k v o gate up down")
+PROGRAMS = ("hf-trainer", "peftbench", "plain")
+DTYPES = ("bfloat16", "float32")
+ALIKE = {"rslora": "lora", "lora_plus": "lora"}  # the same step: another factor, other rates
+CHOOSE_ROLES = ("lora", "dora", "qlora", "qdora", "adalora", "vera", "pissa")
+OF_DEFAULTS = ("full", "adapter", "prefix", "prompt", "ia3", "layernorm", "bitfit", "galore")
+PIECES = ("dora", "qdora")  # peftbench's own step computes their norms by pieces that depend on the weight's size
+KNOBS = {"galore": "rank"}  # beside the methods' own size knobs
+
+
+@dataclass(frozen=True)
+class Step:
+    """One recorded step of a family.
+
+    Attributes:
+        program: Whose step.
+        dtype: Of the frozen weights.
+        checkpointing: Whether activations are computed again.
+        many: Whether there are several texts, of different lengths; else one.
+        method: The method.
+        roles: Roles that it adapts; empty for its own.
+    """
+
+    program: str
+    dtype: str
+    checkpointing: bool
+    many: bool
+    method: str
+    roles: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name of the recording."""
+        short = {"bfloat16": "bf16", "float32": "fp32"}[self.dtype]
+        parts = (self.program, short, "ckpt" if self.checkpointing else "all", "many" if self.many else "one")
+        return "|".join((*parts, self.method, self.roles))
+
+    def setting(self) -> Setting:
+        """Return how the step of a recorded network runs."""
+        return setting_of(self.program, self.dtype, self.checkpointing, VALUES["b"] if self.many else 1, VALUES["s"])
+
+    def made(self, size: int) -> Method:
+        """Return the method with a size of its knob."""
+        return made(self.method, self.roles, size)
+
+
+def setting_of(
+    program: str, dtype: str, checkpointing: bool, batch: int, seq: int, optimizer: str = "adamw"
+) -> Setting:
+    """Return how a step runs, as `peftbench estimate` would with these options."""
+    if program == programs.OWN:
+        return Setting(batch, seq, dtype, optimizer, checkpointing)
+    parts = {"weights": dtype, "checkpointing": str(checkpointing), "optimizer": optimizer}
+    return Setting(batch, seq, program=programs.program(program, parts))
+
+
+def made(name: str, roles: str = "", size: int | None = None) -> Method:
+    """Return a method with a size of its knob, and its defaults for the rest."""
+    return make(find(name, ()), Catalogue(()).hyper(name, hyper_of(name, roles, size)))
+
+
+def hyper_of(name: str, roles: str = "", size: int | None = None) -> dict[str, Any]:
+    """Return the hyperparameters of a method that the page sets."""
+    hyper: dict[str, Any] = {"roles": roles} if roles else {}
+    knob = knob_of(name)
+    return hyper if knob is None or size is None else {**hyper, knob: size}
+
+
+def knob_of(name: str) -> str | None:
+    """Return the hyperparameter that sets the size of a method, such as "rank"; None for none."""
+    return KNOBS.get(name) or find(name, ()).size_knob
+
+
+def steps() -> Iterator[Step]:
+    """Yield the steps of a family, the most asked for first."""
+    ranked = [*_first(), *_rest()]
+    for method, roles, dtype in ranked:
+        for program in PROGRAMS:
+            if program == programs.OWN and method in PIECES:
+                continue
+            if dtype == "float32" and program == "plain":
+                continue
+            for many in (True, False):
+                for checkpointing in (True, False):
+                    yield Step(program, dtype, checkpointing, many, method, roles)
+
+
+def _first() -> Iterator[tuple[str, str, str]]:
+    for method in ("lora", "qlora"):
+        for roles in (ROLES[2], ROLES[0]):
+            yield method, roles, "bfloat16"
+    yield "full", "", "bfloat16"
+    yield "dora", ROLES[2], "bfloat16"
+    for method in OF_DEFAULTS[1:]:
+        yield method, "", "bfloat16"
+    for method in ("vera", "adalora"):
+        yield method, ROLES[0], "bfloat16"
+
+
+def _rest() -> Iterator[tuple[str, str, str]]:
+    yield "lora", ROLES[1], "bfloat16"
+    yield "dora", ROLES[0], "bfloat16"
+    yield "qdora", ROLES[2], "bfloat16"
+    yield "pissa", ROLES[2], "bfloat16"
+    for method in ("full", "lora"):
+        yield method, "" if method == "full" else ROLES[2], "float32"
+    yield "adalora", ROLES[2], "bfloat16"
+    yield "vera", ROLES[2], "bfloat16"
+    yield "pissa", ROLES[0], "bfloat16"
+    yield "qdora", ROLES[0], "bfloat16"
+
+
+def folder_of(family: str, tied: bool, root: Path) -> Path:
+    """Return the folder of a family's recordings in progress."""
+    return root / f"{family}{'-tied' if tied else ''}"

@@ -1,0 +1,160 @@
+"""Compare the calculator's numbers with `peftbench estimate` on random settings, and write the errors for the page.
+
+Answers of `estimate` are kept in build/calculator/checked.json, so that the check can be broken off and go on.
+
+    python scripts/calculator_check.py --settings 300 --write
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from peftbench.backbones.sites import Sites
+from peftbench.errors import UserError
+from peftbench.estimate import cards, fits, step_estimate
+from peftbench.estimate.calculator import page, payload, settings
+from peftbench.estimate.count import ModelQuery, ParameterCount, network
+
+ROOT = Path(__file__).parent.parent
+BUILD = ROOT / "build" / "calculator_check"
+FILE = ROOT / "peftbench" / "estimate" / "calculator" / "recorded" / "checked.json"
+SEED = 20240517
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+LENGTHS = (128, 256, 512, 768, 1024, 2048, 4096)
+BATCHES = (1, 1, 2, 3, 4, 8, 16)
+QUANTITIES = ("trainable", "peak", "needed", "seconds")
+
+
+def choices(data: Mapping[str, Any], count: int, seed: int = SEED) -> list[dict[str, Any]]:
+    """Return random choices of the page; the same for the same seed and recordings."""
+    draw = random.Random(seed)
+    drawn: list[dict[str, Any]] = []
+    while len(drawn) < count:
+        model, method = draw.choice(data["models"]), draw.choice(data["methods"])
+        choice = {
+            "model": model["name"],
+            "method": method["name"],
+            "roles": draw.choice(settings.ROLES) if method["roles"] else "",
+            "size": draw.choice(SIZES) if method["knob"] else 0,
+            "batch": draw.choice(BATCHES),
+            "seq": draw.choice(LENGTHS),
+            "dtype": draw.choice(settings.DTYPES),
+            "optimizer": draw.choice(("adamw", "adamw", "adamw8bit", "paged_adamw", "paged_adamw8bit")),
+            "checkpointing": draw.random() < 0.5,
+            "program": draw.choice(settings.PROGRAMS),
+            "gpu": draw.choice(sorted(data["cards"])),
+            "gpus": 1,
+            "examples": 10_000,
+            "epochs": 1,
+            "price": 1,
+        }
+        tied = model["tied"] and method["like"] in ("full", "galore")
+        steps = data["families"].get(model["family"] + "-tied" * tied, {"steps": {}})["steps"]
+        if key_of(choice, method) in steps and not refused(choice, model, method):
+            drawn.append(choice)
+    return drawn
+
+
+def key_of(choice: Mapping[str, Any], method: Mapping[str, Any]) -> str:
+    """Return the name of the recording of a choice."""
+    how = (choice["program"], choice["dtype"], choice["checkpointing"], choice["batch"] > 1)
+    return settings.Step(*how, method["like"], choice["roles"]).key
+
+
+def refused(choice: Mapping[str, Any], model: Mapping[str, Any], method: Mapping[str, Any]) -> bool:
+    """Whether the page refuses a choice, as `refusal` in numbers.js does."""
+    longest = choice["seq"] + (choice["size"] if method["like"] in ("prompt", "prefix") else 0)
+    return (
+        (model["positions"] is not None and longest > model["positions"])
+        or (method["like"] == "bitfit" and not model["biases"])
+        or (choice["optimizer"] != "adamw" and method["like"] in ("adalora", "galore"))
+        or (choice["program"] == "peftbench" and choice["optimizer"].startswith("paged"))
+    )
+
+
+def estimated(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `peftbench estimate` says."""
+    how = (choice["program"], choice["dtype"], choice["checkpointing"], choice["batch"], choice["seq"])
+    hyper = settings.hyper_of(choice["method"], choice["roles"], choice["size"])
+    query, setting = ModelQuery(choice["model"]), settings.setting_of(*how, choice["optimizer"])
+    told = step_estimate.estimate(query, choice["method"], hyper, setting, counted=counted(choice, hyper))
+    question = fits.Question(cards.card(choice["gpu"]))
+    step = fits.seconds(told, question)
+    return {
+        "trainable": told.trainable,
+        "peak": told.peak_bytes,
+        "needed": fits.needed_bytes(told),
+        "seconds": None if step is None else step.seconds,
+        "layers": told.layers_simulated,
+    }
+
+
+def counted(choice: Mapping[str, Any], hyper: Mapping[str, Any]) -> ParameterCount:
+    """Return the parameters by the method's formula: attaching it to all layers takes longer than the simulation."""
+    model, method = choice["model"], settings.made(choice["method"], choice["roles"], choice["size"] or None)
+    trainable = method.parameters(sites_of(model))
+    return ParameterCount(model, "generation", "", choice["method"], hyper, trainable, 0, 0, 0, 0, None, False)
+
+
+@cache
+def sites_of(model: str) -> Sites:
+    """Return the sites of a model."""
+    return network(ModelQuery(model)).sites
+
+
+def main() -> None:
+    """Compare, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--write", action="store_true", help=f"write {FILE.name}")
+    parser.add_argument("--worst", type=int, default=12, help="settings to print")
+    args = parser.parse_args()
+    data = payload.unpacked()
+    BUILD.mkdir(parents=True, exist_ok=True)
+    drawn = choices(data, args.settings, args.seed)
+    known_file = BUILD / "estimates.json"
+    known = json.loads(known_file.read_text()) if known_file.exists() else {}
+    end = time.monotonic() + 60 * args.minutes
+    for choice in drawn:
+        key = json.dumps(choice, sort_keys=True)
+        if key in known or time.monotonic() > end:
+            continue
+        try:
+            known[key] = estimated(choice)
+        except UserError as error:
+            known[key] = {"refused": str(error)}
+        known_file.write_text(json.dumps(known))
+    done = [choice for choice in drawn if json.dumps(choice, sort_keys=True) in known]
+    theirs = page.answers(done)
+    rows = []
+    for choice, own in zip(done, theirs, strict=True):
+        told = known[json.dumps(choice, sort_keys=True)]
+        if "refused" in told or "refused" in own:
+            print("refused:", choice, told.get("refused"), own.get("refused"))
+            continue
+        errors = {q: own[q] / told[q] - 1 for q in QUANTITIES if told[q]}
+        rows.append({"choice": choice, "estimate": told, "errors": {q: round(e, 6) for q, e in errors.items()}})
+    for q in QUANTITIES:
+        errors = [abs(row["errors"][q]) for row in rows if q in row["errors"]]
+        print(f"{q}: {len(errors)} settings, median {statistics.median(errors):.4%}, largest {max(errors):.3%}")
+        for row in sorted(rows, key=lambda row: -abs(row["errors"].get(q, 0)))[: args.worst]:
+            if abs(row["errors"].get(q, 0)) > 1e-3:
+                c = row["choice"]
+                what = [c[k] for k in ("model", "method", "roles", "size", "batch", "seq", "optimizer", "gpu")]
+                print(f"  {row['errors'][q]:+.3%}", *what, key_of(c, next(m for m in data["methods"] if m["name"] == c["method"])))
+    if args.write:
+        FILE.write_text(json.dumps({"seed": args.seed, "settings": rows}, indent=0) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

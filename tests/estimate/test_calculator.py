@@ -1,0 +1,175 @@
+"""The calculator's numbers are those of `count` and `estimate`, and its page needs nothing but itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftbench.estimate import cards, fits, step_estimate
+from peftbench.estimate.calculator import facts, page, payload, settings
+from peftbench.estimate.count import ModelQuery, count, network
+
+ROOT = Path(__file__).resolve().parents[2]
+NEEDS_NODE = pytest.mark.skipif(shutil.which("node") is None, reason="the page's script runs in node")
+CHOICE = {
+    **{"model": "llama-3.2-1b", "method": "lora", "roles": "q k v o gate up down", "size": 16, "batch": 1, "seq": 512},
+    **{"dtype": "bfloat16", "optimizer": "adamw", "checkpointing": True, "program": "hf-trainer", "gpu": "l40s"},
+    **{"gpus": 1, "examples": 10_000, "epochs": 3, "price": 1.5},
+}
+COUNTED = ("llama-3.1-8b", "llama-2-7b", "qwen2.5-0.5b")
+
+
+@cache
+def checking() -> Any:
+    spec = importlib.util.spec_from_file_location("calculator_check", ROOT / "scripts" / "calculator_check.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def sites(model: str) -> Any:
+    return network(ModelQuery(model)).sites
+
+
+@NEEDS_NODE
+def test_every_method_trains_as_many_parameters_as_its_formula_says() -> None:
+    known = {model["name"] for model in payload.payload()["models"]}
+    asked = [
+        {**CHOICE, "model": model, "method": method["name"], "roles": roles, "size": size if method["knob"] else 0}
+        for model in COUNTED
+        if model in known
+        for method in facts.read()["methods"]
+        for roles in (settings.ROLES if method["roles"] else ("",))
+        for size in (1, 7, 64)
+        if method["name"] != "bitfit" or sites(model).biases
+    ]
+    for choice, answer in zip(asked, page.answers(asked), strict=True):
+        made = settings.made(choice["method"], choice["roles"], choice["size"] or None)
+        assert answer["trainable"] == made.parameters(sites(choice["model"])), choice
+
+
+@NEEDS_NODE
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "dora", "vera", "prefix"])
+def test_the_file_is_as_large_as_count_says_to_a_thousandth(method: str) -> None:
+    roles = "q v" if method in settings.CHOOSE_ROLES else ""
+    choice = {**CHOICE, "method": method, "roles": roles}
+    told = count(ModelQuery("llama-3.2-1b"), method, settings.hyper_of(method, roles, 16))
+    (answer,) = page.answers([choice])
+    assert answer["trainable"] == told.trainable
+    assert answer["file"] == pytest.approx(told.stored_bytes, rel=1e-3 if method != "vera" else 1e-2)
+
+
+@NEEDS_NODE
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"batch": 3, "checkpointing": False, "size": 64},
+        {"method": "qlora", "optimizer": "paged_adamw8bit", "batch": 2},
+        {"method": "full", "roles": "", "size": 0, "model": "tinyllama-1.1b", "optimizer": "adamw8bit"},
+    ],
+    ids=["lora", "batch", "qlora-paged", "full-8bit"],
+)
+def test_a_step_needs_what_estimate_says(changed: dict[str, Any]) -> None:
+    choice = {**CHOICE, **changed}
+    how = (choice["program"], choice["dtype"], choice["checkpointing"], choice["batch"], choice["seq"])
+    hyper = settings.hyper_of(choice["method"], choice["roles"], choice["size"] or None)
+    setting = settings.setting_of(*how, choice["optimizer"])
+    told = step_estimate.estimate(ModelQuery(choice["model"]), choice["method"], hyper, setting)
+    step = fits.seconds(told, fits.Question(cards.card(choice["gpu"])))
+    (answer,) = page.answers([choice])
+    assert answer["peak"] == pytest.approx(told.peak_bytes, rel=1e-3)
+    assert answer["needed"] == pytest.approx(fits.needed_bytes(told), rel=0.01)
+    assert step is not None
+    assert answer["seconds"] == pytest.approx(step.seconds, rel=0.01)
+
+
+@NEEDS_NODE
+def test_training_costs_what_its_hours_cost() -> None:
+    one, four = page.answers([CHOICE, {**CHOICE, "gpus": 4}])
+    assert one["steps"] == 30_000
+    assert one["hours"] == pytest.approx(30_000 * one["seconds"] / 3600)
+    assert one["money"] == pytest.approx(1.5 * one["hours"])
+    assert four["steps"] == 7_500
+    assert four["money"] == pytest.approx(1.5 * 4 * four["hours"])
+    assert four["seconds"] > one["seconds"]  # gradients are summed
+
+
+@NEEDS_NODE
+def test_memory_grows_with_the_rank_and_fits_by_the_card() -> None:
+    small, large = page.answers([{**CHOICE, "size": 1}, {**CHOICE, "size": 512}])
+    assert small["needed"] < large["needed"]
+    tiny, huge = page.answers([{**CHOICE, "gpu": "rtx-3060"}, {**CHOICE, "gpu": "rtx-3060", "model": "llama-3.1-70b"}])
+    assert tiny["fits"]
+    assert not huge["fits"]
+
+
+@NEEDS_NODE
+def test_a_step_that_the_page_does_not_know_is_refused_with_a_reason() -> None:
+    long, paged = page.answers([{**CHOICE, "model": "llama-2-70b", "seq": 8192}, {**CHOICE, "program": "peftbench", "optimizer": "paged_adamw"}])
+    assert "at most 4096 tokens" in long["refused"]
+    assert "no paged optimiser" in paged["refused"]
+
+
+def test_the_committed_check_is_within_a_hundredth() -> None:
+    rows = json.loads(page.CHECKED.read_text(encoding="utf-8"))["settings"]
+    for name in checking().QUANTITIES:
+        worst = max(rows, key=lambda row: abs(row["errors"].get(name, 0)))
+        assert abs(worst["errors"].get(name, 0)) <= 0.01, (name, worst)
+
+
+def test_the_committed_check_is_of_the_settings_that_its_seed_draws() -> None:
+    checked = json.loads(page.CHECKED.read_text(encoding="utf-8"))
+    drawn = checking().choices(payload.unpacked(), 2 * len(checked["settings"]), checked["seed"])
+    assert [row["choice"] for row in checked["settings"]] == [
+        choice for choice in drawn if choice in [row["choice"] for row in checked["settings"]]
+    ]
+
+
+def test_the_page_refers_to_no_other_file_and_no_network() -> None:
+    text = page.html()
+    text = re.sub(r'<script type="(application/json|text/plain)".*?</script>', "", text, flags=re.S)
+    assert not re.search(r"\b(src|href)=[\"'](?!#)", text)
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|WebSocket|import\(|https?://", text)
+
+
+def test_the_page_is_small_and_knows_many_models_and_all_methods() -> None:
+    text = page.html()
+    assert len(text.encode()) <= 3 * 2**20
+    data = payload.payload()
+    assert len(data["models"]) >= 20
+    assert {m["name"] for m in data["methods"]} == {*facts.ORDER}
+
+
+def test_every_registered_method_is_on_the_page_but_the_one_without_a_causal_network() -> None:
+    from peftbench.method.catalogue import Catalogue
+
+    assert set(Catalogue(()).methods()) - {"linear_probe"} == set(facts.ORDER)
+
+
+@NEEDS_NODE
+def test_a_pasted_configuration_is_the_model_that_has_it() -> None:
+    from peftbench.backbones import architectures
+
+    known = [model for model in payload.payload()["models"] if model["family"] in payload.families()]
+    asked = [
+        {**CHOICE, "model": "own", "config": dict(architectures.known()[model["name"]]["config"]), "seq": 256}
+        for model in known
+    ]
+    named = [{**CHOICE, "model": model["name"], "seq": 256} for model in known]
+    for model, own, same in zip(known, page.answers(asked), page.answers(named), strict=True):
+        assert own["base"] == model["base"], model["name"]
+        assert own.get("needed") == same.get("needed"), model["name"]
+        assert own["trainable"] == same["trainable"], model["name"]

@@ -141,11 +141,13 @@ def _headline(a: Answer) -> str:
 def _parts(a: Answer) -> list[str]:
     from peftbench.estimate.tables import size
 
+    e = a.estimate
+    inside = f"peak {size(e.peak_bytes)}" if e.setting.program is None else f"reserved {size(e.reserved_bytes)}"
     rows: list[tuple[str, str, str]] = [
         (
             "needed",
             size(a.needed_bytes),
-            f"peak {size(a.estimate.peak_bytes)}, and {size(a.context_bytes)} outside tensors",
+            f"{inside}, and {size(a.context_bytes)} outside tensors",
         ),
         ("the card", size(a.card.memory_bytes), f"{a.card.watts:g} W; {a.card.source}"),
     ]

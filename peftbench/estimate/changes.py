@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
+from math import ceil
 from typing import Any
 
 from peftbench.errors import UserError
-from peftbench.estimate import fits
+from peftbench.estimate import fits, programs
 from peftbench.estimate.cards import larger
 from peftbench.estimate.fits import Estimator, Program, Question
-from peftbench.estimate.step_estimate import StepEstimate
+from peftbench.estimate.step_estimate import Setting, StepEstimate
 
 QUANTISED = {"lora": "qlora", "dora": "qdora"}  # the method with the same update on a 4-bit base
 SHARDS = (2, 4, 8)
@@ -105,14 +106,16 @@ def _together(one: Option, other: Option) -> Option:
 def _options(program: Program, unchanged: StepEstimate) -> Iterator[Option]:
     """Yield the changes that have no size."""
     s = program.setting
-    if not s.checkpointing:
-        yield _set("--checkpointing", checkpointing=True)
-    if s.attention != "flash":
-        yield _set("--attention flash", attention="flash")
-    if s.dtype == "float32":
-        yield _set("--dtype bf16", "lower precision", dtype="bfloat16")
-    if s.optimizer == "adamw":
-        yield _set("--optimizer adamw8bit", "moments of 8 bits", optimizer="adamw8bit")
+    if not _now(s, "checkpointing"):
+        yield _step("--checkpointing", checkpointing=True)
+    if _now(s, "attention") not in ("flash", "efficient"):
+        yield _step("--attention flash", attention="flash")
+    if _now(s, "dtype") == "float32":
+        yield _step("--dtype bf16", "lower precision", dtype="bfloat16")
+    if _now(s, "optimizer") == "adamw":
+        yield _step("--optimizer adamw8bit", "moments of 8 bits", optimizer="adamw8bit")
+    if s.program is not None and s.program.loss != "fused":
+        yield _step("--part loss=fused", "head and loss in one", loss="fused")
     if s.shards > 1 and not s.offload:
         yield _set("--offload", "the shards lie on the host", offload=True)
     if (other := QUANTISED.get(program.method)) is not None:
@@ -146,7 +149,7 @@ def _lower_rank(program: Program, unchanged: StepEstimate) -> Iterator[Option]:
 def _shards(program: Program, _: StepEstimate) -> Iterator[Option]:
     for n in SHARDS:
         if n > program.setting.shards:
-            yield _set(f"--shards {n} --gpus {n}", f"{n} cards", shards=n)
+            yield _set(f"--shards {n}", f"{n} devices share the base", shards=n)
 
 
 def _lasts(program: Program, unchanged: StepEstimate) -> Iterator[Option]:
@@ -185,17 +188,36 @@ def _made(option: Option, program: Program, question: Question, estimate_at: Est
         return None
     if not fits.fits(estimate, question.card, question.context):
         return None
-    gpus = max(question.gpus, changed.setting.shards)
+    gpus = changed.setting.shards * ceil(question.gpus / changed.setting.shards)
     step = fits.seconds(estimate, replace(question, gpus=gpus))
     before, after = program.setting, changed.setting
     share = before.batch * before.seq * question.gpus / (after.batch * after.seq * gpus)
     took = None if step is None else step.seconds * share
     needed = fits.needed_bytes(estimate, question.context)
-    return Change(option.what, needed, took, changed, question.card.name, gpus, option.remark)
+    what = option.what if gpus == question.gpus else f"{option.what} --gpus {gpus}"
+    return Change(what, needed, took, changed, question.card.name, gpus, option.remark)
 
 
 def _set(what: str, remark: str = "", **values: Any) -> Option:
     return Option(what, lambda p: replace(p, setting=replace(p.setting, **values)), remark)
+
+
+def _now(s: Setting, name: str) -> Any:
+    """Return what a step has for an option of `estimate`: another program has a part of it."""
+    return getattr(s, name) if s.program is None else getattr(s.program, programs.part_of(name))
+
+
+def _step(what: str, remark: str = "", **values: Any) -> Option:
+    """Return an option that another program takes as a part of it."""
+
+    def apply(p: Program) -> Program:
+        s = p.setting
+        if s.program is None:
+            return replace(p, setting=replace(s, **values))
+        parts = {programs.part_of(name): value for name, value in values.items()}
+        return replace(p, setting=replace(s, program=replace(s.program, **parts)))
+
+    return Option(what, apply, remark)
 
 
 def _hyper(key: str, shown: str, value: Any) -> Option:

@@ -150,7 +150,7 @@ def bill(step: float, batch: int, question: Question) -> Bill | None:
 def largest(axis: str, program: Program, question: Question, estimate_at: Estimator) -> Largest:
     """Find the largest batch, or the longest texts, that fit on the card.
 
-    A larger one must never need less. The next value is where a line through the two nearest known peaks meets the
+    A larger one must never need less. The next value is where a line through the two nearest known needs meets the
     memory: of memory that grows by a line, four simulations find it. Halving follows where lines do not help.
 
     Args:
@@ -159,13 +159,14 @@ def largest(axis: str, program: Program, question: Question, estimate_at: Estima
         question: The card, and the positions of the network.
         estimate_at: Estimates a program.
     """
-    limit = question.card.memory_bytes - question.context
+    limit = question.card.memory_bytes
     last = question.positions if axis == "seq" and question.positions is not None else LARGEST
     known: dict[int, int] = {}
 
     def fit_at(value: int) -> bool:
         changed: dict[str, Any] = {axis: value}
-        known[value] = estimate_at(replace(program, setting=replace(program.setting, **changed))).peak_bytes
+        estimate = estimate_at(replace(program, setting=replace(program.setting, **changed)))
+        known[value] = needed_bytes(estimate, question.context)
         return known[value] <= limit
 
     low, high, turns = 0, last + 1, 0

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from peftbench.backbones.losses import IGNORED
-from peftbench.estimate.programs import Program
+from peftbench.errors import UserError
+from peftbench.estimate.programs import PROGRAMS, Program
 
 
 def loss_of(net: Any, batch: Mapping[str, Tensor], own: Program, alive: dict[str, Any]) -> Tensor:
@@ -22,9 +23,17 @@ def loss_of(net: Any, batch: Mapping[str, Tensor], own: Program, alive: dict[str
         batch: Its inputs, with labels.
         own: The program.
         alive: Holds the last step's outputs, and then those that the program keeps.
+
+    Raises:
+        UserError: The loss is given by parts or fused, and the network has no head over words behind its last layer.
     """
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     causal = net.get_output_embeddings() is not None and not net.config.is_encoder_decoder  # no classifier, no T5
+    if not causal and own.loss not in ("whole", PROGRAMS[own.name][0].loss):
+        raise UserError(
+            f"--part loss={own.loss}: it is for networks that write on; this {net.config.model_type} network's loss is "
+            "whole, so leave the part out"
+        )
     if not causal or (own.loss == "whole" and own.exact_loss):
         out = net(**batch)
         loss = out.loss

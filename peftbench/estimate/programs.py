@@ -206,8 +206,13 @@ def parsed_parts(texts: list[str]) -> dict[str, str]:
     return parts
 
 
+def part_of(option: str) -> str:
+    """Return the part that an option of `estimate` stands for: --dtype for `weights`, others for their own name."""
+    return "weights" if option == "dtype" else option
+
+
 def with_options(parts: Mapping[str, str], options: Mapping[str, str | None]) -> dict[str, str]:
-    """Return parts with the options of `estimate` that stand for one: --dtype for `weights`, others for their own name.
+    """Return parts with the options of `estimate` that stand for one.
 
     Args:
         parts: Values by part, as given.
@@ -220,7 +225,7 @@ def with_options(parts: Mapping[str, str], options: Mapping[str, str | None]) ->
     for option, value in options.items():
         if value is None:
             continue
-        part = "weights" if option == "dtype" else option
+        part = part_of(option)
         valid = VALID.get(part)
         if valid is not None and SHORT.get(value, value) not in valid:
             raise unknown(option, value, (*valid, *(SHORT if option == "dtype" else ())), where=f"--{option}")

@@ -80,6 +80,11 @@ class Setting:
                 ("attention", None),
             ):
                 object.__setattr__(self, name, value)
+        if self.shards > 1 and self.program is not None and self.program.loss != "whole":
+            raise UserError(
+                f"--shards {self.shards} with loss={self.program.loss} of --program {self.program.name}: a head in "
+                "shards is simulated with the whole loss alone; give --part loss=whole"
+            )
         if self.offload and self.shards == 1:
             raise UserError("--offload goes with --shards: what is in shards is offloaded; give --shards 2 or more")
         if self.shards > SHARDS:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from peftbench.errors import UserError
-from peftbench.estimate import fits
+from peftbench.estimate import changes, fits, programs
 from peftbench.estimate.card_answer import Answer, answer
 from peftbench.estimate.cards import Card
 from peftbench.estimate.changes import Change
@@ -72,17 +72,17 @@ def test_every_change_really_fits(needed: int) -> None:
 
 @pytest.mark.slow
 def test_changes_come_by_the_time_of_cards_that_they_take(needed: int) -> None:
-    changes = _asked(int(0.6 * needed), PROGRAM).changes
-    took = [change.seconds * change.gpus for change in changes if change.seconds is not None]
-    assert len(took) == len(changes) > 1
+    offered = _asked(int(0.6 * needed), PROGRAM).changes
+    took = [change.seconds * change.gpus for change in offered if change.seconds is not None]
+    assert len(took) == len(offered) > 1
     assert took == sorted(took)
 
 
 @pytest.mark.slow
 def test_the_largest_of_smaller_batches_is_offered_once(needed: int) -> None:
-    changes = [c for c in _asked(int(0.6 * needed), PROGRAM).changes if c.what.startswith("--batch")]
-    assert [c.what for c in changes] == ["--batch 4"]
-    assert "2 passes" in changes[0].remark
+    offered = [c for c in _asked(int(0.6 * needed), PROGRAM).changes if c.what.startswith("--batch")]
+    assert [c.what for c in offered] == ["--batch 4"]
+    assert "2 passes" in offered[0].remark
 
 
 @pytest.mark.slow
@@ -104,9 +104,41 @@ def _singles(program: Program) -> list[Program]:
 
 
 def _pair(program: Program, memory: int) -> Change | None:
-    from peftbench.estimate import changes
-
     return changes.pair(program, Question(_card(memory), context=0), _estimator(), _estimator()(program))
+
+
+OTHER = replace(PROGRAM, setting=replace(PROGRAM.setting, program=programs.program("hf-trainer")))
+
+
+@pytest.mark.slow
+def test_what_another_program_reserves_decides_the_largest_batch() -> None:
+    limit = fits.needed_bytes(_estimator()(OTHER), 0)
+    question = Question(_card(limit), context=0)
+    batch = fits.largest("batch", OTHER, question, _estimator()).value
+    settings = [replace(OTHER.setting, batch=b) for b in (batch, batch + 1)]
+    needs = [fits.needed_bytes(_estimator()(replace(OTHER, setting=s)), 0) for s in settings]
+    assert needs[0] <= limit < needs[1]
+
+
+@pytest.mark.slow
+def test_changes_of_another_programs_step_are_parts_of_it() -> None:
+    program = replace(OTHER, setting=replace(OTHER.setting, batch=64, seq=96))
+    at = _estimator()
+    parts = replace(program.setting, program=programs.program("hf-trainer", {"checkpointing": True}))
+    limit = fits.needed_bytes(at(replace(program, setting=parts)), 0)
+    assert limit < fits.needed_bytes(at(program), 0)
+    found = next(c for c in _asked(limit, program).changes if c.what == "--checkpointing")
+    assert found.program.setting == parts
+    assert found.needed_bytes == limit
+
+
+@pytest.mark.parametrize(("gpus", "said", "on"), [(1, "--shards 2 --gpus 2", 2), (3, "--shards 2 --gpus 4", 4)])
+def test_shards_are_offered_on_cards_that_they_divide(gpus: int, said: str, on: int) -> None:
+    program, at = Program("lora", {}, Setting(1, 8)), _estimator()
+    option = next(changes._shards(program, at(program)))
+    made = changes._made(option, program, Question(_card(2**30), gpus=gpus), at)
+    assert made is not None
+    assert (made.what, made.gpus) == (said, on)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import real_programs
 from peft import LoraConfig
 from simulated_programs import check_equal, simulated
 
+from peftbench.errors import UserError
 from peftbench.estimate import fake_tensors, gpu_memory, programs
 from peftbench.estimate.count import ModelQuery
 from peftbench.estimate.step_estimate import Setting, simulate_step
@@ -108,3 +109,19 @@ def test_devices_that_share_the_base_take_a_batch_each() -> None:
     )
     assert shared.flops == alone.flops
     assert shared.held["weights"] < alone.held["weights"]
+
+
+@pytest.mark.parametrize("parts", [{}, {"loss": "fused"}])
+def test_a_loss_by_parts_of_a_head_in_shards_is_refused(parts: dict[str, str]) -> None:
+    own = programs.program("litgpt", parts)
+    with pytest.raises(UserError, match=r"--shards 2 with loss=.* give --part loss=whole"):
+        Setting(1, 8, shards=2, program=own)
+    assert Setting(1, 8, shards=2, program=programs.program("litgpt", {"loss": "whole"})).shards == 2
+
+
+@pytest.mark.parametrize("model", ["tiny-encoder", "tiny-t5"])
+@pytest.mark.parametrize("loss", ["fused", "chunked"])
+def test_a_loss_by_parts_is_refused_without_a_causal_head(model: str, loss: str) -> None:
+    setting = Setting(1, 8, program=programs.program("plain", {"loss": loss}))
+    with pytest.raises(UserError, match=f"--part loss={loss}: .* network"):
+        simulate_step(ModelQuery(model), make(find("lora"), {}), setting)

@@ -62,6 +62,10 @@ def test_prices_come_from_a_file(call: Call, tmp_path: Path) -> None:
     wrong = call(*LORA, "--gpu", "l4", "--examples", "10", "--prices", str(own))
     assert wrong.code == 2
     assert "has no price of l4" in wrong.err
+    own.write_text("currency: EUR\ndate: 2026-11-29\nsource: us\nhourly: {l4: 2, L4: 3}\n")
+    assert "two prices of l4" in call(*LORA, "--gpu", "l4", "--examples", "10", "--prices", str(own)).err
+    own.write_text("currency: EUR\ndate: 2026-11-29\nsource: us\nhourly: {l5: 2}\n")
+    assert f"{own}: unknown card 'l5'" in call(*LORA, "--gpu", "l4", "--examples", "10", "--prices", str(own)).err
     own.write_text("currency: EUR\ndate: 2026-11-29\nsource: us\nhourly: {h100: cheap}\n")
     assert "price of h100 is 'cheap'" in call(*LORA, "--gpu", "l4", "--examples", "10", "--prices", str(own)).err
 

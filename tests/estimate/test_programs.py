@@ -14,7 +14,7 @@ from simulated_programs import check_equal, simulated
 from peftbench.errors import UserError
 from peftbench.estimate import fake_tensors, gpu_memory, programs
 from peftbench.estimate.count import ModelQuery
-from peftbench.estimate.step_estimate import Setting, simulate_step
+from peftbench.estimate.step_estimate import Setting, estimate, simulate_step
 from peftbench.method.catalogue import Catalogue
 from peftbench.method.registry import find, make
 
@@ -125,3 +125,13 @@ def test_a_loss_by_parts_is_refused_without_a_causal_head(model: str, loss: str)
     setting = Setting(1, 8, program=programs.program("plain", {"loss": loss}))
     with pytest.raises(UserError, match=f"--part loss={loss}: .* network"):
         simulate_step(ModelQuery(model), make(find("lora"), {}), setting)
+
+
+def test_what_is_offloaded_is_not_reserved() -> None:
+    own = programs.program("plain")
+    on, off = (
+        estimate(ModelQuery("tiny-decoder"), "lora", {}, Setting(1, 8, program=own, shards=2, offload=offload))
+        for offload in (False, True)
+    )
+    assert off.shards is not None
+    assert on.reserved_bytes - off.reserved_bytes == on.peak_bytes - off.peak_bytes == off.shards["offloadable"]

@@ -10,6 +10,7 @@ import pytest
 import real_programs
 from peft import LoraConfig
 from simulated_programs import check_equal, simulated
+from transformers import DebertaV2Config
 
 from peftbench.errors import UserError
 from peftbench.estimate import fake_tensors, gpu_memory, programs
@@ -135,3 +136,16 @@ def test_what_is_offloaded_is_not_reserved() -> None:
     )
     assert off.shards is not None
     assert on.reserved_bytes - off.reserved_bytes == on.peak_bytes - off.peak_bytes == off.shards["offloadable"]
+
+
+def test_a_classifier_that_gathers_its_labels_is_simulated(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 64}
+    config = DebertaV2Config(vocab_size=100, relative_attention=True, pos_att_type="p2c|c2p", **sizes)
+    config.architectures = ["DebertaV2ForSequenceClassification"]
+    config.save_pretrained(tmp_path)
+    lora = make(find("lora"), Catalogue().hyper("lora", {}))
+    own = simulate_step(ModelQuery(str(tmp_path)), lora, Setting(1, 8))
+    assert (
+        simulate_step(ModelQuery(str(tmp_path)), lora, Setting(1, 8, program=programs.program("plain"))).flops
+        == own.flops
+    )

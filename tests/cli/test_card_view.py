@@ -75,6 +75,7 @@ def test_prices_come_from_a_file(call: Call, tmp_path: Path) -> None:
     [
         (("--gpu", "l40"), "unknown card 'l40'; did you mean"),
         (("--price", "1"), "--price goes with --gpu CARD"),
+        (("--fit-axis", "seq"), "--fit-axis seq goes with --fit SIZE"),
         (("--gpu", "l4", "--fit", "8GB"), "--gpu goes with none of"),
         (("--gpu", "l4", "--price", "1"), "go with --examples"),
         (("--gpu", "l4", "--examples", "5", "--currency", "EUR"), "--currency goes with --price"),

@@ -64,7 +64,7 @@ class Asked:
             if given:
                 raise UserError(f"--{given[0]} goes with --gpu CARD: it is about training on a card")
         elif elsewhere:
-            raise UserError("--gpu goes with none of --all, --fit and --by-role; name a METHOD")
+            raise UserError("--gpu goes with none of --all, --fit and --by-role; leave one of them out")
         if self.examples is None and (self.epochs, self.price, self.prices) != (None, None, None):
             raise UserError("--epochs, --price and --prices go with --examples N, the texts of the data set")
         if self.price is not None and self.prices is not None:

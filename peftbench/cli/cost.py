@@ -91,7 +91,9 @@ Offload = Annotated[bool, typer.Option("--offload", help="With --shards: keep th
 FitSize = Annotated[
     str | None, typer.Option("--fit", metavar="SIZE", help="Find the largest --fit-axis within 24GB (10^9) or 24GiB.")
 ]
-FitAxis = Annotated[str, typer.Option("--fit-axis", metavar="AXIS", help="What --fit enlarges: batch or seq.")]
+FitAxis = Annotated[
+    str | None, typer.Option("--fit-axis", metavar="AXIS", help="What --fit enlarges: batch (the default) or seq.")
+]
 AllMethods = Annotated[bool, typer.Option("--all", help="Estimate every method at its defaults.")]
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="With --all or --check: folder for table and figure.")
@@ -147,7 +149,7 @@ def estimate(
     shards: Shards = 1,
     offload: Offload = False,
     fit: FitSize = None,
-    fit_axis: FitAxis = "batch",
+    fit_axis: FitAxis = None,
     gpu: card_view.Gpu = None,
     gpus: card_view.Gpus = None,
     context: card_view.Context = None,
@@ -185,6 +187,8 @@ def estimate(
     if model is None:
         raise UserError("give a MODEL and a METHOD, such as: peftbench estimate llama-3.1-8b lora; or --check")
     _check_combination(method, all_methods, out, fit, by_role)
+    if fit is None and fit_axis is not None:
+        raise UserError(f"--fit-axis {fit_axis} goes with --fit SIZE, the memory that it is enlarged to")
     given = programs.parsed_parts(part or [])
     if program != programs.OWN:
         again = "true" if checkpointing else None
@@ -212,7 +216,7 @@ def estimate(
     elif gpu is not None:
         _on_card(query, str(method), hyper, setting, plugin, asked, as_json)
     else:
-        _estimate_one(query, str(method), hyper, setting, plugin, by_role, (fit, fit_axis), as_json)
+        _estimate_one(query, str(method), hyper, setting, plugin, by_role, (fit, fit_axis or "batch"), as_json)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"count": count, "estimate": estimate}

@@ -62,5 +62,11 @@ def read(path: Path) -> Prices:
     for name, price in found["hourly"].items():
         if isinstance(price, bool) or not isinstance(price, int | float) or not 0 <= price < float("inf"):
             raise UserError(f"{path}: the price of {name} is {shown(price)}; give a number from 0")
-        hourly[card(str(name)).name] = float(price)
+        try:
+            known = card(str(name)).name
+        except UserError as error:
+            raise UserError(f"{path}: {str(error).removeprefix('--gpu: ')}") from error
+        if known in hourly:
+            raise UserError(f"{path} has two prices of {known}; keep one of them")
+        hourly[known] = float(price)
     return Prices(str(found["currency"]), f"{found['date']}, {found['source']}", hourly)

@@ -125,6 +125,8 @@ def trainer_of(backbone: Backbone, method: Method, own: Program, ranks: Ranks = 
         net.enable_input_require_grads()
     if own.attention == "eager":
         net.config._attn_implementation = "eager"
+    if backbone.kind == "classification":  # DeBERTa's loss gathers by the labels' values where it has to guess this
+        net.config.problem_type = "single_label_classification"
     net.config.use_cache = own.cache
     made = Trainer.start(edit, method, TrainSpec(method.lr, 100, 1, 1), "float32", ranks)
     optimizer = _optimizer(made.optimizer, net, method, own)

@@ -217,7 +217,7 @@ def estimate(
         _assumptions(setting, timelines[0]),
         sharded or None,
         at_full_depth([t.levels[-1] for t in timelines], more),
-        max(peak.bytes, _along([t.reserved for t in timelines], more)) if setting.program else 0,
+        max(peak.bytes, _along([t.reserved for t in timelines], more)) - moved if setting.program else 0,
         traffic.at_full_depth([t.traffic for t in timelines if t.traffic], more),
     )
 

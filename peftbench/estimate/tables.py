@@ -34,7 +34,9 @@ def as_text(e: StepEstimate) -> str:
     rows = [("peak", f"{e.peak_bytes:,}", f"bytes, {size(e.peak_bytes)}, in {e.peak_phase}")]
     rows += [(f"  {kind}", f"{e.at_peak[kind]:,}", size(e.at_peak[kind])) for kind in KINDS]
     if e.setting.program is not None:
-        rows.append(("reserved", f"{e.reserved_bytes:,}", f"{size(e.reserved_bytes)}, what CUDA's allocator holds"))
+        about = "" if e.layers_simulated == "all" else "; not exact at full depth, --every-layer is"
+        held = f"{size(e.reserved_bytes)}, what CUDA's allocator holds{about}"
+        rows.append(("reserved", f"{e.reserved_bytes:,}", held))
     rows += [(f"held: {name}", f"{count:,}", size(count)) for name, count in e.held.items() if count]
     if e.shards:
         rows.append(("gathered: a block", f"{e.shards['block']:,}", f"{size(e.shards['block'])}, one at a time"))

@@ -62,6 +62,10 @@ def test_prices_come_from_a_file(call: Call, tmp_path: Path) -> None:
     wrong = call(*LORA, "--gpu", "l4", "--examples", "10", "--prices", str(own))
     assert wrong.code == 2
     assert "has no price of l4" in wrong.err
+    own.write_text("currency: EUR\ndate: 2026-11-29\nsource: us\nhourly: {l4: 2, L4: 3}\n")
+    assert "two prices of l4" in call(*LORA, "--gpu", "l4", "--examples", "10", "--prices", str(own)).err
+    own.write_text("currency: EUR\ndate: 2026-11-29\nsource: us\nhourly: {l5: 2}\n")
+    assert f"{own}: unknown card 'l5'" in call(*LORA, "--gpu", "l4", "--examples", "10", "--prices", str(own)).err
     own.write_text("currency: EUR\ndate: 2026-11-29\nsource: us\nhourly: {h100: cheap}\n")
     assert "price of h100 is 'cheap'" in call(*LORA, "--gpu", "l4", "--examples", "10", "--prices", str(own)).err
 
@@ -71,6 +75,7 @@ def test_prices_come_from_a_file(call: Call, tmp_path: Path) -> None:
     [
         (("--gpu", "l40"), "unknown card 'l40'; did you mean"),
         (("--price", "1"), "--price goes with --gpu CARD"),
+        (("--fit-axis", "seq"), "--fit-axis seq goes with --fit SIZE"),
         (("--gpu", "l4", "--fit", "8GB"), "--gpu goes with none of"),
         (("--gpu", "l4", "--price", "1"), "go with --examples"),
         (("--gpu", "l4", "--examples", "5", "--currency", "EUR"), "--currency goes with --price"),

@@ -10,11 +10,12 @@ import pytest
 import real_programs
 from peft import LoraConfig
 from simulated_programs import check_equal, simulated
+from transformers import DebertaV2Config
 
 from peftbench.errors import UserError
 from peftbench.estimate import fake_tensors, gpu_memory, programs
 from peftbench.estimate.count import ModelQuery
-from peftbench.estimate.step_estimate import Setting, simulate_step
+from peftbench.estimate.step_estimate import Setting, estimate, simulate_step
 from peftbench.method.catalogue import Catalogue
 from peftbench.method.registry import find, make
 
@@ -125,3 +126,26 @@ def test_a_loss_by_parts_is_refused_without_a_causal_head(model: str, loss: str)
     setting = Setting(1, 8, program=programs.program("plain", {"loss": loss}))
     with pytest.raises(UserError, match=f"--part loss={loss}: .* network"):
         simulate_step(ModelQuery(model), make(find("lora"), {}), setting)
+
+
+def test_what_is_offloaded_is_not_reserved() -> None:
+    own = programs.program("plain")
+    on, off = (
+        estimate(ModelQuery("tiny-decoder"), "lora", {}, Setting(1, 8, program=own, shards=2, offload=offload))
+        for offload in (False, True)
+    )
+    assert off.shards is not None
+    assert on.reserved_bytes - off.reserved_bytes == on.peak_bytes - off.peak_bytes == off.shards["offloadable"]
+
+
+def test_a_classifier_that_gathers_its_labels_is_simulated(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 64}
+    config = DebertaV2Config(vocab_size=100, relative_attention=True, pos_att_type="p2c|c2p", **sizes)
+    config.architectures = ["DebertaV2ForSequenceClassification"]
+    config.save_pretrained(tmp_path)
+    lora = make(find("lora"), Catalogue().hyper("lora", {}))
+    own = simulate_step(ModelQuery(str(tmp_path)), lora, Setting(1, 8))
+    assert (
+        simulate_step(ModelQuery(str(tmp_path)), lora, Setting(1, 8, program=programs.program("plain"))).flops
+        == own.flops
+    )

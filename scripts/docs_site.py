@@ -67,6 +67,11 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
     return FIGURE.sub(lambda found: _inlined(found[1], is_card=not page.file.src_uri.endswith("index.md")), html)
 
 
+def on_post_page(output: str, **_: Any) -> str:
+    """Name the search dialog, which the theme leaves without a name for screen readers."""
+    return output.replace('"search" role="dialog"', '"search" role="dialog" aria-label="Search"')
+
+
 def _outside(target: str, uri: str) -> str | None:
     """Return the path from the root of what a page links to, if it lies outside docs/."""
     if "://" in target or target.startswith(("#", "mailto:")):

@@ -143,3 +143,22 @@ def test_links_between_pages_of_the_built_site_lead_to_files(site: Path) -> None
             if page.name != "404.html" and not (page.parent / link).exists():
                 broken.append((page.name, link))
     assert broken == []
+
+
+def test_every_card_stands_in_the_navigation(site: Path, made: dict[str, str]) -> None:
+    page = (site / "methods" / "index.html").read_text()
+    cards = [name.replace(".md", ".html") for name in made if name.endswith(".md") and name != "index.md"]
+    assert [c for c in cards if f'<a href="{c}" class="md-nav__link">' not in page] == []
+
+
+def test_links_to_files_that_are_no_pages_become_their_paths(site: Path) -> None:
+    page = (site / "start.html").read_text()
+    assert "these (<code>results/reference/quickstart/report/report.md</code>)" in page
+    assert 'href="results.html"' in (site / "reviewer.html").read_text()  # results/README.md is a page of the site
+    assert 'href="estimate-time.html"' in (site / "changelog.html").read_text()
+
+
+def test_the_search_dialog_has_a_name(site: Path) -> None:
+    dialogs = re.findall(r"<div[^>]*role=\"dialog\"[^>]*>", (site / "index.html").read_text())
+    assert len(dialogs) == 1
+    assert 'aria-label="Search"' in dialogs[0]

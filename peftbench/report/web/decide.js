@@ -100,7 +100,7 @@ const Decide = (() => {
     const parts = [fill(text.sample, { seeds: table.seeds, examples: table.examples, counts })];
     if (decided.open.length) parts.push(needed(table, text, decided, margin));
     const smallest = decided.within.length ? null : leastMargin(table, decided);
-    if (smallest) parts.push(fill(text.bears, { least: amount(table, roundedUp(smallest[0])), labels: listed(smallest[1]) }));
+    if (smallest) parts.push(fill(text.bears, { least: difference(table, roundedUp(smallest[0])), labels: listed(smallest[1]) }));
     return [parts.filter(Boolean).join(" ")];
   }
 

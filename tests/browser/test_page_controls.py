@@ -191,6 +191,16 @@ def test_a_point_stands_where_its_value_is(page: Any, cost: str) -> None:
     assert max(off) < 1e-6
 
 
+def test_a_figure_without_those_behind_shows_the_others_larger(page: Any) -> None:
+    names = f"{NOW} figure[data-chart=scores] svg text"
+    assert "linear_probe" in page.locator(names).all_text_contents()
+    page.click(f"{NOW} button:has-text('Without those surely behind')")
+    page.wait_for_timeout(600)
+    shown = page.locator(names).all_text_contents()
+    assert "linear_probe" not in shown
+    assert {"lora", "full"} <= set(shown)
+
+
 def test_the_other_figure_shows_methods_in_the_order_of_the_report(page: Any) -> None:
     page.click(f"{NOW} [data-figure=forest]")
     page.wait_for_timeout(600)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,7 +85,13 @@ def test_the_table_as_it_is_shown_is_copied(page: Any, kind: str, start: str) ->
     assert "stored" not in text
     assert page.locator(f"{NOW} .tools [role=status]").inner_text().strip()
     if kind == "CSV":
-        assert "0.873333333333" in text, "numbers are unrounded"
+        rows = list(csv.DictReader(io.StringIO(text)))
+        lora = next(row for row in rows if row["method"] == "lora")
+        assert lora["accuracy ↑, mean [95 %] (n)"] == "0.8726666666666666", "numbers are unrounded"
+        low, high = (float(lora[f"accuracy ↑, mean [95 %] (n), {end}"]) for end in ("low", "high"))
+        assert (round(low, 3), round(high, 3)) == (0.844, 0.901)
+        assert float(lora["peak memory, MiB"]) == pytest.approx(145.6, abs=0.05)
+        assert float(lora["step, ms"]) == pytest.approx(62.1, abs=0.05)
 
 
 def test_a_cell_names_its_records_by_keyboard_and_by_pointer(page: Any) -> None:
@@ -171,7 +179,8 @@ def test_a_point_stands_where_its_value_is(page: Any, cost: str) -> None:
           const view = document.querySelector('.result:not([hidden]) figure[data-chart=scores]').view.view, found = [];
           const [x, y] = [view.scale('x'), view.scale('y')];
           const visit = (item) => {
-            if (item.marktype === 'symbol') for (const i of item.items) found.push(Math.hypot(i.x - x(i.datum.x), i.y - y(i.datum.y)));
+            const off = (i) => Math.hypot(i.x - x(i.datum.x), i.y - y(i.datum.y));
+            if (item.marktype === 'symbol') found.push(...item.items.map(off));
             for (const inner of item.items || []) if (inner.items) visit(inner);
           };
           visit(view.scenegraph().root);
@@ -182,10 +191,20 @@ def test_a_point_stands_where_its_value_is(page: Any, cost: str) -> None:
     assert max(off) < 1e-6
 
 
+def test_a_figure_without_those_behind_shows_the_others_larger(page: Any) -> None:
+    names = f"{NOW} figure[data-chart=scores] svg text"
+    assert "linear_probe" in page.locator(names).all_text_contents()
+    page.click(f"{NOW} button:has-text('Without those surely behind')")
+    page.wait_for_timeout(600)
+    shown = page.locator(names).all_text_contents()
+    assert "linear_probe" not in shown
+    assert {"lora", "full"} <= set(shown)
+
+
 def test_the_other_figure_shows_methods_in_the_order_of_the_report(page: Any) -> None:
     page.click(f"{NOW} [data-figure=forest]")
     page.wait_for_timeout(600)
-    texts = page.locator(f"{NOW} figure[data-chart=scores] svg text").all_inner_texts()
+    texts = page.locator(f"{NOW} figure[data-chart=scores] svg text").all_text_contents()
     names = [t for t in texts if t in ("full", "lora", "qlora", "adapter")]
     assert names == ["full", "lora", "qlora", "adapter"]
 

@@ -17,7 +17,8 @@ Files = Callable[[str], Path]
 AXE = Path(__file__).parent / "axe/axe.min.js"
 SETS = ("embedded_small", "quickstart", "data_size", "nlg_small", "sweep_quickstart", "lora_table1_encoder")
 SHAPES = {"wide": (WIDE, "light"), "phone": (PHONE, "light"), "dark": (WIDE, "dark")}
-RUN = "axe.run(document, {resultTypes: ['violations']}).then(r => r.violations.map(v => [v.id, v.nodes.length, v.nodes[0].html]))"
+RUN = """axe.run(document, {resultTypes: ['violations']}).then(
+  r => r.violations.map(v => [v.id, v.nodes.length, v.nodes[0].html]))"""
 
 
 def results(page: Any) -> list[str]:

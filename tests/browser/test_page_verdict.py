@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from peftbench.report import assemble
 from peftbench.report.data import decisions
@@ -22,8 +23,9 @@ Files = Callable[[str], Path]
 Load = Callable[[str], assemble.ReportData]
 SETS = ("embedded_small", "decided_small", "nlg_small", "glue_small", "data_size")
 FIXED = ("embedded_small", "quickstart", "glue_small", "data_size")
-MARGINS = (0.0, 0.5, 1.0, 1.37, 2.0, 3.3, 5.0, 6.3, 7.5, 10.0, 20.0, 45.0)  # points
-VERDICT = "[...document.querySelectorAll('section.result')].map(s => [s.id, [...s.querySelectorAll('.verdict p')].map(p => p.textContent)])"
+MARGINS = (0.0, 0.5, 1.0, 1.37, 2.0, 3.3, 5.0, 6.3, 7.5, 10.0, 20.0, 45.0, 400.0)  # points
+VERDICT = """[...document.querySelectorAll('section.result')].map(
+  s => [s.id, [...s.querySelectorAll('.verdict p')].map(p => p.textContent)])"""
 COMPUTED = """([slug, margin, cost]) => {
   const facts = JSON.parse(document.getElementById('facts').textContent);
   return Decide.verdict(facts.tables[slug], facts.text, margin, cost).sentences;
@@ -32,7 +34,7 @@ COMPUTED = """([slug, margin, cost]) => {
 
 def at(c: Comparison, margin: float, prefer: str) -> list[str]:
     """The sentences that Python writes at another margin and preference."""
-    return wording.of(replace(c, design=replace(c.design, margin=margin, prefer=prefer)))
+    return wording.of(replace(c, design=structs.replace(c.design, margin=margin, prefer=prefer)))
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -81,7 +83,7 @@ def test_rows_beyond_a_limit_are_compared_with_no_longer(opened: Any, files: Fil
     page.fill(".result:not([hidden]) input[data-limit=memory]", "200")
     rows = page.locator(".result:not([hidden]) table.scores tr.out")
     assert rows.evaluate_all("rows => rows.map(r => r.dataset.label)") == ["full"]
-    assert "Take lora" in page.inner_text(".result:not([hidden]) .verdict .lead")
+    assert "Take ia3" in page.inner_text(".result:not([hidden]) .verdict .lead")
     assert "memory=200" in page.url
     page.click(".result:not([hidden]) [data-reset]")
     assert rows.count() == 0

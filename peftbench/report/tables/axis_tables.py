@@ -74,10 +74,10 @@ def sentences(curve: AxisCurve) -> Iterator[str]:
         else:
             said = "; ".join(f"{state} at {listed(words)}" for state, words in runs)
         yield f"{line.label} against {curve.reference}: {said}.{_crossing(curve, curve.crossings(line))}"
-    yield from _enough(curve)
+    yield from enough(curve)
 
 
-def _enough(curve: AxisCurve) -> Iterator[str]:
+def enough(curve: AxisCurve) -> Iterator[str]:
     """From which value on more of the axis would not surely matter, for each method."""
     if curve.axis not in OF_TASKS:
         return

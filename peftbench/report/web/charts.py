@@ -134,9 +134,12 @@ def _forest(alt: _Altair) -> Any:
     band = alt.Chart(alt.NamedData("band")).mark_rect(opacity=0.1, color=_expr(alt, "band"))
     band = band.encode(x=alt.X("low:Q", scale=across), x2="high:Q")
     lines = rows.mark_rule(strokeWidth=1.5, color=stroke)
-    lines = lines.encode(x=alt.X("low:Q", scale=across, title="@y"), x2="high:Q", y=by)
+    few = alt.Axis(tickCount=6)
+    lines = lines.encode(x=alt.X("low:Q", scale=across, title="@y", axis=few), x2="high:Q", y=by)
     points = rows.mark_point(filled=True, size=64, opacity=1, color=stroke)
-    points = points.encode(x=alt.X("y:Q", title="@y", scale=across), y=by, shape=_shape(alt), tooltip=_tips(alt))
+    points = points.encode(
+        x=alt.X("y:Q", title="@y", scale=across, axis=few), y=by, shape=_shape(alt), tooltip=_tips(alt)
+    )
     return alt.layer(band, lines, points).add_params(*_inks(alt)).properties(width=100, height=alt.Step(22))
 
 

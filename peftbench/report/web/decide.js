@@ -100,7 +100,7 @@ const Decide = (() => {
     const parts = [fill(text.sample, { seeds: table.seeds, examples: table.examples, counts })];
     if (decided.open.length) parts.push(needed(table, text, decided, margin));
     const smallest = decided.within.length ? null : leastMargin(table, decided);
-    if (smallest) parts.push(fill(text.bears, { least: amount(table, roundedUp(smallest[0])), labels: listed(smallest[1]) }));
+    if (smallest) parts.push(fill(text.bears, { least: difference(table, roundedUp(smallest[0])), labels: listed(smallest[1]) }));
     return [parts.filter(Boolean).join(" ")];
   }
 
@@ -119,7 +119,7 @@ const Decide = (() => {
   function needed(table, text, decided, margin) {
     const lacks = lacking(table, decided, margin), fields = { margin: amount(table, margin) };
     if (lacks === null) return "";
-    const now = Math.min(...table.rows.filter((row) => decided.known.includes(row.label)).map((row) => row.seeds));
+    const now = Math.min(...table.rows.filter((row) => decided.open.includes(row.label)).map((row) => row.seeds));
     if (lacks.seeds) return fill(text[lacks.seeds > now ? "seeds" : "enough"], { seeds: twoDigits(lacks.seeds), ...fields });
     if (lacks.examples) return fill(text.more, { examples: count(twoDigits(lacks.examples)), ...fields });
     return fill(text.beyond, fields);
@@ -144,7 +144,7 @@ const Decide = (() => {
     const costed = everywhere.map((label) => ({ label, costs: { [cost]: meanCost(label) } }));
     const chosen = cheapest(costed, cost);
     const row = (label) => average.rows.find((r) => r.label === label);
-    const fields = { tasks: tables.length, cost: text.cost_names[cost], within: listed(everywhere) };
+    const fields = { tasks: tables.length, all: tables.length === 2 ? "both" : `all ${tables.length}`, cost: text.cost_names[cost], within: listed(everywhere) };
     const sentences = [];
     if (chosen) {
       sentences.push(fill(text[everywhere.length === 1 ? "everywhere_only" : "everywhere"], { chosen: chosen.label, ...fields }));

@@ -140,6 +140,7 @@ const Draw = (() => {
       .map((p) => ({ ...p, lx: last * (1 + 30 / w) }));
     const spec = filled(charts.loss, {});
     spec.width = w; spec.height = h;
+    if (!shown.some((c) => c.failed)) spec.layer.pop();  // the crosses of failed runs
     for (const layer of spec.layer) for (const [channel, of] of Object.entries(layer.encoding)) {
       if (channel === "x") of.scale = { domain: [1, last], nice: false };
       if (channel === "y") of.scale = { domain: [low, high], nice: false, zero: false };

@@ -70,7 +70,7 @@ def of_average(a: Average, tables: Sequence[Comparison], slugs: Mapping[int, str
     return {
         "slug": a.slug,
         "experiment": visible(a.experiment),
-        "title": f"All {len(mine)} tasks" + (f", {visible(a.variant)}" if a.variant else ""),
+        "title": f"{wording.all_of(len(mine)).capitalize()} tasks" + (f", {visible(a.variant)}" if a.variant else ""),
         "reference": visible(a.reference),
         "tables": [slugs[id(c)] for c in mine],
         "rows": [

@@ -35,7 +35,11 @@ def _of(e: Entry) -> dict[str, Any]:
     tables = [x for x in e.shown if isinstance(x, Comparison)]
     averages = [x for x in e.shown if isinstance(x, Average)]
     said = [
-        (f"All {len(tables)} tasks", wording.over_tasks(a, [c for c in tables if c.experiment == a.experiment]), a.slug)
+        (
+            f"{wording.all_of(len(a.tasks) or len(tables)).capitalize()} tasks",
+            wording.over_tasks(a, [c for c in tables if c.experiment == a.experiment]),
+            a.slug,
+        )
         for a in averages
         if not a.variant
     ] + [(visible(c.title), wording.of(c), c.slug) for c in tables]

@@ -12,7 +12,7 @@
     latency: { words: "Latency, one text", unit: "ms", factor: 1e3 },
   };
   const sections = [...document.querySelectorAll("section.result")];
-  const state = { slug: sections[0] && sections[0].id, margin: null, cost: null, x: "memory", figure: innerWidth < 560 ? "forest" : "front", limits: {} };
+  const state = { slug: sections[0] && sections[0].id, margin: null, cost: null, x: "memory", near: false, figure: innerWidth < 560 ? "forest" : "front", limits: {} };
   const ready = new Map();  // slug -> what was set up for it
   document.documentElement.classList.add("js");
 
@@ -51,7 +51,7 @@
     if (sections.length < 2) return;
     nav.hidden = false;
     const title = (s) => s.querySelector("h2").textContent;
-    if (sections.length <= 7) {
+    if (sections.length <= 7 && innerWidth >= 640) {
       for (const s of sections) nav.append(element("button", { type: "button", "data-slug": s.id, onclick: () => go(s.id) }, title(s)));
     } else {
       const list = element("select", { onchange: (e) => go(e.target.value) }, ...sections.map((s) => element("option", { value: s.id }, title(s))));
@@ -98,7 +98,7 @@
     if (same) {
       const most = tables[0].unit ? 0.1 * (scale === 1 ? 100 : 1) : 5 * Math.max(...tables.map((t) => t.margin));
       const step = tidy(most / 200 * scale) || 0.01;
-      inputs.margin = pair(`Margin${tables[0].unit ? `, ${tables[0].unit}` : ""}`, "margin", { min: 0, max: most * scale, step }, (v) => { state.margin = v; });
+      inputs.margin = pair(`Difference that does not matter${tables[0].unit ? `, ${tables[0].unit}` : ""}`, "margin", { min: 0, max: most * scale, step }, (v) => { state.margin = v; });
       grid.append(inputs.margin.box);
     }
     for (const [cost, { words, unit, factor }] of Object.entries(COSTS)) {
@@ -161,7 +161,9 @@
       said.textContent = count === rows.length ? "" : `${count} of ${rows.length} methods fit; the others are grey, and are not compared with.`;
     }
     if (!average) pairs(section, tables[0], margins[0], isIn);
-    made.view = view(average, tables, rows, state_of, margins, cost);
+    const behind = average ? [] : found.decided.behind;
+    made.view = view(average, tables, state.near ? rows.filter((r) => !behind.includes(r.label)) : rows, state_of, margins);
+    made.behind = behind.length;
     made.figure.redraw();
   }
 
@@ -226,7 +228,7 @@
 
   // ---- the figures ----
 
-  function view(average, tables, rows, state_of, margins, cost) {
+  function view(average, tables, rows, state_of, margins) {
     const table = tables[0], lower = !average && table.direction === "min", of = COSTS[state.x];
     const relative = average && ["memory", "time"].includes(state.x);
     const factor = relative ? 1 : of.factor;
@@ -260,7 +262,8 @@
       element("button", { type: "button", "data-figure": name, onclick: () => { state.figure = name; update(); } }, words));
     const axis = element("select", { "aria-label": "Cost on the axis", "data-axis": true, onchange: (e) => { state.x = e.target.value; update(); } },
       ...costs.map((cost) => element("option", { value: cost }, facts.text.cost_names[cost])));
-    place.append(element("div", { class: "bar-of-buttons" }, ...kinds, element("label", {}, "Cost ", axis)), figure, key(rows));
+    const near = Tables.toggle("Without those surely behind", state.near, (on) => { state.near = on; update(); });
+    place.append(element("div", { class: "bar-of-buttons" }, ...kinds, element("label", {}, "Cost ", axis), near), figure, key(rows));
     let drawing = Promise.resolve();
     const redraw = () => {
       if (!costs.includes(state.x) && costs.length) state.x = costs[0];
@@ -268,6 +271,8 @@
       for (const b of kinds) b.setAttribute("aria-pressed", String(b.dataset.figure === kind));
       axis.parentNode.hidden = kind !== "front";
       axis.value = state.x;
+      near.hidden = !made.behind;
+      near.setAttribute("aria-pressed", String(state.near));
       const margin = facts.tables[slug] ? "The band is the margin below the best. " : "";
       figure.querySelector("figcaption").textContent = kind === "front"
         ? `Up and to the left is better. Lines are 95 % intervals of the score, and the spread of the times; the dashed line is the front. ${margin}An interval that leaves the panel stands whole in the table.`

@@ -63,7 +63,7 @@ def of_average(a: Average, comparisons: Sequence[Comparison]) -> Section:
         "kind": "average",
         "slug": a.slug,
         "experiment": visible(a.experiment),
-        "title": f"All {len(mine)} tasks" + (f", {visible(a.variant)}" if a.variant else ""),
+        "title": f"{wording.all_of(len(mine)).capitalize()} tasks" + (f", {visible(a.variant)}" if a.variant else ""),
         "sentences": wording.over_tasks(a, mine),
         "table": tables.average(a),
         "picture": picture.average(a),
@@ -76,14 +76,17 @@ def of_average(a: Average, comparisons: Sequence[Comparison]) -> Section:
 
 def of_axis(a: AxisCurve) -> Section:
     """Scores along an axis."""
+    first = list(axis_tables.enough(a))
+    others = [sentence for sentence in axis_tables.sentences(a) if sentence not in first]
     return {
         **EMPTY,
         "kind": "axis",
         "slug": a.slug,
         "experiment": visible(a.experiment),
         "title": visible(a.title),
+        "sentences": [visible(sentence) for sentence in first],
         "axis": tables.plain(axis_tables.columns(a), a.lines),
-        "axis_notes": [visible(n) for n in (*axis_tables.sentences(a), *axis_tables.notes(a), axis_tables.LEGEND)],
+        "axis_notes": [visible(n) for n in (*others, *axis_tables.notes(a), axis_tables.LEGEND)],
         "axis_words": f"{visible(a.metric)} on the test split by {visible(a.unit)}, with 95 % intervals.",
         "series": {"axis": series.axis(a), "words": {"@x": visible(a.unit), "@y": visible(a.metric)}},
     }
@@ -96,7 +99,7 @@ def of_table(c: Comparison, beside: Sequence[Any], runs: str) -> Section:
     records, losses, memory = _records(c), series.losses(c), series.memory(c)
     smoothing = f"moving average over {losses['window']} steps" if losses["window"] > 1 else "not smoothed"
     shows_differences = differences.known(c)
-    said = [*conclusions.sentences(c), *conclusions.unmarked(c), *c.notes]
+    said = [*list(answers.first(c))[1:], *conclusions.sentences(c), *conclusions.unmarked(c), *c.notes]
     return {
         **EMPTY,
         "kind": "table",

@@ -121,7 +121,10 @@ const Tables = (() => {
     CSV(state) {  // numbers unrounded where a cell has one
       const { head, cells, words } = grid(state), quoted = (s) => (/[",\n]/.test(s) ? `"${s.replace(/"/g, '""')}"` : s);
       const value = (cell) => (cell.dataset.v === undefined ? words(cell) : cell.dataset.v);
-      return [head, ...cells.map((row) => row.map(value))].map((row) => row.map(quoted).join(",")).join("\n");
+      const around = head.map((_, i) => cells.some((row) => row[i].dataset.low !== undefined));
+      const ends = (cell) => [cell.dataset.low ?? "", cell.dataset.high ?? ""];
+      const heads = head.flatMap((h, i) => (around[i] ? [h, `${h}, low`, `${h}, high`] : [h]));
+      return [heads, ...cells.map((row) => row.flatMap((cell, i) => [value(cell), ...(around[i] ? ends(cell) : [])]))].map((row) => row.map(quoted).join(",")).join("\n");
     },
   };
 

@@ -15,6 +15,7 @@ from peftbench.report.tables import export
 from peftbench.report.tables.columns import Column
 
 RARE = 10  # rank of a column from which on it is hidden at first
+UNITS = {"memory": tables.MIB, "stored": tables.KIB, "step": 1e-3, "latency": 1e-3}  # of headings, in bytes or seconds
 OF_RUNS = ("score", "sd", "relative", "trainable", "head", "size", "stored", "memory", "failed")
 
 
@@ -39,12 +40,14 @@ class Bar:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: its text, the number that it sorts by, its bar, and whether the times of a pass or runs are behind it."""
+    """A cell: text, number in the heading's unit, bar, the records behind it ("runs" or "pass"), and its interval."""
 
     text: str
     value: float | None = None
     bar: Bar | None = None
     source: str = "runs"
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ def scores(c: Comparison) -> Table:
                 _value(column.key, exported[e.label]),
                 bars.get(column.key, {}).get(e.label),
                 "runs" if column.key in (*OF_RUNS, *c.other_metrics, "method") else "pass",
+                *_ends(around.get(column.key, {}).get(e.label)),
             )
             for column in shown
         ]
@@ -118,6 +122,8 @@ def average(a: Average) -> Table:
                 visible(column.cell(s)),
                 values[column.key](s) if column.key in values else None,
                 bars.get(s.label) if column.key == "score" else None,
+                "runs",
+                *(s.relative_interval or (None, None) if column.key == "score" else (None, None)),
             )
             for column in shown
         ]
@@ -135,12 +141,17 @@ def plain(shown: Sequence[Column], rows: Iterable[Any]) -> dict[str, list[Any]]:
     }
 
 
+def _ends(found: Interval | None) -> tuple[float | None, float | None]:
+    low, _, high = found or (None, None, None)
+    return (None, None) if low is None or high is None else (low, high)
+
+
 def _head(column: Column, hidden: bool) -> Head:
     return Head(column.key, visible(column.heading), hidden, column.key not in ("method", "size"))
 
 
 def _value(key: str, row: Mapping[str, Any]) -> float | None:
-    """The number that a cell sorts by; None for a text or a dash."""
+    """The number that a cell sorts by, in the unit of its heading; None for a text or a dash."""
     names = {
         "score": "mean",
         "memory": "peak_memory_bytes",
@@ -155,7 +166,8 @@ def _value(key: str, row: Mapping[str, Any]) -> float | None:
         found = row["other_metrics"][key]["mean"]
     else:
         found = row.get(names.get(key, key))
-    return found if isinstance(found, (int, float)) else None
+    unit = UNITS.get("latency" if key.startswith("latency-") else key, 1)
+    return found / unit if isinstance(found, (int, float)) else None
 
 
 def _score(c: Comparison, e: Entry) -> Interval:

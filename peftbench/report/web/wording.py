@@ -34,10 +34,10 @@ TEXT = {
     "next": "Of the others, {label} has the highest score, {score}; it {costs}.",
     "leader_alone": "The highest score is that of {label}, {score}.",
     "sample": "This rests on {seeds}{examples}, at 95 % for all methods together: {counts}.",
-    "seeds": "About {seeds} seeds would show a difference of {margin}.",
+    "seeds": "About {seeds} seeds would show a difference of {margin} in one pair (80 % power).",
     "more": "To show a difference of {margin} takes about {examples} test examples, and more seeds.",
-    "enough": "These seeds would show a difference of {margin}, but none was found that is surely smaller.",
-    "beyond": "No number of seeds up to 1,000 would show a difference of {margin}.",
+    "enough": "These seeds show a difference of {margin} in one pair (80 % power); the whole table at once takes more.",
+    "beyond": "No number of seeds up to 1,000 would show a difference of {margin} in one pair.",
     "bears": "The smallest margin with an answer is {least}: {labels}.",
     "everywhere": "Take {chosen}: it has the least {cost} of those surely within the margin of the best on each of "
     "{tasks} tasks ({within}).",
@@ -45,8 +45,7 @@ TEXT = {
     "tasks.",
     "everywhere_uncosted": "Surely within the margin of the best on each of {tasks} tasks: {within}; which has the "
     "least {cost} was not measured.",
-    "nowhere": "No answer yet for all {tasks} tasks together: no method is surely within the margin of the best on "
-    "each.",
+    "nowhere": "No answer yet for {all} tasks together: no method is surely within the margin of the best on each.",
     "average": "Of the other methods, {label} has the highest average, {score} of {reference}’s score; it {costs}.",
     "tasks": "{answered} of {tasks} tasks have an answer{named}{unlearned}; {seeds}, each task at 95 %.",
     "lacks": " Still needed to decide the margin: {needs}.",
@@ -121,7 +120,7 @@ def _needed(c: Comparison, told: Answer) -> str:
     """What would settle the rows that are open."""
     margin = answers.margin(told)
     if told.seeds_needed is not None:
-        if told.seeds_needed > min(told.seeds.values()):
+        if told.seeds_needed > min(len(scores.of(c)[label].seeds) for label in told.open):
             return TEXT["seeds"].format(seeds=two_digits(told.seeds_needed), margin=margin)
         return TEXT["enough"].format(margin=margin)
     if told.examples_needed is not None:
@@ -154,6 +153,7 @@ def over_tasks(a: Average, tables: Sequence[Comparison]) -> list[str]:
     by_cost = {label: cost for label in everywhere if (cost := mean_cost(tables, label, prefer)) is not None}
     fields = {
         "tasks": len(tables),
+        "all": all_of(len(tables)),
         "cost": costs.NAMES[prefer],
         "within": visible(listed(everywhere)) if everywhere else "",
     }
@@ -194,6 +194,11 @@ def _lacks(c: Comparison, told: Answer) -> str:
     if told.examples_needed is not None:
         return TEXT["lacks_examples"].format(examples=f"{two_digits(told.examples_needed):,}", task=task)
     return TEXT["lacks_all"].format(task=task) if _has_gaps(c, told) else ""
+
+
+def all_of(number: int) -> str:
+    """`both`, or `all 4`."""
+    return "both" if number == 2 else f"all {number}"
 
 
 def mean_cost(tables: Sequence[Comparison], label: str, prefer: str) -> float | None:

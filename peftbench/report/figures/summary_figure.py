@@ -167,7 +167,8 @@ def _costs(panel: Axes, rows: Sequence[Row], reference: str) -> None:
             if value is not None:
                 panel.plot([value], [y], shape, color=DARK, mfc=face, ms=5, label=row.label)
     panel.set_xlim(left=0)
-    panel.set_xlabel(f"cost / {reference}'s (bars: 95 % interval)")
+    bars = " (bars: 95 % interval)" if any(row.step_interval for row in rows) else ""
+    panel.set_xlabel(f"cost / {reference}'s{bars}")
     handles = [panel.plot([], [], shape, color=DARK, mfc=face, ms=5)[0] for shape, face in COSTS.values()]
     panel.legend(
         handles, list(COSTS), frameon=False, fontsize=8.5, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncol=2

@@ -79,9 +79,9 @@ def test_the_slider_moves_parameters_memory_and_command(opened: Open) -> None:
 
 
 def test_a_link_restores_the_choice(opened: Open) -> None:
-    page = opened("#model=llama-3.1-70b&method=qlora&size=64&batch=2&seq=512&gpu=a6000&checkpointing=true")
+    page = opened("#model=llama-3.1-70b&method=qlora&size=64&batch=2&seq=512&gpu=rtx-a6000&checkpointing=true")
     command = page.input_value("#command")
-    for word in ("llama-3.1-70b", "qlora", "rank=64", "--batch 2", "--seq 512", "--gpu a6000", "--checkpointing"):
+    for word in ("llama-3.1-70b", "qlora", "rank=64", "--batch 2", "--seq 512", "--gpu rtx-a6000", "--checkpointing"):
         assert word in command
     page.fill("input[name=batch]", "1")
     assert "batch=1" in page.evaluate("location.hash")

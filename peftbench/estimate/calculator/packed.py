@@ -80,6 +80,8 @@ def pack(build: Path) -> None:
             step = json.loads(path.read_text(encoding="utf-8"))
             if "refused" not in step:
                 steps[step["key"]] = _renumbered(step, sizes)
+        if not steps:
+            continue
         text = json.dumps({"sizes": list(sizes), "steps": steps}, separators=(",", ":"))
         (FOLDER / f"{family.name}.json.gz").write_bytes(gzip.compress(text.encode(), 9, mtime=0))
 

@@ -127,6 +127,7 @@ def common_rows() -> list[list[str]]:
         "qwen2.5-32b",
         "llama-3.1-70b",
     )
+    known = {model["name"] for model in payload.payload()["models"]}
     choices = [
         {
             "model": model,
@@ -139,13 +140,14 @@ def common_rows() -> list[list[str]]:
             "optimizer": "adamw",
             "checkpointing": True,
             "program": "hf-trainer",
-            "gpu": "h100-sxm",
+            "gpu": "h100",
             "gpus": 1,
             "examples": 1,
             "epochs": 1,
             "price": 0,
         }
         for model in models
+        if model in known
         for method in ("full", "lora", "qlora")
     ]
     rows = []

@@ -151,7 +151,11 @@ def main() -> None:
             if abs(row["errors"].get(q, 0)) > 1e-3:
                 c = row["choice"]
                 what = [c[k] for k in ("model", "method", "roles", "size", "batch", "seq", "optimizer", "gpu")]
-                print(f"  {row['errors'][q]:+.3%}", *what, key_of(c, next(m for m in data["methods"] if m["name"] == c["method"])))
+                print(
+                    f"  {row['errors'][q]:+.3%}",
+                    *what,
+                    key_of(c, next(m for m in data["methods"] if m["name"] == c["method"])),
+                )
     if args.write:
         FILE.write_text(json.dumps({"seed": args.seed, "settings": rows}, indent=0) + "\n", encoding="utf-8")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from peftbench import cache
 from peftbench.errors import UserError
-from peftbench.estimate.calculator import facts, families, packed, settings
+from peftbench.estimate.calculator import facts, families, packed, page, settings
 from peftbench.estimate.calculator.recording import record
 from peftbench.estimate.calibrate import CODE
 
@@ -30,7 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", nargs="*", help="such as llama, llama-mha, qwen2; with -tied for full fine-tuning")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time")
-    parser.add_argument("--only", nargs="*", default=[], help="parts of the recordings' names, each of which must occur")
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="parts of the recordings' names, each of which must occur"
+    )
     parser.add_argument("--pack", action="store_true", help="write the package's files")
     parser.add_argument("--facts", action="store_true", help="write the counts of models and methods")
     args = parser.parse_args()
@@ -41,6 +43,7 @@ def main() -> None:
         facts.write()
     if args.pack:
         packed.pack(BUILD)
+        page.COMMON.write_text(json.dumps(page.common_rows(), indent=0) + "\n", encoding="utf-8")
 
 
 def _record(named: str, end: float, only: list[str]) -> None:

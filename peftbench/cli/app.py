@@ -22,7 +22,17 @@ from peftbench.errors import SetAside, UserError, brief
 from peftbench.run import children
 
 USAGE_ERROR: Any = typer.BadParameter.__base__  # of an unknown option, a wrong value, a missing argument
-GROUPS = (experiments, reports, merging, verify, catalogue, methods, cost, calculator, adapters)  # in the order of `--help`
+GROUPS = (
+    experiments,
+    reports,
+    merging,
+    verify,
+    catalogue,
+    methods,
+    cost,
+    calculator,
+    adapters,
+)  # in the order of `--help`
 
 app = typer.Typer(
     name="peftbench",

@@ -19,9 +19,21 @@ from peftbench.estimate.count import ModelQuery, count, network
 ROOT = Path(__file__).resolve().parents[2]
 NEEDS_NODE = pytest.mark.skipif(shutil.which("node") is None, reason="the page's script runs in node")
 CHOICE = {
-    **{"model": "llama-3.2-1b", "method": "lora", "roles": "q k v o gate up down", "size": 16, "batch": 1, "seq": 512},
-    **{"dtype": "bfloat16", "optimizer": "adamw", "checkpointing": True, "program": "hf-trainer", "gpu": "l40s"},
-    **{"gpus": 1, "examples": 10_000, "epochs": 3, "price": 1.5},
+    "model": "llama-3.2-1b",
+    "method": "lora",
+    "roles": "q k v o gate up down",
+    "size": 16,
+    "batch": 1,
+    "seq": 512,
+    "dtype": "bfloat16",
+    "optimizer": "adamw",
+    "checkpointing": True,
+    "program": "hf-trainer",
+    "gpu": "l40s",
+    "gpus": 1,
+    "examples": 10_000,
+    "epochs": 3,
+    "price": 1.5,
 }
 COUNTED = ("llama-3.1-8b", "llama-2-7b", "qwen2.5-0.5b")
 
@@ -118,7 +130,12 @@ def test_memory_grows_with_the_rank_and_fits_by_the_card() -> None:
 
 @NEEDS_NODE
 def test_a_step_that_the_page_does_not_know_is_refused_with_a_reason() -> None:
-    long, paged = page.answers([{**CHOICE, "model": "llama-2-70b", "seq": 8192}, {**CHOICE, "program": "peftbench", "optimizer": "paged_adamw"}])
+    long, paged = page.answers(
+        [
+            {**CHOICE, "model": "llama-2-70b", "seq": 8192},
+            {**CHOICE, "program": "peftbench", "optimizer": "paged_adamw"},
+        ]
+    )
     assert "at most 4096 tokens" in long["refused"]
     assert "no paged optimiser" in paged["refused"]
 

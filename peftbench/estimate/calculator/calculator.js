@@ -23,9 +23,9 @@ const PRESETS = [
     "counts some 4.6 bytes a parameter. bfloat16 weights, gradients and AdamW's moments are 8, in float32 16; activations come on top."],
   ["“18 GB for LoRA”", { model: "llama-2-70b", method: "lora", roles: "q v", size: 16, batch: 1, seq: 512, gpu: "h200", checkpointing: true },
     "is the adapter's share with nothing of the model: the frozen weights in bfloat16 alone are 138 GB."],
-  ["“10 GB for QLoRA”", { model: "llama-2-70b", method: "qlora", roles: "q v", size: 16, batch: 1, seq: 512, gpu: "a6000", checkpointing: true },
+  ["“10 GB for QLoRA”", { model: "llama-2-70b", method: "qlora", roles: "q v", size: 16, batch: 1, seq: 512, gpu: "rtx-a6000", checkpointing: true },
     "is less than a third of the 4-bit weights alone, which are 36 GB."],
-  ["“One card of 48 GB”", { model: "llama-2-70b", method: "qlora", roles: LAYERS_OF_ALL, size: 64, batch: 1, seq: 512, gpu: "a6000", optimizer: "paged_adamw", checkpointing: true },
+  ["“One card of 48 GB”", { model: "llama-2-70b", method: "qlora", roles: LAYERS_OF_ALL, size: 64, batch: 1, seq: 512, gpu: "rtx-a6000", optimizer: "paged_adamw", checkpointing: true },
     "is the QLoRA paper's setting: paged AdamW, one text, 512 tokens. Longer texts decide."],
 ];
 

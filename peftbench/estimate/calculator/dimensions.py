@@ -1,7 +1,7 @@
 """Read a number of bytes as a product of named dimensions.
 
-A recorded network has dimensions that are multiples of primes of their own. So the size of a tensor, which is a product,
-has one reading only: its factors say which dimensions it has, and what remains is a constant.
+A recorded network has dimensions that are multiples of primes of their own. So the size of a tensor, which is a
+product, has one reading only: its factors say which dimensions it has, and what remains is a constant.
 """
 
 from __future__ import annotations
@@ -25,14 +25,29 @@ VALUES: dict[str, int] = {
     "m": 8 * 113 - 1,  # tokens of a text that have a next one
     "n": 8 * 113 + 2 * 47 - 1,  # the same behind a prompt
     "u": 8 * 113 + 2 * 47 + 1,  # behind a prompt, and one
-    # Numbers of a 4-bit weight that are computed at once, of weights as large as q and o, k and v, or gate, up and down.
+    # Numbers of a 4-bit weight that are computed at once: of q and o, of k and v, and of gate, up and down.
     "x": 2**14 * 59,
     "y": 2**14 * 61,
     "z": 2**14 * 67,
 }
 PRIMES = {
-    **{"b": 41, "s": 113, "r": 47, "h": 17, "i": 701, "V": 401, "K": 13, "G": 11, "D": 19, "t": 499, "p": 181, "u": 37},
-    **{"m": 43, "n": 997, "x": 59, "y": 61, "z": 67},
+    "b": 41,
+    "s": 113,
+    "r": 47,
+    "h": 17,
+    "i": 701,
+    "V": 401,
+    "K": 13,
+    "G": 11,
+    "D": 19,
+    "t": 499,
+    "p": 181,
+    "u": 37,
+    "m": 43,
+    "n": 997,
+    "x": 59,
+    "y": 61,
+    "z": 67,
 }
 NAMES = tuple(VALUES)
 CONSTANT = 2_048  # smaller numbers are not read: they count parameters, or are too small to matter

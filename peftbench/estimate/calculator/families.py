@@ -108,4 +108,3 @@ def readable(family: str, tied: bool, folder: Path) -> dict[str, int]:
     raw.pop("layer_types", None)
     (folder / "config.json").write_text(json.dumps({**raw, **changed}), encoding="utf-8")
     return values
-

@@ -5,7 +5,8 @@ A file is gzipped JSON: "sizes", every size as a text such as "4*b*s*h+2*h*i"; "
     lives: for each depth four lists: index of the size, index of the kind, birth (difference to the one before), events
         until the end (-1: it outlives the step)
     events: number of events at each depth
-    parts: [first event, event after the last, the same two at the second depth, events shared at the beginning, at the end]
+    parts: [first event, event after the last, the same two at the second depth, events shared at the beginning, at the
+        end]
     phases: first event of forward, backward and optimizer
     kernels: [phase, dtype, operations, bytes, number at the first depth, number at the second], the sizes by index
 """
@@ -79,6 +80,8 @@ def pack(build: Path) -> None:
             step = json.loads(path.read_text(encoding="utf-8"))
             if "refused" not in step:
                 steps[step["key"]] = _renumbered(step, sizes)
+        if not steps:
+            continue
         text = json.dumps({"sizes": list(sizes), "steps": steps}, separators=(",", ":"))
         (FOLDER / f"{family.name}.json.gz").write_bytes(gzip.compress(text.encode(), 9, mtime=0))
 

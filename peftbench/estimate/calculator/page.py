@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from peftbench import cache
 from peftbench.errors import UserError
 from peftbench.estimate import published_points, published_predict
-from peftbench.estimate.calculator import facts, payload
+from peftbench.estimate.calculator import payload
 from peftbench.estimate.published_points import PublishedPoint
 
 HERE = Path(__file__).parent
@@ -99,11 +99,15 @@ def checked_text() -> str:
 
     told = ", ".join(
         f"{what} {median(errors(name)):.2%} and {max(errors(name)):.2%}"
-        for name, what in (("peak", "peak of live tensors"), ("needed", "what a card must hold"), ("seconds", "seconds"))
+        for name, what in (
+            ("peak", "peak of live tensors"),
+            ("needed", "what a card must hold"),
+            ("seconds", "seconds"),
+        )
     )
     return (
-        f"The page replays steps that <code>peftbench estimate</code> simulated. On {len(rows)} random settings its numbers "
-        f"differ from those of <code>peftbench estimate</code> by (median and largest): {told} "
+        f"The page replays steps that <code>peftbench estimate</code> simulated. On {len(rows)} random settings its "
+        f"numbers differ from those of <code>peftbench estimate</code> by (median and largest): {told} "
         "(<code>scripts/calculator_check.py</code>)."
     )
 
@@ -114,14 +118,36 @@ def common_rows() -> list[list[str]]:
     Raises:
         UserError: There is no node.
     """
-    models = ("llama-3.2-1b", "llama-3.1-8b", "qwen2.5-7b", "llama-2-7b", "mistral-nemo-12b", "qwen2.5-32b", "llama-3.1-70b")
+    models = (
+        "llama-3.2-1b",
+        "llama-3.1-8b",
+        "qwen2.5-7b",
+        "llama-2-7b",
+        "mistral-nemo-12b",
+        "qwen2.5-32b",
+        "llama-3.1-70b",
+    )
+    known = {model["name"] for model in payload.payload()["models"]}
     choices = [
         {
-            **{"model": model, "method": method, "roles": "q k v o gate up down" if method != "full" else "", "size": 16},
-            **{"batch": 1, "seq": 2048, "dtype": "bfloat16", "optimizer": "adamw", "checkpointing": True},
-            **{"program": "hf-trainer", "gpu": "h100-sxm", "gpus": 1, "examples": 1, "epochs": 1, "price": 0},
+            "model": model,
+            "method": method,
+            "roles": "q k v o gate up down" if method != "full" else "",
+            "size": 16,
+            "batch": 1,
+            "seq": 2048,
+            "dtype": "bfloat16",
+            "optimizer": "adamw",
+            "checkpointing": True,
+            "program": "hf-trainer",
+            "gpu": "h100",
+            "gpus": 1,
+            "examples": 1,
+            "epochs": 1,
+            "price": 0,
         }
         for model in models
+        if model in known
         for method in ("full", "lora", "qlora")
     ]
     rows = []
@@ -129,7 +155,15 @@ def common_rows() -> list[list[str]]:
         if "refused" in answer:
             continue
         trains = f"{answer['trainable'] / 1e6:,.1f} M"
-        rows.append([choice["model"], choice["method"], trains, f"{answer['needed'] / 2**30:.1f} GiB", f"{answer['seconds']:.2f} s"])
+        rows.append(
+            [
+                choice["model"],
+                choice["method"],
+                trains,
+                f"{answer['needed'] / 2**30:.1f} GiB",
+                f"{answer['seconds']:.2f} s",
+            ]
+        )
     return rows
 
 

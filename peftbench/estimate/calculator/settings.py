@@ -20,7 +20,7 @@ DTYPES = ("bfloat16", "float32")
 ALIKE = {"rslora": "lora", "lora_plus": "lora"}  # the same step: another factor, other rates
 CHOOSE_ROLES = ("lora", "dora", "qlora", "qdora", "adalora", "vera", "pissa")
 OF_DEFAULTS = ("full", "adapter", "prefix", "prompt", "ia3", "layernorm", "bitfit", "galore")
-PIECES = ("dora", "qdora")  # peftbench's own step computes their norms by pieces that depend on the weight's size
+PIECES = ("dora",)  # peftbench's own step computes its norms by pieces that depend on the weight's size
 KNOBS = {"galore": "rank"}  # beside the methods' own size knobs
 
 
@@ -116,14 +116,12 @@ def _first() -> Iterator[tuple[str, str, str]]:
 def _rest() -> Iterator[tuple[str, str, str]]:
     yield "lora", ROLES[1], "bfloat16"
     yield "dora", ROLES[0], "bfloat16"
-    yield "qdora", ROLES[2], "bfloat16"
     yield "pissa", ROLES[2], "bfloat16"
     for method in ("full", "lora"):
         yield method, "" if method == "full" else ROLES[2], "float32"
     yield "adalora", ROLES[2], "bfloat16"
     yield "vera", ROLES[2], "bfloat16"
     yield "pissa", ROLES[0], "bfloat16"
-    yield "qdora", ROLES[0], "bfloat16"
 
 
 def folder_of(family: str, tied: bool, root: Path) -> Path:

@@ -50,9 +50,7 @@ def unusual_sizes(values: Mapping[str, int]) -> Iterator[None]:
             kind.__class_validators__ = checks
 
 
-def _one_piece(
-    q: Any, tables: tuple[Tensor, ...], dtype: torch.dtype, values: Mapping[str, int], usual: Any
-) -> Tensor:
+def _one_piece(q: Any, tables: tuple[Tensor, ...], dtype: torch.dtype, values: Mapping[str, int], usual: Any) -> Tensor:
     """Compute one piece of a weight, as `dequantize_with_tables` computes each."""
     if nf4_quantization._arithmetic.left_out:
         return usual(q, tables, dtype)

@@ -85,11 +85,11 @@ def rows(points: Sequence[PublishedPoint], checked: Checked, *measures: str) -> 
 
 def replaced(text: str, name: str, content: str) -> str:
     """Return the page with `content` between the markers called `name`."""
-    start, end = f"<!-- {name} -->\n", "\n<!-- end -->"
+    start, end = f"<!-- {name} -->\n", "<!-- end -->"
     before, found, rest = text.partition(start)
     if not found:
         raise SystemExit(f"{PAGE}: no marker {start.strip()}")
-    return before + start + content + rest[rest.index(end) :]
+    return f"{before}{start}{content}\n{rest[rest.index(end) :]}"
 
 
 if __name__ == "__main__":

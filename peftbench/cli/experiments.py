@@ -304,7 +304,7 @@ def _write_report(records: api.Records, quiet: bool) -> None:
     if report.loaded.comparisons:
         page = report.refresh()
         if not quiet:
-            say(f"\n{report.table()}\nreport: {page}")
+            say(f"\n{report.table()}\nreport: {page}\npage: {page.with_name('index.html')}")
 
 
 def _run_passes(

@@ -146,6 +146,14 @@ def test_an_address_leads_to_a_section(opened: Any, files: Files, section: str) 
     assert page.evaluate("scrollY") > 0
 
 
+def test_a_section_that_the_first_result_lacks_is_found_in_the_next(opened: Any, files: Files) -> None:
+    page = opened(files("embedded_small"), "#pairs")
+    page.wait_for_timeout(300)
+    assert page.inner_text(f"{NOW} h2") == "embedded/movie_intensity"
+    assert page.locator(f"{NOW} table.pairs").is_visible()
+    assert page.evaluate("scrollY") > 500
+
+
 @pytest.mark.parametrize(
     "address", ["#task=nothing", "#margin=x&memory=-&by=price", "#%3Cb%3E", "#nothing", "#margin=-4"]
 )

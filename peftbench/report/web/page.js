@@ -341,9 +341,11 @@
   // ---- begin ----
 
   function jump(name) {
-    const section = sections.find((s) => s.id === state.slug);
-    const target = section && [...section.querySelectorAll("[data-section]")].find((s) => s.dataset.section === name);
-    if (!target) return;
+    const inside = (section) => [...section.querySelectorAll("[data-section]")].find((s) => s.dataset.section === name);
+    const section = [...sections.filter((s) => s.id === state.slug), ...sections].find(inside);  // or the first that has it
+    if (!section) return;
+    if (section.id !== state.slug) { state.slug = section.id; show(); }
+    const target = inside(section);
     if (target.tagName === "DETAILS") target.open = true;
     target.scrollIntoView();
   }

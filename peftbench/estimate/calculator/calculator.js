@@ -155,8 +155,8 @@ function showFacts(answer, choice) {
     const of = choice.batch * choice.seq * choice.gpus;
     facts.push(["A step", `${duration(answer.seconds)}, ${whole(of / answer.seconds)} tokens a second; bound by ${answer.bound}`]);
     facts.push(["All of it", answer.fits ? `${duration(answer.hours * 3600)} for ${whole(answer.steps)} steps` : "does not fit"]);
-    if (answer.fits) facts.push(["Money", `${round(answer.money)} at ${choice.price} a card and hour`], ["Energy", `${round(answer.kwh)} kWh at most`]);
-    facts.push(["Peak of tensors", `${gib(answer.peak)}, in the ${answer.phase}`]);
+    if (answer.fits) facts.push(["Money", `${round(answer.money)}, at ${choice.price} for an hour of a card`], ["Energy", `${round(answer.kwh)} kWh at most`]);
+    facts.push(["Peak of tensors", `${gib(answer.peak)}, in the ${answer.phase}${answer.phase === "optimizer" ? "'s update" : " pass"}`]);
   }
   byId("facts").replaceChildren(...facts.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
 }
@@ -172,6 +172,16 @@ function command(choice) {
   if (choice.gpus > 1) words.push(`--gpus ${choice.gpus}`);
   words.push(`--examples ${choice.examples} --epochs ${choice.epochs} --price ${choice.price}`);
   return words.join(" ");
+}
+
+// Marks the methods whose step the page has not recorded for a model.
+async function markMethods(model) {
+  for (const option of control("method").options) {
+    const method = methodOf(option.value), name = familyName(model, method);
+    await family(name);
+    const known = data.families[name] && Object.keys(data.families[name].steps).some((key) => key.split("|")[4] === method.like);
+    option.textContent = option.value + (known ? "" : " (parameters only)");
+  }
 }
 
 // How far a published step is from a choice: model, method, program first; then logarithms of sizes.
@@ -234,6 +244,7 @@ async function update(keepHash = false) {
   if (!answer.refused) showBar(answer, choice);
   showFacts(answer, choice);
   if (model) showPublished(choice, model);
+  if (model) await markMethods(model);
   byId("command").value = command(choice);
   if (!keepHash) history.replaceState(null, "", hashOf(choice));
   document.body.dataset.ready = "true";

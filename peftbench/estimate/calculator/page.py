@@ -47,6 +47,7 @@ def html() -> str:
         groups=_groups([model["name"] for model in data["models"]]),
         methods=data["methods"],
         cards=data["cards"],
+        dtypes=_dtypes(),
         common=json.loads(COMMON.read_text(encoding="utf-8")) if COMMON.exists() else [],
         checked=checked_text(),
         footer=f"peftbench {_version()}; torch and transformers as in its requirements. Apache-2.0.",
@@ -180,6 +181,13 @@ def answers(choices: list[dict[str, Any]]) -> list[dict[str, Any]]:
     done = subprocess.run([node, str(HERE / "answers.js")], input=asked, capture_output=True, text=True, check=True)
     read: list[dict[str, Any]] = json.loads(done.stdout)
     return read
+
+
+def _dtypes() -> list[str]:
+    """Return the dtypes of weights that any step was recorded with."""
+    keys = {key for read in payload.unpacked()["families"].values() for key in read["steps"]}
+    short = {"bfloat16": "bf16", "float32": "fp32"}
+    return [dtype for dtype, word in short.items() if any(f"|{word}|" in key for key in keys)]
 
 
 def _groups(names: list[str]) -> list[tuple[str, list[str]]]:

@@ -75,6 +75,7 @@ def refused(choice: Mapping[str, Any], model: Mapping[str, Any], method: Mapping
     return (
         (model["positions"] is not None and longest > model["positions"])
         or (method["like"] == "bitfit" and not model["biases"])
+        or method["like"] == "qdora"
         or (choice["optimizer"] != "adamw" and method["like"] in ("adalora", "galore"))
         or (choice["program"] == "peftbench" and choice["optimizer"].startswith("paged"))
     )

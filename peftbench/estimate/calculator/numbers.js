@@ -73,6 +73,7 @@ function refusal(data, model, method, choice) {
   const family = data.families[familyName(model, method)];
   const prompt = ["prompt", "prefix"].includes(method.like) ? choice.size : 0;
   if (method.like === "bitfit" && !model.biases) return `${model.name} has no biases, which are all that bitfit trains.`;
+  if (method.like === "qdora") return "QDoRA keeps other tensors in some sizes than in others; the command below simulates it.";
   if (model.positions && choice.seq > model.positions) return `${model.name} takes at most ${model.positions} tokens.`;
   if (choice.gpus < 1 || choice.batch < 1) return "Give whole numbers from 1.";
   if (choice.optimizer !== "adamw" && ["adalora", "galore"].includes(method.like))

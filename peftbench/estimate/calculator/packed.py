@@ -16,7 +16,6 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +93,3 @@ def _renumbered(step: Mapping[str, Any], sizes: dict[str, int]) -> dict[str, Any
         **{key: step[key] for key in ("events", "parts", "phases")},
         "kernels": [[phase, dtype, to[f], to[m], *numbers] for phase, dtype, f, m, *numbers in step["kernels"]],
     }
-
-
-@cache
-def recorded(name: str) -> dict[str, Any]:
-    """Return the recordings of a family, such as "llama" or "llama-tied"."""
-    read: dict[str, Any] = json.loads(gzip.decompress((FOLDER / f"{name}.json.gz").read_bytes()))
-    return read

@@ -31,20 +31,21 @@ def unusual_sizes(values: Mapping[str, int]) -> Iterator[None]:
     kinds = [kind for kind in _below(PreTrainedConfig) if "__class_validators__" in vars(kind)]
     validators = {kind: kind.__class_validators__ for kind in kinds}
     chunk, usual = lowrank.CHUNK, nf4_quantization.dequantize_with_tables
+    users: tuple[Any, ...] = (nf4, nf4_quantization)
 
     def one_piece(q: Any, tables: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
         return _one_piece(q, tables, dtype, values, usual)
 
     try:
         lowrank.CHUNK = WHOLE
-        for module in (nf4, nf4_quantization):
+        for module in users:
             module.dequantize_with_tables = one_piece
         for kind, checks in validators.items():
             kind.__class_validators__ = [check for check in checks if check.__name__ != "validate_architecture"]
         yield
     finally:
         lowrank.CHUNK = chunk
-        for module in (nf4, nf4_quantization):
+        for module in users:
             module.dequantize_with_tables = usual
         for kind, checks in validators.items():
             kind.__class_validators__ = checks

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from tabulate import tabulate
 
 from peftbench.cli.options import print_json, say
 from peftbench.errors import UserError
@@ -139,6 +138,8 @@ def _headline(a: Answer) -> str:
 
 
 def _parts(a: Answer) -> list[str]:
+    from tabulate import tabulate
+
     from peftbench.estimate.tables import size
 
     e = a.estimate
@@ -179,6 +180,8 @@ def _parts(a: Answer) -> list[str]:
 
 
 def _changes(a: Answer) -> list[str]:
+    from tabulate import tabulate
+
     from peftbench.estimate.tables import size
 
     def row(change: Change) -> tuple[str, str, str, str]:

@@ -158,8 +158,8 @@ def common_rows() -> list[list[str]]:
         trains = f"{answer['trainable'] / 1e6:,.1f} M"
         rows.append(
             [
-                choice["model"],
-                choice["method"],
+                str(choice["model"]),
+                str(choice["method"]),
                 trains,
                 f"{answer['needed'] / 2**30:.1f} GiB",
                 f"{answer['seconds']:.2f} s",

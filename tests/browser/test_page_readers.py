@@ -10,6 +10,7 @@ import pytest
 from browsing import PHONE, REFERENCE, WIDE
 
 from peftbench.report import site
+from peftbench.report.web import bundle
 
 pytestmark = pytest.mark.browser
 
@@ -113,3 +114,14 @@ def test_a_site_leads_to_its_pages(opened: Any, tmp_path: Path) -> None:
     assert len(links) > 3
     assert all((made.path.parent / link).is_file() for link in links)
     assert page.locator("main").bounding_box()["width"] <= 390
+
+
+def test_without_the_scripts_of_charts_the_rest_works(
+    opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle, "scripts", lambda: "")
+    page = opened(site.write_page(REFERENCE / "decided_small", tmp_path / "page.html").path)
+    assert page.locator(".picture svg").first.is_visible()
+    assert page.locator("figure.chart:visible").count() == 0
+    page.fill(".result:not([hidden]) input[data-limit=memory]", "200")
+    assert page.locator(".result:not([hidden]) table.scores tr.out").count() == 1

@@ -231,3 +231,18 @@ def test_the_page_may_be_left_out_of_a_repository_but_not_be_wrong(folder: Path,
     assert assemble.check(folder, out, loaded) == ["index.html: line 1: 'edited' kept, '<!doctype html>' made"]
     (out / "index.html").unlink()
     assert assemble.check(folder, out, loaded) == []
+
+
+def test_where_scripts_cannot_be_bundled_the_page_says_so_and_has_its_figures(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(bundle, "PROGRAM", "import os; os.abort()")  # as an engine does without address space
+    bundle.scripts.cache_clear()
+    try:
+        page = pages.Page(assemble.page(folder))
+    finally:
+        bundle.scripts.cache_clear()
+    assert page.unbalanced == []
+    assert "vl-convert could not bundle their scripts" in page.text
+    assert [tag for tag, _ in page.tags].count("svg") == 3

@@ -10,14 +10,14 @@ from functools import cache
 from typing import Any, Protocol
 
 Spec = dict[str, Any]
-SHAPES = {  # a path, so that families differ without colour; those of Vega have too few that stay apart when small
-    "All weights": "square",
-    "Low-rank updates": "circle",
-    "Low-rank updates of a quantized base": "diamond",
-    "Bottleneck layers": "triangle-up",
-    "Prompts and prefixes": "triangle-down",
-    "Scales, biases and norms": "cross",
-    "Head only": "triangle-right",
+SHAPES = {  # paths within -1 to 1, for Vega, the key and the picture alike: families differ without colour
+    "All weights": "M-0.9,-0.9H0.9V0.9H-0.9Z",
+    "Low-rank updates": "M1,0A1,1,0,1,1,-1,0A1,1,0,1,1,1,0Z",
+    "Low-rank updates of a quantized base": "M0,-1.25L0.95,0L0,1.25L-0.95,0Z",
+    "Bottleneck layers": "M0,-1.1L1.1,0.9H-1.1Z",
+    "Prompts and prefixes": "M0,1.1L1.1,-0.9H-1.1Z",
+    "Scales, biases and norms": "M-1,-0.35H-0.35V-1H0.35V-0.35H1V0.35H0.35V1H-0.35V0.35H-1Z",
+    "Head only": "M1.1,0L-0.9,1.1V-1.1Z",
     "Other methods": "M0,-1L0.3,-0.4L0.95,-0.3L0.5,0.15L0.6,0.8L0,0.5L-0.6,0.8L-0.5,0.15L-0.95,-0.3L-0.3,-0.4Z",
 }
 PARTS = ("weights", "adapter", "head", "gradients", "optimizer", "activations", "temporaries")
@@ -47,15 +47,6 @@ def templates() -> dict[str, Spec]:
         "axis": _axis(alt),
     }
     return {name: _plain(chart, alt) for name, chart in made.items()}
-
-
-def fill(spec: Any, words: dict[str, str]) -> Any:
-    """A template with its texts filled in."""
-    if isinstance(spec, dict):
-        return {key: fill(value, words) for key, value in spec.items()}
-    if isinstance(spec, list):
-        return [fill(value, words) for value in spec]
-    return words.get(spec, spec) if isinstance(spec, str) else spec
 
 
 def _plain(chart: Any, alt: _Altair) -> Spec:

@@ -254,7 +254,7 @@
   function figures(section, made) {
     const place = section.querySelector("[data-figures]"), slug = section.id;
     const rows = facts.averages[slug] ? facts.averages[slug].rows : facts.tables[slug].rows;
-    if (!rows.some((r) => r.mean !== null)) return { redraw: () => null };
+    if (!window.vegaEmbed || !rows.some((r) => r.mean !== null)) return { redraw: () => null };
     place.hidden = false;
     const costs = Object.keys(COSTS).filter((cost) => rows.some((r) => r.costs[cost] !== null && r.mean !== null));
     const figure = element("figure", { class: "chart", "data-chart": "scores" }, element("figcaption"), element("div", { class: "drawn" }));
@@ -285,11 +285,10 @@
   }
 
   function key(rows) {
-    const paths = { square: "M-1,-1H1V1H-1Z", circle: "M1,0A1,1,0,1,1,-1,0A1,1,0,1,1,1,0Z", diamond: "M0,-1.3L1,0L0,1.3L-1,0Z", "triangle-up": "M0,-1.1L1.1,0.9H-1.1Z", "triangle-down": "M0,1.1L1.1,-0.9H-1.1Z", "triangle-right": "M1.1,0L-0.9,1.1V-1.1Z", cross: "M-1,-0.35H-0.35V-1H0.35V-0.35H1V0.35H0.35V1H-0.35V0.35H-1Z" };
     const list = element("ul", { class: "key", "aria-label": "Shapes of the families" });
     for (const family of new Set(rows.map((r) => r.family))) {
-      const shape = facts.shapes[family], item = element("li");
-      item.innerHTML = `<svg width="13" height="13" viewBox="-1.4 -1.4 2.8 2.8" aria-hidden="true"><path fill="currentColor" d="${paths[shape] || shape}"/></svg>`;
+      const item = element("li");
+      item.innerHTML = `<svg width="13" height="13" viewBox="-1.4 -1.4 2.8 2.8" aria-hidden="true"><path fill="currentColor" d="${facts.shapes[family]}"/></svg>`;
       item.append(family);
       list.append(item);
     }
@@ -314,7 +313,7 @@
 
   function drawer(kind, i, figure, { series }) {
     const data = kind === "axis" ? series : [series[kind]].flat()[i];
-    if (!data || (data.rows && !data.rows.length) || (kind === "axis" && !data.axis.length)) return null;
+    if (!window.vegaEmbed || !data || (data.rows && !data.rows.length) || (kind === "axis" && !data.axis.length)) return null;
     const choice = (words, options, draw, first = "") => {
       const list = element("select", { "data-choice": kind, onchange: () => draw(list.value) }, ...options.map(([value, shown]) => element("option", { value }, shown)));
       figure.querySelector("figcaption").after(element("div", { class: "bar-of-buttons" }, element("label", { class: "fine" }, `${words} `, list)));

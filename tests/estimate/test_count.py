@@ -173,11 +173,11 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     return run
 
 
-def test_the_readme_shows_what_the_command_prints(call: Call) -> None:
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+def test_the_page_of_commands_shows_what_the_command_prints(call: Call) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "commands.md").read_text()
     code, out, _ = call("llama-2-7b", "lora")
     assert code == 0
-    assert out in readme
+    assert out in page
 
 
 def test_hyperparameters_are_read_as_in_a_file_and_json_has_every_number(call: Call) -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from peftbench.estimate.count import ModelQuery
 from peftbench.estimate.step_estimate import Setting, estimate
-from peftbench.estimate.traffic import KernelCounter, Moves, Product, Traffic, at_full_depth, touched
+from peftbench.estimate.traffic import KernelCounter, Moves, Product, Traffic, at_full_depth, touched_bytes
 
 
 def _counted(run: Callable[[], Any]) -> Traffic:
@@ -70,8 +70,8 @@ def test_a_lookup_reads_what_it_returns() -> None:
 
 
 def test_a_repeated_dimension_counts_once() -> None:
-    assert touched(torch.zeros(3, 1).expand(3, 100)) == 12
-    assert touched(torch.zeros(4, 4)[::2]) == 32
+    assert touched_bytes(torch.zeros(3, 1).expand(3, 100)) == 12
+    assert touched_bytes(torch.zeros(4, 4)[::2]) == 32
 
 
 def test_a_fused_optimiser_is_one_kernel_for_each_group() -> None:

@@ -80,7 +80,7 @@ def rows(points: Sequence[PublishedPoint], checked: Checked, *measures: str) -> 
             told, mine = f"{point.value_bytes / 1e9:.2f} GB", f"{own / 1e9:.2f} GB"
         what = f"{point.method} {hyper}".strip()
         lines.append(f"| {point.id} | {point.model} | {what} | {size} | {told} | {mine} | {error:+.1f} % |")
-    return "\n".join(lines)
+    return "\n".join(lines) if len(lines) > 2 else ""
 
 
 def replaced(text: str, name: str, content: str) -> str:

@@ -113,6 +113,11 @@ class Program:
             object.__setattr__(self, name, value)
             if value not in valid:
                 raise unknown(name, value, valid, where="--part")
+        if self.clip and self.gradients == "in_backward":
+            raise UserError(
+                "--part gradients=in_backward: each gradient is freed before the norm of all is known; give --part "
+                "clip=false as well"
+            )
         if self.chunk < 1:
             raise UserError(f"--part chunk={self.chunk}: give a whole number of tokens from 1")
 

@@ -149,3 +149,9 @@ def test_a_classifier_that_gathers_its_labels_is_simulated(tmp_path: Path) -> No
         simulate_step(ModelQuery(str(tmp_path)), lora, Setting(1, 8, program=programs.program("plain"))).flops
         == own.flops
     )
+
+
+def test_gradients_that_are_freed_in_backward_cannot_be_clipped() -> None:
+    with pytest.raises(UserError, match="clip=false"):
+        programs.program("hf-trainer", {"gradients": "in_backward"})
+    assert programs.program("hf-trainer", {"gradients": "in_backward", "clip": "false"}) is not None

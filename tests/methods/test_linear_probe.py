@@ -121,7 +121,7 @@ def test_a_point_without_parameters_stands_at_zero_in_tables_and_figures(tmp_pat
     for text in (
         "linear_probe",
         "0",
-        "trainable parameters (count, linear up to 1,382, then log, task head not counted)",
+        "trainable parameters (count, linear up to 1,000, then log, task head not counted)",
     ):
         assert f"<!-- {text} -->" in drawn
 

@@ -35,7 +35,7 @@ from twins import batch_for
 
 from peftbench.backbones import source
 from peftbench.backbones.load import load
-from peftbench.estimate import simulated_step
+from peftbench.estimate.simulate import simulated_step
 from peftbench.measure import background_load, timing
 from peftbench.measure.flops import FlopCounter
 from peftbench.measure.memory import LiveTensors

@@ -119,7 +119,7 @@ class Plan:
         Raises:
             UserError: the tokenizer does not load, or the data changed since the plan was made.
         """
-        from peftbench.estimate import text_lengths
+        from peftbench.estimate.run import text_lengths
 
         stores = self.prepared.catalogue.stores
         specs = {p.task.title: p.spec for p in reversed(self.prepared.planned)}
@@ -488,7 +488,7 @@ def plan(
     Raises:
         UserError: the experiment or another argument is not valid. The message lists all mistakes with their fixes.
     """
-    from peftbench.estimate.forecast import measures
+    from peftbench.estimate.run.forecast import measures
     from peftbench.plan import baselines, prepare, read
 
     _check_lists(only=only, methods=methods, overrides=overrides, plugins=plugins)
@@ -592,8 +592,8 @@ def run(
 
 def _peaks(plan: Plan, device: str | None, jobs: int, threads: int | None, before: list[Record]) -> dict[str, int]:
     """The predicted memory peak of the plan's runs in bytes by spec id, simulated where it is not known yet."""
-    from peftbench.estimate import forecast
-    from peftbench.estimate.calibrate import Place
+    from peftbench.estimate.run import forecast
+    from peftbench.estimate.run.calibrate import Place
     from peftbench.run import executors
 
     place = Place(device or plan.experiment.device, jobs, threads or max(1, executors.cores() // jobs), plan.data_dir)

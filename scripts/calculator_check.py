@@ -19,8 +19,9 @@ from typing import Any
 
 from peftbench.backbones.sites import Sites
 from peftbench.errors import UserError
-from peftbench.estimate import cards, fits, step_estimate
+from peftbench.estimate import step_estimate
 from peftbench.estimate.calculator import page, payload, settings
+from peftbench.estimate.card import cards, fits
 from peftbench.estimate.count import ModelQuery, ParameterCount, network
 
 ROOT = Path(__file__).parent.parent

@@ -20,7 +20,7 @@ from peftbench import cache
 from peftbench.errors import UserError
 from peftbench.estimate.calculator import facts, families, packed, page, settings
 from peftbench.estimate.calculator.recording import record
-from peftbench.estimate.calibrate import CODE
+from peftbench.estimate.run.calibrate import CODE
 
 BUILD = Path(__file__).parent.parent / "build" / "calculator"
 

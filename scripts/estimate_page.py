@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from peftbench.estimate import published_check, published_points, published_predict
-from peftbench.estimate.published_check import Checked, Rivals
-from peftbench.estimate.published_points import PublishedPoint
+from peftbench.estimate.published import published_check, published_points, published_predict
+from peftbench.estimate.published.published_check import Checked, Rivals
+from peftbench.estimate.published.published_points import PublishedPoint
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "estimate.md"

@@ -2,10 +2,10 @@
 
 python scripts/fit_step_time.py [--counts FILE]
 
-It reads peftbench/estimate/published_times/hf_metamath.yaml, counts the kernels of each run's program on fake tensors
+It reads peftbench/estimate/published/times/hf_metamath.yaml, counts the kernels of each run's program on fake tensors
 (peft_steps.py; some ten minutes), does the same for the lengths in qwen.yaml, and fits the constants by least
 squares of the logarithms, each method and each of Qwen's models weighing the same. Every one is then predicted by the
-constants of all others. It writes peftbench/estimate/step_seconds.yaml and the tables of docs/estimate-time.md.
+constants of all others. It writes peftbench/estimate/card/step_seconds.yaml and the tables of docs/estimate-time.md.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ import yaml
 from scipy.optimize import least_squares
 from tabulate import tabulate
 
-from peftbench.estimate import step_estimate, step_seconds
-from peftbench.estimate.cards import card
+from peftbench.estimate import step_estimate
+from peftbench.estimate.card import step_seconds
+from peftbench.estimate.card.cards import card
+from peftbench.estimate.card.step_seconds import Constants
+from peftbench.estimate.card.traffic import Moves, Product, Traffic
 from peftbench.estimate.count import ModelQuery
-from peftbench.estimate.step_seconds import Constants
-from peftbench.estimate.traffic import Moves, Product, Traffic
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "estimate-time.md"
@@ -38,8 +39,8 @@ FIT = step_seconds.FILE
 FIT_HEAD = """# Written by scripts/fit_step_time.py, never by hand. The constants are shares of a card's rate and
 # bandwidth, and the seconds of one launch. Every run is predicted by constants that were fitted without its method.
 """
-LENGTHS = ROOT / "peftbench" / "estimate" / "published_times" / "qwen.yaml"
-POINTS = ROOT / "peftbench" / "estimate" / "published_times" / "hf_metamath.yaml"
+LENGTHS = ROOT / "peftbench" / "estimate" / "published" / "times" / "qwen.yaml"
+POINTS = ROOT / "peftbench" / "estimate" / "published" / "times" / "hf_metamath.yaml"
 REFERENCE = "lora-rank32"
 NOT_FITTED = ("boft",)  # its program takes far longer than its kernels explain
 PROGRAMS = {

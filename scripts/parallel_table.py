@@ -23,8 +23,9 @@ from tabulate import tabulate  # noqa: E402
 
 import peftbench  # noqa: E402
 from peftbench.backbones import devices  # noqa: E402
-from peftbench.estimate import run_peak, step_estimate  # noqa: E402
+from peftbench.estimate import step_estimate  # noqa: E402
 from peftbench.estimate.count import ModelQuery  # noqa: E402
+from peftbench.estimate.run import run_peak  # noqa: E402
 from peftbench.method import registry  # noqa: E402
 from peftbench.records.spec import RunSpec, as_dict  # noqa: E402
 from peftbench.run.session import Session  # noqa: E402

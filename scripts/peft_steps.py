@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.configuration import load_config
-from peftbench.estimate import fake_tensors, traffic
+from peftbench.estimate.card import traffic
+from peftbench.estimate.card.traffic import KernelCounter, Traffic
 from peftbench.estimate.count import origin
-from peftbench.estimate.traffic import KernelCounter, Traffic
+from peftbench.estimate.simulate import fake_tensors
 
 DEPTHS = (3, 4, 5)  # layers, from which the whole network's kernels are told
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import median
 
 import peftbench
-from peftbench.estimate import forecast, run_time
-from peftbench.estimate.calibrate import Place
-from peftbench.estimate.run_time import Predicted
+from peftbench.estimate.run import forecast, run_time
+from peftbench.estimate.run.calibrate import Place
+from peftbench.estimate.run.run_time import Predicted
 from peftbench.plan.grid import Planned
 from peftbench.records import record
 from peftbench.records.record import Record

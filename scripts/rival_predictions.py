@@ -26,8 +26,8 @@ from typing import Any
 
 from peftbench.backbones import architectures
 from peftbench.estimate.memory_fit import parsed_size
-from peftbench.estimate.published_check import RIVALS
-from peftbench.estimate.published_points import PublishedPoint, points
+from peftbench.estimate.published.published_check import RIVALS
+from peftbench.estimate.published.published_points import PublishedPoint, points
 
 PACKAGES = {"accelerate": "accelerate", "ftune": "ftuneai", "vramcalc": "vramcalc"}
 LORA = ("lora", "rslora", "pissa", "lora_plus")  # they store and compute what LoRA does

@@ -39,8 +39,8 @@ def measured(model: str, name: str, size: int, length: int) -> tuple[int, int | 
     from peftbench.backbones.configuration import natural_kind
     from peftbench.backbones.load import load, load_on_meta
     from peftbench.backbones.source import PRESETS
-    from peftbench.estimate import fake_tensors, simulated_step
     from peftbench.estimate.count import origin
+    from peftbench.estimate.simulate import fake_tensors, simulated_step
     from peftbench.method.catalogue import Catalogue
     from peftbench.method.registry import find, make
 

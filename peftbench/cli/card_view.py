@@ -13,9 +13,9 @@ from peftbench.cli.options import print_json, say
 from peftbench.errors import UserError
 
 if TYPE_CHECKING:
-    from peftbench.estimate.card_answer import Answer
-    from peftbench.estimate.changes import Change
-    from peftbench.estimate.fits import Program, Question
+    from peftbench.estimate.card.card_answer import Answer
+    from peftbench.estimate.card.changes import Change
+    from peftbench.estimate.card.fits import Program, Question
     from peftbench.estimate.step_estimate import StepEstimate
 
 Gpu = Annotated[
@@ -78,7 +78,7 @@ class Asked:
             shards: Cards that share the base's weights.
             positions: Longest text that the network takes; None for any.
         """
-        from peftbench.estimate import cards, fits, prices
+        from peftbench.estimate.card import cards, fits, prices
         from peftbench.plan import memory_size
 
         card = cards.card(str(self.gpu))
@@ -98,7 +98,7 @@ class Asked:
 
 def show(program: Program, question: Question, estimate_at: Callable[[Program], StepEstimate], as_json: bool) -> None:
     """Print the answer; exit with 1 if the step does not fit."""
-    from peftbench.estimate.card_answer import answer
+    from peftbench.estimate.card.card_answer import answer
 
     found = answer(program, question, estimate_at)
     if as_json:

@@ -54,7 +54,7 @@ ProgramName = Annotated[
 def _list_programs(asked: bool) -> None:
     """Print the programs and their parts, and end."""
     if asked:
-        from peftbench.estimate import programs
+        from peftbench.estimate.program import programs
 
         say(programs.listing())
         raise typer.Exit
@@ -174,7 +174,8 @@ def estimate(
 
     It reports the peak, its parts and the operations of the step. It needs no weights.
     """
-    from peftbench.estimate import programs, step_estimate
+    from peftbench.estimate import step_estimate
+    from peftbench.estimate.program import programs
 
     if check:
         from peftbench.cli import published_view
@@ -279,7 +280,8 @@ def _on_card(
     as_json: bool,
 ) -> None:
     from peftbench.estimate import count as counting
-    from peftbench.estimate import fits, step_estimate
+    from peftbench.estimate import step_estimate
+    from peftbench.estimate.card import fits
 
     def estimate_at(p: fits.Program) -> StepEstimate:
         return step_estimate.estimate(query, p.method, p.hyper, p.setting, tuple(plugin or ()))

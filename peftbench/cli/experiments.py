@@ -31,7 +31,7 @@ from peftbench.errors import UserError
 from peftbench.plan import limits
 
 if TYPE_CHECKING:
-    from peftbench.estimate.calibrate import Place
+    from peftbench.estimate.run.calibrate import Place
     from peftbench.records.record import Record
     from peftbench.records.spec import Spec
     from peftbench.run.executors import Workers
@@ -240,7 +240,7 @@ def _forecast(
     With `say`, this machine is measured first where that helps; `say` gets a line about each measurement.
     """
     from peftbench.cli import plan_view
-    from peftbench.estimate.forecast import forecast
+    from peftbench.estimate.run.forecast import forecast
 
     prepared = loaded.prepared.with_best_trials(records)
     predicted = forecast(prepared, records, place, say)
@@ -250,7 +250,7 @@ def _forecast(
 
 def _place(loaded: api.Plan, device: str | None, workers: Workers) -> Place:
     """Return the device and the threads that the runs of this command line would have."""
-    from peftbench.estimate.calibrate import Place
+    from peftbench.estimate.run.calibrate import Place
     from peftbench.run import executors
 
     jobs = workers.jobs

@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftbench.estimate import forecast
-from peftbench.estimate.run_memory import UNVERIFIED, RunPeak
+from peftbench.estimate.run import forecast
+from peftbench.estimate.run.run_memory import UNVERIFIED, RunPeak
 from peftbench.plan import design, next_runs
 from peftbench.records import record
 from peftbench.records.record import Record
@@ -15,7 +15,7 @@ from peftbench.report.media.plain import visible
 from peftbench.run.view import duration
 
 if TYPE_CHECKING:
-    from peftbench.estimate.run_time import Predicted
+    from peftbench.estimate.run.run_time import Predicted
     from peftbench.plan.experiment import Experiment
     from peftbench.plan.grid import Planned
     from peftbench.plan.prepare import Prepared

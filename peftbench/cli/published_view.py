@@ -21,7 +21,7 @@ def check(groups: list[str], stored: bool, out: Path | None, as_json: bool) -> N
     Raises:
         UserError: A group is unknown, or a prediction fails.
     """
-    from peftbench.estimate import published_check, published_points, published_predict
+    from peftbench.estimate.published import published_check, published_points, published_predict
 
     points = published_points.points()
     known = sorted({point.group for point in points})

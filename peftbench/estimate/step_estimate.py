@@ -16,14 +16,16 @@ from peftbench.backbones.configuration import load_config, natural_kind
 from peftbench.backbones.load import Backbone, load_on_meta
 from peftbench.backbones.networks import DTYPES
 from peftbench.errors import UserError, unknown
-from peftbench.estimate import fake_tensors, gpu_memory, program_step, programs, simulated_step, traffic
+from peftbench.estimate.card import gpu_memory, traffic
+from peftbench.estimate.card.traffic import KernelCounter, Traffic
 from peftbench.estimate.count import ModelQuery, ParameterCount, count, network, origin
-from peftbench.estimate.extrapolation import Rounds, at_full_depth, rounds_of, simulate_depths
-from peftbench.estimate.fake_tensors import VALUES_NEEDED, not_estimable
-from peftbench.estimate.programs import Program
-from peftbench.estimate.simulated_ranks import simulated_ranks
-from peftbench.estimate.timeline import StepTimeline
-from peftbench.estimate.traffic import KernelCounter, Traffic
+from peftbench.estimate.program import program_step, programs
+from peftbench.estimate.program.programs import Program
+from peftbench.estimate.simulate import fake_tensors, simulated_step
+from peftbench.estimate.simulate.extrapolation import Rounds, at_full_depth, rounds_of, simulate_depths
+from peftbench.estimate.simulate.fake_tensors import VALUES_NEEDED, not_estimable
+from peftbench.estimate.simulate.simulated_ranks import simulated_ranks
+from peftbench.estimate.simulate.timeline import StepTimeline
 from peftbench.method.base import Method
 from peftbench.method.catalogue import Catalogue
 from peftbench.method.registry import find, make

@@ -10,7 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from peftbench.estimate import gpu_memory
+from peftbench.estimate.card import gpu_memory
 from peftbench.estimate.memory_fit import Fit
 from peftbench.estimate.step_estimate import KINDS, UNVERIFIED, StepEstimate
 from peftbench.report.media.markdown import escape

@@ -25,7 +25,7 @@ from peftbench.backbones.in_memory import wrap
 from peftbench.backbones.networks import DTYPES, prepare_for_training, random_network
 from peftbench.errors import UserError
 from peftbench.estimate.count import ModelQuery
-from peftbench.estimate.simulated_step import STEPS, batch_of, trainer_of
+from peftbench.estimate.simulate.simulated_step import STEPS, batch_of, trainer_of
 from peftbench.estimate.step_estimate import Setting, estimate
 from peftbench.method.registry import find, make
 from peftbench.records import environment

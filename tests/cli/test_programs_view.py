@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commands import Call, called
 
-from peftbench.estimate import programs
+from peftbench.estimate.program import programs
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from peftbench.estimate.caching_allocator import CachingAllocator, replayed
-from peftbench.estimate.gpu_memory import block_bytes
+from peftbench.estimate.card.caching_allocator import CachingAllocator, replayed
+from peftbench.estimate.card.gpu_memory import block_bytes
 
 KIB, MIB = 1 << 10, 1 << 20
 

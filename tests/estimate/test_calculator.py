@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from peftbench.estimate import cards, fits, step_estimate
+from peftbench.estimate import step_estimate
 from peftbench.estimate.calculator import facts, page, payload, settings
+from peftbench.estimate.card import cards, fits
 from peftbench.estimate.count import ModelQuery, count, network
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,8 +7,8 @@ from pathlib import Path
 import planning
 import pytest
 
-from peftbench.estimate import calibrate, forecast, run_time
-from peftbench.estimate.calibrate import Place
+from peftbench.estimate.run import calibrate, forecast, run_time
+from peftbench.estimate.run.calibrate import Place
 from peftbench.plan.prepare import Prepared
 
 TEXT = """\

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from peftbench.errors import UserError
-from peftbench.estimate import changes, fits, programs
-from peftbench.estimate.card_answer import Answer, answer
-from peftbench.estimate.cards import Card
-from peftbench.estimate.changes import Change
+from peftbench.estimate.card import changes, fits
+from peftbench.estimate.card.card_answer import Answer, answer
+from peftbench.estimate.card.cards import Card
+from peftbench.estimate.card.changes import Change
+from peftbench.estimate.card.fits import Program, Question
 from peftbench.estimate.count import ModelQuery
-from peftbench.estimate.fits import Program, Question
+from peftbench.estimate.program import programs
 from peftbench.estimate.step_estimate import Setting, StepEstimate, estimate
 
 

@@ -7,8 +7,8 @@ from architectures import DECODERS, EXPERTS, Zoo
 
 from peftbench.backbones.load import load
 from peftbench.errors import UserError
-from peftbench.estimate import simulated_step
 from peftbench.estimate.count import ModelQuery, count
+from peftbench.estimate.simulate import simulated_step
 from peftbench.estimate.step_estimate import Setting, estimate
 from peftbench.method.registry import find, make
 

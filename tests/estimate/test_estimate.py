@@ -14,11 +14,11 @@ from torch import Tensor
 from peftbench.backbones.configuration import natural_kind
 from peftbench.backbones.load import load, load_on_meta
 from peftbench.errors import UserError
-from peftbench.estimate import fake_tensors, simulated_step
 from peftbench.estimate.count import ModelQuery, origin
-from peftbench.estimate.extrapolation import extrapolate, peak_of
 from peftbench.estimate.memory_fit import fit, parsed_size
-from peftbench.estimate.optimizer_state import AllocatedAdamW
+from peftbench.estimate.program.optimizer_state import AllocatedAdamW
+from peftbench.estimate.simulate import fake_tensors, simulated_step
+from peftbench.estimate.simulate.extrapolation import extrapolate, peak_of
 from peftbench.estimate.step_estimate import Setting, StepEstimate, estimate, simulate_step
 from peftbench.method.catalogue import Catalogue
 from peftbench.method.registry import discover, find, make

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peftbench.errors import UserError
-from peftbench.estimate.cards import Card, card, cards, larger
+from peftbench.estimate.card.cards import Card, card, cards, larger
 
 
 @pytest.mark.parametrize("one", cards().values(), ids=lambda one: one.name)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from peftbench.estimate import program_step
-from peftbench.estimate.optimizer_state import PAGED, AllocatedAdamW
+from peftbench.estimate.program import program_step
+from peftbench.estimate.program.optimizer_state import PAGED, AllocatedAdamW
 
 bnb = pytest.importorskip("bitsandbytes")
 SHAPES = [(64, 64), (400, 250), (317, 316), (100, 50), (4095,), (7, 3)]  # 100,000 numbers and more are paged

@@ -7,8 +7,8 @@ from math import ceil
 import pytest
 import torch
 
-from peftbench.estimate.program_loss import _Fused
-from peftbench.estimate.timeline import TimelineTracker
+from peftbench.estimate.program.program_loss import _Fused
+from peftbench.estimate.simulate.timeline import TimelineTracker
 
 
 @pytest.mark.parametrize(("rows", "width", "words"), [(96, 32, 1_000), (64, 64, 65), (10, 16, 4_000)])

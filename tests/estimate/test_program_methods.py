@@ -13,8 +13,10 @@ import real_trainer
 from peft import AdaLoraConfig, IA3Config, LoraConfig, PrefixTuningConfig, PromptTuningConfig, VeraConfig
 from simulated_programs import check_equal, simulated
 
-from peftbench.estimate import fake_tensors, gpu_memory, programs
-from peftbench.estimate.programs import Program
+from peftbench.estimate.card import gpu_memory
+from peftbench.estimate.program import programs
+from peftbench.estimate.program.programs import Program
+from peftbench.estimate.simulate import fake_tensors
 
 QV = ["q_proj", "v_proj"]
 ALL = [*QV, "k_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

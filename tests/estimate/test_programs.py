@@ -13,8 +13,10 @@ from simulated_programs import check_equal, simulated
 from transformers import DebertaV2Config
 
 from peftbench.errors import UserError
-from peftbench.estimate import fake_tensors, gpu_memory, programs
+from peftbench.estimate.card import gpu_memory
 from peftbench.estimate.count import ModelQuery
+from peftbench.estimate.program import programs
+from peftbench.estimate.simulate import fake_tensors
 from peftbench.estimate.step_estimate import Setting, estimate, simulate_step
 from peftbench.method.catalogue import Catalogue
 from peftbench.method.registry import find, make

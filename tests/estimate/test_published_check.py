@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from peftbench.errors import UserError
-from peftbench.estimate import published_check as checking
-from peftbench.estimate.published_points import PublishedPoint, points
+from peftbench.estimate.published import published_check as checking
+from peftbench.estimate.published.published_points import PublishedPoint, points
 
 BASE = PublishedPoint(
     id="X1",

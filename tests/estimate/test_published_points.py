@@ -12,7 +12,7 @@ import pytest
 
 from peftbench.backbones import architectures
 from peftbench.errors import UserError
-from peftbench.estimate import published_points as published
+from peftbench.estimate.published import published_points as published
 from peftbench.method.catalogue import Catalogue
 
 POINTS = published.points()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from peftbench.errors import UserError
-from peftbench.estimate import published_check, published_points, published_predict
+from peftbench.estimate.published import published_check, published_points, published_predict
 from peftbench.tasks.metrics import spearman
 
 POINTS = {point.id: point for point in published_points.points()}

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from peftbench.backbones import architectures
 from peftbench.estimate.count import ModelQuery
-from peftbench.estimate.extrapolation import Rounds, rounds_of
+from peftbench.estimate.simulate.extrapolation import Rounds, rounds_of
 from peftbench.estimate.step_estimate import Setting, estimate
 
 SMALL = {

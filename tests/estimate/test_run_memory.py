@@ -7,9 +7,9 @@ from pathlib import Path
 import planning
 import pytest
 
-from peftbench.estimate import calibrate, calibration_worker, run_memory
-from peftbench.estimate.calibrate import Costs, Place
-from peftbench.estimate.run_peak import peak
+from peftbench.estimate.run import calibrate, calibration_worker, run_memory
+from peftbench.estimate.run.calibrate import Costs, Place
+from peftbench.estimate.run.run_peak import peak
 from peftbench.plan.prepare import Prepared
 from peftbench.run.session import Session
 

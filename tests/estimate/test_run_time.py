@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from planning import TEXT, grid, load, recorded
 
-from peftbench.estimate import calibrate, run_time
-from peftbench.estimate.calibrate import Costs
+from peftbench.estimate.run import calibrate, run_time
+from peftbench.estimate.run.calibrate import Costs
 from peftbench.plan import experiment
 
 

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
-from peftbench.estimate import step_seconds
-from peftbench.estimate.cards import Card, card
+from peftbench.estimate.card import step_seconds
+from peftbench.estimate.card.cards import Card, card
+from peftbench.estimate.card.step_seconds import Constants
+from peftbench.estimate.card.traffic import Moves, Product, Traffic
 from peftbench.estimate.count import ModelQuery
 from peftbench.estimate.step_estimate import Setting, estimate
-from peftbench.estimate.step_seconds import Constants
-from peftbench.estimate.traffic import Moves, Product, Traffic
 
 ROOT = Path(__file__).resolve().parents[2]
-POINTS = ROOT / "peftbench" / "estimate" / "published_times" / "hf_metamath.yaml"
+POINTS = ROOT / "peftbench" / "estimate" / "published" / "times" / "hf_metamath.yaml"
 
 
 def script() -> Any:

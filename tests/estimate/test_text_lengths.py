@@ -11,7 +11,7 @@ import pytest
 from peftbench.backbones import load
 from peftbench.cache import Stores
 from peftbench.errors import UserError
-from peftbench.estimate import text_lengths
+from peftbench.estimate.run import text_lengths
 from peftbench.run.session import Session
 
 FILE = {

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from peftbench.estimate.card.traffic import KernelCounter, Moves, Product, Traffic, at_full_depth, touched_bytes
 from peftbench.estimate.count import ModelQuery
 from peftbench.estimate.step_estimate import Setting, estimate
-from peftbench.estimate.traffic import KernelCounter, Moves, Product, Traffic, at_full_depth, touched_bytes
 
 
 def _counted(run: Callable[[], Any]) -> Traffic:

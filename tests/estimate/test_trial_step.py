@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from peftbench.backbones import tiny
 from peftbench.errors import UserError
-from peftbench.estimate import trial_step
+from peftbench.estimate.run import trial_step
 from peftbench.method import registry
 
 IDS = {"vocab_size": 261, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 4}

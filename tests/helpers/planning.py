@@ -9,7 +9,7 @@ from typing import Any
 import factories
 
 from peftbench.backbones.sites import Site, Sites
-from peftbench.estimate.forecast import measures
+from peftbench.estimate.run.forecast import measures
 from peftbench.plan import experiment, read
 from peftbench.plan import grid as plan
 from peftbench.plan.configurations import Configuration

@@ -18,8 +18,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
-from peftbench.estimate.programs import Program
-from peftbench.estimate.timeline import TimelineTracker
+from peftbench.estimate.program.programs import Program
+from peftbench.estimate.simulate.timeline import TimelineTracker
 
 SIZES = {
     "vocab_size": 1_000,

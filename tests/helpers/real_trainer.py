@@ -8,8 +8,8 @@ from typing import Any
 import real_programs
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from peftbench.estimate.programs import Program
-from peftbench.estimate.timeline import TimelineTracker
+from peftbench.estimate.program.programs import Program
+from peftbench.estimate.simulate.timeline import TimelineTracker
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]

@@ -9,9 +9,9 @@ from typing import Any
 import real_programs
 
 from peftbench.estimate.count import ModelQuery
-from peftbench.estimate.programs import Program
+from peftbench.estimate.program.programs import Program
+from peftbench.estimate.simulate.timeline import StepTimeline, TimelineTracker
 from peftbench.estimate.step_estimate import Setting, simulate_step
-from peftbench.estimate.timeline import StepTimeline, TimelineTracker
 from peftbench.method.catalogue import Catalogue
 from peftbench.method.registry import find, make
 

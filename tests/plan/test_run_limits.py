@@ -177,7 +177,7 @@ def test_the_peak_of_the_largest_batch_is_simulated_as_the_run_steps(
     """A budget just below the whole batch's own peak takes two parts, and one of exactly that peak takes one."""
     monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "e.yaml"
-    from peftbench.estimate import run_memory
+    from peftbench.estimate.run import run_memory
 
     path.write_text(TINY)
     prepared = planning.prepared(path)

@@ -16,8 +16,8 @@ from planning import CONFIGURATIONS, TEXT, known, load, parameters, recorded
 
 from peftbench.cache import Stores
 from peftbench.errors import UserError
-from peftbench.estimate import calibrate, run_memory, run_time
-from peftbench.estimate.calibrate import Costs
+from peftbench.estimate.run import calibrate, run_memory, run_time
+from peftbench.estimate.run.calibrate import Costs
 from peftbench.method.catalogue import Catalogue
 from peftbench.plan import configurations, experiment, next_runs, tuning
 from peftbench.plan import grid as plan

@@ -13,8 +13,8 @@ import pytest
 
 from peftbench import cache
 from peftbench.errors import UserError
-from peftbench.estimate import calibrate, run_memory
-from peftbench.estimate.calibrate import Place
+from peftbench.estimate.run import calibrate, run_memory
+from peftbench.estimate.run.calibrate import Place
 from peftbench.method.catalogue import Catalogue
 
 

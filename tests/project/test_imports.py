@@ -64,7 +64,10 @@ def test_plan_imports_no_torch() -> None:
     tops = {
         m.partition(".")[0]
         for m in reachable(
-            "peftbench.plan.grid", "peftbench.plan.prepare", "peftbench.cli.plan_view", "peftbench.estimate.calibrate"
+            "peftbench.plan.grid",
+            "peftbench.plan.prepare",
+            "peftbench.cli.plan_view",
+            "peftbench.estimate.run.calibrate",
         )
     }
     assert "peftbench" in tops
@@ -156,7 +159,7 @@ def test_every_module_that_a_string_names_is_there() -> None:
 
 
 def test_the_modules_that_processes_start_with_are_named_in_strings() -> None:
-    from peftbench.estimate import calibrate
+    from peftbench.estimate.run import calibrate
     from peftbench.run import runner
     from peftbench.run.executors import pool
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from peftbench.backbones import devices
 from peftbench.errors import UserError
-from peftbench.estimate import run_peak
+from peftbench.estimate.run import run_peak
 from peftbench.method import registry
 from peftbench.records.retries import TimeLimits
 from peftbench.records.spec import RunSpec, as_dict

@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 from peftbench import tasks
 from peftbench.cache import Stores
 from peftbench.errors import UserError
-from peftbench.estimate import text_lengths
+from peftbench.estimate.run import text_lengths
 from peftbench.records.spec import ProfileSpec, RunSpec
 from peftbench.run import session as session_module
 from peftbench.run.profile import steps as stepping

@@ -14,9 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from peftbench import cache
 from peftbench.errors import UserError
-from peftbench.estimate import published_points, published_predict
 from peftbench.estimate.calculator import payload
-from peftbench.estimate.published_points import PublishedPoint
+from peftbench.estimate.published import published_points, published_predict
+from peftbench.estimate.published.published_points import PublishedPoint
 
 HERE = Path(__file__).parent
 CHECKED = HERE / "recorded" / "checked.json"

@@ -8,9 +8,9 @@ from base64 import b64encode
 from dataclasses import asdict
 from typing import Any
 
-from peftbench.estimate import step_seconds
 from peftbench.estimate.calculator import facts, packed
-from peftbench.estimate.cards import cards
+from peftbench.estimate.card import step_seconds
+from peftbench.estimate.card.cards import cards
 
 
 def payload() -> dict[str, Any]:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from peftbench.estimate import traffic
 from peftbench.estimate.calculator.dimensions import Sized
 from peftbench.estimate.calculator.unusual_sizes import unusual_sizes
+from peftbench.estimate.card import traffic
+from peftbench.estimate.card.traffic import KernelCounter
 from peftbench.estimate.count import ModelQuery
+from peftbench.estimate.simulate.timeline import StepTimeline
 from peftbench.estimate.step_estimate import Setting, requested_step
-from peftbench.estimate.timeline import StepTimeline
-from peftbench.estimate.traffic import KernelCounter
 from peftbench.method.base import Method
 
 DEPTHS = (2, 4)  # the first and the last of the depths that `estimate` extrapolates from

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftbench.estimate import programs
 from peftbench.estimate.calculator.dimensions import VALUES
+from peftbench.estimate.program import programs
 from peftbench.estimate.step_estimate import Setting
 from peftbench.method.base import Method
 from peftbench.method.catalogue import Catalogue

@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.sharded import is_sharded, local
 from peftbench.errors import UserError
-from peftbench.estimate.optimizer_state import AllocatedAdamW
-from peftbench.estimate.timeline import StepTimeline, TimelineTracker
-from peftbench.estimate.traffic import KernelCounter, Together
+from peftbench.estimate.card.traffic import KernelCounter, Together
+from peftbench.estimate.program.optimizer_state import AllocatedAdamW
+from peftbench.estimate.simulate.timeline import StepTimeline, TimelineTracker
 from peftbench.measure import module_roles
 from peftbench.method.base import Method
 from peftbench.method.edit import Edit

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from peftbench.estimate.timeline import StepTimeline
+from peftbench.estimate.simulate.timeline import StepTimeline
 
 SHALLOW = (2, 3)  # rounds of the shallowest simulated network; 3 where 2, 3 and 4 are not regular enough
 DEEP = 8  # layers from which on three small depths are simulated instead

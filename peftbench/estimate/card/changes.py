@@ -9,9 +9,10 @@ from math import ceil
 from typing import Any
 
 from peftbench.errors import UserError
-from peftbench.estimate import fits, programs
-from peftbench.estimate.cards import larger
-from peftbench.estimate.fits import Estimator, Program, Question
+from peftbench.estimate.card import fits
+from peftbench.estimate.card.cards import larger
+from peftbench.estimate.card.fits import Estimator, Program, Question
+from peftbench.estimate.program import programs
 from peftbench.estimate.step_estimate import Setting, StepEstimate
 
 QUANTISED = {"lora": "qlora", "dora": "qdora"}  # the method with the same update on a 4-bit base

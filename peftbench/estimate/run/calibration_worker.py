@@ -1,6 +1,6 @@
 """Measure on real steps what the parts of runs cost: the worker process of `calibrate`.
 
-    python -m peftbench.estimate.calibration_worker REQUEST.json RESPONSE.json
+    python -m peftbench.estimate.run.calibration_worker REQUEST.json RESPONSE.json
 
 Each configuration is attached to its real network and steps a few times on random texts of three lengths. Each task's
 texts are tokenised, which its runs need anyway, and the lengths of the batches of those runs are counted. Queries about
@@ -26,8 +26,8 @@ import torch
 from peftbench.backbones import devices
 from peftbench.backbones.devices import synchronise
 from peftbench.backbones.load import Backbone
-from peftbench.estimate import run_peak
-from peftbench.estimate.calibrate import batch_key
+from peftbench.estimate.run import run_peak
+from peftbench.estimate.run.calibrate import batch_key
 from peftbench.method import adapter_file
 from peftbench.method.edit import Edit
 from peftbench.records import scratch

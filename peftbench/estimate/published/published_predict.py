@@ -9,10 +9,11 @@ from pathlib import Path
 
 from peftbench import cache
 from peftbench.errors import UserError
-from peftbench.estimate import memory_fit, programs
-from peftbench.estimate.calibrate import CODE
+from peftbench.estimate import memory_fit
 from peftbench.estimate.count import ModelQuery
-from peftbench.estimate.published_points import FOLDER, PARTS, SIMULATED_AS, PublishedPoint
+from peftbench.estimate.program import programs
+from peftbench.estimate.published.published_points import FOLDER, PARTS, SIMULATED_AS, PublishedPoint
+from peftbench.estimate.run.calibrate import CODE
 from peftbench.estimate.step_estimate import Setting, StepEstimate, estimate
 from peftbench.records.spec import digest
 

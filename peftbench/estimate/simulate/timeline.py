@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from peftbench.estimate.traffic import Traffic
+from peftbench.estimate.card.traffic import Traffic
 from peftbench.measure.memory import LiveTensors
 
 

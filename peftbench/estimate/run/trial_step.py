@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from peftbench import cache
 from peftbench.errors import UserError
-from peftbench.estimate.calibrate import CODE, quiet
+from peftbench.estimate.run.calibrate import CODE, quiet
 from peftbench.method.catalogue import Catalogue
 from peftbench.plan.resolve import TaskFacts
 from peftbench.records.spec import RunSpec, as_dict, digest
@@ -72,8 +72,8 @@ def _verdict(spec: RunSpec, task: TaskFacts, plugins: Iterable[Path | str]) -> d
 
     What fails in the step is only the method's fault if the network without it takes one.
     """
-    from peftbench.estimate import fake_tensors
-    from peftbench.estimate.simulated_ranks import simulated_ranks
+    from peftbench.estimate.simulate import fake_tensors
+    from peftbench.estimate.simulate.simulated_ranks import simulated_ranks
     from peftbench.method.edit import Edit
     from peftbench.method.registry import find, make
     from peftbench.run import failures
@@ -108,7 +108,7 @@ def _verdict(spec: RunSpec, task: TaskFacts, plugins: Iterable[Path | str]) -> d
 def _plain_network_steps(spec: RunSpec, task: TaskFacts) -> bool:
     """Return whether the network, without any method, takes the same step with all its parameters."""
     from peftbench.backbones.losses import loss_sum
-    from peftbench.estimate import fake_tensors
+    from peftbench.estimate.simulate import fake_tensors
 
     backbone = _network(spec, task)
     try:
@@ -141,7 +141,7 @@ def _network(spec: RunSpec, task: TaskFacts) -> Backbone:
     from peftbench.backbones import source, weight_files
     from peftbench.backbones.configuration import check_layers_stay, load_config
     from peftbench.backbones.load import load_on_meta
-    from peftbench.estimate.extrapolation import DEEP, equal_layers
+    from peftbench.estimate.simulate.extrapolation import DEEP, equal_layers
 
     b = spec.backbone
     origin = source.origin(b.model, b.pinned_revision)
@@ -168,7 +168,7 @@ def _network(spec: RunSpec, task: TaskFacts) -> Backbone:
 
 def _batch(backbone: Backbone, ranks: int = 1) -> dict[str, Any]:
     from peftbench.backbones import limits
-    from peftbench.estimate.simulated_step import batch_of
+    from peftbench.estimate.simulate.simulated_step import batch_of
 
     known = limits.of(backbone.net, backbone.kind)
     rooms = [room for room in (known.positions, known.decoder_positions) if room is not None]
@@ -178,7 +178,7 @@ def _batch(backbone: Backbone, ranks: int = 1) -> dict[str, Any]:
 
 def _reason(spec: RunSpec, backbone: Backbone, error: BaseException) -> str | None:
     """Return why a step fails with the method; None if only the lack of numbers may be the reason."""
-    from peftbench.estimate.fake_tensors import VALUES_NEEDED
+    from peftbench.estimate.simulate.fake_tensors import VALUES_NEEDED
     from peftbench.run import failures
 
     text = failures.message_of(error)

@@ -31,7 +31,7 @@ from peftbench.run import children
 from peftbench.run.executors.devices import VARIABLE
 from peftbench.run.executors.pool import environment_of
 
-WORKER = "peftbench.estimate.calibration_worker"  # what `python -m` runs; it imports torch
+WORKER = "peftbench.estimate.run.calibration_worker"  # what `python -m` runs; it imports torch
 PATIENCE_SECONDS = 300.0  # for a worker to start, load and measure
 SECONDS = 18.0  # after which a worker begins no further configuration; excludes starting and loading
 FEW = 4  # simulated steps, which take about as long as a process takes to import torch and transformers
@@ -156,7 +156,7 @@ def simulate(queries: Mapping[str, Mapping[str, Any]], catalogue: Catalogue, pla
         Answers by key.
     """
     if "torch" in sys.modules and len(queries) <= FEW:
-        from peftbench.estimate import run_peak
+        from peftbench.estimate.run import run_peak
 
         with quiet():
             return {key: run_peak.answer(query, catalogue.plugins) for key, query in queries.items()}

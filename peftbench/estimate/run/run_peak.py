@@ -15,11 +15,11 @@ import torch
 from peftbench.backbones import load, source
 from peftbench.backbones.configuration import load_config
 from peftbench.errors import UserError
-from peftbench.estimate import fake_tensors, simulated_step
-from peftbench.estimate.extrapolation import rounds_of, simulate_depths
-from peftbench.estimate.fake_tensors import VALUES_NEEDED, not_estimable
-from peftbench.estimate.simulated_ranks import simulated_ranks
-from peftbench.estimate.timeline import StepTimeline
+from peftbench.estimate.simulate import fake_tensors, simulated_step
+from peftbench.estimate.simulate.extrapolation import rounds_of, simulate_depths
+from peftbench.estimate.simulate.fake_tensors import VALUES_NEEDED, not_estimable
+from peftbench.estimate.simulate.simulated_ranks import simulated_ranks
+from peftbench.estimate.simulate.timeline import StepTimeline
 from peftbench.method.edit import Edit
 from peftbench.method.registry import find, make
 from peftbench.records.spec import RunSpec

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from peftbench.estimate.calibrate import Costs, run_key, task_key
+from peftbench.estimate.run.calibrate import Costs, run_key, task_key
 from peftbench.plan.grid import Planned
 from peftbench.records.record import Record, TrainingRecord, TrialRecord
 

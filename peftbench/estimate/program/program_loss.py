@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from peftbench.backbones.losses import IGNORED
 from peftbench.errors import UserError
-from peftbench.estimate.programs import PROGRAMS, Program
+from peftbench.estimate.program.programs import PROGRAMS, Program
 
 
 def loss_of(net: Any, batch: Mapping[str, Tensor], own: Program, alive: dict[str, Any]) -> Tensor:

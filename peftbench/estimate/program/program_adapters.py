@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from peftbench.backbones.networks import DTYPES
 from peftbench.backbones.sites import BLOCKS, LINEAR
-from peftbench.estimate.programs import Program
+from peftbench.estimate.program.programs import Program
 from peftbench.method.adapter import Adapter
 from peftbench.method.edit import Edit
 from peftbench.method.layers import lowrank

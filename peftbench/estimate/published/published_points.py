@@ -16,7 +16,7 @@ from peftbench.errors import UserError, unknown
 from peftbench.plan import strict_yaml
 from peftbench.plan.strict_yaml import Document, Place
 
-FOLDER = Path(__file__).parent / "published"
+FOLDER = Path(__file__).parent
 MEASURES = ("allocated", "active", "reserved", "after_step", "unspecified", "longest_context")
 UNITS = {"GB": 10**9, "GiB": 2**30, "MiB": 2**20, "tokens": 1}
 SIMULATED_AS = {  # program of a source -> the simulated program whose parts come nearest

@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from peftbench.estimate.cards import Card
-from peftbench.estimate.traffic import Traffic
+from peftbench.estimate.card.cards import Card
+from peftbench.estimate.card.traffic import Traffic
 from peftbench.measure.memory import PHASES
 
 FILE = Path(__file__).with_name("step_seconds.yaml")

@@ -15,7 +15,7 @@ from typing import Any
 from peftbench import cache
 from peftbench.cache import Store
 from peftbench.errors import UserError
-from peftbench.estimate.calibrate import CODE, Costs, batch_key, task_key
+from peftbench.estimate.run.calibrate import CODE, Costs, batch_key, task_key
 from peftbench.method.catalogue import Catalogue
 from peftbench.plan.grid import Planned
 from peftbench.plan.resolve import TaskFacts
@@ -109,7 +109,7 @@ def at_worst(spec: RunSpec, task: TaskFacts, catalogue: Catalogue) -> int:
     key, query = _query(spec, task, _at_worst(spec))
     store = _store(catalogue)
     if key not in store.answers:
-        from peftbench.estimate.run_peak import peak
+        from peftbench.estimate.run.run_peak import peak
 
         store.put(key, peak(query, catalogue.plugins))
         store.save()

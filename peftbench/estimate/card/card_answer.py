@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from peftbench.errors import UserError
-from peftbench.estimate import changes, fits, step_seconds
-from peftbench.estimate.cards import Card
-from peftbench.estimate.changes import Change
-from peftbench.estimate.fits import Bill, Estimator, Largest, Program, Question
+from peftbench.estimate.card import changes, fits, step_seconds
+from peftbench.estimate.card.cards import Card
+from peftbench.estimate.card.changes import Change
+from peftbench.estimate.card.fits import Bill, Estimator, Largest, Program, Question
+from peftbench.estimate.card.step_seconds import StepSeconds
 from peftbench.estimate.step_estimate import StepEstimate
-from peftbench.estimate.step_seconds import StepSeconds
 
 
 @dataclass(frozen=True)

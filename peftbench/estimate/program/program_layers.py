@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
 
-from peftbench.estimate.programs import Program
+from peftbench.estimate.program.programs import Program
 from peftbench.method.adapter import Adapter
 from peftbench.method.edit import Edit
 from peftbench.method.layers import nf4

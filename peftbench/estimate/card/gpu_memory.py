@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from peftbench.estimate import caching_allocator
-from peftbench.estimate.timeline import StepTimeline
+from peftbench.estimate.card import caching_allocator
+from peftbench.estimate.simulate.timeline import StepTimeline
 
 BLOCK = 512
 SEGMENT = 2 << 20  # from LARGE on, a segment of its own, in multiples of this

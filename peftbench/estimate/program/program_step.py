@@ -18,9 +18,10 @@ from torch.utils._pytree import tree_leaves
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.networks import DTYPES
 from peftbench.errors import UserError
-from peftbench.estimate import fake_tensors, program_adapters, program_layers, program_loss
-from peftbench.estimate.optimizer_state import AllocatedAdamW
-from peftbench.estimate.programs import Program
+from peftbench.estimate.program import program_adapters, program_layers, program_loss
+from peftbench.estimate.program.optimizer_state import AllocatedAdamW
+from peftbench.estimate.program.programs import Program
+from peftbench.estimate.simulate import fake_tensors
 from peftbench.measure.timing import Phased
 from peftbench.method.base import Method
 from peftbench.method.edit import Edit

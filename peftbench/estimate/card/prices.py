@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from peftbench.errors import UserError, shown
-from peftbench.estimate.cards import Card, card
+from peftbench.estimate.card.cards import Card, card
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from peftbench.errors import UserError
-from peftbench.estimate import step_seconds
-from peftbench.estimate.cards import Card
+from peftbench.estimate.card import step_seconds
+from peftbench.estimate.card.cards import Card
+from peftbench.estimate.card.step_seconds import StepSeconds
 from peftbench.estimate.memory_fit import LARGEST
 from peftbench.estimate.step_estimate import Setting, StepEstimate
-from peftbench.estimate.step_seconds import StepSeconds
 
 CONTEXT = 512 * 2**20  # bytes that a process holds on a card outside tensors: CUDA's context and loaded kernels
 GRADIENT = 4  # bytes of a gradient, which is float32

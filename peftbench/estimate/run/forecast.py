@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from peftbench.estimate import calibrate, run_memory, run_time, text_lengths, trial_step
-from peftbench.estimate.calibrate import Costs, Place
-from peftbench.estimate.run_memory import RunPeak
-from peftbench.estimate.run_time import Predicted
+from peftbench.estimate.run import calibrate, run_memory, run_time, text_lengths, trial_step
+from peftbench.estimate.run.calibrate import Costs, Place
+from peftbench.estimate.run.run_memory import RunPeak
+from peftbench.estimate.run.run_time import Predicted
 from peftbench.method.catalogue import Catalogue
 from peftbench.plan.experiment import ProfileSection
 from peftbench.plan.grid import Planned

@@ -17,7 +17,7 @@ from typing import Any
 from tabulate import tabulate
 
 from peftbench.errors import UserError
-from peftbench.estimate.published_points import FOLDER, PublishedPoint
+from peftbench.estimate.published.published_points import FOLDER, PublishedPoint
 from peftbench.report.media.markdown import escape
 
 RIVALS = FOLDER / "rivals.json"

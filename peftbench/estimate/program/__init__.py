@@ -1,0 +1,1 @@
+"""Whose training step is estimated: programs and their parts, each simulated."""

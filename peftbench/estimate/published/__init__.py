@@ -1,0 +1,1 @@
+"""Published measurements, and our predictions of them."""

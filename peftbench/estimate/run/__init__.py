@@ -1,0 +1,1 @@
+"""What a run of an experiment will take on this machine: peak memory and time, forecast."""

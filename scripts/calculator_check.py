@@ -12,7 +12,7 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,31 @@ QUANTITIES = ("trainable", "peak", "needed", "seconds")
 
 
 def choices(data: Mapping[str, Any], count: int, seed: int = SEED) -> list[dict[str, Any]]:
-    """Return random choices of the page; the same for the same seed and recordings."""
-    draw = random.Random(seed)
+    """Return random choices of the page; the same for the same seed and recordings.
+
+    Each family, program and dtype is drawn from alone, and about equally often, so that another recorded family leaves
+    the choices of the others as they are.
+    """
+    groups = sorted({(name.removesuffix("-tied"), *key.split("|")[:2]) for name, key in _recorded(data)})
     drawn: list[dict[str, Any]] = []
-    while len(drawn) < count:
-        model, method = draw.choice(data["models"]), draw.choice(data["methods"])
+    for number, group in enumerate(groups):
+        draw = random.Random(f"{seed} {' '.join(group)}")
+        wanted = count * (number + 1) // len(groups) - len(drawn)
+        drawn += [_one(data, draw, *group) for _ in range(wanted)]
+    return drawn
+
+
+def _recorded(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, read in data["families"].items():
+        for key in read["steps"]:
+            yield name, key
+
+
+def _one(data: Mapping[str, Any], draw: random.Random, family: str, program: str, precision: str) -> dict[str, Any]:
+    """Return a random choice of a family, a program and a precision that the page has an answer for."""
+    models = [model for model in data["models"] if model["family"] == family]
+    while True:
+        model, method = draw.choice(models), draw.choice(data["methods"])
         choice = {
             "model": model["name"],
             "method": method["name"],
@@ -47,10 +67,10 @@ def choices(data: Mapping[str, Any], count: int, seed: int = SEED) -> list[dict[
             "size": draw.choice(SIZES) if method["knob"] else 0,
             "batch": draw.choice(BATCHES),
             "seq": draw.choice(LENGTHS),
-            "dtype": draw.choice(settings.DTYPES),
+            "dtype": {"bf16": "bfloat16", "fp32": "float32"}[precision],
             "optimizer": draw.choice(("adamw", "adamw", "adamw8bit", "paged_adamw", "paged_adamw8bit")),
             "checkpointing": draw.random() < 0.5,
-            "program": draw.choice(settings.PROGRAMS),
+            "program": program,
             "gpu": draw.choice(sorted(data["cards"])),
             "gpus": 1,
             "examples": 10_000,
@@ -60,8 +80,7 @@ def choices(data: Mapping[str, Any], count: int, seed: int = SEED) -> list[dict[
         tied = model["tied"] and method["like"] in ("full", "galore")
         steps = data["families"].get(model["family"] + "-tied" * tied, {"steps": {}})["steps"]
         if key_of(choice, method) in steps and not refused(choice, model, method):
-            drawn.append(choice)
-    return drawn
+            return choice
 
 
 def key_of(choice: Mapping[str, Any], method: Mapping[str, Any]) -> str:
@@ -75,6 +94,7 @@ def refused(choice: Mapping[str, Any], model: Mapping[str, Any], method: Mapping
     longest = choice["seq"] + (choice["size"] if method["like"] in ("prompt", "prefix") else 0)
     return (
         (model["positions"] is not None and longest > model["positions"])
+        or (model["window"] is not None and choice["seq"] >= model["window"])
         or (method["like"] == "bitfit" and not model["biases"])
         or method["like"] == "qdora"
         or (choice["optimizer"] != "adamw" and method["like"] in ("adalora", "galore"))
@@ -152,7 +172,7 @@ def main() -> None:
         for row in sorted(rows, key=lambda row: -abs(row["errors"].get(q, 0)))[: args.worst]:
             if abs(row["errors"].get(q, 0)) > 1e-3:
                 c = row["choice"]
-                what = [c[k] for k in ("model", "method", "roles", "size", "batch", "seq", "optimizer", "gpu")]
+                what = [c[k] for k in ("model", "method", "size", "batch", "seq", "optimizer", "gpu")]
                 print(
                     f"  {row['errors'][q]:+.3%}",
                     *what,

@@ -53,6 +53,7 @@ def _record(named: str, end: float, only: list[str]) -> None:
     code = cache.code_key(*CODE)
     with tempfile.TemporaryDirectory() as network:
         values = families.readable(family, tied, Path(network))
+        period = families.period_of(families.configuration(families.first_of(family)))
         for step in settings.steps():
             path = folder / f"{step.key.replace('|', '+')}.json"
             if not all(part in step.key for part in only) or (tied and step.method not in ("full", "galore")):
@@ -64,7 +65,7 @@ def _record(named: str, end: float, only: list[str]) -> None:
             began = time.monotonic()
             texts = {"b": values["b"] if step.many else 1}
             try:
-                made = packed.as_json(record(network, step.made(values["r"]), step.setting(), {**values, **texts}))
+                made = packed.as_json(record(network, step.made(values["r"]), step.setting(), {**values, **texts}, period))
             except (UserError, ValueError) as error:
                 print(f"{family} {step.key}: {error}", flush=True)
                 made = {"refused": str(error)}

@@ -18,7 +18,8 @@ VALUES: dict[str, int] = {
     "i": 256 * 701,  # inner size of the feed-forward network, the largest width as in real ones
     "V": 64 * 401,  # vocabulary
     "K": 13,  # key and value heads
-    "G": 11,  # query heads for each of them
+    "G": 29,  # query heads for each of them
+    "g": 31,  # query, key and value heads for each of them, where one matrix makes all three
     "D": 8 * 19,  # size of a head; libraries take another way above 256
     "t": 8 * 113 + 2 * 47,  # tokens of a text behind a prompt or a prefix
     "p": 8 * 113 + 1,  # tokens of a text and one that pads its labels
@@ -38,7 +39,8 @@ PRIMES = {
     "i": 701,
     "V": 401,
     "K": 13,
-    "G": 11,
+    "G": 29,
+    "g": 31,
     "D": 19,
     "t": 499,
     "p": 181,

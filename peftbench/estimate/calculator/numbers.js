@@ -28,7 +28,7 @@ function modelOfConfig(config, families) {
   const biases = kind === "qwen2" ? layers * (q + 2 * kv) : 0;
   const norms = (2 * layers + 1) * h + (kind === "qwen3" ? 2 * D * layers : 0);
   const base = (tied ? 1 : 2) * V * h + layers * (2 * h * q + 2 * h * kv + 3 * h * i) + biases + norms;
-  return { name: "own", family, layers, sizes, tied, positions: config.max_position_embeddings || null, base, biases, norms };
+  return { name: "own", family, layers, period: 1, window: null, sizes, tied, positions: config.max_position_embeddings || null, base, biases, norms };
 }
 
 // Parameters that a method trains: each method's own formula (`parameters` in methods/).
@@ -75,6 +75,8 @@ function refusal(data, model, method, choice) {
   if (method.like === "bitfit" && !model.biases) return `${model.name} has no biases, which are all that bitfit trains.`;
   if (method.like === "qdora") return "QDoRA keeps other tensors in some sizes than in others; the command below simulates it.";
   if (model.positions && choice.seq > model.positions) return `${model.name} takes at most ${model.positions} tokens.`;
+  if (model.window && choice.seq >= model.window)
+    return `From ${model.window} tokens on, ${model.name} has layers that do not see the whole text; the page knows its step below that.`;
   if (choice.gpus < 1 || choice.batch < 1) return "Give whole numbers from 1.";
   if (choice.optimizer !== "adamw" && ["adalora", "galore"].includes(method.like))
     return `${method.name} keeps more than moments with its optimiser; this page knows it with AdamW only.`;

@@ -39,6 +39,7 @@ def html() -> str:
     environment = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, autoescape=False)
     return environment.get_template("page.html.j2").render(
         style=_source("style.css"),
+        pieces=_source("pieces.js"),
         replay=_source("replay.js"),
         numbers=_source("numbers.js"),
         script=_source("calculator.js"),

@@ -22,7 +22,7 @@ from peftbench.estimate.simulate.timeline import StepTimeline
 from peftbench.estimate.step_estimate import Setting, requested_step
 from peftbench.method.base import Method
 
-DEPTHS = (2, 4)  # the first and the last of the depths that `estimate` extrapolates from
+ROUNDS = (2, 4)  # the first and the last of the depths that `estimate` extrapolates from
 UPDATE = "update"  # the phase of an optimiser's one kernel, which others replace
 KINDS = ("weights", "adapter", "head", "gradients", "optimizer", "activations", "temporaries")
 
@@ -110,7 +110,7 @@ class Recording:
 
 
 def record(
-    folder: str, method: Method, setting: Setting, values: Mapping[str, int], depths: Sequence[int] = DEPTHS
+    folder: str, method: Method, setting: Setting, values: Mapping[str, int], period: int = 1
 ) -> Recording:
     """Record a step.
 
@@ -119,7 +119,7 @@ def record(
         method: The method, whose size knob is one of the dimensions.
         setting: How the step runs, with the batch and the length of `values`.
         values: The dimensions.
-        depths: Numbers of layers.
+        period: Layers of a round.
 
     Raises:
         Unreadable: A size is not a product of the dimensions.
@@ -133,7 +133,8 @@ def record(
         return counters[-1]
 
     with unusual_sizes(values):
-        for layers in depths:
+        for rounds in ROUNDS:
+            layers = rounds * period
             timelines.append(requested_step(ModelQuery(folder), method, setting, layers=layers, counter=counter))
     first, second = (tuple(_lives(t, values)) for t in timelines)
     kernels = {

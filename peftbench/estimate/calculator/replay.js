@@ -6,9 +6,8 @@ const BLOCK = 512, LARGE = 10 * 2 ** 20, SEGMENT = 2 * 2 ** 20, UNSPLIT = 2 ** 2
 const WORKSPACES = 2 * (2 * 4096 * 1024 + 8 * 16 * 1024);
 const KINDS = ["weights", "adapter", "head", "gradients", "optimizer", "activations", "temporaries"];
 const DTYPES = ["", "bfloat16", "float32"];
-const PIECE = 2 ** 24; // numbers of a 4-bit weight that are computed at once
 const UPDATE = 3; // phase of an optimiser's one kernel
-const FIRST = 2, SECOND = 4; // recorded depths
+const FIRST = 2, SECOND = 4; // recorded rounds of layers
 
 // "4*b*s*h+2*h*i" -> [[4, "b", "s", "h"], [2, "h", "i"]]
 function parsedSizes(texts) {
@@ -32,19 +31,10 @@ function sizeOf(terms, values) {
 
 // The numbers that the dimensions of a recording have here.
 function valuesOf(sizes, batch, seq, size) {
-  const { h, i, K, G, D } = sizes;
   return {
     ...sizes, b: batch, s: seq, r: size, t: seq + size, p: seq + 1, u: seq + size + 1, m: seq - 1, n: seq + size - 1,
-    x: Math.min(PIECE, h * K * G * D), y: Math.min(PIECE, h * K * D), z: Math.min(PIECE, h * i),
+    g: sizes.G + 2, ...pieces.piecesOf(sizes),
   };
-}
-
-// How many pieces a weight has, whose pieces a kernel computes; 1 for other kernels.
-function piecesOf(terms, values) {
-  const { h, i, K, G, D } = values;
-  const weights = { x: h * K * G * D, y: h * K * D, z: h * i };
-  for (const term of terms) for (const name of term) if (weights[name]) return weights[name] / values[name];
-  return 1;
 }
 
 function blockBytes(size) {
@@ -55,7 +45,7 @@ function blockBytes(size) {
 }
 
 // The storages of one depth, with the optimiser and the head that are asked for.
-function livesOf(step, depth, sizes, asked) {
+function livesOf(step, depth, sizes, asked, terms, values) {
   const [size, kind, births, lengths] = step.lives[depth];
   const lives = [];
   let born = 0;
@@ -67,6 +57,7 @@ function livesOf(step, depth, sizes, asked) {
     const head = lives.findLastIndex((life) => life.born === 0 && life.kind === 0 && asked.headSizes.has(life.size));
     if (head >= 0) lives.splice(head, 1);
   }
+  pieces.withPieces(lives, terms, values);
   return asked.optimizer === "adamw" ? lives : withOptimizer(lives, step.phases[2], asked);
 }
 
@@ -141,18 +132,18 @@ function partsAt(lives, moment, onGpu) {
 // torch's caching allocator over the storages of a step (caching_allocator.py); returns the bytes of its segments.
 function reservedBytes(lives, fixed) {
   const SMALL = 2 ** 20, free = { true: [], false: [] };
-  let reserved = 0, made = 0;
-  const before = (one, size, id) => one.size < size || (one.size === size && one.id < id);
-  const placeOf = (list, size, id) => {
+  let reserved = 0;
+  const before = (one, size, address) => one.size < size || (one.size === size && one.address < address);
+  const placeOf = (list, size, address) => {
     let low = 0, high = list.length;
     while (low < high) {
       const middle = (low + high) >> 1;
-      if (before(list[middle], size, id)) low = middle + 1; else high = middle;
+      if (before(list[middle], size, address)) low = middle + 1; else high = middle;
     }
     return low;
   };
-  const giveBack = (block) => { block.free = true; free[block.small].splice(placeOf(free[block.small], block.size, block.id), 0, block); };
-  const take = (block) => { free[block.small].splice(placeOf(free[block.small], block.size, block.id), 1); };
+  const giveBack = (block) => { block.free = true; free[block.small].splice(placeOf(free[block.small], block.size, block.address), 0, block); };
+  const take = (block) => { free[block.small].splice(placeOf(free[block.small], block.size, block.address), 1); };
   const allocate = (asked) => {
     const size = Math.max(BLOCK, Math.ceil(asked / BLOCK) * BLOCK), small = size <= SMALL;
     const list = free[small], at = placeOf(list, size, -1);
@@ -160,12 +151,12 @@ function reservedBytes(lives, fixed) {
     if (at < list.length) block = list.splice(at, 1)[0];
     else {
       const whole = small ? 2 * SMALL : size < LARGE ? 20 * SMALL : Math.ceil(size / SEGMENT) * SEGMENT;
+      block = { size: whole, address: reserved, small, free: false, before: null, after: null };
       reserved += whole;
-      block = { size: whole, small, free: false, before: null, after: null, id: made++ };
     }
     const rest = block.size - size;
     if (small ? rest >= BLOCK : rest > SMALL) {
-      const left = { size: rest, small, free: true, before: block, after: block.after, id: made++ };
+      const left = { size: rest, small, free: true, before: block, after: block.after, address: block.address + size };
       if (block.after) block.after.before = left;
       block.size = size;
       block.after = left;
@@ -188,6 +179,7 @@ function reservedBytes(lives, fixed) {
   };
   const events = [];
   lives.forEach((life, number) => {
+    if (!life.bytes) return;
     events.push([life.born, 1, number]);
     if (life.died !== null) events.push([life.died, 0, number]);
   });
@@ -209,7 +201,7 @@ function kernelsOf(step, sizes, terms, values, more, asked) {
     if (updates && asked.optimizer !== "adamw") continue;
     const number = along(one, two);
     if (!updates && one && two && number >= 0) {
-      found.push([phase, dtype, sizes[f], sizes[m], number * piecesOf(terms[m], values)]);
+      found.push(...pieces.kernelsOfPieces([phase, dtype, sizes[f], sizes[m], number], terms[m], values));
       continue;
     }
     // One kernel for all parameters: its bytes grow with the depth, not its number.
@@ -269,10 +261,10 @@ function estimate(family, model, asked) {
   const step = family.steps[asked.key], onGpu = asked.program !== "peftbench";
   const values = valuesOf(model.sizes, asked.batch, asked.seq, asked.size);
   const sizes = family.terms.map((terms) => sizeOf(terms, values));
-  const more = model.layers - FIRST;
+  const more = model.layers / model.period - FIRST;
   const headSizes = new Set(family.terms.flatMap((terms, n) => (isHead(terms) ? [n] : [])));
   const how = { ...asked, tied: model.tied && !family.tied, headSizes, work: [] };
-  const lives = [0, 1].map((depth) => livesOf(step, depth, sizes, how));
+  const lives = [0, 1].map((depth) => livesOf(step, depth, sizes, how, family.terms, values));
   const levels = [0, 1].map((depth) => levelsOf(lives[depth], step.events[depth], onGpu));
   const levelAt = ([a, b]) => levels[0][a] + (more * (levels[1][b] - levels[0][a])) / (SECOND - FIRST);
   let best = null;
@@ -282,7 +274,7 @@ function estimate(family, model, asked) {
   const peak = levelAt(best);
   let reserved = 0;
   if (onGpu) {
-    const [a, b] = lives.map((some) => reservedBytes(some, WORKSPACES));
+    const [a, b] = lives.map((some) => reservedBytes(some.flatMap((life) => [life, ...(life.pieces || [])]), WORKSPACES));
     reserved = Math.max(peak, a + Math.round((more * (b - a)) / 2));
   }
   const phase = ["forward", "backward", "optimizer"][step.phases.filter((start) => start <= Math.max(best[0], 1)).length - 1];
@@ -297,4 +289,5 @@ function familyOf(read, tied) {
   return { steps: read.steps, terms: parsedSizes(read.sizes), tied };
 }
 
+const pieces = typeof module === "undefined" ? { piecesOf, withPieces, kernelsOfPieces } : require("./pieces.js");
 if (typeof module !== "undefined") module.exports = { estimate, familyOf, stepSeconds };

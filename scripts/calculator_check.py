@@ -37,16 +37,12 @@ QUANTITIES = ("trainable", "peak", "needed", "seconds")
 def choices(data: Mapping[str, Any], count: int, seed: int = SEED) -> list[dict[str, Any]]:
     """Return random choices of the page; the same for the same seed and recordings.
 
-    Each family, program and dtype is drawn from alone, and about equally often, so that another recorded family leaves
-    the choices of the others as they are.
+    Each family, program and dtype is drawn from alone, and equally often, so that another recorded family leaves the
+    first choices of the others as they are.
     """
     groups = sorted({(name.removesuffix("-tied"), *key.split("|")[:2]) for name, key in _recorded(data)})
-    drawn: list[dict[str, Any]] = []
-    for number, group in enumerate(groups):
-        draw = random.Random(f"{seed} {' '.join(group)}")
-        wanted = count * (number + 1) // len(groups) - len(drawn)
-        drawn += [_one(data, draw, *group) for _ in range(wanted)]
-    return drawn
+    draws = [random.Random(f"{seed} {' '.join(group)}") for group in groups]
+    return [_one(data, draws[n % len(groups)], *groups[n % len(groups)]) for n in range(count)]
 
 
 def _recorded(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -96,7 +92,6 @@ def refused(choice: Mapping[str, Any], model: Mapping[str, Any], method: Mapping
         (model["positions"] is not None and longest > model["positions"])
         or (model["window"] is not None and choice["seq"] >= model["window"])
         or (method["like"] == "bitfit" and not model["biases"])
-        or method["like"] == "qdora"
         or (choice["optimizer"] != "adamw" and method["like"] in ("adalora", "galore"))
         or (choice["program"] == "peftbench" and choice["optimizer"].startswith("paged"))
     )

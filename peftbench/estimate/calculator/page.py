@@ -21,7 +21,7 @@ from peftbench.estimate.published.published_points import PublishedPoint
 HERE = Path(__file__).parent
 CHECKED = HERE / "recorded" / "checked.json"
 COMMON = HERE / "recorded" / "common.json"
-COMPARED = ("allocated", "active", "after_step")  # measures that a prediction should equal
+COMPARED = ("allocated", "active", "after_step", "reserved")  # measures that a prediction should equal
 GROUPS = (
     ("Llama", ("llama-3", "llama-2", "llama-")),
     ("Mistral", ("mistral",)),
@@ -32,8 +32,12 @@ GROUPS = (
 )
 
 
-def html() -> str:
-    """Return the page."""
+def html(served: bool = False) -> str:
+    """Return the page.
+
+    Args:
+        served: Whether a server computes exactly what the page asks (serve.py).
+    """
     data = payload.payload()
     data["published"] = published()
     environment = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, autoescape=False)
@@ -42,7 +46,11 @@ def html() -> str:
         pieces=_source("pieces.js"),
         replay=_source("replay.js"),
         numbers=_source("numbers.js"),
+        published=_source("published.js"),
+        presets=_source("presets.js"),
         script=_source("calculator.js"),
+        exact=_source("exact.js"),
+        served=served,
         payload=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
         families=payload.families(),
         groups=_groups([model["name"] for model in data["models"]]),

@@ -3,8 +3,8 @@
 "use strict";
 
 const PIECE = 2 ** 24;
-const INDICES = 2, NUMBERS = 4; // bytes for each number of a piece: half an int32, and a float32
-const READ = 0.5; // bytes of a number's code, which the indices come from
+const INDEX_BYTES = 2, NUMBER_BYTES = 4; // bytes for each number of a piece: half an int32, and a float32
+const CODE_BYTES = 0.5; // bytes of a number's code, which the indices come from
 const BLOCK_OF_BLOCKS = 64 * 256; // numbers of a weight that share a scale; the last, if it is short, has a kernel of its own
 
 // How many numbers the weights have whose pieces are the dimensions x, y and z.
@@ -27,8 +27,8 @@ function pieceOf(terms, bytes) {
 function withPieces(lives, terms, values) {
   const counts = weightsOf(values), endsAt = new Map(lives.map((life) => [life.died, life]));
   for (let n = 1; n + 1 < lives.length; n++) {
-    const name = pieceOf(terms[lives[n].size], INDICES);
-    if (!name || pieceOf(terms[lives[n + 1].size], NUMBERS) !== name) continue;
+    const name = pieceOf(terms[lives[n].size], INDEX_BYTES);
+    if (!name || pieceOf(terms[lives[n + 1].size], NUMBER_BYTES) !== name) continue;
     const [dense, indices, numbers] = lives.slice(n - 1, n + 2), start = dense.born, statistics = endsAt.get(start + 4);
     if (indices.born !== start + 1 || numbers.died !== start + 5 || !statistics) throw new Error("a recorded piece of a 4-bit weight has other events");
     [numbers.died, statistics.died] = [start + 4, start + 5];
@@ -50,7 +50,7 @@ function furtherPieces(after, count) {
   const number = Math.ceil(count / PIECE), made = [];
   for (let n = 0; n < number; n++) {
     const size = Math.min(PIECE, count - n * PIECE), at = (part) => after + (4 * n + part) / (4 * number + 1);
-    made.push({ bytes: INDICES * size, born: at(1), died: at(3) }, { bytes: NUMBERS * size, born: at(2), died: at(4) });
+    made.push({ bytes: INDEX_BYTES * size, born: at(1), died: at(3) }, { bytes: NUMBER_BYTES * size, born: at(2), died: at(4) });
   }
   return made;
 }
@@ -63,7 +63,7 @@ function kernelsOfPieces([phase, dtype, operations, bytes, number], terms, value
   const made = [[phase, dtype, operations, bytes, number * whole]];
   if (rest) made.push([phase, dtype, operations * rest, bytes * rest, number]);
   const short = (counts[name] % BLOCK_OF_BLOCKS) / 64;
-  if (short && pieceOf(terms, READ + INDICES)) made.push([phase, 0, 0, 8 * short + 4, number]);
+  if (short && pieceOf(terms, CODE_BYTES + INDEX_BYTES)) made.push([phase, 0, 0, 8 * short + 4, number]);
   return made;
 }
 

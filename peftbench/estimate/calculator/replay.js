@@ -33,7 +33,7 @@ function sizeOf(terms, values) {
 function valuesOf(sizes, batch, seq, size) {
   return {
     ...sizes, b: batch, s: seq, r: size, t: seq + size, p: seq + 1, u: seq + size + 1, m: seq - 1, n: seq + size - 1,
-    g: sizes.G + 2, ...pieces.piecesOf(sizes),
+    g: sizes.G + 2, ...piecewise.piecesOf(sizes),
   };
 }
 
@@ -57,7 +57,7 @@ function livesOf(step, depth, sizes, asked, terms, values) {
     const head = lives.findLastIndex((life) => life.born === 0 && life.kind === 0 && asked.headSizes.has(life.size));
     if (head >= 0) lives.splice(head, 1);
   }
-  pieces.withPieces(lives, terms, values);
+  piecewise.withPieces(lives, terms, values);
   return asked.optimizer === "adamw" ? lives : withOptimizer(lives, step.phases[2], asked);
 }
 
@@ -201,7 +201,7 @@ function kernelsOf(step, sizes, terms, values, more, asked) {
     if (updates && asked.optimizer !== "adamw") continue;
     const number = along(one, two);
     if (!updates && one && two && number >= 0) {
-      found.push(...pieces.kernelsOfPieces([phase, dtype, sizes[f], sizes[m], number], terms[m], values));
+      found.push(...piecewise.kernelsOfPieces([phase, dtype, sizes[f], sizes[m], number], terms[m], values));
       continue;
     }
     // One kernel for all parameters: its bytes grow with the depth, not its number.
@@ -289,5 +289,5 @@ function familyOf(read, tied) {
   return { steps: read.steps, terms: parsedSizes(read.sizes), tied };
 }
 
-const pieces = typeof module === "undefined" ? { piecesOf, withPieces, kernelsOfPieces } : require("./pieces.js");
+const piecewise = typeof module === "undefined" ? { piecesOf, withPieces, kernelsOfPieces } : require("./pieces.js");
 if (typeof module !== "undefined") module.exports = { estimate, familyOf, stepSeconds };

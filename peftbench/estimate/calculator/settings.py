@@ -20,7 +20,7 @@ DTYPES = ("bfloat16", "float32")
 ALIKE = {"rslora": "lora", "lora_plus": "lora"}  # the same step: another factor, other rates
 CHOOSE_ROLES = ("lora", "dora", "qlora", "qdora", "adalora", "vera", "pissa")
 OF_DEFAULTS = ("full", "adapter", "prefix", "prompt", "ia3", "layernorm", "bitfit", "galore")
-PIECES = ("dora",)  # peftbench's own step computes its norms by pieces that depend on the weight's size
+PIECES = ("dora", "qdora")  # peftbench's own step computes their norms by pieces that depend on the weight's size
 KNOBS = {"galore": "rank"}  # beside the methods' own size knobs
 
 
@@ -107,6 +107,7 @@ def _first() -> Iterator[tuple[str, str, str]]:
             yield method, roles, "bfloat16"
     yield "full", "", "bfloat16"
     yield "dora", ROLES[2], "bfloat16"
+    yield "qdora", ROLES[2], "bfloat16"
     for method in OF_DEFAULTS[1:]:
         yield method, "", "bfloat16"
     for method in ("vera", "adalora"):
@@ -114,8 +115,10 @@ def _first() -> Iterator[tuple[str, str, str]]:
 
 
 def _rest() -> Iterator[tuple[str, str, str]]:
-    yield "lora", ROLES[1], "bfloat16"
-    yield "dora", ROLES[0], "bfloat16"
+    for method in ("lora", "qlora"):
+        yield method, ROLES[1], "bfloat16"
+    for method in ("dora", "qdora"):
+        yield method, ROLES[0], "bfloat16"
     yield "pissa", ROLES[2], "bfloat16"
     for method in ("full", "lora"):
         yield method, "" if method == "full" else ROLES[2], "float32"

@@ -12,7 +12,7 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,20 @@ BATCHES = (1, 1, 2, 3, 4, 8, 16)
 QUANTITIES = ("trainable", "peak", "needed", "seconds")
 
 
-def choices(data: Mapping[str, Any], count: int, seed: int = SEED) -> list[dict[str, Any]]:
+def choices(data: Mapping[str, Any], count: int, seed: int = SEED, only: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return random choices of the page; the same for the same seed and recordings.
 
     Each family, program and dtype is drawn from alone, and equally often, so that another recorded family leaves the
     first choices of the others as they are.
+
+    Args:
+        data: What the page knows.
+        count: Number of choices.
+        seed: Of the draws.
+        only: Parts of the groups' names, such as "llama hf-trainer"; empty for all.
     """
     groups = sorted({(name.removesuffix("-tied"), *key.split("|")[:2]) for name, key in _recorded(data)})
+    groups = [group for group in groups if not only or any(part in " ".join(group) for part in only)]
     draws = [random.Random(f"{seed} {' '.join(group)}") for group in groups]
     return [_one(data, draws[n % len(groups)], *groups[n % len(groups)]) for n in range(count)]
 
@@ -132,13 +139,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", type=int, default=300)
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--only", nargs="*", default=[], help="parts of groups' names, such as 'llama hf-trainer'")
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--write", action="store_true", help=f"write {FILE.name}")
     parser.add_argument("--worst", type=int, default=12, help="settings to print")
     args = parser.parse_args()
     data = payload.unpacked()
     BUILD.mkdir(parents=True, exist_ok=True)
-    drawn = choices(data, args.settings, args.seed)
+    drawn = choices(data, args.settings, args.seed, args.only)
     known_file = BUILD / "estimates.json"
     known = json.loads(known_file.read_text()) if known_file.exists() else {}
     end = time.monotonic() + 60 * args.minutes

@@ -65,7 +65,9 @@ def _record(named: str, end: float, only: list[str]) -> None:
             began = time.monotonic()
             texts = {"b": values["b"] if step.many else 1}
             try:
-                made = packed.as_json(record(network, step.made(values["r"]), step.setting(), {**values, **texts}, period))
+                made = packed.as_json(
+                    record(network, step.made(values["r"]), step.setting(), {**values, **texts}, period)
+                )
             except (UserError, ValueError) as error:
                 print(f"{family} {step.key}: {error}", flush=True)
                 made = {"refused": str(error)}

@@ -52,7 +52,7 @@ PRIMES = {
     "z": 67,
 }
 NAMES = tuple(VALUES)
-CONSTANT = 2_048  # smaller numbers are not read: they count parameters, or are too small to matter
+CONSTANT = 2_048  # smaller numbers may count parameters: they are read only of storages that any depth has
 COEFFICIENTS = (2, 3, 5, 7)  # primes that a constant may have
 
 Term = tuple[Fraction, tuple[int, ...]]  # constant, exponent of each dimension
@@ -62,18 +62,19 @@ class Unreadable(ValueError):
     """A number that is not a product of the dimensions."""
 
 
-def term(size: int, values: Mapping[str, int] = VALUES) -> Term:
+def term(size: int, values: Mapping[str, int] = VALUES, smallest: int = CONSTANT) -> Term:
     """Return the constant and the exponents of a size.
 
     Args:
         size: The number.
         values: Of the dimensions in the recorded step; those that are 1 are not read.
+        smallest: Smaller numbers are constants.
 
     Raises:
         Unreadable: A factor belongs to no dimension.
     """
     exponents = dict.fromkeys(NAMES, 0)
-    if size < CONSTANT:
+    if size < smallest:
         return Fraction(size), tuple(exponents.values())
     rest, constant = size, Fraction(size)
     for name, prime in PRIMES.items():

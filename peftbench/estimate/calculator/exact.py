@@ -37,7 +37,9 @@ def answer(asked: Mapping[str, Any]) -> dict[str, Any]:
         try:
             return _answer(choice, ModelQuery(model, task="generation"))
         except UserError as error:
-            raise UserError(str(error).replace(model, "config.json") if choice["model"] == OWN else str(error)) from error
+            raise UserError(
+                str(error).replace(model, "config.json") if choice["model"] == OWN else str(error)
+            ) from error
 
 
 def _answer(choice: Mapping[str, Any], query: ModelQuery) -> dict[str, Any]:
@@ -125,6 +127,8 @@ def _checked(choice: Any) -> dict[str, Any]:
             raise UserError(f"{name} {made.get(name)!r}: give a number")
     if not isinstance(made.get("checkpointing"), bool):
         raise UserError(f"checkpointing {made.get('checkpointing')!r}: give true or false")
-    if made["model"] != OWN and made["model"] not in architectures.known():  # a folder or the hub is not the page's to read
+    if (
+        made["model"] != OWN and made["model"] not in architectures.known()
+    ):  # a folder or the hub is not the page's to read
         raise UserError(f"model {made['model']!r}: give a name of the page's list, or paste a config.json")
     return made

@@ -19,11 +19,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peftbench.estimate.calculator.dimensions import NAMES
+from peftbench.estimate.calculator.dimensions import NAMES, VALUES, term
 from peftbench.estimate.calculator.recording import KINDS, UPDATE, Recording, Terms
 from peftbench.measure.memory import PHASES
 
 FOLDER = Path(__file__).parent / "recorded"
+SMALLEST = 16  # bytes; scalars have fewer
 PRODUCTS = ("", "bfloat16", "float32")
 
 
@@ -87,9 +88,27 @@ def pack(build: Path) -> None:
 
 def _renumbered(step: Mapping[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
     """Return a step whose sizes are numbered as in the whole file."""
-    to = [sizes.setdefault(text, len(sizes)) for text in step["sizes"]]
+    to = [sizes.setdefault(text, len(sizes)) for text in _small_read(step)]
     return {
         "lives": [[[to[i] for i in own[0]], *own[1:]] for own in step["lives"]],
         **{key: step[key] for key in ("events", "parts", "phases")},
         "kernels": [[phase, dtype, to[f], to[m], *numbers] for phase, dtype, f, m, *numbers in step["kernels"]],
     }
+
+
+def _small_read(step: Mapping[str, Any]) -> list[str]:
+    """Return the sizes of a step, with the small ones read that storages of both depths have.
+
+    The others count the parameters of a depth.
+    """
+    one, other = (set(own[0]) for own in step["lives"])
+    values = VALUES if "|many|" in step["key"] else {**VALUES, "b": 1}
+    return [
+        _read(int(text), values) if n in one & other and text.isdecimal() and int(text) >= SMALLEST else text
+        for n, text in enumerate(step["sizes"])
+    ]
+
+
+def _read(size: int, values: Mapping[str, int]) -> str:
+    constant, exponents = term(size, values, SMALLEST)
+    return text_of(((exponents, constant),))

@@ -109,9 +109,7 @@ class Recording:
     kernels: Mapping[tuple[str, str, Terms, Terms], tuple[int, int]]
 
 
-def record(
-    folder: str, method: Method, setting: Setting, values: Mapping[str, int], period: int = 1
-) -> Recording:
+def record(folder: str, method: Method, setting: Setting, values: Mapping[str, int], period: int = 1) -> Recording:
     """Record a step.
 
     Args:

@@ -22,7 +22,9 @@ HOST = "127.0.0.1"
 PORT = 8765
 LARGEST_BODY = 256 * 1024  # bytes; a config.json has a few thousand
 SECONDS = 10  # that a request may take to arrive
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'"
+)
 
 
 class Server(ThreadingHTTPServer):

@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from peftbench.method.layers.pieces import pieces
+
 ROWS = 128  # rows multiplied at once in `dot_rows`
 CHUNK = 1 << 20  # weights cast at once, if the norm's products need a wider dtype than W has
 
@@ -189,6 +191,7 @@ def dot_rows(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
         return (a * b).sum(0, dtype=dtype)
     whole = len(a) // ROWS * ROWS
     total = a[:ROWS] * b[:ROWS]
-    for start in range(ROWS, whole, ROWS):
-        total.addcmul_(a[start : start + ROWS], b[start : start + ROWS])
+    more_a, more_b = a[ROWS:whole], b[ROWS:whole]
+    for rows in pieces(len(more_a), ROWS, a):
+        total.addcmul_(more_a[rows], more_b[rows])
     return total.sum(0).add_((a[whole:] * b[whole:]).sum(0))

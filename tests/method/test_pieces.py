@@ -49,11 +49,12 @@ def test_a_simulation_by_like_pieces_predicts_what_one_of_all_pieces_predicts(
 ) -> None:
     monkeypatch.setattr(nf4_quantization, "_CHUNK", 1 << 10)
     monkeypatch.setattr(lowrank, "ROWS", 4)
+    monkeypatch.setattr(lowrank, "CHUNK", 256)
     query, setting = ModelQuery("tiny-decoder"), Setting(3, 19, dtype)
     once = estimate(query, method, {}, setting)
 
     @contextmanager
-    def every_piece(times: object) -> Iterator[None]:
+    def every_piece(times: object = None) -> Iterator[None]:
         yield
 
     monkeypatch.setattr(simulated_step, "alike_pieces_once", every_piece)

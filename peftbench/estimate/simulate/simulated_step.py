@@ -103,7 +103,7 @@ def tracked(
         counter: Makes what counts the kernels.
     """
     trainer.backbone.net.train()
-    with by_shape_alone():
+    with by_shape_alone(), alike_pieces_once():
         trainer.step(batch, 1 / STEPS)
     trainer.edit.check_used()
     gc.collect()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from torch import Tensor
 
@@ -44,8 +44,13 @@ def pieces(count: int, step: int, of: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + step, count))
 
 
+def uncounted(times: int) -> AbstractContextManager[None]:
+    """Return the context of operations that nobody counts."""
+    return nullcontext()
+
+
 @contextmanager
-def alike_pieces_once(times: Times) -> Iterator[None]:
+def alike_pieces_once(times: Times = uncounted) -> Iterator[None]:
     """Compute equal pieces of tensors without data once.
 
     Args:

@@ -1,12 +1,14 @@
 """The largest batch, or the longest texts, whose step fits into a given memory.
 
-Memory grows with either in pieces of straight lines, so that two estimates tell about where the limit is reached. The
-answer rests on estimates of itself and of the next value alone: guesses only choose which values are estimated.
+Memory grows with either in pieces of straight lines, so that one or two estimates tell about where the limit is
+reached. The answer rests on estimates of itself and of the next value alone: guesses only choose which values are
+estimated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from peftbench.errors import UserError
@@ -15,6 +17,8 @@ from peftbench.plan import memory_size
 
 AXES = ("batch", "seq")
 LARGEST = 1 << 20
+HELD = ("weights", "adapter", "head", "gradients", "optimizer")  # what a longer text or a larger batch adds nothing to
+STRAIGHT = 6  # guesses by lines before every second one halves: a line through the ends of a curve may creep
 
 
 @dataclass(frozen=True)
@@ -79,44 +83,60 @@ def fit(limit: int, axis: str, setting: Setting, estimate_at: Callable[[Setting]
         estimate = at(value)
         return None if estimate is None else estimate.peak_bytes
 
-    low, high = largest(limit, peak)
+    def held(value: int) -> int:
+        estimate = at(value)
+        return 0 if estimate is None else sum(estimate.at_peak[kind] for kind in HELD)
+
+    low, high = largest(limit, peak, getattr(setting, axis), held)
     return Fit(limit, axis, low, at(low) if low else None, at(high))
 
 
-def largest(limit: int, peak: Callable[[int], int | None]) -> tuple[int, int]:
-    """Return the largest value whose peak is within a limit, and the next one.
+def largest(
+    limit: int,
+    needed: Callable[[int], int | None],
+    start: int = 1,
+    held: Callable[[int], int] = lambda value: 0,
+    last: int = 2 * LARGEST - 1,
+) -> tuple[int, int]:
+    """Return the largest value that needs no more than a limit, and the next one.
 
     Args:
         limit: Bytes.
-        peak: Peak of a value, which never falls with it; None beyond what the network takes.
+        needed: Bytes of a value, which never fall with it; None beyond what the network takes. Called once per value.
+        start: The first value to try.
+        held: Bytes of a value that do not grow with it, for the second guess.
+        last: No value is larger.
 
     Returns:
         (0, 1) if not even 1 is within the limit.
     """
-    low, high = 0, 2 * LARGEST
-    below: list[tuple[int, int]] = []  # (value, bytes) within the limit, ascending
-    above: tuple[int, int] | None = None  # the smallest beyond it
-    guess = 1
+    low, high, turns = 0, last + 1, 0
+    known: dict[int, int] = {}
+    guess = min(start, last)
     while high - low > 1:
-        width, met = high - low, above is not None
-        found = peak(guess)
+        found = needed(guess)
+        if found is not None:
+            known[guess] = found
         if found is not None and found <= limit:
             low = guess
-            below.append((guess, found))
         else:
-            high, above = guess, None if found is None else (guess, found)
-        if low == 0:
-            return 0, 1
-        slow = met and 2 * (high - low) > width  # a line through the ends of a curve may creep
-        guess = (low + high) // 2 if slow else _guess(limit, low, high, below, above)
+            high = guess
+        if len(known) == 1 and not turns and found is not None:
+            base = min(held(guess), found - 1)
+            met = guess * (limit - base) // (found - base)
+        else:
+            met = _met(low, high, known, limit, halve=turns > STRAIGHT and turns % 2 == 0)
+        guess = min(max(met, low + 1), high - 1)
+        turns += 1
     return low, high
 
 
-def _guess(limit: int, low: int, high: int, below: list[tuple[int, int]], above: tuple[int, int] | None) -> int:
-    """Return the next value to estimate between `low` and `high`: where a line through two peaks meets the limit."""
-    unbounded = high == 2 * LARGEST
-    ends = [*below[-1:], above] if above is not None else below[-2:]
-    if len(ends) < 2 or ends[0][1] == ends[1][1] or (above is None and not unbounded):
-        return min(2 * low, high - 1) if unbounded else (low + high) // 2
-    (x, y), (right, top) = ends
-    return min(max(x + (limit - y) * (right - x) // (top - y), low + 1), high - 1)
+def _met(low: int, high: int, known: Mapping[int, int], limit: int, halve: bool) -> int:
+    """Return where a line through the two nearest known needs meets the limit; the middle where it does not help."""
+    unbounded = high >= LARGEST and high not in known
+    near = sorted(known, key=lambda value: abs(known[value] - limit))[:2]
+    beyond = high not in known and not unbounded  # the network takes no more, so that no line says where it ends
+    slope = (known[near[1]] - known[near[0]]) / (near[1] - near[0]) if len(near) == 2 else 0
+    if halve or beyond or slope <= 0:
+        return 2 * low if unbounded and low else (low + high) // 2
+    return near[0] + math.floor((limit - known[near[0]]) / slope)

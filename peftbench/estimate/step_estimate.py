@@ -28,6 +28,8 @@ from peftbench.estimate.simulate.simulated_ranks import simulated_ranks
 from peftbench.estimate.simulate.timeline import StepTimeline
 from peftbench.method.base import Method
 from peftbench.method.catalogue import Catalogue
+from peftbench.method.layers.nf4_quantization import by_shape_alone
+from peftbench.method.layers.pieces import alike_pieces_once
 from peftbench.method.registry import find, make
 from peftbench.records import user_file
 
@@ -300,10 +302,11 @@ def requested_step(
     ):
         fake = fake_tensors.replace_tensors(backbone, fake_tensors.fake_like)
         try:
-            if own is None:
-                trainer = simulated_step.trainer_of(fake, method, setting.dtype, setting.optimizer, ranks)
-            else:
-                trainer = program_step.trainer_of(fake, method, own, ranks)
+            with by_shape_alone(), alike_pieces_once():  # what attaching a method takes is not part of the step
+                if own is None:
+                    trainer = simulated_step.trainer_of(fake, method, setting.dtype, setting.optimizer, ranks)
+                else:
+                    trainer = program_step.trainer_of(fake, method, own, ranks)
             batch = simulated_step.batch_of(backbone, setting.batch * ranks.size, setting.seq, setting.with_mask)
             return simulated_step.tracked(trainer, batch, by_role, counter)
         except VALUES_NEEDED as error:

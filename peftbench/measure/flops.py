@@ -21,7 +21,8 @@ tensors may decompose an operation, and its parts would count again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
@@ -47,6 +48,7 @@ class FlopCounter(TorchDispatchMode):
         super().__init__()
         self.by_phase: dict[str, int] = dict.fromkeys(PHASES, 0)
         self._phase = PHASES[0]
+        self._times = 1
 
     @property
     def total(self) -> int:
@@ -63,6 +65,15 @@ class FlopCounter(TorchDispatchMode):
             raise ValueError(f"FlopCounter: unknown phase {name!r}; the phases are {', '.join(PHASES)}")
         self._phase = name
 
+    @contextmanager
+    def times(self, number: int) -> Iterator[None]:
+        """Count each operation inside so many times: it stands for others like it."""
+        before, self._times = self._times, self._times * number
+        try:
+            yield
+        finally:
+            self._times = before
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -75,7 +86,7 @@ class FlopCounter(TorchDispatchMode):
                 return out
         out = func(*args, **kwargs)
         operations = None if formula is None else formula(*args, **kwargs, out_val=out)
-        self.by_phase[self._phase] += operations or 0
+        self.by_phase[self._phase] += (operations or 0) * self._times
         self.saw(func, args, kwargs, out, operations)
         return out
 

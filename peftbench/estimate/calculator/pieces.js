@@ -45,11 +45,11 @@ function onePiece(dense, indices, numbers, start) {
   numbers.bytes = 0;
 }
 
-// The storages of the pieces after the first, between two events.
+// The storages of the pieces after the first, between two events: one more whole one, which any others equal, and the rest.
 function furtherPieces(after, count) {
-  const number = Math.ceil(count / PIECE), made = [];
-  for (let n = 0; n < number; n++) {
-    const size = Math.min(PIECE, count - n * PIECE), at = (part) => after + (4 * n + part) / (4 * number + 1);
+  const sizes = [PIECE, count % PIECE].filter((size) => size && size <= count), number = sizes.length, made = [];
+  for (const [n, size] of sizes.entries()) {
+    const at = (part) => after + (4 * n + part) / (4 * number + 1);
     made.push({ bytes: INDEX_BYTES * size, born: at(1), died: at(3) }, { bytes: NUMBER_BYTES * size, born: at(2), died: at(4) });
   }
   return made;

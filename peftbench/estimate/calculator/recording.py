@@ -47,13 +47,13 @@ class ReadingCounter(KernelCounter):
         """Count a kernel that is no product."""
         super().one_kernel(phase, int(size))
         phase = UPDATE if "_fused_adam" in self._operation else phase
-        self.kernels[phase, "", (), self._terms(size)] += 1
+        self.kernels[phase, "", (), self._terms(size)] += self._times
 
     def one_product(self, shape: tuple[str, str, int, int]) -> None:
         """Count a product."""
         phase, dtype, operations, size = shape
         super().one_product((phase, dtype, operations, int(size)))
-        self.kernels[phase, dtype, self._terms(operations), self._terms(size)] += 1
+        self.kernels[phase, dtype, self._terms(operations), self._terms(size)] += self._times
 
     def _read(self, size: int) -> Sized:
         return Sized.of(size, self.values)

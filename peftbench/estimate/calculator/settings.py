@@ -20,7 +20,7 @@ DTYPES = ("bfloat16", "float32")
 ALIKE = {"rslora": "lora", "lora_plus": "lora"}  # the same step: another factor, other rates
 CHOOSE_ROLES = ("lora", "dora", "qlora", "qdora", "adalora", "vera", "pissa")
 OF_DEFAULTS = ("full", "adapter", "prefix", "prompt", "ia3", "layernorm", "bitfit", "galore")
-PIECES = ("dora", "qdora")  # peftbench's own step computes their norms by pieces that depend on the weight's size
+PIECES = ("dora", "qdora", "vera", "ia3")  # peftbench's own step has as many pieces of these as sizes say
 KNOBS = {"galore": "rank"}  # beside the methods' own size knobs
 
 

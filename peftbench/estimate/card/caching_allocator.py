@@ -2,10 +2,9 @@
 
 From torch 2.13, `c10/cuda/CUDACachingAllocator.cpp`, with its default settings. Sizes are rounded up to 512 bytes. Up
 to 1 MiB a block comes from segments of 2 MiB, below 10 MiB from segments of 20 MiB, and a larger one has a segment of
-its own, in multiples of 2 MiB. The smallest free block that suffices is taken, of several of one size the one at the
-lowest address, and split if what remains is worth it: 512 bytes in small segments, more than 1 MiB in large ones. A
-freed block joins its free neighbours. Segments are kept. Each lies behind the ones before it here, so that the same
-step always has the same segments.
+its own, in multiples of 2 MiB. The smallest free block that suffices is taken, of equal ones that of the lowest
+address, and split if what remains is worth it: 512 bytes in small segments, more than 1 MiB in large ones. A freed
+block joins its free neighbours. Segments are kept.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ SEGMENT_UNIT = 2 << 20  # kRoundLarge
 class _Block:
     """A part of a segment, linked to its neighbours in it."""
 
-    size: int
     address: int
+    size: int
     small: bool
     free: bool = False
     before: _Block | None = None
@@ -59,7 +58,7 @@ class CachingAllocator:
         block = found.pop(at)[2] if at < len(found) else self._segment(size, small)
         rest = block.size - size
         if rest >= UNIT if small else rest > SMALL:
-            left = _Block(rest, block.address + size, small, True, block, block.after)
+            left = _Block(block.address + size, rest, small, True, block, block.after)
             if block.after is not None:
                 block.after.before = left
             block.size, block.after = size, left
@@ -84,8 +83,8 @@ class CachingAllocator:
 
     def _segment(self, size: int, small: bool) -> _Block:
         whole = SMALL_SEGMENT if small else MIDDLE_SEGMENT if size < LARGE else -(-size // SEGMENT_UNIT) * SEGMENT_UNIT
-        self.reserved += whole
-        return _Block(whole, self.reserved - whole, small)
+        address, self.reserved = self.reserved, self.reserved + whole  # later segments lie higher
+        return _Block(address, whole, small)
 
     def _give_back(self, block: _Block) -> None:
         insort(self._free[block.small], (block.size, block.address, block))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from peftbench.errors import UserError
+from peftbench.estimate import memory_fit
 from peftbench.estimate.card import step_seconds
 from peftbench.estimate.card.cards import Card
 from peftbench.estimate.card.step_seconds import StepSeconds
@@ -150,8 +151,7 @@ def bill(step: float, batch: int, question: Question) -> Bill | None:
 def largest(axis: str, program: Program, question: Question, estimate_at: Estimator) -> Largest:
     """Find the largest batch, or the longest texts, that fit on the card.
 
-    A larger one must never need less. The next value is where a line through the two nearest known needs meets the
-    memory: of memory that grows by a line, four simulations find it. Halving follows where lines do not help.
+    A larger one must never need less.
 
     Args:
         axis: "batch" or "seq".
@@ -159,37 +159,17 @@ def largest(axis: str, program: Program, question: Question, estimate_at: Estima
         question: The card, and the positions of the network.
         estimate_at: Estimates a program.
     """
-    limit = question.card.memory_bytes
     last = question.positions if axis == "seq" and question.positions is not None else LARGEST
-    known: dict[int, int] = {}
+    found: dict[int, StepEstimate] = {}
 
-    def fit_at(value: int) -> bool:
+    def needed(value: int) -> int:
         changed: dict[str, Any] = {axis: value}
-        estimate = estimate_at(replace(program, setting=replace(program.setting, **changed)))
-        known[value] = needed_bytes(estimate, question.context)
-        return known[value] <= limit
+        found[value] = estimate_at(replace(program, setting=replace(program.setting, **changed)))
+        return needed_bytes(found[value], question.context)
 
-    low, high, turns = 0, last + 1, 0
-    guess = min(getattr(program.setting, axis), last)
-    while high - low > 1:
-        if fit_at(guess):
-            low = guess
-        else:
-            high = guess
-        guess = _next(low, high, known, limit, halve=turns > 6)
-        turns += 1
+    def held(value: int) -> int:
+        return question.context + sum(found[value].at_peak[kind] for kind in memory_fit.HELD)
+
+    start = getattr(program.setting, axis)
+    low, _ = memory_fit.largest(question.card.memory_bytes, needed, start, held, last)
     return Largest(low, low == last and axis == "seq")
-
-
-def _next(low: int, high: int, known: Mapping[int, int], limit: int, halve: bool) -> int:
-    """Return the next value to try, between a value that fits and one that does not."""
-    near = sorted(known, key=lambda value: abs(known[value] - limit))[:2]
-    middle = (low + high) // 2
-    if len(near) < 2:
-        return min(2 * low, high - 1) if low else max(1, middle)
-    a, b = near
-    slope = (known[b] - known[a]) / (b - a)
-    if halve or slope <= 0:
-        return middle
-    met = a + math.floor((limit - known[a]) / slope)
-    return min(max(met if met != low else low + 1, low + 1), high - 1)

@@ -152,8 +152,8 @@ class KernelCounter(FlopCounter):
         packet, phase = func._overloadpacket, self._phase
         if func.namespace in COMMUNICATION:
             if size := sum(map(touched_bytes, _tensors(out))):
-                self._transfers[phase] += 1
-                self._sent[phase] += size
+                self._transfers[phase] += self._times
+                self._sent[phase] += size * self._times
             return
         tensors = _tensors((args, kwargs))
         if func.is_view or packet in NO_KERNEL or func.namespace == "prim" or not (tensors or _tensors(out)):
@@ -171,11 +171,11 @@ class KernelCounter(FlopCounter):
 
     def one_kernel(self, phase: str, size: int) -> None:
         """Count a kernel that is no product."""
-        self.add(phase, 1, size)
+        self.add(phase, self._times, self._times * size)
 
     def one_product(self, shape: Shape) -> None:
         """Count a product."""
-        self._products[shape] += 1
+        self._products[shape] += self._times
 
 
 class Together:

@@ -25,6 +25,7 @@ from peftbench.method.base import Method
 from peftbench.method.edit import Edit
 from peftbench.method.layers.nf4 import NF4Linear
 from peftbench.method.layers.nf4_quantization import by_shape_alone
+from peftbench.method.layers.pieces import alike_pieces_once
 from peftbench.records.spec import TrainSpec
 from peftbench.run.parallel import shards
 from peftbench.run.parallel.ranks import ONE, Ranks
@@ -102,7 +103,7 @@ def tracked(
         counter: Makes what counts the kernels.
     """
     trainer.backbone.net.train()
-    with by_shape_alone():
+    with by_shape_alone(), alike_pieces_once():
         trainer.step(batch, 1 / STEPS)
     trainer.edit.check_used()
     gc.collect()
@@ -119,7 +120,7 @@ def tracked(
         optimizer.register_step_post_hook(live.mark),
     ]
     try:
-        with counter() as kernels, live:
+        with counter() as kernels, live, alike_pieces_once(kernels.times):
             trainer.step(batch, 2 / STEPS, Together(live, kernels))
     finally:
         for hook in hooks:

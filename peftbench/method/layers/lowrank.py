@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from peftbench.method.layers.pieces import pieces
+
 ROWS = 128  # rows multiplied at once in `dot_rows`
 CHUNK = 1 << 20  # weights cast at once, if the norm's products need a wider dtype than W has
 
@@ -116,13 +118,20 @@ class _LowRank(torch.autograd.Function):
 def norms(base: Any, dtype: torch.dtype) -> Tensor:
     """Return ||W|| of each row, (out,), in `dtype`."""
     W = base.dense_weight()
-    return torch.cat([torch.linalg.vector_norm(part.to(dtype), dim=1) for part in W.split(_step(W, dtype))])
+    found = torch.empty(len(W), dtype=dtype, device=W.device)
+    for rows in pieces(len(W), _step(W, dtype), W):
+        found[rows] = torch.linalg.vector_norm(W[rows].to(dtype), dim=1)
+    return found
 
 
 def _norm(W: Tensor, A: Tensor, B: Tensor, scale: float, squares: Tensor) -> Tensor:
     """Return ||W + s B A|| of each row, (out,), in the dtype of A."""
-    parts = [F.linear(part.to(A.dtype), A) for part in W.split(_step(W, A.dtype))]
-    crossed = parts[0] if len(parts) == 1 else torch.cat(parts)  # W A^T, (out, r)
+    if W.dtype == A.dtype:
+        crossed = F.linear(W, A)  # W A^T, (out, r)
+    else:
+        crossed = torch.empty(len(W), len(A), dtype=A.dtype, device=A.device)
+        for rows in pieces(len(W), _step(W, A.dtype), W):
+            crossed[rows] = F.linear(W[rows].to(A.dtype), A)
     crossed = torch.addmm(crossed, B, A @ A.t(), beta=2, alpha=scale)
     squared = torch.add(squares, torch.linalg.vecdot(B, crossed), alpha=scale)
     return squared.clamp_(min=torch.finfo(A.dtype).tiny).sqrt_()  # zero for a row of zeros; rounding may go below it
@@ -189,6 +198,7 @@ def dot_rows(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
         return (a * b).sum(0, dtype=dtype)
     whole = len(a) // ROWS * ROWS
     total = a[:ROWS] * b[:ROWS]
-    for start in range(ROWS, whole, ROWS):
-        total.addcmul_(a[start : start + ROWS], b[start : start + ROWS])
+    more_a, more_b = a[ROWS:whole], b[ROWS:whole]
+    for rows in pieces(len(more_a), ROWS, a):
+        total.addcmul_(more_a[rows], more_b[rows])
     return total.sum(0).add_((a[whole:] * b[whole:]).sum(0))

@@ -24,6 +24,7 @@ from torch import Tensor
 from peftbench.backbones.devices import has_no_data
 from peftbench.errors import UserError
 from peftbench.method.layers.nf4_tables import code_table, dynamic_table, pair_table
+from peftbench.method.layers.pieces import pieces
 
 BLOCK = 64  # weights that share one absmax
 STATISTICS_BLOCK = 256  # absmax values that share one scale
@@ -157,10 +158,10 @@ def dequantize_with_tables(q: Quantized, tables: tuple[Tensor, ...], dtype: torc
     if count <= step:
         return _values(q.codes, absmax, pairs, count, q.block).to(dtype).view(q.shape)
     out = torch.empty(count, dtype=dtype, device=q.codes.device)
-    for start in range(0, count, step):
-        stop = min(start + step, count)
+    for part in pieces(count, step, q.codes):
+        start, stop = part.start, part.stop
         statistics = absmax[start // q.block : ceil(stop / q.block)]
-        out[start:stop] = _values(q.codes[start // 2 : ceil(stop / 2)], statistics, pairs, stop - start, q.block)
+        out[part] = _values(q.codes[start // 2 : ceil(stop / 2)], statistics, pairs, stop - start, q.block)
     return out.view(q.shape)
 
 

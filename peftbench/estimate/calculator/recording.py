@@ -23,6 +23,7 @@ from peftbench.estimate.step_estimate import Setting, requested_step
 from peftbench.method.base import Method
 
 ROUNDS = (2, 4)  # the first and the last of the depths that `estimate` extrapolates from
+DEEP = (8, 16)  # for the allocator's bytes, where `estimate` takes all layers
 UPDATE = "update"  # the phase of an optimiser's one kernel, which others replace
 KINDS = ("weights", "adapter", "head", "gradients", "optimizer", "activations", "temporaries")
 
@@ -146,6 +147,15 @@ def record(folder: str, method: Method, setting: Setting, values: Mapping[str, i
         tuple((start, name) for start, name in timelines[0].phases),
         kernels,
     )
+
+
+def deep_lives(
+    folder: str, method: Method, setting: Setting, values: Mapping[str, int], period: int = 1
+) -> tuple[tuple[Life, ...], tuple[Life, ...]]:
+    """Return the storages of a step at both of `DEEP`; the arguments are those of `record`."""
+    with unusual_sizes(values):
+        first, second = (requested_step(ModelQuery(folder), method, setting, layers=rounds * period) for rounds in DEEP)
+    return tuple(_lives(first, values)), tuple(_lives(second, values))
 
 
 def _lives(timeline: StepTimeline, values: Mapping[str, int]) -> list[Life]:

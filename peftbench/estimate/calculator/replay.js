@@ -8,6 +8,7 @@ const KINDS = ["weights", "adapter", "head", "gradients", "optimizer", "activati
 const DTYPES = ["", "bfloat16", "float32"];
 const UPDATE = 3; // phase of an optimiser's one kernel
 const FIRST = 2, SECOND = 4; // recorded rounds of layers
+const DEEP = [8, 16]; // the same, for the allocator's bytes where `estimate` takes all layers
 
 // "4*b*s*h+2*h*i" -> [[4, "b", "s", "h"], [2, "h", "i"]]
 function parsedSizes(texts) {
@@ -45,8 +46,8 @@ function blockBytes(size) {
 }
 
 // The storages of one depth, with the optimiser and the head that are asked for.
-function livesOf(step, depth, sizes, asked, terms, values) {
-  const [size, kind, births, lengths] = step.lives[depth];
+function livesOf(step, recorded, sizes, asked, terms, values) {
+  const [size, kind, births, lengths] = recorded;
   const lives = [];
   let born = 0;
   for (let n = 0; n < size.length; n++) {
@@ -113,6 +114,22 @@ function momentsOf(parts, levels) {
     if (b > a && d > c) pairs.push([largest(levels[0], a, b), largest(levels[1], c, d)]);
   }
   return pairs;
+}
+
+// Whether `estimate` simulates all layers: a part of the step takes the layers several times, and may hold the peak.
+function isWhole(parts, levels, more, peak) {
+  const bound = (own, start, stop) => {
+    let sum = own[Math.max(start - 1, 0)];
+    for (let n = Math.max(start, 1); n < stop; n++) sum += Math.max(0, own[n] - own[n - 1]);
+    return sum;
+  };
+  return parts.some(([a, b, c, d, front, back]) => {
+    const size = b - a, round = (d - c - size) / 2;
+    const covered = Math.min(front, size - back + FIRST * round) + Math.min(back, size - front + FIRST * round);
+    if (!size || (round ? covered >= size + round : front >= size)) return false;
+    const [one, two] = [bound(levels[0], a, b), bound(levels[1], c, d)];
+    return one + (more * (two - one)) / 2 >= peak;
+  });
 }
 
 function largest(levels, start, stop) {
@@ -264,7 +281,8 @@ function estimate(family, model, asked) {
   const more = model.layers / model.period - FIRST;
   const headSizes = new Set(family.terms.flatMap((terms, n) => (isHead(terms) ? [n] : [])));
   const how = { ...asked, tied: model.tied && !family.tied, headSizes, work: [] };
-  const lives = [0, 1].map((depth) => livesOf(step, depth, sizes, how, family.terms, values));
+  const livesAt = (recorded, asks) => livesOf(step, recorded, sizes, asks, family.terms, values);
+  const lives = step.lives.map((recorded) => livesAt(recorded, how));
   const levels = [0, 1].map((depth) => levelsOf(lives[depth], step.events[depth], onGpu));
   const levelAt = ([a, b]) => levels[0][a] + (more * (levels[1][b] - levels[0][a])) / (SECOND - FIRST);
   let best = null;
@@ -272,13 +290,16 @@ function estimate(family, model, asked) {
   const [one, two] = [0, 1].map((depth) => partsAt(lives[depth], best[depth], onGpu));
   const parts = Object.fromEntries(KINDS.map((kind, n) => [kind, one[n] + (more * (two[n] - one[n])) / 2]));
   const peak = levelAt(best);
+  const whole = isWhole(step.parts, levels, more, peak) || 9 * model.period >= model.layers;
   let reserved = 0;
   if (onGpu) {
-    const [a, b] = lives.map((some) => reservedBytes(some.flatMap((life) => [life, ...(life.pieces || [])]), WORKSPACES));
-    reserved = Math.max(peak, a + Math.round((more * (b - a)) / 2));
+    const [from, to] = step.deep && whole ? DEEP : [FIRST, SECOND];
+    const held = from === FIRST ? lives : step.deep.map((recorded) => livesAt(recorded, { ...how, work: [] }));
+    const [a, b] = held.map((some) => reservedBytes(some.flatMap((life) => [life, ...(life.pieces || [])]), WORKSPACES));
+    reserved = Math.max(peak, a + Math.round(((model.layers / model.period - from) * (b - a)) / (to - from)));
   }
   const phase = ["forward", "backward", "optimizer"][step.phases.filter((start) => start <= Math.max(best[0], 1)).length - 1];
-  return { peak, parts, phase, reserved, kernels: kernelsOf(step, sizes, family.terms, values, more, how), values };
+  return { peak, parts, phase, reserved, whole, kernels: kernelsOf(step, sizes, family.terms, values, more, how), values };
 }
 
 function isHead(terms) {

@@ -21,6 +21,7 @@ ALIKE = {"rslora": "lora", "lora_plus": "lora"}  # the same step: another factor
 CHOOSE_ROLES = ("lora", "dora", "qlora", "qdora", "adalora", "vera", "pissa")
 OF_DEFAULTS = ("full", "adapter", "prefix", "prompt", "ia3", "layernorm", "bitfit", "galore")
 PIECES = ("dora", "qdora", "vera", "ia3")  # peftbench's own step has as many pieces of these as sizes say
+WHOLE = ("adapter", "adalora", "galore")  # methods whose step `estimate` mostly simulates with all layers
 KNOBS = {"galore": "rank"}  # beside the methods' own size knobs
 
 

@@ -68,10 +68,9 @@ def _record(named: str, end: float, only: list[str], deep: bool) -> None:
                 continue
             began = time.monotonic()
             texts = {"b": values["b"] if step.many else 1}
+            how = network, step.made(values["r"]), step.setting(), {**values, **texts}, period
             try:
-                made = packed.as_json(
-                    record(network, step.made(values["r"]), step.setting(), {**values, **texts}, period)
-                )
+                made = packed.deep_json(deep_lives(*how)) if deep else packed.as_json(record(*how))
             except (UserError, ValueError) as error:
                 print(f"{family} {step.key}: {error}", flush=True)
                 made = {"refused": str(error)}

@@ -161,7 +161,7 @@ def main() -> None:
         known_file.write_text(json.dumps(known))
     done = [choice for choice in drawn if json.dumps(choice, sort_keys=True) in known]
     theirs = page.answers(done)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for choice, own in zip(done, theirs, strict=True):
         told = known[json.dumps(choice, sort_keys=True)]
         if "refused" in told or "refused" in own:
@@ -170,8 +170,8 @@ def main() -> None:
         errors = {q: own[q] / told[q] - 1 for q in QUANTITIES if told[q]}
         rows.append({"choice": choice, "estimate": told, "errors": {q: round(e, 6) for q, e in errors.items()}})
     for q in QUANTITIES:
-        errors = [abs(row["errors"][q]) for row in rows if q in row["errors"]]
-        print(f"{q}: {len(errors)} settings, median {statistics.median(errors):.4%}, largest {max(errors):.3%}")
+        sizes = [abs(row["errors"][q]) for row in rows if q in row["errors"]]
+        print(f"{q}: {len(sizes)} settings, median {statistics.median(sizes):.4%}, largest {max(sizes):.3%}")
         for row in sorted(rows, key=lambda row: -abs(row["errors"].get(q, 0)))[: args.worst]:
             if abs(row["errors"].get(q, 0)) > 1e-3:
                 c = row["choice"]

@@ -99,6 +99,12 @@ def pack(build: Path) -> None:
         (FOLDER / f"{family.name}.json.gz").write_bytes(gzip.compress(text.encode(), 9, mtime=0))
 
 
+def read(path: Path) -> dict[str, Any]:
+    """Return a family's file."""
+    family: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
+    return family
+
+
 def _renumbered(step: Mapping[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
     """Return a step whose sizes are numbered as in the whole file."""
     to = [sizes.setdefault(text, len(sizes)) for text in _small_read(step)]

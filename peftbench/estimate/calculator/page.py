@@ -171,7 +171,7 @@ def common_rows() -> list[list[str]]:
                 str(choice["method"]),
                 trains,
                 f"{answer['needed'] / 2**30:.1f} GiB",
-                f"{answer['seconds']:.2f} s",
+                f"{answer['seconds']:.2f} s" if answer["fits"] else "does not fit",
             ]
         )
     return rows

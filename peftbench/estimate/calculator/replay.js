@@ -210,12 +210,19 @@ function reservedBytes(lives, fixed) {
   return reserved;
 }
 
+// Whether a kernel copies a transposed matrix of the rank, which has one row at rank 1 and is not copied.
+function isTransposed(terms) {
+  const [[bytes, ...names], ...more] = terms;
+  return !more.length && (bytes === 4 || bytes === 8) && names.includes("r") && !names.includes("b") && !names.includes("s");
+}
+
 // The kernels at full depth: [phase, dtype, operations of one, bytes of one, number].
 function kernelsOf(step, sizes, terms, values, more, asked) {
   const found = [], odd = new Map(), along = (a, b) => a + (more * (b - a)) / 2;
   for (const [phase, dtype, f, m, one, two] of step.kernels) {
     const updates = phase === UPDATE || (phase === 2 && asked.program === "plain");
     if (updates && asked.optimizer !== "adamw") continue;
+    if (asked.size === 1 && asked.program === "peftbench" && phase === 1 && isTransposed(terms[m])) continue;
     const number = along(one, two);
     if (!updates && one && two && number >= 0) {
       found.push(...piecewise.kernelsOfPieces([phase, dtype, sizes[f], sizes[m], number], terms[m], values));

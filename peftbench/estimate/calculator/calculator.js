@@ -236,6 +236,8 @@ async function update(keepHash = false) {
   if (model) showPublished(choice, model);
   if (model) await markOptions(choice, model);
   byId("command").value = command(choice);
+  byId("command").style.height = "auto";
+  byId("command").style.height = `${byId("command").scrollHeight + 4}px`;
   if (!keepHash) history.replaceState(null, "", hashOf(choice));
   document.body.dataset.ready = "true";
 }

@@ -81,6 +81,14 @@ function familyName(model, method) {
   return model.family + (model.tied && ["full", "galore"].includes(method.like) ? "-tied" : "");
 }
 
+// What a choice without a recording is told: which steps of the method there are.
+function unrecorded(family, model, method) {
+  const keys = Object.keys(family ? family.steps : {}).map((key) => key.split("|")).filter((key) => key[4] === method.like);
+  const all = (part) => [...new Set(keys.map((key) => key[part]).filter(Boolean))].join(" or ");
+  const known = keys.length ? `There is one with the program ${all(0)}, weights in ${all(1)}${method.roles ? ` and the layers ${all(5)}` : ""}.` : `There is none of ${method.name} on ${model.name}.`;
+  return `This page has no recording of this step. ${known} The command below simulates any.`;
+}
+
 // Why a choice has no answer here; null if it has one.
 function refusal(data, model, method, choice) {
   const family = data.families[familyName(model, method)];
@@ -95,7 +103,7 @@ function refusal(data, model, method, choice) {
   if (choice.program === "peftbench" && !["adamw", "adamw8bit"].includes(choice.optimizer))
     return "peftbench's own step has no paged optimiser; choose adamw or adamw8bit.";
   if (!family || !family.steps[keyOf(choice, method)])
-    return "This page has no recording of this step. The command below simulates it.";
+    return unrecorded(family, model, method);
   return prompt && model.positions && choice.seq + prompt > model.positions ? "Text and prompt exceed the model's positions." : null;
 }
 

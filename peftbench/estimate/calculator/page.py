@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from peftbench import cache
 from peftbench.errors import UserError
-from peftbench.estimate.calculator import payload
+from peftbench.estimate.calculator import payload, settings
 from peftbench.estimate.published import published_points, published_predict
 from peftbench.estimate.published.published_points import PublishedPoint
 
@@ -56,7 +56,8 @@ def html(served: bool = False) -> str:
         groups=_groups([model["name"] for model in data["models"]]),
         methods=data["methods"],
         cards=data["cards"],
-        dtypes=_dtypes(),
+        dtypes=_recorded(settings.DTYPES, {"bfloat16": "bf16", "float32": "fp32"}),
+        programs=_recorded(settings.PROGRAMS, {}),
         common=json.loads(COMMON.read_text(encoding="utf-8")) if COMMON.exists() else [],
         checked=checked_text(),
         footer=f"peftbench {_version()}; torch and transformers as in its requirements. Apache-2.0.",
@@ -192,11 +193,12 @@ def answers(choices: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return read
 
 
-def _dtypes() -> list[str]:
-    """Return the dtypes of weights that any step was recorded with."""
-    keys = {key for read in payload.unpacked()["families"].values() for key in read["steps"]}
-    short = {"bfloat16": "bf16", "float32": "fp32"}
-    return [dtype for dtype, word in short.items() if any(f"|{word}|" in key for key in keys)]
+def _recorded(names: Sequence[str], words: Mapping[str, str]) -> list[str]:
+    """Return the programs or dtypes that any step was recorded with."""
+    parts = {
+        part for read in payload.unpacked()["families"].values() for key in read["steps"] for part in key.split("|")
+    }
+    return [name for name in names if words.get(name, name) in parts]
 
 
 def _groups(names: list[str]) -> list[tuple[str, list[str]]]:

@@ -162,24 +162,24 @@ def test_the_served_page_shows_what_its_server_computes(chromium: Any) -> None:
         ' "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 4096}'
     )
     with Server(0) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         context = chromium.new_context()
         page, errors = context.new_page(), []
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(server.address + "#model=own&roles=q+v")
-        page.wait_for_selector("body[data-ready]")
-        page.fill("#config", config)
-        page.wait_for_function("document.getElementById('verdict').textContent.includes('gpt_neox')")
-        page.click("#exact")
-        page.wait_for_function("document.getElementById('exact-status').textContent.includes('Simulated by')")
-        assert "✓ Fits" in needed(page)
-        page.fill("#config", "{")
-        page.click("#exact")
-        page.wait_for_function("document.getElementById('exact-status').textContent.includes('no JSON')")
-        context.close()
-        server.shutdown()
-        thread.join()
+        try:
+            page.goto(server.address + "#model=own&roles=q+v")
+            page.wait_for_selector("body[data-ready]")
+            page.fill("#config", config)
+            page.locator("#verdict", has_text="gpt_neox").wait_for()
+            page.click("#exact")
+            page.locator("#exact-status", has_text="Simulated by").wait_for(timeout=120_000)
+            assert "✓ Fits" in needed(page)
+            page.fill("#config", "{")
+            page.click("#exact")
+            page.locator("#exact-status", has_text="no JSON").wait_for()
+        finally:
+            context.close()
+            server.shutdown()
     assert not errors
 
 

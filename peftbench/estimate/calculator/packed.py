@@ -22,6 +22,7 @@ from typing import Any
 
 from peftbench.estimate.calculator.dimensions import NAMES, VALUES, term
 from peftbench.estimate.calculator.recording import KINDS, UPDATE, Life, Recording, Terms
+from peftbench.estimate.calculator.settings import IRREGULAR
 from peftbench.measure.memory import PHASES
 
 FOLDER = Path(__file__).parent / "recorded"
@@ -86,7 +87,7 @@ def pack(build: Path) -> None:
         steps: dict[str, Any] = {}
         for path in sorted(family.glob("*.json")):
             step = json.loads(path.read_text(encoding="utf-8"))
-            if "refused" in step:
+            if "refused" in step or step["key"].split("|")[4] in IRREGULAR.get(family.name, ()):
                 continue
             steps[step["key"]] = _renumbered(step, sizes)
             deep = build / "deep" / family.name / path.name

@@ -11,6 +11,7 @@ import json
 import threading
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -138,9 +139,10 @@ class _Handler(BaseHTTPRequestHandler):
             ("Connection", "close"),
         ):
             self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
         self.close_connection = True
+        with suppress(ConnectionError):  # a reader who has left
+            self.end_headers()
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keep quiet: the terminal shows the address and errors alone."""

@@ -22,6 +22,7 @@ CHOOSE_ROLES = ("lora", "dora", "qlora", "qdora", "adalora", "vera", "pissa")
 OF_DEFAULTS = ("full", "adapter", "prefix", "prompt", "ia3", "layernorm", "bitfit", "galore")
 PIECES = ("dora", "qdora", "vera", "ia3")  # peftbench's own step has as many pieces of these as sizes say
 WHOLE = ("adapter", "adalora", "galore")  # methods whose step `estimate` mostly simulates with all layers
+IRREGULAR = {"gemma2": ("dora", "qdora")}  # their rounds of layers are not alike, so that no two depths tell of others
 KNOBS = {"galore": "rank"}  # beside the methods' own size knobs
 
 

@@ -60,7 +60,7 @@ def _record(named: str, end: float, only: list[str], deep: bool) -> None:
             path = folder / f"{step.key.replace('|', '+')}.json"
             if not all(part in step.key for part in only) or (tied and step.method not in ("full", "galore")):
                 continue
-            if deep and (step.method not in settings.WHOLE or step.program == programs.OWN):
+            if deep and (step.method not in settings.DEEP or step.program == programs.OWN):
                 continue
             if time.monotonic() > end:
                 return
@@ -70,7 +70,11 @@ def _record(named: str, end: float, only: list[str], deep: bool) -> None:
             texts = {"b": values["b"] if step.many else 1}
             how = network, step.made(values["r"]), step.setting(), {**values, **texts}, period
             try:
-                made = packed.deep_json(deep_lives(*how)) if deep else packed.as_json(record(*how))
+                made = (
+                    packed.deep_json(deep_lives(*how, settings.DEEP[step.method]))
+                    if deep
+                    else packed.as_json(record(*how))
+                )
             except (UserError, ValueError) as error:
                 print(f"{family} {step.key}: {error}", flush=True)
                 made = {"refused": str(error)}

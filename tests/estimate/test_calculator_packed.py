@@ -16,7 +16,7 @@ def step(sizes: list[str], one: list[int], other: list[int]) -> dict[str, Any]:
     """A recorded step whose storages have these sizes, by index, at each depth."""
     lives = [[own, [5] * len(own), [1] * len(own), [-1] * len(own)] for own in (one, other)]
     return {
-        "key": "hf-trainer|bf16|all|many|lora|q v",
+        "key": "hf-trainer|bf16|all|many|adapter|",
         "sizes": sizes,
         "lives": lives,
         "events": [9, 9],
@@ -56,6 +56,6 @@ def test_a_small_size_that_one_depth_has_counts_its_parameters(packing: Any) -> 
 def test_the_storages_of_deeper_networks_are_beside_their_step(packing: Any) -> None:
     deep = {"sizes": ["2*h*i", "4*b*s"], "lives": step([], [0, 1], [1, 1])["lives"]}
     made = packing(step(["4*b*s"], [0], [0]), deep)
-    kept = made["steps"]["hf-trainer|bf16|all|many|lora|q v"]
-    assert [made["sizes"][i] for i in kept["deep"][0][0]] == ["2*h*i", "4*b*s"]
-    assert list(made["steps"]) == ["hf-trainer|bf16|all|many|lora|q v"]
+    kept = made["steps"]["hf-trainer|bf16|all|many|adapter|"]
+    assert [made["sizes"][i] for i in kept["deep"]["lives"][0][0]] == ["2*h*i", "4*b*s"]
+    assert list(made["steps"]) == ["hf-trainer|bf16|all|many|adapter|"]

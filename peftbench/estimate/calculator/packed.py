@@ -9,7 +9,7 @@ A file is gzipped JSON: "sizes", every size as a text such as "4*b*s*h+2*h*i"; "
         end]
     phases: first event of forward, backward and optimizer
     kernels: [phase, dtype, operations, bytes, number at the first depth, number at the second], the sizes by index
-    deep: lives at the two deeper depths, of methods whose step `estimate` simulates with all layers
+    deep: numbers of rounds, and lives with them, of methods whose step `estimate` does not tell from 2 to 4 rounds
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from peftbench.estimate.calculator.dimensions import NAMES, VALUES, term
 from peftbench.estimate.calculator.recording import KINDS, UPDATE, Life, Recording, Terms
-from peftbench.estimate.calculator.settings import IRREGULAR
+from peftbench.estimate.calculator.settings import DEEP, IRREGULAR
 from peftbench.measure.memory import PHASES
 
 FOLDER = Path(__file__).parent / "recorded"
@@ -93,7 +93,8 @@ def pack(build: Path) -> None:
             deep = build / "deep" / family.name / path.name
             if deep.exists():
                 read = {**json.loads(deep.read_text(encoding="utf-8")), "key": step["key"]}
-                steps[step["key"]]["deep"] = _renumbered_lives(read, sizes)
+                rounds = DEEP[step["key"].split("|")[4]]
+                steps[step["key"]]["deep"] = {"rounds": rounds, "lives": _renumbered_lives(read, sizes)}
         if not steps:
             continue
         text = json.dumps({"sizes": list(sizes), "steps": steps}, separators=(",", ":"))

@@ -23,7 +23,6 @@ from peftbench.estimate.step_estimate import Setting, requested_step
 from peftbench.method.base import Method
 
 ROUNDS = (2, 4)  # the first and the last of the depths that `estimate` extrapolates from
-DEEP = (8, 16)  # for the allocator's bytes, where `estimate` takes all layers
 UPDATE = "update"  # the phase of an optimiser's one kernel, which others replace
 KINDS = ("weights", "adapter", "head", "gradients", "optimizer", "activations", "temporaries")
 
@@ -150,12 +149,17 @@ def record(folder: str, method: Method, setting: Setting, values: Mapping[str, i
 
 
 def deep_lives(
-    folder: str, method: Method, setting: Setting, values: Mapping[str, int], period: int = 1
-) -> tuple[tuple[Life, ...], tuple[Life, ...]]:
-    """Return the storages of a step at both of `DEEP`; the arguments are those of `record`."""
+    folder: str,
+    method: Method,
+    setting: Setting,
+    values: Mapping[str, int],
+    period: int = 1,
+    depths: Sequence[int] = ROUNDS,
+) -> list[list[Life]]:
+    """Return the storages of a step with each number of rounds; the other arguments are those of `record`."""
     with unusual_sizes(values):
-        first, second = (requested_step(ModelQuery(folder), method, setting, layers=rounds * period) for rounds in DEEP)
-    return tuple(_lives(first, values)), tuple(_lives(second, values))
+        timelines = [requested_step(ModelQuery(folder), method, setting, layers=rounds * period) for rounds in depths]
+    return [_lives(timeline, values) for timeline in timelines]
 
 
 def _lives(timeline: StepTimeline, values: Mapping[str, int]) -> list[Life]:

@@ -8,7 +8,7 @@ const KINDS = ["weights", "adapter", "head", "gradients", "optimizer", "activati
 const DTYPES = ["", "bfloat16", "float32"];
 const UPDATE = 3; // phase of an optimiser's one kernel
 const FIRST = 2, SECOND = 4; // recorded rounds of layers
-const DEEP = [8, 16]; // the same, for the allocator's bytes where `estimate` takes all layers
+const DEEP = 8; // rounds from which a deeper recording stands for all layers
 
 // "4*b*s*h+2*h*i" -> [[4, "b", "s", "h"], [2, "h", "i"]]
 function parsedSizes(texts) {
@@ -291,19 +291,21 @@ function estimate(family, model, asked) {
   const livesAt = (recorded, asks) => livesOf(step, recorded, sizes, asks, family.terms, values);
   const lives = step.lives.map((recorded) => livesAt(recorded, how));
   const levels = [0, 1].map((depth) => levelsOf(lives[depth], step.events[depth], onGpu));
-  const levelAt = ([a, b]) => levels[0][a] + (more * (levels[1][b] - levels[0][a])) / (SECOND - FIRST);
+  const levelAt = ([a, b], further = more) => levels[0][a] + (further * (levels[1][b] - levels[0][a])) / (SECOND - FIRST);
   let best = null;
   for (const pair of momentsOf(step.parts, levels)) if (best === null || levelAt(pair) > levelAt(best)) best = pair;
   const [one, two] = [0, 1].map((depth) => partsAt(lives[depth], best[depth], onGpu));
   const parts = Object.fromEntries(KINDS.map((kind, n) => [kind, one[n] + (more * (two[n] - one[n])) / 2]));
   const peak = levelAt(best);
   const whole = isWhole(step.parts, levels, more, peak) || 9 * model.period >= model.layers;
+  const heldBy = (some) => reservedBytes(some.flatMap((life) => [life, ...(life.pieces || [])]), WORKSPACES);
   let reserved = 0;
   if (onGpu) {
-    const [from, to] = step.deep && whole ? DEEP : [FIRST, SECOND];
-    const held = from === FIRST ? lives : step.deep.map((recorded) => livesAt(recorded, { ...how, work: [] }));
-    const [a, b] = held.map((some) => reservedBytes(some.flatMap((life) => [life, ...(life.pieces || [])]), WORKSPACES));
-    reserved = Math.max(peak, a + Math.round(((model.layers / model.period - from) * (b - a)) / (to - from)));
+    const deep = whole && step.deep, [from, to] = deep ? deep.rounds : [FIRST, SECOND];
+    const [a, b] = (deep ? deep.lives.map((recorded) => livesAt(recorded, { ...how, work: [] })) : lives).map(heldBy);
+    const slope = (b - a) / (to - from), left = model.layers / model.period - to;
+    const atLeast = from < DEEP ? slope : (peak - levelAt(best, 0)) / more; // segments grow with the peak in the long run
+    reserved = Math.max(peak, b + Math.round(left * Math.max(slope, atLeast)));
   }
   const phase = ["forward", "backward", "optimizer"][step.phases.filter((start) => start <= Math.max(best[0], 1)).length - 1];
   return { peak, parts, phase, reserved, whole, kernels: kernelsOf(step, sizes, family.terms, values, more, how), values };

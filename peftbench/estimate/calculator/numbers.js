@@ -124,7 +124,7 @@ function compute(data, choice) {
   const asked = { ...choice, key: keyOf(choice, method), momentBytes: momentBytes(choice, method) };
   const step = replay.estimate(data.families[familyName(model, method)], model, asked);
   const needed = Math.max(step.reserved, step.peak) + CONTEXT;
-  const time = replay.stepSeconds(step.kernels, card, data.constants);
+  const time = timing.stepSeconds(step.kernels, card, data.constants);
   const summed = choice.gpus > 1 ? (2 * trained * GRADIENT) / card.link : 0;
   const seconds = time.seconds + summed;
   const steps = Math.ceil((choice.examples * choice.epochs) / (choice.batch * choice.gpus));
@@ -136,5 +136,6 @@ function compute(data, choice) {
   };
 }
 
-const replay = typeof module === "undefined" ? { estimate, stepSeconds, familyOf } : require("./replay.js");
+const timing = typeof module === "undefined" ? { stepSeconds } : require("./kernels.js");
+const replay = typeof module === "undefined" ? { estimate, familyOf } : require("./replay.js");
 if (typeof module !== "undefined") module.exports = { compute, modelOfConfig, trainable, fileBytes, keyOf, familyName, refusal, familyOf: replay.familyOf };

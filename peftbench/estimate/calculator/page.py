@@ -44,6 +44,7 @@ def html(served: bool = False) -> str:
     return environment.get_template("page.html.j2").render(
         style=_source("style.css"),
         pieces=_source("pieces.js"),
+        kernels=_source("kernels.js"),
         replay=_source("replay.js"),
         numbers=_source("numbers.js"),
         published=_source("published.js"),

@@ -1,12 +1,10 @@
-// Replays recorded training steps with the sizes of a model: peak, parts, reserved bytes, seconds.
-// Mirrors extrapolation.py, gpu_memory.py, caching_allocator.py and step_seconds.py, each function named for its source.
+// Replays recorded training steps with the sizes of a model: peak, parts, reserved bytes.
+// Mirrors extrapolation.py, gpu_memory.py and caching_allocator.py.
 "use strict";
 
 const BLOCK = 512, LARGE = 10 * 2 ** 20, SEGMENT = 2 * 2 ** 20, UNSPLIT = 2 ** 20;
 const WORKSPACES = 2 * (2 * 4096 * 1024 + 8 * 16 * 1024);
 const KINDS = ["weights", "adapter", "head", "gradients", "optimizer", "activations", "temporaries"];
-const DTYPES = ["", "bfloat16", "float32"];
-const UPDATE = 3; // phase of an optimiser's one kernel
 const FIRST = 2, SECOND = 4; // recorded rounds of layers
 const DEEP = 8; // rounds from which a deeper recording stands for all layers
 
@@ -210,75 +208,6 @@ function reservedBytes(lives, fixed) {
   return reserved;
 }
 
-// Whether a kernel copies a transposed matrix of the rank, which has one row at rank 1 and is not copied.
-function isTransposed(terms) {
-  const [[bytes, ...names], ...more] = terms;
-  return !more.length && (bytes === 4 || bytes === 8) && names.includes("r") && !names.includes("b") && !names.includes("s");
-}
-
-// The kernels at full depth: [phase, dtype, operations of one, bytes of one, number].
-function kernelsOf(step, sizes, terms, values, more, asked) {
-  const found = [], odd = new Map(), along = (a, b) => a + (more * (b - a)) / 2;
-  for (const [phase, dtype, f, m, one, two] of step.kernels) {
-    const updates = phase === UPDATE || (phase === 2 && asked.program === "plain");
-    if (updates && asked.optimizer !== "adamw") continue;
-    if (asked.size === 1 && asked.program === "peftbench" && phase === 1 && isTransposed(terms[m])) continue;
-    const number = along(one, two);
-    if (!updates && one && two && number >= 0) {
-      found.push(...piecewise.kernelsOfPieces([phase, dtype, sizes[f], sizes[m], number], terms[m], values));
-      continue;
-    }
-    // One kernel for all parameters: its bytes grow with the depth, not its number.
-    const key = `${phase} ${dtype}`;
-    if (!odd.has(key)) odd.set(key, [[], []]);
-    for (let n = 0; n < one; n++) odd.get(key)[0].push([sizes[f], sizes[m]]);
-    for (let n = 0; n < two; n++) odd.get(key)[1].push([sizes[f], sizes[m]]);
-  }
-  for (const [key, lists] of odd) {
-    const [phase, dtype] = key.split(" ").map(Number), shown = phase === UPDATE ? 2 : phase;
-    const [one, two] = lists.map((list) => list.sort((a, b) => a[1] - b[1]));
-    if (one.length === two.length) {
-      one.forEach((kernel, n) => found.push([shown, dtype, along(kernel[0], two[n][0]), along(kernel[1], two[n][1]), 1]));
-      continue;
-    }
-    const sum = (list, n) => list.reduce((total, kernel) => total + kernel[n], 0);
-    const number = along(one.length, two.length);
-    if (number > 0) found.push([shown, dtype, along(sum(one, 0), sum(two, 0)) / number, along(sum(one, 1), sum(two, 1)) / number, number]);
-  }
-  if (asked.work.length) {
-    const [number, bytes] = ["kernels", "bytes"].map((name) => along(asked.work[0][name], asked.work[1][name]));
-    if (number > 0) found.push([2, 0, 0, bytes / number, number]);
-  }
-  return found;
-}
-
-// Seconds of a step on a card (step_seconds.py).
-function stepSeconds(kernels, card, fit) {
-  const mean = (byCard) => {
-    const all = Object.values(byCard);
-    return byCard[card.name] || Math.exp(all.reduce((sum, value) => sum + Math.log(value), 0) / all.length);
-  };
-  const rateOf = (dtype) => (dtype === "bfloat16" && card.bfloat16 ? card.bfloat16 : card.float32);
-  const share = mean(fit.products), bins = new Map();
-  let products = 0, others = 0, launches = 0;
-  for (const [phase, dtype, operations, bytes, number] of kernels) {
-    launches += number;
-    if (dtype) {
-      const moving = bytes / (fit.memory * card.bandwidth);
-      products += number * Math.max(operations / (share * rateOf(DTYPES[dtype])), moving);
-    } else {
-      const key = `${phase} ${bytes > 0 ? Math.floor(Math.log2(bytes)) : -1}`;
-      const bin = bins.get(key) || [0, 0];
-      bins.set(key, [bin[0] + number * bytes, bin[1] + number]);
-    }
-  }
-  for (const [bytes, number] of bins.values())
-    others += bytes / ((bytes <= number * card.cache ? fit.cached : fit.memory) * card.bandwidth);
-  const device = products + others, host = launches * mean(fit.launch);
-  const bound = host > device ? "launches" : products > others ? "products" : "memory";
-  return { seconds: Math.max(device, host), device, host, products, others, bound };
-}
-
 // What `peftbench estimate` says of a step.
 //   family: {sizes: parsed, steps}; model: {layers, sizes, tied}; asked: {key, batch, seq, size, optimizer, program, ...}
 function estimate(family, model, asked) {
@@ -308,7 +237,7 @@ function estimate(family, model, asked) {
     reserved = Math.max(peak, b + Math.round(left * Math.max(slope, atLeast)));
   }
   const phase = ["forward", "backward", "optimizer"][step.phases.filter((start) => start <= Math.max(best[0], 1)).length - 1];
-  return { peak, parts, phase, reserved, whole, kernels: kernelsOf(step, sizes, family.terms, values, more, how), values };
+  return { peak, parts, phase, reserved, whole, kernels: counted.kernelsOf(step, sizes, family.terms, values, more, how), values };
 }
 
 function isHead(terms) {
@@ -319,5 +248,6 @@ function familyOf(read, tied) {
   return { steps: read.steps, terms: parsedSizes(read.sizes), tied };
 }
 
-const piecewise = typeof module === "undefined" ? { piecesOf, withPieces, kernelsOfPieces } : require("./pieces.js");
-if (typeof module !== "undefined") module.exports = { estimate, familyOf, stepSeconds };
+const counted = typeof module === "undefined" ? { kernelsOf } : require("./kernels.js");
+const piecewise = typeof module === "undefined" ? { piecesOf, withPieces } : require("./pieces.js");
+if (typeof module !== "undefined") module.exports = { estimate, familyOf };

@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 CHECKED = HERE / "recorded" / "checked.json"
 COMMON = HERE / "recorded" / "common.json"
 COMPARED = ("allocated", "active", "after_step", "reserved")  # measures that a prediction should equal
+WITHIN = 0.01  # errors of the check that need no name
 GROUPS = (
     ("Llama", ("llama-3", "llama-2", "llama-")),
     ("Mistral", ("mistral",)),
@@ -106,11 +107,8 @@ def checked_text() -> str:
     checked = json.loads(CHECKED.read_text(encoding="utf-8"))
     rows = checked["settings"]
 
-    def errors(name: str) -> list[float]:
-        return [abs(row["errors"][name]) for row in rows if name in row["errors"]]
-
     told = ", ".join(
-        f"{what} {median(errors(name)):.2%} and {max(errors(name)):.2%}"
+        _errors_text(rows, name, what)
         for name, what in (
             ("peak", "peak of live tensors"),
             ("needed", "what a card must hold"),
@@ -122,6 +120,14 @@ def checked_text() -> str:
         f"numbers differ from those of <code>peftbench estimate</code> by (median and largest): {told} "
         "(<code>scripts/calculator_check.py</code>)."
     )
+
+
+def _errors_text(rows: Sequence[Mapping[str, Any]], name: str, what: str) -> str:
+    """Return the median and the largest error of a quantity, and whose it is if it is above a hundredth."""
+    found = [(abs(row["errors"][name]), row["choice"]) for row in rows if name in row["errors"]]
+    largest, choice = max(found, key=lambda one: one[0])
+    whose = f" ({choice['method']} on {choice['model']})" if largest > WITHIN else ""
+    return f"{what} {median(error for error, _ in found):.2%} and {largest:.2%}{whose}"
 
 
 def common_rows() -> list[list[str]]:

@@ -40,8 +40,11 @@ def test_a_site_lists_each_result_set_with_its_verdicts(call: Call, tmp_path: Pa
     index = pages.Page((tmp_path / "site/index.html").read_bytes())
     assert (index.loads, index.unbalanced) == ([], [])
     links = [str(given["href"]).partition("#") for tag, given in index.tags if tag == "a"]
-    assert {link for link, _, _ in links} == {"one.html", "two.html"}
+    assert {link for link, _, _ in links} == {"", "one.html", "two.html"}
+    assert {place for link, _, place in links if not link} == {"verdicts", "beside"}
     for link, _, place in links:
+        if not link:
+            continue
         page = pages.Page((tmp_path / "site" / link).read_bytes())
         assert not place or place.removeprefix("task=") in [given.get("id") for _, given in page.tags]
         first = next(iter(page.facts["tables"].values()))["sentences"][0]

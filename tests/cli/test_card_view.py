@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from commands import Call, called
+
+from peftbench.errors import UserError
+from peftbench.estimate.card import prices
 
 LORA = ("estimate", "tiny-decoder", "lora")
 SMALL = ("--context", "22.02GiB")  # leaves some MiB, so that few sizes are tried
@@ -68,6 +72,27 @@ def test_prices_come_from_a_file(call: Call, tmp_path: Path) -> None:
     assert f"{own}: unknown card 'l5'" in call(*LORA, "--gpu", "l4", "--examples", "10", "--prices", str(own)).err
     own.write_text("currency: EUR\ndate: 2026-11-29\nsource: us\nhourly: {h100: cheap}\n")
     assert "price of h100 is 'cheap'" in call(*LORA, "--gpu", "l4", "--examples", "10", "--prices", str(own)).err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("hourly:\n  l4: 2\n  l4: 3\n", "line 6: the key 'l4' is given twice (first in line 5); keep one of them"),
+        ("hourly: {3090: 2, 3090: 3}\n", "line 4: the key 3090 is given twice"),
+        ("hourly: {l4: 2}\ncurrency: USD\n", "line 5: the key 'currency' is given twice (first in line 1)"),
+    ],
+)
+def test_a_key_that_stands_twice_in_a_file_of_prices_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    own = tmp_path / "prices.yaml"
+    own.write_text(f"currency: EUR\ndate: 2026-11-29\nsource: us\n{text}")
+    with pytest.raises(UserError, match=re.escape(f"{own}: {said}")):
+        prices.read(own)
+
+
+def test_a_file_of_prices_may_merge_and_write_a_cards_number_alone(tmp_path: Path) -> None:
+    own = tmp_path / "prices.yaml"
+    own.write_text("currency: EUR\ndate: 2026-11-29\nsource: us\nhourly: {<<: {l4: 2, t4: 1}, l4: 3, 3090: 4}\n")
+    assert prices.read(own).hourly == {"l4": 3.0, "t4": 1.0, "rtx-3090": 4.0}
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,9 @@ def test_a_kernel_that_is_given_is_refused_where_the_network_computes_its_attent
     capped: ModelQuery, kernel: str
 ) -> None:
     own = programs.program("plain", {"attention": kernel})
-    with pytest.raises(UserError, match=f"--part attention={kernel}: this gemma2 network .* give --part attention=eager"):
+    with pytest.raises(
+        UserError, match=f"--part attention={kernel}: this gemma2 network .* give --part attention=eager"
+    ):
         estimate(capped, "lora", {}, Setting(1, 8, program=own))
 
 

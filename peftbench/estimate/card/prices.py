@@ -51,9 +51,9 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 line, name = key.start_mark.line + 1, self.construct_object(key)
                 if name in lines:
+                    first = f"first in line {lines[name]}"
                     raise UserError(
-                        f"{self.path}: line {line}: the key {shown(name)} is given twice (first in line {lines[name]}); "
-                        "keep one of them"
+                        f"{self.path}: line {line}: the key {shown(name)} is given twice ({first}); keep one of them"
                     )
                 lines[name] = line
         return super().construct_mapping(node, deep)

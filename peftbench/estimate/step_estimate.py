@@ -336,10 +336,10 @@ def _check_length(backbone: Backbone, setting: Setting) -> None:
 
 def _assumptions(setting: Setting, timeline: StepTimeline) -> dict[str, str]:
     if setting.program is not None:
-        own = replace(setting.program, **timeline.left_out)
+        simulated = replace(setting.program, **timeline.left_out)
         kept = ", ".join(f"{part}={value}" for part, value in timeline.left_out.items())
         return {
-            "program": f"{own.name}: {programs.as_text(own)}",
+            "program": f"{simulated.name}: {programs.as_text(simulated)}",
             **({"network": f"{kept} is the network's own, whatever the program's"} if kept else {}),
             "mask": "texts differ in length: an explicit mask" if setting.with_mask else "texts of one length: no mask",
             "step": "the second, every token a label",

@@ -8,7 +8,7 @@ of layers are extrapolated from three small depths (extrapolation.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -245,18 +245,7 @@ def check_model(query: ModelQuery) -> None:
 def simulate_step(
     query: ModelQuery, method: Method, setting: Setting, by_role: bool = False, layers: int | None = None
 ) -> StepTimeline:
-    """Simulate the step of a network.
-
-    Args:
-        query: The model.
-        method: The method.
-        setting: How the step runs.
-        by_role: Whether to record the role of every storage.
-        layers: Number of layers in place of the model's own.
-
-    Raises:
-        UserError: The network does not take the method or the text length, or a size depends on the weights' values.
-    """
+    """Simulate the step of a network, as `requested_step`; another program's with what a GPU's allocator adds."""
     timeline = requested_step(query, method, setting, by_role, layers)
     return timeline if setting.program is None else gpu_memory.on_gpu(timeline)
 
@@ -269,7 +258,7 @@ def requested_step(
     layers: int | None = None,
     counter: Callable[[], KernelCounter] = KernelCounter,
 ) -> StepTimeline:
-    """Simulate the step with the bytes that tensors request, without what a GPU's allocator adds.
+    """Simulate the step of a network with the bytes that its tensors request.
 
     Args:
         query: The model.
@@ -280,7 +269,8 @@ def requested_step(
         counter: Makes what counts the kernels.
 
     Raises:
-        UserError: As `simulate_step`.
+        UserError: The network does not take the method, the text length or a part that is given, or a size depends on
+            the weights' values.
     """
     place = origin(query.model)
     backbone = load_on_meta(
@@ -293,8 +283,8 @@ def requested_step(
         layers=layers,
     )
     _check_length(backbone, setting)
-    own = setting.program
     _check_attention(backbone, setting)
+    own = None if setting.program is None else program_step.on_network(setting.program, backbone.net)
     with (
         simulated_ranks(shards=setting.shards) as ranks,
         fake_tensors.fake_mode(setting.with_mask),
@@ -308,9 +298,12 @@ def requested_step(
                 else:
                     trainer = program_step.trainer_of(fake, method, own, ranks)
             batch = simulated_step.batch_of(backbone, setting.batch * ranks.size, setting.seq, setting.with_mask)
-            return simulated_step.tracked(trainer, batch, by_role, counter)
+            timeline = simulated_step.tracked(trainer, batch, by_role, counter)
         except VALUES_NEEDED as error:
             raise not_estimable(method, error) from error
+    if setting.program is not None and own is not None:
+        timeline.left_out = programs.differing(setting.program, own)
+    return timeline
 
 
 def _rounds(query: ModelQuery) -> Rounds | None:
@@ -343,8 +336,11 @@ def _check_length(backbone: Backbone, setting: Setting) -> None:
 
 def _assumptions(setting: Setting, timeline: StepTimeline) -> dict[str, str]:
     if setting.program is not None:
+        simulated = replace(setting.program, **timeline.left_out)
+        kept = ", ".join(f"{part}={value}" for part, value in timeline.left_out.items())
         return {
-            "program": f"{setting.program.name}: {programs.as_text(setting.program)}",
+            "program": f"{simulated.name}: {programs.as_text(simulated)}",
+            **({"network": f"{kept} is the network's own, whatever the program's"} if kept else {}),
             "mask": "texts differ in length: an explicit mask" if setting.with_mask else "texts of one length: no mask",
             "step": "the second, every token a label",
             "device": gpu_memory.ASSUMED,

@@ -25,6 +25,7 @@ class StepTimeline:
         attention: The attention implementation.
         reserved: Bytes that CUDA's allocator holds; 0 on a CPU.
         traffic: The kernels of the step.
+        left_out: What another program has and the network does not take, with what the network has.
     """
 
     levels: list[int]
@@ -38,6 +39,7 @@ class StepTimeline:
     attention: str = ""
     reserved: int = 0
     traffic: Traffic | None = None
+    left_out: dict[str, Any] = field(default_factory=dict)
 
     @property
     def peak(self) -> int:

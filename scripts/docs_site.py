@@ -79,7 +79,7 @@ def on_post_build(config: Any) -> None:
     place = Path(config.site_dir)
     (place / BESIDE["calculator.md"][0]).write_text(calculator_page.html(), encoding="utf-8")
     sets = sorted(path.parent for path in SETS.glob("*/runs"))
-    site.write(sets, place / Path(BESIDE["results.md"][0]).parent)
+    site.write(sets, place / Path(BESIDE["results.md"][0]).parent, linked=False)
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:

@@ -8,6 +8,8 @@ import factories
 import pages
 from commands import Call
 
+from peftbench.report import site
+
 
 def results(folder: Path, experiment: str = "quickstart") -> Path:
     factories.write_all(folder, factories.grid(["full", "lora"], 2, experiment=experiment))
@@ -70,3 +72,13 @@ def test_mistakes_are_named(call: Call, tmp_path: Path) -> None:
         done = call("page", *arguments)
         assert (done.code, said in done.err) == (2, True), done.err
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_site_without_links_names_its_records(tmp_path: Path) -> None:
+    results(tmp_path / "one", "first"), results(tmp_path / "two", "second")
+    index = site.write([tmp_path / "one", tmp_path / "two"], tmp_path / "site", linked=False).path
+    record = next((tmp_path / "one" / "runs").iterdir()).name
+    text = (index.parent / "one.html").read_text()
+    assert record in text
+    assert f"runs/{record}" not in text
+    assert f">{record}<" in text

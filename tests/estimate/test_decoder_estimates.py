@@ -9,6 +9,7 @@ from peftbench.backbones import experts
 from peftbench.backbones.load import load
 from peftbench.errors import UserError
 from peftbench.estimate.count import ModelQuery, count
+from peftbench.estimate.program import programs
 from peftbench.estimate.simulate import simulated_step
 from peftbench.estimate.step_estimate import Setting, estimate
 from peftbench.method.registry import find, make
@@ -60,6 +61,23 @@ def test_adapters_of_experts_are_counted_for_each_expert(zoo: Zoo, name: str) ->
     counted = count(query, "lora", {"rank": 2, "roles": "gate up down"})
     assert counted.trainable == number * 3 * 2 * (config.hidden_size + inner)
     assert counted.attached
+
+
+@pytest.mark.slow
+def test_adapters_of_experts_cost_their_own_bytes_and_no_copy_of_the_weights() -> None:
+    query, setting = ModelQuery("mixtral-8x7b"), Setting(1, 512, dtype="bfloat16", checkpointing=True)
+    with_experts = estimate(query, "lora", {"roles": "q v gate up down"}, setting)
+    without = estimate(query, "lora", {"roles": "q v"}, setting)
+    added = 4 * (with_experts.trainable - without.trainable)
+    assert added == 4 * 32 * 8 * 3 * 8 * (4096 + 14336)  # layers, experts, roles, rank, sizes
+    assert with_experts.held["adapter"] - without.held["adapter"] == added
+    whole = 2 * 8 * 3 * 4096 * 14336  # of a layer's experts: what writing weights plus updates out would take
+    assert 3 * added < with_experts.peak_bytes - without.peak_bytes < 4 * added < whole  # gradients and two moments
+    assert "each with as many tokens" in with_experts.assumed["experts"]
+    assert "experts" not in without.assumed
+    other = Setting(1, 16, program=programs.program("hf-trainer"))
+    with pytest.raises(UserError, match="--program hf-trainer: how this program adapts or quantises experts"):
+        estimate(query, "lora", {"roles": "q down"}, other)
 
 
 @pytest.mark.slow

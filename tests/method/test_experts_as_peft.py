@@ -148,6 +148,14 @@ def test_what_peft_does_not_have_for_experts_is_refused(zoo: Zoo, tmp_path: Path
         to_peft.write(open_trained(tmp_path / "a.safetensors"), tmp_path / "out")
 
 
+def test_an_adapter_over_quantised_experts_does_not_travel_to_a_base_that_leaves_them_dense(
+    zoo: Zoo, tmp_path: Path
+) -> None:
+    moved(zoo["mixtral"], "qlora", {"roles": "q"}, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=r"BitsAndBytesConfig leaves experts as they are.*--to merged"):
+        to_peft.write(open_trained(tmp_path / "a.safetensors"), tmp_path / "out")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "dora", "qlora", "ia3", "vera", "pissa", "adalora"])
 @pytest.mark.parametrize("name", EXPERTS)

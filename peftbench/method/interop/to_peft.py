@@ -25,6 +25,7 @@ from peftbench.method.interop.trained_adapter import TrainedAdapter
 from peftbench.method.registry import find, make
 
 MERGED = "write a plain model: --to merged"
+QUANTISED = ("qlora", "qdora")
 REASONS = {  # why a method has no counterpart in peft, and the alternative
     "bitfit": f"peft has no adapter that trains biases alone; {MERGED}",
     "full": f"it trains all weights of the base; {MERGED}",
@@ -48,8 +49,13 @@ def write(trained: TrainedAdapter, folder: Path) -> list[str]:
         raise UserError(
             f"{trained.method!r} has no counterpart in peft: {why} (these have: {', '.join(sorted(METHODS))})"
         )
-    config, tensors = METHODS[trained.method](trained)
     backbone = trained.backbone
+    if trained.method in QUANTISED and any(owner_of(site.path) for site in backbone.sites):
+        raise UserError(
+            f"{trained.method!r} was trained over experts in 4-bit NormalFloat, and BitsAndBytesConfig leaves experts "
+            f"as they are, so that peft's base would be another; {MERGED}"
+        )
+    config, tensors = METHODS[trained.method](trained)
     if backbone.head:
         tensors |= _head(trained, config)
     config |= {
@@ -81,7 +87,7 @@ def _head(trained: TrainedAdapter, config: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _remarks(trained: TrainedAdapter) -> list[str]:
-    if trained.method not in ("qlora", "qdora"):
+    if trained.method not in QUANTISED:
         return []
     return [
         "the adapter was trained over a base in 4-bit NormalFloat: load the base model so "

@@ -65,7 +65,7 @@ def test_every_linear_role_is_found_in_every_layer(zoo: Zoo, name: str) -> None:
     assert Counter(s.role for s in sites.linear()) == {r: attention if r in "qkvo" else each for r in expected}
     assert Counter(s.role for s in sites if s.role in ("attn", "ffn")) == {"attn": attention, "ffn": ffn}
     assert len(sites.of("prefix")) == attention if "prefix" in sites.roles else name not in WITH_PREFIX
-    inner = 4 * WIDTH if name == "gpt2-classifier" else INNER
+    inner = {"gpt2-classifier": 4 * WIDTH, "qwen3-moe": 64}.get(name, INNER)  # of one expert
     wide = HEADS * (32 if name in WIDE else WIDTH // HEADS)
     narrow = wide // 2 if name in NARROW else wide // HEADS if name == "falcon" else wide
     sizes = {"q": (WIDTH, wide), "k": (WIDTH, narrow), "v": (WIDTH, narrow), "o": (wide, WIDTH)}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.backbones.configuration import load_config, natural_kind
+from peftbench.backbones.experts import owner_of
 from peftbench.backbones.load import Backbone, load_on_meta
 from peftbench.backbones.networks import DTYPES
 from peftbench.errors import UserError, unknown
@@ -28,6 +29,7 @@ from peftbench.estimate.simulate.simulated_ranks import simulated_ranks
 from peftbench.estimate.simulate.timeline import StepTimeline
 from peftbench.method.base import Method
 from peftbench.method.catalogue import Catalogue
+from peftbench.method.edit import Edit
 from peftbench.method.layers.nf4_quantization import by_shape_alone
 from peftbench.method.layers.pieces import alike_pieces_once
 from peftbench.method.registry import find, make
@@ -38,6 +40,7 @@ OPTIMIZERS = ("adamw", "sgd", "adamw8bit")
 ATTENTION = ("math", "flash")
 KINDS = ("weights", "adapter", "head", "gradients", "optimizer", "activations", "temporaries")
 SHARDS = 1_024  # devices at most
+EXPERTS = "adapted ones one after another, each with as many tokens as the others"
 UNVERIFIED = "predicted with the CPU's kernels; not verified on a GPU"
 
 
@@ -297,6 +300,7 @@ def requested_step(
                     trainer = simulated_step.trainer_of(fake, method, setting.dtype, setting.optimizer, ranks)
                 else:
                     trainer = program_step.trainer_of(fake, method, own, ranks)
+                    _check_experts(trainer.edit, own)
             batch = simulated_step.batch_of(backbone, setting.batch * ranks.size, setting.seq, setting.with_mask)
             timeline = simulated_step.tracked(trainer, batch, by_role, counter)
         except VALUES_NEEDED as error:
@@ -328,6 +332,14 @@ def _check_attention(backbone: Backbone, setting: Setting) -> None:
         )
 
 
+def _check_experts(edit: Edit, own: Program) -> None:
+    if any(owner_of(site.path) for site, _ in edit.placed()):
+        raise UserError(
+            f"--program {own.name}: how this program adapts or quantises experts is not known here; leave --program "
+            "out, or adapt the attention alone: roles='q k v o'"
+        )
+
+
 def _check_length(backbone: Backbone, setting: Setting) -> None:
     room = positions(backbone.net.config)
     if room is not None and setting.seq > room:
@@ -354,6 +366,7 @@ def _assumptions(setting: Setting, timeline: StepTimeline) -> dict[str, str]:
         "mask": "texts differ in length: an explicit mask" if setting.with_mask else "texts of one length: no mask",
         "dtype": number,
         "step": f"the second of {simulated_step.STEPS}, gradients clipped to norm 1, every token a label",
+        **({"experts": EXPERTS} if timeline.experts else {}),
         "device": UNVERIFIED,
         **(_sharding(setting) if setting.shards > 1 else {}),
     }

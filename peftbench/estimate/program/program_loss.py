@@ -39,7 +39,7 @@ def loss_of(net: Any, batch: Mapping[str, Tensor], own: Program, alive: dict[str
     if own.loss == "fused":
         _replace(alive, {}, own)
         return _Fused.apply(hidden.flatten(0, 1), head.weight, labels.flatten())
-    parts = [head(part) for part in hidden.split(own.chunk, dim=1)]
+    parts = [_capped(head(part), net) for part in hidden.split(own.chunk, dim=1)]
     if own.float_outputs:
         parts = [part.float() for part in parts]
     _replace(alive, {"logits": parts}, own)
@@ -49,6 +49,12 @@ def loss_of(net: Any, batch: Mapping[str, Tensor], own: Program, alive: dict[str
 def writes_on(net: Any) -> bool:
     """Whether a network has a head over words behind its last layer: no classifier, no T5."""
     return net.get_output_embeddings() is not None and not net.config.is_encoder_decoder
+
+
+def _capped(logits: Tensor, net: Any) -> Tensor:
+    """Return the logits as the network's own head gives them: Gemma 2 bounds them by a tanh (arXiv:2408.00118)."""
+    cap = getattr(net.config, "final_logit_softcapping", None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def _replace(alive: dict[str, Any], outputs: dict[str, Any], own: Program) -> None:

@@ -30,13 +30,13 @@ class ResidualLinear(nn.Module):
     """
 
     weight: Tensor
-    bias: nn.Parameter | None
+    bias: Tensor | None
 
-    def __init__(self, weight: Tensor, bias: nn.Parameter | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.register_buffer("weight", weight)
-        self.register_parameter("bias", bias)
+        self.bias = bias  # a parameter of the base, or a part of one
 
     is_dense = True
 

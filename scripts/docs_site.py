@@ -2,6 +2,7 @@
 
 Images from elsewhere in the repository are copied into the site, and so are the pages of `PAGES`. Other links become
 the text and the file's path. The schematics of methods are written into their pages, so that they follow the palette.
+The calculator and the pages of the committed result sets are made and laid beside the site's own.
 """
 
 from __future__ import annotations
@@ -13,12 +14,20 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+from peftbench.estimate.calculator import page as calculator_page
+from peftbench.report import site
+
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 FIGURE = re.compile(r'<p><img alt="[^"]*" src="figures/([\w-]+)\.svg"[^>]*></p>')
 IMAGES = (".png", ".svg")
 PAGES = {"CHANGELOG.md": "changelog.md", "results/README.md": "results.md"}  # file of the repository: page of the site
 WHERE, WHAT = "0 0 276 372", "284 14 276 262"  # the halves of a schematic; see scripts/gallery/figures.py
+SETS = ROOT / "results" / "reference"
+BESIDE = {  # page of the site: what lies beside it, what leads there
+    "calculator.md": ("calculator-page.html", "Open the calculator"),
+    "results.md": ("pages/index.html", "Look at the committed sets: verdicts, side by side, and a page each"),
+}
 HIDDEN = {"index.md": ["navigation", "toc"], "start.md": ["navigation"]}  # sidebars
 
 
@@ -57,7 +66,20 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             return f"{image}[{text}]({inside}{target[len(target.partition('#')[0]) :]})"
         return text if outside in text else f"{text} (`{outside}`)"
 
-    return LINK.sub(written, markdown)
+    text = LINK.sub(written, markdown)
+    if uri not in BESIDE:
+        return text
+    file, said = BESIDE[uri]
+    head, _, rest = text.partition("\n")
+    return f'{head}\n\n<a class="md-button md-button--primary" href="{file}">{said}</a>\n{rest}'
+
+
+def on_post_build(config: Any) -> None:
+    """Write the calculator and the pages of the committed result sets."""
+    place = Path(config.site_dir)
+    (place / BESIDE["calculator.md"][0]).write_text(calculator_page.html(), encoding="utf-8")
+    sets = sorted(path.parent for path in SETS.glob("*/runs"))
+    site.write(sets, place / Path(BESIDE["results.md"][0]).parent, linked=False)
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:

@@ -87,12 +87,21 @@ def _phi3(config: Any) -> dict[str, Any]:
 
 
 def _experts(config: Any) -> dict[str, Any]:
-    """Networks of experts: attention as in Llama. The experts' weights are no linear layers (`ABSENT`)."""
-    return {role: place for role, place in _llama(config).items() if role not in ("gate", "up", "down")}
+    """Networks of experts: attention as in Llama; gate, up and down of each expert."""
+    return {**_llama(config), **dict.fromkeys(("gate", "up", "down"), f"{LAYER}.mlp.experts")}
 
 
 def _qwen3_moe(config: Any) -> dict[str, Any]:
-    return _with_head_norms(_experts(config))
+    """Qwen3 with experts in some of the layers, or in all."""
+    table, dense, layers = _experts(config), _llama(config), range(config.num_hidden_layers)
+    sparse = [
+        i not in config.mlp_only_layers and config.num_experts > 0 and (i + 1) % config.decoder_sparse_step == 0
+        for i in layers
+    ]
+    for role in ("gate", "up", "down"):
+        places = [table[role]] * any(sparse) + [dense[role]] * (not all(sparse))
+        table[role] = places if len(places) > 1 else places[0]
+    return _with_head_norms(table)
 
 
 def _falcon(config: Any) -> dict[str, Any]:
@@ -189,9 +198,3 @@ TABLES = {
     "gpt_neox": _gpt_neox,
     "opt": _opt,
 }
-
-_EXPERTS = (
-    "its feed-forward parts are experts, whose weights are one tensor each for all experts and not linear layers, so "
-    "that nothing adapts them; take the roles of the attention: q k v o"
-)
-ABSENT = {kind: dict.fromkeys(("gate", "up", "down"), _EXPERTS) for kind in ("mixtral", "gpt_oss", "qwen3_moe")}

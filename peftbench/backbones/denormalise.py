@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from peftbench.backbones.experts import CHILD, ExpertSites
 from peftbench.backbones.modules import FusedLinear
 
 
@@ -39,7 +40,11 @@ def _joined(net: nn.Module) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     layers: dict[str, Any] = {}
     for path, module in net.named_modules(remove_duplicate=False):
-        if isinstance(module, FusedLinear):
+        if isinstance(module, ExpertSites):
+            layers[path] = module
+            if module.changed():
+                state |= {f"{path.removesuffix(CHILD)}{name}": t for name, t in module.tensors().items()}
+        elif isinstance(module, FusedLinear):
             parts: list[Any] = [getattr(module, role) for role in module.roles]
             layers[path] = module
             state[f"{path}.weight"] = module.join([p.dense_weight() for p in parts])
@@ -51,6 +56,6 @@ def _joined(net: nn.Module) -> dict[str, Tensor]:
             if module.bias is not None:
                 state[f"{path}.bias"] = module.bias
     for name, t in net.state_dict(keep_vars=True).items():
-        if not any(name.startswith(f"{path}.") for path in layers):
+        if name not in state and not any(name.startswith(f"{path}.") for path in layers):
             state[name] = t
     return {name: t.detach() for name, t in state.items()}

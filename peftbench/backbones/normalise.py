@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from peftbench.backbones import attention, heads, t5
 from peftbench.backbones import roles as role_tables
+from peftbench.backbones.experts import CHILD, is_experts, open_sites
 from peftbench.backbones.modules import Block, FusedLinear, PrefixSlot, SiteLinear
 from peftbench.backbones.prompt import PromptSlot
 from peftbench.backbones.roles import listed
@@ -76,6 +77,9 @@ def _linear_sites(net: nn.Module, table: Mapping[str, Any], head: list[str]) -> 
             if any(f"{path}.".startswith(f"{h}.") for h in head):
                 raise UserError(f"roles: {role} = {path!r} belongs to the task head, which trains with every method")
             layer: Any = net.get_submodule(path)
+            if is_experts(layer):
+                sites += _expert_sites(layer, path, role)
+                continue
             if shared and not isinstance(layer, FusedLinear):
                 layer = _split(net, layer, path, shared, table)
                 net.set_submodule(path, layer)
@@ -85,9 +89,22 @@ def _linear_sites(net: nn.Module, table: Mapping[str, Any], head: list[str]) -> 
             elif not isinstance(layer, SiteLinear):
                 layer = SiteLinear.of(*_dense(layer, path, role))
                 net.set_submodule(path, layer)
-            biases = 0 if layer.bias is None else layer.bias.numel()
-            sites.append(Site(role, path, (layer.in_features, layer.out_features), _numel(layer), biases))
+            sites.append(_linear_site(role, path, layer))
     return sites
+
+
+def _expert_sites(experts: nn.Module, path: str, role: str) -> list[Site]:
+    """Return the sites of one role of each expert."""
+    each: Any = open_sites(experts)
+    if not hasattr(each[0], role):
+        raise UserError(f"roles: {role} = {path!r} is a {type(experts).__name__}, whose experts have no {role}")
+    return [_linear_site(role, f"{path}.{CHILD}.{i}.{role}", getattr(expert, role)) for i, expert in enumerate(each)]
+
+
+def _linear_site(role: str, path: str, layer: Any) -> Site:
+    biases = 0 if layer.bias is None else layer.bias.numel()
+    size = (layer.in_features, layer.out_features)
+    return Site(role, path, size, layer.in_features * layer.out_features + biases, biases)
 
 
 def _split(net: Any, layer: nn.Module, path: str, roles: Sequence[str], table: Mapping[str, Any]) -> FusedLinear:

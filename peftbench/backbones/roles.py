@@ -1,7 +1,8 @@
 """Where each architecture has its roles: one table each, in the format of `roles:` in an experiment.
 
     q k v o gate up down   path of a linear layer, with * for the layer index; q, k and v may share one fused layer,
-                           and so may gate (first half of the rows) and up
+                           and so may gate (first half of the rows) and up. A module of experts, whose weights are
+                           one tensor for all of them, is named by gate, up and down together
     fused                  row layout of a fused query-key-value layer: "thirds" (all of q, then k, then v, of one
                            size; GPT-2), "stacked" (the same with fewer key-value heads; Phi-3), "by_head" (q, k and v
                            of one head after another; GPT-NeoX) or "by_group" (a key-value head's queries, its key and
@@ -32,9 +33,10 @@ BLOCK = ("output", "input", "residual", "norm")
 KEYS = (*ROLES, "fused")
 QKV = ("q", "k", "v")
 SHARING = (QKV, ("gate", "up"))  # roles that may share a layer, in the order of its rows
+EXPERTS = (("gate", "up", "down"), ("up", "down"))  # roles that may name a module of experts
 
 TABLES: Mapping[str, Callable[[Any], dict[str, Any]]] = {**encoder_roles.TABLES, **decoder_roles.TABLES}
-ABSENT = {**encoder_roles.ABSENT, **decoder_roles.ABSENT}
+ABSENT = encoder_roles.ABSENT
 
 
 def table(kind: str, config: Any, roles: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -121,8 +123,8 @@ def _check_sharing(linear: Mapping[str, list[str]], laid_out: bool) -> None:
                 f"roles: q, k and v share one layer, {path!r}; say how its rows lie: fused: "
                 f"{', '.join(FUSED[:-1])} or {FUSED[-1]}"
             )
-        if len(same) > 1 and same not in SHARING:
+        if len(same) > 1 and same not in (*SHARING, *EXPERTS):
             raise UserError(
                 f"roles: {' and '.join(same)} name the same layer, {path!r}; only q, k and v together, or gate and up, "
-                "may share one"
+                "may share one, and gate, up and down a module of experts"
             )

@@ -109,6 +109,21 @@ def show(program: Program, question: Question, estimate_at: Callable[[Program], 
         raise typer.Exit(1)
 
 
+def step_in_words(program: Program, asked: Program) -> str:
+    """Return what is simulated in a few words: its size, and what else differs from what was asked."""
+    s = program.setting
+    words = [] if program.method == asked.method else [program.method]
+    words += [f"{key}={value}" for key, value in program.hyper.items() if asked.hyper.get(key) != value]
+    words += _differing(asdict(s), asdict(asked.setting), ("batch", "seq", "program"))
+    if s.program is not None and asked.setting.program is not None:
+        words += _differing(asdict(s.program), asdict(asked.setting.program))
+    return ", ".join([f"batch {s.batch:,}", f"{s.seq:,} tokens", *words])
+
+
+def _differing(these: dict[str, object], those: dict[str, object], but: tuple[str, ...] = ()) -> list[str]:
+    return [f"{key}={value}" for key, value in these.items() if key not in but and value != those[key]]
+
+
 def as_text(a: Answer) -> str:
     """Format an answer: one line that says it, then the parts."""
     from peftbench.estimate import tables
@@ -132,8 +147,8 @@ def _headline(a: Answer) -> str:
     if a.fits and a.step is not None:
         said.append(f"{_duration(a.step.seconds)} a step")
     if a.fits and a.bill is not None:
-        said.append(f"{a.bill.hours:,.2f} hours, at most {a.bill.kwh:,.2f} kWh")
-        said += [] if a.bill.money is None else [f"{a.bill.money:,.2f} {a.currency}"]
+        said.append(f"{' '.join(_time(a.bill.hours))}, at most {_amount(a.bill.kwh)} kWh")
+        said += [] if a.bill.money is None else [f"{_amount(a.bill.money)} {a.currency}"]
     return ", ".join(said)
 
 
@@ -170,12 +185,12 @@ def _parts(a: Answer) -> list[str]:
             rows.append(("  transfers", f"{s.transfers:.4g}", f"over {a.card.link / 1e9:g} GB/s, nothing beside them"))
     if a.bill is not None:
         rows.append(("steps", f"{a.bill.steps:,}", "every text as long as --seq says"))
-        rows.append(("hours", f"{a.bill.hours:,.2f}", "without loading, evaluation and saving"))
-        rows.append(
-            ("energy", f"{a.bill.kwh:,.2f} kWh", "upper bound: the cards at their power limit, without the host")
-        )
+        span, unit = _time(a.bill.hours)
+        rows.append((unit, span, "without loading, evaluation and saving"))
+        about = "upper bound: the cards at their power limit, without the host"
+        rows.append(("energy", f"{_amount(a.bill.kwh)} kWh", about))
         if a.bill.money is not None:
-            rows.append(("money", f"{a.bill.money:,.2f} {a.currency}", ""))
+            rows.append(("money", f"{_amount(a.bill.money)} {a.currency}", ""))
     return tabulate(rows, tablefmt="plain", colalign=("left", "right", "left"), disable_numparse=True).splitlines()
 
 
@@ -203,6 +218,17 @@ def _changes(a: Answer) -> list[str]:
     elif not a.changes:
         lines.append("no two changes make it fit either")
     return lines
+
+
+def _time(hours: float) -> tuple[str, str]:
+    """Return a span of time and its unit: hours, or what is smaller where they would say little."""
+    if hours >= 0.1:
+        return f"{hours:,.2f}", "hours"
+    return (f"{60 * hours:.2f}", "minutes") if hours >= 1 / 60 else (f"{3600 * hours:.3g}", "seconds")
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.2f}" if value >= 0.1 or value == 0 else f"{value:.2g}"
 
 
 def _duration(seconds: float) -> str:

@@ -105,6 +105,7 @@ Stored = Annotated[bool, typer.Option("--stored", help="With --check: the predic
 Reference = Annotated[
     str, typer.Option("--reference", metavar="METHOD", help="With --all: the method that ratios are relative to.")
 ]
+BESIDE_CHECK = ("model", "method", "hyper", "check", "stored", "out", "as_json")  # the first three are groups there
 
 
 def count(
@@ -132,6 +133,7 @@ def count(
 
 
 def estimate(
+    ctx: typer.Context,
     model: OptionalModel = None,
     method: OptionalMethod = None,
     hyper: Hyper = None,
@@ -180,6 +182,7 @@ def estimate(
     if check:
         from peftbench.cli import published_view
 
+        _check_beside_check(ctx)
         groups = [word for word in (model, method, *(hyper or ())) if word is not None]
         published_view.check(groups, stored, out, as_json)
         return
@@ -227,6 +230,17 @@ def _query(model: str, task: str | None, labels: int, roles: str | None) -> Mode
     from peftbench.estimate import count as counting
 
     return counting.ModelQuery(model, task, labels, None if roles is None else counting.parsed_roles(roles))
+
+
+def _check_beside_check(ctx: typer.Context) -> None:
+    """Raise `UserError` for an option that means nothing beside `--check`."""
+    for option in ctx.command.params:
+        given = ctx.get_parameter_source(str(option.name))
+        if given is not None and given.name == "COMMANDLINE" and option.name not in BESIDE_CHECK:
+            raise UserError(
+                f"{option.opts[0]} does not go with --check, which simulates each published point as its source says; "
+                "give letters of groups, --stored, --out DIR or --json, or leave --check out"
+            )
 
 
 def _check_combination(method: str | None, all_methods: bool, out: Path | None, fit: str | None, by_role: bool) -> None:
@@ -284,10 +298,12 @@ def _on_card(
     from peftbench.estimate.card import fits
 
     def estimate_at(p: fits.Program) -> StepEstimate:
+        say(f"simulating {card_view.step_in_words(p, program)} ...", sys.stderr)  # each may take seconds, or a minute
         return step_estimate.estimate(query, p.method, p.hyper, p.setting, tuple(plugin or ()))
 
+    program = fits.Program(method, counting.parsed(hyper or ()), setting)
     question = asked.question(setting.shards, step_estimate.positions_of(query))
-    card_view.show(fits.Program(method, counting.parsed(hyper or ()), setting), question, estimate_at, as_json)
+    card_view.show(program, question, estimate_at, as_json)
 
 
 def _freeze() -> None:

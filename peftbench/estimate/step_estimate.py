@@ -8,11 +8,12 @@ of layers are extrapolated from three small depths (extrapolation.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from peftbench.backbones.configuration import load_config, natural_kind
+from peftbench.backbones.experts import owner_of
 from peftbench.backbones.load import Backbone, load_on_meta
 from peftbench.backbones.networks import DTYPES
 from peftbench.errors import UserError, unknown
@@ -28,6 +29,7 @@ from peftbench.estimate.simulate.simulated_ranks import simulated_ranks
 from peftbench.estimate.simulate.timeline import StepTimeline
 from peftbench.method.base import Method
 from peftbench.method.catalogue import Catalogue
+from peftbench.method.edit import Edit
 from peftbench.method.layers.nf4_quantization import by_shape_alone
 from peftbench.method.layers.pieces import alike_pieces_once
 from peftbench.method.registry import find, make
@@ -38,6 +40,7 @@ OPTIMIZERS = ("adamw", "sgd", "adamw8bit")
 ATTENTION = ("math", "flash")
 KINDS = ("weights", "adapter", "head", "gradients", "optimizer", "activations", "temporaries")
 SHARDS = 1_024  # devices at most
+EXPERTS = "adapted ones one after another, each with as many tokens as the others"
 UNVERIFIED = "predicted with the CPU's kernels; not verified on a GPU"
 
 
@@ -245,18 +248,7 @@ def check_model(query: ModelQuery) -> None:
 def simulate_step(
     query: ModelQuery, method: Method, setting: Setting, by_role: bool = False, layers: int | None = None
 ) -> StepTimeline:
-    """Simulate the step of a network.
-
-    Args:
-        query: The model.
-        method: The method.
-        setting: How the step runs.
-        by_role: Whether to record the role of every storage.
-        layers: Number of layers in place of the model's own.
-
-    Raises:
-        UserError: The network does not take the method or the text length, or a size depends on the weights' values.
-    """
+    """Simulate the step of a network, as `requested_step`; another program's with what a GPU's allocator adds."""
     timeline = requested_step(query, method, setting, by_role, layers)
     return timeline if setting.program is None else gpu_memory.on_gpu(timeline)
 
@@ -269,7 +261,7 @@ def requested_step(
     layers: int | None = None,
     counter: Callable[[], KernelCounter] = KernelCounter,
 ) -> StepTimeline:
-    """Simulate the step with the bytes that tensors request, without what a GPU's allocator adds.
+    """Simulate the step of a network with the bytes that its tensors request.
 
     Args:
         query: The model.
@@ -280,7 +272,8 @@ def requested_step(
         counter: Makes what counts the kernels.
 
     Raises:
-        UserError: As `simulate_step`.
+        UserError: The network does not take the method, the text length or a part that is given, or a size depends on
+            the weights' values.
     """
     place = origin(query.model)
     backbone = load_on_meta(
@@ -293,8 +286,8 @@ def requested_step(
         layers=layers,
     )
     _check_length(backbone, setting)
-    own = setting.program
     _check_attention(backbone, setting)
+    own = None if setting.program is None else program_step.on_network(setting.program, backbone.net)
     with (
         simulated_ranks(shards=setting.shards) as ranks,
         fake_tensors.fake_mode(setting.with_mask),
@@ -307,10 +300,14 @@ def requested_step(
                     trainer = simulated_step.trainer_of(fake, method, setting.dtype, setting.optimizer, ranks)
                 else:
                     trainer = program_step.trainer_of(fake, method, own, ranks)
+                    _check_experts(trainer.edit, own)
             batch = simulated_step.batch_of(backbone, setting.batch * ranks.size, setting.seq, setting.with_mask)
-            return simulated_step.tracked(trainer, batch, by_role, counter)
+            timeline = simulated_step.tracked(trainer, batch, by_role, counter)
         except VALUES_NEEDED as error:
             raise not_estimable(method, error) from error
+    if setting.program is not None and own is not None:
+        timeline.left_out = programs.differing(setting.program, own)
+    return timeline
 
 
 def _rounds(query: ModelQuery) -> Rounds | None:
@@ -335,6 +332,14 @@ def _check_attention(backbone: Backbone, setting: Setting) -> None:
         )
 
 
+def _check_experts(edit: Edit, own: Program) -> None:
+    if any(owner_of(site.path) for site, _ in edit.placed()):
+        raise UserError(
+            f"--program {own.name}: how this program adapts or quantises experts is not known here; leave --program "
+            "out, or adapt the attention alone: roles='q k v o'"
+        )
+
+
 def _check_length(backbone: Backbone, setting: Setting) -> None:
     room = positions(backbone.net.config)
     if room is not None and setting.seq > room:
@@ -343,8 +348,11 @@ def _check_length(backbone: Backbone, setting: Setting) -> None:
 
 def _assumptions(setting: Setting, timeline: StepTimeline) -> dict[str, str]:
     if setting.program is not None:
+        simulated = replace(setting.program, **timeline.left_out)
+        kept = ", ".join(f"{part}={value}" for part, value in timeline.left_out.items())
         return {
-            "program": f"{setting.program.name}: {programs.as_text(setting.program)}",
+            "program": f"{simulated.name}: {programs.as_text(simulated)}",
+            **({"network": f"{kept} is the network's own, whatever the program's"} if kept else {}),
             "mask": "texts differ in length: an explicit mask" if setting.with_mask else "texts of one length: no mask",
             "step": "the second, every token a label",
             "device": gpu_memory.ASSUMED,
@@ -358,6 +366,7 @@ def _assumptions(setting: Setting, timeline: StepTimeline) -> dict[str, str]:
         "mask": "texts differ in length: an explicit mask" if setting.with_mask else "texts of one length: no mask",
         "dtype": number,
         "step": f"the second of {simulated_step.STEPS}, gradients clipped to norm 1, every token a label",
+        **({"experts": EXPERTS} if timeline.experts else {}),
         "device": UNVERIFIED,
         **(_sharding(setting) if setting.shards > 1 else {}),
     }

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftbench.backbones import attention
+from peftbench.backbones import attention, experts
+from peftbench.backbones.experts import ExpertLinear
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.modules import Block, PrefixSlot
 from peftbench.backbones.prompt import PromptSlot
@@ -49,6 +50,8 @@ class Edit:
         self._hooks: list[Any] = []
         self._reached = False  # whether `check_reached` has passed
         self._attention: list[tuple[Any, str]] = []  # configurations and their original attention implementation
+        self._experts: list[tuple[Any, str]] = []  # configurations and their original implementation of experts
+        self._views: dict[int, int] = {}  # number of sites that show a part of an experts' tensor, by its id
 
     @property
     def linear_roles(self) -> str:
@@ -97,12 +100,12 @@ class Edit:
             part: "all" or "bias".
 
         Raises:
-            UserError: The network lacks a role.
+            UserError: The network lacks a role, or its weights at a site are a part of a tensor.
             ValueError: `part` is neither.
         """
         if part not in ("all", "bias"):
             raise ValueError(f"part is 'all' or 'bias', not {part!r}")
-        inside = [""] if roles == "*" else [f"{s.path}." for s in self.backbone.sites.of(roles)]
+        inside = [""] if roles == "*" else [f"{path}." for path in self._whole(roles)]
         head = {id(p) for p in self.backbone.head_parameters()}
         self.backbone.save_snapshot()
         for name, p in self.backbone.parameters.items():
@@ -128,6 +131,8 @@ class Edit:
             hook.remove()
         for config, original in self._attention:
             config._attn_implementation = original
+        for config, original in self._experts:
+            config._experts_implementation = original
         for site, old, new in reversed(self._swaps):
             if isinstance(old, PromptSlot):
                 self.backbone.virtual_tokens = 0
@@ -136,7 +141,7 @@ class Edit:
             p.grad = None
             p.requires_grad_(False)
             p.data = self.backbone.pristine(name).to(self.backbone.device)
-        self._hooks, self._attention, self._swaps = [], [], []
+        self._hooks, self._attention, self._experts, self._swaps, self._views = [], [], [], [], {}
         self._reached = False
         self._thawed, self._widened, self._dropped = {}, {}, {}
 
@@ -277,6 +282,17 @@ class Edit:
             seen.setdefault(id(t), name)
         return {name: tensors[name] for name in seen.values()}
 
+    def _whole(self, roles: str) -> list[str]:
+        """Return the paths of the sites with these roles, if each has parameters of its own."""
+        paths = [site.path for site in self.backbone.sites.of(roles)]
+        shared = next((path for path in paths if experts.owner_of(path)), "")
+        if shared:
+            raise UserError(
+                f"the weights at {shared} are a part of one tensor of all experts, which trains as a whole or not at "
+                "all; thaw other roles, or '*', or swap adapters in"
+            )
+        return paths
+
     def _widen(self) -> None:
         """Cast the frozen vectors next to thawed ones to float32: a norm's kernel needs gain and bias of one dtype."""
         homes = {name.rpartition(".")[0] for name in self._thawed}
@@ -287,6 +303,9 @@ class Edit:
                 self._widened[name] = p
 
     def _drop_unused(self, old: nn.Module, new: nn.Module, path: str) -> None:
+        if isinstance(old, ExpertLinear):
+            self._drop_unused_experts(old, new)
+            return
         kept = {id(p) for p in new.parameters()}
         names = {id(p): name for name, p in self.backbone.parameters.items()}
         for p in old.parameters():
@@ -295,9 +314,24 @@ class Edit:
                 self._dropped[names[id(p)]] = p
                 p.data = torch.empty(0, dtype=p.dtype, device=p.device)
 
+    def _drop_unused_experts(self, old: ExpertLinear, new: nn.Module) -> None:
+        """Free a tensor of the experts once no site shows a part of it any more."""
+        if any(module is old for module in new.modules()):
+            return
+        tensor = old.source
+        self._views.setdefault(id(tensor), old.views)
+        self._views[id(tensor)] -= 1
+        if not self._views[id(tensor)]:
+            self.backbone.save_snapshot()
+            self._dropped[next(name for name, p in self.backbone.parameters.items() if p is tensor)] = tensor
+            tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+
     def _connect(self, old: nn.Module, new: nn.Module) -> None:
         if isinstance(old, Block):
             self._hooks += old.connect(new)
+        elif isinstance(old, ExpertLinear) and old.config._experts_implementation != experts.NAME:
+            self._experts.append((old.config, old.config._experts_implementation))
+            old.config._experts_implementation = experts.NAME
         elif isinstance(old, PrefixSlot) and not self._attention:
             self._attention = [(c, c._attn_implementation) for c in attention.configurations(self.net)]
             for config, _ in self._attention:

@@ -176,7 +176,7 @@ def page(results_dir: Path | str, runs: str = "../runs", loaded: ReportData | No
 
     Args:
         results_dir: the results directory.
-        runs: address of the folder with the records, as seen from where the page is to lie.
+        runs: address of the folder with the records, as seen from where the page is to lie; empty for names alone.
         loaded: the records if already loaded.
 
     Returns:

@@ -46,12 +46,13 @@ def write_page(results_dir: Path, out: Path | None = None) -> Written:
     return Written(path)
 
 
-def write(results_dirs: Sequence[Path], out: Path) -> Written:
+def write(results_dirs: Sequence[Path], out: Path, *, linked: bool = True) -> Written:
     """Write a page for each results directory, and an index that lists them with their verdicts.
 
     Args:
         results_dirs: the results directories; those without records are left out.
         out: the folder of the site.
+        linked: whether records are links, to their place on this disk, and not names alone.
 
     Raises:
         UserError: if none has records, or the folder cannot be written.
@@ -64,7 +65,7 @@ def write(results_dirs: Sequence[Path], out: Path) -> Written:
         raise UserError(f"{', '.join(map(str, results_dirs))}: no records of runs there. Name results directories.")
     names = _names(kept)
     for folder, data in kept.items():
-        _replace(out / names[folder], assemble.page(folder, _runs(folder, out), data))
+        _replace(out / names[folder], assemble.page(folder, _runs(folder, out) if linked else "", data))
     _replace(out / NAME, index.build([index.Entry(names[f], f.name, assemble.shown(d)) for f, d in kept.items()]))
     return Written(out / NAME, tuple(folder for folder in loaded if folder not in kept))
 

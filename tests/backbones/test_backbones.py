@@ -32,7 +32,7 @@ from peftbench.methods.lora import LoRALinear
 LLAMAS = ("llama", "mistral", "qwen2", "qwen2-classifier", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "smollm3")
 STABLE = ("stablelm", "stablelm-parallel")
 NARROW = {*LLAMAS, *STABLE, *EXPERTS, "phi", "falcon-40b"}  # fewer key-value heads
-GATED = {*LLAMAS, *STABLE, "t5-gated"}
+GATED = {*LLAMAS, *STABLE, *EXPERTS, "t5-gated"}
 WIDE = {"mistral", "qwen3", "gemma", "gemma2", "gemma3", "qwen3-moe", "gpt-oss", "t5-gated"}  # heads of 32
 FUSED = dict.fromkeys(["gpt2", "gpt-neox", "gpt-neox-serial", "falcon", "falcon-40b", "falcon-serial"], "q")
 FUSED["phi3"] = "q gate"  # the first role of each fused layer
@@ -59,12 +59,13 @@ def test_the_logits_equal_the_untouched_network(zoo: Zoo, name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_every_linear_role_is_found_in_every_layer(zoo: Zoo, name: str) -> None:
     sites = zoo[name].backbone.sites
-    expected = set("qkvo") if name in EXPERTS else set(LINEAR) - (set() if name in GATED else {"gate"})
+    expected = set(LINEAR) - (set() if name in GATED else {"gate"})
     attention, ffn = (3 * LAYERS, 2 * LAYERS) if name in T5 else (LAYERS, LAYERS)  # T5: two stacks, and across
-    assert Counter(s.role for s in sites.linear()) == {r: attention if r in "qkvo" else ffn for r in expected}
+    each = 4 * ffn if name in EXPERTS else ffn
+    assert Counter(s.role for s in sites.linear()) == {r: attention if r in "qkvo" else each for r in expected}
     assert Counter(s.role for s in sites if s.role in ("attn", "ffn")) == {"attn": attention, "ffn": ffn}
     assert len(sites.of("prefix")) == attention if "prefix" in sites.roles else name not in WITH_PREFIX
-    inner = 4 * WIDTH if name == "gpt2-classifier" else INNER
+    inner = {"gpt2-classifier": 4 * WIDTH, "qwen3-moe": 64}.get(name, INNER)  # of one expert
     wide = HEADS * (32 if name in WIDE else WIDTH // HEADS)
     narrow = wide // 2 if name in NARROW else wide // HEADS if name == "falcon" else wide
     sizes = {"q": (WIDTH, wide), "k": (WIDTH, narrow), "v": (WIDTH, narrow), "o": (wide, WIDTH)}

@@ -115,7 +115,7 @@ def test_the_input_is_what_the_sublayers_first_linear_layer_gets(zoo: Zoo, name:
         return hook
 
     firsts = {"attn": backbone.sites.of("q")[0].path}
-    if name not in EXPERTS:
+    if name not in EXPERTS:  # whose layers get the tokens of an expert
         firsts["ffn"] = backbone.sites.of("up")[0].path
     hooks = [backbone.net.get_submodule(p).register_forward_pre_hook(note(r)) for r, p in firsts.items()]
     try:

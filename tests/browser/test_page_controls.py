@@ -268,3 +268,20 @@ def test_hostile_names_run_nothing(opened: Any, tmp_path: Path) -> None:
 def test_a_phone_starts_with_the_figure_that_has_room(opened: Any, files: Files) -> None:
     page = opened(files("embedded_small"), TASK, PHONE)
     assert page.locator(f"{NOW} [data-figure=forest]").get_attribute("aria-pressed") == "true"
+
+
+def test_a_site_sets_its_experiments_side_by_side(opened: Any, tmp_path: Path) -> None:
+    factories.write_all(tmp_path / "one", factories.grid(["full", "lora", "ia3"]))
+    factories.write_all(tmp_path / "two", factories.grid(["full", "prefix"], experiment="other"))
+    page = opened(site.write([tmp_path / "one", tmp_path / "two"], tmp_path / "site").path, "")
+    shown = "#beside .scroll:not([hidden])"
+    rows = f"{shown} tbody tr:not([hidden]) th"
+    assert page.locator(f"{shown} caption").all_inner_texts() == ["score"]
+    assert page.locator(rows).all_inner_texts() == ["full", "lora", "prefix", "ia3"]
+    page.get_by_label("one").uncheck()
+    assert page.locator(rows).all_inner_texts() == ["full", "prefix"]
+    page.select_option("#measure", "memory")
+    assert page.locator(f"{shown} caption").all_inner_texts() == ["peak memory"]
+    page.get_by_label("one").check()
+    page.fill("#find", "lor")
+    assert page.locator(rows).all_inner_texts() == ["lora"]

@@ -8,6 +8,8 @@ import factories
 import pages
 from commands import Call
 
+from peftbench.report import site
+
 
 def results(folder: Path, experiment: str = "quickstart") -> Path:
     factories.write_all(folder, factories.grid(["full", "lora"], 2, experiment=experiment))
@@ -40,8 +42,11 @@ def test_a_site_lists_each_result_set_with_its_verdicts(call: Call, tmp_path: Pa
     index = pages.Page((tmp_path / "site/index.html").read_bytes())
     assert (index.loads, index.unbalanced) == ([], [])
     links = [str(given["href"]).partition("#") for tag, given in index.tags if tag == "a"]
-    assert {link for link, _, _ in links} == {"one.html", "two.html"}
+    assert {link for link, _, _ in links} == {"", "one.html", "two.html"}
+    assert {place for link, _, place in links if not link} == {"verdicts", "beside"}
     for link, _, place in links:
+        if not link:
+            continue
         page = pages.Page((tmp_path / "site" / link).read_bytes())
         assert not place or place.removeprefix("task=") in [given.get("id") for _, given in page.tags]
         first = next(iter(page.facts["tables"].values()))["sentences"][0]
@@ -67,3 +72,13 @@ def test_mistakes_are_named(call: Call, tmp_path: Path) -> None:
         done = call("page", *arguments)
         assert (done.code, said in done.err) == (2, True), done.err
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_site_without_links_names_its_records(tmp_path: Path) -> None:
+    results(tmp_path / "one", "first"), results(tmp_path / "two", "second")
+    index = site.write([tmp_path / "one", tmp_path / "two"], tmp_path / "site", linked=False).path
+    record = next((tmp_path / "one" / "runs").iterdir()).name
+    text = (index.parent / "one.html").read_text()
+    assert record in text
+    assert f"runs/{record}" not in text
+    assert f">{record}<" in text

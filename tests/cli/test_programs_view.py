@@ -25,7 +25,7 @@ def test_programs_and_all_their_parts_are_listed(call: Call) -> None:
     first = [line.split()[0] for line in told.out.splitlines() if line]
     own = programs.program("plain")
     assert own is not None
-    assert {*programs.names(), *vars(own)} - {"name"} <= set(first)
+    assert {*programs.names(), *vars(own)} - {"name", "given"} <= set(first)
 
 
 @pytest.mark.parametrize(

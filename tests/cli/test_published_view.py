@@ -35,6 +35,29 @@ def test_stored_without_check_is_refused(call: Call) -> None:
     assert "--check" in done.err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--gpu", "l40s"),
+        ("--fit", "24GB"),
+        ("--program", "plain"),
+        ("--part", "loss=whole"),
+        ("--seq", "512"),
+        ("--batch", "1"),
+        ("--examples", "10"),
+        ("--all",),
+        ("--no-padding",),
+        ("--task", "generation"),
+    ],
+)
+def test_an_option_that_means_nothing_beside_check_is_refused(call: Call, words: tuple[str, ...]) -> None:
+    done = call("estimate", "--check", "V", "--stored", *words)
+    assert done.code == 2
+    assert f"{words[0].replace('--no-padding', '--padding')} does not go with --check" in done.err
+    assert "give letters of groups, --stored, --out DIR or --json" in done.err
+    assert not done.out
+
+
 def test_no_model_is_refused_with_what_to_give(call: Call) -> None:
     done = call("estimate")
     assert done.code == 2

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from architectures import DECODERS, EXPERTS, Zoo
 
+from peftbench.backbones import experts
 from peftbench.backbones.load import load
 from peftbench.errors import UserError
 from peftbench.estimate.count import ModelQuery, count
+from peftbench.estimate.program import programs
 from peftbench.estimate.simulate import simulated_step
 from peftbench.estimate.step_estimate import Setting, estimate
 from peftbench.method.registry import find, make
@@ -25,7 +27,11 @@ def hyper(method: str, name: str, sites: set[str]) -> dict[str, str]:
 @pytest.mark.parametrize(
     "name", [name if name in NEW else pytest.param(name, marks=pytest.mark.slow) for name in DECODERS]
 )
-def test_the_prediction_is_what_the_tracker_measures(zoo: Zoo, name: str, method: str) -> None:
+def test_the_prediction_is_what_the_tracker_measures(
+    zoo: Zoo, name: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The router sends the equal tokens of this batch to the same experts; a prediction shares tokens out evenly.
+    monkeypatch.setattr(experts, "has_no_data", lambda tensor: True)
     setting = Setting(2, 8)
     backbone = load(str(zoo[name].folder), "generation")
     values = hyper(method, name, set(backbone.sites.roles))
@@ -47,11 +53,31 @@ def test_a_fused_kernel_is_refused_where_no_kernel_computes_the_attention(zoo: Z
 
 
 @pytest.mark.parametrize("name", EXPERTS)
-def test_an_adapter_of_experts_is_refused_and_one_of_the_attention_is_counted(zoo: Zoo, name: str) -> None:
+def test_adapters_of_experts_are_counted_for_each_expert(zoo: Zoo, name: str) -> None:
     query = ModelQuery(str(zoo[name].folder))
-    with pytest.raises(UserError, match=r"no 'gate' site: its feed-forward parts are experts.*q k v o"):
-        count(query, "lora", {"roles": "q k v o gate up down"})
-    assert count(query, "lora", {"roles": "q k v o"}).attached
+    config = zoo[name].backbone.net.config
+    inner = getattr(config, "moe_intermediate_size", config.intermediate_size)
+    number = config.num_hidden_layers * getattr(config, "num_local_experts", getattr(config, "num_experts", 0))
+    counted = count(query, "lora", {"rank": 2, "roles": "gate up down"})
+    assert counted.trainable == number * 3 * 2 * (config.hidden_size + inner)
+    assert counted.attached
+
+
+@pytest.mark.slow
+def test_adapters_of_experts_cost_their_own_bytes_and_no_copy_of_the_weights() -> None:
+    query, setting = ModelQuery("mixtral-8x7b"), Setting(1, 512, dtype="bfloat16", checkpointing=True)
+    with_experts = estimate(query, "lora", {"roles": "q v gate up down"}, setting)
+    without = estimate(query, "lora", {"roles": "q v"}, setting)
+    added = 4 * (with_experts.trainable - without.trainable)
+    assert added == 4 * 32 * 8 * 3 * 8 * (4096 + 14336)  # layers, experts, roles, rank, sizes
+    assert with_experts.held["adapter"] - without.held["adapter"] == added
+    whole = 2 * 8 * 3 * 4096 * 14336  # of a layer's experts: what writing weights plus updates out would take
+    assert 3 * added < with_experts.peak_bytes - without.peak_bytes < 4 * added < whole  # gradients and two moments
+    assert "each with as many tokens" in with_experts.assumed["experts"]
+    assert "experts" not in without.assumed
+    other = Setting(1, 16, program=programs.program("hf-trainer"))
+    with pytest.raises(UserError, match="--program hf-trainer: how this program adapts or quantises experts"):
+        estimate(query, "lora", {"roles": "q down"}, other)
 
 
 @pytest.mark.slow

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
+
 import pytest
 
 from peftbench.errors import UserError
@@ -22,6 +25,37 @@ def test_a_cards_figures_are_plausible(one: Card) -> None:
     assert 50 < one.watts <= 1200
     assert one.link < one.bandwidth
     assert one.source
+
+
+@pytest.mark.parametrize("one", cards().values(), ids=lambda one: one.name)
+def test_a_card_names_a_document_with_its_address_and_the_figures_that_none_states(one: Card) -> None:
+    assert re.search(r"\w[\w.]+\.(com|net)/\S+", one.source)
+    figures = {f.name for f in fields(Card)} - {"name", "source", "unchecked"}
+    assert set(one.unchecked) <= figures
+    assert "bandwidth" not in one.unchecked
+    if one.bfloat16 is not None:
+        assert "bfloat16" not in one.unchecked
+
+
+def test_cards_of_one_chip_differ_as_their_clocks_and_units_do() -> None:
+    # Operations a second are those of a unit in a clock, its clock and the units: NVIDIA's whitepapers name them.
+    for name, units, clock, per_unit in (
+        ("l4", 58, 2.04e9, 1024),
+        ("a10", 72, 1.695e9, 1024),
+        ("a10g", 80, 1.71e9, 512),
+        ("rtx-a6000", 84, 1.8e9, 1024),
+        ("a40", 84, 1.74e9, 1024),
+        ("a100-80", 108, 1.41e9, 2048),
+        ("h100", 132, 1.83e9, 4096),
+        ("rtx-3060", 28, 1.78e9, 512),
+        ("rtx-3090", 82, 1.695e9, 512),
+        ("rtx-4090", 128, 2.52e9, 512),
+        ("rtx-5090", 170, 2.407e9, 512),
+        ("rtx-6000-ada", 142, 2.505e9, 1024),
+        ("mi250x", 110, 1.7e9, 1024),
+        ("mi300x", 304, 2.1e9, 2048),
+    ):
+        assert card(name).bfloat16 == pytest.approx(units * clock * per_unit, rel=0.005), name
 
 
 def test_the_cards_that_people_rent_are_known() -> None:

@@ -7,7 +7,8 @@ from math import ceil
 import pytest
 import torch
 
-from peftbench.estimate.program.program_loss import _Fused
+from peftbench.estimate.program.program_loss import _Fused, loss_of
+from peftbench.estimate.program.programs import Program
 from peftbench.estimate.simulate.timeline import TimelineTracker
 
 
@@ -35,3 +36,19 @@ def test_only_one_part_of_the_logits_exists(rows: int, width: int, words: int, h
     assert live.levels[backward] - at_entry <= kept + labels_and_scalars
     assert hidden.grad is not None
     assert hidden.grad.shape == hidden.shape
+
+
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_a_loss_by_parts_is_that_of_the_network_which_may_bound_its_logits(cap: float | None) -> None:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "attn_implementation": "eager"}
+    config = Gemma2Config(**sizes, **heads, final_logit_softcapping=cap, initializer_range=0.5)
+    net, ids = Gemma2ForCausalLM(config).eval(), torch.randint(3, 64, (2, 11))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    whole = net(**batch).loss
+    by_parts = loss_of(net, batch, Program("plain", loss="chunked", chunk=4), {})
+    # Parts are averaged over all tokens, the network's own loss over those that have a next one.
+    assert float(by_parts) * ids.numel() == pytest.approx(float(whole) * (ids.numel() - len(ids)), rel=1e-5)

@@ -10,7 +10,7 @@ import pytest
 import real_programs
 from peft import LoraConfig
 from simulated_programs import check_equal, simulated
-from transformers import DebertaV2Config
+from transformers import DebertaV2Config, Gemma2Config
 
 from peftbench.errors import UserError
 from peftbench.estimate.card import gpu_memory
@@ -128,6 +128,48 @@ def test_a_loss_by_parts_is_refused_without_a_causal_head(model: str, loss: str)
     setting = Setting(1, 8, program=programs.program("plain", {"loss": loss}))
     with pytest.raises(UserError, match=f"--part loss={loss}: .* network"):
         simulate_step(ModelQuery(model), make(find("lora"), {}), setting)
+
+
+@pytest.mark.parametrize("name", ["tiny-encoder", "tiny-t5"])
+def test_a_programs_own_loss_is_whole_where_the_network_has_no_causal_head_and_says_so(name: str) -> None:
+    told = estimate(ModelQuery(name), "lora", {}, Setting(1, 8, program=programs.program("litgpt")))
+    assert "loss=whole" in told.assumed["program"]
+    assert "loss=chunked" not in told.assumed["program"]
+    assert told.assumed["network"].startswith("loss=whole")
+    decoder = estimate(ModelQuery("tiny-decoder"), "lora", {}, Setting(1, 8, program=programs.program("litgpt")))
+    assert "loss=chunked" in decoder.assumed["program"]
+    assert "network" not in decoder.assumed
+
+
+@pytest.fixture
+def capped(tmp_path: Path) -> ModelQuery:
+    """A network that caps its scores, which only its own attention does."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
+    config = Gemma2Config(vocab_size=100, num_attention_heads=2, num_key_value_heads=2, **sizes)
+    config.architectures = ["Gemma2ForCausalLM"]
+    config.save_pretrained(tmp_path)
+    return ModelQuery(str(tmp_path))
+
+
+@pytest.mark.parametrize("kernel", ["math", "flash", "efficient"])
+def test_a_kernel_that_is_given_is_refused_where_the_network_computes_its_attention(
+    capped: ModelQuery, kernel: str
+) -> None:
+    own = programs.program("plain", {"attention": kernel})
+    with pytest.raises(
+        UserError, match=f"--part attention={kernel}: this gemma2 network .* give --part attention=eager"
+    ):
+        estimate(capped, "lora", {}, Setting(1, 8, program=own))
+
+
+def test_a_programs_own_kernel_gives_way_to_the_networks_attention_and_says_so(capped: ModelQuery) -> None:
+    told = estimate(capped, "lora", {}, Setting(1, 8, program=programs.program("plain")))
+    assert "attention=eager" in told.assumed["program"]
+    assert told.assumed["network"].startswith("attention=eager is the network's own")
+    eager = Setting(1, 8, program=programs.program("plain", {"attention": "eager"}))
+    asked = estimate(capped, "lora", {}, eager)
+    assert asked.peak_bytes == told.peak_bytes
+    assert "network" not in asked.assumed
 
 
 def test_what_is_offloaded_is_not_reserved() -> None:

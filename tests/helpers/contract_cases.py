@@ -39,9 +39,9 @@ MEETS = {
     "t5-classifier": ("linear_probe", "lora", "prefix"),
     "sliding-window": ("prefix", "prompt"),
     "soft-capping": ("adapter", "prefix"),
-    "sinks": ("prefix",),
+    "sinks": ("pissa", "prefix"),  # its experts have biases too
     "multi-query": ("lora", "prefix"),
-    "experts": ("adapter", "lora"),
+    "experts": ("adapter", "ia3", "lora", "pissa"),
 }
 TELLING = (
     behaviour.starts_as_it_claims,

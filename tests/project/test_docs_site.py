@@ -139,10 +139,19 @@ def test_search_of_the_built_site_needs_no_server(site: Path) -> None:
 def test_links_between_pages_of_the_built_site_lead_to_files(site: Path) -> None:
     broken = []
     for page in site.rglob("*.html"):
-        for link in re.findall(r"(?:href|src)=\"([^\"#?:]+)[\"#?]", page.read_text()):
+        markup = re.sub(r"<script.*?</script>", "", page.read_text(), flags=re.DOTALL)
+        for link in re.findall(r"(?:href|src)=\"([^\"#?:]+)[\"#?]", markup):
             if page.name != "404.html" and not (page.parent / link).exists():
                 broken.append((page.name, link))
     assert broken == []
+
+
+def test_the_calculator_and_the_committed_sets_are_pages_of_the_site(site: Path) -> None:
+    for name, place in (("calculator.html", "calculator-page.html"), ("results.html", "pages/index.html")):
+        assert f'href="{place}"' in (site / name).read_text()
+        assert (site / place).is_file()
+    sets = {path.parent.name for path in (ROOT / "results" / "reference").glob("*/runs")}
+    assert {path.stem for path in (site / "pages").glob("*.html")} >= {"embedded_small", "quickstart"} & sets
 
 
 def test_every_card_stands_in_the_navigation(site: Path, made: dict[str, str]) -> None:

@@ -81,6 +81,14 @@ def test_three_processes_micro_batches_and_gradient_checkpointing_change_nothing
             agree(one, several)
 
 
+def test_experts_that_some_processes_send_no_token_to_train_as_on_one_process() -> None:
+    cases: list[Any] = [("lora", {"roles": "q gate up down"}, "experts"), ("qlora", {}, "sinks")]
+    alone = on({}, cases)
+    for parallel in KINDS:
+        for one, two in zip(alone, on(parallel, cases), strict=True):
+            agree(one, two)
+
+
 @pytest.mark.full
 def test_a_rank_holds_its_part_of_the_base_and_all_of_the_adapter() -> None:
     cases: list[Any] = [(method, {}, "tiny-decoder") for method in ("full", "lora", "qlora", "pissa")]

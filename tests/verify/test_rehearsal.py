@@ -19,6 +19,7 @@ SAMPLE = [  # each method once, each network once, and each wait that is expecte
     *(("adalora", "tiny-decoder"), ("galore", "tiny-encoder"), ("prompt", "tiny-t5"), ("prefix", "multi-query")),
     *(("lora", "decoder-classifier"), ("full", "t5-classifier"), ("qlora", "sliding-window"), ("dora", "soft-capping")),
     *(("vera", "sinks"), ("adapter", "experts"), ("bitfit", "tiny-encoder"), ("pissa", "tiny-decoder")),
+    ("ia3", "experts"),
 ]
 ALL = [(m, n, h) for m, cls in sorted(discover().items()) for n in NETWORKS for h in variants(cls)]
 
@@ -42,12 +43,17 @@ def test_no_setting_on_any_network_leaves_a_gpu_or_waits_for_it(
 
 @pytest.mark.slow
 def test_the_waits_that_stay_are_few() -> None:
-    """GaLore reads once for all gradients that it decomposes; T5's classifier finds the ends of its texts."""
+    """GaLore reads once for all gradients that it decomposes; T5's classifier finds the ends of its texts.
+
+    Adapted experts are told once a layer how many tokens each gets.
+    """
     galore, t5 = rehearse(Case(find("galore"))), rehearse(Case(find("lora"), {}, "t5-classifier"))
     assert sum(n for place, n in galore.waits["first step"].items() if "copy" in place) == 1
     assert not galore.waits["step"]
     assert all("t5/modeling_t5.py" in place for place in t5.waits["step"])
     assert sum(t5.waits["step"].values()) == 2
+    read = rehearse(Case(find("ia3"), {}, "experts")).waits["step"]
+    assert read == {"sizes, backbones/experts.py called_each": 2}  # layers
 
 
 def step(monkeypatch: pytest.MonkeyPatch, act: Callable[[Tensor], Any]) -> Rehearsal:

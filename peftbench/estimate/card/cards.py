@@ -29,8 +29,9 @@ class Card:
         watts: Power limit.
         link: Bytes a second to another card or the host, one direction.
         capability: CUDA's compute capability, or AMD's architecture.
-        source: Where the figures come from.
+        source: Documents that state the figures.
         float16: Operations a second in float16, where it is not that of bfloat16.
+        unchecked: Fields for which no public statement was found.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Card:
     capability: str
     source: str
     float16: float | None = None
+    unchecked: tuple[str, ...] = ()
 
     @property
     def memory_bytes(self) -> int:
@@ -66,6 +68,8 @@ class Card:
 def cards() -> dict[str, Card]:
     """Return every known card by its name."""
     entries = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    for entry in entries.values():
+        entry["unchecked"] = tuple(entry.get("unchecked", ()))
     return {name: Card(name, **entry) for name, entry in entries.items()}
 
 

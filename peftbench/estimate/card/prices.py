@@ -40,6 +40,25 @@ class Prices:
         return self.hourly[of.name]
 
 
+class _Loader(yaml.SafeLoader):
+    """A SafeLoader that refuses a key that stands twice, where PyYAML takes the last."""
+
+    path: Path
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                line, name = key.start_mark.line + 1, self.construct_object(key)
+                if name in lines:
+                    first = f"first in line {lines[name]}"
+                    raise UserError(
+                        f"{self.path}: line {line}: the key {shown(name)} is given twice ({first}); keep one of them"
+                    )
+                lines[name] = line
+        return super().construct_mapping(node, deep)
+
+
 def read(path: Path) -> Prices:
     """Read a file such as docs/examples/prices.yaml.
 
@@ -47,10 +66,12 @@ def read(path: Path) -> Prices:
         path: The file.
 
     Raises:
-        UserError: The file is not there, or not such a file.
+        UserError: The file is not such a file, or has a key twice.
     """
     try:
-        found: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        loader.path = path
+        found: Any = loader.get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {error}") from error
     wanted = "currency, date, source and hourly (a price for each card)"

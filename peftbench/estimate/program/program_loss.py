@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from peftbench.backbones.losses import IGNORED
-from peftbench.errors import UserError
-from peftbench.estimate.program.programs import PROGRAMS, Program
+from peftbench.estimate.program.programs import Program
 
 
 def loss_of(net: Any, batch: Mapping[str, Tensor], own: Program, alive: dict[str, Any]) -> Tensor:
@@ -23,18 +22,9 @@ def loss_of(net: Any, batch: Mapping[str, Tensor], own: Program, alive: dict[str
         batch: Its inputs, with labels.
         own: The program.
         alive: Holds the last step's outputs, and then those that the program keeps.
-
-    Raises:
-        UserError: The loss is given by parts or fused, and the network has no head over words behind its last layer.
     """
     inputs = {key: value for key, value in batch.items() if key != "labels"}
-    causal = net.get_output_embeddings() is not None and not net.config.is_encoder_decoder  # no classifier, no T5
-    if not causal and own.loss not in ("whole", PROGRAMS[own.name][0].loss):
-        raise UserError(
-            f"--part loss={own.loss}: it is for networks that write on; this {net.config.model_type} network's loss is "
-            "whole, so leave the part out"
-        )
-    if not causal or (own.loss == "whole" and own.exact_loss):
+    if not writes_on(net) or (own.loss == "whole" and own.exact_loss):
         out = net(**batch)
         loss = out.loss
         logits = out.logits.float() if own.float_outputs else out.logits
@@ -49,11 +39,22 @@ def loss_of(net: Any, batch: Mapping[str, Tensor], own: Program, alive: dict[str
     if own.loss == "fused":
         _replace(alive, {}, own)
         return _Fused.apply(hidden.flatten(0, 1), head.weight, labels.flatten())
-    parts = [head(part) for part in hidden.split(own.chunk, dim=1)]
+    parts = [_capped(head(part), net) for part in hidden.split(own.chunk, dim=1)]
     if own.float_outputs:
         parts = [part.float() for part in parts]
     _replace(alive, {"logits": parts}, own)
     return _by_parts(parts, labels, own)
+
+
+def writes_on(net: Any) -> bool:
+    """Whether a network has a head over words behind its last layer: no classifier, no T5."""
+    return net.get_output_embeddings() is not None and not net.config.is_encoder_decoder
+
+
+def _capped(logits: Tensor, net: Any) -> Tensor:
+    """Return the logits as the network's own head gives them: Gemma 2 bounds them by a tanh (arXiv:2408.00118)."""
+    cap = getattr(net.config, "final_logit_softcapping", None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def _replace(alive: dict[str, Any], outputs: dict[str, Any], own: Program) -> None:

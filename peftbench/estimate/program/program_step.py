@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -99,6 +99,34 @@ class ProgramTrainer(Trainer):
         for leaf in tree_leaves([self.alive, self.outliving, cached]):
             if isinstance(leaf, Tensor):
                 leaf.detach()
+
+
+def on_network(own: Program, net: Any) -> Program:
+    """Return a program with the parts that a network leaves it: some losses are whole, some attention is the network's.
+
+    Args:
+        own: The program.
+        net: A transformers network.
+
+    Raises:
+        UserError: The user gave a part that the network does not take.
+    """
+    if own.loss != "whole" and not program_loss.writes_on(net):
+        if own.demands("loss"):
+            raise UserError(
+                f"--part loss={own.loss}: it is for networks that write on; this {net.config.model_type} network's "
+                "loss is whole, so leave the part out"
+            )
+        own = replace(own, loss="whole")
+    if own.attention != "eager" and net.config._attn_implementation == "eager":
+        if own.demands("attention"):
+            raise UserError(
+                f"--part attention={own.attention}: this {net.config.model_type} network computes its attention "
+                "itself, and no kernel of torch does (soft-capping, sinks or disentangled attention); give --part "
+                "attention=eager, or leave the part out"
+            )
+        own = replace(own, attention="eager")
+    return own
 
 
 def trainer_of(backbone: Backbone, method: Method, own: Program, ranks: Ranks = ONE) -> ProgramTrainer:

@@ -8,7 +8,7 @@ each program does; a part that is given replaces the program's own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from peftbench.errors import UserError, shown, unknown
@@ -76,6 +76,7 @@ class Program:
         offload_activations: Whether what backward needs waits in the host's memory.
         mask: Whether attention gets a mask: where texts differ in length ("padding"), "always" or "never". With one,
             key and value heads are repeated, and each layer keeps a copy of it in the dtype of the queries.
+        given: Parts that the user gave. What a network does not take is refused where it is given, and left out else.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Program:
     input_gradients: bool = True
     offload_activations: bool = False
     mask: str = "padding"
+    given: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, valid in VALID.items():
@@ -125,6 +127,10 @@ class Program:
     def mixed(self) -> bool:
         """Whether weights of two dtypes meet without autocast, so that the adapters cast."""
         return not self.autocast and self.weights != self.trained
+
+    def demands(self, part: str) -> bool:
+        """Whether a part is given, or is not the program's own."""
+        return part in self.given or getattr(self, part) != getattr(PROGRAMS[self.name][0], part)
 
 
 PROGRAMS: dict[str, tuple[Program, str]] = {
@@ -191,7 +197,8 @@ def program(name: str, parts: Mapping[str, Any] | None = None) -> Program | None
                 "--dtype, --optimizer, --checkpointing and --attention"
             )
         return None
-    return replace(PROGRAMS[name][0], **{key: _value(key, value) for key, value in (parts or {}).items()})
+    values = {key: _value(key, value) for key, value in (parts or {}).items()}
+    return replace(PROGRAMS[name][0], given=tuple(values), **values)
 
 
 def parsed_parts(texts: list[str]) -> dict[str, str]:
@@ -248,7 +255,7 @@ def _same(part: str, value: str) -> Any:
 def listing() -> str:
     """Return the programs with what each is, and the parts with their values, for people."""
     rows = [(OWN, "this suite's own training step"), *((name, about) for name, (_, about) in PROGRAMS.items())]
-    kinds = {f.name: f.type for f in fields(Program) if f.name != "name"}
+    kinds = _kinds()
     free = {"bool": ("true", "false"), "int": ("a whole number",)}
     parts = [(name, ", ".join(VALID.get(name) or free[str(kind)])) for name, kind in kinds.items()]
     return "\n".join([*_columns("program", rows), "", *_columns("part", parts)])
@@ -263,12 +270,21 @@ def _columns(head: str, rows: list[tuple[str, str]]) -> list[str]:
 
 def as_text(own: Program) -> str:
     """Return the parts on one line, each as --part takes it."""
-    values = {key: value for key, value in asdict(own).items() if key != "name"}
-    return ", ".join(f"{key}={str(value).lower()}" for key, value in values.items())
+    return ", ".join(f"{key}={str(getattr(own, key)).lower()}" for key in _kinds())
+
+
+def differing(own: Program, other: Program) -> dict[str, Any]:
+    """Return the parts of another program that differ from a program's."""
+    return {key: getattr(other, key) for key in _kinds() if getattr(other, key) != getattr(own, key)}
+
+
+def _kinds() -> dict[str, Any]:
+    """Return the type of each part by its name."""
+    return {f.name: f.type for f in fields(Program) if f.name not in ("name", "given")}
 
 
 def _value(key: str, value: Any) -> Any:
-    kinds = {f.name: f.type for f in fields(Program) if f.name != "name"}
+    kinds = _kinds()
     if key not in kinds:
         raise unknown("part", key, list(kinds), where="--part")
     if kinds[key] == "bool":

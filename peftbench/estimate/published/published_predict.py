@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from peftbench import cache
@@ -22,9 +22,9 @@ STORED = FOLDER / "predictions.json"
 
 def setting(point: PublishedPoint) -> Setting:
     """Return how the step of a point runs; a longest context is searched from texts of one token."""
-    own = programs.program(
-        SIMULATED_AS[point.program], {key: value for key, value in point.parts.items() if key in PARTS}
-    )
+    parts = {key: value for key, value in point.parts.items() if key in PARTS}
+    own = programs.program(SIMULATED_AS[point.program], parts)
+    own = None if own is None else replace(own, given=())  # what a source says of its program is no demand
     padded = not point.parts["packed"] if "packed" in point.parts else None
     return Setting(point.batch, point.seq or 1, padded=padded, shards=int(point.parts.get("shards", 1)), program=own)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from peftbench.backbones.experts import owner_of
 from peftbench.backbones.load import Backbone
 from peftbench.backbones.sharded import is_sharded, local
 from peftbench.errors import UserError
@@ -135,6 +136,7 @@ def tracked(
         timeline.shards = _shards(trainer)
     timeline.optimizer = f"{type(optimizer).__name__}, {variant}"
     timeline.attention = net.config._attn_implementation
+    timeline.experts = any(owner_of(site.path) for site, _ in trainer.edit.placed())
     return timeline
 
 

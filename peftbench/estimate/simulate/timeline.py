@@ -23,8 +23,10 @@ class StepTimeline:
         shards: Of a network in shards: bytes of a gathered block, of what stays gathered, and of what can be offloaded.
         optimizer: Class and variant of the optimizer.
         attention: The attention implementation.
+        experts: Whether adapters stand at experts, which are then computed one after another.
         reserved: Bytes that CUDA's allocator holds; 0 on a CPU.
         traffic: The kernels of the step.
+        left_out: What another program has and the network does not take, with what the network has.
     """
 
     levels: list[int]
@@ -36,8 +38,10 @@ class StepTimeline:
     shards: dict[str, int] = field(default_factory=dict)
     optimizer: str = ""
     attention: str = ""
+    experts: bool = False
     reserved: int = 0
     traffic: Traffic | None = None
+    left_out: dict[str, Any] = field(default_factory=dict)
 
     @property
     def peak(self) -> int:

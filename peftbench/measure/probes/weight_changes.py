@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from peftbench.backbones.experts import ExpertLinear, owner_of, weight_at
 from peftbench.backbones.sites import LINEAR
 from peftbench.errors import UserError
 from peftbench.method.edit import Adapter, Edit, NotMergeable
@@ -55,15 +56,20 @@ def weight_changes(edit: Edit) -> Iterator[WeightChange]:
         if site.role not in LINEAR:
             continue
         layer = seen[site.role] = seen.get(site.role, -1) + 1
-        adapter, name = adapters.get(site.path), f"{site.path}.weight"
+        adapter, (name, part) = adapters.get(site.path), _weight(edit, site.path)
         if adapter is not None:
             after = _folded(adapter, site.path)
         elif id(edit.backbone.parameters[name]) in trained:
-            after = edit.backbone.parameters[name]
+            after = part(edit.backbone.parameters[name])
         else:
             continue
-        before = edit.backbone.pristine(name)
+        before = part(edit.backbone.pristine(name))
         yield WeightChange(site.role, layer, site.path, _exact(before), _exact(after), adapter)
+
+
+def _weight(edit: Edit, path: str) -> tuple[str, Callable[[Tensor], Tensor]]:
+    """Return the name of the parameter that holds a site's weight, and what the weight is of it."""
+    return weight_at(edit.net, path) if owner_of(path) else (f"{path}.weight", lambda weight: weight)
 
 
 def _exact(weight: Tensor) -> Tensor:
@@ -72,10 +78,20 @@ def _exact(weight: Tensor) -> Tensor:
 
 def _folded(adapter: Adapter, path: str) -> Tensor:
     try:
-        plain: Any = copy.deepcopy(adapter).double().folded()
+        plain: Any = _with_own_weight(copy.deepcopy(adapter)).double().folded()
     except NotMergeable as error:
         raise UserError(
             f"a probe of weights cannot look at {path}: {error}; leave the probe or the method out"
         ) from error
     weight: Tensor = plain.dense_weight()
     return weight
+
+
+def _with_own_weight(adapter: Any) -> Any:
+    """Give an adapter of an expert a layer of its own below it, which a cast reaches."""
+    holder = adapter
+    while isinstance(holder.base, Adapter):
+        holder = holder.base
+    if isinstance(holder.base, ExpertLinear):
+        holder.base = holder.base.as_linear()
+    return adapter

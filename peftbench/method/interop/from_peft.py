@@ -15,15 +15,15 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from peftbench.backbones.load import Backbone, load
 from peftbench.backbones.modules import FusedLinear
 from peftbench.errors import UserError, unknown
 from peftbench.method import adapter_file
 from peftbench.method.edit import Edit
-from peftbench.method.interop import prefix_and_prompt, vera
-from peftbench.method.interop.lowrank_updates import LowRank, alpha_of, roles_of, split
+from peftbench.method.interop import expert_updates, prefix_and_prompt, vera
+from peftbench.method.interop.lowrank_updates import Fused, LowRank, alpha_of, roles_of, split
 from peftbench.method.interop.peft_names import IN, Read, whole_roles
 from peftbench.method.registry import discover, find, make
 
@@ -31,7 +31,6 @@ KINDS = {"CAUSAL_LM": "generation", "SEQ_2_SEQ_LM": "generation", "SEQ_CLS": "cl
 # Settings of LoraConfig that change the computation and that no method here supports.
 REFUSED = (
     "layer_replication",
-    "target_parameters",
     "trainable_token_indices",
     "lora_bias",
     "use_qalora",
@@ -129,7 +128,7 @@ def _take_head(tensors: dict[str, Tensor], config: Mapping[str, Any], backbone: 
 
 def _lora(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> Read:
     _refuse_settings(config)
-    layers = _layers(config, tensors)
+    layers = _layers(config, tensors, backbone.net)
     parts = _by_site(layers, backbone)
     roles = whole_roles(parts, backbone)
     first = next(iter(parts.values()))
@@ -164,8 +163,9 @@ def _refuse_settings(config: Mapping[str, Any]) -> None:
         )
 
 
-def _layers(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, LowRank]:
-    """Return the updates by layer, scaled as in peft."""
+def _layers(config: Mapping[str, Any], tensors: Mapping[str, Tensor], net: nn.Module) -> dict[str, LowRank]:
+    """Return the updates by layer, scaled as in peft; those of experts by expert."""
+    experts = expert_updates.wrappers(net, config.get("target_parameters") or [])
     ends = {".lora_A.weight": "A", ".lora_B.weight": "B", ".lora_magnitude_vector": "m"}
     by_layer: dict[str, dict[str, Tensor]] = {}
     for name, t in tensors.items():
@@ -175,16 +175,19 @@ def _layers(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[st
         by_layer.setdefault(name.removeprefix(IN).removesuffix(end), {})[ends[end]] = t.float()
     if not by_layer:
         raise UserError("the adapter has no lora_A and lora_B")
-    layers = {}
+    layers: dict[str, LowRank] = {}
     for path, parts in by_layer.items():
         if not {"A", "B"} <= parts.keys() or bool(config.get("use_dora")) != ("m" in parts):
             raise UserError(f"{path} has only {', '.join(sorted(parts))} of what its adapter consists of")
-        rank = _pattern(config.get("rank_pattern"), path, config["r"])
-        alpha = _pattern(config.get("alpha_pattern"), path, config["lora_alpha"])
-        if len(parts["A"]) != rank:
-            raise UserError(f"{path} has rank {len(parts['A'])} where adapter_config.json says {rank}")
+        name = experts.get(path, path)
+        places = expert_updates.site_paths(net, name) if path in experts else [path]
+        rank = _pattern(config.get("rank_pattern"), name, config["r"])
+        alpha = _pattern(config.get("alpha_pattern"), name, config["lora_alpha"])
+        if len(parts["A"]) != rank * len(places):
+            raise UserError(f"{name} has rank {len(parts['A'])} where adapter_config.json says {rank * len(places)}")
         scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-        layers[path] = LowRank(parts["A"], parts["B"], scale, parts.get("m"))
+        both = expert_updates.separate(parts["A"], parts["B"], len(places))
+        layers |= {place: LowRank(A, B, scale, parts.get("m")) for place, (A, B) in zip(places, both, strict=True)}
     return layers
 
 
@@ -195,7 +198,7 @@ def _pattern(patterns: Mapping[str, Any] | None, path: str, default: Any) -> Any
 
 def _by_site(layers: Mapping[str, LowRank], backbone: Backbone) -> dict[str, LowRank]:
     """Return the updates by our sites, with fused layers split."""
-    fused = {path: m for path, m in backbone.net.named_modules() if isinstance(m, FusedLinear)}
+    fused: dict[str, Any] = {path: m for path, m in backbone.net.named_modules() if isinstance(m, Fused)}
     changed = set().union(*(roles_of(fused[path], u) for path, u in layers.items() if path in fused))
     if any(changed.isdisjoint(fused[path].roles) for path in layers if path in fused):
         raise UserError("the adapter changes nothing in a fused layer (B = 0): which of its roles it is for is lost")

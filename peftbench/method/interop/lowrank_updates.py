@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from peftbench.backbones.experts import Expert
 from peftbench.backbones.modules import FusedLinear
 from peftbench.errors import UserError
 from peftbench.method.edit import Edit
@@ -39,10 +40,11 @@ class LowRank:
 
 
 AsLowRank = Callable[[Any], LowRank]  # converts an adapter to its low-rank update
+Fused = FusedLinear | Expert  # what holds the layers of roles that share a weight in transformers' network
 
 
 def updates(edit: Edit, as_low_rank: AsLowRank) -> dict[str, LowRank]:
-    """Return the update of every adapted layer, by its path in transformers' network.
+    """Return the update of every adapted layer, by its path in transformers' network; experts keep the paths of sites.
 
     Args:
         edit: The edit that holds the adapters.
@@ -52,14 +54,15 @@ def updates(edit: Edit, as_low_rank: AsLowRank) -> dict[str, LowRank]:
     layers: dict[str, dict[str, LowRank]] = {}
     for path, update in alone.items():
         parent, _, role = path.rpartition(".")
-        fused = isinstance(edit.net.get_submodule(parent), FusedLinear)
+        holder = edit.net.get_submodule(parent)
+        fused = isinstance(holder, Fused) and role in holder.roles
         layers.setdefault(parent if fused else path, {})[role if fused else ""] = update
     return {
         path: parts[""] if "" in parts else join(edit.net.get_submodule(path), parts) for path, parts in layers.items()
     }
 
 
-def join(layer: FusedLinear, parts: Mapping[str, LowRank]) -> LowRank:
+def join(layer: Fused, parts: Mapping[str, LowRank]) -> LowRank:
     """Combine the updates of some roles of a fused layer into one update of the layer."""
     roles = [r for r in layer.roles if r in parts]
     first = parts[roles[0]]
@@ -80,14 +83,14 @@ def join(layer: FusedLinear, parts: Mapping[str, LowRank]) -> LowRank:
 
 def alpha_of(update: LowRank, stabilised: bool) -> float:
     """Return the alpha that gives the update's scale when divided by r, or by sqrt(r) if `stabilised` (rsLoRA)."""
-    rank = len(update.A)
+    rank = update.A.shape[-2]
     divisor = math.sqrt(rank) if stabilised else rank
     alpha = update.scale * divisor
     near = round(alpha, 9)
     return near if near / divisor == update.scale else alpha
 
 
-def roles_of(layer: FusedLinear, update: LowRank) -> set[str]:
+def roles_of(layer: Fused, update: LowRank) -> set[str]:
     """Return the roles that a fused layer's update changes."""
     rows = zip(layer.roles, layer.split(update.B), strict=True)
     changed = {role for role, B in rows if bool(B.any())}
@@ -99,7 +102,7 @@ def roles_of(layer: FusedLinear, update: LowRank) -> set[str]:
     return changed
 
 
-def split(layer: FusedLinear, update: LowRank, roles: Sequence[str], path: str) -> dict[str, LowRank]:
+def split(layer: Fused, update: LowRank, roles: Sequence[str], path: str) -> dict[str, LowRank]:
     """Split a fused layer's update into those of its roles: the inverse of `join`.
 
     Args:
@@ -128,7 +131,7 @@ def split(layer: FusedLinear, update: LowRank, roles: Sequence[str], path: str) 
     return parts
 
 
-def _dense(layer: FusedLinear, role: str) -> Tensor:
+def _dense(layer: Fused, role: str) -> Tensor:
     module = getattr(layer, role)
     while hasattr(module, "base"):
         module = module.base

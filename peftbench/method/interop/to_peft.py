@@ -15,15 +15,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from peftbench.backbones.experts import owner_of
 from peftbench.backbones.modules import FusedLinear
 from peftbench.errors import UserError
-from peftbench.method.interop import prefix_and_prompt, vera
+from peftbench.method.interop import expert_updates, prefix_and_prompt, vera
 from peftbench.method.interop.lowrank_updates import LowRank, alpha_of, updates
 from peftbench.method.interop.peft_names import IN, Exported, layout
 from peftbench.method.interop.trained_adapter import TrainedAdapter
 from peftbench.method.registry import find, make
 
 MERGED = "write a plain model: --to merged"
+QUANTISED = ("qlora", "qdora")
 REASONS = {  # why a method has no counterpart in peft, and the alternative
     "bitfit": f"peft has no adapter that trains biases alone; {MERGED}",
     "full": f"it trains all weights of the base; {MERGED}",
@@ -47,8 +49,13 @@ def write(trained: TrainedAdapter, folder: Path) -> list[str]:
         raise UserError(
             f"{trained.method!r} has no counterpart in peft: {why} (these have: {', '.join(sorted(METHODS))})"
         )
-    config, tensors = METHODS[trained.method](trained)
     backbone = trained.backbone
+    if trained.method in QUANTISED and any(owner_of(site.path) for site in backbone.sites):
+        raise UserError(
+            f"{trained.method!r} was trained over experts in 4-bit NormalFloat, and BitsAndBytesConfig leaves experts "
+            f"as they are, so that peft's base would be another; {MERGED}"
+        )
+    config, tensors = METHODS[trained.method](trained)
     if backbone.head:
         tensors |= _head(trained, config)
     config |= {
@@ -80,7 +87,7 @@ def _head(trained: TrainedAdapter, config: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _remarks(trained: TrainedAdapter) -> list[str]:
-    if trained.method not in ("qlora", "qdora"):
+    if trained.method not in QUANTISED:
         return []
     return [
         "the adapter was trained over a base in 4-bit NormalFloat: load the base model so "
@@ -92,27 +99,34 @@ def _low_rank(as_low_rank: Callable[[Any], LowRank], **more: Any) -> Callable[[T
     """Return the export function of a method with low-rank updates, as peft's LoRA with the settings `more`."""
 
     def export(trained: TrainedAdapter) -> Exported:
-        layers = updates(trained.edit, as_low_rank)
+        net, found = trained.backbone.net, updates(trained.edit, as_low_rank)
+        stacked = expert_updates.stacked(net, found)
+        layers = {path: u for path, u in found.items() if not owner_of(path)}
         tensors: dict[str, Tensor] = {}
+        for wrapper, path in expert_updates.wrappers(net, stacked).items():
+            A, B = expert_updates.tensors(stacked[path])
+            tensors |= {f"{IN}{wrapper}.lora_A.weight": A, f"{IN}{wrapper}.lora_B.weight": B}
         for path, u in layers.items():
             tensors |= {f"{IN}{path}.lora_A.weight": u.A, f"{IN}{path}.lora_B.weight": u.B}
             if u.m is not None:
                 tensors[f"{IN}{path}.lora_magnitude_vector"] = u.m
         return {
-            **_config(layers, bool(more.get("use_rslora"))),
+            **_config(layers, stacked, bool(more.get("use_rslora"))),
             **more,
-            **layout(trained.backbone.net, layers),
+            **layout(net, layers),
         }, tensors
 
     return export
 
 
-def _config(layers: dict[str, LowRank], rslora: bool) -> dict[str, Any]:
-    """Return rank and alpha; patterns name fused layers with a higher rank than others."""
-    rank = min(len(u.A) for u in layers.values())
-    alpha = {path: alpha_of(u, rslora) for path, u in layers.items()}
-    wider = {path: len(u.A) for path, u in layers.items() if len(u.A) != rank}
-    common = next(alpha[path] for path in layers if path not in wider)
+def _config(layers: dict[str, LowRank], stacked: dict[str, LowRank], rslora: bool) -> dict[str, Any]:
+    """Return rank, alpha and targets; patterns name fused layers with a higher rank than others."""
+    every = {**layers, **stacked}
+    ranks = {path: u.A.shape[-2] for path, u in every.items()}
+    rank = min(ranks.values())
+    alpha = {path: alpha_of(u, rslora) for path, u in every.items()}
+    wider = {path: r for path, r in ranks.items() if r != rank}
+    common = next(alpha[path] for path in every if path not in wider)
     return {
         "peft_type": "LORA",
         "r": rank,
@@ -120,6 +134,7 @@ def _config(layers: dict[str, LowRank], rslora: bool) -> dict[str, Any]:
         "rank_pattern": {rf"^{path}".replace(".", r"\."): r for path, r in wider.items()},
         "alpha_pattern": {rf"^{path}".replace(".", r"\."): alpha[path] for path in wider},
         "target_modules": sorted(layers),
+        **({"target_parameters": sorted(stacked)} if stacked else {}),
         "bias": "none",
     }
 
@@ -154,6 +169,7 @@ def _pissa(trained: TrainedAdapter) -> Exported:
 
 def _ia3(trained: TrainedAdapter) -> Exported:
     net = trained.backbone.net
+    expert_updates.refuse([site.path for site, _ in trained.edit.placed()], "(IA)^3")
     vectors: dict[str, Tensor] = {}
     inner: list[str] = []
     fused: dict[str, dict[str, Tensor]] = {}

@@ -19,6 +19,7 @@ from peftbench.backbones.modules import FusedLinear
 from peftbench.backbones.sites import LINEAR
 from peftbench.errors import UserError
 from peftbench.method.edit import Edit
+from peftbench.method.interop import expert_updates
 from peftbench.method.interop.peft_names import IN, Exported, Read, layout, whole_roles
 from peftbench.method.interop.trained_adapter import TrainedAdapter
 from peftbench.method.registry import find, make
@@ -29,6 +30,7 @@ PAIR = ("base_model.vera_A", "base_model.vera_B")
 def write(trained: TrainedAdapter) -> Exported:
     """Export the vectors, and the pair with them, so that the importer need not draw it."""
     net = trained.edit.net
+    expert_updates.refuse([site.path for site, _ in trained.edit.placed()], "VeRA")
     layers: dict[str, dict[str, Any]] = {}  # peft's layers, each with its adapters by block
     for site, module in trained.edit.placed():
         parent, _, role = site.path.rpartition(".")

@@ -103,7 +103,10 @@ class NF4Linear(nn.Module):
             self.register_buffer(name, getattr(quantized, name))
         self.register_buffer("pairs", pair_table(quantized.codes.device), persistent=False)
         self.register_buffer("dynamic", dynamic_table(quantized.codes.device), persistent=False)
-        self.register_parameter("bias", bias)
+        if bias is None or isinstance(bias, nn.Parameter):
+            self.register_parameter("bias", bias)
+        else:  # a part of a parameter of the base
+            self.register_buffer("bias", bias, persistent=False)
 
     @classmethod
     def from_dense(

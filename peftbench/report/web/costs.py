@@ -40,6 +40,12 @@ def value(e: Entry, name: str) -> float | None:
     return found.median if found else None
 
 
+def amount(e: Entry, name: str) -> str:
+    """A cost with its unit: `145 MiB`; empty if it was not measured."""
+    cost = value(e, name)
+    return "" if cost is None else _amount(cost, name)
+
+
 def short(c: Comparison, e: Entry, name: str) -> str:
     """A cost in words: `145 MiB, 0.42 of full's`; empty if it was not measured."""
     if (cost := value(e, name)) is None:

@@ -63,6 +63,12 @@ const Decide = (() => {
     return Number.isFinite(smallest) ? [smallest, needs.filter(([, value]) => value === smallest).map(([label]) => label)] : null;
   }
 
+  // How far the highest score is from that of a constant answer: any method is within a larger margin.
+  function usableMargin(table) {
+    const best = leader(table.rows, table.direction);
+    return best && table.constant !== null ? Math.abs(best.mean - table.constant) : Infinity;
+  }
+
   // ---- the sentences ----
 
   function verdict(table, text, margin, cost, fits = () => true) {
@@ -100,7 +106,7 @@ const Decide = (() => {
     const parts = [fill(text.sample, { seeds: table.seeds, examples: table.examples, counts })];
     if (decided.open.length) parts.push(needed(table, text, decided, margin));
     const smallest = decided.within.length ? null : leastMargin(table, decided);
-    if (smallest) parts.push(fill(text.bears, { least: difference(table, roundedUp(smallest[0])), labels: listed(smallest[1]) }));
+    if (smallest && smallest[0] < usableMargin(table)) parts.push(fill(text.bears, { least: difference(table, roundedUp(smallest[0])), labels: listed(smallest[1]) }));
     return [parts.filter(Boolean).join(" ")];
   }
 

@@ -9,7 +9,7 @@ from typing import Any
 from peftbench.report.data.average import Average
 from peftbench.report.data.comparison import Comparison
 from peftbench.report.media.plain import visible
-from peftbench.report.web import sections, template, wording
+from peftbench.report.web import sections, side_by_side, template, wording
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ def build(entries: Sequence[Entry]) -> bytes:
         entries: the result sets, in the order of the list.
     """
     sets = [_of(e) for e in entries]
-    return template.of("index.html.j2").render(sets=sets, style=template.style()).encode()
+    beside = side_by_side.of([(e.file, e.name, [x for x in e.shown if isinstance(x, Comparison)]) for e in entries])
+    page = template.of("index.html.j2")
+    return page.render(sets=sets, beside=beside, style=template.style(), script=template.script("index.js")).encode()
 
 
 def _of(e: Entry) -> dict[str, Any]:

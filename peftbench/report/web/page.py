@@ -23,7 +23,7 @@ def build(shown: Sequence[Shown], runs: str = "../runs") -> bytes:
 
     Args:
         shown: the tables of a report, each with a slug of its own.
-        runs: address of the folder with the records, as seen from the page.
+        runs: address of the folder with the records, as seen from the page; empty for records that are not at hand.
 
     Returns:
         The page, the same bytes for the same records and versions of the libraries.

@@ -166,7 +166,7 @@ const Tables = (() => {
       const label = cell.parentNode.dataset.label, head = text(table.tHead.rows[0].cells[cell.cellIndex]);
       const files = sources && sources.of[label] ? sources.of[label][cell.dataset.s] : [];
       tip.replaceChildren(element("b", {}, `${label}, ${head}: `), text(cell));
-      if (files.length) tip.append(element("div", {}, "from ", ...files.map((file) => element("a", { href: `${sources.runs}/${encodeURIComponent(file)}`, tabindex: -1 }, file))));
+      if (files.length) tip.append(element("div", {}, "from ", ...files.map((file) => element(...(sources.runs ? ["a", { href: `${sources.runs}/${encodeURIComponent(file)}`, tabindex: -1 }] : ["span", {}]), file))));
       tip.hidden = false;
       const box = cell.getBoundingClientRect(), width = tip.offsetWidth;
       tip.style.left = `${Math.max(8, Math.min(box.left, document.documentElement.clientWidth - width - 8)) + scrollX}px`;

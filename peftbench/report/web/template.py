@@ -8,7 +8,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 SCRIPTS = ("decide.js", "table.js", "draw.js", "page.js")  # in the order in which they run
-ASSETS = tuple(HERE / name for name in ("page.html.j2", "index.html.j2", "page.css", *SCRIPTS))
+ASSETS = tuple(HERE / name for name in ("page.html.j2", "index.html.j2", "page.css", "index.js", *SCRIPTS))
 
 
 @cache
@@ -28,6 +28,11 @@ def style() -> Any:
 def scripts() -> Any:
     """Our own scripts, which the templates do not escape."""
     return safe("\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS))
+
+
+def script(name: str) -> Any:
+    """One of our own scripts by its file name, which the templates do not escape."""
+    return safe((HERE / name).read_text(encoding="utf-8"))
 
 
 def safe(text: str) -> Any:

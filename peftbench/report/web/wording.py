@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -110,10 +111,18 @@ def _third(c: Comparison, told: Answer | None) -> Iterator[str]:
     if told.open:
         parts.append(_needed(c, told))
     least = pairs.least_margin(c, decisions.of(c).candidates) if not told.within else None
-    if least:
+    if least and least[0] < usable_margin(c):
         margin = answers.amount(_rounded_up(least[0], c), c.metric)
         parts.append(TEXT["bears"].format(least=margin, labels=visible(listed(least[1]))))
     yield " ".join(part for part in parts if part)
+
+
+def usable_margin(c: Comparison) -> float:
+    """How far the highest score is from that of a constant answer: any method is within a larger margin."""
+    best = leader(c)
+    if best is None or best.mean is None or c.majority is None:
+        return math.inf
+    return abs(best.mean - c.majority)
 
 
 def _needed(c: Comparison, told: Answer) -> str:

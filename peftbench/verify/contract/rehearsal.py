@@ -15,12 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from peftbench.backbones import experts
 from peftbench.backbones.devices import on_device
 from peftbench.backbones.generation import no_settings
 from peftbench.backbones.load import Backbone
@@ -43,6 +45,8 @@ EXPECTED = {  # what stays: what the place names, and why
     "methods/galore.py": "a decomposition checks that it converged, and all gradients at once that they are finite; "
     "every `update_gap` steps",
     "transformers/cache_utils.py": "transformers counts the tokens of a sliding window's cache on the CPU",
+    "backbones/experts.py": "adapted experts are computed one after another, each with its tokens; how many these are "
+    "is read once a layer",
     "t5/modeling_t5.py": "transformers finds the end of each text by its values",
 }
 PARTS = ("first step", "step", "step without padding", "evaluation", "evaluation without padding", "generation")
@@ -155,8 +159,13 @@ def _fused_optimizers(trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def _watched(out: Rehearsal, part: str) -> Iterator[None]:
-    watch = DeviceWatch()
-    with watch:
+    watch, usual = DeviceWatch(), experts.tokens_of_each
+
+    def read(chosen: Tensor, number: int) -> list[int]:  # without values it reads nothing
+        watch.waits[_place("sizes")] += 1
+        return usual(chosen, number)
+
+    with watch, patch.object(experts, "tokens_of_each", read):
         yield
     out.strays.setdefault(part, Counter()).update(watch.strays)
     out.waits.setdefault(part, Counter()).update(watch.waits)

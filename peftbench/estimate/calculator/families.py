@@ -121,7 +121,7 @@ def readable(family: str, tied: bool, folder: Path) -> dict[str, int]:
         "num_key_value_heads": values["K"],
         "head_dim": values["D"],
         "tie_word_embeddings": tied,
-        "num_hidden_layers": 16,
+        "num_hidden_layers": 64,  # at least those of any recording
         "max_position_embeddings": 8192,
     }
     for listed in ("layer_types", "no_rope_layers"):  # the network makes them for its depth

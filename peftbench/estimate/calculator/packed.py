@@ -22,7 +22,7 @@ from typing import Any
 
 from peftbench.estimate.calculator.dimensions import NAMES, VALUES, term
 from peftbench.estimate.calculator.recording import KINDS, UPDATE, Life, Recording, Terms
-from peftbench.estimate.calculator.settings import DEEP, IRREGULAR
+from peftbench.estimate.calculator.settings import DEEP, is_left_out
 from peftbench.measure.memory import PHASES
 
 FOLDER = Path(__file__).parent / "recorded"
@@ -87,12 +87,12 @@ def pack(build: Path) -> None:
         steps: dict[str, Any] = {}
         for path in sorted(family.glob("*.json")):
             step = json.loads(path.read_text(encoding="utf-8"))
-            if "refused" in step or step["key"].split("|")[4] in IRREGULAR.get(family.name, ()):
+            if "refused" in step or is_left_out(step["key"], family.name):
                 continue
             steps[step["key"]] = _renumbered(step, sizes)
             deep = build / "deep" / family.name / path.name
-            if deep.exists():
-                read = {**json.loads(deep.read_text(encoding="utf-8")), "key": step["key"]}
+            read = json.loads(deep.read_text(encoding="utf-8")) if deep.exists() else {}
+            if "lives" in read:
                 rounds = DEEP[step["key"].split("|")[4]]
                 steps[step["key"]]["deep"] = {"rounds": rounds, "lives": _renumbered_lives(read, sizes)}
         if not steps:

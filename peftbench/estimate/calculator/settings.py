@@ -20,7 +20,7 @@ DTYPES = ("bfloat16", "float32")
 ALIKE = {"rslora": "lora", "lora_plus": "lora"}  # the same step: another factor, other rates
 CHOOSE_ROLES = ("lora", "dora", "qlora", "qdora", "adalora", "vera", "pissa")
 OF_DEFAULTS = ("full", "adapter", "prefix", "prompt", "ia3", "layernorm", "bitfit", "galore")
-PIECES = ("dora", "qdora", "vera", "ia3")  # peftbench's own step has as many pieces of these as sizes say
+NOT_OWN = ("dora", "qdora", "vera", "ia3", "adalora")  # whose kernels in peftbench's own step depend on sizes or depth
 DEEP = {  # rounds of deeper recordings, of methods whose step `estimate` may simulate with all layers, or from 3 to 5
     **dict.fromkeys(("adapter", "adalora", "galore"), (8, 16)),
     "prefix": (3, 5),
@@ -97,7 +97,7 @@ def steps() -> Iterator[Step]:
     ranked = [*_first(), *_rest()]
     for method, roles, dtype in ranked:
         for program in PROGRAMS:
-            if program == programs.OWN and method in PIECES:
+            if program == programs.OWN and method in NOT_OWN:
                 continue
             if dtype == "float32" and program == "plain":
                 continue
@@ -130,6 +130,12 @@ def _rest() -> Iterator[tuple[str, str, str]]:
     yield "adalora", ROLES[2], "bfloat16"
     yield "vera", ROLES[2], "bfloat16"
     yield "pissa", ROLES[0], "bfloat16"
+
+
+def is_left_out(key: str, family: str) -> bool:
+    """Whether a recorded step does not stand for those of other sizes or depths."""
+    program, *_, method, _ = key.split("|")
+    return method in IRREGULAR.get(family, ()) or (program == programs.OWN and method in NOT_OWN)
 
 
 def folder_of(family: str, tied: bool, root: Path) -> Path:

@@ -12,7 +12,7 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,35 @@ BATCHES = (1, 1, 2, 3, 4, 8, 16)
 QUANTITIES = ("trainable", "peak", "needed", "seconds")
 
 
-def choices(data: Mapping[str, Any], count: int, seed: int = SEED) -> list[dict[str, Any]]:
-    """Return random choices of the page; the same for the same seed and recordings."""
-    draw = random.Random(seed)
-    drawn: list[dict[str, Any]] = []
-    while len(drawn) < count:
-        model, method = draw.choice(data["models"]), draw.choice(data["methods"])
+def choices(data: Mapping[str, Any], count: int, seed: int = SEED, only: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return random choices of the page; the same for the same seed and recordings.
+
+    Each family, program and dtype is drawn from alone, and equally often, so that another recorded family leaves the
+    first choices of the others as they are.
+
+    Args:
+        data: What the page knows.
+        count: Number of choices.
+        seed: Of the draws.
+        only: Parts of the groups' names, such as "llama hf-trainer"; empty for all.
+    """
+    groups = sorted({(name.removesuffix("-tied"), *key.split("|")[:2]) for name, key in _recorded(data)})
+    groups = [group for group in groups if not only or any(part in " ".join(group) for part in only)]
+    draws = [random.Random(f"{seed} {' '.join(group)}") for group in groups]
+    return [_one(data, draws[n % len(groups)], *groups[n % len(groups)]) for n in range(count)]
+
+
+def _recorded(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, read in data["families"].items():
+        for key in read["steps"]:
+            yield name, key
+
+
+def _one(data: Mapping[str, Any], draw: random.Random, family: str, program: str, precision: str) -> dict[str, Any]:
+    """Return a random choice of a family, a program and a precision that the page has an answer for."""
+    models = [model for model in data["models"] if model["family"] == family]
+    while True:
+        model, method = draw.choice(models), draw.choice(data["methods"])
         choice = {
             "model": model["name"],
             "method": method["name"],
@@ -47,10 +70,10 @@ def choices(data: Mapping[str, Any], count: int, seed: int = SEED) -> list[dict[
             "size": draw.choice(SIZES) if method["knob"] else 0,
             "batch": draw.choice(BATCHES),
             "seq": draw.choice(LENGTHS),
-            "dtype": draw.choice(settings.DTYPES),
+            "dtype": {"bf16": "bfloat16", "fp32": "float32"}[precision],
             "optimizer": draw.choice(("adamw", "adamw", "adamw8bit", "paged_adamw", "paged_adamw8bit")),
             "checkpointing": draw.random() < 0.5,
-            "program": draw.choice(settings.PROGRAMS),
+            "program": program,
             "gpu": draw.choice(sorted(data["cards"])),
             "gpus": 1,
             "examples": 10_000,
@@ -60,8 +83,7 @@ def choices(data: Mapping[str, Any], count: int, seed: int = SEED) -> list[dict[
         tied = model["tied"] and method["like"] in ("full", "galore")
         steps = data["families"].get(model["family"] + "-tied" * tied, {"steps": {}})["steps"]
         if key_of(choice, method) in steps and not refused(choice, model, method):
-            drawn.append(choice)
-    return drawn
+            return choice
 
 
 def key_of(choice: Mapping[str, Any], method: Mapping[str, Any]) -> str:
@@ -75,8 +97,8 @@ def refused(choice: Mapping[str, Any], model: Mapping[str, Any], method: Mapping
     longest = choice["seq"] + (choice["size"] if method["like"] in ("prompt", "prefix") else 0)
     return (
         (model["positions"] is not None and longest > model["positions"])
+        or (model["window"] is not None and choice["seq"] >= model["window"])
         or (method["like"] == "bitfit" and not model["biases"])
-        or method["like"] == "qdora"
         or (choice["optimizer"] != "adamw" and method["like"] in ("adalora", "galore"))
         or (choice["program"] == "peftbench" and choice["optimizer"].startswith("paged"))
     )
@@ -117,13 +139,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", type=int, default=300)
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--only", nargs="*", default=[], help="parts of groups' names, such as 'llama hf-trainer'")
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--write", action="store_true", help=f"write {FILE.name}")
     parser.add_argument("--worst", type=int, default=12, help="settings to print")
     args = parser.parse_args()
     data = payload.unpacked()
     BUILD.mkdir(parents=True, exist_ok=True)
-    drawn = choices(data, args.settings, args.seed)
+    drawn = choices(data, args.settings, args.seed, args.only)
     known_file = BUILD / "estimates.json"
     known = json.loads(known_file.read_text()) if known_file.exists() else {}
     end = time.monotonic() + 60 * args.minutes
@@ -138,7 +161,7 @@ def main() -> None:
         known_file.write_text(json.dumps(known))
     done = [choice for choice in drawn if json.dumps(choice, sort_keys=True) in known]
     theirs = page.answers(done)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for choice, own in zip(done, theirs, strict=True):
         told = known[json.dumps(choice, sort_keys=True)]
         if "refused" in told or "refused" in own:
@@ -147,12 +170,12 @@ def main() -> None:
         errors = {q: own[q] / told[q] - 1 for q in QUANTITIES if told[q]}
         rows.append({"choice": choice, "estimate": told, "errors": {q: round(e, 6) for q, e in errors.items()}})
     for q in QUANTITIES:
-        errors = [abs(row["errors"][q]) for row in rows if q in row["errors"]]
-        print(f"{q}: {len(errors)} settings, median {statistics.median(errors):.4%}, largest {max(errors):.3%}")
+        sizes = [abs(row["errors"][q]) for row in rows if q in row["errors"]]
+        print(f"{q}: {len(sizes)} settings, median {statistics.median(sizes):.4%}, largest {max(sizes):.3%}")
         for row in sorted(rows, key=lambda row: -abs(row["errors"].get(q, 0)))[: args.worst]:
             if abs(row["errors"].get(q, 0)) > 1e-3:
                 c = row["choice"]
-                what = [c[k] for k in ("model", "method", "roles", "size", "batch", "seq", "optimizer", "gpu")]
+                what = [c[k] for k in ("model", "method", "size", "batch", "seq", "optimizer", "gpu")]
                 print(
                     f"  {row['errors'][q]:+.3%}",
                     *what,

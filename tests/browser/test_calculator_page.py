@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from peftbench.estimate.calculator import page as calculator
+from peftbench.estimate.calculator.serve import Server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
@@ -115,6 +117,70 @@ def test_a_pasted_configuration_gets_an_answer_and_broken_text_a_reason(opened: 
     )
     page.wait_for_function("document.getElementById('verdict').textContent.includes('GiB of')")
     assert needed(page) == named
+
+
+def test_a_step_that_is_not_recorded_is_greyed_and_a_link_to_it_says_what_there_is(opened: Open) -> None:
+    page = opened()
+    greyed = "option[value='{}']:disabled"
+    assert page.locator(greyed.format("peftbench")).count() == 0
+    page.select_option("select[name=method]", "dora")
+    page.wait_for_selector(greyed.format("peftbench"), state="attached")
+    assert page.locator("#greyed").is_visible()
+    linked = opened("#method=dora&program=peftbench")
+    assert "No answer here" in needed(linked)
+    assert "program hf-trainer" in needed(linked)
+    assert "parameters" in linked.inner_text("#facts")
+
+
+def test_another_method_takes_layers_that_it_is_recorded_with(opened: Open) -> None:
+    page = opened("#method=lora&roles=q+k+v+o")
+    page.select_option("select[name=method]", "dora")
+    page.wait_for_function("document.getElementById('command').value.includes(' dora ')")
+    assert "GiB of the" in needed(page)
+
+
+def test_published_measurements_have_a_prediction_and_its_error(opened: Open) -> None:
+    rows = opened().locator("#published tbody tr")
+    texts = [rows.nth(n).locator("td").all_inner_texts() for n in range(rows.count())]
+    assert len(texts) == 5
+    assert all(row[3].endswith("GiB") and row[4].endswith("%") for row in texts)
+
+
+def test_each_claim_about_70_billion_has_what_is_simulated(opened: Open) -> None:
+    page = opened()
+    page.wait_for_function("document.querySelectorAll('.preset-answer').length === 4")
+    page.wait_for_function("[...document.querySelectorAll('.preset-answer')].every((one) => one.textContent)")
+    simulated = page.locator(".preset-answer").all_inner_texts()
+    assert all("GiB" in text for text in simulated)
+    page.locator("#presets a").nth(2).click()
+    page.wait_for_function("document.getElementById('command').value.includes('llama-2-70b qlora')")
+
+
+def test_the_served_page_shows_what_its_server_computes(chromium: Any) -> None:
+    config = (
+        '{"model_type": "gpt_neox", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128,'
+        ' "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 4096}'
+    )
+    with Server(0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        context = chromium.new_context()
+        page, errors = context.new_page(), []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        try:
+            page.goto(server.address + "#model=own&roles=q+v")
+            page.wait_for_selector("body[data-ready]")
+            page.fill("#config", config)
+            page.locator("#verdict", has_text="gpt_neox").wait_for()
+            page.click("#exact")
+            page.locator("#exact-status", has_text="Simulated by").wait_for(timeout=120_000)
+            assert "✓ Fits" in needed(page)
+            page.fill("#config", "{")
+            page.click("#exact")
+            page.locator("#exact-status", has_text="no JSON").wait_for()
+        finally:
+            context.close()
+            server.shutdown()
+    assert not errors
 
 
 def test_every_control_has_a_label(opened: Open) -> None:

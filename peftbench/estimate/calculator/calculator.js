@@ -16,19 +16,8 @@ const PARTS = [
   ["unused", "Reserved by CUDA's allocator beside them", "Allocator"],
   ["context", "The CUDA process", "Process"],
 ];
+const FURTHER = ["roles", "program", "dtype", "optimizer"]; // controls that depend on what is recorded
 const SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
-const LAYERS_OF_ALL = "q k v o gate up down";
-const PRESETS = [
-  ["“320 GB to train all of a 70B model”", { model: "llama-2-70b", method: "full", batch: 1, seq: 512, gpu: "h200", checkpointing: true },
-    "counts some 4.6 bytes a parameter. bfloat16 weights, gradients and AdamW's moments are 8, in float32 16; activations come on top."],
-  ["“18 GB for LoRA”", { model: "llama-2-70b", method: "lora", roles: "q v", size: 16, batch: 1, seq: 512, gpu: "h200", checkpointing: true },
-    "is the adapter's share with nothing of the model: the frozen weights in bfloat16 alone are 138 GB."],
-  ["“10 GB for QLoRA”", { model: "llama-2-70b", method: "qlora", roles: "q v", size: 16, batch: 1, seq: 512, gpu: "rtx-a6000", checkpointing: true },
-    "is less than a third of the 4-bit weights alone, which are 36 GB."],
-  ["“One card of 48 GB”", { model: "llama-2-70b", method: "qlora", roles: LAYERS_OF_ALL, size: 64, batch: 1, seq: 512, gpu: "rtx-a6000", optimizer: "paged_adamw", checkpointing: true },
-    "is the QLoRA paper's setting: paged AdamW, one text, 512 tokens. Longer texts decide."],
-];
-
 const data = JSON.parse(document.getElementById("data").textContent);
 data.families = {};
 const holders = Object.fromEntries([...document.querySelectorAll("[data-family]")].map((one) => [one.dataset.family, one]));
@@ -45,7 +34,7 @@ async function family(name) {
 }
 
 const methodOf = (name) => data.methods.find((one) => one.name === name);
-const OWN = "own", KEYS = ["model_type", "hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "tie_word_embeddings", "max_position_embeddings"];
+const OWN = "own", KEYS = ["model_type", "hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "tie_word_embeddings", "max_position_embeddings", "sliding_window", "use_sliding_window", "attention_bias", "mlp_bias"];
 
 // The model of a name; "own" is what the pasted config.json says, which throws an error where it cannot be used.
 function modelOf(name) {
@@ -174,37 +163,38 @@ function command(choice) {
   return words.join(" ");
 }
 
-// Marks the methods whose step the page has not recorded for a model.
-async function markMethods(model) {
+// Whether a choice with one control changed has a recorded step, whatever its numbers are.
+function isKnown(choice, model, changed) {
+  const made = { ...choice, seq: 64, gpus: 1, ...changed }, method = methodOf(made.method);
+  if (method.roles && !made.roles) made.roles = control("roles").value;
+  return refusal(data, model, method, { ...made, size: method.knob ? 1 : 0 }) === null;
+}
+
+// Greys what has no recorded step with the rest of the choice, and marks the methods that have none at all.
+async function markOptions(choice, model) {
   for (const option of control("method").options) {
     const method = methodOf(option.value), name = familyName(model, method);
     await family(name);
     const known = data.families[name] && Object.keys(data.families[name].steps).some((key) => key.split("|")[4] === method.like);
     option.textContent = option.value + (known ? "" : " (parameters only)");
   }
+  let greyed = false;
+  for (const name of FURTHER) for (const option of control(name).options) {
+    option.disabled = !option.selected && !isKnown(choice, model, { [name]: option.value });
+    greyed = greyed || (option.disabled && !control(name).closest("[hidden]"));
+  }
+  byId("greyed").hidden = !greyed;
 }
 
-// How far a published step is from a choice: model, method, program first; then logarithms of sizes.
-function distance(point, choice, model) {
-  const log = (a, b) => Math.abs(Math.log2((a || 1) / (b || 1)));
-  const other = data.models.find((one) => one.name === point.model), like = methodOf(point.method);
-  return (point.model === choice.model ? 0 : 2 + (other ? log(other.base, model.base) : 4)) +
-    (point.method === choice.method ? 0 : like && like.like === methodOf(choice.method).like ? 0.5 : 4) +
-    (point.program === choice.program ? 0 : 1) + (point.checkpointing === choice.checkpointing ? 0 : 1) +
-    0.5 * log(point.seq, choice.seq) + 0.5 * log(point.batch, choice.batch) + 0.2 * log(point.size, choice.size) + (point.shards > 1 ? 2 : 0);
-}
-
-function showPublished(choice, model) {
-  const near = data.published.map((point) => [distance(point, choice, model), point]).sort((a, b) => a[0] - b[0]).slice(0, 5);
-  byId("published").tBodies[0].replaceChildren(
-    ...near.map(([, p]) => {
-      const size = p.size ? ` ${p.size}` : "", predicted = p.predicted === null ? "–" : gib(p.predicted);
-      const error = p.predicted === null ? "" : `${p.predicted >= p.measured ? "+" : "−"}${round(Math.abs(100 * (p.predicted / p.measured - 1)), 2)}%`;
-      return element("tr", {}, element("td", {}, `${p.id}: ${p.title}`, element("small", {}, `${p.source}; ${p.gpu}`)),
-        element("td", {}, `${p.model}, ${p.method}${size}, ${p.batch} × ${p.seq}${p.checkpointing ? ", checkpointing" : ""}`),
-        element("td", { class: "number" }, gib(p.measured)), element("td", { class: "number" }, predicted), element("td", { class: "number" }, error));
-    }),
-  );
+// After another model or method: takes the first layers, program, precision or optimiser that has a recorded step.
+async function settle() {
+  const choice = read();
+  let model;
+  try { model = modelOf(choice.model); } catch { return; }
+  await family(familyName(model, methodOf(choice.method)));
+  if (isKnown(choice, model, {})) return;
+  for (const name of FURTHER) for (const option of [...control(name).options].reverse())
+    if (isKnown(choice, model, { [name]: option.value })) { control(name).value = option.value; return; }
 }
 
 function showVerdict(answer, choice) {
@@ -244,8 +234,10 @@ async function update(keepHash = false) {
   if (!answer.refused) showBar(answer, choice);
   showFacts(answer, choice);
   if (model) showPublished(choice, model);
-  if (model) await markMethods(model);
+  if (model) await markOptions(choice, model);
   byId("command").value = command(choice);
+  byId("command").style.height = "auto";
+  byId("command").style.height = `${byId("command").scrollHeight + 4}px`;
   if (!keepHash) history.replaceState(null, "", hashOf(choice));
   document.body.dataset.ready = "true";
 }
@@ -253,24 +245,6 @@ async function update(keepHash = false) {
 function defaultsOfMethod() {
   const method = methodOf(control("method").value);
   if (method.knob) write({ size: method.like === "lora" || method.like.includes("dora") || method.like === "qlora" ? Math.max(size, 1) : method.size });
-}
-
-for (const [claim, choice, why] of PRESETS) {
-  const full = { ...DEFAULTS, ...choice }, link = element("a", { href: hashOf(full) }, claim);
-  byId("presets").append(element("li", {}, link, ` ${why} `, element("span", { class: "preset-answer" })));
-}
-
-async function showPresets() {
-  const rows = [...document.querySelectorAll("#presets li")];
-  for (let n = 0; n < rows.length; n++) {
-    const choice = { ...DEFAULTS, ...PRESETS[n][1] }, method = methodOf(choice.method);
-    if (!method.roles) choice.roles = "";
-    if (!method.knob) choice.size = 0;
-    await family(familyName(modelOf(choice.model), method));
-    const answer = compute(data, choice);
-    if (!answer.refused)
-      rows[n].querySelector(".preset-answer").textContent = `Simulated: ${gib(answer.needed)} (${round(answer.needed / 1e9)} GB) with Trainer and peft, 1 × ${choice.seq} tokens, checkpointing${choice.size ? `, rank ${choice.size} on ${choice.roles}` : ""}.`;
-  }
 }
 
 async function copied(text, what) {
@@ -281,9 +255,10 @@ async function copied(text, what) {
   byId("copied").textContent = `${what} copied`;
 }
 
-form.addEventListener("input", (event) => {
+form.addEventListener("input", async (event) => {
   if (event.target.id === "size") size = SIZES[Number(event.target.value)];
   if (event.target.name === "method") defaultsOfMethod();
+  if (["method", "model"].includes(event.target.name)) await settle();
   update();
 });
 form.addEventListener("submit", (event) => event.preventDefault());

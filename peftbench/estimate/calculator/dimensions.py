@@ -18,7 +18,8 @@ VALUES: dict[str, int] = {
     "i": 256 * 701,  # inner size of the feed-forward network, the largest width as in real ones
     "V": 64 * 401,  # vocabulary
     "K": 13,  # key and value heads
-    "G": 11,  # query heads for each of them
+    "G": 29,  # query heads for each of them
+    "g": 31,  # query, key and value heads for each of them, where one matrix makes all three
     "D": 8 * 19,  # size of a head; libraries take another way above 256
     "t": 8 * 113 + 2 * 47,  # tokens of a text behind a prompt or a prefix
     "p": 8 * 113 + 1,  # tokens of a text and one that pads its labels
@@ -38,7 +39,8 @@ PRIMES = {
     "i": 701,
     "V": 401,
     "K": 13,
-    "G": 11,
+    "G": 29,
+    "g": 31,
     "D": 19,
     "t": 499,
     "p": 181,
@@ -50,7 +52,7 @@ PRIMES = {
     "z": 67,
 }
 NAMES = tuple(VALUES)
-CONSTANT = 2_048  # smaller numbers are not read: they count parameters, or are too small to matter
+CONSTANT = 2_048  # smaller numbers may count parameters: they are read only of storages that any depth has
 COEFFICIENTS = (2, 3, 5, 7)  # primes that a constant may have
 
 Term = tuple[Fraction, tuple[int, ...]]  # constant, exponent of each dimension
@@ -60,18 +62,19 @@ class Unreadable(ValueError):
     """A number that is not a product of the dimensions."""
 
 
-def term(size: int, values: Mapping[str, int] = VALUES) -> Term:
+def term(size: int, values: Mapping[str, int] = VALUES, smallest: int = CONSTANT) -> Term:
     """Return the constant and the exponents of a size.
 
     Args:
         size: The number.
         values: Of the dimensions in the recorded step; those that are 1 are not read.
+        smallest: Smaller numbers are constants.
 
     Raises:
         Unreadable: A factor belongs to no dimension.
     """
     exponents = dict.fromkeys(NAMES, 0)
-    if size < CONSTANT:
+    if size < smallest:
         return Fraction(size), tuple(exponents.values())
     rest, constant = size, Fraction(size)
     for name, prime in PRIMES.items():

@@ -10,6 +10,7 @@ from typing import Any
 
 from peftbench.backbones import architectures
 from peftbench.estimate.calculator.dimensions import VALUES
+from peftbench.estimate.simulate.extrapolation import rounds_of
 
 MODELS: tuple[str, ...] = (
     *("llama-3.1-8b", "llama-3.1-70b", "llama-3.3-70b", "llama-3-8b", "llama-3-70b", "llama-3.2-1b", "llama-3.2-3b"),
@@ -31,17 +32,21 @@ class Dimensions:
         name: As `estimate` takes it.
         family: Models whose step differs in sizes only.
         layers: Number of layers.
+        period: Layers after which their kinds repeat.
         sizes: The dimensions of the network: h, i, V, K, G, D.
         tied: Whether head and embedding are one matrix.
         positions: Tokens of the longest text; None for any.
+        window: Tokens that a layer attends to; None for all. From that length on, the step has a mask of its own.
     """
 
     name: str
     family: str
     layers: int
+    period: int
     sizes: Mapping[str, int]
     tied: bool
     positions: int | None
+    window: int | None
 
 
 def configuration(name: str) -> Any:
@@ -69,10 +74,20 @@ def dimensions(name: str) -> Dimensions:
         name,
         family_of(config),
         config.num_hidden_layers,
+        period_of(config),
         sizes,
         bool(config.tie_word_embeddings),
         getattr(config, "max_position_embeddings", None),
+        None if getattr(config, "use_sliding_window", None) is False else getattr(config, "sliding_window", None),
     )
+
+
+def period_of(config: Any) -> int:
+    """Return the layers after which their kinds repeat, such as 2 where windowed and full attention alternate."""
+    rounds = rounds_of(config)
+    if rounds is None or rounds.layers % rounds.period:
+        raise ValueError(f"the layers of a {config.model_type} network are no whole number of equal rounds")
+    return rounds.period
 
 
 def family_of(config: Any) -> str:
@@ -80,6 +95,11 @@ def family_of(config: Any) -> str:
     kind = TYPES.get(config.model_type, config.model_type)
     keys = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return kind if keys < config.num_attention_heads else f"{kind}-mha"
+
+
+def first_of(family: str) -> str:
+    """Return the first model of a family."""
+    return next(name for name in MODELS if family_of(configuration(name)) == family)
 
 
 def readable(family: str, tied: bool, folder: Path) -> dict[str, int]:
@@ -90,10 +110,9 @@ def readable(family: str, tied: bool, folder: Path) -> dict[str, int]:
         tied: Whether head and embedding are one matrix.
         folder: An existing folder.
     """
-    like = next(name for name in MODELS if family_of(configuration(name)) == family)
-    raw = dict(architectures.known()[like]["config"])
+    raw = dict(architectures.known()[first_of(family)]["config"])
     grouped = not family.endswith("-mha")
-    values = {**VALUES, **({} if grouped else {"K": 13 * 10, "G": 1})}
+    values = {**VALUES, **({} if grouped else {"K": 13 * 10, "G": 1, "g": 3})}
     changed = {
         "hidden_size": values["h"],
         "intermediate_size": values["i"],
@@ -102,9 +121,11 @@ def readable(family: str, tied: bool, folder: Path) -> dict[str, int]:
         "num_key_value_heads": values["K"],
         "head_dim": values["D"],
         "tie_word_embeddings": tied,
-        "num_hidden_layers": 16,
+        "num_hidden_layers": 64,  # at least those of any recording
         "max_position_embeddings": 8192,
     }
-    raw.pop("layer_types", None)
-    (folder / "config.json").write_text(json.dumps({**raw, **changed}), encoding="utf-8")
+    for listed in ("layer_types", "no_rope_layers"):  # the network makes them for its depth
+        raw.pop(listed, None)
+    tokens = {f"{name}_token_id": number for number, name in enumerate(("pad", "bos", "eos"))}
+    (folder / "config.json").write_text(json.dumps({**raw, **tokens, **changed}), encoding="utf-8")
     return values

@@ -11,24 +11,37 @@ function shapesOf(sizes) {
   return { q: [h, q], k: [h, kv], v: [h, kv], o: [q, h], gate: [h, i], up: [h, i], down: [i, h] };
 }
 
+// What a kind of network has beside its sizes: the family that it belongs to, norms of a layer as wide as the hidden
+// size, norms as wide as a head, whether queries, keys and values have biases, and defaults of its configuration.
+const NETWORKS = {
+  llama: { family: "llama", norms: 2 }, mistral: { family: "llama", norms: 2, window: 4096 },
+  qwen2: { family: "qwen2", norms: 2, biases: true, full: true }, qwen3: { family: "qwen3", norms: 2, heads: 2, width: 128, full: true },
+  gemma2: { family: "gemma2", norms: 4, width: 256, tied: true, window: 4096, period: 2 }, phi3: { family: "phi3", norms: 2 },
+  smollm3: { family: "smollm3", norms: 2, tied: true, full: true, period: 4 },
+};
+
 // A model from a config.json of a family that the page has recorded; throws an error with the reason if it has not.
 function modelOfConfig(config, families) {
-  const kind = { llama: "llama", mistral: "llama", qwen2: "qwen2", qwen3: "qwen3" }[config.model_type];
+  const kind = NETWORKS[config.model_type];
   const number = (name) => {
     if (!(Number.isInteger(config[name]) && config[name] > 0)) throw new Error(`config.json has no ${name}`);
     return config[name];
   };
   const heads = number("num_attention_heads"), keys = config.num_key_value_heads || heads, layers = number("num_hidden_layers");
-  const family = keys < heads ? kind : `${kind}-mha`;
-  if (!kind || !families[family]) throw new Error(`the page has no recording of a ${config.model_type} network${kind ? " with as many key heads as query heads" : ""}; it has ${Object.keys(families).join(", ")}`);
+  const family = kind && (keys < heads ? kind.family : `${kind.family}-mha`);
+  if (!kind || !families[family]) throw new Error(`the page has no recording of a ${config.model_type} network${kind ? ` with ${keys} key heads for ${heads} query heads` : ""}; it has ${Object.keys(families).filter((name) => !name.endsWith("-tied")).join(", ")}`);
   if (heads % keys) throw new Error(`${heads} heads cannot share ${keys} key heads`);
-  const sizes = { h: number("hidden_size"), i: number("intermediate_size"), V: number("vocab_size"), K: keys, G: heads / keys, D: config.head_dim || (kind === "qwen3" ? 128 : config.hidden_size / heads) };
+  if (config.attention_bias || config.mlp_bias) throw new Error("the page has no recording of such a network with biases");
+  const period = kind.period || 1, window = config.sliding_window ?? kind.window ?? null;
+  if (layers % period) throw new Error(`${layers} layers are no whole number of rounds of ${period}, which the page repeats`);
+  const sizes = { h: number("hidden_size"), i: number("intermediate_size"), V: number("vocab_size"), K: keys, G: heads / keys, D: config.head_dim || kind.width || config.hidden_size / heads };
   const { h, i, V, D } = sizes, q = heads * D, kv = keys * D;
-  const tied = config.tie_word_embeddings ?? false;
-  const biases = kind === "qwen2" ? layers * (q + 2 * kv) : 0;
-  const norms = (2 * layers + 1) * h + (kind === "qwen3" ? 2 * D * layers : 0);
+  const tied = config.tie_word_embeddings ?? kind.tied ?? false;
+  const biases = kind.biases ? layers * (q + 2 * kv) : 0;
+  const norms = (kind.norms * layers + 1) * h + (kind.heads || 0) * D * layers;
   const base = (tied ? 1 : 2) * V * h + layers * (2 * h * q + 2 * h * kv + 3 * h * i) + biases + norms;
-  return { name: "own", family, layers, sizes, tied, positions: config.max_position_embeddings || null, base, biases, norms };
+  const sees = kind.full && !config.use_sliding_window ? null : window;
+  return { name: "own", family, layers, period, window: sees, sizes, tied, positions: config.max_position_embeddings || null, base, biases, norms };
 }
 
 // Parameters that a method trains: each method's own formula (`parameters` in methods/).
@@ -68,20 +81,29 @@ function familyName(model, method) {
   return model.family + (model.tied && ["full", "galore"].includes(method.like) ? "-tied" : "");
 }
 
+// What a choice without a recording is told: which steps of the method there are.
+function unrecorded(family, model, method) {
+  const keys = Object.keys(family ? family.steps : {}).map((key) => key.split("|")).filter((key) => key[4] === method.like);
+  const all = (part) => [...new Set(keys.map((key) => key[part]).filter(Boolean))].join(" or ");
+  const known = keys.length ? `There is one with the program ${all(0)}, weights in ${all(1)}${method.roles ? ` and the layers ${all(5)}` : ""}.` : `There is none of ${method.name} on ${model.name}.`;
+  return `This page has no recording of this step. ${known} The command below simulates any.`;
+}
+
 // Why a choice has no answer here; null if it has one.
 function refusal(data, model, method, choice) {
   const family = data.families[familyName(model, method)];
   const prompt = ["prompt", "prefix"].includes(method.like) ? choice.size : 0;
   if (method.like === "bitfit" && !model.biases) return `${model.name} has no biases, which are all that bitfit trains.`;
-  if (method.like === "qdora") return "QDoRA keeps other tensors in some sizes than in others; the command below simulates it.";
   if (model.positions && choice.seq > model.positions) return `${model.name} takes at most ${model.positions} tokens.`;
+  if (model.window && choice.seq >= model.window)
+    return `From ${model.window} tokens on, ${model.name} has layers that do not see the whole text; the page knows its step below that.`;
   if (choice.gpus < 1 || choice.batch < 1) return "Give whole numbers from 1.";
   if (choice.optimizer !== "adamw" && ["adalora", "galore"].includes(method.like))
     return `${method.name} keeps more than moments with its optimiser; this page knows it with AdamW only.`;
   if (choice.program === "peftbench" && !["adamw", "adamw8bit"].includes(choice.optimizer))
     return "peftbench's own step has no paged optimiser; choose adamw or adamw8bit.";
   if (!family || !family.steps[keyOf(choice, method)])
-    return "This page has no recording of this step. The command below simulates it.";
+    return unrecorded(family, model, method);
   return prompt && model.positions && choice.seq + prompt > model.positions ? "Text and prompt exceed the model's positions." : null;
 }
 
@@ -102,7 +124,7 @@ function compute(data, choice) {
   const asked = { ...choice, key: keyOf(choice, method), momentBytes: momentBytes(choice, method) };
   const step = replay.estimate(data.families[familyName(model, method)], model, asked);
   const needed = Math.max(step.reserved, step.peak) + CONTEXT;
-  const time = replay.stepSeconds(step.kernels, card, data.constants);
+  const time = timing.stepSeconds(step.kernels, card, data.constants);
   const summed = choice.gpus > 1 ? (2 * trained * GRADIENT) / card.link : 0;
   const seconds = time.seconds + summed;
   const steps = Math.ceil((choice.examples * choice.epochs) / (choice.batch * choice.gpus));
@@ -114,5 +136,6 @@ function compute(data, choice) {
   };
 }
 
-const replay = typeof module === "undefined" ? { estimate, stepSeconds, familyOf } : require("./replay.js");
+const timing = typeof module === "undefined" ? { stepSeconds } : require("./kernels.js");
+const replay = typeof module === "undefined" ? { estimate, familyOf } : require("./replay.js");
 if (typeof module !== "undefined") module.exports = { compute, modelOfConfig, trainable, fileBytes, keyOf, familyName, refusal, familyOf: replay.familyOf };

@@ -9,21 +9,24 @@ A file is gzipped JSON: "sizes", every size as a text such as "4*b*s*h+2*h*i"; "
         end]
     phases: first event of forward, backward and optimizer
     kernels: [phase, dtype, operations, bytes, number at the first depth, number at the second], the sizes by index
+    deep: numbers of rounds, and lives with them, of methods whose step `estimate` does not tell from 2 to 4 rounds
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from peftbench.estimate.calculator.dimensions import NAMES
-from peftbench.estimate.calculator.recording import KINDS, UPDATE, Recording, Terms
+from peftbench.estimate.calculator.dimensions import NAMES, VALUES, term
+from peftbench.estimate.calculator.recording import KINDS, UPDATE, Life, Recording, Terms
+from peftbench.estimate.calculator.settings import DEEP, is_left_out
 from peftbench.measure.memory import PHASES
 
 FOLDER = Path(__file__).parent / "recorded"
+SMALLEST = 16  # bytes; scalars have fewer
 PRODUCTS = ("", "bfloat16", "float32")
 
 
@@ -34,17 +37,7 @@ def as_json(recording: Recording) -> dict[str, Any]:
     def place(terms: Terms) -> int:
         return sizes.setdefault(text_of(terms), len(sizes))
 
-    lives = []
-    for own in recording.lives:
-        births = [life.born for life in own]
-        lives.append(
-            [
-                [place(life.size) for life in own],
-                [KINDS.index(life.kind) for life in own],
-                [b - a for a, b in zip([0, *births], births, strict=False)],
-                [-1 if life.died is None else life.died - life.born for life in own],
-            ]
-        )
+    lives = [_columns(own, place) for own in recording.lives]
     kernels = [
         [(*PHASES, UPDATE).index(phase), PRODUCTS.index(dtype), place(operations), place(moved), *numbers]
         for (phase, dtype, operations, moved), numbers in recording.kernels.items()
@@ -57,6 +50,23 @@ def as_json(recording: Recording) -> dict[str, Any]:
         "phases": [start for start, _ in recording.phases],
         "kernels": kernels,
     }
+
+
+def deep_json(lives: Sequence[Sequence[Life]]) -> dict[str, Any]:
+    """Return the storages of deeper networks with a list of their sizes of its own."""
+    sizes: dict[str, int] = {}
+    columns = [_columns(own, lambda terms: sizes.setdefault(text_of(terms), len(sizes))) for own in lives]
+    return {"sizes": list(sizes), "lives": columns}
+
+
+def _columns(lives: Sequence[Life], place: Callable[[Terms], int]) -> list[list[int]]:
+    births = [life.born for life in lives]
+    return [
+        [place(life.size) for life in lives],
+        [KINDS.index(life.kind) for life in lives],
+        [b - a for a, b in zip([0, *births], births, strict=False)],
+        [-1 if life.died is None else life.died - life.born for life in lives],
+    ]
 
 
 def text_of(terms: Terms) -> str:
@@ -72,24 +82,59 @@ def text_of(terms: Terms) -> str:
 def pack(build: Path) -> None:
     """Write the files of the package from the recordings in a folder, which has a folder for each family."""
     FOLDER.mkdir(exist_ok=True)
-    for family in sorted(path for path in build.iterdir() if path.is_dir()):
+    for family in sorted(path for path in build.iterdir() if path.is_dir() and path.name != "deep"):
         sizes: dict[str, int] = {}
         steps: dict[str, Any] = {}
         for path in sorted(family.glob("*.json")):
             step = json.loads(path.read_text(encoding="utf-8"))
-            if "refused" not in step:
-                steps[step["key"]] = _renumbered(step, sizes)
+            if "refused" in step or is_left_out(step["key"], family.name):
+                continue
+            steps[step["key"]] = _renumbered(step, sizes)
+            deep = build / "deep" / family.name / path.name
+            read = json.loads(deep.read_text(encoding="utf-8")) if deep.exists() else {}
+            if "lives" in read:
+                rounds = DEEP[step["key"].split("|")[4]]
+                steps[step["key"]]["deep"] = {"rounds": rounds, "lives": _renumbered_lives(read, sizes)}
         if not steps:
             continue
         text = json.dumps({"sizes": list(sizes), "steps": steps}, separators=(",", ":"))
         (FOLDER / f"{family.name}.json.gz").write_bytes(gzip.compress(text.encode(), 9, mtime=0))
 
 
+def read(path: Path) -> dict[str, Any]:
+    """Return a family's file."""
+    family: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
+    return family
+
+
 def _renumbered(step: Mapping[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
     """Return a step whose sizes are numbered as in the whole file."""
-    to = [sizes.setdefault(text, len(sizes)) for text in step["sizes"]]
+    to = [sizes.setdefault(text, len(sizes)) for text in _small_read(step)]
     return {
-        "lives": [[[to[i] for i in own[0]], *own[1:]] for own in step["lives"]],
+        "lives": _renumbered_lives(step, sizes),
         **{key: step[key] for key in ("events", "parts", "phases")},
         "kernels": [[phase, dtype, to[f], to[m], *numbers] for phase, dtype, f, m, *numbers in step["kernels"]],
     }
+
+
+def _renumbered_lives(step: Mapping[str, Any], sizes: dict[str, int]) -> list[list[list[int]]]:
+    to = [sizes.setdefault(text, len(sizes)) for text in _small_read(step)]
+    return [[[to[i] for i in own[0]], *own[1:]] for own in step["lives"]]
+
+
+def _small_read(step: Mapping[str, Any]) -> list[str]:
+    """Return the sizes of a step, with the small ones read that storages of both depths have.
+
+    The others count the parameters of a depth.
+    """
+    one, other = (set(own[0]) for own in step["lives"])
+    values = VALUES if "|many|" in step["key"] else {**VALUES, "b": 1}
+    return [
+        _read(int(text), values) if n in one & other and text.isdecimal() and int(text) >= SMALLEST else text
+        for n, text in enumerate(step["sizes"])
+    ]
+
+
+def _read(size: int, values: Mapping[str, int]) -> str:
+    constant, exponents = term(size, values, SMALLEST)
+    return text_of(((exponents, constant),))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,14 +14,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from peftbench import cache
 from peftbench.errors import UserError
-from peftbench.estimate.calculator import payload
+from peftbench.estimate.calculator import payload, settings
 from peftbench.estimate.published import published_points, published_predict
 from peftbench.estimate.published.published_points import PublishedPoint
 
 HERE = Path(__file__).parent
 CHECKED = HERE / "recorded" / "checked.json"
 COMMON = HERE / "recorded" / "common.json"
-COMPARED = ("allocated", "active", "after_step")  # measures that a prediction should equal
+COMPARED = ("allocated", "active", "after_step", "reserved")  # measures that a prediction should equal
+WITHIN = 0.01  # errors of the check that need no name
 GROUPS = (
     ("Llama", ("llama-3", "llama-2", "llama-")),
     ("Mistral", ("mistral",)),
@@ -32,22 +33,33 @@ GROUPS = (
 )
 
 
-def html() -> str:
-    """Return the page."""
+def html(served: bool = False) -> str:
+    """Return the page.
+
+    Args:
+        served: Whether a server computes exactly what the page asks (serve.py).
+    """
     data = payload.payload()
     data["published"] = published()
     environment = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, autoescape=False)
     return environment.get_template("page.html.j2").render(
         style=_source("style.css"),
+        pieces=_source("pieces.js"),
+        kernels=_source("kernels.js"),
         replay=_source("replay.js"),
         numbers=_source("numbers.js"),
+        published=_source("published.js"),
+        presets=_source("presets.js"),
         script=_source("calculator.js"),
+        exact=_source("exact.js"),
+        served=served,
         payload=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
         families=payload.families(),
         groups=_groups([model["name"] for model in data["models"]]),
         methods=data["methods"],
         cards=data["cards"],
-        dtypes=_dtypes(),
+        dtypes=_recorded(settings.DTYPES, {"bfloat16": "bf16", "float32": "fp32"}),
+        programs=_recorded(settings.PROGRAMS, {}),
         common=json.loads(COMMON.read_text(encoding="utf-8")) if COMMON.exists() else [],
         checked=checked_text(),
         footer=f"peftbench {_version()}; torch and transformers as in its requirements. Apache-2.0.",
@@ -95,11 +107,8 @@ def checked_text() -> str:
     checked = json.loads(CHECKED.read_text(encoding="utf-8"))
     rows = checked["settings"]
 
-    def errors(name: str) -> list[float]:
-        return [abs(row["errors"][name]) for row in rows if name in row["errors"]]
-
     told = ", ".join(
-        f"{what} {median(errors(name)):.2%} and {max(errors(name)):.2%}"
+        _errors_text(rows, name, what)
         for name, what in (
             ("peak", "peak of live tensors"),
             ("needed", "what a card must hold"),
@@ -111,6 +120,14 @@ def checked_text() -> str:
         f"numbers differ from those of <code>peftbench estimate</code> by (median and largest): {told} "
         "(<code>scripts/calculator_check.py</code>)."
     )
+
+
+def _errors_text(rows: Sequence[Mapping[str, Any]], name: str, what: str) -> str:
+    """Return the median and the largest error of a quantity, and whose it is if it is above a hundredth."""
+    found = [(abs(row["errors"][name]), row["choice"]) for row in rows if name in row["errors"]]
+    largest, choice = max(found, key=lambda one: one[0])
+    whose = f" ({choice['method']} on {choice['model']})" if largest > WITHIN else ""
+    return f"{what} {median(error for error, _ in found):.2%} and {largest:.2%}{whose}"
 
 
 def common_rows() -> list[list[str]]:
@@ -162,7 +179,7 @@ def common_rows() -> list[list[str]]:
                 str(choice["method"]),
                 trains,
                 f"{answer['needed'] / 2**30:.1f} GiB",
-                f"{answer['seconds']:.2f} s",
+                f"{answer['seconds']:.2f} s" if answer["fits"] else "does not fit",
             ]
         )
     return rows
@@ -183,11 +200,12 @@ def answers(choices: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return read
 
 
-def _dtypes() -> list[str]:
-    """Return the dtypes of weights that any step was recorded with."""
-    keys = {key for read in payload.unpacked()["families"].values() for key in read["steps"]}
-    short = {"bfloat16": "bf16", "float32": "fp32"}
-    return [dtype for dtype, word in short.items() if any(f"|{word}|" in key for key in keys)]
+def _recorded(names: Sequence[str], words: Mapping[str, str]) -> list[str]:
+    """Return the programs or dtypes that any step was recorded with."""
+    parts = {
+        part for read in payload.unpacked()["families"].values() for key in read["steps"] for part in key.split("|")
+    }
+    return [name for name in names if words.get(name, name) in parts]
 
 
 def _groups(names: list[str]) -> list[tuple[str, list[str]]]:

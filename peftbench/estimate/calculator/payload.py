@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from base64 import b64encode
 from dataclasses import asdict
 from typing import Any
@@ -38,7 +36,6 @@ def families() -> dict[str, str]:
 def unpacked() -> dict[str, Any]:
     """Return the payload with the recordings, for a program that computes without a page."""
     recordings = {
-        path.name.removesuffix(".json.gz"): json.loads(gzip.decompress(path.read_bytes()))
-        for path in sorted(packed.FOLDER.glob("*.json.gz"))
+        path.name.removesuffix(".json.gz"): packed.read(path) for path in sorted(packed.FOLDER.glob("*.json.gz"))
     }
     return {**payload(), "families": recordings}

@@ -22,7 +22,7 @@ from peftbench.estimate.simulate.timeline import StepTimeline
 from peftbench.estimate.step_estimate import Setting, requested_step
 from peftbench.method.base import Method
 
-DEPTHS = (2, 4)  # the first and the last of the depths that `estimate` extrapolates from
+ROUNDS = (2, 4)  # the first and the last of the depths that `estimate` extrapolates from
 UPDATE = "update"  # the phase of an optimiser's one kernel, which others replace
 KINDS = ("weights", "adapter", "head", "gradients", "optimizer", "activations", "temporaries")
 
@@ -109,9 +109,7 @@ class Recording:
     kernels: Mapping[tuple[str, str, Terms, Terms], tuple[int, int]]
 
 
-def record(
-    folder: str, method: Method, setting: Setting, values: Mapping[str, int], depths: Sequence[int] = DEPTHS
-) -> Recording:
+def record(folder: str, method: Method, setting: Setting, values: Mapping[str, int], period: int = 1) -> Recording:
     """Record a step.
 
     Args:
@@ -119,7 +117,7 @@ def record(
         method: The method, whose size knob is one of the dimensions.
         setting: How the step runs, with the batch and the length of `values`.
         values: The dimensions.
-        depths: Numbers of layers.
+        period: Layers of a round.
 
     Raises:
         Unreadable: A size is not a product of the dimensions.
@@ -133,7 +131,8 @@ def record(
         return counters[-1]
 
     with unusual_sizes(values):
-        for layers in depths:
+        for rounds in ROUNDS:
+            layers = rounds * period
             timelines.append(requested_step(ModelQuery(folder), method, setting, layers=layers, counter=counter))
     first, second = (tuple(_lives(t, values)) for t in timelines)
     kernels = {
@@ -147,6 +146,20 @@ def record(
         tuple((start, name) for start, name in timelines[0].phases),
         kernels,
     )
+
+
+def deep_lives(
+    folder: str,
+    method: Method,
+    setting: Setting,
+    values: Mapping[str, int],
+    period: int = 1,
+    depths: Sequence[int] = ROUNDS,
+) -> list[list[Life]]:
+    """Return the storages of a step with each number of rounds; the other arguments are those of `record`."""
+    with unusual_sizes(values):
+        timelines = [requested_step(ModelQuery(folder), method, setting, layers=rounds * period) for rounds in depths]
+    return [_lives(timeline, values) for timeline in timelines]
 
 
 def _lives(timeline: StepTimeline, values: Mapping[str, int]) -> list[Life]:

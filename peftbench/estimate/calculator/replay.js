@@ -1,14 +1,12 @@
-// Replays recorded training steps with the sizes of a model: peak, parts, reserved bytes, seconds.
-// Mirrors extrapolation.py, gpu_memory.py, caching_allocator.py and step_seconds.py, each function named for its source.
+// Replays recorded training steps with the sizes of a model: peak, parts, reserved bytes.
+// Mirrors extrapolation.py, gpu_memory.py and caching_allocator.py.
 "use strict";
 
 const BLOCK = 512, LARGE = 10 * 2 ** 20, SEGMENT = 2 * 2 ** 20, UNSPLIT = 2 ** 20;
 const WORKSPACES = 2 * (2 * 4096 * 1024 + 8 * 16 * 1024);
 const KINDS = ["weights", "adapter", "head", "gradients", "optimizer", "activations", "temporaries"];
-const DTYPES = ["", "bfloat16", "float32"];
-const PIECE = 2 ** 24; // numbers of a 4-bit weight that are computed at once
-const UPDATE = 3; // phase of an optimiser's one kernel
-const FIRST = 2, SECOND = 4; // recorded depths
+const FIRST = 2, SECOND = 4; // recorded rounds of layers
+const DEEP = 8; // rounds from which a deeper recording stands for all layers
 
 // "4*b*s*h+2*h*i" -> [[4, "b", "s", "h"], [2, "h", "i"]]
 function parsedSizes(texts) {
@@ -32,19 +30,10 @@ function sizeOf(terms, values) {
 
 // The numbers that the dimensions of a recording have here.
 function valuesOf(sizes, batch, seq, size) {
-  const { h, i, K, G, D } = sizes;
   return {
     ...sizes, b: batch, s: seq, r: size, t: seq + size, p: seq + 1, u: seq + size + 1, m: seq - 1, n: seq + size - 1,
-    x: Math.min(PIECE, h * K * G * D), y: Math.min(PIECE, h * K * D), z: Math.min(PIECE, h * i),
+    g: sizes.G + 2, ...piecewise.piecesOf(sizes),
   };
-}
-
-// How many pieces a weight has, whose pieces a kernel computes; 1 for other kernels.
-function piecesOf(terms, values) {
-  const { h, i, K, G, D } = values;
-  const weights = { x: h * K * G * D, y: h * K * D, z: h * i };
-  for (const term of terms) for (const name of term) if (weights[name]) return weights[name] / values[name];
-  return 1;
 }
 
 function blockBytes(size) {
@@ -55,8 +44,8 @@ function blockBytes(size) {
 }
 
 // The storages of one depth, with the optimiser and the head that are asked for.
-function livesOf(step, depth, sizes, asked) {
-  const [size, kind, births, lengths] = step.lives[depth];
+function livesOf(step, recorded, sizes, asked, terms, values) {
+  const [size, kind, births, lengths] = recorded;
   const lives = [];
   let born = 0;
   for (let n = 0; n < size.length; n++) {
@@ -67,6 +56,7 @@ function livesOf(step, depth, sizes, asked) {
     const head = lives.findLastIndex((life) => life.born === 0 && life.kind === 0 && asked.headSizes.has(life.size));
     if (head >= 0) lives.splice(head, 1);
   }
+  piecewise.withPieces(lives, terms, values);
   return asked.optimizer === "adamw" ? lives : withOptimizer(lives, step.phases[2], asked);
 }
 
@@ -124,6 +114,22 @@ function momentsOf(parts, levels) {
   return pairs;
 }
 
+// Whether `estimate` simulates all layers: a part of the step takes the layers several times, and may hold the peak.
+function isWhole(parts, levels, more, peak) {
+  const bound = (own, start, stop) => {
+    let sum = own[Math.max(start - 1, 0)];
+    for (let n = Math.max(start, 1); n < stop; n++) sum += Math.max(0, own[n] - own[n - 1]);
+    return sum;
+  };
+  return parts.some(([a, b, c, d, front, back]) => {
+    const size = b - a, round = (d - c - size) / 2;
+    const covered = Math.min(front, size - back + FIRST * round) + Math.min(back, size - front + FIRST * round);
+    if (!size || (round ? covered >= size + round : front >= size)) return false;
+    const [one, two] = [bound(levels[0], a, b), bound(levels[1], c, d)];
+    return one + (more * (two - one)) / 2 >= peak;
+  });
+}
+
 function largest(levels, start, stop) {
   let best = start;
   for (let n = start; n < stop; n++) if (levels[n] > levels[best]) best = n;
@@ -141,18 +147,18 @@ function partsAt(lives, moment, onGpu) {
 // torch's caching allocator over the storages of a step (caching_allocator.py); returns the bytes of its segments.
 function reservedBytes(lives, fixed) {
   const SMALL = 2 ** 20, free = { true: [], false: [] };
-  let reserved = 0, made = 0;
-  const before = (one, size, id) => one.size < size || (one.size === size && one.id < id);
-  const placeOf = (list, size, id) => {
+  let reserved = 0;
+  const before = (one, size, address) => one.size < size || (one.size === size && one.address < address);
+  const placeOf = (list, size, address) => {
     let low = 0, high = list.length;
     while (low < high) {
       const middle = (low + high) >> 1;
-      if (before(list[middle], size, id)) low = middle + 1; else high = middle;
+      if (before(list[middle], size, address)) low = middle + 1; else high = middle;
     }
     return low;
   };
-  const giveBack = (block) => { block.free = true; free[block.small].splice(placeOf(free[block.small], block.size, block.id), 0, block); };
-  const take = (block) => { free[block.small].splice(placeOf(free[block.small], block.size, block.id), 1); };
+  const giveBack = (block) => { block.free = true; free[block.small].splice(placeOf(free[block.small], block.size, block.address), 0, block); };
+  const take = (block) => { free[block.small].splice(placeOf(free[block.small], block.size, block.address), 1); };
   const allocate = (asked) => {
     const size = Math.max(BLOCK, Math.ceil(asked / BLOCK) * BLOCK), small = size <= SMALL;
     const list = free[small], at = placeOf(list, size, -1);
@@ -160,12 +166,12 @@ function reservedBytes(lives, fixed) {
     if (at < list.length) block = list.splice(at, 1)[0];
     else {
       const whole = small ? 2 * SMALL : size < LARGE ? 20 * SMALL : Math.ceil(size / SEGMENT) * SEGMENT;
+      block = { size: whole, address: reserved, small, free: false, before: null, after: null };
       reserved += whole;
-      block = { size: whole, small, free: false, before: null, after: null, id: made++ };
     }
     const rest = block.size - size;
     if (small ? rest >= BLOCK : rest > SMALL) {
-      const left = { size: rest, small, free: true, before: block, after: block.after, id: made++ };
+      const left = { size: rest, small, free: true, before: block, after: block.after, address: block.address + size };
       if (block.after) block.after.before = left;
       block.size = size;
       block.after = left;
@@ -188,6 +194,7 @@ function reservedBytes(lives, fixed) {
   };
   const events = [];
   lives.forEach((life, number) => {
+    if (!life.bytes) return;
     events.push([life.born, 1, number]);
     if (life.died !== null) events.push([life.died, 0, number]);
   });
@@ -201,92 +208,36 @@ function reservedBytes(lives, fixed) {
   return reserved;
 }
 
-// The kernels at full depth: [phase, dtype, operations of one, bytes of one, number].
-function kernelsOf(step, sizes, terms, values, more, asked) {
-  const found = [], odd = new Map(), along = (a, b) => a + (more * (b - a)) / 2;
-  for (const [phase, dtype, f, m, one, two] of step.kernels) {
-    const updates = phase === UPDATE || (phase === 2 && asked.program === "plain");
-    if (updates && asked.optimizer !== "adamw") continue;
-    const number = along(one, two);
-    if (!updates && one && two && number >= 0) {
-      found.push([phase, dtype, sizes[f], sizes[m], number * piecesOf(terms[m], values)]);
-      continue;
-    }
-    // One kernel for all parameters: its bytes grow with the depth, not its number.
-    const key = `${phase} ${dtype}`;
-    if (!odd.has(key)) odd.set(key, [[], []]);
-    for (let n = 0; n < one; n++) odd.get(key)[0].push([sizes[f], sizes[m]]);
-    for (let n = 0; n < two; n++) odd.get(key)[1].push([sizes[f], sizes[m]]);
-  }
-  for (const [key, lists] of odd) {
-    const [phase, dtype] = key.split(" ").map(Number), shown = phase === UPDATE ? 2 : phase;
-    const [one, two] = lists.map((list) => list.sort((a, b) => a[1] - b[1]));
-    if (one.length === two.length) {
-      one.forEach((kernel, n) => found.push([shown, dtype, along(kernel[0], two[n][0]), along(kernel[1], two[n][1]), 1]));
-      continue;
-    }
-    const sum = (list, n) => list.reduce((total, kernel) => total + kernel[n], 0);
-    const number = along(one.length, two.length);
-    if (number > 0) found.push([shown, dtype, along(sum(one, 0), sum(two, 0)) / number, along(sum(one, 1), sum(two, 1)) / number, number]);
-  }
-  if (asked.work.length) {
-    const [number, bytes] = ["kernels", "bytes"].map((name) => along(asked.work[0][name], asked.work[1][name]));
-    if (number > 0) found.push([2, 0, 0, bytes / number, number]);
-  }
-  return found;
-}
-
-// Seconds of a step on a card (step_seconds.py).
-function stepSeconds(kernels, card, fit) {
-  const mean = (byCard) => {
-    const all = Object.values(byCard);
-    return byCard[card.name] || Math.exp(all.reduce((sum, value) => sum + Math.log(value), 0) / all.length);
-  };
-  const rateOf = (dtype) => (dtype === "bfloat16" && card.bfloat16 ? card.bfloat16 : card.float32);
-  const share = mean(fit.products), bins = new Map();
-  let products = 0, others = 0, launches = 0;
-  for (const [phase, dtype, operations, bytes, number] of kernels) {
-    launches += number;
-    if (dtype) {
-      const moving = bytes / (fit.memory * card.bandwidth);
-      products += number * Math.max(operations / (share * rateOf(DTYPES[dtype])), moving);
-    } else {
-      const key = `${phase} ${bytes > 0 ? Math.floor(Math.log2(bytes)) : -1}`;
-      const bin = bins.get(key) || [0, 0];
-      bins.set(key, [bin[0] + number * bytes, bin[1] + number]);
-    }
-  }
-  for (const [bytes, number] of bins.values())
-    others += bytes / ((bytes <= number * card.cache ? fit.cached : fit.memory) * card.bandwidth);
-  const device = products + others, host = launches * mean(fit.launch);
-  const bound = host > device ? "launches" : products > others ? "products" : "memory";
-  return { seconds: Math.max(device, host), device, host, products, others, bound };
-}
-
 // What `peftbench estimate` says of a step.
 //   family: {sizes: parsed, steps}; model: {layers, sizes, tied}; asked: {key, batch, seq, size, optimizer, program, ...}
 function estimate(family, model, asked) {
   const step = family.steps[asked.key], onGpu = asked.program !== "peftbench";
   const values = valuesOf(model.sizes, asked.batch, asked.seq, asked.size);
   const sizes = family.terms.map((terms) => sizeOf(terms, values));
-  const more = model.layers - FIRST;
+  const more = model.layers / model.period - FIRST;
   const headSizes = new Set(family.terms.flatMap((terms, n) => (isHead(terms) ? [n] : [])));
   const how = { ...asked, tied: model.tied && !family.tied, headSizes, work: [] };
-  const lives = [0, 1].map((depth) => livesOf(step, depth, sizes, how));
+  const livesAt = (recorded, asks) => livesOf(step, recorded, sizes, asks, family.terms, values);
+  const lives = step.lives.map((recorded) => livesAt(recorded, how));
   const levels = [0, 1].map((depth) => levelsOf(lives[depth], step.events[depth], onGpu));
-  const levelAt = ([a, b]) => levels[0][a] + (more * (levels[1][b] - levels[0][a])) / (SECOND - FIRST);
+  const levelAt = ([a, b], further = more) => levels[0][a] + (further * (levels[1][b] - levels[0][a])) / (SECOND - FIRST);
   let best = null;
   for (const pair of momentsOf(step.parts, levels)) if (best === null || levelAt(pair) > levelAt(best)) best = pair;
   const [one, two] = [0, 1].map((depth) => partsAt(lives[depth], best[depth], onGpu));
   const parts = Object.fromEntries(KINDS.map((kind, n) => [kind, one[n] + (more * (two[n] - one[n])) / 2]));
   const peak = levelAt(best);
+  const whole = isWhole(step.parts, levels, more, peak) || 9 * model.period >= model.layers;
+  const heldBy = (some) => reservedBytes(some.flatMap((life) => [life, ...(life.pieces || [])]), WORKSPACES);
   let reserved = 0;
   if (onGpu) {
-    const [a, b] = lives.map((some) => reservedBytes(some, WORKSPACES));
-    reserved = Math.max(peak, a + Math.round((more * (b - a)) / 2));
+    const deep = whole && step.deep, [from, to] = deep ? deep.rounds : [FIRST, SECOND];
+    const [a, b] = (deep ? deep.lives.map((recorded) => livesAt(recorded, { ...how, work: [] })) : lives).map(heldBy);
+    const slope = (b - a) / (to - from), left = model.layers / model.period - to;
+    const atLeast = from < DEEP ? slope : (peak - levelAt(best, 0)) / more; // segments grow with the peak in the long run
+    reserved = Math.max(peak, b + Math.round(left * Math.max(slope, atLeast)));
   }
   const phase = ["forward", "backward", "optimizer"][step.phases.filter((start) => start <= Math.max(best[0], 1)).length - 1];
-  return { peak, parts, phase, reserved, kernels: kernelsOf(step, sizes, family.terms, values, more, how), values };
+  return { peak, parts, phase, reserved, whole, kernels: counted.kernelsOf(step, sizes, family.terms, values, more, how), values };
 }
 
 function isHead(terms) {
@@ -297,4 +248,6 @@ function familyOf(read, tied) {
   return { steps: read.steps, terms: parsedSizes(read.sizes), tied };
 }
 
-if (typeof module !== "undefined") module.exports = { estimate, familyOf, stepSeconds };
+const counted = typeof module === "undefined" ? { kernelsOf } : require("./kernels.js");
+const piecewise = typeof module === "undefined" ? { piecesOf, withPieces } : require("./pieces.js");
+if (typeof module !== "undefined") module.exports = { estimate, familyOf };

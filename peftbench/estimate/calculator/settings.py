@@ -20,7 +20,12 @@ DTYPES = ("bfloat16", "float32")
 ALIKE = {"rslora": "lora", "lora_plus": "lora"}  # the same step: another factor, other rates
 CHOOSE_ROLES = ("lora", "dora", "qlora", "qdora", "adalora", "vera", "pissa")
 OF_DEFAULTS = ("full", "adapter", "prefix", "prompt", "ia3", "layernorm", "bitfit", "galore")
-PIECES = ("dora",)  # peftbench's own step computes its norms by pieces that depend on the weight's size
+NOT_OWN = ("dora", "qdora", "vera", "ia3", "adalora")  # whose kernels in peftbench's own step depend on sizes or depth
+DEEP = {  # rounds of deeper recordings, of methods whose step `estimate` may simulate with all layers, or from 3 to 5
+    **dict.fromkeys(("adapter", "adalora", "galore"), (8, 16)),
+    "prefix": (3, 5),
+}
+IRREGULAR = {"gemma2": ("dora", "qdora")}  # their rounds of layers are not alike, so that no two depths tell of others
 KNOBS = {"galore": "rank"}  # beside the methods' own size knobs
 
 
@@ -92,7 +97,7 @@ def steps() -> Iterator[Step]:
     ranked = [*_first(), *_rest()]
     for method, roles, dtype in ranked:
         for program in PROGRAMS:
-            if program == programs.OWN and method in PIECES:
+            if program == programs.OWN and method in NOT_OWN:
                 continue
             if dtype == "float32" and program == "plain":
                 continue
@@ -107,6 +112,7 @@ def _first() -> Iterator[tuple[str, str, str]]:
             yield method, roles, "bfloat16"
     yield "full", "", "bfloat16"
     yield "dora", ROLES[2], "bfloat16"
+    yield "qdora", ROLES[2], "bfloat16"
     for method in OF_DEFAULTS[1:]:
         yield method, "", "bfloat16"
     for method in ("vera", "adalora"):
@@ -114,14 +120,22 @@ def _first() -> Iterator[tuple[str, str, str]]:
 
 
 def _rest() -> Iterator[tuple[str, str, str]]:
-    yield "lora", ROLES[1], "bfloat16"
-    yield "dora", ROLES[0], "bfloat16"
+    for method in ("lora", "qlora"):
+        yield method, ROLES[1], "bfloat16"
+    for method in ("dora", "qdora"):
+        yield method, ROLES[0], "bfloat16"
     yield "pissa", ROLES[2], "bfloat16"
     for method in ("full", "lora"):
         yield method, "" if method == "full" else ROLES[2], "float32"
     yield "adalora", ROLES[2], "bfloat16"
     yield "vera", ROLES[2], "bfloat16"
     yield "pissa", ROLES[0], "bfloat16"
+
+
+def is_left_out(key: str, family: str) -> bool:
+    """Whether a recorded step does not stand for those of other sizes or depths."""
+    program, *_, method, _ = key.split("|")
+    return method in IRREGULAR.get(family, ()) or (program == programs.OWN and method in NOT_OWN)
 
 
 def folder_of(family: str, tied: bool, root: Path) -> Path:

@@ -1,0 +1,61 @@
+"""Recordings are packed with every size that storages have read as dimensions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftbench.estimate.calculator import packed
+from peftbench.estimate.calculator.dimensions import VALUES
+
+
+def step(sizes: list[str], one: list[int], other: list[int]) -> dict[str, Any]:
+    """A recorded step whose storages have these sizes, by index, at each depth."""
+    lives = [[own, [5] * len(own), [1] * len(own), [-1] * len(own)] for own in (one, other)]
+    return {
+        "key": "hf-trainer|bf16|all|many|adapter|",
+        "sizes": sizes,
+        "lives": lives,
+        "events": [9, 9],
+        "parts": [],
+        "phases": [],
+        "kernels": [],
+    }
+
+
+@pytest.fixture
+def packing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def pack(made: dict[str, Any], deep: dict[str, Any] | None = None) -> dict[str, Any]:
+        name = "one.json"
+        for folder, content in ((tmp_path / "build" / "llama", made), (tmp_path / "build" / "deep" / "llama", deep)):
+            if content is not None:
+                folder.mkdir(parents=True)
+                (folder / name).write_text(json.dumps(content), encoding="utf-8")
+        monkeypatch.setattr(packed, "FOLDER", tmp_path / "packed")
+        packed.pack(tmp_path / "build")
+        return packed.read(tmp_path / "packed" / "llama.json.gz")
+
+    return pack
+
+
+def test_a_small_size_that_both_depths_have_is_read(packing: Any) -> None:
+    size = 2 * VALUES["r"]
+    made = packing(step([str(size)], [0], [0, 0]))
+    assert made["sizes"] == ["2*r"]
+
+
+def test_a_small_size_that_one_depth_has_counts_its_parameters(packing: Any) -> None:
+    count = 4 * VALUES["r"]
+    made = packing(step(["8", str(count)], [0, 1], [0, 0]))
+    assert made["sizes"] == ["8", str(count)]
+
+
+def test_the_storages_of_deeper_networks_are_beside_their_step(packing: Any) -> None:
+    deep = {"sizes": ["2*h*i", "4*b*s"], "lives": step([], [0, 1], [1, 1])["lives"]}
+    made = packing(step(["4*b*s"], [0], [0]), deep)
+    kept = made["steps"]["hf-trainer|bf16|all|many|adapter|"]
+    assert [made["sizes"][i] for i in kept["deep"]["lives"][0][0]] == ["2*h*i", "4*b*s"]
+    assert list(made["steps"]) == ["hf-trainer|bf16|all|many|adapter|"]

@@ -54,7 +54,7 @@ def test_a_small_size_that_one_depth_has_counts_its_parameters(packing: Any) -> 
 
 
 def test_the_storages_of_deeper_networks_are_beside_their_step(packing: Any) -> None:
-    deep = {"sizes": ["2*h*i", "4*b*s"], "lives": step([], [0, 1], [1, 1])["lives"]}
+    deep = step(["2*h*i", "4*b*s"], [0, 1], [1, 1])
     made = packing(step(["4*b*s"], [0], [0]), deep)
     kept = made["steps"]["hf-trainer|bf16|all|many|adapter|"]
     assert [made["sizes"][i] for i in kept["deep"]["lives"][0][0]] == ["2*h*i", "4*b*s"]

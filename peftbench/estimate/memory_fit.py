@@ -18,6 +18,7 @@ from peftbench.plan import memory_size
 AXES = ("batch", "seq")
 LARGEST = 1 << 20
 HELD = ("weights", "adapter", "head", "gradients", "optimizer")  # what a longer text or a larger batch adds nothing to
+START = 8  # of one text or token, what is constant hides what grows
 STRAIGHT = 6  # guesses by lines before every second one halves: a line through the ends of a curve may creep
 
 
@@ -87,7 +88,7 @@ def fit(limit: int, axis: str, setting: Setting, estimate_at: Callable[[Setting]
         estimate = at(value)
         return 0 if estimate is None else sum(estimate.at_peak[kind] for kind in HELD)
 
-    low, high = largest(limit, peak, getattr(setting, axis), held)
+    low, high = largest(limit, peak, max(getattr(setting, axis), START), held)
     return Fit(limit, axis, low, at(low) if low else None, at(high))
 
 
@@ -123,7 +124,7 @@ def largest(
             high = guess
         if len(known) == 1 and not turns and found is not None:
             base = min(held(guess), found - 1)
-            met = guess * (limit - base) // (found - base)
+            met = guess * (limit - base) // (found - base) + 1  # not all that is taken to grow does
         else:
             met = _met(low, high, known, limit, halve=turns > STRAIGHT and turns % 2 == 0)
         guess = min(max(met, low + 1), high - 1)

@@ -125,7 +125,7 @@ def test_what_another_program_reserves_decides_the_largest_batch() -> None:
 def test_changes_of_another_programs_step_are_parts_of_it() -> None:
     program = replace(OTHER, setting=replace(OTHER.setting, batch=64, seq=96))
     at = _estimator()
-    parts = replace(program.setting, program=programs.program("hf-trainer", {"checkpointing": True}))
+    parts = replace(program.setting, program=replace(programs.PROGRAMS["hf-trainer"][0], checkpointing=True))
     limit = fits.needed_bytes(at(replace(program, setting=parts)), 0)
     assert limit < fits.needed_bytes(at(program), 0)
     found = next(c for c in _asked(limit, program).changes if c.what == "--checkpointing")

@@ -8,6 +8,7 @@ written, and the exit code says whether the page is up to date.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from peftbench.estimate.published.published_points import PublishedPoint
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "estimate.md"
 FIGURE = "published"
+SPEED = ROOT / "results" / "benchmarks" / "estimate_speed.json"
 
 
 def main() -> None:
@@ -47,8 +49,21 @@ def sections(points: Sequence[PublishedPoint], checked: Checked, rivals: Rivals)
         "left out": left_out(points),
         "after a step": rows(points, checked, "after_step"),
         "longest texts": rows(points, checked, "longest_context"),
+        "speed": speed(),
         "points": rows(points, checked, "allocated", "active"),
     }
+
+
+def speed() -> str:
+    """Return the processor seconds of benchmarks/estimate_speed.py, from its record."""
+    record = json.loads(SPEED.read_text(encoding="utf-8"))
+    commands = record["about"]["commands"]
+    lines = ["| command | processor seconds, least and median | target |", "|---|---:|---:|"]
+    for name, row in record["rows"].items():
+        seconds = row["cpu_seconds"]
+        said = f"`{' '.join(commands[name])}`"
+        lines.append(f"| {said} | {seconds['min']:.1f}, {seconds['median']:.1f} | {row['target_seconds']:.0f} |")
+    return "\n".join(lines)
 
 
 def left_out(points: Sequence[PublishedPoint]) -> str:

@@ -18,9 +18,17 @@ from peftbench.estimate.count import ModelQuery
 from peftbench.estimate.program import programs
 from peftbench.estimate.step_estimate import Setting, StepEstimate, estimate
 
+_known: dict[str, StepEstimate] = {}  # the tests ask for many steps more than once
+
 
 def _estimator(model: str = "tiny-decoder") -> Callable[[Program], StepEstimate]:
-    return lambda p: estimate(ModelQuery(model), p.method, p.hyper, p.setting)
+    def at(p: Program) -> StepEstimate:
+        key = f"{model} {p}"
+        if key not in _known:
+            _known[key] = estimate(ModelQuery(model), p.method, p.hyper, p.setting)
+        return _known[key]
+
+    return at
 
 
 def _card(memory: int) -> Card:

@@ -270,10 +270,13 @@ def _estimate_one(
     _freeze()
     counted = counting.count(query, method, values, plugins)
 
+    size, axis = fit
+
     def estimate_at(changed: Setting) -> StepEstimate:
+        if size is not None:
+            say(f"simulating batch {changed.batch:,}, {changed.seq:,} tokens ...", sys.stderr)
         return step_estimate.estimate(query, method, values, changed, plugins, by_role, counted)
 
-    size, axis = fit
     if size is not None:
         _fit(size, axis, setting, estimate_at, as_json)
         return

@@ -95,4 +95,7 @@ def test_every_method_takes_a_program(call: Call) -> None:
 def test_the_largest_batch_is_that_of_the_program(call: Call) -> None:
     fitted = call("estimate", "tiny-decoder", "lora", "--seq", "16", "--program", "plain", "--fit", "18MiB", "--json")
     told = json.loads(fitted.out)
+    said = [line for line in fitted.err.splitlines() if line.startswith("simulating batch ")]
+    assert len(said) == len(set(said)) > 1
+    assert f"simulating batch {told['largest']}, 16 tokens ..." in said
     assert told["fits"]["peak_bytes"] <= 18 * 2**20 < told["next_larger"]["peak_bytes"]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from peftbench.backbones import architectures
@@ -16,6 +14,7 @@ from peftbench.estimate import step_estimate
 from peftbench.estimate.calculator import settings
 from peftbench.estimate.card import cards, fits
 from peftbench.estimate.count import ModelQuery, count
+from peftbench.records import scratch
 
 OWN = "own"  # the model of a pasted config.json
 LAYERS = 512
@@ -86,9 +85,9 @@ def _model(choice: Mapping[str, Any], config: Any) -> Iterator[str]:
         yield choice["model"]
         return
     read = _configuration(config)
-    with tempfile.TemporaryDirectory(prefix="peftbench-calculator-") as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(read), encoding="utf-8")
-        yield folder
+    with scratch.folder("calculator") as folder:
+        (folder / "config.json").write_text(json.dumps(read), encoding="utf-8")
+        yield str(folder)
 
 
 def _configuration(text: Any) -> dict[str, Any]:

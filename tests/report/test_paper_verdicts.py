@@ -15,12 +15,16 @@ from paper_records import flat, reproduced, roles_runs, trained
 
 from peftbench.errors import UserError
 from peftbench.report.papers import (
+    EQUAL,
     NOT_COMPARABLE,
     NOT_REPRODUCED,
     REPRODUCED,
     WITHIN,
+    Claim,
     NotRun,
+    Reproduction,
     Results,
+    Table,
     _build,
     equal_size,
     lora_plus_rates,
@@ -60,7 +64,7 @@ def test_which_roles_follows_the_records(tmp_path: Path, changes: dict[str, floa
     ("changes", "verdict"),
     [
         ({"dora": 0.92}, REPRODUCED),
-        ({}, WITHIN),  # DoRA's equal to LoRA's
+        ({}, EQUAL),
         ({"dora": 0.92, "qlora": 0.70}, NOT_REPRODUCED),
         ({"dora": 0.92, "full": 0.98}, NOT_REPRODUCED),
     ],
@@ -240,7 +244,7 @@ def test_a_difference_is_paired_by_seed_and_example(tmp_path: Path) -> None:
     errors = {1: "same", 2: "same", 3: "own"}
     bodies = [trained("lora", {"rank": r}, 0.8, s, errors=f"{errors[r]} {s}") for r in errors for s in range(3)]
     one, two, three = (t.runs for t in choose_rates(read(tmp_path, bodies), lambda r: r.body.hyper["rank"]).values())
-    assert difference(one, two) == (0, 0, 0)
+    assert difference(one, two)[:3] == (0, 0, 0)
     assert mean(one).low < 0.78
     apart = difference(one, three)
     assert apart.value == 0
@@ -248,7 +252,7 @@ def test_a_difference_is_paired_by_seed_and_example(tmp_path: Path) -> None:
 
 
 def test_one_seed_says_nothing_of_others(tmp_path: Path) -> None:
-    assert mean(read(tmp_path, [trained("lora", {}, 0.8)])) == (0.8, -math.inf, math.inf)
+    assert mean(read(tmp_path, [trained("lora", {}, 0.8)])) == (0.8, -math.inf, math.inf, None)
 
 
 def test_more_claims_make_wider_intervals_and_no_other_digits(tmp_path: Path) -> None:
@@ -333,3 +337,53 @@ def test_latencies_are_judged_by_their_ratios_to_the_base() -> None:
     by_shape = {row[0]: row[1:] for row in reproduction.table.rows}
     assert set(by_shape) >= {"lora", "lora, merged", "adapter-houlsby"}
     assert all(math.isfinite(c.low) and c.low <= c.value <= c.high for c in reproduction.claims)
+
+
+# What an interval decides, and how many seeds it would take
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.1, 5.0, REPRODUCED),
+        (-5.0, -0.1, NOT_REPRODUCED),
+        (-1.9, 1.9, EQUAL),
+        (-2.1, 1.9, WITHIN),
+        (-1.9, 2.1, WITHIN),
+    ],
+)
+def test_a_gain_that_is_asked_for_may_be_there_or_not_or_be_none_worth_having(
+    low: float, high: float, verdict: str
+) -> None:
+    assert Claim("a beats b", "+1", (low + high) / 2, low, high, above=0, equal=(-2, 2)).verdict == verdict
+
+
+def test_a_claim_without_a_margin_is_never_equal() -> None:
+    assert Claim("a beats b", "+1", 0, -0.1, 0.1, above=0).verdict == WITHIN
+
+
+def test_a_figure_with_an_equal_and_a_reproduced_claim_is_equal_and_with_an_open_one_open() -> None:
+    seen, equal = Claim("a", "", 1, 0.5, 1.5, above=0), Claim("b", "", 0, -1, 1, above=0, equal=(-2, 2))
+    open_ = Claim("c", "", 0, -3, 3, above=0, equal=(-2, 2))
+
+    def verdict(*claims: Claim) -> str:
+        return Reproduction("", claims, Table((), ()), lambda canvas: None).verdict
+
+    assert verdict(seen, equal) == EQUAL
+    assert verdict(seen, equal, open_) == WITHIN
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.02, REPRODUCED), (-0.02, NOT_REPRODUCED), (0.002, EQUAL)])
+def test_the_seeds_that_a_claim_asks_for_decide_it_if_nothing_else_changes(gain: float, verdict: str) -> None:
+    """Seeds that lie far apart: four leave it open, as many as are asked for decide it, fewer do not."""
+
+    def claim(seeds: int) -> Claim:
+        apart = np.where(np.arange(seeds) % 2, 1.0, -1.0) * math.sqrt((seeds - 1) / seeds) / 50  # of one variance
+        x = np.repeat(gain + apart[:, None], 400, 1) + np.tile([0.01, -0.01], 200)
+        return Claim("a beats b", "", *interval_of(x), above=0, equal=(-0.015, 0.015))
+
+    asked = claim(4).seeds
+    assert claim(4).verdict == WITHIN
+    assert asked is not None
+    assert (claim(asked - asked % 2 - 2).verdict, claim(asked + asked % 2).verdict) == (WITHIN, verdict)
+    assert claim(asked + asked % 2).seeds is None

@@ -25,15 +25,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "NOT_COMPARABLE", "NOT_REPRODUCED", "NOT_RUN", "REPRODUCED", "WITHIN",
+    "EQUAL", "NOT_COMPARABLE", "NOT_REPRODUCED", "NOT_RUN", "REPRODUCED", "WITHIN",
     "Claim", "NotRun", "Paper", "PaperFigure", "Reproduction", "Results", "Table",
 ]  # fmt: skip
 
 REPRODUCED = "reproduced"  # every interval lies within its range
 WITHIN = "within interval"  # some interval crosses an end of its range: undecided
+EQUAL = "equal within the margin"  # some claim asks for a difference, and there is none as large as the margin
 NOT_REPRODUCED = "not reproduced"  # some interval lies outside its range
 NOT_COMPARABLE = "not comparable at this scale"  # a precondition of the claims does not hold
 NOT_RUN = "not run yet"
+MOST = 1000  # largest number of seeds that a claim is said to need
 
 
 class Paper(NamedTuple):
@@ -64,16 +66,31 @@ class Claim:
     value: float
     low: float  # ends of our interval; both equal `value` if the value is exact
     high: float
+    half_at: Callable[[int], float] | None = None  # number of seeds -> half the interval, its middle and variances kept
     above: float = float("-inf")  # the sentence holds between `above` and `below`, ends excluded
     below: float = float("inf")
+    equal: tuple[float, float] | None = None  # between these, both excluded, a difference is none worth having
     form: str = "{:+.3f}"  # format of the value and of the ends
 
     @property
     def verdict(self) -> str:
-        """Reproduced if the interval lies in the range, not reproduced if it lies outside, else within interval."""
-        if self.above < self.low and self.high < self.below:
+        """Reproduced if the interval lies in the range, not if it lies outside, else equal or within interval."""
+        return self._verdict(self.low, self.high)
+
+    @property
+    def seeds(self) -> int | None:
+        """Number of seeds that would decide it if the value stayed; None if decided, unknown or more than `MOST`."""
+        if self.verdict != WITHIN or self.half_at is None:
+            return None
+        halves = ((n, self.half_at(n)) for n in range(2, MOST + 1))
+        return next((n for n, h in halves if self._verdict(self.value - h, self.value + h) != WITHIN), None)
+
+    def _verdict(self, low: float, high: float) -> str:
+        if self.above < low and high < self.below:
             return REPRODUCED
-        return NOT_REPRODUCED if self.high <= self.above or self.low >= self.below else WITHIN
+        if high <= self.above or low >= self.below:
+            return NOT_REPRODUCED
+        return EQUAL if self.equal is not None and self.equal[0] < low and high < self.equal[1] else WITHIN
 
 
 @dataclass(frozen=True)
@@ -97,7 +114,7 @@ class Reproduction:
         if self.incomparable is not None:
             return NOT_COMPARABLE
         verdicts = {c.verdict for c in self.claims}
-        return next((v for v in (NOT_REPRODUCED, WITHIN) if v in verdicts), REPRODUCED)
+        return next((v for v in (NOT_REPRODUCED, WITHIN, EQUAL) if v in verdicts), REPRODUCED)
 
     def __post_init__(self) -> None:
         if not self.claims and self.incomparable is None:

@@ -8,14 +8,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from peftbench.records.record import RunRecord
 from peftbench.report.papers._records import NotRun, label, score
-from peftbench.report.stats import intervals
+from peftbench.report.stats import intervals, power
 from peftbench.report.stats.intervals import LEVEL, Estimate
+
+
+@dataclass(frozen=True)
+class HalfWidth:
+    """Half the width of an interval as it would be with another number of seeds, its middle and variances kept."""
+
+    estimate: Estimate
+    level: float
+    unit: float = 1.0  # what it is multiplied with, such as 100 for percentage points
+
+    def __call__(self, seeds: int) -> float:
+        half = power.with_seeds(self.estimate, seeds).half(self.level)
+        assert half is not None  # there are several seeds
+        return self.unit * half
 
 
 class Interval(NamedTuple):
@@ -24,6 +39,7 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+    half_at: HalfWidth | None = None  # None with one seed, or where seeds are not what is uncertain
 
 
 def mean(runs: Sequence[RunRecord], claims: int = 1) -> Interval:
@@ -70,9 +86,11 @@ def of(x: np.ndarray, claims: int = 1) -> Interval:
 
 def around(e: Estimate, claims: int = 1) -> Interval:
     """An estimate with its interval; infinite with one seed."""
-    half = math.inf if e.is_of_runs else e.half(1 - (1 - LEVEL) / claims)
-    assert half is not None
-    return Interval(e.value, e.value - half, e.value + half)
+    if e.is_of_runs:
+        return Interval(e.value, -math.inf, math.inf)
+    half_at = HalfWidth(e, 1 - (1 - LEVEL) / claims)
+    half = half_at(e.seeds)
+    return Interval(e.value, e.value - half, e.value + half, half_at)
 
 
 def _by_seed(runs: Sequence[RunRecord]) -> dict[int, RunRecord]:

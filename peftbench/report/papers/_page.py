@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from peftbench.report.papers import (
+    EQUAL,
+    MOST,
     NOT_COMPARABLE,
     NOT_REPRODUCED,
     NOT_RUN,
@@ -27,6 +29,7 @@ WIDTH = 14  # characters of the footer per inch
 MEANING = {
     REPRODUCED: "each interval of ours lies within the range that the paper's words allow",
     WITHIN: "an interval of ours reaches over an end of its range, so these records cannot tell",
+    EQUAL: "a claim asks for a difference, and our interval holds none beyond its margin; the others are reproduced",
     NOT_REPRODUCED: "an interval of ours lies wholly outside its range",
     NOT_COMPARABLE: "a condition without which the claims mean nothing does not hold in our run",
     NOT_RUN: "there are no records, or not all that it takes",
@@ -72,7 +75,8 @@ def index(results: Sequence[FigureResult]) -> str:
         "Made by `python -m peftbench figures` from the records under `results/`, which nothing else enters; "
         "`--check` says whether this is still what they give. Our runs are small: what is compared is the shape that "
         "a paper claims, as a range that the figure's module states, never its numbers as such. The ranges of figures "
-        "1, 6, 12 and 13 were written when some of their records were there, those of the others before any.\n\n"
+        "1, 6, 12 and 13 were written when some of their records were there, those of the others before any; what "
+        "counts as equal, 2 points or 2 percent either way, before any seed beyond the third.\n\n"
         f"{meanings}\n\nThe verdict of a figure is the worst of its claims. It follows from the records alone."
     )
     return "\n\n".join([intro, head + rows, *map(_section, results)]) + "\n"
@@ -135,7 +139,7 @@ def _frame(canvas: Figure, f: PaperFigure, reproduction: Reproduction) -> None:
 def _claims(reproduction: Reproduction) -> str:
     """The table of claims; without verdicts if the figure is not comparable."""
     counts = reproduction.incomparable is None
-    rows = [(c.says, c.paper, _ours(c), _range(c), c.verdict if counts else "—") for c in reproduction.claims]
+    rows = [(c.says, c.paper, _ours(c), _range(c), _decided(c) if counts else "—") for c in reproduction.claims]
     return _markdown(("claim", "paper", "ours [interval]", "range", "verdict"), rows)
 
 
@@ -148,7 +152,15 @@ def _ours(c: Claim) -> str:
 def _range(c: Claim) -> str:
     ends = [f"above {c.form.format(c.above)}"] * (c.above > float("-inf"))
     ends += [f"below {c.form.format(c.below)}"] * (c.below < float("inf"))
-    return " and ".join(ends)
+    equal = f"; equal within {' and '.join(map(c.form.format, c.equal))}" if c.equal else ""
+    return " and ".join(ends) + equal
+
+
+def _decided(c: Claim) -> str:
+    """The verdict; for an open claim with the number of seeds that would decide it if its value stayed."""
+    if c.verdict != WITHIN or c.half_at is None:
+        return c.verdict
+    return f"{c.verdict}; {f'about {c.seeds} seeds would' if c.seeds else f'{MOST:,} seeds would not'} decide"
 
 
 def _table(reproduction: Reproduction) -> str:

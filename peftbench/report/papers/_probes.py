@@ -69,4 +69,4 @@ def jackknife(statistic: Callable[[Array], float], x: Array, claims: int = 1) ->
     without = np.asarray([[statistic(np.delete(seed, k, axis=0)) for k in range(n)] for seed in x])
     estimate = of(n * whole[:, None] - (n - 1) * without, claims)
     half, value = estimate.value - estimate.low, float(whole.mean())
-    return Interval(value, value - half, value + half)
+    return Interval(value, value - half, value + half, estimate.half_at)

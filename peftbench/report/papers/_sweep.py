@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -16,6 +16,8 @@ from peftbench.records import comparable
 from peftbench.records.record import RunRecord, TrainingRecord
 from peftbench.report.papers._interval import Interval, mean
 from peftbench.report.papers._records import NotRun, Results, group, score, validation
+
+TWO_POINTS = (-2.0, 2.0)  # percentage points; a difference between them is none worth having
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,9 @@ def notes(results: Results, folders: Iterable[str], chosen: Mapping[Any, ChosenR
     )
 
 
-def points(i: Interval) -> dict[str, float]:
-    """A difference of proportions in percentage points, as arguments of a `Claim`."""
-    return {"value": 100 * i.value, "low": 100 * i.low, "high": 100 * i.high}
+def points(i: Interval) -> Interval:
+    """A difference of proportions in percentage points."""
+    return Interval(100 * i.value, 100 * i.low, 100 * i.high, i.half_at and replace(i.half_at, unit=100.0))
 
 
 def accuracy(t: ChosenRate) -> str:

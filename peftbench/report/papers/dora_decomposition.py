@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,14 +72,14 @@ def _correlation(moved: Array) -> float:
 
 def _interval(moved: Array, claims: int) -> Interval:  # (seeds, steps, layers, 2)
     r = jackknife(_correlation, moved.swapaxes(1, 2), claims)
-    return Interval(r.value, max(r.low, -1.0), min(r.high, 1.0))
+    return Interval(r.value, max(r.low, -1.0), min(r.high, 1.0), r.half_at)
 
 
 def _claim(name: str, moved: Array) -> Claim:
     sign = "positive" if name == "lora" else "negative"
-    allowed = {"above": 0.0} if name == "lora" else {"below": 0.0}
+    above, below = (0.0, math.inf) if name == "lora" else (-math.inf, 0.0)
     correlation = _interval(moved, CLAIMS)
-    return Claim(f"{name}: the correlation is {sign}", PAPER[name], *correlation, **allowed, form="{:+.2f}")
+    return Claim(f"{name}: the correlation is {sign}", PAPER[name], *correlation, above, below, form="{:+.2f}")
 
 
 def _row(name: str, role: str, moved: Array) -> tuple[str, ...]:

@@ -62,7 +62,8 @@ def _claims(cells: dict[tuple[str, Shape], Cell], shapes: list[Shape]) -> tuple[
             Claim(f"{name} slows the smallest pass", f"+{theirs[-1]} % (Adapter-{mark}, 1 × 128)", value, low, high,
                   above=0, form="{:+.1f} %"),
             Claim(f"{name} slows the smallest pass more than the largest", f"+{theirs[-1]} and +{theirs[0]} %",
-                  value - other, low - other_high, high - other_low, above=0, form="{:+.1f}"),
+                  value - other, low - other_high, high - other_low, above=0,
+                  equal=(-MERGED, MERGED), form="{:+.1f}"),
         ]  # fmt: skip
     merged = [_percent(cells["lora", s].merged) for s in shapes]
     worst = max((value for value, _, _ in merged), key=abs)

@@ -9,6 +9,7 @@ from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Res
 from peftbench.report.papers._interval import difference
 from peftbench.report.papers._records import need, scale
 from peftbench.report.papers._sweep import (
+    TWO_POINTS,
     ChosenRate,
     accuracy,
     best,
@@ -74,9 +75,9 @@ def _claims(cells: list[ChosenRate]) -> tuple[Claim, ...]:
     gains = [points(difference(t.runs, equal.runs, claims=2)) for t in (advised, faster)]
     return (
         Claim(f"lambda {ADVICE} beats equal rates, each at its best rate ({_words(advised)}; {_words(equal)})",
-              "+1 to +2 %", **gains[0], above=0, form="{:+.1f}"),
+              "+1 to +2 %", *gains[0], above=0, equal=TWO_POINTS, form="{:+.1f}"),
         Claim(f"some lambda above 1 beats equal rates ({_words(faster)})", "lambda about 16, from 8 to 32",
-              **gains[1], above=0, form="{:+.1f}"),
+              *gains[1], above=0, equal=TWO_POINTS, form="{:+.1f}"),
     )  # fmt: skip
 
 

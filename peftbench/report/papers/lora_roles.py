@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table
-from peftbench.report.papers._interval import difference, mean
+from peftbench.report.papers._interval import Interval, difference, mean
 from peftbench.report.papers._records import need, scale
 from peftbench.report.papers._sweep import (
+    TWO_POINTS,
     ChosenRate,
     accuracy,
     choose_rates,
@@ -61,16 +62,16 @@ def _asked() -> set[tuple[str, int]]:
 
 
 def _claims(rows: dict[str, ChosenRate]) -> tuple[Claim, ...]:
-    def less(a: str, b: str) -> dict[str, float]:
+    def less(a: str, b: str) -> Interval:
         return points(difference(rows[a].runs, rows[b].runs, claims=3))
 
     return (
         Claim("q and v at rank 4 beat q alone at rank 8", "+3.3 and +0.3 points",
-              **less("q v", "q"), above=0, form="{:+.1f}"),
+              *less("q v", "q"), above=0, equal=TWO_POINTS, form="{:+.1f}"),
         Claim("all four at rank 2 beat q alone at rank 8", "+3.3 and +0.7 points",
-              **less("q k v o", "q"), above=0, form="{:+.1f}"),
+              *less("q k v o", "q"), above=0, equal=TWO_POINTS, form="{:+.1f}"),
         Claim("all four at rank 2 and q and v at rank 4 are within 2 points", "0.0 and +0.4 points",
-              **less("q k v o", "q v"), above=-MARGIN, below=MARGIN, form="{:+.1f}"),
+              *less("q k v o", "q v"), above=-MARGIN, below=MARGIN, form="{:+.1f}"),
     )  # fmt: skip
 
 

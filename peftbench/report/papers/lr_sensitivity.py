@@ -82,7 +82,7 @@ def _variants(rows: dict[str, ChosenRate]) -> list[Claim]:
     need(rows, VARIANTS, OWN)
     intervals = {name: difference(rows[name].runs, rows["lora"].runs, claims=len(VARIANTS)) for name in VARIANTS}
     return [
-        Claim(f"{name} at its best rate is within 2 points of LoRA at its own", "within 1 to 2 %", **points(interval),
+        Claim(f"{name} at its best rate is within 2 points of LoRA at its own", "within 1 to 2 %", *points(interval),
               above=-MARGIN, below=MARGIN, form="{:+.1f}")
         for name, interval in intervals.items()
     ]  # fmt: skip

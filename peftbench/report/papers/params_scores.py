@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from peftbench.records.record import RunRecord
 from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table, run_command
-from peftbench.report.papers._interval import difference, mean
+from peftbench.report.papers._interval import Interval, difference, mean
 from peftbench.report.papers._records import need, scale
 from peftbench.report.papers._sweep import (
+    TWO_POINTS,
     ChosenRate,
     accuracy,
     best,
@@ -73,24 +74,24 @@ def _claims(rows: Rows) -> tuple[Claim, ...]:
     def top(name: str) -> ChosenRate:
         return best(t for t in rows.values() if t.key[0] == name)
 
-    def less(a: ChosenRate, b: ChosenRate) -> dict[str, float]:
+    def less(a: ChosenRate, b: ChosenRate) -> Interval:
         return points(difference(a.runs, b.runs, claims=6))
 
     lora, full, adapter = top("lora"), top("full"), top("adapter")
     return (
         Claim("adapters, at the size that validation prefers, are not more than 2 points below full fine-tuning",
-              "−0.4 points (Houlsby, table 1: 80.0 and 80.4)", **less(adapter, full), above=-MARGIN, form="{:+.1f}"),
+              "−0.4 points (Houlsby, table 1: 80.0 and 80.4)", *less(adapter, full), above=-MARGIN, form="{:+.1f}"),
         Claim("one size (64) is not more than 2 points below the size that validation prefers",
-              "−0.4 points (Houlsby, table 1: 79.6 and 80.0)", **less(rows["adapter", 64], adapter), above=-MARGIN,
+              "−0.4 points (Houlsby, table 1: 79.6 and 80.0)", *less(rows["adapter", 64], adapter), above=-MARGIN,
               form="{:+.1f}"),
         Claim("LoRA is not more than 2 points below full fine-tuning", "+0.8 points (LoRA, table 2: 87.2 and 86.4)",
-              **less(lora, full), above=-MARGIN, form="{:+.1f}"),
-        Claim("LoRA beats adapters", "+1.8 points (LoRA, table 2: 87.2 and 85.4)", **less(lora, adapter), above=0,
-              form="{:+.1f}"),
-        Claim("LoRA beats BitFit", "+2.0 points (LoRA, table 2: 87.2 and 85.2)", **less(lora, top("bitfit")), above=0,
-              form="{:+.1f}"),
-        Claim("LoRA beats prefixes", "above them at every size (LoRA, figure 2)", **less(lora, top("prefix")), above=0,
-              form="{:+.1f}"),
+              *less(lora, full), above=-MARGIN, form="{:+.1f}"),
+        Claim("LoRA beats adapters", "+1.8 points (LoRA, table 2: 87.2 and 85.4)", *less(lora, adapter), above=0,
+              equal=TWO_POINTS, form="{:+.1f}"),
+        Claim("LoRA beats BitFit", "+2.0 points (LoRA, table 2: 87.2 and 85.2)", *less(lora, top("bitfit")), above=0,
+              equal=TWO_POINTS, form="{:+.1f}"),
+        Claim("LoRA beats prefixes", "above them at every size (LoRA, figure 2)", *less(lora, top("prefix")), above=0,
+              equal=TWO_POINTS, form="{:+.1f}"),
     )  # fmt: skip
 
 

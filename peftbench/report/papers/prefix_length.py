@@ -8,6 +8,7 @@ from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Res
 from peftbench.report.papers._interval import difference, mean
 from peftbench.report.papers._records import need, scale
 from peftbench.report.papers._sweep import (
+    TWO_POINTS,
     ChosenRate,
     accuracy,
     best,
@@ -49,9 +50,10 @@ def _claims(rows: dict[int, ChosenRate]) -> tuple[Claim, ...]:
     rise = points(difference(rows[THRESHOLD].runs, rows[1].runs, claims=2))
     fall = points(difference(longest.runs, top.runs, claims=2))
     return (
-        Claim(f"length {THRESHOLD} beats length 1", "rises up to a threshold", **rise, above=0, form="{:+.1f}"),
+        Claim(f"length {THRESHOLD} beats length 1", "rises up to a threshold", *rise, above=0, equal=TWO_POINTS,
+              form="{:+.1f}"),
         Claim(f"the longest ({longest.key}) is below the length that validation prefers ({top.key})",
-              "falls a little beyond it", **fall, below=0, form="{:+.1f}"),
+              "falls a little beyond it", *fall, below=0, equal=TWO_POINTS, form="{:+.1f}"),
     )  # fmt: skip
 
 

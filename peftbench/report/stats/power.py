@@ -73,6 +73,14 @@ class VarianceComponents:
         return size >= half + float(ndtri(power)) * math.sqrt(self.seed / seeds + self.shared)
 
 
+def with_seeds(now: Estimate, seeds: int) -> Estimate:
+    """The estimate as it would be with this many seeds, if its value and the variances stayed; several seeds now."""
+    share = now.seeds / seeds
+    parts = tuple((v * share, df + seeds - now.seeds) for v, df in now.parts)
+    floor = now.shared + max(0.0, now.floor - now.shared) * share
+    return replace(now, seeds=seeds, parts=parts, floor=floor)
+
+
 def chance_above(now: Estimate, bound: float, seeds: int, level: float) -> float:
     """The chance that with more seeds an estimate is surely above a bound, given what is known now.
 
@@ -90,10 +98,7 @@ def chance_above(now: Estimate, bound: float, seeds: int, level: float) -> float
     from scipy.special import ndtr
 
     share = min(1.0, now.seeds / seeds)
-    parts = tuple((v * share, df + max(0, seeds - now.seeds)) for v, df in now.parts)
-    floor = now.shared + max(0.0, now.floor - now.shared) * share
-    then = replace(now, seeds=max(now.seeds, seeds), parts=parts, floor=floor)
-    half = then.half(1 - 2 * level)
+    half = with_seeds(now, max(now.seeds, seeds)).half(1 - 2 * level)
     if half is None:
         return 0.0
     moves = math.sqrt(sum(v for v, _ in now.parts) * (1 - share))

@@ -22,6 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend import Legend
 from matplotlib.text import Text
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from peftbench.report.data.comparison import Comparison, length
 from peftbench.report.data.notes import NOT_LEARNED
@@ -92,16 +94,27 @@ def files(name: str, drawn: Figure) -> Iterator[tuple[str, bytes]]:
 
     `savefig` would lay out and draw the figure a second time.
     """
-    png, svg = io.BytesIO(), io.BytesIO()
+    svg = io.BytesIO()
     drawn.dpi = DPI
-    FigureCanvasAgg(drawn).print_png(png, metadata={"Software": "peftbench"})
+    yield f"{name}.png", _png(drawn)
     FigureCanvasSVG(drawn).print_svg(svg, metadata={"Date": None, "Creator": "peftbench"})
-    yield f"{name}.png", png.getvalue()
     yield f"{name}.svg", svg.getvalue()
     if _pdf.get():
         pdf = io.BytesIO()
         FigureCanvasPdf(drawn).print_pdf(pdf, metadata={"CreationDate": None, "Creator": "peftbench"})
         yield f"{name}.pdf", pdf.getvalue()
+
+
+def _png(drawn: Figure) -> bytes:
+    """The figure with at most 256 colours, a third of the bytes of one with all colours of its smoothed edges."""
+    canvas, png = FigureCanvasAgg(drawn), io.BytesIO()
+    canvas.draw()
+    pixels = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba(), "raw", "RGBA", 0, 1)
+    text = PngInfo()
+    text.add_text("Software", "peftbench")
+    few = pixels.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(png, "PNG", pnginfo=text, dpi=(DPI, DPI))
+    return png.getvalue()
 
 
 def figure(c: Comparison | Tuning, panels: int, subtitle: str) -> tuple[Figure, list[Axes]]:

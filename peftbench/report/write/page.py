@@ -218,7 +218,8 @@ def _page(
     sensitivities: Mapping[str, Sensitivity],
     names: Sequence[str],
 ) -> str:
-    parts = ["# Results\n", *_answers(by_experiment), f"Contents:\n\n{navigation.contents(by_experiment)}"]
+    page = f"The same as a page to sort, filter and decide by: `{web_page.NAME}`, which is written beside this file.\n"
+    parts = ["# Results\n", *_answers(by_experiment), page, f"Contents:\n\n{navigation.contents(by_experiment)}"]
     shown_names = (text for group in by_experiment.values() for x in group for text in figure_names.shown(x))
     if note := missing_note(shown_names):
         parts.append(f"{escape(note)}\n")

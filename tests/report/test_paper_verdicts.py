@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import factories
@@ -14,6 +15,7 @@ from factories import as_trial, write_all
 from paper_records import flat, reproduced, roles_runs, trained
 
 from peftbench.errors import UserError
+from peftbench.records.design import Design
 from peftbench.report.papers import (
     EQUAL,
     NOT_COMPARABLE,
@@ -81,7 +83,7 @@ def test_pairs_of_one_size_follow_the_records(tmp_path: Path, changes: dict[str,
         write_all(tmp_path / folder, bodies)
     reproduction = equal_size.FIGURE.reproduce(Results(tmp_path))
     assert reproduction.verdict == verdict
-    assert len(reproduction.claims) == 6
+    assert len(reproduction.claims) == 9
 
 
 def test_a_pair_that_is_not_whole_is_not_compared(tmp_path: Path) -> None:
@@ -387,3 +389,16 @@ def test_the_seeds_that_a_claim_asks_for_decide_it_if_nothing_else_changes(gain:
     assert asked is not None
     assert (claim(asked - asked % 2 - 2).verdict, claim(asked + asked % 2).verdict) == (WITHIN, verdict)
     assert claim(asked + asked % 2).seeds is None
+
+
+def test_a_pair_that_was_looked_at_several_times_has_a_wider_interval() -> None:
+    """Pocock's bounds for six looks are about those of four claims more for each claim; one look costs nothing."""
+    e = interval_of(np.random.default_rng(0).normal(size=(20, 50))).half_at
+
+    def claims(looks: list[int]) -> float:
+        assert e is not None
+        return equal_size._claims(9, e.estimate, [SimpleNamespace(design=Design(looks=looks, spending="pocock"))])
+
+    assert claims([]) == 9
+    assert claims([20]) == pytest.approx(9)
+    assert 20 < claims([3, 5, 8, 12, 20, 30]) < 54  # 54 would be Bonferroni over six looks

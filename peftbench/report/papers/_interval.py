@@ -84,7 +84,7 @@ def of(x: np.ndarray, claims: int = 1) -> Interval:
     return around(intervals.of_examples(x), claims)
 
 
-def around(e: Estimate, claims: int = 1) -> Interval:
+def around(e: Estimate, claims: float = 1) -> Interval:
     """An estimate with its interval; infinite with one seed."""
     if e.is_of_runs:
         return Interval(e.value, -math.inf, math.inf)

@@ -103,6 +103,13 @@ def test_an_impossible_number_is_named_and_has_no_answer(opened: Open) -> None:
     assert page.locator("#bar").is_hidden()
 
 
+@pytest.mark.parametrize("name", ["batch", "seq", "gpus", "examples"])
+def test_a_part_of_a_text_or_a_card_has_no_answer(opened: Open, name: str) -> None:
+    page = opened()
+    page.fill(f"input[name={name}]", "100.5")
+    assert f"{name}: give a whole number" in needed(page)
+
+
 def test_a_pasted_configuration_gets_an_answer_and_broken_text_a_reason(opened: Open) -> None:
     page = opened()
     named = needed(page)

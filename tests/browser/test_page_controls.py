@@ -137,6 +137,16 @@ def test_results_are_chosen_and_addresses_lead_to_them(page: Any) -> None:
     assert "within 3 points" in page.inner_text(f"{NOW} .verdict")
 
 
+def test_an_address_without_limits_takes_those_of_the_one_before_away(page: Any) -> None:
+    page.fill(f"{NOW} input[data-limit=memory]", "200")
+    page.evaluate("location.hash = 'task=embedded/movie_sentiment'")
+    page.wait_for_function(
+        "document.querySelector('.result:not([hidden]) h2').textContent === 'embedded/movie_sentiment'"
+    )
+    assert page.input_value(f"{NOW} input[data-limit=memory]") == ""
+    assert page.inner_text(f"{NOW} .limits output") == ""
+
+
 @pytest.mark.parametrize("section", ["pairs", "curves", "memory", "latency", "repeat"])
 def test_an_address_leads_to_a_section(opened: Any, files: Files, section: str) -> None:
     page = opened(files("embedded_small"), f"{TASK}&section={section}")
@@ -215,6 +225,27 @@ def test_the_other_figure_shows_methods_in_the_order_of_the_report(page: Any) ->
     texts = page.locator(f"{NOW} figure[data-chart=scores] svg text").all_text_contents()
     names = [t for t in texts if t in ("full", "lora", "qlora", "adapter")]
     assert names == ["full", "lora", "qlora", "adapter"]
+
+
+def test_where_lower_is_better_the_figure_does_not_call_up_better(opened: Any, tmp_path: Path) -> None:
+    scores = {"full": (11.0, 11.4, 10.7), "lora": (12.0, 11.1, 11.9)}
+    factories.write_all(
+        tmp_path,
+        [
+            factories.run(label, seed, score, metric="perplexity", direction="min", majority=None)
+            for label, of in scores.items()
+            for seed, score in enumerate(of)
+        ],
+    )
+    page = opened(site.write_page(tmp_path, tmp_path / "page.html").path)
+    said = page.inner_text(f"{NOW} figure[data-chart=scores] figcaption")
+    assert said.startswith("Down and to the left is better.")
+    assert "margin above the best" in said
+
+
+def test_a_table_without_families_has_the_order_of_the_report(page: Any) -> None:
+    page.click(f"{NOW} button:has-text('Group by family')")
+    assert labels(page)[:4] == ["full", "lora", "qlora", "adapter"]
 
 
 def test_a_line_of_the_learning_curves_and_a_shape_of_the_latency_are_chosen(page: Any) -> None:

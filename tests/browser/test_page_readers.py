@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import factories
 import pytest
 from browsing import PHONE, REFERENCE, WIDE
 
@@ -61,6 +62,16 @@ def test_a_phone_scrolls_within_tables_and_never_the_page(opened: Any, files: Fi
                }).map(e => e.outerHTML.slice(0, 90))"""
         )
         assert wide == []
+
+
+def test_a_long_label_without_spaces_does_not_widen_the_page(opened: Any, tmp_path: Path) -> None:
+    long = "a_very_long_label_" * 8
+    method = factories.method_spec(long, hyper={"rank": 4})
+    bodies = [factories.run("full", seed) for seed in range(3)]
+    factories.write_all(tmp_path, [*bodies, *(factories.run(long, seed, method=method) for seed in range(3))])
+    page = opened(site.write_page(tmp_path, tmp_path / "page.html").path, "", PHONE)
+    assert long in page.inner_text(".result:not([hidden]) .verdict")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_the_dark_is_dark_and_charts_follow(opened: Any, files: Files) -> None:

@@ -96,6 +96,21 @@ def test_limits_that_leave_one_method_compare_nothing(opened: Any, files: Files)
     assert "1 of 8 methods fit" in page.inner_text(".result:not([hidden]) .limits output")
 
 
+def test_limits_that_no_method_meets_are_said_so(opened: Any, files: Files) -> None:
+    for task in ("question_type", "average"):
+        name = "decided_small--average" if task == "average" else "decided_small--embedded_question_type"
+        page = opened(files("decided_small"), f"#task={name}&memory=1")
+        assert page.inner_text(".result:not([hidden]) .verdict") == "No method fits these limits."
+
+
+def test_seeds_that_are_there_are_not_said_to_be_needed(opened: Any, files: Files) -> None:
+    page = opened(files("embedded_small"), "#task=embedded_small--average&margin=30&parameters=50000")
+    said = page.inner_text(".result:not([hidden]) .verdict")
+    assert "3 seeds" in said
+    assert "about 2 seeds" not in said
+    assert "more than the present seeds on embedded/movie_sentiment" in said
+
+
 def test_the_margin_moves_by_keyboard_and_stays_in_the_address(opened: Any, files: Files) -> None:
     page = opened(files("embedded_small"), "#task=embedded_small--embedded_question_type")
     slider = page.locator(".result:not([hidden]) input[data-slider=margin]")

@@ -202,6 +202,7 @@ def test_seeds_that_suffice_give_an_answer_with_its_costs(tmp_path: Path) -> Non
     assert "2 points of pearson (full and lora)" in first
     assert second.startswith("lora trains 73,728 parameters (0.33 % of full’s 22,565,376), needs 301 MiB")
     assert "takes 71 ms a step (0.75× [0.72, 0.77])" in second
+    assert re.search(r"answers one text in [\d.]+ ms \([\d.]+×\), or merged in [\d.]+ ms", second)
     assert re.search(r"5 seeds.*2 within the margin, 1 surely behind\.", third)
 
 
@@ -209,7 +210,23 @@ def test_where_the_reference_is_the_answer_the_next_best_is_named(tmp_path: Path
     factories.write_all(tmp_path, certain({"full": 0.80, "lora": 0.70}))
     (c,) = assemble.load(tmp_path).comparisons
     assert answer.of(c).chosen == "full"  # type: ignore[union-attr]
-    assert "Of the others, lora has the highest score, 0.700" in wording.of(c)[1]
+    assert "Of the others, lora has the best score, 0.700" in wording.of(c)[1]
+
+
+def test_where_lower_is_better_the_lowest_score_is_not_called_the_highest(tmp_path: Path) -> None:
+    scores = {"full": (11.0, 11.4, 10.7), "lora": (12.0, 11.1, 11.9)}
+    factories.write_all(
+        tmp_path,
+        [
+            factories.run(label, seed, score, metric="perplexity", direction="min", majority=None)
+            for label, of in scores.items()
+            for seed, score in enumerate(of)
+        ],
+    )
+    (c,) = assemble.load(tmp_path).comparisons
+    said = " ".join(wording.of(c))
+    assert "best score is that of full, 11.03" in said
+    assert "highest" not in said
 
 
 def test_the_matrix_says_of_two_rows_the_same_from_both_sides(folder: Path) -> None:

@@ -225,8 +225,10 @@ async function update(keepHash = false) {
   try {
     model = modelOf(choice.model);
     await family(familyName(model, method));
-    const low = [...form.elements].find((one) => one.type === "number" && (one.value === "" || one.validity.rangeUnderflow));
-    answer = low ? { refused: `${low.name}: give a number from ${low.min}.`, ...nothing } : compute(data, choice);
+    const whole = (one) => one.step !== "any";
+    const impossible = (one) => one.value === "" || one.validity.rangeUnderflow || (whole(one) && !Number.isInteger(Number(one.value)));
+    const odd = [...form.elements].find((one) => one.type === "number" && impossible(one));
+    answer = odd ? { refused: `${odd.name}: give a ${whole(odd) ? "whole " : ""}number from ${odd.min}.`, ...nothing } : compute(data, choice);
   } catch (error) {
     answer = { refused: `${error.message}.`, ...nothing };
   }

@@ -28,13 +28,15 @@ def estimate(value: float | None, around: tuple[float, float] | None, n: int | N
 
     >>> estimate(0.7421, (0.7012, 0.7829), 2, "•"), estimate(31.25, None, 3), estimate(None, None, 0)
     ('0.742 [0.701, 0.783] (2) •', '31.25 (3)', '—')
+    >>> estimate(-0.09, (-0.114, -0.066))
+    '−0.090 [−0.114, −0.066]'
     """
     if value is None:
         return DASH
     digits = _digits(value)
-    interval = f" [{around[0]:,.{digits}f}, {around[1]:,.{digits}f}]".replace("-", "−") if around else ""
+    interval = f" [{around[0]:,.{digits}f}, {around[1]:,.{digits}f}]" if around else ""
     seeds = f" ({n})" if n is not None else ""
-    return f"{value:,.{digits}f}{interval}{seeds}" + (f" {mark}" if mark else "")
+    return f"{value:,.{digits}f}{interval}".replace("-", "−") + seeds + (f" {mark}" if mark else "")
 
 
 def difference(value: float, around: tuple[float, float] | None) -> str:

@@ -95,7 +95,9 @@ def _parts(c: Comparison, e: Entry, base: Entry | None) -> Iterator[str]:
     if latency := summary(e, "latency"):
         below = summary(base, "latency") if base else None
         share = f" ({latency.median / below.median:.2f}×)" if below and below.median else ""
-        yield f"answers one text in {formatting.seconds(latency.median)}{share}"
+        at = e.times.latency.get(BATCH) if e.times else None
+        merged = f", or merged in {formatting.seconds(at.merged.median)}" if at and at.merged else ""
+        yield f"answers one text in {formatting.seconds(latency.median)}{share}{merged}"
 
 
 def _reference(c: Comparison) -> Entry | None:

@@ -63,7 +63,7 @@ const Decide = (() => {
     return Number.isFinite(smallest) ? [smallest, needs.filter(([, value]) => value === smallest).map(([label]) => label)] : null;
   }
 
-  // How far the highest score is from that of a constant answer: any method is within a larger margin.
+  // How far the best score is from that of a constant answer: any method is within a larger margin.
   function usableMargin(table) {
     const best = leader(table.rows, table.direction);
     return best && table.constant !== null ? Math.abs(best.mean - table.constant) : Infinity;
@@ -75,6 +75,7 @@ const Decide = (() => {
     if (!table.answerable) return { decided: decide(table, margin, fits), chosen: null, sentences: table.sentences };
     const decided = decide(table, margin, fits);
     const rows = table.rows.filter(fits);
+    if (!rows.length) return { decided, chosen: null, sentences: [text.nothing] };
     if (decided.known.length < 2) return { decided, chosen: null, sentences: [text.few, ...second(table, text, leader(rows, table.direction), false, rows)] };
     const inside = table.rows.filter((row) => decided.within.includes(row.label));
     const chosen = cheapest(inside, cost);
@@ -125,20 +126,22 @@ const Decide = (() => {
   function needed(table, text, decided, margin) {
     const lacks = lacking(table, decided, margin), fields = { margin: amount(table, margin) };
     if (lacks === null) return "";
-    const now = Math.min(...table.rows.filter((row) => decided.open.includes(row.label)).map((row) => row.seeds));
-    if (lacks.seeds) return fill(text[lacks.seeds > now ? "seeds" : "enough"], { seeds: twoDigits(lacks.seeds), ...fields });
+    if (lacks.seeds) return fill(text[lacks.seeds > present(table, decided) ? "seeds" : "enough"], { seeds: twoDigits(lacks.seeds), ...fields });
     if (lacks.examples) return fill(text.more, { examples: count(twoDigits(lacks.examples)), ...fields });
     return fill(text.beyond, fields);
   }
 
+  const present = (table, decided) => Math.min(...table.rows.filter((row) => decided.open.includes(row.label)).map((row) => row.seeds));
+
   function lacks(text, told, margin) {
     const found = lacking(told.table, told, margin), task = told.table.title;
     if (found === null) return "";
-    if (found.seeds) return fill(text.lacks_seeds, { seeds: twoDigits(found.seeds), task });
+    if (found.seeds) return fill(text[found.seeds > present(told.table, told) ? "lacks_seeds" : "lacks_more"], { seeds: twoDigits(found.seeds), task });
     return found.examples ? fill(text.lacks_examples, { examples: count(twoDigits(found.examples)), task }) : fill(text.lacks_all, { task });
   }
 
   function overTasks(average, tables, text, margins, cost, fits) {
+    if (!average.rows.some(fits)) return { chosen: null, sentences: [text.nothing] };
     const told = tables.map((table, i) => ({ table, ...decide(table, margins[i], fits) }));
     const answered = told.filter(({ table, known }) => table.answerable && known.length > 1);
     const everywhere = answered.length !== tables.length || !answered.length ? []

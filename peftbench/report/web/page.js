@@ -30,6 +30,7 @@
     const asked = given.get("task") || hash;
     const named = sections.find((s) => s.id === asked || s.querySelector("h2").textContent === asked);
     if (named) state.slug = named.id;
+    if (given.has("task")) Object.assign(state, { margin: null, cost: null, limits: {} });  // a whole address: it says all
     if (number("margin") !== null && number("margin") >= 0) state.margin = number("margin");
     if (given.get("by") in COSTS) state.cost = given.get("by");
     for (const cost of Object.keys(COSTS)) if (number(cost) !== null) state.limits[cost] = number(cost);
@@ -77,7 +78,7 @@
   function set_up(section) {
     const slug = section.id, made = { section, series: facts.series[slug] || {} };
     if (section.querySelector("table.scores")) {
-      made.table = Tables.set_up(section, facts.sources[slug]);
+      made.table = Tables.set_up(section, facts.sources[slug], (facts.averages[slug] || facts.tables[slug]).rows.map((row) => row.label));
       made.limits = limits(section, slug);
       made.figure = figures(section, made);
       matrix(section, slug);
@@ -273,9 +274,10 @@
       axis.value = state.x;
       near.hidden = !made.behind;
       near.setAttribute("aria-pressed", String(state.near));
-      const margin = facts.tables[slug] ? "The band is the margin below the best. " : "";
+      const lower = made.view.direction === "min";
+      const margin = facts.tables[slug] ? `The band is the margin ${lower ? "above" : "below"} the best. ` : "";
       figure.querySelector("figcaption").textContent = kind === "front"
-        ? `Up and to the left is better. Lines are 95 % intervals of the score, and the spread of the times; the dashed line is the front. ${margin}An interval that leaves the panel stands whole in the table.`
+        ? `${lower ? "Down" : "Up"} and to the left is better. Lines are 95 % intervals of the score, and the spread of the times; the dashed line is the front. ${margin}An interval that leaves the panel stands whole in the table.`
         : `Means and 95 % intervals, in the report’s order. ${margin}`;
       const current = made.view;
       drawing = drawing.then(() => (current === made.view ? Draw[kind](figure, current) : null));

@@ -12,10 +12,10 @@ const Tables = (() => {
     return made;
   };
 
-  function set_up(section, sources) {
+  function set_up(section, sources, order) {
     const table = section.querySelector("table.scores"), tools = section.querySelector("[data-tools]");
     const state = { table, sort: null, grouped: true, find: "", rows: [...table.querySelectorAll("tbody tr[data-label]")] };
-    state.rows.forEach((row, i) => { row.dataset.order = i; });
+    for (const row of state.rows) row.dataset.order = order.indexOf(row.dataset.label);  // of the report
     heads(state);
     for (const th of table.querySelectorAll("th[data-rare]")) show(table, th.cellIndex, false);
     tools.hidden = false;

@@ -1,7 +1,7 @@
 """The verdict on the page: three sentences by rule. The page's scripts fill the same templates after a margin moved.
 
 1. The cheapest row that is surely not worse than the best by more than the margin, or that there is none.
-2. What it costs beside the reference; without an answer, what the row with the highest score costs.
+2. What it costs beside the reference; without an answer, what the row with the best score costs.
 3. How sure that is, and what would settle the rest.
 """
 
@@ -29,11 +29,12 @@ TEXT = {
     "measured.",
     "none": "No answer yet: no method is surely within {margin} of the best.",
     "few": "No answer: of what fits, fewer than two methods have two seeds to compare.",
+    "nothing": "No method fits these limits.",
     "why": "No answer: {why}.",
     "costs": "{label} {costs}.",
-    "leader": "The highest score is that of {label}, {score}; it {costs}.",
-    "next": "Of the others, {label} has the highest score, {score}; it {costs}.",
-    "leader_alone": "The highest score is that of {label}, {score}.",
+    "leader": "The best score is that of {label}, {score}; it {costs}.",
+    "next": "Of the others, {label} has the best score, {score}; it {costs}.",
+    "leader_alone": "The best score is that of {label}, {score}.",
     "sample": "This rests on {seeds}{examples}, at 95 % for all methods together: {counts}.",
     "seeds": "About {seeds} seeds would show a difference of {margin} in one pair (80 % power).",
     "more": "To show a difference of {margin} takes about {examples} test examples, and more seeds.",
@@ -47,10 +48,11 @@ TEXT = {
     "everywhere_uncosted": "Surely within the margin of the best on each of {tasks} tasks: {within}; which has the "
     "least {cost} was not measured.",
     "nowhere": "No answer yet for {all} tasks together: no method is surely within the margin of the best on each.",
-    "average": "Of the other methods, {label} has the highest average, {score} of {reference}’s score; it {costs}.",
+    "average": "Beside {reference}, {label} has the highest average, {score} of {reference}’s score; it {costs}.",
     "tasks": "{answered} of {tasks} tasks have an answer{named}{unlearned}; {seeds}, each task at 95 %.",
     "lacks": " Still needed to decide the margin: {needs}.",
     "lacks_seeds": "about {seeds} seeds on {task}",
+    "lacks_more": "more than the present seeds on {task}",
     "lacks_examples": "about {examples} test examples on {task}",
     "lacks_all": "over 1,000 seeds on {task}",
 }
@@ -118,7 +120,7 @@ def _third(c: Comparison, told: Answer | None) -> Iterator[str]:
 
 
 def usable_margin(c: Comparison) -> float:
-    """How far the highest score is from that of a constant answer: any method is within a larger margin."""
+    """How far the best score is from that of a constant answer: any method is within a larger margin."""
     best = leader(c)
     if best is None or best.mean is None or c.majority is None:
         return math.inf
@@ -199,7 +201,9 @@ def _lacks(c: Comparison, told: Answer) -> str:
     """What would settle a task, in a few words; empty if it is not known."""
     task = visible(c.title)
     if told.seeds_needed is not None:
-        return TEXT["lacks_seeds"].format(seeds=two_digits(told.seeds_needed), task=task)
+        present = min(len(scores.of(c)[label].seeds) for label in told.open)
+        key = "lacks_seeds" if told.seeds_needed > present else "lacks_more"
+        return TEXT[key].format(seeds=two_digits(told.seeds_needed), task=task)
     if told.examples_needed is not None:
         return TEXT["lacks_examples"].format(examples=f"{two_digits(told.examples_needed):,}", task=task)
     return TEXT["lacks_all"].format(task=task) if _has_gaps(c, told) else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,7 +101,10 @@ def show(program: Program, question: Question, estimate_at: Callable[[Program], 
     """Print the answer; exit with 1 if the step does not fit."""
     from peftbench.estimate.card.card_answer import answer
 
-    found = answer(program, question, estimate_at)
+    def first(estimate: StepEstimate) -> None:
+        say(f"{_at_once(estimate, question)}; looking for what else fits ...", sys.stderr)
+
+    found = answer(program, question, estimate_at, first)
     if as_json:
         print_json(asdict(found))
     else:
@@ -132,6 +136,17 @@ def as_text(a: Answer) -> str:
     if not a.fits:
         lines += ["", *_changes(a)]
     return "\n".join([*lines, "", tables.as_text(a.estimate)])
+
+
+def _at_once(estimate: StepEstimate, question: Question) -> str:
+    """What the first estimate says: whether it fits, and how long a step takes."""
+    from peftbench.estimate.card import fits
+    from peftbench.estimate.tables import size
+
+    is_fitting, step = fits.fits(estimate, question.card, question.context), fits.seconds(estimate, question)
+    sizes = f"{size(fits.needed_bytes(estimate, question.context))} of {size(question.card.memory_bytes)}"
+    time = f", {_duration(step.seconds)} a step" if is_fitting and step is not None else ""
+    return f"{'fits' if is_fitting else 'does not fit'} on {question.card.name}: {sizes}{time}"
 
 
 def _headline(a: Answer) -> str:

@@ -49,10 +49,18 @@ def test_a_column_sorts_by_keyboard_and_says_how(page: Any) -> None:
     assert (head.get_attribute("aria-sort"), labels(page)) == ("none", before)
 
 
-def test_rows_sort_within_their_families_while_they_are_grouped(page: Any) -> None:
-    page.click(f"{NOW} th[data-key=score] button")
+def test_a_sort_ranks_all_rows_and_grouping_again_ends_it(page: Any) -> None:
     assert page.locator(f"{NOW} tr.family:visible").count() == 7
-    assert labels(page)[:2] == ["full", "galore"]
+    page.click(f"{NOW} th[data-key=score] button")
+    cells = page.locator(
+        f"{FIRST} td:nth-child({1 + page.locator(f'{NOW} th[data-key=score]').evaluate('th => th.cellIndex')})"
+    )
+    scores = cells.evaluate_all("cells => cells.map(c => Number(c.dataset.v))")
+    assert scores == sorted(scores, reverse=True)
+    assert page.locator(f"{NOW} tr.family:visible").count() == 0
+    page.click(f"{NOW} button:has-text('Group by family')")
+    assert page.locator(f"{NOW} tr.family:visible").count() == 7
+    assert page.locator(f"{NOW} th[data-key=score]").get_attribute("aria-sort") == "none"
 
 
 def test_the_search_keeps_methods_and_families_that_match(page: Any) -> None:
@@ -258,6 +266,18 @@ def test_a_line_of_the_learning_curves_and_a_shape_of_the_latency_are_chosen(pag
         chart.locator("select").select_option(value or options[-1])
         page.wait_for_timeout(400)
         assert chart.locator("svg").inner_html() != before
+
+
+def test_the_one_method_that_fits_is_named(page: Any) -> None:
+    page.fill(f"{NOW} input[data-limit=memory]", "105")
+    assert page.inner_text(f"{NOW} .verdict p:first-of-type").startswith("Only linear_probe fits these limits.")
+
+
+def test_a_method_whose_cost_was_not_measured_is_not_said_to_fit(opened: Any, files: Files) -> None:
+    page = opened(files("decided_small"))
+    rows = page.locator(f"{NOW} table.scores tbody tr[data-label]").count()
+    page.evaluate("location.hash += '&time=1000'")
+    page.wait_for_function(f"document.querySelectorAll('.result:not([hidden]) table.scores tr.out').length === {rows}")
 
 
 def test_limits_turn_points_and_rows_grey(page: Any) -> None:

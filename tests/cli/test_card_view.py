@@ -38,6 +38,9 @@ def test_the_first_line_answers(call: Call) -> None:
         assert part in first
     simulated = [line for line in done.err.splitlines() if line.startswith("simulating ")]
     assert simulated[0] == "simulating batch 1, 32 tokens ..."
+    assert re.fullmatch(
+        r"fits on l4: .* of 22.03 GiB, .* a step; looking for what else fits \.\.\.", done.err.splitlines()[1]
+    )
     assert len(simulated) == len(set(simulated)) > 2
     assert "positions" in done.out
     assert "not verified" in done.out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,20 @@ def of(folder: Path, scores: dict[str, tuple[float, ...]], **changes: Any) -> An
 
 def claim(method: str, against: str, relation: str | None = None, task: str | None = None) -> dict[str, Any]:
     return {"method": method, "against": against, "relation": relation, "task": task}
+
+
+def test_of_costs_that_are_alike_the_best_score_decides() -> None:
+    """A hundredth of the memory is none worth a worse score; two hundredths are."""
+    scores = {"dora": 0.80, "lora": 0.81, "full": 0.85}
+    assert answer.cheapest({"dora": 100.0, "lora": 100.9, "full": 300.0}, scores) == "lora"
+    assert answer.cheapest({"dora": 100.0, "lora": 102.0, "full": 300.0}, scores) == "dora"
+    assert answer.cheapest({}, scores) is None
+
+
+def test_a_choice_among_alike_costs_says_so(tmp_path: Path) -> None:
+    a = replace(of(tmp_path, NEAR), is_least=False)
+    assert "Answer: lora needs the least peak memory" in answers.recommendation(a)
+    assert ", give or take 1 %, of those" in answers.recommendation(a)
 
 
 def test_the_cheapest_of_those_within_the_margin_is_recommended(tmp_path: Path) -> None:

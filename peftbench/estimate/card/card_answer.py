@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from peftbench.errors import UserError
@@ -50,13 +51,16 @@ class Answer:
     known_error: str
 
 
-def answer(program: Program, question: Question, estimate_at: Estimator) -> Answer:
+def answer(
+    program: Program, question: Question, estimate_at: Estimator, first: Callable[[StepEstimate], None] | None = None
+) -> Answer:
     """Answer a question.
 
     Args:
         program: What is to run.
         question: On which card, on how many examples, at what price.
         estimate_at: Estimates a program.
+        first: Told the program's own estimate, as what else fits takes many more.
 
     Raises:
         UserError: The program cannot run whatever the card, or the cards cannot be divided into the shards.
@@ -64,6 +68,8 @@ def answer(program: Program, question: Question, estimate_at: Estimator) -> Answ
     question.check(program.setting)
     known = _remembered(estimate_at)
     estimate = known(program)
+    if first is not None:
+        first(estimate)
     is_fitting = fits.fits(estimate, question.card, question.context)
     step = fits.seconds(estimate, question)
     single = [] if is_fitting else changes.single(program, question, known, estimate)

@@ -14,6 +14,7 @@ from peftbench.report.data.weak_cache import weak_cache
 from peftbench.report.stats import power
 from peftbench.report.stats.intervals import LEVEL
 
+ALIKE = 0.01  # costs that differ by less are alike: then the score decides
 COST = {"memory": "memory", "parameters": "parameters", "time": "step time"}  # `prefer` -> a key of `COSTS`
 
 
@@ -26,7 +27,9 @@ class Answer:
         metric: the primary metric.
         margin: largest difference that does not matter, in the metric's unit.
         prefer: the cost that decides: "memory", "parameters" or "time".
-        chosen: label of the cheapest row within the margin of the best; None if there is none or its cost is not known.
+        chosen: label of the cheapest row within the margin of the best, of alike ones that with the best score; None if
+            there is none or its cost is not known.
+        is_least: whether its cost is the least, not only alike to it.
         cost: that cost: bytes of peak memory, trainable parameters, or seconds of a step.
         cost_ratio: the cost / the reference's.
         reference: label of the reference.
@@ -48,6 +51,7 @@ class Answer:
     margin: float
     prefer: str
     chosen: str | None
+    is_least: bool
     cost: float | None
     cost_ratio: float | None
     reference: str
@@ -78,7 +82,10 @@ def of(c: Comparison) -> Answer | None:
     behind = tuple(label for label in known if told[label].tied is False and label not in within)
     unsure = tuple(label for label in known if label not in within and label not in behind)
     costs = {e.label: cost for e in c.entries if (cost := _cost(e, c.design.prefer)) is not None}
-    chosen = min((label for label in within if label in costs), key=lambda label: costs[label], default=None)
+    sign = -1 if c.direction == "min" else 1
+    means = {e.label: sign * e.mean for e in c.entries if e.mean is not None}
+    inside = {label: costs[label] for label in within if label in costs}
+    chosen = cheapest(inside, means)
     cost, base = (costs.get(label) if label else None for label in (chosen, c.reference))
     seeds, examples = _needed(c, d.margin, unsure)
     return Answer(
@@ -88,6 +95,7 @@ def of(c: Comparison) -> Answer | None:
         margin=d.margin,
         prefer=c.design.prefer,
         chosen=chosen,
+        is_least=chosen is not None and inside[chosen] <= min(inside.values()),
         cost=cost,
         cost_ratio=cost / base if cost is not None and base else None,
         reference=c.reference,
@@ -101,6 +109,19 @@ def of(c: Comparison) -> Answer | None:
         examples_needed=examples,
         claims=tuple(_claim(q) for q in d.questions),
     )
+
+
+def cheapest(costs: Mapping[str, float], scores: Mapping[str, float]) -> str | None:
+    """The row with the least cost; of costs that are alike, the one with the best score, the first of ties.
+
+    Args:
+        costs: label -> cost.
+        scores: label -> score, higher is better.
+    """
+    if not costs:
+        return None
+    alike = [label for label, cost in costs.items() if cost <= min(costs.values()) * (1 + ALIKE)]
+    return max(alike, key=lambda label: scores.get(label, -math.inf))
 
 
 def _versus(c: Comparison, label: str, decided: str | None) -> str | None:

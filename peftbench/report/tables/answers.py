@@ -44,8 +44,8 @@ def recommendation(a: Answer) -> str:
     if len(a.within) == 1:
         return f"Answer: {a.chosen}, the only one that is surely within {near} of the best ({COST[a.prefer]}: {cost})."
     return (
-        f"Answer: {a.chosen} needs the least {COST[a.prefer]} ({cost}) of those that are surely within {near} of the "
-        f"best: {listed(a.within)}."
+        f"Answer: {a.chosen} needs the least {COST[a.prefer]} ({cost}){'' if a.is_least else ', give or take 1 %,'} of "
+        f"those that are surely within {near} of the best: {listed(a.within)}."
     )
 
 

@@ -44,10 +44,14 @@ const Decide = (() => {
     return p[5] || (p[6] !== null && p[7] !== null && p[6] > -margin && p[7] < margin ? "equal" : "open");
   }
 
-  function cheapest(rows, cost) {
+  // The row with the least cost; of costs that are alike, the one with the best score.
+  function cheapest(rows, cost, direction = "max") {
     const measured = rows.filter((row) => row.costs[cost] !== null);
-    return measured.reduce((best, row) => (best === null || row.costs[cost] < best.costs[cost] ? row : best), null);
+    return leader(measured.filter((row) => row.costs[cost] <= minimum(measured, cost) * (1 + ALIKE)), direction);
   }
+
+  const ALIKE = 0.01, WIDE = 5;  // report/data/answer.py, report/web/wording.py
+  const minimum = (rows, cost) => Math.min(...rows.map((row) => row.costs[cost]).filter((value) => value !== null));
 
   function leader(rows, direction) {
     const sign = direction === "min" ? -1 : 1;
@@ -76,11 +80,12 @@ const Decide = (() => {
     const decided = decide(table, margin, fits);
     const rows = table.rows.filter(fits);
     if (!rows.length) return { decided, chosen: null, sentences: [text.nothing] };
+    if (rows.length === 1 && table.rows.length > 1) return { decided, chosen: null, sentences: [fill(text.alone, { label: rows[0].label }), ...second(table, text, rows[0], true, rows)] };
     if (decided.known.length < 2) return { decided, chosen: null, sentences: [text.few, ...second(table, text, leader(rows, table.direction), false, rows)] };
     const inside = table.rows.filter((row) => decided.within.includes(row.label));
-    const chosen = cheapest(inside, cost);
+    const chosen = cheapest(inside, cost, table.direction);
     const fields = {
-      chosen: chosen && chosen.label, cost: text.cost_names[cost], number: inside.length,
+      chosen: chosen && chosen.label, cost: text.cost_names[cost], alike: alike(inside, chosen, cost, text), number: inside.length,
       margin: amount(table, margin), within: listed(decided.within),
     };
     const kind = !inside.length ? "none" : !chosen ? "uncosted" : inside.length === 1 ? "only" : "chosen";
@@ -88,6 +93,8 @@ const Decide = (() => {
     return { decided, chosen: chosen && chosen.label,
       sentences: [fill(text[kind], fields), ...second(table, text, shown, !!chosen, rows), ...third(table, text, decided, margin)] };
   }
+
+  const alike = (rows, chosen, cost, text) => (chosen && chosen.costs[cost] > minimum(rows, cost) ? text.alike : "");
 
   function second(table, text, row, isChosen, rows) {
     if (!row) return [];
@@ -107,7 +114,7 @@ const Decide = (() => {
     const parts = [fill(text.sample, { seeds: table.seeds, examples: table.examples, counts })];
     if (decided.open.length) parts.push(needed(table, text, decided, margin));
     const smallest = decided.within.length ? null : leastMargin(table, decided);
-    if (smallest && smallest[0] < usableMargin(table)) parts.push(fill(text.bears, { least: difference(table, roundedUp(smallest[0])), labels: listed(smallest[1]) }));
+    if (smallest && smallest[0] < Math.min(usableMargin(table), WIDE * margin)) parts.push(fill(text.bears, { least: difference(table, roundedUp(smallest[0])), labels: listed(smallest[1]) }));
     return [parts.filter(Boolean).join(" ")];
   }
 
@@ -150,10 +157,10 @@ const Decide = (() => {
       const values = tables.map((table) => table.rows.find((row) => row.label === label)).filter(Boolean).map((row) => row.costs[cost]);
       return values.length === tables.length && values.every((v) => v !== null) ? values.reduce((a, b) => a + b, 0) / values.length : null;
     };
-    const costed = everywhere.map((label) => ({ label, costs: { [cost]: meanCost(label) } }));
-    const chosen = cheapest(costed, cost);
     const row = (label) => average.rows.find((r) => r.label === label);
-    const fields = { tasks: tables.length, all: tables.length === 2 ? "both" : `all ${tables.length}`, cost: text.cost_names[cost], within: listed(everywhere) };
+    const costed = everywhere.map((label) => ({ label, mean: row(label).mean, costs: { [cost]: meanCost(label) } }));
+    const chosen = cheapest(costed, cost);
+    const fields = { tasks: tables.length, all: tables.length === 2 ? "both" : `all ${tables.length}`, cost: text.cost_names[cost], alike: alike(costed, chosen, cost, text), within: listed(everywhere) };
     const sentences = [];
     if (chosen) {
       sentences.push(fill(text[everywhere.length === 1 ? "everywhere_only" : "everywhere"], { chosen: chosen.label, ...fields }));
@@ -171,13 +178,13 @@ const Decide = (() => {
     }
     const found = answered.filter(({ within }) => within.length);
     const name = ({ table, within }) => {
-      const best = cheapest(table.rows.filter((r) => within.includes(r.label)), cost);
+      const best = cheapest(table.rows.filter((r) => within.includes(r.label)), cost, table.direction);
       return `${table.title}: ${best ? best.label : listed(within)}`;
     };
     const unlearned = tables.filter((table) => table.learned === false).map((table) => table.title);
     const needs = answered.filter(({ within }) => !within.length).map((t) => lacks(text, t, margins[tables.indexOf(t.table)])).filter(Boolean);
     sentences.push(fill(text.tasks, {
-      answered: found.length, tasks: tables.length, seeds: listed([...new Set(tables.map((table) => table.seeds))]),
+      answered: found.length, have: found.length === 1 ? "has" : "have", tasks: tables.length, seeds: listed([...new Set(tables.map((table) => table.seeds))]),
       named: found.length ? ` (${found.map(name).join("; ")})` : "",
       unlearned: unlearned.length ? `, ${listed(unlearned)} ${unlearned.length === 1 ? "is" : "are"} not learned` : "",
     }) + (needs.length ? fill(text.lacks, { needs: listed(needs) }) : ""));

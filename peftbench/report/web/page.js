@@ -9,7 +9,7 @@
     memory: { words: "Peak memory", unit: "MiB", factor: 1 / MIB },
     parameters: { words: "Trainable parameters", unit: "", factor: 1 },
     time: { words: "Step time", unit: "ms", factor: 1e3 },
-    latency: { words: "Latency, one text", unit: "ms", factor: 1e3 },
+    latency: { words: "Latency of one text, not merged", unit: "ms", factor: 1e3 },
   };
   const sections = [...document.querySelectorAll("section.result")];
   const state = { slug: sections[0] && sections[0].id, margin: null, cost: null, x: "memory", near: false, figure: innerWidth < 560 ? "forest" : "front", limits: {} };
@@ -136,7 +136,7 @@
 
   // ---- what follows ----
 
-  const fits = (table) => (row) => Object.entries(state.limits).every(([cost, limit]) => row.costs[cost] === null || row.costs[cost] * COSTS[cost].factor <= limit * (1 + 1e-12));
+  const fits = (table) => (row) => Object.entries(state.limits).every(([cost, limit]) => row.costs[cost] !== null && row.costs[cost] * COSTS[cost].factor <= limit * (1 + 1e-12));
 
   function update(box) {
     const made = ready.get(state.slug), { section } = made, slug = state.slug;
@@ -277,7 +277,7 @@
       const lower = made.view.direction === "min";
       const margin = facts.tables[slug] ? `The band is the margin ${lower ? "above" : "below"} the best. ` : "";
       figure.querySelector("figcaption").textContent = kind === "front"
-        ? `${lower ? "Down" : "Up"} and to the left is better. Lines are 95 % intervals of the score, and the spread of the times; the dashed line is the front. ${margin}An interval that leaves the panel stands whole in the table.`
+        ? `${lower ? "Down" : "Up"} and to the left is better. Lines are 95 % intervals of the score, and the spread of the times; the dashed line is the front. ${margin}An interval that the panel cuts off is whole in the table.`
         : `Means and 95 % intervals, in the report’s order. ${margin}`;
       const current = made.view;
       drawing = drawing.then(() => (current === made.view ? Draw[kind](figure, current) : null));

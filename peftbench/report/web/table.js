@@ -21,7 +21,7 @@ const Tables = (() => {
     tools.hidden = false;
     tools.append(
       element("label", {}, "Find ", element("input", { type: "search", size: 12, oninput: (e) => { state.find = e.target.value; arrange(state); } })),
-      toggle("Group by family", true, (on) => { state.grouped = on; arrange(state); }),
+      state.toggle = toggle("Group by family", true, (on) => { if (on) unsort(state); state.grouped = on; arrange(state); }),
       chooser(table), element("span", { class: "gap" }), ...copies(state));
     cells(state, sources);
     arrange(state);
@@ -50,10 +50,17 @@ const Tables = (() => {
     const second = first === "descending" ? "ascending" : "descending";
     const now = th.getAttribute("aria-sort");
     const next = now === "none" ? first : now === first ? second : "none";
-    for (const other of state.table.tHead.rows[0].cells) other.setAttribute("aria-sort", "none");
+    unsort(state);
     th.setAttribute("aria-sort", next);
     state.sort = next === "none" ? null : { column: th.cellIndex, sign: next === "ascending" ? 1 : -1 };
+    state.grouped = false;  // an order is that of all rows
+    state.toggle.setAttribute("aria-pressed", "false");
     arrange(state);
+  }
+
+  function unsort(state) {
+    for (const th of state.table.tHead.rows[0].cells) th.setAttribute("aria-sort", "none");
+    state.sort = null;
   }
 
   function compare(state, a, b) {

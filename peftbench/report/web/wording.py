@@ -21,13 +21,16 @@ from peftbench.report.tables import answers
 from peftbench.report.tables.formatting import are, estimate, listed, two_digits
 from peftbench.report.web import costs
 
+WIDE = 5  # times the experiment's margin: a wider one is no use to name
 TEXT = {
-    "chosen": "Take {chosen}: it has the least {cost} of the {number} methods that are surely not worse than the best "
-    "by more than {margin} ({within}).",
+    "chosen": "Take {chosen}: it has the least {cost}{alike} of the {number} methods that are surely not worse than "
+    "the best by more than {margin} ({within}).",
     "only": "Take {chosen}: no other method is surely not worse than the best by more than {margin}.",
     "uncosted": "Surely not worse than the best by more than {margin}: {within}; which has the least {cost} was not "
     "measured.",
     "none": "No answer yet: no method is surely within {margin} of the best.",
+    "alike": ", give or take 1 %,",
+    "alone": "Only {label} fits these limits.",
     "few": "No answer: of what fits, fewer than two methods have two seeds to compare.",
     "nothing": "No method fits these limits.",
     "why": "No answer: {why}.",
@@ -41,16 +44,16 @@ TEXT = {
     "enough": "These seeds show a difference of {margin} in one pair (80 % power); the whole table at once takes more.",
     "beyond": "No number of seeds up to 1,000 would show a difference of {margin} in one pair.",
     "bears": "The smallest margin with an answer is {least}: {labels}.",
-    "everywhere": "Take {chosen}: it has the least {cost} of those surely within the margin of the best on each of "
-    "{tasks} tasks ({within}).",
+    "everywhere": "Take {chosen}: it has the least {cost}{alike} of those surely within the margin of the best on each "
+    "of {tasks} tasks ({within}).",
     "everywhere_only": "Take {chosen}: no other method is surely within the margin of the best on each of {tasks} "
     "tasks.",
     "everywhere_uncosted": "Surely within the margin of the best on each of {tasks} tasks: {within}; which has the "
     "least {cost} was not measured.",
     "nowhere": "No answer yet for {all} tasks together: no method is surely within the margin of the best on each.",
     "average": "Beside {reference}, {label} has the highest average, {score} of {reference}’s score; it {costs}.",
-    "tasks": "{answered} of {tasks} tasks have an answer{named}{unlearned}; {seeds}, each task at 95 %.",
-    "lacks": " Still needed to decide the margin: {needs}.",
+    "tasks": "{answered} of {tasks} tasks {have} an answer{named}{unlearned}; {seeds}, each task at 95 %.",
+    "lacks": " To show the margin in one pair, of those still open, takes {needs}.",
     "lacks_seeds": "about {seeds} seeds on {task}",
     "lacks_more": "more than the present seeds on {task}",
     "lacks_examples": "about {examples} test examples on {task}",
@@ -72,6 +75,7 @@ def _first(c: Comparison, told: Answer | None) -> str:
     fields = {
         "chosen": visible(told.chosen or ""),
         "cost": costs.NAMES[told.prefer],
+        "alike": "" if told.is_least else TEXT["alike"],
         "number": len(told.within),
         "margin": answers.margin(told),
         "within": visible(listed(told.within)) if told.within else "",
@@ -113,7 +117,7 @@ def _third(c: Comparison, told: Answer | None) -> Iterator[str]:
     if told.open:
         parts.append(_needed(c, told))
     least = pairs.least_margin(c, decisions.of(c).candidates) if not told.within else None
-    if least and least[0] < usable_margin(c):
+    if least and least[0] < min(usable_margin(c), WIDE * told.margin):
         margin = answers.amount(_rounded_up(least[0], c), c.metric)
         parts.append(TEXT["bears"].format(least=margin, labels=visible(listed(least[1]))))
     yield " ".join(part for part in parts if part)
@@ -169,8 +173,9 @@ def over_tasks(a: Average, tables: Sequence[Comparison]) -> list[str]:
         "within": visible(listed(everywhere)) if everywhere else "",
     }
     others = [s for s in a.standings if s.relative is not None and s.label != a.reference]
-    said, chosen = [], min(by_cost, key=lambda label: by_cost[label], default=None)
+    said, chosen = [], answer.cheapest(by_cost, {s.label: s.relative or 0.0 for s in a.standings})
     if chosen is not None:
+        fields["alike"] = "" if by_cost[chosen] <= min(by_cost.values()) else TEXT["alike"]
         said.append(
             TEXT["everywhere_only" if len(everywhere) == 1 else "everywhere"].format(chosen=visible(chosen), **fields)
         )
@@ -192,7 +197,14 @@ def over_tasks(a: Average, tables: Sequence[Comparison]) -> list[str]:
     )
     missed = f", {visible(listed(unlearned))} {are(unlearned)} not learned" if unlearned else ""
     seeds = listed(list(dict.fromkeys(seeds_of(c) for c in tables)))
-    last = TEXT["tasks"].format(answered=len(found), tasks=len(tables), named=named, unlearned=missed, seeds=seeds)
+    last = TEXT["tasks"].format(
+        answered=len(found),
+        have="has" if len(found) == 1 else "have",
+        tasks=len(tables),
+        named=named,
+        unlearned=missed,
+        seeds=seeds,
+    )
     needs = [need for c in tables if (one := answer.of(c)) and not one.within and (need := _lacks(c, one))]
     return [*said, last + (TEXT["lacks"].format(needs=listed(needs)) if needs else "")]
 

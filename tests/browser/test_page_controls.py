@@ -268,11 +268,6 @@ def test_a_line_of_the_learning_curves_and_a_shape_of_the_latency_are_chosen(pag
         assert chart.locator("svg").inner_html() != before
 
 
-def test_the_one_method_that_fits_is_named(page: Any) -> None:
-    page.fill(f"{NOW} input[data-limit=memory]", "105")
-    assert page.inner_text(f"{NOW} .verdict p:first-of-type").startswith("Only linear_probe fits these limits.")
-
-
 def test_a_method_whose_cost_was_not_measured_is_not_said_to_fit(opened: Any, files: Files) -> None:
     page = opened(files("decided_small"))
     rows = page.locator(f"{NOW} table.scores tbody tr[data-label]").count()

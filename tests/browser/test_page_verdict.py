@@ -90,9 +90,9 @@ def test_rows_beyond_a_limit_are_compared_with_no_longer(opened: Any, files: Fil
     assert "Take full" in page.inner_text(".result:not([hidden]) .verdict .lead")
 
 
-def test_limits_that_leave_one_method_compare_nothing(opened: Any, files: Files) -> None:
+def test_limits_that_leave_one_method_name_it_and_compare_nothing(opened: Any, files: Files) -> None:
     page = opened(files("decided_small"), "#task=decided_small--embedded_question_type&parameters=20000")
-    assert "fewer than two methods" in page.inner_text(".result:not([hidden]) .verdict .lead")
+    assert page.inner_text(".result:not([hidden]) .verdict .lead") == "Only ia3 fits these limits."
     assert "1 of 8 methods fit" in page.inner_text(".result:not([hidden]) .limits output")
 
 

@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 CHECKED = HERE / "recorded" / "checked.json"
 COMMON = HERE / "recorded" / "common.json"
 COMPARED = ("allocated", "active", "after_step", "reserved")  # measures that a prediction should equal
+SHARD_COUNTS = (1, 2, 4, 8, 16, 32, 64)  # from there on, shards may not divide the rows of a matrix
 WITHIN = 0.01  # errors of the check that need no name
 GROUPS = (
     ("Llama", ("llama-3", "llama-2", "llama-")),
@@ -44,8 +45,10 @@ def html(served: bool = False) -> str:
     environment = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, autoescape=False)
     return environment.get_template("page.html.j2").render(
         style=_source("style.css"),
+        events=_source("events.js"),
         pieces=_source("pieces.js"),
         kernels=_source("kernels.js"),
+        shards=_source("shards.js"),
         replay=_source("replay.js"),
         numbers=_source("numbers.js"),
         published=_source("published.js"),
@@ -59,6 +62,7 @@ def html(served: bool = False) -> str:
         methods=data["methods"],
         cards=data["cards"],
         dtypes=_recorded(settings.DTYPES, {"bfloat16": "bf16", "float32": "fp32"}),
+        shard_counts=SHARD_COUNTS,
         programs=_recorded(settings.PROGRAMS, {}),
         common=json.loads(COMMON.read_text(encoding="utf-8")) if COMMON.exists() else [],
         checked=checked_text(),

@@ -146,7 +146,7 @@ function showFacts(answer, choice) {
     facts.push(["A step", `${duration(answer.seconds)}, ${whole(of / answer.seconds)} tokens a second; bound by ${answer.bound}`]);
     facts.push(["All of it", answer.fits ? `${duration(answer.hours * 3600)} for ${whole(answer.steps)} steps` : "does not fit"]);
     if (answer.fits) facts.push(["Money", `${round(answer.money)}, at ${choice.price} for an hour of a card`], ["Energy", `${round(answer.kwh)} kWh at most`]);
-    if (answer.transfers > 0) facts.push(["Over the link", `${duration(answer.transfers)} of a step, ${choice.shards > 1 ? "of gathered blocks and summed gradients" : "of summed gradients"}`]);
+    if (answer.transfers > 0) facts.push(["Over the link", `${duration(answer.transfers)} of a step: ${choice.shards > 1 ? "gathered blocks and summed gradients" : "summed gradients"}`]);
     facts.push(["Peak of tensors", `${gib(answer.peak)}, in the ${answer.phase}${answer.phase === "optimizer" ? "'s update" : " pass"}`]);
   }
   byId("facts").replaceChildren(...facts.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
@@ -255,7 +255,7 @@ async function update(keepHash = false) {
 function sharingText({ gpus, shards }) {
   if (shards === 1) return "Each card holds the whole model and trains on texts of its own.";
   const sets = gpus > shards && gpus % shards === 0 ? ` ${gpus / shards} sets of ${shards} cards sum their gradients.` : "";
-  return `Each card holds 1/${shards} of the model's weights, and of their gradients and moments if they train; it gathers a block at a time (FSDP) and trains on texts of its own. What the method adds is whole on each.${sets}`;
+  return `Each card holds 1/${shards} of the model's weights, and of their gradients and moments if they train; it gathers a block at a time (FSDP) and trains on texts of its own. What is gathered counts as activations and temporaries; what the method adds is whole on each card.${sets}`;
 }
 
 // Cards for whole sets of shards.

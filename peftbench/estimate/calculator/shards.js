@@ -19,8 +19,8 @@ function sentBytes(step, sizes, more, sums) {
 // one tensor up to the size of a bucket, and each is copied back.
 function sumsOf(lives, more, phase) {
   const [one, two] = lives.map((own) => own.filter((life) => life.born === 0 && life.kind === 1).map((life) => life.bytes));
-  const round = two.slice(one.length), all = [...one];
-  for (let n = 0; n < more / 2; n++) all.push(...round);
+  const further = two.slice(one.length), round = further.slice(0, further.length / 2), all = [...one];
+  for (let n = 0; n < more; n++) all.push(...round);
   const buckets = [];
   for (const bytes of all) {
     const last = buckets[buckets.length - 1];

@@ -159,7 +159,9 @@ def test_a_link_restores_shards_and_float32_and_an_odd_number_of_them_is_one(ope
 def test_a_method_without_a_recording_in_shards_or_float32_has_them_greyed(opened: Open) -> None:
     page = opened("#model=llama-3.1-8b&method=prefix")
     for value in ("8", "float32"):
-        page.wait_for_selector(f"option[value='{value}']:disabled, option:disabled:text-is('{value}')", state="attached")
+        page.wait_for_selector(
+            f"option[value='{value}']:disabled, option:disabled:text-is('{value}')", state="attached"
+        )
     page = opened("#model=llama-3.1-8b&method=full&shards=8&gpus=8")
     page.select_option("select[name=method]", "prefix")
     page.wait_for_function("document.getElementById('command').value.includes(' prefix ')")

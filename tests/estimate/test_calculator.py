@@ -105,7 +105,14 @@ def test_the_file_is_as_large_as_count_says_to_a_thousandth(method: str) -> None
         {"dtype": "float32", "batch": 2},
         {"method": "full", "roles": "", "size": 0, "model": "tinyllama-1.1b", "batch": 2, "shards": 4, "gpus": 8},
         {"method": "full", "roles": "", "size": 0, "model": "llama-3.1-70b", "shards": 16, "gpus": 16},
-        {"method": "qlora", "shards": 2, "gpus": 2, "optimizer": "paged_adamw8bit", "model": "tinyllama-1.1b", "size": 4},
+        {
+            "method": "qlora",
+            "shards": 2,
+            "gpus": 2,
+            "optimizer": "paged_adamw8bit",
+            "model": "tinyllama-1.1b",
+            "size": 4,
+        },
     ],
     ids=[
         *("lora", "batch", "qlora-paged", "full-8bit", "odd-weights", "many-pieces", "rank-one", "two-kinds-of-layers"),

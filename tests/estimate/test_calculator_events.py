@@ -15,7 +15,7 @@ NEEDS_NODE = pytest.mark.skipif(shutil.which("node") is None, reason="the page's
 
 
 def step(weight: int, rounds: int) -> Columns:
-    """Four weights, one of which ends first; in each round an activation that is kept and a temporary; then the ends."""
+    """Four weights, one of which ends first; in each round a kept activation and a temporary; then the ends."""
     own: Columns = [[weight] * 4, [0] * 4, [0] * 4, [-1, 1, -1, -1]]
     last, events = 0, 2 + 4 * rounds
     for n in range(rounds):

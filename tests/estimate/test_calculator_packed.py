@@ -12,7 +12,6 @@ import pytest
 from peftbench.estimate.calculator import packed
 from peftbench.estimate.calculator.dimensions import VALUES
 
-
 ADAPTER = "hf-trainer|bf16|all|many|adapter|"
 
 

@@ -252,10 +252,11 @@ async function update(keepHash = false) {
 }
 
 // What the cards share.
-function sharingText({ gpus, shards }) {
+function sharingText({ gpus, shards, method }) {
   if (shards === 1) return "Each card holds the whole model and trains on texts of its own.";
   const sets = gpus > shards && gpus % shards === 0 ? ` ${gpus / shards} sets of ${shards} cards sum their gradients.` : "";
-  return `Each card holds 1/${shards} of the model's weights, and of their gradients and moments if they train; it gathers a block at a time (FSDP) and trains on texts of its own. What is gathered counts as activations and temporaries; what the method adds is whole on each card.${sets}`;
+  const held = method === "full" ? "weights, gradients and moments" : "weights, and all of what the method adds";
+  return `Each card holds 1/${shards} of the model's ${held}. It gathers a block at a time (FSDP), which counts as activations and temporaries, and trains on texts of its own.${sets}`;
 }
 
 // Cards for whole sets of shards.

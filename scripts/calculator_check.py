@@ -195,7 +195,9 @@ def main() -> None:
             print("refused:", choice, told.get("refused"), own.get("refused"))
             continue
         errors = {q: own[q] / told[q] - 1 for q in QUANTITIES if told[q]}
-        rows.append({"choice": choice, "estimate": told, "errors": {q: round(e, 6) for q, e in errors.items()}})
+        rough = {"rough": True} if own["rough"] else {}  # the page says so
+        rounded = {q: round(e, 6) for q, e in errors.items()}
+        rows.append({"choice": choice, "estimate": told, "errors": rounded, **rough})
     for q in QUANTITIES:
         sizes = [abs(row["errors"][q]) for row in rows if q in row["errors"]]
         print(f"{q}: {len(sizes)} settings, median {statistics.median(sizes):.4%}, largest {max(sizes):.3%}")

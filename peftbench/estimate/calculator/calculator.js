@@ -16,6 +16,7 @@ const PARTS = [
   ["unused", "Reserved by CUDA's allocator beside them", "Allocator"],
   ["context", "The CUDA process", "Process"],
 ];
+const ROUGH = "CUDA's allocator may hold up to a fifth more here, which depends on all layers: the command below simulates them.";
 const FURTHER = ["roles", "program", "dtype", "optimizer", "shards"]; // controls that depend on what is recorded
 const SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -215,6 +216,7 @@ function showVerdict(answer, choice) {
       element("strong", {}, answer.fits ? "✓ Fits. " : "✗ Does not fit. "),
       `${gib(answer.needed)} of the ${gib(answer.room)} of ${choice.gpus > 1 ? "each " : "the "}${choice.gpu}${choice.shards > 1 ? `, with 1/${choice.shards} of the model` : ""}; ${gib(spare)} ${answer.fits ? "to spare" : "too much"}. `,
       element("span", { class: "second" }, `${duration(answer.seconds)} a step.`),
+      ...(answer.rough ? [element("span", { class: "second" }, ` ${ROUGH}`)] : []),
     );
   }
   byId("bar").hidden = byId("parts").hidden = Boolean(answer.refused);

@@ -125,7 +125,7 @@ function compute(data, choice) {
   const refused = refusal(data, model, method, choice);
   if (refused) return { ...counts, refused };
   const card = data.cards[choice.gpu];
-  const asked = { ...choice, key: keyOf(choice, method), momentBytes: momentBytes(choice, method) };
+  const asked = { ...choice, like: method.like, key: keyOf(choice, method), momentBytes: momentBytes(choice, method) };
   const step = replay.estimate(data.families[familyName(model, method, choice)], model, asked);
   const needed = Math.max(step.reserved, step.peak) + CONTEXT;
   const time = timing.stepSeconds(step.kernels, card, data.constants);

@@ -1,7 +1,7 @@
 """Compare the calculator's numbers with `peftbench estimate` on random settings, and write the errors for the page.
 
-Answers of `estimate` are kept in build/calculator_check, so that the check can be broken off and go on. What has been
-checked stays in the file with its answer of `estimate`, and the page's number is computed again.
+Answers of `estimate` are kept in build/calculator_check, so that the check can be broken off and go on. What the
+file has stays as it was measured, and is not done again: remove it after a change of the simulation.
 
     python scripts/calculator_check.py --settings 300 --write
     python scripts/calculator_check.py --settings 40 --only shards fp32 --write
@@ -173,12 +173,13 @@ def main() -> None:
     BUILD.mkdir(parents=True, exist_ok=True)
     drawn = choices(data, args.settings, args.seed, args.only)
     known_file = BUILD / "estimates.json"
-    known = {_name(row["choice"]): row["estimate"] for row in _checked()}
-    known |= json.loads(known_file.read_text()) if known_file.exists() else {}
+    known = json.loads(known_file.read_text()) if known_file.exists() else {}
+    had = _checked()
+    settled = {_name(row["choice"]) for row in had} - known.keys()
     end = time.monotonic() + 60 * args.minutes
     for choice in drawn:
         key = _name(choice)
-        if key in known or time.monotonic() > end:
+        if key in known or key in settled or time.monotonic() > end:
             continue
         try:
             known[key] = estimated(choice)
@@ -186,9 +187,8 @@ def main() -> None:
             known[key] = {"refused": str(error)}
         known_file.write_text(json.dumps(known))
     done = [choice for choice in drawn if _name(choice) in known]
-    done = [*(row["choice"] for row in _checked() if row["choice"] not in done), *done]
     theirs = page.answers(done)
-    rows: list[dict[str, Any]] = []
+    rows = [row for row in had if row["choice"] not in done]
     for choice, own in zip(done, theirs, strict=True):
         told = known[_name(choice)]
         if "refused" in told or "refused" in own:

@@ -121,8 +121,8 @@ def checked_text() -> str:
     )
     return (
         f"The page replays steps that <code>peftbench estimate</code> simulated. On {len(rows)} random settings its "
-        f"numbers differ from those of <code>peftbench estimate</code> by (median and largest): {told}{_rough_text(rough)} "
-        "(<code>scripts/calculator_check.py</code>)."
+        f"numbers differ from those of <code>peftbench estimate</code> by (median and largest): {told}"
+        f"{_rough_text(rough)} (<code>scripts/calculator_check.py</code>)."
     )
 
 
@@ -131,7 +131,9 @@ def _rough_text(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     largest = max(abs(row["errors"]["needed"]) for row in rows)
-    return f"; on {len(rows)} of them it says that what a card must hold is rough, and is off by up to {largest:.0%} there"
+    return (
+        f"; on {len(rows)} of them it says that what a card must hold is rough, and is off by up to {largest:.0%} there"
+    )
 
 
 def _errors_text(rows: Sequence[Mapping[str, Any]], name: str, what: str) -> str:

@@ -128,7 +128,7 @@ def test_a_step_needs_what_estimate_says(changed: dict[str, Any]) -> None:
     step = fits.seconds(told, fits.Question(cards.card(choice["gpu"]), choice["gpus"]))
     (answer,) = page.answers([choice])
     assert answer["peak"] == pytest.approx(told.peak_bytes, rel=1e-3)
-    assert answer["needed"] == pytest.approx(fits.needed_bytes(told), rel=0.01)
+    assert answer["needed"] == pytest.approx(fits.needed_bytes(told), rel=0.25 if answer["rough"] else 0.01)
     assert step is not None
     assert answer["seconds"] == pytest.approx(step.seconds, rel=0.01)
 

@@ -16,7 +16,7 @@ const PARTS = [
   ["unused", "Reserved by CUDA's allocator beside them", "Allocator"],
   ["context", "The CUDA process", "Process"],
 ];
-const ROUGH = "CUDA's allocator may hold up to a fifth more here, which depends on all layers: the command below simulates them.";
+const ROUGH = "CUDA's allocator may hold up to a quarter more here: the command below simulates it.";
 const FURTHER = ["roles", "program", "dtype", "optimizer", "shards"]; // controls that depend on what is recorded
 const SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
 const data = JSON.parse(document.getElementById("data").textContent);

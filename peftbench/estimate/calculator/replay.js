@@ -237,9 +237,10 @@ function estimate(family, model, asked) {
     reserved = Math.max(peak, b + Math.round(left * Math.max(slope, atLeast)));
   }
   const phase = ["forward", "backward", "optimizer"][step.phases.filter((start) => start <= Math.max(best[0], 1)).length - 1];
-  const sums = shards > 1 ? sharded.sumsOf(lives, more, onGpu ? 2 : 1) : { kernels: [], several: false, sent: 0 };
+  const sums = shards > 1 ? sharded.sumsOf(lives, more, onGpu ? 2 : 1) : { kernels: [], sent: 0 };
   const kernels = [...counted.kernelsOf(step, sizes, family.terms, values, more, how), ...sums.kernels];
-  const rough = onGpu && (sums.several || (whole && asked.like === "full")); // the allocator's bytes of many layers are not recorded
+  // Where `estimate` takes the allocator's bytes from other depths than those recorded.
+  const rough = onGpu && (asked.like === "full" ? whole : shards > 1);
   return { peak, parts, phase, reserved, whole, rough, kernels, sent: sharded.sentBytes(step, sizes, more, sums), values };
 }
 

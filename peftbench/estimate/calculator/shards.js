@@ -4,8 +4,6 @@
 const SENT = 4; // phase of what goes between devices
 const BUCKET = 25 * 2 ** 20; // bytes of gradients that are summed together (ranks.py)
 
-const RECORDED = 3, LAYERS = 5; // of the recording; and those from which `estimate` tells the others
-
 // What the dimensions of a recording in shards are here: the shards, and one of them.
 function valuesOfShards(shards) {
   return { N: shards, F: 1 / shards };
@@ -18,7 +16,7 @@ function sentBytes(step, sizes, more, sums) {
 }
 
 // The sums of the gradients of what is whole on each card, at full depth, with their kernels: gradients go together in
-// one tensor up to the size of a bucket, and each is copied back. If a few layers fill several, `estimate` simulates all.
+// one tensor up to the size of a bucket, and each is copied back.
 function sumsOf(lives, more, phase) {
   const [one, two] = lives.map((own) => own.filter((life) => life.born === 0 && life.kind === 1).map((life) => life.bytes));
   const further = two.slice(one.length), round = further.slice(0, further.length / 2), all = [...one];
@@ -30,8 +28,7 @@ function sumsOf(lives, more, phase) {
     else buckets.push({ bytes, number: 1 });
   }
   const kernels = [...buckets.map((one) => [phase, 0, 0, 2 * one.bytes, 1]), ...all.map((bytes) => [phase, 0, 0, 2 * bytes, 1])];
-  const few = one.length ? all.slice(0, (one.length * LAYERS) / RECORDED).reduce((sum, bytes) => sum + bytes, 0) : 0;
-  return { kernels, several: few >= BUCKET, sent: buckets.reduce((sum, one) => sum + one.bytes + 4 * one.number, 0) };
+  return { kernels, sent: buckets.reduce((sum, one) => sum + one.bytes + 4 * one.number, 0) };
 }
 
 if (typeof module !== "undefined") module.exports = { valuesOfShards, sentBytes, sumsOf };

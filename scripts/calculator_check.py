@@ -1,8 +1,10 @@
 """Compare the calculator's numbers with `peftbench estimate` on random settings, and write the errors for the page.
 
-Answers of `estimate` are kept in build/calculator/checked.json, so that the check can be broken off and go on.
+Answers of `estimate` are kept in build/calculator_check, so that the check can be broken off and go on. What the
+file has stays as it was measured, and is not done again: remove it after a change of the simulation.
 
     python scripts/calculator_check.py --settings 300 --write
+    python scripts/calculator_check.py --settings 40 --only shards fp32 --write
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import random
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,13 +35,15 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LENGTHS = (128, 256, 512, 768, 1024, 2048, 4096)
 BATCHES = (1, 1, 2, 3, 4, 8, 16)
 QUANTITIES = ("trainable", "peak", "needed", "seconds")
+SHARDS = (2, 4, 8, 16)
+ALL_LAYERS = 32  # at most, of an adapter in shards: `estimate` may simulate all of them, which takes minutes
 
 
 def choices(data: Mapping[str, Any], count: int, seed: int = SEED, only: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return random choices of the page; the same for the same seed and recordings.
 
-    Each family, program and dtype is drawn from alone, and equally often, so that another recorded family leaves the
-    first choices of the others as they are.
+    Each family, program and dtype is drawn from alone, whole or in shards, and equally often, so that another recorded
+    family leaves the first choices of the others as they are.
 
     Args:
         data: What the page knows.
@@ -46,7 +51,9 @@ def choices(data: Mapping[str, Any], count: int, seed: int = SEED, only: Sequenc
         seed: Of the draws.
         only: Parts of the groups' names, such as "llama hf-trainer"; empty for all.
     """
-    groups = sorted({(name.removesuffix("-tied"), *key.split("|")[:2]) for name, key in _recorded(data)})
+    groups = sorted(
+        {(name.removesuffix("-tied"), *key.split("|")[:2], *key.split("|")[6:]) for name, key in _recorded(data)}
+    )
     groups = [group for group in groups if not only or any(part in " ".join(group) for part in only)]
     draws = [random.Random(f"{seed} {' '.join(group)}") for group in groups]
     return [_one(data, draws[n % len(groups)], *groups[n % len(groups)]) for n in range(count)]
@@ -58,7 +65,9 @@ def _recorded(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, key
 
 
-def _one(data: Mapping[str, Any], draw: random.Random, family: str, program: str, precision: str) -> dict[str, Any]:
+def _one(
+    data: Mapping[str, Any], draw: random.Random, family: str, program: str, precision: str, shards: str = ""
+) -> dict[str, Any]:
     """Return a random choice of a family, a program and a precision that the page has an answer for."""
     models = [model for model in data["models"] if model["family"] == family]
     while True:
@@ -80,7 +89,12 @@ def _one(data: Mapping[str, Any], draw: random.Random, family: str, program: str
             "epochs": 1,
             "price": 1,
         }
-        tied = model["tied"] and method["like"] in ("full", "galore")
+        if shards:
+            number = draw.choice(SHARDS)
+            choice |= {"shards": number, "gpus": number * draw.choice((1, 1, 2))}
+            if method["like"] != "full" and model["layers"] > ALL_LAYERS:
+                continue
+        tied = model["tied"] and (method["like"] in ("full", "galore") or bool(shards))
         steps = data["families"].get(model["family"] + "-tied" * tied, {"steps": {}})["steps"]
         if key_of(choice, method) in steps and not refused(choice, model, method):
             return choice
@@ -89,7 +103,7 @@ def _one(data: Mapping[str, Any], draw: random.Random, family: str, program: str
 def key_of(choice: Mapping[str, Any], method: Mapping[str, Any]) -> str:
     """Return the name of the recording of a choice."""
     how = (choice["program"], choice["dtype"], choice["checkpointing"], choice["batch"] > 1)
-    return settings.Step(*how, method["like"], choice["roles"]).key
+    return settings.Step(*how, method["like"], choice["roles"], choice.get("shards", 1) > 1).key
 
 
 def refused(choice: Mapping[str, Any], model: Mapping[str, Any], method: Mapping[str, Any]) -> bool:
@@ -109,8 +123,9 @@ def estimated(choice: Mapping[str, Any]) -> dict[str, Any]:
     how = (choice["program"], choice["dtype"], choice["checkpointing"], choice["batch"], choice["seq"])
     hyper = settings.hyper_of(choice["method"], choice["roles"], choice["size"])
     query, setting = ModelQuery(choice["model"]), settings.setting_of(*how, choice["optimizer"])
+    setting = replace(setting, shards=choice.get("shards", 1))
     told = step_estimate.estimate(query, choice["method"], hyper, setting, counted=counted(choice, hyper))
-    question = fits.Question(cards.card(choice["gpu"]))
+    question = fits.Question(cards.card(choice["gpu"]), choice["gpus"])
     step = fits.seconds(told, question)
     return {
         "trainable": told.trainable,
@@ -134,6 +149,16 @@ def sites_of(model: str) -> Sites:
     return network(ModelQuery(model)).sites
 
 
+def _checked() -> list[dict[str, Any]]:
+    """Return the settings that the file has."""
+    read: list[dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))["settings"] if FILE.exists() else []
+    return read
+
+
+def _name(choice: Mapping[str, Any]) -> str:
+    return json.dumps(choice, sort_keys=True)
+
+
 def main() -> None:
     """Compare, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -149,26 +174,30 @@ def main() -> None:
     drawn = choices(data, args.settings, args.seed, args.only)
     known_file = BUILD / "estimates.json"
     known = json.loads(known_file.read_text()) if known_file.exists() else {}
+    had = _checked()
+    settled = {_name(row["choice"]) for row in had} - known.keys()
     end = time.monotonic() + 60 * args.minutes
     for choice in drawn:
-        key = json.dumps(choice, sort_keys=True)
-        if key in known or time.monotonic() > end:
+        key = _name(choice)
+        if key in known or key in settled or time.monotonic() > end:
             continue
         try:
             known[key] = estimated(choice)
         except UserError as error:
             known[key] = {"refused": str(error)}
         known_file.write_text(json.dumps(known))
-    done = [choice for choice in drawn if json.dumps(choice, sort_keys=True) in known]
+    done = [choice for choice in drawn if _name(choice) in known]
     theirs = page.answers(done)
-    rows: list[dict[str, Any]] = []
+    rows = [row for row in had if row["choice"] not in done]
     for choice, own in zip(done, theirs, strict=True):
-        told = known[json.dumps(choice, sort_keys=True)]
+        told = known[_name(choice)]
         if "refused" in told or "refused" in own:
             print("refused:", choice, told.get("refused"), own.get("refused"))
             continue
         errors = {q: own[q] / told[q] - 1 for q in QUANTITIES if told[q]}
-        rows.append({"choice": choice, "estimate": told, "errors": {q: round(e, 6) for q, e in errors.items()}})
+        rough = {"rough": True} if own["rough"] else {}  # the page says so
+        rounded = {q: round(e, 6) for q, e in errors.items()}
+        rows.append({"choice": choice, "estimate": told, "errors": rounded, **rough})
     for q in QUANTITIES:
         sizes = [abs(row["errors"][q]) for row in rows if q in row["errors"]]
         print(f"{q}: {len(sizes)} settings, median {statistics.median(sizes):.4%}, largest {max(sizes):.3%}")

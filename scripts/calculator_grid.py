@@ -58,7 +58,9 @@ def _record(named: str, end: float, only: list[str], deep: bool) -> None:
         period = families.period_of(families.configuration(families.first_of(family)))
         for step in settings.steps():
             path = folder / f"{step.key.replace('|', '+')}.json"
-            if not all(part in step.key for part in only) or (tied and step.method not in ("full", "galore")):
+            if not all(part in step.key for part in only) or (
+                tied and not step.sharded and step.method not in ("full", "galore")
+            ):
                 continue
             if deep and (step.method not in settings.DEEP or step.program == programs.OWN):
                 continue

@@ -139,6 +139,43 @@ def test_a_step_that_is_not_recorded_is_greyed_and_a_link_to_it_says_what_there_
     assert "parameters" in linked.inner_text("#facts")
 
 
+def test_shards_take_as_many_cards_and_hold_a_part_of_the_model(opened: Open) -> None:
+    page = opened("#model=llama-3.1-70b&method=full&gpu=h100")
+    assert "Does not fit" in needed(page)
+    page.select_option("select[name=shards]", "32")
+    page.wait_for_function("document.getElementById('command').value.includes('--shards 32 --gpus 32')")
+    assert "✓ Fits" in needed(page)
+    assert "1/32 of the model" in needed(page)
+    assert "Over the link" in page.inner_text("#facts")
+    assert "gathers a block" in page.inner_text("#sharing")
+    assert "shards=32" in page.evaluate("location.hash")
+    page.fill("input[name=gpus]", "33")
+    assert "multiple of the shards" in needed(page)
+
+
+def test_a_link_restores_shards_and_float32_and_an_odd_number_of_them_is_one(opened: Open) -> None:
+    page = opened("#model=llama-3.1-8b&method=full&shards=8&gpus=16")
+    assert "--shards 8 --gpus 16" in page.input_value("#command")
+    assert "2 sets of 8 cards" in page.inner_text("#sharing")
+    page = opened("#model=llama-3.1-8b&method=lora&dtype=float32&shards=3")
+    assert "--dtype float32" in page.input_value("#command")
+    assert "--shards" not in page.input_value("#command")
+    assert "GiB of the" in needed(page)
+
+
+def test_a_method_without_a_recording_in_shards_or_float32_has_them_greyed(opened: Open) -> None:
+    page = opened("#model=llama-3.1-8b&method=prefix")
+    for value in ("8", "float32"):
+        page.wait_for_selector(
+            f"option[value='{value}']:disabled, option:disabled:text-is('{value}')", state="attached"
+        )
+    page = opened("#model=llama-3.1-8b&method=full&shards=8&gpus=8")
+    page.select_option("select[name=method]", "prefix")
+    page.wait_for_function("document.getElementById('command').value.includes(' prefix ')")
+    assert "GiB of" in needed(page)
+    assert "--shards" not in page.input_value("#command")
+
+
 def test_another_method_takes_layers_that_it_is_recorded_with(opened: Open) -> None:
     page = opened("#method=lora&roles=q+k+v+o")
     page.select_option("select[name=method]", "dora")

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -101,22 +102,33 @@ def test_the_file_is_as_large_as_count_says_to_a_thousandth(method: str) -> None
         {"model": "gemma-2-2b", "batch": 2},
         {"model": "phi-3-medium"},
         {"method": "adapter", "roles": "", "size": 64, "model": "qwen2.5-0.5b", "batch": 4, "optimizer": "adamw8bit"},
+        {"dtype": "float32", "batch": 2},
+        {"method": "full", "roles": "", "size": 0, "model": "tinyllama-1.1b", "batch": 2, "shards": 4, "gpus": 8},
+        {"method": "full", "roles": "", "size": 0, "model": "llama-3.1-70b", "shards": 16, "gpus": 16},
+        {
+            "method": "qlora",
+            "shards": 2,
+            "gpus": 2,
+            "optimizer": "paged_adamw8bit",
+            "model": "tinyllama-1.1b",
+            "size": 4,
+        },
     ],
     ids=[
         *("lora", "batch", "qlora-paged", "full-8bit", "odd-weights", "many-pieces", "rank-one", "two-kinds-of-layers"),
-        *("one-matrix-for-three", "all-layers"),
+        *("one-matrix-for-three", "all-layers", "float32", "shards", "large-shards", "4-bit-shards"),
     ],
 )
 def test_a_step_needs_what_estimate_says(changed: dict[str, Any]) -> None:
     choice = {**CHOICE, **changed}
     how = (choice["program"], choice["dtype"], choice["checkpointing"], choice["batch"], choice["seq"])
     hyper = settings.hyper_of(choice["method"], choice["roles"], choice["size"] or None)
-    setting = settings.setting_of(*how, choice["optimizer"])
+    setting = replace(settings.setting_of(*how, choice["optimizer"]), shards=choice.get("shards", 1))
     told = step_estimate.estimate(ModelQuery(choice["model"]), choice["method"], hyper, setting)
-    step = fits.seconds(told, fits.Question(cards.card(choice["gpu"])))
+    step = fits.seconds(told, fits.Question(cards.card(choice["gpu"]), choice["gpus"]))
     (answer,) = page.answers([choice])
     assert answer["peak"] == pytest.approx(told.peak_bytes, rel=1e-3)
-    assert answer["needed"] == pytest.approx(fits.needed_bytes(told), rel=0.01)
+    assert answer["needed"] == pytest.approx(fits.needed_bytes(told), rel=0.25 if answer["rough"] else 0.01)
     assert step is not None
     assert answer["seconds"] == pytest.approx(step.seconds, rel=0.01)
 
@@ -130,6 +142,46 @@ def test_training_costs_what_its_hours_cost() -> None:
     assert four["steps"] == 7_500
     assert four["money"] == pytest.approx(1.5 * 4 * four["hours"])
     assert four["seconds"] > one["seconds"]  # gradients are summed
+
+
+@NEEDS_NODE
+def test_a_card_in_shards_holds_its_part_of_the_model_and_gathers_the_blocks() -> None:
+    full = {**CHOICE, "model": "llama-3.1-8b", "method": "full", "roles": "", "size": 0, "gpus": 8}
+    whole, four, eight = page.answers([{**full, "shards": n} for n in (1, 4, 8)])
+    for part in ("weights", "optimizer"):
+        assert four["parts"][part] == pytest.approx(whole["parts"][part] / 4, rel=0.01)
+        assert eight["parts"][part] == pytest.approx(whole["parts"][part] / 8, rel=0.01)
+    assert eight["needed"] < four["needed"] < whole["needed"]
+    assert eight["parts"]["temporaries"] > 0
+    gathered = 3 * 2 * eight["base"] / cards.card("l40s").link  # bfloat16: two passes gather, one scatters gradients
+    assert eight["transfers"] == pytest.approx(gathered, rel=0.4)
+
+
+@NEEDS_NODE
+def test_an_adapter_is_whole_on_each_of_the_cards_that_share_a_model() -> None:
+    whole, shared = page.answers([{**CHOICE, "model": "llama-3.1-8b", "gpus": 4, "shards": n} for n in (1, 4)])
+    assert shared["parts"]["adapter"] == whole["parts"]["adapter"]
+    assert shared["parts"]["optimizer"] == whole["parts"]["optimizer"]
+    assert shared["parts"]["weights"] == pytest.approx(whole["parts"]["weights"] / 4, rel=0.01)
+
+
+@NEEDS_NODE
+def test_float32_weights_take_twice_the_bytes() -> None:
+    half, full = page.answers([{**CHOICE, "dtype": dtype} for dtype in settings.DTYPES])
+    assert full["parts"]["weights"] == pytest.approx(2 * half["parts"]["weights"], rel=1e-3)
+    assert full["parts"]["adapter"] == half["parts"]["adapter"]
+
+
+@NEEDS_NODE
+def test_shards_that_are_not_recorded_or_cannot_divide_the_cards_are_refused_with_a_reason() -> None:
+    odd, unrecorded = page.answers(
+        [
+            {**CHOICE, "model": "llama-3.1-8b", "gpus": 6, "shards": 4},
+            {**CHOICE, "model": "llama-3.1-8b", "gpus": 4, "shards": 4, "method": "prefix", "roles": ""},
+        ]
+    )
+    assert "multiple of the shards" in odd["refused"]
+    assert "none of prefix on llama-3.1-8b in shards" in unrecorded["refused"]
 
 
 @NEEDS_NODE
@@ -162,18 +214,35 @@ def test_a_step_that_the_page_does_not_know_is_refused_with_a_reason() -> None:
 def test_the_committed_check_is_within_a_hundredth_but_for_a_few_settings_within_two() -> None:
     rows = json.loads(page.CHECKED.read_text(encoding="utf-8"))["settings"]
     for name in checking().QUANTITIES:
-        errors = sorted(abs(row["errors"].get(name, 0)) for row in rows)
+        known = [row for row in rows if name != "needed" or not row.get("rough")]
+        errors = sorted(abs(row["errors"].get(name, 0)) for row in known)
         assert errors[-1] <= 0.02, name
-        assert errors[int(0.98 * len(rows))] <= 0.01, name
+        assert errors[int(0.98 * len(known))] <= 0.01, name
+
+
+@NEEDS_CHECK
+def test_what_is_off_by_more_is_marked_as_rough_and_at_most_a_fifth_too_small() -> None:
+    rows = json.loads(page.CHECKED.read_text(encoding="utf-8"))["settings"]
+    rough = [row["errors"]["needed"] for row in rows if row.get("rough")]
+    assert len(rough) <= 0.05 * len(rows)
+    assert all(-0.2 <= error <= 0.02 for error in rough)
+    assert f"on {len(rough)} of them" in page.checked_text()
 
 
 @NEEDS_CHECK
 def test_the_committed_check_is_of_the_settings_that_its_seed_draws() -> None:
     checked = json.loads(page.CHECKED.read_text(encoding="utf-8"))
-    drawn = checking().choices(payload.unpacked(), 2 * len(checked["settings"]), checked["seed"])
-    assert [row["choice"] for row in checked["settings"]] == [
-        choice for choice in drawn if choice in [row["choice"] for row in checked["settings"]]
-    ]
+    settled = [row["choice"] for row in checked["settings"]]
+    drawn = checking().choices(payload.unpacked(), 5 * len(settled), checked["seed"])
+    assert all(choice in drawn for choice in settled)
+    assert all(settled.count(choice) == 1 for choice in settled)
+
+
+@NEEDS_CHECK
+def test_the_committed_check_has_shards_and_float32() -> None:
+    settled = [row["choice"] for row in json.loads(page.CHECKED.read_text(encoding="utf-8"))["settings"]]
+    assert sum(choice.get("shards", 1) > 1 for choice in settled) >= 12
+    assert sum(choice["dtype"] == "float32" for choice in settled) >= 12
 
 
 def test_the_page_refers_to_no_other_file_and_no_network() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import pytest
 from peftbench.estimate.calculator import packed
 from peftbench.estimate.calculator.dimensions import VALUES
 
+ADAPTER = "hf-trainer|bf16|all|many|adapter|"
 
-def step(sizes: list[str], one: list[int], other: list[int]) -> dict[str, Any]:
+
+def step(sizes: list[str], one: list[int], other: list[int], key: str = ADAPTER) -> dict[str, Any]:
     """A recorded step whose storages have these sizes, by index, at each depth."""
     lives = [[own, [5] * len(own), [1] * len(own), [-1] * len(own)] for own in (one, other)]
     return {
-        "key": "hf-trainer|bf16|all|many|adapter|",
+        "key": key,
         "sizes": sizes,
         "lives": lives,
         "events": [9, 9],
@@ -30,13 +33,14 @@ def step(sizes: list[str], one: list[int], other: list[int]) -> dict[str, Any]:
 def packing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def pack(made: dict[str, Any], deep: dict[str, Any] | None = None) -> dict[str, Any]:
         name = "one.json"
+        shutil.rmtree(tmp_path / "build", ignore_errors=True)
         for folder, content in ((tmp_path / "build" / "llama", made), (tmp_path / "build" / "deep" / "llama", deep)):
             if content is not None:
-                folder.mkdir(parents=True)
+                folder.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_text(json.dumps(content), encoding="utf-8")
         monkeypatch.setattr(packed, "FOLDER", tmp_path / "packed")
         packed.pack(tmp_path / "build")
-        return packed.read(tmp_path / "packed" / "llama.json.gz")
+        return packed.unpacked(packed.read(tmp_path / "packed" / "llama.json.gz"))
 
     return pack
 
@@ -56,6 +60,21 @@ def test_a_small_size_that_one_depth_has_counts_its_parameters(packing: Any) -> 
 def test_the_storages_of_deeper_networks_are_beside_their_step(packing: Any) -> None:
     deep = step(["2*h*i", "4*b*s"], [0, 1], [1, 1])
     made = packing(step(["4*b*s"], [0], [0]), deep)
-    kept = made["steps"]["hf-trainer|bf16|all|many|adapter|"]
+    kept = made["steps"][ADAPTER]
     assert [made["sizes"][i] for i in kept["deep"]["lives"][0][0]] == ["2*h*i", "4*b*s"]
-    assert list(made["steps"]) == ["hf-trainer|bf16|all|many|adapter|"]
+    assert list(made["steps"]) == [ADAPTER]
+
+
+def test_another_recording_leaves_those_of_the_package_as_they_are(packing: Any) -> None:
+    first = packing(step(["2*h*i", "4*b*s"], [0, 1], [1, 1]), step(["8*h"], [0], [0]))
+    other = packing(step(["4*b*s"], [0], [0, 0], ADAPTER + "|shards"))
+    assert list(other["steps"]) == [ADAPTER, ADAPTER + "|shards"]
+    assert other["steps"][ADAPTER] == first["steps"][ADAPTER]
+    assert other["sizes"][: len(first["sizes"])] == first["sizes"]
+
+
+def test_a_step_that_is_recorded_again_replaces_the_one_before(packing: Any) -> None:
+    packing(step(["2*h*i"], [0], [0]))
+    again = packing(step(["4*b*s"], [0], [0]))
+    (kept,) = again["steps"].values()
+    assert [again["sizes"][i] for i in kept["lives"][0][0]] == ["4*b*s"]

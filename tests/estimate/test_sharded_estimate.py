@@ -61,3 +61,8 @@ def test_the_gathered_block_and_the_rest_are_the_whole_weights_of_these() -> Non
 def test_what_makes_no_sense_is_refused(setting: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):
         Setting(batch=1, seq=16, **setting)  # type: ignore[arg-type]
+
+
+def test_a_device_holds_the_8_bit_moments_of_its_own_shard_with_their_scales() -> None:
+    one, four = (of("full", "smollm2-135m", optimizer="adamw8bit", shards=n) for n in (1, 4))
+    assert four.at_peak["optimizer"] == pytest.approx(one.at_peak["optimizer"] / 4, rel=0.01)

@@ -3,9 +3,9 @@
 
 const DEFAULTS = {
   model: "llama-3.1-8b", method: "lora", roles: "q k v o gate up down", size: 16, batch: 1, seq: 2048, dtype: "bfloat16",
-  optimizer: "adamw", program: "hf-trainer", checkpointing: true, gpu: "rtx-4090", gpus: 1, examples: 10000, epochs: 3, price: 1,
+  optimizer: "adamw", program: "hf-trainer", checkpointing: true, gpu: "rtx-4090", gpus: 1, shards: 1, examples: 10000, epochs: 3, price: 1,
 };
-const NUMBERS = ["size", "batch", "seq", "gpus", "examples", "epochs", "price"];
+const NUMBERS = ["size", "batch", "seq", "gpus", "shards", "examples", "epochs", "price"];
 const PARTS = [
   ["weights", "Frozen and trained weights of the model", "Model"],
   ["adapter", "What the method adds", "Adapter"],
@@ -16,7 +16,8 @@ const PARTS = [
   ["unused", "Reserved by CUDA's allocator beside them", "Allocator"],
   ["context", "The CUDA process", "Process"],
 ];
-const FURTHER = ["roles", "program", "dtype", "optimizer"]; // controls that depend on what is recorded
+const ROUGH = "CUDA's allocator may hold up to a quarter more here: the command below simulates it.";
+const FURTHER = ["roles", "program", "dtype", "optimizer", "shards"]; // controls that depend on what is recorded
 const SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
 const data = JSON.parse(document.getElementById("data").textContent);
 data.families = {};
@@ -80,8 +81,9 @@ function fromHash() {
   for (const [name, value] of Object.entries(given)) {
     if (!(name in DEFAULTS)) continue;
     if (name === "checkpointing") choice[name] = value === "true" || value === "1";
-    else if (NUMBERS.includes(name)) { if (value !== "" && Number.isFinite(Number(value))) choice[name] = Number(value); }
-    else if ([...control(name).options].some((one) => one.value === value)) choice[name] = value;
+    else if (control(name).options && ![...control(name).options].some((one) => one.value === value)) continue;
+    else if (!NUMBERS.includes(name)) choice[name] = value;
+    else if (value !== "" && Number.isFinite(Number(value))) choice[name] = Number(value);
   }
   return choice;
 }
@@ -145,6 +147,7 @@ function showFacts(answer, choice) {
     facts.push(["A step", `${duration(answer.seconds)}, ${whole(of / answer.seconds)} tokens a second; bound by ${answer.bound}`]);
     facts.push(["All of it", answer.fits ? `${duration(answer.hours * 3600)} for ${whole(answer.steps)} steps` : "does not fit"]);
     if (answer.fits) facts.push(["Money", `${round(answer.money)}, at ${choice.price} for an hour of a card`], ["Energy", `${round(answer.kwh)} kWh at most`]);
+    if (answer.transfers > 0) facts.push(["Over the link", `${duration(answer.transfers)} of a step: ${choice.shards > 1 ? "gathered blocks and summed gradients" : "summed gradients"}`]);
     facts.push(["Peak of tensors", `${gib(answer.peak)}, in the ${answer.phase}${answer.phase === "optimizer" ? "'s update" : " pass"}`]);
   }
   byId("facts").replaceChildren(...facts.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
@@ -158,6 +161,7 @@ function command(choice) {
   if (choice.optimizer !== "adamw") words.push(choice.program === "peftbench" ? `--optimizer ${choice.optimizer}` : `--part optimizer=${choice.optimizer}`);
   if (choice.checkpointing) words.push("--checkpointing");
   words.push(`--gpu ${choice.gpu}`);
+  if (choice.shards > 1) words.push(`--shards ${choice.shards}`);
   if (choice.gpus > 1) words.push(`--gpus ${choice.gpus}`);
   words.push(`--examples ${choice.examples} --epochs ${choice.epochs} --price ${choice.price}`);
   return words.join(" ");
@@ -165,7 +169,8 @@ function command(choice) {
 
 // Whether a choice with one control changed has a recorded step, whatever its numbers are.
 function isKnown(choice, model, changed) {
-  const made = { ...choice, seq: 64, gpus: 1, ...changed }, method = methodOf(made.method);
+  const made = { ...choice, seq: 64, ...changed }, method = methodOf(made.method);
+  made.gpus = made.shards = Number(made.shards);
   if (method.roles && !made.roles) made.roles = control("roles").value;
   return refusal(data, model, method, { ...made, size: method.knob ? 1 : 0 }) === null;
 }
@@ -178,6 +183,7 @@ async function markOptions(choice, model) {
     const known = data.families[name] && Object.keys(data.families[name].steps).some((key) => key.split("|")[4] === method.like);
     option.textContent = option.value + (known ? "" : " (parameters only)");
   }
+  await family(familyName(model, methodOf(choice.method), { shards: 2 }));
   let greyed = false;
   for (const name of FURTHER) for (const option of control(name).options) {
     option.disabled = !option.selected && !isKnown(choice, model, { [name]: option.value });
@@ -191,10 +197,13 @@ async function settle() {
   const choice = read();
   let model;
   try { model = modelOf(choice.model); } catch { return; }
-  await family(familyName(model, methodOf(choice.method)));
+  for (const shards of [1, choice.shards]) await family(familyName(model, methodOf(choice.method), { shards }));
   if (isKnown(choice, model, {})) return;
-  for (const name of FURTHER) for (const option of [...control(name).options].reverse())
-    if (isKnown(choice, model, { [name]: option.value })) { control(name).value = option.value; return; }
+  for (const name of FURTHER) {
+    const values = [...control(name).options].map((one) => one.value), known = (value) => isKnown(choice, model, { [name]: value });
+    const found = name === "shards" ? values.find(known) : values.findLast(known);
+    if (found !== undefined) { control(name).value = found; return; }
+  }
 }
 
 function showVerdict(answer, choice) {
@@ -205,8 +214,9 @@ function showVerdict(answer, choice) {
     const spare = Math.abs(answer.room - answer.needed);
     verdict.replaceChildren(
       element("strong", {}, answer.fits ? "✓ Fits. " : "✗ Does not fit. "),
-      `${gib(answer.needed)} of the ${gib(answer.room)} of ${choice.gpus > 1 ? "each " : "the "}${choice.gpu}; ${gib(spare)} ${answer.fits ? "to spare" : "too much"}. `,
+      `${gib(answer.needed)} of the ${gib(answer.room)} of ${choice.gpus > 1 ? "each " : "the "}${choice.gpu}${choice.shards > 1 ? `, with 1/${choice.shards} of the model` : ""}; ${gib(spare)} ${answer.fits ? "to spare" : "too much"}. `,
       element("span", { class: "second" }, `${duration(answer.seconds)} a step.`),
+      ...(answer.rough ? [element("span", { class: "second" }, ` ${ROUGH}`)] : []),
     );
   }
   byId("bar").hidden = byId("parts").hidden = Boolean(answer.refused);
@@ -221,10 +231,11 @@ async function update(keepHash = false) {
   byId("roles-label").hidden = !method.roles;
   byId("config-label").hidden = choice.model !== OWN;
   byId("formula").textContent = method.formula;
+  byId("sharing").textContent = sharingText(choice);
   let answer, model = null;
   try {
     model = modelOf(choice.model);
-    await family(familyName(model, method));
+    await family(familyName(model, method, choice));
     const whole = (one) => one.step !== "any";
     const impossible = (one) => one.value === "" || one.validity.rangeUnderflow || (whole(one) && !Number.isInteger(Number(one.value)));
     const odd = [...form.elements].find((one) => one.type === "number" && impossible(one));
@@ -244,6 +255,20 @@ async function update(keepHash = false) {
   document.body.dataset.ready = "true";
 }
 
+// What the cards share.
+function sharingText({ gpus, shards, method }) {
+  if (shards === 1) return "Each card holds the whole model and trains on texts of its own.";
+  const sets = gpus > shards && gpus % shards === 0 ? ` ${gpus / shards} sets of ${shards} cards sum their gradients.` : "";
+  const held = method === "full" ? "weights, gradients and moments" : "weights, and all of what the method adds";
+  return `Each card holds 1/${shards} of the model's ${held}. It gathers a block at a time (FSDP), which counts as activations and temporaries, and trains on texts of its own.${sets}`;
+}
+
+// Cards for whole sets of shards.
+function enoughCards() {
+  const shards = Number(control("shards").value), gpus = Number(control("gpus").value);
+  control("gpus").value = shards * Math.max(1, Math.ceil(gpus / shards));
+}
+
 function defaultsOfMethod() {
   const method = methodOf(control("method").value);
   if (method.knob) write({ size: method.like === "lora" || method.like.includes("dora") || method.like === "qlora" ? Math.max(size, 1) : method.size });
@@ -261,6 +286,7 @@ form.addEventListener("input", async (event) => {
   if (event.target.id === "size") size = SIZES[Number(event.target.value)];
   if (event.target.name === "method") defaultsOfMethod();
   if (["method", "model"].includes(event.target.name)) await settle();
+  if (event.target.name === "shards") enoughCards();
   update();
 });
 form.addEventListener("submit", (event) => event.preventDefault());

@@ -14,10 +14,10 @@ VALUES: dict[str, int] = {
     "b": 41,  # texts
     "s": 8 * 113,  # tokens of a text
     "r": 2 * 47,  # rank, bottleneck or length of the method
-    "h": 2**11 * 17,  # hidden size
-    "i": 256 * 701,  # inner size of the feed-forward network, the largest width as in real ones
-    "V": 64 * 401,  # vocabulary
-    "K": 13,  # key and value heads
+    "h": 3 * 2**11 * 17,  # hidden size
+    "i": 3 * 256 * 701,  # inner size of the feed-forward network, the largest width as in real ones
+    "V": 3 * 64 * 401,  # vocabulary
+    "K": 3 * 13,  # key and value heads
     "G": 29,  # query heads for each of them
     "g": 31,  # query, key and value heads for each of them, where one matrix makes all three
     "D": 8 * 19,  # size of a head; libraries take another way above 256
@@ -51,7 +51,8 @@ PRIMES = {
     "y": 61,
     "z": 67,
 }
-NAMES = tuple(VALUES)
+SHARDS = 3  # of a recorded network in shards; it divides the rows of every matrix, and no number of bytes
+NAMES = (*VALUES, "N", "F")  # the last two are the shards and one of them, which no size alone tells (shard_sizes.py)
 CONSTANT = 2_048  # smaller numbers may count parameters: they are read only of storages that any depth has
 COEFFICIENTS = (2, 3, 5, 7)  # primes that a constant may have
 

@@ -2,9 +2,8 @@
 "use strict";
 
 async function exactly() {
-  const shards = Number(byId("shards").value) || 1, choice = { ...read(), shards };
+  const choice = read(), { shards } = choice;
   delete choice.config;
-  choice.gpus = Math.max(choice.gpus, shards);
   const status = byId("exact-status"), began = performance.now();
   byId("exact").disabled = true;
   status.textContent = "Simulating the step; some seconds to a minute …";

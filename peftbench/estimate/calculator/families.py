@@ -112,7 +112,7 @@ def readable(family: str, tied: bool, folder: Path) -> dict[str, int]:
     """
     raw = dict(architectures.known()[first_of(family)]["config"])
     grouped = not family.endswith("-mha")
-    values = {**VALUES, **({} if grouped else {"K": 13 * 10, "G": 1, "g": 3})}
+    values = {**VALUES, **({} if grouped else {"K": 10 * VALUES["K"], "G": 1, "g": 3})}
     changed = {
         "hidden_size": values["h"],
         "intermediate_size": values["i"],

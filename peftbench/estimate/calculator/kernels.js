@@ -14,6 +14,7 @@ function isTransposed(terms) {
 function kernelsOf(step, sizes, terms, values, more, asked) {
   const found = [], odd = new Map(), along = (a, b) => a + (more * (b - a)) / 2;
   for (const [phase, dtype, f, m, one, two] of step.kernels) {
+    if (phase > UPDATE) continue; // what goes between devices is no kernel
     const updates = phase === UPDATE || (phase === 2 && asked.program === "plain");
     if (updates && asked.optimizer !== "adamw") continue;
     if (asked.size === 1 && asked.program === "peftbench" && phase === 1 && isTransposed(terms[m])) continue;

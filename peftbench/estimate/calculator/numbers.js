@@ -73,37 +73,41 @@ function fileBytes(model, method, roles, trained) {
 function keyOf(choice, method) {
   const precision = choice.dtype === "float32" ? "fp32" : "bf16";
   const kept = choice.checkpointing ? "ckpt" : "all", texts = choice.batch > 1 ? "many" : "one";
-  return [choice.program, precision, kept, texts, method.like, method.roles ? choice.roles : ""].join("|");
+  const parts = [choice.program, precision, kept, texts, method.like, method.roles ? choice.roles : ""];
+  return [...parts, ...(choice.shards > 1 ? ["shards"] : [])].join("|");
 }
 
-// Models that tie head and embedding train one matrix for both, which is another step.
-function familyName(model, method) {
-  return model.family + (model.tied && ["full", "galore"].includes(method.like) ? "-tied" : "");
+// Models that tie head and embedding train one matrix for both, or gather one matrix for both, which is another step.
+function familyName(model, method, choice = {}) {
+  const other = ["full", "galore"].includes(method.like) || choice.shards > 1;
+  return model.family + (model.tied && other ? "-tied" : "");
 }
 
 // What a choice without a recording is told: which steps of the method there are.
-function unrecorded(family, model, method) {
-  const keys = Object.keys(family ? family.steps : {}).map((key) => key.split("|")).filter((key) => key[4] === method.like);
+function unrecorded(family, model, method, choice) {
+  const among = Object.keys(family ? family.steps : {}).map((key) => key.split("|"));
+  const keys = among.filter((key) => key[4] === method.like && (key[6] === "shards") === choice.shards > 1);
   const all = (part) => [...new Set(keys.map((key) => key[part]).filter(Boolean))].join(" or ");
-  const known = keys.length ? `There is one with the program ${all(0)}, weights in ${all(1)}${method.roles ? ` and the layers ${all(5)}` : ""}.` : `There is none of ${method.name} on ${model.name}.`;
+  const known = keys.length ? `There is one with the program ${all(0)}, weights in ${all(1)}${method.roles ? ` and the layers ${all(5)}` : ""}.` : `There is none of ${method.name} on ${model.name}${choice.shards > 1 ? " in shards" : ""}.`;
   return `This page has no recording of this step. ${known} The command below simulates any.`;
 }
 
 // Why a choice has no answer here; null if it has one.
 function refusal(data, model, method, choice) {
-  const family = data.families[familyName(model, method)];
+  const family = data.families[familyName(model, method, choice)], shards = choice.shards || 1;
   const prompt = ["prompt", "prefix"].includes(method.like) ? choice.size : 0;
   if (method.like === "bitfit" && !model.biases) return `${model.name} has no biases, which are all that bitfit trains.`;
   if (model.positions && choice.seq > model.positions) return `${model.name} takes at most ${model.positions} tokens.`;
   if (model.window && choice.seq >= model.window)
     return `From ${model.window} tokens on, ${model.name} has layers that do not see the whole text; the page knows its step below that.`;
   if (choice.gpus < 1 || choice.batch < 1) return "Give whole numbers from 1.";
+  if (choice.gpus % shards) return `${choice.gpus} cards are no whole number of sets of ${shards} shards; give a multiple of the shards.`;
   if (choice.optimizer !== "adamw" && ["adalora", "galore"].includes(method.like))
     return `${method.name} keeps more than moments with its optimiser; this page knows it with AdamW only.`;
   if (choice.program === "peftbench" && !["adamw", "adamw8bit"].includes(choice.optimizer))
     return "peftbench's own step has no paged optimiser; choose adamw or adamw8bit.";
   if (!family || !family.steps[keyOf(choice, method)])
-    return unrecorded(family, model, method);
+    return unrecorded(family, model, method, choice);
   return prompt && model.positions && choice.seq + prompt > model.positions ? "Text and prompt exceed the model's positions." : null;
 }
 
@@ -121,17 +125,17 @@ function compute(data, choice) {
   const refused = refusal(data, model, method, choice);
   if (refused) return { ...counts, refused };
   const card = data.cards[choice.gpu];
-  const asked = { ...choice, key: keyOf(choice, method), momentBytes: momentBytes(choice, method) };
-  const step = replay.estimate(data.families[familyName(model, method)], model, asked);
+  const asked = { ...choice, like: method.like, key: keyOf(choice, method), momentBytes: momentBytes(choice, method) };
+  const step = replay.estimate(data.families[familyName(model, method, choice)], model, asked);
   const needed = Math.max(step.reserved, step.peak) + CONTEXT;
   const time = timing.stepSeconds(step.kernels, card, data.constants);
-  const summed = choice.gpus > 1 ? (2 * trained * GRADIENT) / card.link : 0;
-  const seconds = time.seconds + summed;
+  const summed = choice.gpus > (choice.shards || 1) ? 2 * trained * GRADIENT : 0;
+  const transfers = (summed + step.sent) / card.link, seconds = time.seconds + transfers;
   const steps = Math.ceil((choice.examples * choice.epochs) / (choice.batch * choice.gpus));
   const hours = (steps * seconds) / 3600;
   return {
     ...counts, ...step, needed, room: card.memory, fits: needed <= card.memory, context: CONTEXT,
-    seconds, bound: summed > Math.max(time.device, time.host) ? "transfers" : time.bound,
+    seconds, transfers, bound: transfers > Math.max(time.device, time.host) ? "transfers" : time.bound,
     steps, hours, kwh: (card.watts * choice.gpus * hours) / 1000, money: choice.price * choice.gpus * hours,
   };
 }

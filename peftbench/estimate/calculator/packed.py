@@ -1,14 +1,16 @@
 """Write recordings small, one file for each family, and read them.
 
-A file is gzipped JSON: "sizes", every size as a text such as "4*b*s*h+2*h*i"; "steps", by name:
+A file is gzipped JSON: "sizes", every size as a text such as "4*b*s*h+2*h*i"; "pairs" and "stream", the storages of all
+steps in their order (event_stream.py); "steps", by name:
 
     lives: for each depth four lists: index of the size, index of the kind, birth (difference to the one before), events
-        until the end (-1: it outlives the step)
+        until the end (-1: it outlives the step). In the file they are in the stream
     events: number of events at each depth
     parts: [first event, event after the last, the same two at the second depth, events shared at the beginning, at the
         end]
     phases: first event of forward, backward and optimizer
     kernels: [phase, dtype, operations, bytes, number at the first depth, number at the second], the sizes by index
+    rounds: the depths, where they are not 2 and 4 rounds of layers
     deep: numbers of rounds, and lives with them, of methods whose step `estimate` does not tell from 2 to 4 rounds
 """
 
@@ -20,8 +22,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from peftbench.estimate.calculator import event_stream
 from peftbench.estimate.calculator.dimensions import NAMES, VALUES, term
-from peftbench.estimate.calculator.recording import KINDS, UPDATE, Life, Recording, Terms
+from peftbench.estimate.calculator.recording import KINDS, ROUNDS, SENT, UPDATE, Life, Recording, Terms
 from peftbench.estimate.calculator.settings import DEEP, is_left_out
 from peftbench.measure.memory import PHASES
 
@@ -39,7 +42,7 @@ def as_json(recording: Recording) -> dict[str, Any]:
 
     lives = [_columns(own, place) for own in recording.lives]
     kernels = [
-        [(*PHASES, UPDATE).index(phase), PRODUCTS.index(dtype), place(operations), place(moved), *numbers]
+        [(*PHASES, UPDATE, SENT).index(phase), PRODUCTS.index(dtype), place(operations), place(moved), *numbers]
         for (phase, dtype, operations, moved), numbers in recording.kernels.items()
     ]
     return {
@@ -49,6 +52,7 @@ def as_json(recording: Recording) -> dict[str, Any]:
         "parts": [[p.starts[0], p.stops[0], p.starts[1], p.stops[1], p.front, p.back] for p in recording.parts],
         "phases": [start for start, _ in recording.phases],
         "kernels": kernels,
+        **({"rounds": recording.rounds} if recording.rounds != ROUNDS else {}),
     }
 
 
@@ -80,25 +84,46 @@ def text_of(terms: Terms) -> str:
 
 
 def pack(build: Path) -> None:
-    """Write the files of the package from the recordings in a folder, which has a folder for each family."""
+    """Write the files of the package, with the recordings in a folder, which has a folder for each family.
+
+    What the package has and the folder has not stays.
+    """
     FOLDER.mkdir(exist_ok=True)
     for family in sorted(path for path in build.iterdir() if path.is_dir() and path.name != "deep"):
-        sizes: dict[str, int] = {}
-        steps: dict[str, Any] = {}
+        target = FOLDER / f"{family.name}.json.gz"
+        had = unpacked(read(target)) if target.exists() else {"sizes": [], "steps": {}}
+        sizes = {text: n for n, text in enumerate(had["sizes"])}
+        steps = {key: step for key, step in had["steps"].items() if not is_left_out(key, family.name)}
         for path in sorted(family.glob("*.json")):
             step = json.loads(path.read_text(encoding="utf-8"))
-            if "refused" in step or is_left_out(step["key"], family.name):
-                continue
-            steps[step["key"]] = _renumbered(step, sizes)
-            deep = build / "deep" / family.name / path.name
-            read = json.loads(deep.read_text(encoding="utf-8")) if deep.exists() else {}
-            if "lives" in read:
-                rounds = DEEP[step["key"].split("|")[4]]
-                steps[step["key"]]["deep"] = {"rounds": rounds, "lives": _renumbered_lives(read, sizes)}
-        if not steps:
-            continue
-        text = json.dumps({"sizes": list(sizes), "steps": steps}, separators=(",", ":"))
-        (FOLDER / f"{family.name}.json.gz").write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+            if "refused" not in step and not is_left_out(step["key"], family.name):
+                steps[step["key"]] = _renumbered(step, sizes)
+        for path in sorted((build / "deep" / family.name).glob("*.json")):
+            deep = json.loads(path.read_text(encoding="utf-8"))
+            if "lives" in deep and deep["key"] in steps:
+                rounds = DEEP[deep["key"].split("|")[4]]
+                steps[deep["key"]]["deep"] = {"rounds": rounds, "lives": _renumbered_lives(deep, sizes)}
+        if steps:
+            target.write_bytes(_compressed({"sizes": list(sizes), "steps": dict(sorted(steps.items()))}))
+
+
+def _compressed(family: Mapping[str, Any]) -> bytes:
+    """Return the content of a family's file."""
+    lives = [own for step in family["steps"].values() for own in _all_lives(step)]
+    pairs, stream = event_stream.stream_of(lives)
+    steps = {
+        key: {
+            **{name: value for name, value in step.items() if name not in ("lives", "deep")},
+            **({"deep": step["deep"]["rounds"]} if "deep" in step else {}),
+        }
+        for key, step in family["steps"].items()
+    }
+    written = {"sizes": family["sizes"], "pairs": pairs, "stream": stream, "steps": steps}
+    return gzip.compress(json.dumps(written, separators=(",", ":")).encode(), 9, mtime=0)
+
+
+def _all_lives(step: Mapping[str, Any]) -> list[Any]:
+    return [*step["lives"], *(step["deep"]["lives"] if "deep" in step else [])]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -107,12 +132,23 @@ def read(path: Path) -> dict[str, Any]:
     return family
 
 
+def unpacked(family: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a family with the storages at each of its steps."""
+    lives = iter(event_stream.lives_of(family["pairs"], family["stream"]))
+    steps = {}
+    for key, step in family["steps"].items():
+        steps[key] = {**step, "lives": [next(lives), next(lives)]}
+        if "deep" in step:
+            steps[key]["deep"] = {"rounds": step["deep"], "lives": [next(lives), next(lives)]}
+    return {"sizes": family["sizes"], "steps": steps}
+
+
 def _renumbered(step: Mapping[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
     """Return a step whose sizes are numbered as in the whole file."""
     to = [sizes.setdefault(text, len(sizes)) for text in _small_read(step)]
     return {
         "lives": _renumbered_lives(step, sizes),
-        **{key: step[key] for key in ("events", "parts", "phases")},
+        **{key: step[key] for key in ("events", "parts", "phases", "rounds") if key in step},
         "kernels": [[phase, dtype, to[f], to[m], *numbers] for phase, dtype, f, m, *numbers in step["kernels"]],
     }
 

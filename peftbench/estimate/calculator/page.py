@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 CHECKED = HERE / "recorded" / "checked.json"
 COMMON = HERE / "recorded" / "common.json"
 COMPARED = ("allocated", "active", "after_step", "reserved")  # measures that a prediction should equal
+SHARD_COUNTS = (1, 2, 4, 8, 16, 32, 64)  # from there on, shards may not divide the rows of a matrix
 WITHIN = 0.01  # errors of the check that need no name
 GROUPS = (
     ("Llama", ("llama-3", "llama-2", "llama-")),
@@ -44,8 +45,10 @@ def html(served: bool = False) -> str:
     environment = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, autoescape=False)
     return environment.get_template("page.html.j2").render(
         style=_source("style.css"),
+        events=_source("events.js"),
         pieces=_source("pieces.js"),
         kernels=_source("kernels.js"),
+        shards=_source("shards.js"),
         replay=_source("replay.js"),
         numbers=_source("numbers.js"),
         published=_source("published.js"),
@@ -59,6 +62,7 @@ def html(served: bool = False) -> str:
         methods=data["methods"],
         cards=data["cards"],
         dtypes=_recorded(settings.DTYPES, {"bfloat16": "bf16", "float32": "fp32"}),
+        shard_counts=SHARD_COUNTS,
         programs=_recorded(settings.PROGRAMS, {}),
         common=json.loads(COMMON.read_text(encoding="utf-8")) if COMMON.exists() else [],
         checked=checked_text(),
@@ -106,9 +110,9 @@ def checked_text() -> str:
         return "The numbers of this page have not been compared with <code>peftbench estimate</code>."
     checked = json.loads(CHECKED.read_text(encoding="utf-8"))
     rows = checked["settings"]
-
+    rough = [row for row in rows if row.get("rough")]
     told = ", ".join(
-        _errors_text(rows, name, what)
+        _errors_text([row for row in rows if name != "needed" or not row.get("rough")], name, what)
         for name, what in (
             ("peak", "peak of live tensors"),
             ("needed", "what a card must hold"),
@@ -117,8 +121,18 @@ def checked_text() -> str:
     )
     return (
         f"The page replays steps that <code>peftbench estimate</code> simulated. On {len(rows)} random settings its "
-        f"numbers differ from those of <code>peftbench estimate</code> by (median and largest): {told} "
-        "(<code>scripts/calculator_check.py</code>)."
+        f"numbers differ from those of <code>peftbench estimate</code> by (median and largest): {told}"
+        f"{_rough_text(rough)} (<code>scripts/calculator_check.py</code>)."
+    )
+
+
+def _rough_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return how far what a card must hold is off where the page says that it is rough."""
+    if not rows:
+        return ""
+    largest = max(abs(row["errors"]["needed"]) for row in rows)
+    return (
+        f"; on {len(rows)} of them it says that what a card must hold is rough, and is off by up to {largest:.0%} there"
     )
 
 

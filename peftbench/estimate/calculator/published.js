@@ -11,7 +11,7 @@ function distance(point, choice, model) {
   return (point.model === choice.model ? 0 : 2 + (other ? log(other.base, model.base) : 4)) +
     (point.method === choice.method ? 0 : like && like.like === methodOf(choice.method).like ? 0.5 : 4) +
     (point.program === choice.program ? 0 : 1) + (point.checkpointing === choice.checkpointing ? 0 : 1) +
-    0.5 * log(point.seq, choice.seq) + 0.5 * log(point.batch, choice.batch) + 0.2 * log(point.size, choice.size) + (point.shards > 1 ? 2 : 0);
+    0.5 * log(point.seq, choice.seq) + 0.5 * log(point.batch, choice.batch) + 0.2 * log(point.size, choice.size) + ((point.shards > 1) === (choice.shards > 1) ? 0.2 * log(point.shards, choice.shards) : 2);
 }
 
 function errorText(point) {

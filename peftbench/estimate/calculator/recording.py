@@ -8,12 +8,15 @@ batch, length and rank, has the peak, the reserved bytes and the kernels that th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from torch import Tensor
+
 from peftbench.estimate.calculator.dimensions import Sized
+from peftbench.estimate.calculator.shard_sizes import shard_sizes
 from peftbench.estimate.calculator.unusual_sizes import unusual_sizes
 from peftbench.estimate.card import traffic
 from peftbench.estimate.card.traffic import KernelCounter
@@ -23,25 +26,28 @@ from peftbench.estimate.step_estimate import Setting, requested_step
 from peftbench.method.base import Method
 
 ROUNDS = (2, 4)  # the first and the last of the depths that `estimate` extrapolates from
+ROUNDS_SHARDED = (3, 5)  # the same in shards, where two layers are not regular enough
 UPDATE = "update"  # the phase of an optimiser's one kernel, which others replace
+SENT = "sent"  # the phase of what goes between devices, which is no kernel
 KINDS = ("weights", "adapter", "head", "gradients", "optimizer", "activations", "temporaries")
 
 Terms = tuple[tuple[tuple[int, ...], Fraction], ...]  # a sum of products, sorted
+Read = Callable[[int], Sized]
 
 
 class ReadingCounter(KernelCounter):
     """The counter of kernels, which keeps the terms of their sizes."""
 
-    def __init__(self, values: Mapping[str, int]) -> None:
+    def __init__(self, read: Read) -> None:
         super().__init__()
-        self.values = values
+        self.read = read
         self._operation = ""
         self.kernels: Counter[tuple[str, str, Terms, Terms]] = Counter()  # phase, dtype or "", operations, bytes
 
     def moved(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
         """Return the bytes that one operation reads and writes, with their terms."""
         self._operation = str(func)
-        return traffic.moved_bytes(func, args, kwargs, out, lambda t: self._read(traffic.touched_bytes(t)))
+        return traffic.moved_bytes(func, args, kwargs, out, lambda t: self.read(traffic.touched_bytes(t)))
 
     def one_kernel(self, phase: str, size: int) -> None:
         """Count a kernel that is no product."""
@@ -55,11 +61,14 @@ class ReadingCounter(KernelCounter):
         super().one_product((phase, dtype, operations, int(size)))
         self.kernels[phase, dtype, self._terms(operations), self._terms(size)] += self._times
 
-    def _read(self, size: int) -> Sized:
-        return Sized.of(size, self.values)
+    def one_transfer(self, phase: str, received: Sequence[Tensor]) -> None:
+        """Count a transfer between devices."""
+        super().one_transfer(phase, received)
+        for tensor in received:
+            self.kernels[SENT, "", (), self._terms(traffic.touched_bytes(tensor))] += self._times
 
     def _terms(self, size: int) -> Terms:
-        read = size if isinstance(size, Sized) else self._read(size)
+        read = size if isinstance(size, Sized) else self.read(size)
         return tuple(sorted(read.terms.items()))
 
 
@@ -100,6 +109,7 @@ class Recording:
         parts: What both depths share.
         phases: Part numbers at which forward, backward and optimizer begin.
         kernels: (phase, dtype or "", operations, bytes) -> their number at each depth.
+        rounds: The depths.
     """
 
     lives: tuple[tuple[Life, ...], tuple[Life, ...]]
@@ -107,6 +117,7 @@ class Recording:
     parts: tuple[Part, ...]
     phases: tuple[tuple[int, str], ...]
     kernels: Mapping[tuple[str, str, Terms, Terms], tuple[int, int]]
+    rounds: tuple[int, int] = ROUNDS
 
 
 def record(folder: str, method: Method, setting: Setting, values: Mapping[str, int], period: int = 1) -> Recording:
@@ -127,14 +138,15 @@ def record(folder: str, method: Method, setting: Setting, values: Mapping[str, i
     counters: list[ReadingCounter] = []
 
     def counter() -> ReadingCounter:
-        counters.append(ReadingCounter(values))
+        counters.append(ReadingCounter(read))
         return counters[-1]
 
-    with unusual_sizes(values):
-        for rounds in ROUNDS:
+    depths = ROUNDS if setting.shards == 1 else ROUNDS_SHARDED
+    with unusual_sizes(values), shard_sizes(values) as read:
+        for rounds in depths:
             layers = rounds * period
             timelines.append(requested_step(ModelQuery(folder), method, setting, layers=layers, counter=counter))
-    first, second = (tuple(_lives(t, values)) for t in timelines)
+    first, second = (tuple(_lives(t, read)) for t in timelines)
     kernels = {
         key: (counters[0].kernels[key], counters[1].kernels[key])
         for key in dict.fromkeys([*counters[0].kernels, *counters[1].kernels])
@@ -145,6 +157,7 @@ def record(folder: str, method: Method, setting: Setting, values: Mapping[str, i
         tuple(_parts(timelines, (first, second))),
         tuple((start, name) for start, name in timelines[0].phases),
         kernels,
+        depths,
     )
 
 
@@ -159,13 +172,13 @@ def deep_lives(
     """Return the storages of a step with each number of rounds; the other arguments are those of `record`."""
     with unusual_sizes(values):
         timelines = [requested_step(ModelQuery(folder), method, setting, layers=rounds * period) for rounds in depths]
-    return [_lives(timeline, values) for timeline in timelines]
+    return [_lives(timeline, lambda size: Sized.of(size, values)) for timeline in timelines]
 
 
-def _lives(timeline: StepTimeline, values: Mapping[str, int]) -> list[Life]:
+def _lives(timeline: StepTimeline, read: Read) -> list[Life]:
     ordered = sorted(timeline.lives, key=lambda life: life.born)  # stable, as the allocator's replay is
     return [
-        Life(life.kind, tuple(sorted(Sized.of(life.bytes, values).terms.items())), life.born, life.died)
+        Life(life.kind, tuple(sorted(read(life.bytes).terms.items())), life.born, life.died)
         for life in ordered
         if life.bytes
     ]

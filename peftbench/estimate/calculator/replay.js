@@ -5,7 +5,7 @@
 const BLOCK = 512, LARGE = 10 * 2 ** 20, SEGMENT = 2 * 2 ** 20, UNSPLIT = 2 ** 20;
 const WORKSPACES = 2 * (2 * 4096 * 1024 + 8 * 16 * 1024);
 const KINDS = ["weights", "adapter", "head", "gradients", "optimizer", "activations", "temporaries"];
-const FIRST = 2, SECOND = 4; // recorded rounds of layers
+const ROUNDS = [2, 4]; // recorded rounds of layers, where a step does not say others
 const DEEP = 8; // rounds from which a deeper recording stands for all layers
 
 // "4*b*s*h+2*h*i" -> [[4, "b", "s", "h"], [2, "h", "i"]]
@@ -29,9 +29,9 @@ function sizeOf(terms, values) {
 }
 
 // The numbers that the dimensions of a recording have here.
-function valuesOf(sizes, batch, seq, size) {
+function valuesOf(sizes, batch, seq, size, shards) {
   return {
-    ...sizes, b: batch, s: seq, r: size, t: seq + size, p: seq + 1, u: seq + size + 1, m: seq - 1, n: seq + size - 1,
+    ...sizes, ...sharded.valuesOfShards(shards), b: batch, s: seq, r: size, t: seq + size, p: seq + 1, u: seq + size + 1, m: seq - 1, n: seq + size - 1,
     g: sizes.G + 2, ...piecewise.piecesOf(sizes),
   };
 }
@@ -115,7 +115,7 @@ function momentsOf(parts, levels) {
 }
 
 // Whether `estimate` simulates all layers: a part of the step takes the layers several times, and may hold the peak.
-function isWhole(parts, levels, more, peak) {
+function isWhole(parts, levels, first, more, peak) {
   const bound = (own, start, stop) => {
     let sum = own[Math.max(start - 1, 0)];
     for (let n = Math.max(start, 1); n < stop; n++) sum += Math.max(0, own[n] - own[n - 1]);
@@ -123,7 +123,7 @@ function isWhole(parts, levels, more, peak) {
   };
   return parts.some(([a, b, c, d, front, back]) => {
     const size = b - a, round = (d - c - size) / 2;
-    const covered = Math.min(front, size - back + FIRST * round) + Math.min(back, size - front + FIRST * round);
+    const covered = Math.min(front, size - back + first * round) + Math.min(back, size - front + first * round);
     if (!size || (round ? covered >= size + round : front >= size)) return false;
     const [one, two] = [bound(levels[0], a, b), bound(levels[1], c, d)];
     return one + (more * (two - one)) / 2 >= peak;
@@ -212,32 +212,36 @@ function reservedBytes(lives, fixed) {
 //   family: {sizes: parsed, steps}; model: {layers, sizes, tied}; asked: {key, batch, seq, size, optimizer, program, ...}
 function estimate(family, model, asked) {
   const step = family.steps[asked.key], onGpu = asked.program !== "peftbench";
-  const values = valuesOf(model.sizes, asked.batch, asked.seq, asked.size);
+  const shards = asked.shards || 1, values = valuesOf(model.sizes, asked.batch, asked.seq, asked.size, shards);
   const sizes = family.terms.map((terms) => sizeOf(terms, values));
-  const more = model.layers / model.period - FIRST;
+  const [first, second] = step.rounds || ROUNDS, more = model.layers / model.period - first;
   const headSizes = new Set(family.terms.flatMap((terms, n) => (isHead(terms) ? [n] : [])));
   const how = { ...asked, tied: model.tied && !family.tied, headSizes, work: [] };
   const livesAt = (recorded, asks) => livesOf(step, recorded, sizes, asks, family.terms, values);
   const lives = step.lives.map((recorded) => livesAt(recorded, how));
   const levels = [0, 1].map((depth) => levelsOf(lives[depth], step.events[depth], onGpu));
-  const levelAt = ([a, b], further = more) => levels[0][a] + (further * (levels[1][b] - levels[0][a])) / (SECOND - FIRST);
+  const levelAt = ([a, b], further = more) => levels[0][a] + (further * (levels[1][b] - levels[0][a])) / (second - first);
   let best = null;
   for (const pair of momentsOf(step.parts, levels)) if (best === null || levelAt(pair) > levelAt(best)) best = pair;
   const [one, two] = [0, 1].map((depth) => partsAt(lives[depth], best[depth], onGpu));
   const parts = Object.fromEntries(KINDS.map((kind, n) => [kind, one[n] + (more * (two[n] - one[n])) / 2]));
   const peak = levelAt(best);
-  const whole = isWhole(step.parts, levels, more, peak) || 9 * model.period >= model.layers;
+  const whole = isWhole(step.parts, levels, first, more, peak) || 9 * model.period >= model.layers;
   const heldBy = (some) => reservedBytes(some.flatMap((life) => [life, ...(life.pieces || [])]), WORKSPACES);
   let reserved = 0;
   if (onGpu) {
-    const deep = whole && step.deep, [from, to] = deep ? deep.rounds : [FIRST, SECOND];
+    const deep = whole && step.deep, [from, to] = deep ? deep.rounds : [first, second];
     const [a, b] = (deep ? deep.lives.map((recorded) => livesAt(recorded, { ...how, work: [] })) : lives).map(heldBy);
     const slope = (b - a) / (to - from), left = model.layers / model.period - to;
     const atLeast = from < DEEP ? slope : (peak - levelAt(best, 0)) / more; // segments grow with the peak in the long run
     reserved = Math.max(peak, b + Math.round(left * Math.max(slope, atLeast)));
   }
   const phase = ["forward", "backward", "optimizer"][step.phases.filter((start) => start <= Math.max(best[0], 1)).length - 1];
-  return { peak, parts, phase, reserved, whole, kernels: counted.kernelsOf(step, sizes, family.terms, values, more, how), values };
+  const sums = shards > 1 ? sharded.sumsOf(lives, more, onGpu ? 2 : 1) : { kernels: [], sent: 0 };
+  const kernels = [...counted.kernelsOf(step, sizes, family.terms, values, more, how), ...sums.kernels];
+  // Where `estimate` takes the allocator's bytes from other depths than those recorded.
+  const rough = onGpu && (asked.like === "full" ? whole : shards > 1);
+  return { peak, parts, phase, reserved, whole, rough, kernels, sent: sharded.sentBytes(step, sizes, more, sums), values };
 }
 
 function isHead(terms) {
@@ -245,9 +249,11 @@ function isHead(terms) {
 }
 
 function familyOf(read, tied) {
-  return { steps: read.steps, terms: parsedSizes(read.sizes), tied };
+  return { steps: recorded.withLives(read).steps, terms: parsedSizes(read.sizes), tied };
 }
 
+const recorded = typeof module === "undefined" ? { withLives } : require("./events.js");
+const sharded = typeof module === "undefined" ? { valuesOfShards, sentBytes, sumsOf } : require("./shards.js");
 const counted = typeof module === "undefined" ? { kernelsOf } : require("./kernels.js");
 const piecewise = typeof module === "undefined" ? { piecesOf, withPieces } : require("./pieces.js");
 if (typeof module !== "undefined") module.exports = { estimate, familyOf };

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from peftbench.estimate.calculator.dimensions import VALUES
+from peftbench.estimate.calculator.dimensions import SHARDS, VALUES
 from peftbench.estimate.program import programs
 from peftbench.estimate.step_estimate import Setting
 from peftbench.method.base import Method
@@ -17,6 +17,7 @@ from peftbench.method.registry import find, make
 ROLES = ("q v", "q k v o", "q k v o gate up down")
 PROGRAMS = ("hf-trainer", "peftbench", "plain")
 DTYPES = ("bfloat16", "float32")
+SHARDED = "shards"  # the end of the name of a step in shards
 ALIKE = {"rslora": "lora", "lora_plus": "lora"}  # the same step: another factor, other rates
 CHOOSE_ROLES = ("lora", "dora", "qlora", "qdora", "adalora", "vera", "pissa")
 OF_DEFAULTS = ("full", "adapter", "prefix", "prompt", "ia3", "layernorm", "bitfit", "galore")
@@ -40,6 +41,7 @@ class Step:
         many: Whether there are several texts, of different lengths; else one.
         method: The method.
         roles: Roles that it adapts; empty for its own.
+        sharded: Whether several cards share the base's weights.
     """
 
     program: str
@@ -48,17 +50,20 @@ class Step:
     many: bool
     method: str
     roles: str = ""
+    sharded: bool = False
 
     @property
     def key(self) -> str:
         """The name of the recording."""
         short = {"bfloat16": "bf16", "float32": "fp32"}[self.dtype]
         parts = (self.program, short, "ckpt" if self.checkpointing else "all", "many" if self.many else "one")
-        return "|".join((*parts, self.method, self.roles))
+        return "|".join((*parts, self.method, self.roles, *([SHARDED] if self.sharded else [])))
 
     def setting(self) -> Setting:
         """Return how the step of a recorded network runs."""
-        return setting_of(self.program, self.dtype, self.checkpointing, VALUES["b"] if self.many else 1, VALUES["s"])
+        texts = VALUES["b"] if self.many else 1
+        made = setting_of(self.program, self.dtype, self.checkpointing, texts, VALUES["s"])
+        return replace(made, shards=SHARDS) if self.sharded else made
 
     def made(self, size: int) -> Method:
         """Return the method with a size of its knob."""
@@ -104,6 +109,17 @@ def steps() -> Iterator[Step]:
             for many in (True, False):
                 for checkpointing in (True, False):
                     yield Step(program, dtype, checkpointing, many, method, roles)
+    yield from _sharded()
+
+
+def _sharded() -> Iterator[Step]:
+    """Yield the steps of a model in shards."""
+    methods = (("full", ""), *((method, roles) for roles in reversed(ROLES) for method in ("lora", "qlora")))
+    for program in (PROGRAMS[0], programs.OWN):
+        for method, roles in methods:
+            for many in (True, False):
+                for checkpointing in (True, False):
+                    yield Step(program, "bfloat16", checkpointing, many, method, roles, sharded=True)
 
 
 def _first() -> Iterator[tuple[str, str, str]]:
@@ -134,7 +150,7 @@ def _rest() -> Iterator[tuple[str, str, str]]:
 
 def is_left_out(key: str, family: str) -> bool:
     """Whether a recorded step does not stand for those of other sizes or depths."""
-    program, *_, method, _ = key.split("|")
+    program, _, _, _, method, *_ = key.split("|")
     return method in IRREGULAR.get(family, ()) or (program == programs.OWN and method in NOT_OWN)
 
 

@@ -151,9 +151,7 @@ class KernelCounter(FlopCounter):
         """Count one operation."""
         packet, phase = func._overloadpacket, self._phase
         if func.namespace in COMMUNICATION:
-            if size := sum(map(touched_bytes, _tensors(out))):
-                self._transfers[phase] += self._times
-                self._sent[phase] += size * self._times
+            self.one_transfer(phase, _tensors(out))
             return
         tensors = _tensors((args, kwargs))
         if func.is_view or packet in NO_KERNEL or func.namespace == "prim" or not (tensors or _tensors(out)):
@@ -176,6 +174,12 @@ class KernelCounter(FlopCounter):
     def one_product(self, shape: Shape) -> None:
         """Count a product."""
         self._products[shape] += self._times
+
+    def one_transfer(self, phase: str, received: Sequence[Tensor]) -> None:
+        """Count a transfer between devices by what comes of it."""
+        if size := sum(map(touched_bytes, received)):
+            self._transfers[phase] += self._times
+            self._sent[phase] += size * self._times
 
 
 class Together:

@@ -5,6 +5,7 @@ Dettmers et al. 2021, "8-bit Optimizers via Block-wise Quantization" (arXiv:2110
 two lookup tables of 256 float32 that all tensors share. Tensors of fewer than 4096 numbers keep float32 moments. Its
 kernels work in place, so a step has no temporaries of its own. `get_state_buffer`: paged moments of 100,000 numbers or
 more lie in managed memory, which torch's allocator does not count; smaller ones lie on the device.
+Of a parameter in shards, each process holds the state of its own shard.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from peftbench.backbones.sharded import local
 
 BLOCK, SMALLEST, TABLE, PAGED = 256, 4096, 256, 100_000
 
@@ -41,14 +44,14 @@ class AllocatedAdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None and not self.state[p]:
-                    self.state[p].update(self._made(p))
+                    self.state[p].update(self._made(local(p)))
         return None if closure is None else closure()
 
     def work(self) -> tuple[int, int]:
         """Return the kernels of a step and the bytes that they move: one a tensor, which reads its gradient once."""
         trained = [p for group in self.param_groups for p in group["params"] if self.state.get(p)]
         moments = [t for p in trained for name, t in self.state[p].items() if not name.startswith("qmap")]
-        return len(trained), sum(3 * p.nbytes for p in trained) + sum(2 * t.nbytes for t in moments)
+        return len(trained), sum(3 * local(p).nbytes for p in trained) + sum(2 * t.nbytes for t in moments)
 
     def _made(self, p: Tensor) -> dict[str, Any]:
         paged = self.paged and p.numel() >= PAGED

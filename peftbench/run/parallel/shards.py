@@ -40,7 +40,7 @@ def shard(edit: Edit, ranks: Ranks) -> None:
     _store_weights_as_parameters(net)
     own = {*edit.own(), *backbone.head_parameters(), *(p for p in net.parameters() if p.ndim == 0)}
     names = {id(p): name for name, p in net.named_parameters()}
-    for module in [*_blocks(backbone), net]:
+    for module in [*blocks(backbone), net]:
         fully_shard(module, mesh=ranks.mesh, ignored_params=own)
         module.set_gradient_divide_factor(1.0)  # sums, not means: losses are divided by the whole batch already
         module.set_force_sum_reduction_for_comms(True)
@@ -62,7 +62,7 @@ def gathered_bytes(backbone: Backbone) -> tuple[int, int]:
     """
     in_blocks: set[int] = set()
     sizes = [0]
-    for block in _blocks(backbone):
+    for block in blocks(backbone):
         parameters = {id(p): p for p in block.parameters() if is_sharded(p)}
         in_blocks |= parameters.keys()
         sizes.append(sum(p.nbytes for p in parameters.values()))
@@ -107,7 +107,7 @@ def _base(net: nn.Module, own: set[nn.Parameter]) -> Iterator[tuple[str, Tensor]
             yield from ((f"{path}.{n}", b) for n, b in m.named_buffers(recurse=False) if n not in kept)
 
 
-def _blocks(backbone: Backbone) -> list[nn.Module]:
+def blocks(backbone: Backbone) -> list[nn.Module]:
     """The network's layers: what stands at a number in the paths of its sites, the outermost."""
     found: dict[str, None] = {}
     for site in backbone.sites:

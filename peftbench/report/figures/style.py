@@ -112,7 +112,7 @@ def _png(drawn: Figure) -> bytes:
     pixels = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba(), "raw", "RGBA", 0, 1)
     text = PngInfo()
     text.add_text("Software", "peftbench")
-    few = pixels.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few = pixels.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     few.save(png, "PNG", pnginfo=text, dpi=(DPI, DPI))
     return png.getvalue()
 

@@ -141,7 +141,7 @@ function showBar(answer, choice) {
 }
 
 function showFacts(answer, choice) {
-  const facts = !answer.base ? [] : [["Trains", `${whole(answer.trainable)} parameters, ${round(answer.percent)}% of ${whole(answer.base)}`], ["Adapter's file", bytesText(answer.file)]];
+  const facts = !answer.base ? [] : [["Trains", `${whole(answer.trainable)} parameters, ${round(answer.percent)}% of ${whole(answer.base)}`], [choice.method === "full" ? "The model's file" : "Adapter's file", bytesText(answer.file)]];
   if (!answer.refused) {
     const of = choice.batch * choice.seq * choice.gpus;
     facts.push(["A step", `${duration(answer.seconds)}, ${whole(of / answer.seconds)} tokens a second; bound by ${answer.bound}`]);

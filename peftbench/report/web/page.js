@@ -9,7 +9,7 @@
     memory: { words: "Peak memory", unit: "MiB", factor: 1 / MIB },
     parameters: { words: "Trainable parameters", unit: "", factor: 1 },
     time: { words: "Step time", unit: "ms", factor: 1e3 },
-    latency: { words: "Latency of one text, not merged", unit: "ms", factor: 1e3 },
+    latency: { words: "Unmerged latency of one text", unit: "ms", factor: 1e3 },
   };
   const sections = [...document.querySelectorAll("section.result")];
   const state = { slug: sections[0] && sections[0].id, margin: null, cost: null, x: "memory", near: false, figure: innerWidth < 560 ? "forest" : "front", limits: {} };

@@ -236,15 +236,7 @@ def test_the_other_figure_shows_methods_in_the_order_of_the_report(page: Any) ->
 
 
 def test_where_lower_is_better_the_figure_does_not_call_up_better(opened: Any, tmp_path: Path) -> None:
-    scores = {"full": (11.0, 11.4, 10.7), "lora": (12.0, 11.1, 11.9)}
-    factories.write_all(
-        tmp_path,
-        [
-            factories.run(label, seed, score, metric="perplexity", direction="min", majority=None)
-            for label, of in scores.items()
-            for seed, score in enumerate(of)
-        ],
-    )
+    factories.write_all(tmp_path, factories.perplexities())
     page = opened(site.write_page(tmp_path, tmp_path / "page.html").path)
     said = page.inner_text(f"{NOW} figure[data-chart=scores] figcaption")
     assert said.startswith("Down and to the left is better.")

@@ -214,15 +214,7 @@ def test_where_the_reference_is_the_answer_the_next_best_is_named(tmp_path: Path
 
 
 def test_where_lower_is_better_the_lowest_score_is_not_called_the_highest(tmp_path: Path) -> None:
-    scores = {"full": (11.0, 11.4, 10.7), "lora": (12.0, 11.1, 11.9)}
-    factories.write_all(
-        tmp_path,
-        [
-            factories.run(label, seed, score, metric="perplexity", direction="min", majority=None)
-            for label, of in scores.items()
-            for seed, score in enumerate(of)
-        ],
-    )
+    factories.write_all(tmp_path, factories.perplexities())
     (c,) = assemble.load(tmp_path).comparisons
     said = " ".join(wording.of(c))
     assert "best score is that of full, 11.03" in said

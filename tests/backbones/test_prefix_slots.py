@@ -82,10 +82,10 @@ def test_a_future_token_changes_nothing(prefixed: Any, name: str) -> None:
     other = {**inputs, "input_ids": inputs["input_ids"].clone()}
     other["input_ids"][:, 6] += 1
     a, b = backbone.net(**inputs).logits, backbone.net(**other).logits
-    torch.testing.assert_close(a[:, :6], b[:, :6], rtol=0, atol=1e-6)
+    torch.testing.assert_close(a[:, :6], b[:, :6], rtol=0, atol=1e-5)
     assert (a[:, 6:] - b[:, 6:]).abs().max() > 1e-3
     none = {"input_ids": inputs["input_ids"]}  # no padding mask at all
-    torch.testing.assert_close(backbone.net(**none).logits, a, rtol=0, atol=1e-6)
+    torch.testing.assert_close(backbone.net(**none).logits, a, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["bert", "llama", "qwen3", "mistral", "gpt-neox", "opt-350m"])

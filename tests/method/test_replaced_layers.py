@@ -53,6 +53,9 @@ def test_layers_of_the_same_network_that_are_called_learn(mamba: Any) -> None:
 
 def test_a_quantised_layer_that_no_adapter_replaces_gives_its_weight_to_a_network_that_reads_it(mamba: Any) -> None:
     ids = torch.arange(6)[None]
+    with torch.no_grad():  # the small network's time steps hardly reach its logits
+        for site in mamba.sites.of("o"):
+            mamba.net.get_submodule(site.path).weight.mul_(100)
     edit = Edit(mamba)
     edit.swap("o", NF4Linear.from_dense)
     found = mamba.net(ids).logits
@@ -60,8 +63,8 @@ def test_a_quantised_layer_that_no_adapter_replaces_gives_its_weight_to_a_networ
     edit.undo()
     plain = mamba.net(ids).logits
     edit.swap("o", lambda base: SiteLinear.of(next(rounded), base.bias))
-    torch.testing.assert_close(found, mamba.net(ids).logits, rtol=0, atol=1e-6)
-    assert not torch.allclose(found, plain, atol=1e-6)
+    torch.testing.assert_close(found, mamba.net(ids).logits, rtol=0, atol=1e-5)
+    assert (found - plain).abs().max() > 1e-3
     edit.undo()
 
 

@@ -1,7 +1,8 @@
 """Intervals of a mean accuracy, or of a difference of two, over seeds and test examples; see `report.stats.intervals`.
 
-The claims of a figure hold jointly at 95 %: each has an interval at level 1 - 0.05 / claims (Bonferroni). One seed says
-nothing about other seeds, so its interval is infinite.
+The claims of a figure hold jointly at 95 %: each has an interval at level 1 - 0.05 / claims (Bonferroni). Where a figure
+is read after some of its seeds, its error is spent over these looks (`report.stats.spending`), so that all of them hold.
+One seed says nothing about other seeds, so its interval is infinite.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from peftbench.records.record import RunRecord
 from peftbench.report.papers._records import NotRun, label, score
 from peftbench.report.stats import intervals, power
 from peftbench.report.stats.intervals import LEVEL, Estimate
+from peftbench.report.stats.spending import Spending, nominal_levels
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,23 @@ class HalfWidth:
     """Half the width of an interval as it would be with another number of seeds, its middle and variances kept."""
 
     estimate: Estimate
-    level: float
+    claims: int = 1
+    looks: tuple[int, ...] = ()  # numbers of seeds at which it is read; () for once
+    spending: Spending = "obrien_fleming"
     unit: float = 1.0  # what it is multiplied with, such as 100 for percentage points
 
     def __call__(self, seeds: int) -> float:
-        half = power.with_seeds(self.estimate, seeds).half(self.level)
+        half = power.with_seeds(self.estimate, seeds).half(self.level(seeds))
         assert half is not None  # there are several seeds
         return self.unit * half
+
+    def level(self, seeds: int) -> float:
+        """The level of the interval at the look that so many seeds have reached."""
+        error = (1 - LEVEL) / self.claims
+        if not self.looks:
+            return 1 - error
+        reached = sum(look <= seeds for look in self.looks)
+        return 1 - 2 * nominal_levels(self.looks, error / 2, self.spending)[max(reached, 1) - 1]
 
 
 class Interval(NamedTuple):
@@ -55,12 +67,15 @@ def mean(runs: Sequence[RunRecord], claims: int = 1) -> Interval:
     return of(_right(_by_seed(runs)), claims)
 
 
-def difference(runs: Sequence[RunRecord], reference: Sequence[RunRecord], claims: int = 1) -> Interval:
+def difference(
+    runs: Sequence[RunRecord], reference: Sequence[RunRecord], claims: int = 1, looks: Sequence[int] = ()
+) -> Interval:
     """Mean accuracy of `runs` minus that of `reference`, over their common seeds and the same examples.
 
     Args:
         runs, reference: one run per seed, with predictions.
         claims: number of claims that hold jointly.
+        looks: numbers of seeds at which the claims are read, the last the most that run; none for once.
 
     Raises:
         NotRun: without a common seed.
@@ -71,24 +86,25 @@ def difference(runs: Sequence[RunRecord], reference: Sequence[RunRecord], claims
     if not seeds:
         raise NotRun(f"{label(runs[0])} and {label(reference[0])} have no seed in common")
     a, b = (_right({s: by_seed[s] for s in seeds}) for by_seed in (mine, other))
-    return of(a - b, claims)
+    return of(a - b, claims, looks)
 
 
-def of(x: np.ndarray, claims: int = 1) -> Interval:
+def of(x: np.ndarray, claims: int = 1, looks: Sequence[int] = ()) -> Interval:
     """The mean with its interval.
 
     Args:
         x: (S, n) over seeds and test examples.
         claims: number of claims that hold jointly.
+        looks: numbers of seeds at which the claims are read; none for once.
     """
-    return around(intervals.of_examples(x), claims)
+    return around(intervals.of_examples(x), claims, looks)
 
 
-def around(e: Estimate, claims: float = 1) -> Interval:
+def around(e: Estimate, claims: int = 1, looks: Sequence[int] = (), spending: Spending = "obrien_fleming") -> Interval:
     """An estimate with its interval; infinite with one seed."""
     if e.is_of_runs:
         return Interval(e.value, -math.inf, math.inf)
-    half_at = HalfWidth(e, 1 - (1 - LEVEL) / claims)
+    half_at = HalfWidth(e, claims, tuple(looks), spending)
     half = half_at(e.seeds)
     return Interval(e.value, e.value - half, e.value + half, half_at)
 

@@ -97,6 +97,13 @@ def best(of: Iterable[ChosenRate]) -> ChosenRate:
     return max(candidates, key=lambda t: t.preferred)
 
 
+def in_full(of: Iterable[ChosenRate]) -> list[ChosenRate]:
+    """Those with as many seeds as any: the ones that went on, once validation had chosen what to compare."""
+    candidates = list(of)
+    most = max((len(t.runs) for t in candidates), default=0)
+    return [t for t in candidates if len(t.runs) == most]
+
+
 def same_setting(runs: Sequence[RunRecord]) -> None:
     """Raise NotRun, naming the differences, unless all runs may be compared on one axis."""
     first, *others = {comparable.key(r.spec): r.spec for r in runs}.values()
@@ -117,8 +124,10 @@ def unlearned(candidates: Iterable[ChosenRate]) -> str | None:
     )
 
 
-def notes(results: Results, folders: Iterable[str], chosen: Mapping[Any, ChosenRate]) -> tuple[str, ...]:
-    """The notes of every sweep: how rates were chosen, which lie at an edge, and which runs failed."""
+def notes(
+    results: Results, folders: Iterable[str], chosen: Mapping[Any, ChosenRate], looks: Sequence[int] = ()
+) -> tuple[str, ...]:
+    """The notes of every sweep: how rates were chosen, which lie at an edge, which runs failed, the looks."""
     rates = [t for t in chosen.values() if len(t.rates) > 1]
     edge = [f"{_name(t.key)} at {t.lr:g}" for t in rates if t.at_edge]
     tried = sorted({len(t.rates) for t in rates})
@@ -134,6 +143,14 @@ def notes(results: Results, folders: Iterable[str], chosen: Mapping[Any, ChosenR
     if failed:
         how = ", ".join(f"{len(same)} {status}" for status, same in group(failed, lambda r: r.status).items())
         sentences.append(f"Runs that did not finish, left out: {how}.")
+    if looks:
+        most = max(len(t.runs) for t in chosen.values())
+        if any(len(t.runs) < most for t in chosen.values()):
+            sentences.append(
+                "What the claims compare went on to more seeds, each at the rate that validation preferred by then."
+            )
+        after = f"{', '.join(map(str, looks[:-1]))} and {looks[-1]}"
+        sentences.append(f"Claims are read after {after} seeds; their intervals take all of these looks into account.")
     return (
         *sentences,
         "Intervals: over seeds and test examples, 95 % for all claims together, and for each row of the table alone.",

@@ -12,8 +12,7 @@ from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Res
 from peftbench.report.papers._interval import Interval, around
 from peftbench.report.papers._records import NotRun, scale
 from peftbench.report.stats import intervals
-from peftbench.report.stats.intervals import LEVEL, Estimate
-from peftbench.report.stats.spending import nominal_levels
+from peftbench.report.stats.intervals import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,7 +48,7 @@ def reproduce(results: Results) -> Reproduction:
     tables = {folder: _learned(results, folder) for folder in FOLDERS}
     ratios = {(p, folder): {c.task: _ratio(c, p) for c in tables[folder]} for p in PAIRS for folder in FOLDERS}
     means = {key: _mean(by_task.values()) for key, by_task in ratios.items()}
-    ends = {(p, folder): around(e, _claims(len(means), e, tables[folder])) for (p, folder), e in means.items()}
+    ends = {(p, folder): _interval(e, len(means), tables[folder]) for (p, folder), e in means.items()}
     return Reproduction(
         scale="; ".join(f"{f}: {scale([r for r in runs if r.path.is_relative_to(results.root / f)])}" for f in FOLDERS),
         claims=tuple(_claim(p, folder, ours) for (p, folder), ours in ends.items()),
@@ -93,14 +92,9 @@ def _mean(ratios: Iterable[Estimate]) -> Estimate:
     return mean
 
 
-def _claims(together: int, e: Estimate, tables: Sequence[Comparison]) -> float:
-    """The number of claims that hold jointly, larger where an estimate was looked at several times."""
+def _interval(e: Estimate, claims: int, tables: Sequence[Comparison]) -> Interval:
     design = tables[0].design
-    if not design.looks:
-        return together
-    error = (1 - LEVEL) / together
-    reached = sum(look <= e.seeds for look in design.looks) - 1
-    return (1 - LEVEL) / (2 * nominal_levels(design.looks, error / 2, design.spending)[max(reached, 0)])
+    return around(e, claims, design.looks, design.spending)
 
 
 def _claim(p: Pair, folder: str, ours: Interval) -> Claim:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = "paper/lora_rank"
+LOOKS = (3, 10, 30)  # numbers of seeds at which the claims are read
 METHODS, RANKS = ("lora", "dora"), (1, 2, 4, 8, 32, 64)
 MARGIN = 2.0  # points; the paper's ranks lie within 0.5
 
@@ -41,13 +42,13 @@ def reproduce(results: Results) -> Reproduction:
         table=Table(("method", "rank", "parameters", "rate", "accuracy"), tuple(map(_row, rows.values()))),
         draw=lambda canvas: _draw(canvas, rows),
         incomparable=unlearned(rows.values()),
-        notes=notes(results, [FOLDER], rows),
+        notes=notes(results, [FOLDER], rows, LOOKS),
     )
 
 
 def _claims(rows: dict[tuple[str, int], ChosenRate]) -> tuple[Claim, ...]:
     def less(a: tuple[str, int], b: tuple[str, int]) -> Interval:
-        return points(difference(rows[a].runs, rows[b].runs, claims=5))
+        return points(difference(rows[a].runs, rows[b].runs, claims=5, looks=LOOKS))
 
     return (
         Claim("LoRA: rank 1 is not more than 2 points below rank 64", "−0.1 points (73.4 and 73.5)",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = "paper/lora_roles"
+LOOKS = (3, 16, 40)  # numbers of seeds at which the claims are read
 PAPER = {  # roles: (rank, WikiSQL, MultiNLI)
     "q": (8, 70.4, 91.0),
     "k": (8, 70.0, 90.8),
@@ -53,7 +54,7 @@ def reproduce(results: Results) -> Reproduction:
         ),
         draw=lambda canvas: _draw(canvas, rows),
         incomparable=unequal or unlearned(rows.values()),
-        notes=notes(results, [FOLDER], rows),
+        notes=notes(results, [FOLDER], rows, LOOKS),
     )
 
 
@@ -63,7 +64,7 @@ def _asked() -> set[tuple[str, int]]:
 
 def _claims(rows: dict[str, ChosenRate]) -> tuple[Claim, ...]:
     def less(a: str, b: str) -> Interval:
-        return points(difference(rows[a].runs, rows[b].runs, claims=3))
+        return points(difference(rows[a].runs, rows[b].runs, claims=3, looks=LOOKS))
 
     return (
         Claim("q and v at rank 4 beat q alone at rank 8", "+3.3 and +0.3 points",

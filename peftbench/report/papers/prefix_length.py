@@ -14,6 +14,7 @@ from peftbench.report.papers._sweep import (
     best,
     choose_rates,
     hyper,
+    in_full,
     method,
     notes,
     points,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = "paper/prefix_length"
+LOOKS = (3, 6, 40)  # numbers of seeds at which the claims are read
 LENGTHS = (1, 2, 5, 10, 20, 50, 100)
 THRESHOLD = 10  # the paper's, for table-to-text
 
@@ -41,14 +43,14 @@ def reproduce(results: Results) -> Reproduction:
         table=Table(("length", "parameters", "rate", "accuracy"), tuple(map(_row, rows.values()))),
         draw=lambda canvas: _draw(canvas, rows),
         incomparable=unlearned(rows.values()),
-        notes=notes(results, [FOLDER], rows),
+        notes=notes(results, [FOLDER], rows, LOOKS),
     )
 
 
 def _claims(rows: dict[int, ChosenRate]) -> tuple[Claim, ...]:
-    longest, top = rows[max(rows)], best(rows.values())
-    rise = points(difference(rows[THRESHOLD].runs, rows[1].runs, claims=2))
-    fall = points(difference(longest.runs, top.runs, claims=2))
+    longest, top = rows[max(rows)], best(in_full(rows.values()))
+    rise = points(difference(rows[THRESHOLD].runs, rows[1].runs, claims=2, looks=LOOKS))
+    fall = points(difference(longest.runs, top.runs, claims=2, looks=LOOKS))
     return (
         Claim(f"length {THRESHOLD} beats length 1", "rises up to a threshold", *rise, above=0, equal=TWO_POINTS,
               form="{:+.1f}"),

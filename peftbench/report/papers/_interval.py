@@ -1,8 +1,8 @@
 """Intervals of a mean accuracy, or of a difference of two, over seeds and test examples; see `report.stats.intervals`.
 
-The claims of a figure hold jointly at 95 %: each has an interval at level 1 - 0.05 / claims (Bonferroni). Where a figure
-is read after some of its seeds, its error is spent over these looks (`report.stats.spending`), so that all of them hold.
-One seed says nothing about other seeds, so its interval is infinite.
+The claims of a figure hold jointly at 95 %: each has an interval at level 1 - 0.05 / claims (Bonferroni). Where a
+figure is read after some of its seeds, its error is spent over these looks (`report.stats.spending`), so that all of
+them hold. One seed says nothing about other seeds, so its interval is infinite.
 """
 
 from __future__ import annotations

@@ -18,10 +18,13 @@ from typing import Any
 
 import yaml
 from msgspec import to_builtins
+from tabulate import tabulate
 
 from peftbench.records import record
-from peftbench.records.record import Record
-from peftbench.report.data import tunings
+from peftbench.records.record import Record, RunRecord, TrialRecord
+from peftbench.report.data import collect, decisions, tunings
+from peftbench.report.data.comparison import Comparison
+from peftbench.report.papers import _build
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -37,12 +40,57 @@ one there is what the records give; `python -m peftbench verify DIR --sample 5` 
 What follows is tracked. It is written by `python scripts/results_readme.py` from the records and from the `about.yaml`
 beside them. Wall time is the time in which at least one of the set's records was being made.
 """
+SPENT = """\
+## What the sets spent
+
+Runs: those that finished with a score on the test split. At an edge: chosen rates beyond which no trial lies. Of at
+most: what the design allows, every configuration with the most seeds; designs that stop at a verdict have it. Saved:
+the share that did not run, once no row goes on. Processor hours: durations of all records, trials and failures
+included, times their threads; most ran beside other work, which makes them long.
+"""
 
 
 def text() -> str:
     """The whole file."""
     folders = sorted(path.parent for path in RESULTS.rglob(ABOUT))
-    return "\n".join([HEAD, *("\n".join(_section(folder)) for folder in folders)])
+    return "\n".join([HEAD, _spent(folders), *("\n".join(_section(folder)) for folder in folders)])
+
+
+def _spent(folders: Sequence[Path]) -> str:
+    """The table of seeds, trials and processor hours, a row for each set with run records and one for all."""
+    read = {folder.relative_to(RESULTS).as_posix(): record.read_all(folder) for folder in folders}
+    looks = {f"paper/{figure.name}": figure.looks for figure in _build.known().values() if figure.looks}
+    rows = [_row(name, records, looks.get(name)) for name, records in read.items() if records]
+    total = ["all", *(sum(column) for column in zip(*(row[1:3] for row in rows), strict=True)), "", "", ""]
+    total.append(sum(row[-1] for row in rows))
+    headers = ["set", "runs", "trials", "at an edge", "of at most", "saved", "processor hours"]
+    align = ["left", *["right"] * 6]
+    return SPENT + "\n" + tabulate([*rows, total], headers, tablefmt="github", floatfmt=".1f", colalign=align) + "\n"
+
+
+def _row(name: str, records: Sequence[Record], looks: Sequence[int] | None) -> list[Any]:
+    runs = [r for r in records if isinstance(r, RunRecord)]
+    at_edge, chosen = tunings.edge_counts(tunings.of(records))
+    sequential = [c for c in collect.compare(records) if looks or c.design.looks]
+    most = sum((looks or c.design.looks)[-1] * len(c.entries) for c in sequential)
+    spent = sum(len(e.runs) for c in sequential for e in c.entries)
+    going_on = any(_goes_on(c, looks) for c in sequential)
+    return [
+        name,
+        len(runs),
+        sum(isinstance(r, TrialRecord) for r in records),
+        f"{at_edge} of {chosen}" if chosen else "",
+        most or "",
+        "going on" if going_on else f"{1 - spent / most:.0%}" if most else "",
+        sum(r.body.seconds.total * (r.env.threads or 1) for r in records) / 3600,
+    ]
+
+
+def _goes_on(c: Comparison, looks: Sequence[int] | None) -> bool:
+    """Whether seeds are still to run: of a row that is not decided, or in a figure that has not had its last look."""
+    if looks:
+        return max(len(e.runs) for e in c.entries) < looks[-1]
+    return bool(decisions.of(c).going_on)
 
 
 def _section(folder: Path) -> Iterator[str]:

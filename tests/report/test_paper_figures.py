@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from factories import write_all
-from paper_records import flat, reproduced, roles_runs
+from paper_records import flat, read_once, reproduced, roles_runs
 from typer.testing import CliRunner
 
 from peftbench.cli.app import app
@@ -130,9 +130,10 @@ def test_an_unknown_figure_is_refused_with_the_known_ones() -> None:
 
 
 @pytest.fixture
-def rendered(tmp_path: Path) -> tuple[Path, Path]:
+def rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """A results directory with one sweep, and where its figure was written."""
     results, docs = tmp_path / "results", tmp_path / "docs"
+    read_once(monkeypatch)
     write_all(results / "paper/lora_roles", roles_runs({**flat(0.8), "q": 0.6}))
     _build.write([], results, docs)
     return results, docs

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import factories
 import numpy as np
 import pytest
 from factories import as_trial, write_all
-from paper_records import flat, reproduced, roles_runs, trained
+from paper_records import flat, read_once, reproduced, roles_runs, trained
 
 from peftbench.errors import UserError
-from peftbench.records.design import Design
 from peftbench.report.papers import (
     EQUAL,
     NOT_COMPARABLE,
@@ -38,16 +36,27 @@ from peftbench.report.papers import (
     qlora_memory,
     qlora_nf4,
 )
-from peftbench.report.papers._interval import difference, mean
+from peftbench.report.papers._interval import around, difference, mean
 from peftbench.report.papers._interval import of as interval_of
 from peftbench.report.papers._sweep import choose_rates, lr, method
+from peftbench.report.stats.intervals import LEVEL
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+COMPARED = ("q", "q v", "q k v o")  # by the claims about roles
+
+
+@pytest.fixture
+def one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three seeds are all that there are."""
+    read_once(monkeypatch)
 
 
 # Verdicts from synthetic records
 
 
+@pytest.mark.usefixtures("one_look")
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [
@@ -109,6 +118,7 @@ def test_roles_of_unequal_sizes_are_not_comparable(tmp_path: Path) -> None:
     assert "sizes differ" in str(reproduced(lora_roles.FIGURE, tmp_path, bodies).incomparable)
 
 
+@pytest.mark.usefixtures("one_look")
 @pytest.mark.parametrize(("low_rank", "verdict"), [(0.80, REPRODUCED), (0.60, NOT_REPRODUCED)])
 def test_rank_follows_the_records(tmp_path: Path, low_rank: float, verdict: str) -> None:
     bodies = [
@@ -120,6 +130,7 @@ def test_rank_follows_the_records(tmp_path: Path, low_rank: float, verdict: str)
     assert reproduced(lora_rank.FIGURE, tmp_path, bodies).verdict == verdict
 
 
+@pytest.mark.usefixtures("one_look")
 @pytest.mark.parametrize(("longest", "verdict"), [(0.70, REPRODUCED), (0.90, NOT_REPRODUCED)])
 def test_prefix_length_follows_the_records(tmp_path: Path, longest: float, verdict: str) -> None:
     scores = dict(zip(prefix_length.LENGTHS, (0.60, 0.65, 0.7, 0.80, 0.85, 0.84, longest), strict=True))
@@ -140,11 +151,13 @@ def plus_runs(gain: float) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.usefixtures("one_look")
 @pytest.mark.parametrize(("gain", "verdict"), [(0.15, REPRODUCED), (0.0, WITHIN)])
 def test_two_rates_follow_the_records(tmp_path: Path, gain: float, verdict: str) -> None:
     assert reproduced(lora_plus_rates.FIGURE, tmp_path, plus_runs(gain)).verdict == verdict
 
 
+@pytest.mark.usefixtures("one_look")
 def test_a_cell_where_a_seed_failed_is_shown_but_never_the_best(tmp_path: Path) -> None:
     bodies = plus_runs(0.15)
     lost = next(
@@ -404,14 +417,45 @@ def test_the_seeds_that_a_claim_asks_for_decide_it_if_nothing_else_changes(gain:
     assert claim(asked + asked % 2).seeds is None
 
 
-def test_a_pair_that_was_looked_at_several_times_has_a_wider_interval() -> None:
+def test_a_claim_that_was_looked_at_several_times_has_a_wider_interval() -> None:
     """Pocock's bounds for six looks are about those of four claims more for each claim; one look costs nothing."""
     e = interval_of(np.random.default_rng(0).normal(size=(20, 50))).half_at
 
-    def claims(looks: list[int]) -> float:
-        assert e is not None
-        return equal_size._claims(9, e.estimate, [SimpleNamespace(design=Design(looks=looks, spending="pocock"))])
+    def claims(*looks: int) -> float:
+        assert e
+        half_at = around(e.estimate, 9, looks, "pocock").half_at
+        assert half_at is not None
+        return (1 - LEVEL) / (1 - half_at.level(20))
 
-    assert claims([]) == 9
-    assert claims([20]) == pytest.approx(9)
-    assert 20 < claims([3, 5, 8, 12, 20, 30]) < 54  # 54 would be Bonferroni over six looks
+    assert claims() == pytest.approx(9)
+    assert claims(20) == pytest.approx(9)
+    assert 20 < claims(3, 5, 8, 12, 20, 30) < 54  # 54 would be Bonferroni over six looks
+
+
+def test_early_looks_at_a_claim_decide_next_to_nothing_and_the_last_pays_little_for_them() -> None:
+    x = np.random.default_rng(0).normal(size=(40, 50))
+    early, last, once = interval_of(x[:16], 3, (3, 16, 40)), interval_of(x, 3, (3, 16, 40)), interval_of(x, 3)
+    alone = interval_of(x[:16], 3)
+    assert early.high - early.low > 1.5 * (alone.high - alone.low)
+    assert once.high - once.low < last.high - last.low < 1.02 * (once.high - once.low)
+
+
+def test_an_open_claim_asks_for_the_seeds_that_decide_it_at_the_look_they_reach() -> None:
+    x = np.repeat(np.where(np.arange(20) % 2, 0.03, -0.03)[:, None], 400, 1) + np.tile([0.01, -0.01], 200)
+    claim = Claim("a is b's equal", "", *interval_of(x, 3, (3, 20, 40)), above=-0.015, below=0.015)
+    assert claim.verdict == WITHIN  # though 20 seeds would decide it if nobody looked before the last
+    assert Claim("the same", "", *interval_of(x, 3), above=-0.015 * 1.5, below=0.015 * 1.5).verdict == REPRODUCED
+    assert claim.seeds is not None
+    assert claim.seeds >= 40
+
+
+def test_what_the_claims_compare_may_go_on_without_the_others(tmp_path: Path) -> None:
+    """Beyond the seeds that all have, only what the claims compare runs; it stays chosen, and a note says so."""
+    scores = {**flat(0.8), "q": 0.60}
+    runs = [
+        r for r in roles_runs(scores, 40) if r["spec"]["seed"] < 3 or r["spec"]["method"]["hyper"]["roles"] in COMPARED
+    ]
+    found = reproduced(lora_roles.FIGURE, tmp_path, runs)
+    assert found.verdict == REPRODUCED
+    assert "went on to more seeds" in " ".join(found.notes)
+    assert "looks into account" in " ".join(found.notes)

@@ -134,6 +134,7 @@ class PaperFigure:
     reproduce: Callable[[Results], Reproduction]
     records: tuple[str, ...] = ()  # folders under results/ that `reproduce` reads; default: its own
     commands: tuple[str, ...] = ()  # to make the records; default: run its own experiment
+    looks: tuple[int, ...] = ()  # numbers of seeds at which its claims are read, the last the most; () for once
     size: tuple[float, float] = (7.6, 4.8)  # inches
 
     @property

@@ -129,5 +129,6 @@ FIGURE = PaperFigure(
         "the rates that validation prefers for it."
     ),
     reproduce=reproduce,
+    looks=LOOKS,
     size=(7.6, 5.6),
 )

@@ -97,4 +97,5 @@ FIGURE = PaperFigure(
         "within 0.5), and DoRA beats LoRA at ranks 4 and 8."
     ),
     reproduce=reproduce,
+    looks=LOOKS,
 )

@@ -108,5 +108,6 @@ FIGURE = PaperFigure(
         "q and v, and all four, each beat q alone of the same size, and these two are within 2 points of each other."
     ),
     reproduce=reproduce,
+    looks=LOOKS,
     size=(9.6, 4.6),
 )

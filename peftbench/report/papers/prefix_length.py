@@ -91,4 +91,5 @@ FIGURE = PaperFigure(
     ),
     criterion=f"length {THRESHOLD} beats length 1, and the longest is below the length that validation prefers.",
     reproduce=reproduce,
+    looks=LOOKS,
 )

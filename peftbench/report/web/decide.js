@@ -113,10 +113,19 @@ const Decide = (() => {
     const counts = groups.filter(([labels]) => labels.length).map(([labels, name]) => `${labels.length} ${name}`).join(", ");
     const parts = [fill(text.sample, { seeds: table.seeds, examples: table.examples, counts })];
     if (decided.open.length) parts.push(needed(table, text, decided, margin));
+    const flat = withoutSpread(table, decided);
+    if (flat.length) parts.push(fill(text.no_spread, { labels: listed(flat) }));
     const smallest = decided.within.length ? null : leastMargin(table, decided);
     if (smallest && smallest[0] < Math.min(usableMargin(table), WIDE * margin)) parts.push(fill(text.bears, { least: difference(table, roundedUp(smallest[0])), labels: listed(smallest[1]) }));
     return [parts.filter(Boolean).join(" ")];
   }
+
+  // Open rows whose difference to a candidate is the same in every seed, so that it has no interval: report/data/pairs.py.
+  function withoutSpread(table, decided) {
+    return decided.open.filter((label) => decided.candidates.some((other) => other !== label && !hasInterval(table, label, other)));
+  }
+
+  const hasInterval = (table, a, b) => { const p = pair(table, a, b); return !p || p[1] !== null; };
 
   // How many seeds, or how many test examples, would show the margin for the open rows; null where nothing is known.
   function lacking(table, decided, margin) {
@@ -220,7 +229,7 @@ const Decide = (() => {
     return Math.ceil(n / unit) * unit;
   }
 
-  return { decide, how, verdict, overTasks, cheapest, leader, leastMargin, amount, difference, listed, count, fill };
+  return { decide, how, hasInterval, verdict, overTasks, cheapest, leader, leastMargin, amount, difference, listed, count, fill };
 })();
 
 /* How many seeds or test examples show a difference: report/stats/power.py. */

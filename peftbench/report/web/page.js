@@ -207,7 +207,9 @@
       const a = td.parentNode.cells[0].textContent, b = labels[td.cellIndex - 1], p = (table.pairs[a] || {})[b];
       if (!p) return;
       const signed = (x) => (x === null ? "unknown" : `${x < 0 ? "−" : "+"}${Math.abs(x * table.scale).toFixed(table.scale === 100 ? 1 : 3)}`);
-      said.textContent = `${a} ${words[td.className.split(" ")[0]]} ${b}: ahead by ${signed(p[0])} [${signed(p[1])}, ${signed(p[2])}]${table.unit ? ` ${table.unit}` : ""} (95 % interval of this pair alone).`;
+      const sure = Decide.hasInterval(table, a, b) ? ` [${signed(p[1])}, ${signed(p[2])}]` : "", unit = table.unit ? ` ${table.unit}` : "";
+      const why = sure ? "(95 % interval of this pair alone)" : "in every seed: without a spread there is no interval, so nothing is decided";
+      said.textContent = `${a} ${words[td.className.split(" ")[0]]} ${b}: ahead by ${signed(p[0])}${sure}${unit} ${why}.`;
     };
     if (cells[0]) cells[0].tabIndex = 0;
     grid.addEventListener("pointerover", (e) => { const td = e.target.closest("td"); if (cells.includes(td)) say(td); });

@@ -43,6 +43,7 @@ TEXT = {
     "more": "To show a difference of {margin} takes about {examples} test examples, and more seeds.",
     "enough": "These seeds show a difference of {margin} in one pair (80 % power); the whole table at once takes more.",
     "beyond": "No number of seeds up to 1,000 would show a difference of {margin} in one pair.",
+    "no_spread": answers.NO_SPREAD,
     "bears": "The smallest margin with an answer is {least}: {labels}.",
     "everywhere": "Take {chosen}: it has the least {cost}{alike} of those surely within the margin of the best on each "
     "of {tasks} tasks ({within}).",
@@ -116,6 +117,8 @@ def _third(c: Comparison, told: Answer | None) -> Iterator[str]:
     parts = [TEXT["sample"].format(seeds=seeds_of(c), examples=examples_of(c), counts=", ".join(said))]
     if told.open:
         parts.append(_needed(c, told))
+    if flat := pairs.without_spread(c):
+        parts.append(TEXT["no_spread"].format(labels=visible(listed(flat))))
     least = pairs.least_margin(c, decisions.of(c).candidates) if not told.within else None
     if least and least[0] < min(usable_margin(c), WIDE * told.margin):
         margin = answers.amount(_rounded_up(least[0], c), c.metric)

@@ -15,8 +15,8 @@ from peftbench.report.tables.formatting import are, count, listed, scaled, secon
 COST = {"memory": "peak memory", "parameters": "trainable parameters", "time": "time for a step"}
 MIB = 2**20
 NO_SPREAD = (
-    "{labels}: a difference that is the same in every seed has no spread, so no interval can be computed and nothing is "
-    "decided."
+    "{labels}: a difference that is the same in every seed has no spread, so no interval can be computed and nothing "
+    "is decided."
 )
 
 

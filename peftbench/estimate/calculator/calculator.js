@@ -42,7 +42,7 @@ const methodOf = (name) => data.methods.find((one) => one.name === name);
 // starts from its own default.
 const RANK = ["lora", "qlora", "dora", "qdora", "pissa", "adalora"], TOKENS = ["prefix", "prompt"];
 const meaningOf = ({ name, like }) => (RANK.includes(like) ? "rank of the update" : TOKENS.includes(like) ? "tokens" : name);
-const sizeOf = (method) => (method.knob ? chosen[meaningOf(method)] ?? method.size : 0);
+const startingSize = (method) => (method.knob ? chosen[meaningOf(method)] ?? method.size : 0);
 const OWN = "own", KEYS = ["model_type", "hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "tie_word_embeddings", "max_position_embeddings", "sliding_window", "use_sliding_window", "attention_bias", "mlp_bias"];
 
 // The model of a name; "own" is what the pasted config.json says, which throws an error where it cannot be used.
@@ -85,7 +85,7 @@ function write(choice) {
 }
 
 function takeSize(method) {
-  size = sizeOf(method);
+  size = startingSize(method);
   const at = SIZES.findLastIndex((one) => one <= size);
   byId("size").value = at < 0 ? 0 : at;
 }

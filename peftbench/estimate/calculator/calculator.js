@@ -161,7 +161,7 @@ function showFacts(answer, choice) {
   const facts = !answer.base ? [] : [["Trains", `${whole(answer.trainable)} parameters, ${round(answer.percent)}% of ${whole(answer.base)}`], [choice.method === "full" ? "The model's file" : "Adapter's file", bytesText(answer.file)]];
   if (!answer.refused) {
     const of = choice.batch * choice.seq * choice.gpus;
-    facts.push(["A step", `${duration(answer.seconds)}, ${whole(of / answer.seconds)} tokens a second; limited by ${data.limits[answer.bound]}`]);
+    facts.push(["A step", `${duration(answer.seconds)}, ${whole(of / answer.seconds)} tokens a second${answer.bound ? `; limited by ${data.limits[answer.bound]}` : ""}`]);
     facts.push(["All of it", answer.fits ? `${duration(answer.hours * 3600)} for ${whole(answer.steps)} steps` : "does not fit"]);
     if (answer.fits) facts.push(["Money", `${round(answer.money)} ${data.currency}, at ${choice.price} ${data.currency} for an hour of a card`], ["Energy", `${round(answer.kwh)} kWh at most`]);
     if (answer.transfers > 0) facts.push(["Over the link", `${duration(answer.transfers)} of a step: ${choice.shards > 1 ? "gathered blocks and summed gradients" : "summed gradients"}`]);

@@ -33,7 +33,10 @@ Examples = Annotated[
     int | None, typer.Option("--examples", metavar="N", help="With --gpu: texts of the data set, for hours and money.")
 ]
 Epochs = Annotated[float | None, typer.Option("--epochs", metavar="E", help="With --examples: passes over them.")]
-Price = Annotated[float | None, typer.Option("--price", metavar="X", help="With --examples: of one card for an hour.")]
+Price = Annotated[
+    float | None,
+    typer.Option("--price", metavar="X", help="With --examples: USD (or --currency) for an hour of a card."),
+]
 PriceFile = Annotated[
     Path | None, typer.Option("--prices", metavar="FILE", help="With --examples: YAML with prices of cards.")
 ]
@@ -83,7 +86,7 @@ class Asked:
         from peftbench.plan import memory_size
 
         card = cards.card(str(self.gpu))
-        price, currency = self.price, self.currency or "USD"
+        price, currency = self.price, self.currency or fits.CURRENCY
         if self.prices is not None:
             read = prices.read(self.prices)
             price, currency = read.price(card, self.prices), read.currency
@@ -170,6 +173,7 @@ def _headline(a: Answer) -> str:
 def _parts(a: Answer) -> list[str]:
     from tabulate import tabulate
 
+    from peftbench.estimate.card.step_seconds import LIMITS
     from peftbench.estimate.tables import size
 
     e = a.estimate
@@ -183,7 +187,7 @@ def _parts(a: Answer) -> list[str]:
         ("the card", size(a.card.memory_bytes), f"{a.card.watts:g} W; {a.card.source}"),
     ]
     if a.card.bfloat16 is None and a.estimate.setting.dtype == "bfloat16":
-        rows.append(("bfloat16", "not native", "products run at the rate of float32, or not at all"))
+        rows.append(("bfloat16", "not native", "matrix products run at the rate of float32, or not at all"))
     for name, found, unit in (("largest batch", a.largest_batch, ""), ("longest text", a.longest_text, " tokens")):
         why = "where the network's positions end, not the memory" if found.ends_with_positions else "by memory"
         rows.append((name, f"{found.value:,}{unit}", why if found.value else "nothing fits"))
@@ -191,9 +195,9 @@ def _parts(a: Answer) -> list[str]:
         rows.append(("seconds a step", "unknown", "the number of kernels is not affine in the number of layers"))
     else:
         s = a.step
-        rows.append(("seconds a step", f"{s.seconds:.4g}", f"waits for {s.bound}; {a.known_error}"))
+        rows.append(("seconds a step", f"{s.seconds:.4g}", f"limited by {LIMITS[s.bound]}; {a.known_error}"))
         rows += [(f"  {name}", f"{value:.4g}", "") for name, value in s.phases.items()]
-        rows.append(("  products", f"{s.products:.4g}", "of these"))
+        rows.append(("  matrix products", f"{s.products:.4g}", "of these"))
         rows.append(("  other kernels", f"{s.others:.4g}", "of these"))
         rows.append(("  launches", f"{s.host:.4g}", "of the host, at the same time"))
         if s.transfers:

@@ -11,6 +11,7 @@ import typer
 
 from peftbench import api
 from peftbench.cli import progress
+from peftbench.cli.doing import Doing
 from peftbench.cli.options import (
     AsJson,
     DataDir,
@@ -144,12 +145,14 @@ def plan(
     from peftbench.cli import data_view, plan_view
 
     check_device_name(device)
-    loaded = _load(experiment, only, data_dir, plugin, method, override, against)
-    loaded.check_device(device, must_exist=False)
-    workers = loaded.workers(device, jobs)
-    place = _place(loaded, device, workers)
-    records = list(api.records(loaded.results_dir(results)))
-    rows, summary = _forecast(loaded, records, place, lambda line: say(line, sys.stderr))
+    with Doing(f"planning {experiment} ...") as doing:
+        loaded = _load(experiment, only, data_dir, plugin, method, override, against, doing.note)
+        loaded.check_device(device, must_exist=False)
+        workers = loaded.workers(device, jobs)
+        doing.now(f"{loaded.experiment.name}: predicting memory and time of {len(loaded):,} runs ...")
+        place = _place(loaded, device, workers)
+        records = list(api.records(loaded.results_dir(results)))
+        rows, summary = _forecast(loaded, records, place, doing.now)
     if as_json:
         print_json(rows)
         return
@@ -216,8 +219,9 @@ def _load(
     methods: list[str] | None,
     overrides: list[str] | None,
     against: Path | None,
+    show: Callable[[str], None] = lambda line: say(line, sys.stderr),
 ) -> api.Plan:
-    """Plan an experiment and print the notes of the plan on standard error."""
+    """Plan an experiment and show the notes of the plan, by default on standard error."""
     loaded = api.plan(
         experiment,
         only=only or (),
@@ -228,7 +232,7 @@ def _load(
         against=against,
     )
     for note in loaded.notes:
-        say(f"note: {note}", sys.stderr)
+        show(f"note: {note}")
     return loaded
 
 

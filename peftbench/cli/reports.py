@@ -135,13 +135,19 @@ def page(
     say(f"page: {made.path}")
 
 
+EXPLAINED = (
+    "Give a results directory, and the row and the column of a cell or a number as a table prints it, such as: "
+    "peftbench explain results/quickstart lora score, or: peftbench explain results/quickstart 0.776"
+)
+
+
 def explain(
     what: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="RESULTS NUMBER|ROW COLUMN", help="A results directory, and a number as printed or a cell's name."
         ),
-    ],
+    ] = None,
     task: Annotated[
         str | None, typer.Option("--task", metavar="TITLE", help="Title of the table. Default: every table.")
     ] = None,
@@ -153,14 +159,17 @@ def explain(
     """
     from peftbench.report.tables import explained
 
-    folder = next((word for word in what if Path(word).is_dir()), None)
-    words = [word for word in what if word != folder]
-    if folder is None or not words:
-        raise UserError(
-            f"explain {shown(' '.join(what))}: give a results directory that exists and what is to be explained, such "
-            "as: explain results/quickstart lora score"
-        )
-    found = explained.chosen(api.report(folder).cells(), " ".join(words), task)
+    given = what or []
+    if not given:
+        raise UserError(f"explain: nothing is given. {EXPLAINED}")
+    folder = next((word for word in given if Path(word).is_dir()), None)
+    if folder is None:
+        raise UserError(f"explain {shown(' '.join(given))}: none of this is a results directory. {EXPLAINED}")
+    words = [word for word in given if word != folder]
+    cells = api.report(folder).cells()
+    if not words:
+        raise UserError(f"explain {shown(folder)}: which number? {explained.named(cells)} {EXPLAINED}")
+    found = explained.chosen(cells, " ".join(words), task)
     if as_json:
         print_json(explained.json_ready(found))
     else:

@@ -74,10 +74,63 @@ def test_the_slider_moves_parameters_memory_and_command(opened: Open) -> None:
     page.focus("#size")
     for _ in range(4):
         page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.getElementById('size-value').textContent === '256'")
+    page.wait_for_function("document.getElementById('size-value').textContent === '128'")
     after = (needed(page), page.inner_text("#facts"), page.input_value("#command"))
     assert all(a != b for a, b in zip(before, after, strict=True))
-    assert "rank=256" in after[2]
+    assert "rank=128" in after[2]
+
+
+def test_money_has_a_currency_and_what_limits_a_step_is_said_in_plain_words(opened: Open) -> None:
+    page = opened("#price=2")
+    facts = page.inner_text("#facts")
+    assert "USD, at 2 USD for an hour of a card" in facts
+    assert page.get_by_label("Price of a card-hour, USD").input_value() == "2"
+    assert "limited by arithmetic" in facts
+    assert "products" not in facts
+
+
+def choose(page: Any, method: str) -> str:
+    """Choose a method, and return the word of the command that has its size."""
+    page.select_option("select[name=method]", method)
+    page.wait_for_function(f"document.getElementById('command').value.includes(' {method} ')")
+    words = str(page.input_value("#command")).split()
+    return words[4] if "=" in words[4] else ""
+
+
+def test_each_method_starts_from_its_own_size(opened: Open) -> None:
+    page = opened()
+    sizes = {method: choose(page, method) for method in ("prefix", "lora", "vera", "dora", "adapter", "galore", "full")}
+    assert sizes == {
+        "prefix": "length=10",
+        "lora": "rank=8",
+        "vera": "rank=1024",
+        "dora": "rank=8",
+        "adapter": "bottleneck=64",
+        "galore": "rank=4",
+        "full": "",
+    }
+    assert "size" not in page.evaluate("location.hash")
+
+
+def test_a_size_that_was_set_stays_where_it_means_the_same(opened: Open) -> None:
+    page = opened()
+    page.focus("#size")
+    page.keyboard.press("ArrowRight")
+    assert [choose(page, method) for method in ("dora", "qlora", "adalora")] == ["rank=16"] * 3
+    assert choose(page, "vera") == "rank=1024"
+    assert choose(page, "galore") == "rank=4"
+    assert choose(page, "adapter") == "bottleneck=64"
+    assert page.input_value("#size") == "6"
+    assert choose(page, "lora") == "rank=16"
+    assert "size=16" in page.evaluate("location.hash")
+
+
+def test_a_size_of_a_link_is_one_that_was_set(opened: Open) -> None:
+    page = opened("#method=qlora&size=64")
+    assert choose(page, "dora") == "rank=64"
+    assert choose(page, "prompt") == "length=20"
+    page.evaluate("location.hash = 'method=lora'")
+    page.wait_for_function("document.getElementById('command').value.includes(' lora rank=8 ')")
 
 
 def test_a_link_restores_the_choice(opened: Open) -> None:

@@ -71,6 +71,35 @@ def test_the_search_keeps_methods_and_families_that_match(page: Any) -> None:
     assert "full" not in labels(page)
 
 
+def test_a_search_without_a_match_says_so_and_is_cleared(page: Any) -> None:
+    said = page.locator(f"{NOW} .nothing")
+    assert said.inner_text() == ""
+    page.fill(f"{NOW} input[type=search]", "xyz<b>")
+    assert labels(page) == []
+    assert said.inner_text().startswith("No method matches “xyz<b>”.")
+    said.locator("button").click()
+    assert said.inner_text() == ""
+    assert len(labels(page)) == 19
+    assert page.evaluate("document.activeElement.type") == "search"
+
+
+@pytest.mark.parametrize("way", ["elsewhere", "escape", "tab"])
+def test_the_choice_of_columns_closes(page: Any, way: str) -> None:
+    panel = page.locator(f"{NOW} .tools details")
+    page.click(f"{NOW} .tools summary")
+    page.get_by_label("stored, KiB").check()
+    assert panel.get_attribute("open") is not None, "a choice within it leaves it open"
+    if way == "elsewhere":
+        page.click(f"{NOW} h3:has-text('Scores and costs')")
+    elif way == "escape":
+        page.keyboard.press("Escape")
+        assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
+    else:
+        page.focus(f"{NOW} [data-copy=CSV]")
+    assert panel.get_attribute("open") is None
+    assert page.locator(f"{NOW} th[data-key=stored]").is_visible()
+
+
 def test_columns_are_chosen(page: Any) -> None:
     head = page.locator(f"{NOW} th[data-key=stored]")
     assert not head.is_visible()
@@ -134,6 +163,18 @@ def test_a_pair_says_how_far_apart_it_is(page: Any) -> None:
     assert said.inner_text().startswith("adapter is")
 
 
+def test_a_pair_without_a_spread_says_why_it_is_not_decided(opened: Any, tmp_path: Path) -> None:
+    scores = {"full": (0.81, 0.82, 0.80), "lora": (0.71, 0.72, 0.70)}
+    factories.write_all(tmp_path, [factories.run(m, s, v) for m, vs in scores.items() for s, v in enumerate(vs)])
+    page = opened(site.write_page(tmp_path, tmp_path / "page.html").path)
+    page.locator(f"{NOW} table.pairs td[tabindex='0']").focus()
+    assert page.inner_text(f"{NOW} [data-pair]") == (
+        "full is not told apart from lora: ahead by +10.0 points in every seed: without a spread there is no interval, "
+        "so nothing is decided."
+    )
+    assert "full and lora: a difference that is the same in every seed" in page.inner_text(f"{NOW} .verdict")
+
+
 def test_results_are_chosen_and_addresses_lead_to_them(page: Any) -> None:
     page.click("#choose button:has-text('sms_spam')")
     assert page.inner_text(f"{NOW} h2") == "embedded/sms_spam"
@@ -173,7 +214,7 @@ def test_a_section_that_the_first_result_lacks_is_found_in_the_next(opened: Any,
 
 
 @pytest.mark.parametrize(
-    "address", ["#task=nothing", "#margin=x&memory=-&by=price", "#%3Cb%3E", "#nothing", "#margin=-4"]
+    "address", ["#task=nothing", "#margin=x&memory=-&by=price", "#%3Cb%3E", "#nothing", "#margin=-4", "#%"]
 )
 def test_an_address_that_means_nothing_changes_nothing(opened: Any, files: Files, address: str) -> None:
     page = opened(files("embedded_small"), address)
@@ -323,3 +364,8 @@ def test_a_site_sets_its_experiments_side_by_side(opened: Any, tmp_path: Path) -
     page.get_by_label("one").check()
     page.fill("#find", "lor")
     assert page.locator(rows).all_inner_texts() == ["lora"]
+    page.fill("#find", "xyz")
+    assert page.inner_text("#beside .nothing").startswith("No method matches “xyz”.")
+    page.click("#beside .nothing button")
+    assert page.inner_text("#beside .nothing") == ""
+    assert "lora" in page.locator(rows).all_inner_texts()

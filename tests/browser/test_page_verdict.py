@@ -9,10 +9,11 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import factories
 import pytest
 from msgspec import structs
 
-from peftbench.report import assemble
+from peftbench.report import assemble, site
 from peftbench.report.data import decisions
 from peftbench.report.data.comparison import Comparison
 from peftbench.report.web import wording
@@ -101,6 +102,36 @@ def test_limits_that_no_method_meets_are_said_so(opened: Any, files: Files) -> N
         name = "decided_small--average" if task == "average" else "decided_small--embedded_question_type"
         page = opened(files("decided_small"), f"#task={name}&memory=1")
         assert page.inner_text(".result:not([hidden]) .verdict") == "No method fits these limits."
+
+
+def test_a_table_without_an_answer_names_no_method_beyond_the_limits(opened: Any, tmp_path: Path) -> None:
+    """One seed each: no answer. `full` has the best score and the most memory."""
+    scores = {"full": 0.9, "lora": 0.8, "ia3": 0.7}
+    factories.write_all(tmp_path, [factories.run(label, 0, score) for label, score in scores.items()])
+    page = opened(site.write_page(tmp_path, tmp_path / "page.html").path)
+    verdict = page.locator(".result:not([hidden]) .verdict")
+    before = verdict.inner_text()
+    assert "The best score is that of full" in before
+    page.fill(".result:not([hidden]) input[data-limit=memory]", "310")
+    assert "full," not in verdict.inner_text(), "it stands there as what costs are relative to"
+    assert "No answer" in verdict.inner_text()
+    assert "Of what fits, lora has the best score" in verdict.inner_text()
+    page.fill(".result:not([hidden]) input[data-limit=memory]", "290")
+    assert verdict.inner_text().startswith("Only ia3 fits these limits.")
+    page.fill(".result:not([hidden]) input[data-limit=memory]", "1")
+    assert verdict.inner_text() == "No method fits these limits."
+    page.click(".result:not([hidden]) [data-reset]")
+    assert verdict.inner_text() == before
+
+
+def test_limits_that_leave_methods_without_a_score_name_none(opened: Any, tmp_path: Path) -> None:
+    failed = [factories.run(label, 0, status="error", reason="it broke") for label in ("lora", "ia3")]
+    factories.write_all(tmp_path, [factories.run("full", 0, 0.9), *failed])
+    page = opened(site.write_page(tmp_path, tmp_path / "page.html").path)
+    assert "full" in page.inner_text(".result:not([hidden]) .verdict")
+    page.fill(".result:not([hidden]) input[data-limit=parameters]", "80000")
+    said = page.inner_text(".result:not([hidden]) .verdict")
+    assert said == "No answer: no method that fits these limits has a score."
 
 
 def test_seeds_that_are_there_are_not_said_to_be_needed(opened: Any, files: Files) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import factories
 import pytest
@@ -100,3 +102,23 @@ def test_without_a_directory_the_command_says_how_it_is_called(tmp_path: Path) -
     ran = CliRunner().invoke(app, ["explain", str(tmp_path / "nowhere"), "1"])
     assert isinstance(ran.exception, UserError)
     assert "explain results/quickstart lora score" in str(ran.exception)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "explain: nothing is given."),
+        (["nowhere", "lora"], "none of this is a results directory"),
+        (["RESULTS"], "which number? Rows: full, lora. Columns: score,"),
+    ],
+)
+def test_what_is_missing_is_named_with_an_example(
+    call: Callable[..., Any], tmp_path: Path, given: list[str], said: str
+) -> None:
+    factories.write_all(tmp_path / "r", factories.grid(["full", "lora"]))
+    done = call("explain", *(str(tmp_path / "r") if word == "RESULTS" else word for word in given))
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: explain")
+    assert said in done.err
+    assert "peftbench explain results/quickstart lora score" in done.err
+    assert "Usage" not in done.err

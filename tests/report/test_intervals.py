@@ -250,3 +250,12 @@ def test_on_the_front_is_who_is_not_beaten_in_both():
     quality = np.array([[0.9, 0.8, 0.8, 0.7, 0.9]])
     costs = np.array([[5.0, 3.0, 4.0, 1.0, 5.0]])
     assert on_front(quality, costs).tolist() == [[True, True, False, True, True]]
+
+
+def test_seeds_whose_differences_are_equal_but_for_rounding_have_no_spread():
+    """0.81 - 0.71 and 0.82 - 0.72 differ by 1e-16, which is no evidence of a narrow interval."""
+    found = intervals.difference(scores([0.81, 0.82, 0.80]), scores([0.71, 0.72, 0.70]))
+    assert found.parts == ((0.0, 2),)
+    assert (found.is_known, found.interval(), found.p) == (False, None, None)
+    assert intervals.mean(scores([0.8, 0.8, 0.8])).interval() is None
+    assert intervals.difference(scores([1e-9, 2e-9]), scores([3e-9, 1e-9])).is_known

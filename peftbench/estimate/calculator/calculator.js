@@ -2,7 +2,7 @@
 "use strict";
 
 const DEFAULTS = {
-  model: "llama-3.1-8b", method: "lora", roles: "q k v o gate up down", size: 16, batch: 1, seq: 2048, dtype: "bfloat16",
+  model: "llama-3.1-8b", method: "lora", roles: "q k v o gate up down", size: null, batch: 1, seq: 2048, dtype: "bfloat16",
   optimizer: "adamw", program: "hf-trainer", checkpointing: true, gpu: "rtx-4090", gpus: 1, shards: 1, examples: 10000, epochs: 3, price: 1,
 };
 const NUMBERS = ["size", "batch", "seq", "gpus", "shards", "examples", "epochs", "price"];
@@ -25,7 +25,8 @@ data.families = {};
 const holders = Object.fromEntries([...document.querySelectorAll("[data-family]")].map((one) => [one.dataset.family, one]));
 const form = document.getElementById("choice"), control = (name) => form.elements[name];
 const byId = (id) => document.getElementById(id);
-let size = DEFAULTS.size;
+let size = 0;
+const chosen = {}; // sizes that the reader set, by what they mean
 
 async function family(name) {
   const holder = holders[name];
@@ -36,6 +37,12 @@ async function family(name) {
 }
 
 const methodOf = (name) => data.methods.find((one) => one.name === name);
+
+// What a method's size means. A size that the reader set goes over to methods that mean the same by it; any other method
+// starts from its own default.
+const RANK = ["lora", "qlora", "dora", "qdora", "pissa", "adalora"], TOKENS = ["prefix", "prompt"];
+const meaningOf = ({ name, like }) => (RANK.includes(like) ? "rank of the update" : TOKENS.includes(like) ? "tokens" : name);
+const startingSize = (method) => (method.knob ? chosen[meaningOf(method)] ?? method.size : 0);
 const OWN = "own", KEYS = ["model_type", "hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "tie_word_embeddings", "max_position_embeddings", "sliding_window", "use_sliding_window", "attention_bias", "mlp_bias"];
 
 // The model of a name; "own" is what the pasted config.json says, which throws an error where it cannot be used.
@@ -56,7 +63,7 @@ function ownConfig() {
 function read() {
   const choice = {};
   for (const name of Object.keys(DEFAULTS)) {
-    if (name === "size") choice.size = methodOf(control("method").value).knob ? size : 0;
+    if (name === "size") choice.size = size;
     else if (name === "checkpointing") choice[name] = control(name).checked;
     else choice[name] = NUMBERS.includes(name) ? Number(control(name).value) : control(name).value;
   }
@@ -67,10 +74,18 @@ function read() {
 
 function write(choice) {
   for (const [name, value] of Object.entries(choice)) {
-    if (name === "size") size = value;
-    else if (name === "checkpointing") control(name).checked = value;
+    if (name === "size") continue;
+    if (name === "checkpointing") control(name).checked = value;
     else if (name !== "roles" || value) control(name).value = value;
   }
+  const method = methodOf(choice.method);
+  for (const meaning of Object.keys(chosen)) delete chosen[meaning];
+  if (choice.size && method.knob) chosen[meaningOf(method)] = choice.size;
+  takeSize(method);
+}
+
+function takeSize(method) {
+  size = startingSize(method);
   const at = SIZES.findLastIndex((one) => one <= size);
   byId("size").value = at < 0 ? 0 : at;
 }
@@ -84,6 +99,7 @@ function fromHash() {
     if (name === "checkpointing") choice[name] = value === "true" || value === "1";
     else if (control(name).options && ![...control(name).options].some((one) => one.value === value)) continue;
     else if (!NUMBERS.includes(name)) choice[name] = value;
+    else if (name === "size" && !(Number.isInteger(Number(value)) && Number(value) > 0)) continue;
     else if (value !== "" && Number.isFinite(Number(value))) choice[name] = Number(value);
   }
   return choice;
@@ -145,9 +161,9 @@ function showFacts(answer, choice) {
   const facts = !answer.base ? [] : [["Trains", `${whole(answer.trainable)} parameters, ${round(answer.percent)}% of ${whole(answer.base)}`], [choice.method === "full" ? "The model's file" : "Adapter's file", bytesText(answer.file)]];
   if (!answer.refused) {
     const of = choice.batch * choice.seq * choice.gpus;
-    facts.push(["A step", `${duration(answer.seconds)}, ${whole(of / answer.seconds)} tokens a second; bound by ${answer.bound}`]);
+    facts.push(["A step", `${duration(answer.seconds)}, ${whole(of / answer.seconds)} tokens a second${answer.bound ? `; limited by ${data.limits[answer.bound]}` : ""}`]);
     facts.push(["All of it", answer.fits ? `${duration(answer.hours * 3600)} for ${whole(answer.steps)} steps` : "does not fit"]);
-    if (answer.fits) facts.push(["Money", `${round(answer.money)}, at ${choice.price} for an hour of a card`], ["Energy", `${round(answer.kwh)} kWh at most`]);
+    if (answer.fits) facts.push(["Money", `${round(answer.money)} ${data.currency}, at ${choice.price} ${data.currency} for an hour of a card`], ["Energy", `${round(answer.kwh)} kWh at most`]);
     if (answer.transfers > 0) facts.push(["Over the link", `${duration(answer.transfers)} of a step: ${choice.shards > 1 ? "gathered blocks and summed gradients" : "summed gradients"}`]);
     facts.push(["Peak of tensors", `${gib(answer.peak)}, in the ${answer.phase}${answer.phase === "optimizer" ? "'s update" : " pass"}`]);
   }
@@ -253,7 +269,7 @@ async function update(keepHash = false) {
   byId("command").value = command(choice);
   byId("command").style.height = "auto";
   byId("command").style.height = `${byId("command").scrollHeight + 4}px`;
-  if (!keepHash) history.replaceState(null, "", hashOf(choice));
+  if (!keepHash) history.replaceState(null, "", hashOf({ ...choice, size: (method.knob && chosen[meaningOf(method)]) || null }));
   document.body.dataset.ready = "true";
 }
 
@@ -271,11 +287,6 @@ function enoughCards() {
   control("gpus").value = shards * Math.max(1, Math.ceil(gpus / shards));
 }
 
-function defaultsOfMethod() {
-  const method = methodOf(control("method").value);
-  if (method.knob) write({ size: method.like === "lora" || method.like.includes("dora") || method.like === "qlora" ? Math.max(size, 1) : method.size });
-}
-
 async function copied(text, what) {
   try { await navigator.clipboard.writeText(text); } catch {
     byId("command").select();
@@ -285,8 +296,9 @@ async function copied(text, what) {
 }
 
 form.addEventListener("input", async (event) => {
-  if (event.target.id === "size") size = SIZES[Number(event.target.value)];
-  if (event.target.name === "method") defaultsOfMethod();
+  const method = methodOf(control("method").value);
+  if (event.target.id === "size") chosen[meaningOf(method)] = size = SIZES[Number(event.target.value)];
+  if (event.target.name === "method") takeSize(method);
   if (["method", "model"].includes(event.target.name)) await settle();
   if (event.target.name === "shards") enoughCards();
   update();

@@ -61,6 +61,7 @@ def html(served: bool = False) -> str:
         groups=_groups([model["name"] for model in data["models"]]),
         methods=data["methods"],
         cards=data["cards"],
+        currency=data["currency"],
         dtypes=_recorded(settings.DTYPES, {"bfloat16": "bf16", "float32": "fp32"}),
         shard_counts=SHARD_COUNTS,
         programs=_recorded(settings.PROGRAMS, {}),

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from peftbench.estimate.calculator import facts, packed
-from peftbench.estimate.card import step_seconds
+from peftbench.estimate.card import fits, step_seconds
 from peftbench.estimate.card.cards import cards
 
 
@@ -22,6 +22,8 @@ def payload() -> dict[str, Any]:
             name: {**asdict(card), "memory": card.memory_bytes, "cache": card.cache} for name, card in cards().items()
         },
         "constants": asdict(step_seconds.constants()),
+        "limits": step_seconds.LIMITS,
+        "currency": fits.CURRENCY,
     }
 
 

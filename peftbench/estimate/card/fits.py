@@ -16,6 +16,7 @@ from peftbench.estimate.memory_fit import LARGEST
 from peftbench.estimate.step_estimate import Setting, StepEstimate
 
 CONTEXT = 512 * 2**20  # bytes that a process holds on a card outside tensors: CUDA's context and loaded kernels
+CURRENCY = "USD"  # of prices that name none
 GRADIENT = 4  # bytes of a gradient, which is float32
 
 
@@ -55,7 +56,7 @@ class Question:
     examples: int | None = None
     epochs: float = 1.0
     price: float | None = None
-    currency: str = "USD"
+    currency: str = CURRENCY
     positions: int | None = None
 
     def __post_init__(self) -> None:

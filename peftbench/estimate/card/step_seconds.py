@@ -22,6 +22,12 @@ from peftbench.estimate.card.traffic import Traffic
 from peftbench.measure.memory import PHASES
 
 FILE = Path(__file__).with_name("step_seconds.yaml")
+LIMITS = {  # what a step waits for, in words
+    "products": "arithmetic",
+    "memory": "memory traffic",
+    "launches": "kernel launches of the host",
+    "transfers": "transfers between cards",
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class StepSeconds:
 
     @property
     def bound(self) -> str:
-        """What most of the step waits for: "products", "memory", "launches" or "transfers"."""
+        """What most of the step waits for: a key of `LIMITS`."""
         if self.transfers > max(self.device, self.host):
             return "transfers"
         if self.host > self.device:

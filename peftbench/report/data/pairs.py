@@ -110,6 +110,19 @@ def _different(ahead: Mapping[str, Estimate], level: float | None) -> dict[str, 
     }
 
 
+def without_spread(c: Comparison) -> tuple[str, ...]:
+    """Open rows whose difference to a candidate for the best is the same in every seed, so that it has no interval.
+
+    Test examples or other rows of the table would give it one.
+    """
+    told, table = answer.of(c), of(c)
+    if told is None:
+        return ()
+    candidates = decisions.of(c).candidates
+    unknown = {label for (label, other), p in table.items() if other in candidates and not p.gap.is_known}
+    return tuple(label for label in told.open if label in unknown)
+
+
 def least_margin(c: Comparison, labels: Sequence[str]) -> tuple[float, tuple[str, ...]] | None:
     """The smallest margin at which some row is surely within it of the best, and the rows that then are.
 

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from peftbench.records.ranges import LEAST
 
 LEVEL = 0.95
+ROUNDING = 1e-12  # of what is subtracted: scores that differ by less are equal, and the rest is floating-point noise
 RANGES = {"accuracy": (0.0, 1.0), "f1": (0.0, 1.0), "f1_macro": (0.0, 1.0), "mcc": (-1.0, 1.0), "pearson": (-1.0, 1.0),
           "spearman": (-1.0, 1.0), "bleu": (0.0, 100.0), "rougeL": (0.0, 100.0)}  # fmt: skip
 Array = NDArray[np.float64]
@@ -171,7 +172,8 @@ def difference(a: Scores, b: Scores, times: float = 1.0) -> Estimate:
     if common := paired(a.seeds, b.seeds):
         a, b = a.at(common), b.at(common)
         moved = None if a.influences is None or b.influences is None else a.influences - times * b.influences
-        return _estimate(a.values - times * b.values, moved, max(a.grain, b.grain))
+        sizes = np.abs([a.values, times * b.values])
+        return _estimate(a.values - times * b.values, moved, max(a.grain, b.grain), float(sizes.max()))
     return _unpaired(a, b, times)
 
 
@@ -220,13 +222,24 @@ def average(of: Sequence[Estimate]) -> Estimate | None:
     )
 
 
-def _estimate(values: Array, influences: Array | None, grain: float) -> Estimate:
+def _estimate(values: Array, influences: Array | None, grain: float, size: float | None = None) -> Estimate:
     S = len(values)
-    parts = ((float(values.var(ddof=1)) / S, S - 1),) if S > 1 else ()
+    parts = ((_variance(values, size) / S, S - 1),) if S > 1 else ()
     if influences is None:
         return Estimate(float(values.mean()), S, parts)
     shared, floor = _covariances(influences)
     return Estimate(float(values.mean()), S, parts, max(0.0, shared), floor + grain**2, influences.shape[1])
+
+
+def _variance(values: Array, size: float | None = None) -> float:
+    """The sample variance; exactly 0 where values differ by rounding alone, as 1e-33 would pass for a known spread.
+
+    Args:
+        values: S > 1 values.
+        size: the largest number that they were computed from; default: the largest of them.
+    """
+    size = float(np.abs(values).max()) if size is None else size
+    return 0.0 if float(np.ptp(values)) <= ROUNDING * size else float(values.var(ddof=1))
 
 
 def _covariances(influences: Array) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from peftbench.report.data import answer, decisions
+from peftbench.report.data import answer, decisions, pairs
 from peftbench.report.data.answer import Answer
 from peftbench.report.data.comparison import Comparison, Entry
 from peftbench.report.stats.intervals import LEVEL, RANGES
@@ -14,6 +14,10 @@ from peftbench.report.tables.formatting import are, count, listed, scaled, secon
 
 COST = {"memory": "peak memory", "parameters": "trainable parameters", "time": "time for a step"}
 MIB = 2**20
+NO_SPREAD = (
+    "{labels}: a difference that is the same in every seed has no spread, so no interval can be computed and nothing "
+    "is decided."
+)
 
 
 def sentences(c: Comparison) -> Iterator[str]:
@@ -21,6 +25,8 @@ def sentences(c: Comparison) -> Iterator[str]:
     if (a := answer.of(c)) is None:
         return
     yield from _open(a, c.design.looks)
+    if flat := pairs.without_spread(c):
+        yield NO_SPREAD.format(labels=listed(flat))
     for claim in c.late:
         yield f"Asked after runs, and so no planned question: {claim}. The table's corrected tests say what is sure."
 

@@ -98,6 +98,12 @@ def chosen(cells: Sequence[Cell], what: str, task: str | None = None) -> list[Ce
     return found
 
 
+def named(cells: Sequence[Cell]) -> str:
+    """The rows and the columns of cells, in two sentences."""
+    rows, columns = (list(dict.fromkeys(getattr(cell, kind) for cell in cells)) for kind in ("row", "column"))
+    return f"Rows: {', '.join(rows)}. Columns: {', '.join(columns)}." if cells else "It has no table of scores."
+
+
 def _missing(cells: Sequence[Cell], what: str, is_number: bool) -> UserError:
     rows = list(dict.fromkeys(cell.row for cell in cells))
     if is_number:

@@ -86,7 +86,9 @@ def _by_method(alt: _Altair, grid: bool = True) -> Any:
 
 
 def _front(alt: _Altair, kind: str) -> Any:
-    across = alt.Scale(type=kind, domain=[_expr(alt, "x0"), _expr(alt, "x1")], nice=False, zero=False)
+    ends = [_expr(alt, "x0"), _expr(alt, "x1")]
+    without = {} if kind == "log" else {"zero": False}  # a logarithmic scale has no zero, and Vega warns of one
+    across = alt.Scale(type=kind, domain=ends, nice=False, **without)
     up = alt.Scale(domain=[_expr(alt, "y0"), _expr(alt, "y1")], nice=False, zero=False)
     digits = "~s" if kind == "log" else ",.4~g"
     x = alt.X("x:Q", title="@x", scale=across, axis=alt.Axis(grid=False, format=digits, tickCount=5))

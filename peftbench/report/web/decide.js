@@ -76,12 +76,14 @@ const Decide = (() => {
   // ---- the sentences ----
 
   function verdict(table, text, margin, cost, fits = () => true) {
-    if (!table.answerable) return { decided: decide(table, margin, fits), chosen: null, sentences: table.sentences };
     const decided = decide(table, margin, fits);
-    const rows = table.rows.filter(fits);
+    const rows = table.rows.filter(fits), best = leader(rows, table.direction);
+    if (!table.answerable && rows.length === table.rows.length) return { decided, chosen: null, sentences: table.sentences };
     if (!rows.length) return { decided, chosen: null, sentences: [text.nothing] };
     if (rows.length === 1 && table.rows.length > 1) return { decided, chosen: null, sentences: [fill(text.alone, { label: rows[0].label }), ...second(table, text, rows[0], true, rows)] };
-    if (decided.known.length < 2) return { decided, chosen: null, sentences: [text.few, ...second(table, text, leader(rows, table.direction), false, rows)] };
+    if (!best) return { decided, chosen: null, sentences: [text.unscored] };
+    if (!table.answerable) return { decided, chosen: null, sentences: [fill(text.why, { why: table.why }), ...second(table, text, best, false, rows)] };
+    if (decided.known.length < 2) return { decided, chosen: null, sentences: [text.few, ...second(table, text, best, false, rows)] };
     const inside = table.rows.filter((row) => decided.within.includes(row.label));
     const chosen = cheapest(inside, cost, table.direction);
     const fields = {
@@ -89,7 +91,7 @@ const Decide = (() => {
       margin: amount(table, margin), within: listed(decided.within),
     };
     const kind = !inside.length ? "none" : !chosen ? "uncosted" : inside.length === 1 ? "only" : "chosen";
-    const shown = chosen || leader(rows, table.direction);
+    const shown = chosen || best;
     return { decided, chosen: chosen && chosen.label,
       sentences: [fill(text[kind], fields), ...second(table, text, shown, !!chosen, rows), ...third(table, text, decided, margin)] };
   }
@@ -98,14 +100,14 @@ const Decide = (() => {
 
   function second(table, text, row, isChosen, rows) {
     if (!row) return [];
-    const fields = { label: row.label, score: row.score, costs: row.text };
+    const all = rows.length === table.rows.length, fields = { label: row.label, score: row.score, costs: row.text };
     if (isChosen) {
       const after = row.label === table.reference ? leader(rows.filter((r) => r !== row), table.direction) : null;
       const parts = [row.text ? fill(text.costs, fields) : "",
-        after && after.text ? fill(text.next, { label: after.label, score: after.score, costs: after.text }) : ""];
+        after && after.text ? fill(text.next, { fitting: all ? "" : " that fit", label: after.label, score: after.score, costs: after.text }) : ""];
       return parts.some(Boolean) ? [parts.filter(Boolean).join(" ")] : [];
     }
-    return [fill(row.text ? text.leader : text.leader_alone, fields)];
+    return [fill(text[`leader${all ? "" : "_fits"}${row.text ? "" : "_alone"}`], fields)];
   }
 
   function third(table, text, decided, margin) {
@@ -113,10 +115,19 @@ const Decide = (() => {
     const counts = groups.filter(([labels]) => labels.length).map(([labels, name]) => `${labels.length} ${name}`).join(", ");
     const parts = [fill(text.sample, { seeds: table.seeds, examples: table.examples, counts })];
     if (decided.open.length) parts.push(needed(table, text, decided, margin));
+    const flat = withoutSpread(table, decided);
+    if (flat.length) parts.push(fill(text.no_spread, { labels: listed(flat) }));
     const smallest = decided.within.length ? null : leastMargin(table, decided);
     if (smallest && smallest[0] < Math.min(usableMargin(table), WIDE * margin)) parts.push(fill(text.bears, { least: difference(table, roundedUp(smallest[0])), labels: listed(smallest[1]) }));
     return [parts.filter(Boolean).join(" ")];
   }
+
+  // Open rows whose difference to a candidate is the same in every seed, so that it has no interval: report/data/pairs.py.
+  function withoutSpread(table, decided) {
+    return decided.open.filter((label) => decided.candidates.some((other) => other !== label && !hasInterval(table, label, other)));
+  }
+
+  const hasInterval = (table, a, b) => { const p = pair(table, a, b); return !p || p[1] !== null; };
 
   // How many seeds, or how many test examples, would show the margin for the open rows; null where nothing is known.
   function lacking(table, decided, margin) {
@@ -174,7 +185,9 @@ const Decide = (() => {
     if (!chosen || chosen.label === average.reference) {
       const others = average.rows.filter((r) => r.mean !== null && r.label !== average.reference && fits(r));
       const best = others.reduce((top, r) => (top === null || r.mean > top.mean ? r : top), null);
-      if (best) sentences.push(fill(text.average, { label: best.label, score: best.score, reference: average.reference, costs: best.text }));
+      const all = average.rows.every(fits), withReference = average.rows.some((r) => r.label === average.reference && fits(r));
+      const about = { among: all ? "" : "of what fits, ", reference: average.reference };
+      if (best) sentences.push(fill(withReference ? text.average : text.average_fits, { ...about, label: best.label, score: best.score, costs: best.text }));
     }
     const found = answered.filter(({ within }) => within.length);
     const name = ({ table, within }) => {
@@ -220,7 +233,7 @@ const Decide = (() => {
     return Math.ceil(n / unit) * unit;
   }
 
-  return { decide, how, verdict, overTasks, cheapest, leader, leastMargin, amount, difference, listed, count, fill };
+  return { decide, how, hasInterval, verdict, overTasks, cheapest, leader, leastMargin, amount, difference, listed, count, fill };
 })();
 
 /* How many seeds or test examples show a difference: report/stats/power.py. */

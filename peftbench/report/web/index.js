@@ -6,6 +6,8 @@
   const boxes = [...place.querySelectorAll(".sets input")];
   const measure = document.getElementById("measure"), find = document.getElementById("find");
 
+  const nothing = place.querySelector(".nothing");
+
   function show() {
     const kept = new Set(boxes.filter((box) => box.checked).map((box) => box.value));
     const sought = find.value.trim().toLowerCase();
@@ -15,6 +17,17 @@
       const filled = [...row.querySelectorAll("td")].some((cell) => !cell.hidden && cell.textContent !== "–");
       row.hidden = !filled || !row.querySelector("th").textContent.toLowerCase().includes(sought);
     }
+    const found = [...place.querySelectorAll("[data-measure]:not([hidden]) tbody tr")].some((row) => !row.hidden);
+    missing(found ? "" : find.value.trim());
+  }
+
+  function missing(sought) {
+    nothing.textContent = sought ? `No method matches “${sought}”. ` : "";
+    if (!sought) return;
+    const clear = document.createElement("button");
+    Object.assign(clear, { type: "button", className: "small", textContent: "Clear the search" });
+    clear.addEventListener("click", () => { find.value = ""; show(); find.focus(); });
+    nothing.append(clear);
   }
 
   place.querySelector(".needs-script").hidden = false;

@@ -1,5 +1,5 @@
 /* The page: which result is shown, what the reader has, and everything that follows from it.
-   The address keeps it all: #task=SLUG&margin=2&memory=300, or #pairs for a section. */
+   The address keeps it all: #task=SLUG&margin=2&memory=300&figure=forest&sort=score, or #pairs for a section. */
 
 (() => {
   const facts = JSON.parse(document.getElementById("facts").textContent);
@@ -12,7 +12,8 @@
     latency: { words: "Unmerged latency of one text", unit: "ms", factor: 1e3 },
   };
   const sections = [...document.querySelectorAll("section.result")];
-  const state = { slug: sections[0] && sections[0].id, margin: null, cost: null, x: "memory", near: false, figure: innerWidth < 560 ? "forest" : "front", limits: {} };
+  const state = { slug: sections[0] && sections[0].id, ...nothing(), view: {} };
+  const FIGURES = ["front", "forest"], usual_figure = innerWidth < 560 ? "forest" : "front";
   const ready = new Map();  // slug -> what was set up for it
   document.documentElement.classList.add("js");
 
@@ -20,20 +21,31 @@
   const byLabel = (table, label) => table.rows.find((row) => row.label === label);
   const tidy = (x) => Number(x.toPrecision(3));
 
+  // What a reader may choose, before any choice: limits, what is compared, and the figure. `view` is that of the table.
+  function nothing() { return { margin: null, cost: null, limits: {}, figure: null, axis: null, near: false }; }
+
   // ---- the address ----
 
+  const VIEW = ["sort", "order", "group", "find", "columns"];
+
+  function plain(text) { try { return decodeURIComponent(text); } catch { return text; } }  // of what somebody typed
+
   function read() {
-    const hash = decodeURIComponent(location.hash.slice(1));
-    const given = new URLSearchParams(location.hash.slice(1));
+    const given = new URLSearchParams(location.hash.slice(1)), hash = plain(location.hash.slice(1));
     const number = (key) => (given.has(key) && given.get(key) !== "" && Number.isFinite(Number(given.get(key))) ? Number(given.get(key)) : null);
     const section = given.get("section") || (/^[\w-]+$/.test(hash) && !sections.some((s) => s.id === hash) ? hash : null);
     const asked = given.get("task") || hash;
     const named = sections.find((s) => s.id === asked || s.querySelector("h2").textContent === asked);
     if (named) state.slug = named.id;
-    if (given.has("task")) Object.assign(state, { margin: null, cost: null, limits: {} });  // a whole address: it says all
+    if (given.has("task")) Object.assign(state, nothing());  // a whole address: it says all
     if (number("margin") !== null && number("margin") >= 0) state.margin = number("margin");
     if (given.get("by") in COSTS) state.cost = given.get("by");
     for (const cost of Object.keys(COSTS)) if (number(cost) !== null) state.limits[cost] = number(cost);
+    if (FIGURES.includes(given.get("figure"))) state.figure = given.get("figure");
+    if (given.get("axis") in COSTS) state.axis = given.get("axis");
+    if (given.get("near") === "yes") state.near = true;
+    const view = Object.fromEntries(VIEW.filter((key) => given.has(key)).map((key) => [key, given.get(key)]));
+    state.view = given.has("task") || Object.keys(view).length ? view : null;  // null leaves the table as it is
     return section;
   }
 
@@ -42,6 +54,11 @@
     if (state.margin !== null) kept.set("margin", state.margin);
     if (state.cost) kept.set("by", state.cost);
     for (const [cost, limit] of Object.entries(state.limits)) kept.set(cost, limit);
+    if (state.figure) kept.set("figure", state.figure);
+    if (state.axis) kept.set("axis", state.axis);
+    if (state.near) kept.set("near", "yes");
+    const { table } = ready.get(state.slug) || {};
+    for (const [key, value] of Object.entries(table ? Tables.view(table) : {})) kept.set(key, value);
     try { history.replaceState(null, "", `#${kept}`); } catch { /* a page within a frame may have no address */ }
   }
 
@@ -60,7 +77,7 @@
     }
   }
 
-  function go(slug) { state.slug = slug; write(); show(); }
+  function go(slug) { state.slug = slug; show(); write(); }
 
   function show() {
     for (const s of sections) s.hidden = s.id !== state.slug;
@@ -70,6 +87,8 @@
     const section = sections.find((s) => s.id === state.slug);
     if (!section) return;
     if (!ready.has(state.slug)) ready.set(state.slug, set_up(section));
+    if (state.view && ready.get(state.slug).table) Tables.restore(ready.get(state.slug).table, state.view);
+    state.view = null;  // the table has it from here on
     update();
   }
 
@@ -78,7 +97,7 @@
   function set_up(section) {
     const slug = section.id, made = { section, series: facts.series[slug] || {} };
     if (section.querySelector("table.scores")) {
-      made.table = Tables.set_up(section, facts.sources[slug], (facts.averages[slug] || facts.tables[slug]).rows.map((row) => row.label));
+      made.table = Tables.set_up(section, facts.sources[slug], (facts.averages[slug] || facts.tables[slug]).rows.map((row) => row.label), write);
       made.limits = limits(section, slug);
       made.figure = figures(section, made);
       matrix(section, slug);
@@ -111,7 +130,7 @@
     }
     grid.append(element("label", {}, "Cheapest by", element("br"), prefers));
     const fits = element("output", { "aria-live": "polite" });
-    const reset = element("button", { type: "button", class: "small", "data-reset": true, onclick: () => { state.margin = null; state.cost = null; state.limits = {}; changed(); } }, "Reset");
+    const reset = element("button", { type: "button", class: "small", "data-reset": true, onclick: () => { Object.assign(state, { margin: null, cost: null, limits: {} }); changed(); } }, "Reset");
     place.append(element("div", { class: "head" }, element("h3", {}, "What do you have?"), reset), grid, fits);
     return { inputs, prefers, fits };
   }
@@ -207,7 +226,9 @@
       const a = td.parentNode.cells[0].textContent, b = labels[td.cellIndex - 1], p = (table.pairs[a] || {})[b];
       if (!p) return;
       const signed = (x) => (x === null ? "unknown" : `${x < 0 ? "−" : "+"}${Math.abs(x * table.scale).toFixed(table.scale === 100 ? 1 : 3)}`);
-      said.textContent = `${a} ${words[td.className.split(" ")[0]]} ${b}: ahead by ${signed(p[0])} [${signed(p[1])}, ${signed(p[2])}]${table.unit ? ` ${table.unit}` : ""} (95 % interval of this pair alone).`;
+      const sure = Decide.hasInterval(table, a, b) ? ` [${signed(p[1])}, ${signed(p[2])}]` : "", unit = table.unit ? ` ${table.unit}` : "";
+      const why = sure ? "(95 % interval of this pair alone)" : "in every seed: without a spread there is no interval, so nothing is decided";
+      said.textContent = `${a} ${words[td.className.split(" ")[0]]} ${b}: ahead by ${signed(p[0])}${sure}${unit} ${why}.`;
     };
     if (cells[0]) cells[0].tabIndex = 0;
     grid.addEventListener("pointerover", (e) => { const td = e.target.closest("td"); if (cells.includes(td)) say(td); });
@@ -229,22 +250,30 @@
 
   // ---- the figures ----
 
+  const drawn_costs = ({ rows }) => Object.keys(COSTS).filter((cost) => rows.some((r) => r.costs[cost] !== null && r.mean !== null));
+
+  // The cost on the axis: the chosen one, or peak memory, or the first that was measured here.
+  function axis_of(of) {
+    const costs = drawn_costs(of);
+    return [state.axis, "memory"].find((cost) => costs.includes(cost)) || costs[0] || "memory";
+  }
+
   function view(average, tables, rows, state_of, margins) {
-    const table = tables[0], lower = !average && table.direction === "min", of = COSTS[state.x];
-    const relative = average && ["memory", "time"].includes(state.x);
+    const table = tables[0], lower = !average && table.direction === "min", x = axis_of(average || table), of = COSTS[x];
+    const relative = average && ["memory", "time"].includes(x);
     const factor = relative ? 1 : of.factor;
     const shown = rows.map((r) => {
-      const spread = r.spread && r.spread[state.x];
+      const spread = r.spread && r.spread[x];
       return {
         label: r.label, family: r.family, state: state_of(r), score: r.score, y: r.mean, low: r.low, high: r.high,
-        x: r.costs[state.x] === null ? null : r.costs[state.x] * factor,
+        x: r.costs[x] === null ? null : r.costs[x] * factor,
         xlow: spread ? spread[0] * factor : null, xhigh: spread ? spread[1] * factor : null,
-        cost: (r.short && r.short[state.x]) || (r.costs[state.x] === null ? "—" : `${tidy(r.costs[state.x] * factor)}${relative ? "×" : ` ${of.unit}`}`),
+        cost: (r.short && r.short[x]) || (r.costs[x] === null ? "—" : `${tidy(r.costs[x] * factor)}${relative ? "×" : ` ${of.unit}`}`),
       };
     });
     const best = average ? null : Decide.leader(table.rows.filter((r) => state_of(r) !== "out"), table.direction);
     return {
-      rows: shown, charts: facts.charts, direction: lower ? "min" : "max", costname: facts.text.cost_names[state.x],
+      rows: shown, charts: facts.charts, direction: lower ? "min" : "max", costname: facts.text.cost_names[x],
       band: best ? [lower ? { low: best.mean, high: best.mean + margins[0] } : { low: best.mean - margins[0], high: best.mean }] : [],
       xtitle: relative ? `${of.words.toLowerCase()} / ${average.reference}` : `${of.words.toLowerCase()}${of.unit ? `, ${of.unit}` : ""}`,
       ytitle: average ? `score relative to ${average.reference}` : `${table.metric}, ${lower ? "lower" : "higher"} is better`,
@@ -254,24 +283,23 @@
 
   function figures(section, made) {
     const place = section.querySelector("[data-figures]"), slug = section.id;
-    const rows = facts.averages[slug] ? facts.averages[slug].rows : facts.tables[slug].rows;
+    const of = facts.averages[slug] || facts.tables[slug], { rows } = of;
     if (!window.vegaEmbed || !rows.some((r) => r.mean !== null)) return { redraw: () => null };
     place.hidden = false;
-    const costs = Object.keys(COSTS).filter((cost) => rows.some((r) => r.costs[cost] !== null && r.mean !== null));
+    const costs = drawn_costs(of);
     const figure = element("figure", { class: "chart", "data-chart": "scores" }, element("figcaption"), element("div", { class: "drawn" }));
     const kinds = [["front", "Score against cost"], ["forest", "Method by method"]].map(([name, words]) =>
-      element("button", { type: "button", "data-figure": name, onclick: () => { state.figure = name; update(); } }, words));
-    const axis = element("select", { "aria-label": "Cost on the axis", "data-axis": true, onchange: (e) => { state.x = e.target.value; update(); } },
+      element("button", { type: "button", "data-figure": name, onclick: () => { state.figure = name; changed(); } }, words));
+    const axis = element("select", { "aria-label": "Cost on the axis", "data-axis": true, onchange: (e) => { state.axis = e.target.value; changed(); } },
       ...costs.map((cost) => element("option", { value: cost }, facts.text.cost_names[cost])));
-    const near = Tables.toggle("Without those surely behind", state.near, (on) => { state.near = on; update(); });
+    const near = Tables.toggle("Without those surely behind", state.near, (on) => { state.near = on; changed(); });
     place.append(element("div", { class: "bar-of-buttons" }, ...kinds, element("label", {}, "Cost ", axis), near), figure, key(rows));
     let drawing = Promise.resolve();
     const redraw = () => {
-      if (!costs.includes(state.x) && costs.length) state.x = costs[0];
-      const kind = costs.length ? state.figure : "forest";
+      const kind = costs.length ? state.figure || usual_figure : "forest";
       for (const b of kinds) b.setAttribute("aria-pressed", String(b.dataset.figure === kind));
       axis.parentNode.hidden = kind !== "front";
-      axis.value = state.x;
+      axis.value = axis_of(of);
       near.hidden = !made.behind;
       near.setAttribute("aria-pressed", String(state.near));
       const lower = made.view.direction === "min";
@@ -351,6 +379,10 @@
     target.scrollIntoView();
   }
 
+  document.querySelector(".skip").addEventListener("click", (e) => {  // the anchor alone would replace the address
+    e.preventDefault();
+    document.getElementById("main").focus();
+  });
   const asked = read();
   choose();
   show();

@@ -1,4 +1,5 @@
-/* The tables of scores: sort, filter, choose columns, group by family, copy, and say which records a cell comes from. */
+/* The tables of scores: sort, filter, choose columns, group by family, copy, and say which records a cell comes from.
+   What the reader chose is a view, which the address keeps: `view` gives it, `restore` takes it. */
 
 const Tables = (() => {
   const element = (tag, attributes = {}, ...children) => {
@@ -12,20 +13,48 @@ const Tables = (() => {
     return made;
   };
 
-  function set_up(section, sources, order) {
+  function set_up(section, sources, order, changed) {
     const table = section.querySelector("table.scores"), tools = section.querySelector("[data-tools]");
-    const state = { table, sort: null, grouped: true, find: "", rows: [...table.querySelectorAll("tbody tr[data-label]")] };
+    const state = { table, changed, sort: null, grouped: true, rows: [...table.querySelectorAll("tbody tr[data-label]")] };
     for (const row of state.rows) row.dataset.order = order.indexOf(row.dataset.label);  // of the report
     heads(state);
-    for (const th of table.querySelectorAll("th[data-rare]")) show(table, th.cellIndex, false);
+    state.find = element("input", { type: "search", size: 12, oninput: () => { arrange(state); changed(); } });
+    state.toggle = toggle("Group by family", true, (on) => { if (on) unsort(state); state.grouped = on; arrange(state); changed(); });
+    state.nothing = element("p", { class: "nothing", role: "status" });
+    table.parentNode.after(state.nothing);
     tools.hidden = false;
-    tools.append(
-      element("label", {}, "Find ", element("input", { type: "search", size: 12, oninput: (e) => { state.find = e.target.value; arrange(state); } })),
-      state.toggle = toggle("Group by family", true, (on) => { if (on) unsort(state); state.grouped = on; arrange(state); }),
-      chooser(table), element("span", { class: "gap" }), ...copies(state));
+    tools.append(element("label", {}, "Find ", state.find), state.toggle, chooser(state), element("span", { class: "gap" }), ...copies(state));
     cells(state, sources);
-    arrange(state);
+    restore(state, {});
     return state;
+  }
+
+  // ---- the view: what differs from how a table starts ----
+
+  const heads_of = (state) => [...state.table.tHead.rows[0].cells];
+  const shown_keys = (state) => heads_of(state).slice(1).filter((th) => !th.hidden).map((th) => th.dataset.key).join(",");
+  const usual_keys = (state) => heads_of(state).slice(1).filter((th) => !("rare" in th.dataset)).map((th) => th.dataset.key).join(",");
+
+  function view(state) {
+    const th = state.sort && heads_of(state)[state.sort.column], found = {};
+    if (th) Object.assign(found, { sort: th.dataset.key, order: th.getAttribute("aria-sort") });
+    else if (!state.grouped) found.group = "no";
+    if (state.find.value) found.find = state.find.value;
+    if (shown_keys(state) !== usual_keys(state)) found.columns = shown_keys(state);
+    return found;
+  }
+
+  function restore(state, { sort: key, order, group, find, columns }) {
+    const known = heads_of(state).slice(1).map((th) => th.dataset.key), asked = (columns ?? "").split(",").filter((name) => known.includes(name));
+    const kept = columns === "" || asked.length ? asked : usual_keys(state).split(",");
+    for (const th of heads_of(state).slice(1)) show(state.table, th.cellIndex, kept.includes(th.dataset.key));
+    for (const box of state.boxes) box.checked = kept.includes(box.value);
+    state.find.value = find ?? "";
+    const th = heads_of(state).find((one) => one.dataset.key === key);
+    group_by(state, !th && group !== "no");
+    unsort(state);
+    if (th) sort_by(state, th, ["ascending", "descending"].includes(order) ? order : first_order(th));
+    arrange(state);
   }
 
   const toggle = (words, on, changed) => element("button", {
@@ -46,21 +75,31 @@ const Tables = (() => {
 
   // Numbers first from the largest, texts first from a; a second press turns the order round, a third gives the report's.
   function sort(state, th) {
-    const first = th.classList.contains("n") ? "descending" : "ascending";
-    const second = first === "descending" ? "ascending" : "descending";
+    const first = first_order(th), second = first === "descending" ? "ascending" : "descending";
     const now = th.getAttribute("aria-sort");
     const next = now === "none" ? first : now === first ? second : "none";
     unsort(state);
-    th.setAttribute("aria-sort", next);
-    state.sort = next === "none" ? null : { column: th.cellIndex, sign: next === "ascending" ? 1 : -1 };
-    state.grouped = false;  // an order is that of all rows
-    state.toggle.setAttribute("aria-pressed", "false");
+    if (next !== "none") sort_by(state, th, next);
+    group_by(state, false);  // an order is that of all rows
     arrange(state);
+    state.changed();
+  }
+
+  const first_order = (th) => (th.classList.contains("n") ? "descending" : "ascending");
+
+  function sort_by(state, th, order) {
+    th.setAttribute("aria-sort", order);
+    state.sort = { column: th.cellIndex, sign: order === "ascending" ? 1 : -1 };
   }
 
   function unsort(state) {
-    for (const th of state.table.tHead.rows[0].cells) th.setAttribute("aria-sort", "none");
+    for (const th of heads_of(state)) th.setAttribute("aria-sort", "none");
     state.sort = null;
+  }
+
+  function group_by(state, on) {
+    state.grouped = on;
+    state.toggle.setAttribute("aria-pressed", String(on));
   }
 
   function compare(state, a, b) {
@@ -75,9 +114,10 @@ const Tables = (() => {
   const text = (cell) => cell.textContent.trim();
 
   function arrange(state) {
-    const { table, grouped } = state;
+    const { table, grouped } = state, sought = state.find.value.trim();
     const rows = [...state.rows].sort((a, b) => compare(state, a, b));
-    for (const row of rows) row.hidden = !`${row.dataset.label} ${row.dataset.family}`.toLowerCase().includes(state.find.toLowerCase());
+    for (const row of rows) row.hidden = !`${row.dataset.label} ${row.dataset.family}`.toLowerCase().includes(sought.toLowerCase());
+    missing(state.nothing, rows.some((row) => !row.hidden) ? "" : sought, () => { state.find.value = ""; arrange(state); state.changed(); state.find.focus(); });
     const bodies = [...table.tBodies].filter((body) => body.dataset.family);
     for (const body of bodies) {
       const mine = rows.filter((row) => grouped && row.dataset.family === body.dataset.family);
@@ -89,6 +129,11 @@ const Tables = (() => {
     rove(state);
   }
 
+  // Says that nothing has a name that was sought, and offers to forget it; empty where something has.
+  function missing(place, sought, clear) {
+    place.replaceChildren(...(sought ? [`No method matches “${sought}”. `, element("button", { type: "button", class: "small", onclick: clear }, "Clear the search")] : []));
+  }
+
   // ---- columns ----
 
   function show(table, column, on) {
@@ -97,11 +142,21 @@ const Tables = (() => {
     for (const th of table.querySelectorAll("tr.family th")) th.colSpan = shown;
   }
 
-  function chooser(table) {
-    const boxes = [...table.tHead.rows[0].cells].slice(1).map((th) => element("label", {}, element("input", {
-      type: "checkbox", checked: !th.hidden, onchange: (e) => show(table, th.cellIndex, e.target.checked),
-    }), ` ${text(th)}`));
-    return element("details", {}, element("summary", {}, "Columns"), element("div", {}, ...boxes));
+  function chooser(state) {
+    state.boxes = heads_of(state).slice(1).map((th) => element("input", {
+      type: "checkbox", value: th.dataset.key, onchange: (e) => { show(state.table, th.cellIndex, e.target.checked); state.changed(); },
+    }));
+    const labels = heads_of(state).slice(1).map((th, i) => element("label", {}, state.boxes[i], ` ${text(th)}`));
+    const panel = element("details", {}, element("summary", {}, "Columns"), element("div", {}, ...labels));
+    const leave = (e) => { if (!panel.contains(e.target)) panel.open = false; };
+    for (const event of ["pointerdown", "focusin"]) document.addEventListener(event, leave);
+    document.addEventListener("keydown", (e) => {
+      if (e.key !== "Escape" || !panel.open) return;
+      const inside = panel.contains(document.activeElement);
+      panel.open = false;
+      if (inside) panel.firstChild.focus();
+    });
+    return panel;
   }
 
   // ---- copying ----
@@ -202,5 +257,5 @@ const Tables = (() => {
     });
   }
 
-  return { set_up, element, toggle, FORMATS };
+  return { set_up, view, restore, element, toggle, FORMATS };
 })();

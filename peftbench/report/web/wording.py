@@ -34,15 +34,19 @@ TEXT = {
     "few": "No answer: of what fits, fewer than two methods have two seeds to compare.",
     "nothing": "No method fits these limits.",
     "why": "No answer: {why}.",
+    "unscored": "No answer: no method that fits these limits has a score.",
     "costs": "{label} {costs}.",
     "leader": "The best score is that of {label}, {score}; it {costs}.",
-    "next": "Of the others, {label} has the best score, {score}; it {costs}.",
+    "leader_fits": "Of what fits, {label} has the best score, {score}; it {costs}.",
+    "leader_fits_alone": "Of what fits, {label} has the best score, {score}.",
+    "next": "Of the others{fitting}, {label} has the best score, {score}; it {costs}.",
     "leader_alone": "The best score is that of {label}, {score}.",
     "sample": "This rests on {seeds}{examples}, at 95 % for all methods together: {counts}.",
     "seeds": "About {seeds} seeds would show a difference of {margin} in one pair (80 % power).",
     "more": "To show a difference of {margin} takes about {examples} test examples, and more seeds.",
     "enough": "These seeds show a difference of {margin} in one pair (80 % power); the whole table at once takes more.",
     "beyond": "No number of seeds up to 1,000 would show a difference of {margin} in one pair.",
+    "no_spread": answers.NO_SPREAD,
     "bears": "The smallest margin with an answer is {least}: {labels}.",
     "everywhere": "Take {chosen}: it has the least {cost}{alike} of those surely within the margin of the best on each "
     "of {tasks} tasks ({within}).",
@@ -51,7 +55,9 @@ TEXT = {
     "everywhere_uncosted": "Surely within the margin of the best on each of {tasks} tasks: {within}; which has the "
     "least {cost} was not measured.",
     "nowhere": "No answer yet for {all} tasks together: no method is surely within the margin of the best on each.",
-    "average": "Beside {reference}, {label} has the highest average, {score} of {reference}’s score; it {costs}.",
+    "average": "Beside {reference}, {among}{label} has the highest average, {score} of {reference}’s score; it "
+    "{costs}.",
+    "average_fits": "Of what fits, {label} has the highest average, {score} of {reference}’s score; it {costs}.",
     "tasks": "{answered} of {tasks} tasks {have} an answer{named}{unlearned}; {seeds}, each task at 95 %.",
     "lacks": " To show the margin in one pair, of those still open, takes {needs}.",
     "lacks_seeds": "about {seeds} seeds on {task}",
@@ -105,7 +111,7 @@ def _next(c: Comparison, chosen: Entry) -> str:
     e = leader(c, chosen.label)
     if e is None or not (text := costs.beside(c, e)):
         return ""
-    return TEXT["next"].format(label=visible(e.label), score=costs.score(c, e), costs=text)
+    return TEXT["next"].format(fitting="", label=visible(e.label), score=costs.score(c, e), costs=text)
 
 
 def _third(c: Comparison, told: Answer | None) -> Iterator[str]:
@@ -116,6 +122,8 @@ def _third(c: Comparison, told: Answer | None) -> Iterator[str]:
     parts = [TEXT["sample"].format(seeds=seeds_of(c), examples=examples_of(c), counts=", ".join(said))]
     if told.open:
         parts.append(_needed(c, told))
+    if flat := pairs.without_spread(c):
+        parts.append(TEXT["no_spread"].format(labels=visible(listed(flat))))
     least = pairs.least_margin(c, decisions.of(c).candidates) if not told.within else None
     if least and least[0] < min(usable_margin(c), WIDE * told.margin):
         margin = answers.amount(_rounded_up(least[0], c), c.metric)
@@ -188,7 +196,7 @@ def over_tasks(a: Average, tables: Sequence[Comparison]) -> list[str]:
     if others and (not by_cost or chosen == a.reference):
         s = max(others, key=lambda s: s.relative or 0.0)  # the first of ties
         score = estimate(s.relative, s.relative_interval)
-        about = {"label": visible(s.label), "score": score, "reference": visible(a.reference)}
+        about = {"label": visible(s.label), "score": score, "reference": visible(a.reference), "among": ""}
         said.append(TEXT["average"].format(costs=costs.over_tasks(a, s), **about))
     found = [f for f in told if f.within]
     unlearned = [c.title for c in tables if c.learned is False]

@@ -16,11 +16,12 @@ from typing import Any
 from torch import Tensor
 
 from peftbench.estimate.calculator.dimensions import Sized
-from peftbench.estimate.calculator.shard_sizes import shard_sizes
+from peftbench.estimate.calculator.shard_sizes import ShardSizes, UnsummedRank
 from peftbench.estimate.calculator.unusual_sizes import unusual_sizes
 from peftbench.estimate.card import traffic
 from peftbench.estimate.card.traffic import KernelCounter
 from peftbench.estimate.count import ModelQuery
+from peftbench.estimate.simulate.simulated_step import Watch
 from peftbench.estimate.simulate.timeline import StepTimeline
 from peftbench.estimate.step_estimate import Setting, requested_step
 from peftbench.method.base import Method
@@ -119,17 +120,19 @@ def record(folder: str, method: Method, setting: Setting, values: Mapping[str, i
     """
     timelines: list[StepTimeline] = []
     counters: list[ReadingCounter] = []
+    sizes = ShardSizes(values)
 
     def counter() -> ReadingCounter:
-        counters.append(ReadingCounter(read))
+        counters.append(ReadingCounter(sizes.read))
         return counters[-1]
 
+    watch = Watch(counter, UnsummedRank, sizes.note)
     depths = ROUNDS if setting.shards == 1 else ROUNDS_SHARDED
-    with unusual_sizes(values), shard_sizes(values) as read:
+    with unusual_sizes(values):
         for rounds in depths:
             layers = rounds * period
-            timelines.append(requested_step(ModelQuery(folder), method, setting, layers=layers, counter=counter))
-    first, second = (tuple(_lives(t, read)) for t in timelines)
+            timelines.append(requested_step(ModelQuery(folder), method, setting, layers=layers, watch=watch))
+    first, second = (tuple(_lives(t, sizes.read)) for t in timelines)
     kernels = {
         key: (counters[0].kernels[key], counters[1].kernels[key])
         for key in dict.fromkeys([*counters[0].kernels, *counters[1].kernels])

@@ -33,9 +33,10 @@ function depthOf(step, pairs, rounds) {
   const along = (one, two) => one + ((rounds - first) * (two - one)) / (second - first);
   let event = 0;
   for (const number of numbersAt(step, rounds)) {
-    if (typeof number !== "number" || (number > stream.END && number % 2 === 0)) {
-      const [[size, kind], [other]] = [number, number].map((one, n) => pairs[((one[n] ?? one) - 4) / 2]);
-      const life = { size, other, kind, born: event, died: null };
+    const grows = typeof number !== "number";
+    if (grows || (number > stream.END && number % 2 === 0)) {
+      const [one, two] = grows ? number : [number, number], [size, kind] = pairs[(one - 4) / 2];
+      const life = { size, other: grows ? pairs[(two - 4) / 2][0] : size, kind, born: event, died: null };
       lives.push(life);
       living.push(life);
     } else if (number > stream.END) living.splice(living.length - 1 - (number - 3) / 2, 1)[0].died = event;

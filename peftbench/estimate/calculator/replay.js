@@ -56,7 +56,7 @@ function stepAt(family, step, rounds, sizes, values, asked) {
   const sums = sharded.sumsOf(lives, asked);
   sharded.withSums(depth, lives, sums.buckets);
   const levels = levelsOf(lives, depth.events, asked.onGpu);
-  const held = () => reservedBytes(lives.flatMap((life) => [life, ...(life.pieces || [])]), WORKSPACES);
+  const held = () => reservedBytes(lives.some((life) => life.pieces) ? lives.flatMap((life) => [life, ...(life.pieces || [])]) : lives, WORKSPACES);
   return { ...depth, lives, levels, work, sums, held };
 }
 
@@ -162,16 +162,16 @@ function reservedBytes(lives, fixed) {
     if (block.after && block.after.free) block = joined(block, block.after);
     giveBack(block);
   };
-  const events = [];
+  const events = []; // at one moment, what ends comes before what begins
   lives.forEach((life, number) => {
     if (!life.bytes) return;
-    events.push([life.born, 1, number]);
-    if (life.died !== null) events.push([life.died, 0, number]);
+    events.push({ at: life.born + 1e-7, begins: true, number });
+    if (life.died !== null) events.push({ at: life.died, begins: false, number });
   });
-  events.sort((a, b) => a[0] - b[0] || a[1] - b[1] || a[2] - b[2]);
+  events.sort((a, b) => a.at - b.at);
   const blocks = [];
   if (fixed) allocate(fixed);
-  for (const [, begins, number] of events) {
+  for (const { begins, number } of events) {
     if (begins) blocks[number] = allocate(lives[number].bytes);
     else if (blocks[number]) { release(blocks[number]); blocks[number] = null; }
   }

@@ -1,10 +1,12 @@
 """Compare the calculator's numbers with `peftbench estimate` on random settings, and write the errors for the page.
 
-Answers of `estimate` are kept in build/calculator_check, so that the check can be broken off and go on. What the
-file has stays as it was measured, and is not done again: remove it after a change of the simulation.
+Answers of `estimate` are kept in build/calculator_check, so that the check can be broken off and go on. Those that
+the file has are not asked for again, unless `--again` names a word of the setting, such as a card or a method whose
+estimate has changed; after a change of the whole simulation, remove the file. The page's numbers are computed anew.
 
     python scripts/calculator_check.py --settings 300 --write
     python scripts/calculator_check.py --settings 40 --only shards fp32 --write
+    python scripts/calculator_check.py --settings 0 --again rtx-3090 h200 --write
 """
 
 from __future__ import annotations
@@ -162,56 +164,65 @@ def _name(choice: Mapping[str, Any]) -> str:
 def main() -> None:
     """Compare, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", type=int, default=300)
+    parser.add_argument("--settings", type=int, default=300, help="settings to draw")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--only", nargs="*", default=[], help="parts of groups' names, such as 'llama hf-trainer'")
+    parser.add_argument("--again", nargs="*", default=[], help="words of the file's settings to estimate again")
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--write", action="store_true", help=f"write {FILE.name}")
     parser.add_argument("--worst", type=int, default=12, help="settings to print")
     args = parser.parse_args()
     data = payload.unpacked()
-    BUILD.mkdir(parents=True, exist_ok=True)
+    settled = {_name(row["choice"]): row for row in _checked()}
+    again = [row["choice"] for row in settled.values() if {*args.again} & {*map(str, row["choice"].values())}]
     drawn = choices(data, args.settings, args.seed, args.only)
-    known_file = BUILD / "estimates.json"
-    known = json.loads(known_file.read_text()) if known_file.exists() else {}
-    had = _checked()
-    settled = {_name(row["choice"]) for row in had} - known.keys()
-    end = time.monotonic() + 60 * args.minutes
-    for choice in drawn:
-        key = _name(choice)
-        if key in known or key in settled or time.monotonic() > end:
+    asked = [*again, *(choice for choice in drawn if _name(choice) not in settled)]
+    settled |= _estimates(asked, time.monotonic() + 60 * args.minutes)
+    rows = _compared([*settled.values()])
+    _print(rows, args.worst, {method["name"]: method for method in data["methods"]})
+    if args.write:
+        FILE.write_text(json.dumps({"seed": args.seed, "settings": rows}, indent=0) + "\n", encoding="utf-8")
+
+
+def _estimates(asked: Sequence[Mapping[str, Any]], end: float) -> dict[str, Any]:
+    """Return by name what `estimate` says of choices, as many as there is time for."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    file = BUILD / "estimates.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    for choice in asked:
+        if _name(choice) in known or time.monotonic() > end:
             continue
         try:
-            known[key] = estimated(choice)
+            known[_name(choice)] = estimated(choice)
         except UserError as error:
-            known[key] = {"refused": str(error)}
-        known_file.write_text(json.dumps(known))
-    done = [choice for choice in drawn if _name(choice) in known]
-    theirs = page.answers(done)
-    rows = [row for row in had if row["choice"] not in done]
-    for choice, own in zip(done, theirs, strict=True):
-        told = known[_name(choice)]
+            known[_name(choice)] = {"refused": str(error)}
+        file.write_text(json.dumps(known))
+    told = ((choice, known.get(_name(choice))) for choice in asked)
+    return {_name(choice): {"choice": choice, "estimate": one} for choice, one in told if one is not None}
+
+
+def _compared(settled: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return each setting with what `estimate` says and the page's errors."""
+    rows = []
+    for row, own in zip(settled, page.answers([row["choice"] for row in settled]), strict=True):
+        choice, told = row["choice"], row["estimate"]
         if "refused" in told or "refused" in own:
             print("refused:", choice, told.get("refused"), own.get("refused"))
             continue
-        errors = {q: own[q] / told[q] - 1 for q in QUANTITIES if told[q]}
-        rough = {"rough": True} if own["rough"] else {}  # the page says so
-        rounded = {q: round(e, 6) for q, e in errors.items()}
-        rows.append({"choice": choice, "estimate": told, "errors": rounded, **rough})
+        errors = {q: round(own[q] / told[q] - 1, 6) for q in QUANTITIES if told[q]}
+        rows.append({"choice": choice, "estimate": told, "errors": errors})
+    return rows
+
+
+def _print(rows: Sequence[Mapping[str, Any]], worst: int, methods: Mapping[str, Any]) -> None:
     for q in QUANTITIES:
         sizes = [abs(row["errors"][q]) for row in rows if q in row["errors"]]
         print(f"{q}: {len(sizes)} settings, median {statistics.median(sizes):.4%}, largest {max(sizes):.3%}")
-        for row in sorted(rows, key=lambda row: -abs(row["errors"].get(q, 0)))[: args.worst]:
+        for row in sorted(rows, key=lambda row: -abs(row["errors"].get(q, 0)))[:worst]:
             if abs(row["errors"].get(q, 0)) > 1e-3:
                 c = row["choice"]
                 what = [c[k] for k in ("model", "method", "size", "batch", "seq", "optimizer", "gpu")]
-                print(
-                    f"  {row['errors'][q]:+.3%}",
-                    *what,
-                    key_of(c, next(m for m in data["methods"] if m["name"] == c["method"])),
-                )
-    if args.write:
-        FILE.write_text(json.dumps({"seed": args.seed, "settings": rows}, indent=0) + "\n", encoding="utf-8")
+                print(f"  {row['errors'][q]:+.3%}", *what, key_of(c, methods[c["method"]]))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,7 @@ from pathlib import Path
 from peftbench import cache
 from peftbench.errors import UserError
 from peftbench.estimate.calculator import facts, families, packed, page, settings
-from peftbench.estimate.calculator.recording import deep_lives, record
-from peftbench.estimate.program import programs
+from peftbench.estimate.calculator.recording import record
 from peftbench.estimate.run.calibrate import CODE
 
 BUILD = Path(__file__).parent.parent / "build" / "calculator"
@@ -34,13 +33,12 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="*", default=[], help="parts of the recordings' names, each of which must occur"
     )
-    parser.add_argument("--deep", action="store_true", help="record deeper networks, for methods that need them")
     parser.add_argument("--pack", action="store_true", help="write the package's files")
     parser.add_argument("--facts", action="store_true", help="write the counts of models and methods")
     args = parser.parse_args()
     end = time.monotonic() + 60 * args.minutes
     for family in args.families:
-        _record(family, end, args.only, args.deep)
+        _record(family, end, args.only)
     if args.facts:
         facts.write()
     if args.pack:
@@ -48,9 +46,9 @@ def main() -> None:
         page.COMMON.write_text(json.dumps(page.common_rows(), indent=0) + "\n", encoding="utf-8")
 
 
-def _record(named: str, end: float, only: list[str], deep: bool) -> None:
+def _record(named: str, end: float, only: list[str]) -> None:
     family, tied = named.removesuffix("-tied"), named.endswith("-tied")
-    folder = settings.folder_of(family, tied, BUILD / "deep" if deep else BUILD)
+    folder = settings.folder_of(family, tied, BUILD)
     folder.mkdir(parents=True, exist_ok=True)
     code = cache.code_key(*CODE)
     with tempfile.TemporaryDirectory() as network:
@@ -62,8 +60,6 @@ def _record(named: str, end: float, only: list[str], deep: bool) -> None:
                 tied and not step.sharded and step.method not in ("full", "galore")
             ):
                 continue
-            if deep and (step.method not in settings.DEEP or step.program == programs.OWN):
-                continue
             if time.monotonic() > end:
                 return
             if path.exists():
@@ -72,11 +68,7 @@ def _record(named: str, end: float, only: list[str], deep: bool) -> None:
             texts = {"b": values["b"] if step.many else 1}
             how = network, step.made(values["r"]), step.setting(), {**values, **texts}, period
             try:
-                made = (
-                    packed.deep_json(deep_lives(*how, settings.DEEP[step.method]))
-                    if deep
-                    else packed.as_json(record(*how))
-                )
+                made = packed.as_json(record(*how))
             except (UserError, ValueError) as error:
                 print(f"{family} {step.key}: {error}", flush=True)
                 made = {"refused": str(error)}

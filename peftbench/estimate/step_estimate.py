@@ -7,7 +7,7 @@ of layers are extrapolated from three small depths (extrapolation.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from peftbench.backbones.load import Backbone, load_on_meta
 from peftbench.backbones.networks import DTYPES
 from peftbench.errors import UserError, unknown
 from peftbench.estimate.card import gpu_memory, traffic
-from peftbench.estimate.card.traffic import KernelCounter, Traffic
+from peftbench.estimate.card.traffic import Traffic
 from peftbench.estimate.count import ModelQuery, ParameterCount, count, network, origin
 from peftbench.estimate.program import program_step, programs
 from peftbench.estimate.program.programs import Program
@@ -26,6 +26,7 @@ from peftbench.estimate.simulate import fake_tensors, simulated_step
 from peftbench.estimate.simulate.extrapolation import Rounds, at_full_depth, rounds_of, simulate_depths
 from peftbench.estimate.simulate.fake_tensors import VALUES_NEEDED, not_estimable
 from peftbench.estimate.simulate.simulated_ranks import simulated_ranks
+from peftbench.estimate.simulate.simulated_step import Watch
 from peftbench.estimate.simulate.timeline import StepTimeline
 from peftbench.method.base import Method
 from peftbench.method.catalogue import Catalogue
@@ -259,7 +260,7 @@ def requested_step(
     setting: Setting,
     by_role: bool = False,
     layers: int | None = None,
-    counter: Callable[[], KernelCounter] = KernelCounter,
+    watch: Watch | None = None,
 ) -> StepTimeline:
     """Simulate the step of a network with the bytes that its tensors request.
 
@@ -269,12 +270,13 @@ def requested_step(
         setting: How the step runs.
         by_role: Whether to record the role of every storage.
         layers: Number of layers in place of the model's own.
-        counter: Makes what counts the kernels.
+        watch: What a recording of the step replaces; None for nothing.
 
     Raises:
         UserError: The network does not take the method, the text length or a part that is given, or a size depends on
             the weights' values.
     """
+    watch = watch or Watch()
     place = origin(query.model)
     backbone = load_on_meta(
         place,
@@ -289,7 +291,7 @@ def requested_step(
     _check_attention(backbone, setting)
     own = None if setting.program is None else program_step.on_network(setting.program, backbone.net)
     with (
-        simulated_ranks(shards=setting.shards) as ranks,
+        simulated_ranks(shards=setting.shards, kind=watch.rank) as ranks,
         fake_tensors.fake_mode(setting.with_mask),
         fake_tensors.attention(setting.attention) if own is None else program_step.context(own),
     ):
@@ -301,8 +303,9 @@ def requested_step(
                 else:
                     trainer = program_step.trainer_of(fake, method, own, ranks)
                     _check_experts(trainer.edit, own)
+            watch.made(trainer)
             batch = simulated_step.batch_of(backbone, setting.batch * ranks.size, setting.seq, setting.with_mask)
-            timeline = simulated_step.tracked(trainer, batch, by_role, counter)
+            timeline = simulated_step.tracked(trainer, batch, by_role, watch.counter)
         except VALUES_NEEDED as error:
             raise not_estimable(method, error) from error
     if setting.program is not None and own is not None:

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from peftbench.estimate.calculator import page
-from peftbench.estimate.calculator.event_stream import Columns, lives_of, stream_of
+from peftbench.estimate.calculator.event_stream import Columns, lives_of, numbers_of, stream_of
 
 NEEDS_NODE = pytest.mark.skipif(shutil.which("node") is None, reason="the page's script runs in node")
 
@@ -35,12 +35,14 @@ def test_storages_are_read_as_they_were_written() -> None:
 
 
 @NEEDS_NODE
-def test_the_page_reads_them_alike() -> None:
+def test_the_page_reads_the_numbers_of_each_step() -> None:
     pairs, stream = stream_of(LIVES)
-    read = json.dumps({"pairs": pairs, "stream": stream, "steps": {"a": {"deep": [8, 16]}}})
-    script = f"console.log(JSON.stringify(require({str(page.HERE / 'events.js')!r}).withLives({read}).steps.a))"
+    read = json.dumps({"pairs": pairs, "stream": stream, "steps": {"a": {}, "b": {}}})
+    script = f"console.log(JSON.stringify(require({str(page.HERE / 'events.js')!r}).withNumbers({read}).steps))"
     done = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == {"lives": LIVES[:2], "deep": {"rounds": [8, 16], "lives": LIVES[2:]}}
+    numbered = dict(zip(pairs, range(len(pairs)), strict=True))
+    numbers = [numbers_of(own, numbered) for own in LIVES]
+    assert json.loads(done.stdout) == {"a": {"numbers": numbers[:2]}, "b": {"numbers": numbers[2:]}}
 
 
 def test_a_step_that_repeats_takes_two_numbers() -> None:

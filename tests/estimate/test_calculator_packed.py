@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ def step(sizes: list[str], one: list[int], other: list[int], key: str = ADAPTER)
         "lives": lives,
         "events": [9, 9],
         "parts": [],
+        "loops": [],
         "phases": [],
         "kernels": [],
     }
@@ -31,13 +31,10 @@ def step(sizes: list[str], one: list[int], other: list[int], key: str = ADAPTER)
 
 @pytest.fixture
 def packing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    def pack(made: dict[str, Any], deep: dict[str, Any] | None = None) -> dict[str, Any]:
-        name = "one.json"
-        shutil.rmtree(tmp_path / "build", ignore_errors=True)
-        for folder, content in ((tmp_path / "build" / "llama", made), (tmp_path / "build" / "deep" / "llama", deep)):
-            if content is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    def pack(made: dict[str, Any]) -> dict[str, Any]:
+        folder = tmp_path / "build" / "llama"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "one.json").write_text(json.dumps(made), encoding="utf-8")
         monkeypatch.setattr(packed, "FOLDER", tmp_path / "packed")
         packed.pack(tmp_path / "build")
         return packed.unpacked(packed.read(tmp_path / "packed" / "llama.json.gz"))
@@ -57,16 +54,8 @@ def test_a_small_size_that_one_depth_has_counts_its_parameters(packing: Any) -> 
     assert made["sizes"] == ["8", str(count)]
 
 
-def test_the_storages_of_deeper_networks_are_beside_their_step(packing: Any) -> None:
-    deep = step(["2*h*i", "4*b*s"], [0, 1], [1, 1])
-    made = packing(step(["4*b*s"], [0], [0]), deep)
-    kept = made["steps"][ADAPTER]
-    assert [made["sizes"][i] for i in kept["deep"]["lives"][0][0]] == ["2*h*i", "4*b*s"]
-    assert list(made["steps"]) == [ADAPTER]
-
-
 def test_another_recording_leaves_those_of_the_package_as_they_are(packing: Any) -> None:
-    first = packing(step(["2*h*i", "4*b*s"], [0, 1], [1, 1]), step(["8*h"], [0], [0]))
+    first = packing(step(["2*h*i", "4*b*s"], [0, 1], [1, 1]))
     other = packing(step(["4*b*s"], [0], [0, 0], ADAPTER + "|shards"))
     assert list(other["steps"]) == [ADAPTER, ADAPTER + "|shards"]
     assert other["steps"][ADAPTER] == first["steps"][ADAPTER]

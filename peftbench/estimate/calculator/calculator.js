@@ -16,8 +16,6 @@ const PARTS = [
   ["unused", "Reserved by CUDA's allocator beside them", "Allocator"],
   ["context", "The CUDA process", "Process"],
 ];
-const ROUGH = "CUDA's allocator may hold up to a quarter more here: the command below simulates it.";
-const ROUGH_BY = 1.35; // 1 / (1 - a quarter), rounded up
 const FURTHER = ["roles", "program", "dtype", "optimizer", "shards"]; // controls that depend on what is recorded
 const SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -225,16 +223,14 @@ async function settle() {
 
 function showVerdict(answer, choice) {
   const verdict = byId("verdict");
-  const isOpen = answer.rough && answer.fits && answer.needed * ROUGH_BY > answer.room;
-  verdict.className = "verdict " + (answer.refused || isOpen ? "unknown" : answer.fits ? "fits" : "too-large");
+  verdict.className = "verdict " + (answer.refused ? "unknown" : answer.fits ? "fits" : "too-large");
   if (answer.refused) verdict.replaceChildren(element("strong", {}, "No answer here. "), answer.refused);
   else {
     const spare = Math.abs(answer.room - answer.needed);
     verdict.replaceChildren(
-      element("strong", {}, isOpen ? "? May not fit. " : answer.fits ? "✓ Fits. " : "✗ Does not fit. "),
+      element("strong", {}, answer.fits ? "✓ Fits. " : "✗ Does not fit. "),
       `${gib(answer.needed)} of the ${gib(answer.room)} of ${choice.gpus > 1 ? "each " : "the "}${choice.gpu}${choice.shards > 1 ? `, with 1/${choice.shards} of the model` : ""}; ${gib(spare)} ${answer.fits ? "to spare" : "too much"}. `,
       element("span", { class: "second" }, `${duration(answer.seconds)} a step.`),
-      ...(answer.rough ? [element("span", { class: "second" }, ` ${ROUGH}`)] : []),
     );
   }
   byId("bar").hidden = byId("parts").hidden = Boolean(answer.refused);

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 
 NOTHING, BEFORE, END = 0, 1, 2
 LEAST = 4  # numbers that are worth a reference
@@ -27,7 +28,7 @@ Pair = tuple[int, int]
 def stream_of(lives: Iterable[Columns]) -> tuple[list[Pair], list[int]]:
     """Return the pairs of a size and a kind, and the stream of the storages of some steps."""
     pairs: dict[Pair, int] = {}
-    numbers = [number for own in lives for number in _events(own, pairs)]
+    numbers = [number for own in lives for number in (*numbers_of(own, pairs), END)]
     return list(pairs), _referring(numbers)
 
 
@@ -54,13 +55,11 @@ def lives_of(pairs: Sequence[Sequence[int]], stream: Sequence[int]) -> list[Colu
     return steps
 
 
-def _events(own: Columns, pairs: dict[Pair, int]) -> list[int]:
-    """Return the numbers of a step."""
+def numbers_of(own: Columns, pairs: dict[Pair, int]) -> list[int]:
+    """Return the numbers of a step without its end; adds its pairs of a size and a kind to `pairs`."""
     births: dict[int, list[int]] = {}
     deaths: dict[int, int] = {}
-    born = 0
-    for n, (_, _, later, length) in enumerate(zip(*own, strict=True)):
-        born += later
+    for n, (born, length) in enumerate(zip(births_of(own), own[3], strict=True)):
         births.setdefault(born, []).append(n)
         if length >= 0 and deaths.setdefault(born + length, n) != n:
             raise ValueError("two storages end at one event")
@@ -80,7 +79,12 @@ def _events(own: Columns, pairs: dict[Pair, int]) -> list[int]:
             numbers.append(NOTHING)
         if event and len(births.get(event, [])) + (event in deaths) > 1:
             raise ValueError("an event changes two storages")
-    return [*numbers, END]
+    return numbers
+
+
+def births_of(own: Columns) -> list[int]:
+    """Return the event of each storage's birth."""
+    return list(accumulate(own[2]))
 
 
 def _columns(numbers: Sequence[int], pairs: Sequence[Sequence[int]]) -> Columns:

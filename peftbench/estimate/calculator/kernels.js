@@ -10,9 +10,10 @@ function isTransposed(terms) {
   return !more.length && (bytes === 4 || bytes === 8) && names.includes("r") && !names.includes("b") && !names.includes("s");
 }
 
-// The kernels at full depth: [phase, dtype, operations of one, bytes of one, number].
-function kernelsOf(step, sizes, terms, values, more, asked) {
-  const found = [], odd = new Map(), along = (a, b) => a + (more * (b - a)) / 2;
+// The kernels of a depth: [phase, dtype, operations of one, bytes of one, number]. `share` is the way from the first
+// recorded depth to the second; `work` is another optimiser's.
+function kernelsAt(step, share, sizes, terms, values, asked, work) {
+  const found = [], odd = new Map(), along = (a, b) => a + share * (b - a);
   for (const [phase, dtype, f, m, one, two] of step.kernels) {
     if (phase > UPDATE) continue; // what goes between devices is no kernel
     const updates = phase === UPDATE || (phase === 2 && asked.program === "plain");
@@ -40,39 +41,69 @@ function kernelsOf(step, sizes, terms, values, more, asked) {
     const number = along(one.length, two.length);
     if (number > 0) found.push([shown, dtype, along(sum(one, 0), sum(two, 0)) / number, along(sum(one, 1), sum(two, 1)) / number, number]);
   }
-  if (asked.work.length) {
-    const [number, bytes] = ["kernels", "bytes"].map((name) => along(asked.work[0][name], asked.work[1][name]));
-    if (number > 0) found.push([2, 0, 0, bytes / number, number]);
-  }
+  if (work && work.kernels) found.push([2, 0, 0, work.bytes / work.kernels, work.kernels]);
   return found;
 }
 
+// Products, and the others by phase and binary digits of their bytes: [number, bytes].
+function trafficOf(kernels) {
+  const products = [], moves = new Map();
+  for (const [phase, dtype, operations, bytes, number] of kernels) {
+    if (dtype) { products.push([DTYPES[dtype], operations, bytes, number]); continue; }
+    const key = `${phase} ${bytes < 1 ? 0 : Math.floor(Math.log2(bytes)) + 1}`, some = moves.get(key) || [0, 0];
+    moves.set(key, [some[0] + number, some[1] + number * bytes]);
+  }
+  return { products, moves };
+}
+
+// The traffic of all layers as `estimate` tells it from that of three small depths (traffic.py). Sizes that change with
+// the depth have other digits there; those of a phase are matched in their order, or taken together.
+function toldTraffic(full, depths, more) {
+  const moves = new Map(), odd = new Map(), none = [0, 0];
+  for (const key of new Set(depths.flatMap((depth) => [...depth.moves.keys()]))) {
+    const told = extrapolated(depths.map((depth) => depth.moves.get(key) || none), more);
+    if (told) moves.set(key, told);
+    else odd.set(key.split(" ")[0], [...(odd.get(key.split(" ")[0]) || []), key]);
+  }
+  for (const [phase, keys] of odd) {
+    const inOrder = keys.sort((a, b) => a.split(" ")[1] - b.split(" ")[1]);
+    const alike = depths.map((depth) => inOrder.filter((key) => depth.moves.has(key)).map((key) => depth.moves.get(key)));
+    const sum = (some) => some.reduce(([n, bytes], [m, more]) => [n + m, bytes + more], none);
+    let told = alike[0].map((one, n) => alike.every((some) => some[n]) && extrapolated(alike.map((some) => some[n]), more));
+    if (new Set(alike.map((some) => some.length)).size > 1 || !told.every(Boolean)) told = [extrapolated(alike.map(sum), more)];
+    if (!told.every(Boolean)) return full;
+    told.forEach((one, n) => moves.set(`${phase} odd ${n}`, one));
+  }
+  return { products: full.products, moves };
+}
+
+// Two numbers at full depth; null where they do not grow evenly.
+function extrapolated([one, two, three], more) {
+  const told = one.map((a, n) => (Math.abs(three[n] - 2 * two[n] + a) < 1 ? a + more * (two[n] - a) : -1));
+  return told.every((value) => value >= 0) ? told : null;
+}
+
 // Seconds of a step on a card (step_seconds.py).
-function stepSeconds(kernels, card, fit) {
+function stepSeconds(traffic, card, fit) {
   const mean = (byCard) => {
     const all = Object.values(byCard);
     return byCard[card.name] || Math.exp(all.reduce((sum, value) => sum + Math.log(value), 0) / all.length);
   };
   const rateOf = (dtype) => (dtype === "bfloat16" && card.bfloat16 ? card.bfloat16 : card.float32);
-  const share = mean(fit.products), bins = new Map();
+  const share = mean(fit.products);
   let products = 0, others = 0, launches = 0;
-  for (const [phase, dtype, operations, bytes, number] of kernels) {
+  for (const [dtype, operations, bytes, number] of traffic.products) {
     launches += number;
-    if (dtype) {
-      const moving = bytes / (fit.memory * card.bandwidth);
-      products += number * Math.max(operations / (share * rateOf(DTYPES[dtype])), moving);
-    } else {
-      const key = `${phase} ${bytes > 0 ? Math.floor(Math.log2(bytes)) : -1}`;
-      const bin = bins.get(key) || [0, 0];
-      bins.set(key, [bin[0] + number * bytes, bin[1] + number]);
-    }
+    products += number * Math.max(operations / (share * rateOf(dtype)), bytes / (fit.memory * card.bandwidth));
   }
-  for (const [bytes, number] of bins.values())
+  for (const [number, bytes] of traffic.moves.values()) {
+    launches += number;
     others += bytes / ((bytes <= number * card.cache ? fit.cached : fit.memory) * card.bandwidth);
+  }
   const device = products + others, host = launches * mean(fit.launch);
   const bound = host > device ? "launches" : products > others ? "products" : "memory";
   return { seconds: Math.max(device, host), device, host, products, others, bound };
 }
 
 const ofPieces = typeof module === "undefined" ? { kernelsOfPieces } : require("./pieces.js");
-if (typeof module !== "undefined") module.exports = { kernelsOf, stepSeconds };
+if (typeof module !== "undefined") module.exports = { kernelsAt, trafficOf, toldTraffic, stepSeconds };

@@ -128,7 +128,7 @@ function compute(data, choice) {
   const asked = { ...choice, like: method.like, key: keyOf(choice, method), momentBytes: momentBytes(choice, method) };
   const step = replay.estimate(data.families[familyName(model, method, choice)], model, asked);
   const needed = Math.max(step.reserved, step.peak) + CONTEXT;
-  const time = timing.stepSeconds(step.kernels, card, data.constants);
+  const time = timing.stepSeconds(step.traffic, card, data.constants);
   const summed = choice.gpus > (choice.shards || 1) ? 2 * trained * GRADIENT : 0;
   const transfers = (summed + step.sent) / card.link, seconds = time.seconds + transfers;
   const steps = Math.ceil((choice.examples * choice.epochs) / (choice.batch * choice.gpus));

@@ -6,12 +6,12 @@ steps in their order (event_stream.py); "steps", by name:
     lives: for each depth four lists: index of the size, index of the kind, birth (difference to the one before), events
         until the end (-1: it outlives the step). In the file they are in the stream
     events: number of events at each depth
-    parts: [first event, event after the last, the same two at the second depth, events shared at the beginning, at the
-        end]
+    parts: [first event, the same at the second depth, 1 where ends have no order]
+    loops: [place among the step's numbers in the stream, the same at the second depth, numbers of a round, numbers of
+        all rounds at the first depth] (loops.py)
     phases: first event of forward, backward and optimizer
     kernels: [phase, dtype, operations, bytes, number at the first depth, number at the second], the sizes by index
     rounds: the depths, where they are not 2 and 4 rounds of layers
-    deep: numbers of rounds, and lives with them, of methods whose step `estimate` does not tell from 2 to 4 rounds
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from typing import Any
 
 from peftbench.estimate.calculator import event_stream
 from peftbench.estimate.calculator.dimensions import NAMES, VALUES, term
+from peftbench.estimate.calculator.loops import looped
 from peftbench.estimate.calculator.recording import KINDS, ROUNDS, SENT, UPDATE, Life, Recording, Terms
-from peftbench.estimate.calculator.settings import DEEP, is_left_out
+from peftbench.estimate.calculator.settings import is_left_out
 from peftbench.measure.memory import PHASES
 
 FOLDER = Path(__file__).parent / "recorded"
@@ -34,7 +35,11 @@ PRODUCTS = ("", "bfloat16", "float32")
 
 
 def as_json(recording: Recording) -> dict[str, Any]:
-    """Return a recording with a list of its sizes of its own."""
+    """Return a recording with a list of its sizes of its own.
+
+    Raises:
+        Irregular: Its depths differ in more than rounds of layers.
+    """
     sizes: dict[str, int] = {}
 
     def place(terms: Terms) -> int:
@@ -45,22 +50,17 @@ def as_json(recording: Recording) -> dict[str, Any]:
         [(*PHASES, UPDATE, SENT).index(phase), PRODUCTS.index(dtype), place(operations), place(moved), *numbers]
         for (phase, dtype, operations, moved), numbers in recording.kernels.items()
     ]
+    made = looped(lives, list(sizes), recording.parts, recording.rounds)
     return {
         "sizes": list(sizes),
-        "lives": lives,
+        "lives": made.lives,
         "events": recording.events,
-        "parts": [[p.starts[0], p.stops[0], p.starts[1], p.stops[1], p.front, p.back] for p in recording.parts],
+        "parts": [[*starts, int(n in made.unordered)] for n, starts in enumerate(recording.parts)],
+        "loops": [[loop.first, loop.second, loop.round, loop.length] for loop in made.loops],
         "phases": [start for start, _ in recording.phases],
         "kernels": kernels,
         **({"rounds": recording.rounds} if recording.rounds != ROUNDS else {}),
     }
-
-
-def deep_json(lives: Sequence[Sequence[Life]]) -> dict[str, Any]:
-    """Return the storages of deeper networks with a list of their sizes of its own."""
-    sizes: dict[str, int] = {}
-    columns = [_columns(own, lambda terms: sizes.setdefault(text_of(terms), len(sizes))) for own in lives]
-    return {"sizes": list(sizes), "lives": columns}
 
 
 def _columns(lives: Sequence[Life], place: Callable[[Terms], int]) -> list[list[int]]:
@@ -89,7 +89,7 @@ def pack(build: Path) -> None:
     What the package has and the folder has not stays.
     """
     FOLDER.mkdir(exist_ok=True)
-    for family in sorted(path for path in build.iterdir() if path.is_dir() and path.name != "deep"):
+    for family in sorted(path for path in build.iterdir() if path.is_dir()):
         target = FOLDER / f"{family.name}.json.gz"
         had = unpacked(read(target)) if target.exists() else {"sizes": [], "steps": {}}
         sizes = {text: n for n, text in enumerate(had["sizes"])}
@@ -98,32 +98,18 @@ def pack(build: Path) -> None:
             step = json.loads(path.read_text(encoding="utf-8"))
             if "refused" not in step and not is_left_out(step["key"], family.name):
                 steps[step["key"]] = _renumbered(step, sizes)
-        for path in sorted((build / "deep" / family.name).glob("*.json")):
-            deep = json.loads(path.read_text(encoding="utf-8"))
-            if "lives" in deep and deep["key"] in steps:
-                rounds = DEEP[deep["key"].split("|")[4]]
-                steps[deep["key"]]["deep"] = {"rounds": rounds, "lives": _renumbered_lives(deep, sizes)}
         if steps:
             target.write_bytes(_compressed({"sizes": list(sizes), "steps": dict(sorted(steps.items()))}))
 
 
 def _compressed(family: Mapping[str, Any]) -> bytes:
     """Return the content of a family's file."""
-    lives = [own for step in family["steps"].values() for own in _all_lives(step)]
-    pairs, stream = event_stream.stream_of(lives)
+    pairs, stream = event_stream.stream_of(own for step in family["steps"].values() for own in step["lives"])
     steps = {
-        key: {
-            **{name: value for name, value in step.items() if name not in ("lives", "deep")},
-            **({"deep": step["deep"]["rounds"]} if "deep" in step else {}),
-        }
-        for key, step in family["steps"].items()
+        key: {name: value for name, value in step.items() if name != "lives"} for key, step in family["steps"].items()
     }
     written = {"sizes": family["sizes"], "pairs": pairs, "stream": stream, "steps": steps}
     return gzip.compress(json.dumps(written, separators=(",", ":")).encode(), 9, mtime=0)
-
-
-def _all_lives(step: Mapping[str, Any]) -> list[Any]:
-    return [*step["lives"], *(step["deep"]["lives"] if "deep" in step else [])]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -135,11 +121,7 @@ def read(path: Path) -> dict[str, Any]:
 def unpacked(family: Mapping[str, Any]) -> dict[str, Any]:
     """Return a family with the storages at each of its steps."""
     lives = iter(event_stream.lives_of(family["pairs"], family["stream"]))
-    steps = {}
-    for key, step in family["steps"].items():
-        steps[key] = {**step, "lives": [next(lives), next(lives)]}
-        if "deep" in step:
-            steps[key]["deep"] = {"rounds": step["deep"], "lives": [next(lives), next(lives)]}
+    steps = {key: {**step, "lives": [next(lives), next(lives)]} for key, step in family["steps"].items()}
     return {"sizes": family["sizes"], "steps": steps}
 
 
@@ -148,7 +130,7 @@ def _renumbered(step: Mapping[str, Any], sizes: dict[str, int]) -> dict[str, Any
     to = [sizes.setdefault(text, len(sizes)) for text in _small_read(step)]
     return {
         "lives": _renumbered_lives(step, sizes),
-        **{key: step[key] for key in ("events", "parts", "phases", "rounds") if key in step},
+        **{key: step[key] for key in ("events", "parts", "loops", "phases", "rounds") if key in step},
         "kernels": [[phase, dtype, to[f], to[m], *numbers] for phase, dtype, f, m, *numbers in step["kernels"]],
     }
 

@@ -49,6 +49,8 @@ def html(served: bool = False) -> str:
         pieces=_source("pieces.js"),
         kernels=_source("kernels.js"),
         shards=_source("shards.js"),
+        depths=_source("depths.js"),
+        extrapolation=_source("extrapolation.js"),
         replay=_source("replay.js"),
         numbers=_source("numbers.js"),
         published=_source("published.js"),
@@ -111,9 +113,8 @@ def checked_text() -> str:
         return "The numbers of this page have not been compared with <code>peftbench estimate</code>."
     checked = json.loads(CHECKED.read_text(encoding="utf-8"))
     rows = checked["settings"]
-    rough = [row for row in rows if row.get("rough")]
     told = ", ".join(
-        _errors_text([row for row in rows if name != "needed" or not row.get("rough")], name, what)
+        _errors_text(rows, name, what)
         for name, what in (
             ("peak", "peak of live tensors"),
             ("needed", "what a card must hold"),
@@ -122,18 +123,8 @@ def checked_text() -> str:
     )
     return (
         f"The page replays steps that <code>peftbench estimate</code> simulated. On {len(rows)} random settings its "
-        f"numbers differ from those of <code>peftbench estimate</code> by (median and largest): {told}"
-        f"{_rough_text(rough)} (<code>scripts/calculator_check.py</code>)."
-    )
-
-
-def _rough_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return how far what a card must hold is off where the page says that it is rough."""
-    if not rows:
-        return ""
-    largest = max(abs(row["errors"]["needed"]) for row in rows)
-    return (
-        f"; on {len(rows)} of them it says that what a card must hold is rough, and is off by up to {largest:.0%} there"
+        f"numbers differ from those of <code>peftbench estimate</code> by (median and largest): {told} "
+        "(<code>scripts/calculator_check.py</code>)."
     )
 
 

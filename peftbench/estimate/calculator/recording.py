@@ -16,11 +16,12 @@ from typing import Any
 from torch import Tensor
 
 from peftbench.estimate.calculator.dimensions import Sized
-from peftbench.estimate.calculator.shard_sizes import shard_sizes
+from peftbench.estimate.calculator.shard_sizes import ShardSizes, UnsummedRank
 from peftbench.estimate.calculator.unusual_sizes import unusual_sizes
 from peftbench.estimate.card import traffic
 from peftbench.estimate.card.traffic import KernelCounter
 from peftbench.estimate.count import ModelQuery
+from peftbench.estimate.simulate.simulated_step import Watch
 from peftbench.estimate.simulate.timeline import StepTimeline
 from peftbench.estimate.step_estimate import Setting, requested_step
 from peftbench.method.base import Method
@@ -73,23 +74,6 @@ class ReadingCounter(KernelCounter):
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of the step at both depths.
-
-    Attributes:
-        starts: Its first event at each depth.
-        stops: The event after its last.
-        front: Events from the beginning that are the same at both depths.
-        back: Events from the end that are.
-    """
-
-    starts: tuple[int, int]
-    stops: tuple[int, int]
-    front: int
-    back: int
-
-
-@dataclass(frozen=True)
 class Life:
     """A storage: its kind, its terms, and the events of its birth and its end; None if it outlives the step."""
 
@@ -106,7 +90,7 @@ class Recording:
     Attributes:
         lives: Storages at each depth, in the order in which an allocator meets them.
         events: Number of events at each depth.
-        parts: What both depths share.
+        parts: The first event of each part of the step at both depths.
         phases: Part numbers at which forward, backward and optimizer begin.
         kernels: (phase, dtype or "", operations, bytes) -> their number at each depth.
         rounds: The depths.
@@ -114,7 +98,7 @@ class Recording:
 
     lives: tuple[tuple[Life, ...], tuple[Life, ...]]
     events: tuple[int, int]
-    parts: tuple[Part, ...]
+    parts: tuple[tuple[int, int], ...]
     phases: tuple[tuple[int, str], ...]
     kernels: Mapping[tuple[str, str, Terms, Terms], tuple[int, int]]
     rounds: tuple[int, int] = ROUNDS
@@ -136,17 +120,19 @@ def record(folder: str, method: Method, setting: Setting, values: Mapping[str, i
     """
     timelines: list[StepTimeline] = []
     counters: list[ReadingCounter] = []
+    sizes = ShardSizes(values)
 
     def counter() -> ReadingCounter:
-        counters.append(ReadingCounter(read))
+        counters.append(ReadingCounter(sizes.read))
         return counters[-1]
 
+    watch = Watch(counter, UnsummedRank, sizes.note)
     depths = ROUNDS if setting.shards == 1 else ROUNDS_SHARDED
-    with unusual_sizes(values), shard_sizes(values) as read:
+    with unusual_sizes(values):
         for rounds in depths:
             layers = rounds * period
-            timelines.append(requested_step(ModelQuery(folder), method, setting, layers=layers, counter=counter))
-    first, second = (tuple(_lives(t, read)) for t in timelines)
+            timelines.append(requested_step(ModelQuery(folder), method, setting, layers=layers, watch=watch))
+    first, second = (tuple(_lives(t, sizes.read)) for t in timelines)
     kernels = {
         key: (counters[0].kernels[key], counters[1].kernels[key])
         for key in dict.fromkeys([*counters[0].kernels, *counters[1].kernels])
@@ -154,25 +140,11 @@ def record(folder: str, method: Method, setting: Setting, values: Mapping[str, i
     return Recording(
         (first, second),
         (len(timelines[0].levels), len(timelines[1].levels)),
-        tuple(_parts(timelines, (first, second))),
+        tuple(zip(*([0, *t.marks[1:]] for t in timelines), strict=True)),
         tuple((start, name) for start, name in timelines[0].phases),
         kernels,
         depths,
     )
-
-
-def deep_lives(
-    folder: str,
-    method: Method,
-    setting: Setting,
-    values: Mapping[str, int],
-    period: int = 1,
-    depths: Sequence[int] = ROUNDS,
-) -> list[list[Life]]:
-    """Return the storages of a step with each number of rounds; the other arguments are those of `record`."""
-    with unusual_sizes(values):
-        timelines = [requested_step(ModelQuery(folder), method, setting, layers=rounds * period) for rounds in depths]
-    return [_lives(timeline, lambda size: Sized.of(size, values)) for timeline in timelines]
 
 
 def _lives(timeline: StepTimeline, read: Read) -> list[Life]:
@@ -182,33 +154,3 @@ def _lives(timeline: StepTimeline, read: Read) -> list[Life]:
         for life in ordered
         if life.bytes
     ]
-
-
-def _parts(timelines: Sequence[StepTimeline], lives: Sequence[Sequence[Life]]) -> list[Part]:
-    """Return the parts between the marks, each with what its depths share at its beginning and its end."""
-    labels = [_labels(t, own) for t, own in zip(timelines, lives, strict=True)]
-    spans = [[0, *t.marks[1:], len(t.levels)] for t in timelines]
-    parts = []
-    for n in range(len(spans[0]) - 1):
-        starts, stops = (spans[0][n], spans[1][n]), (spans[0][n + 1], spans[1][n + 1])
-        one, other = (own[a:b] for own, a, b in zip(labels, starts, stops, strict=True))
-        parts.append(Part(starts, stops, _common(one, other), _common(one[::-1], other[::-1])))
-    return parts
-
-
-def _labels(timeline: StepTimeline, lives: Sequence[Life]) -> list[tuple[str, Any]]:
-    """Return what each event does: which size begins or ends."""
-    labels: list[tuple[str, Any]] = [("", None)] * len(timeline.levels)
-    for life in lives:
-        if life.born:
-            labels[life.born] = ("begins", life.size)
-        if life.died is not None and life.died < len(labels):
-            labels[life.died] = ("ends", life.size)
-    return labels
-
-
-def _common(one: Sequence[Any], other: Sequence[Any]) -> int:
-    for n, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return n
-    return min(len(one), len(other))

@@ -1,12 +1,10 @@
 // Replays recorded training steps with the sizes of a model: peak, parts, reserved bytes.
-// Mirrors extrapolation.py, gpu_memory.py and caching_allocator.py.
+// Mirrors step_estimate.py, gpu_memory.py and caching_allocator.py.
 "use strict";
 
 const BLOCK = 512, LARGE = 10 * 2 ** 20, SEGMENT = 2 * 2 ** 20, UNSPLIT = 2 ** 20;
 const WORKSPACES = 2 * (2 * 4096 * 1024 + 8 * 16 * 1024);
 const KINDS = ["weights", "adapter", "head", "gradients", "optimizer", "activations", "temporaries"];
-const ROUNDS = [2, 4]; // recorded rounds of layers, where a step does not say others
-const DEEP = 8; // rounds from which a deeper recording stands for all layers
 
 // "4*b*s*h+2*h*i" -> [[4, "b", "s", "h"], [2, "h", "i"]]
 function parsedSizes(texts) {
@@ -43,25 +41,27 @@ function blockBytes(size) {
   return segment - rounded <= UNSPLIT ? segment : rounded;
 }
 
-// The storages of one depth, with the optimiser and the head that are asked for.
-function livesOf(step, recorded, sizes, asked, terms, values) {
-  const [size, kind, births, lengths] = recorded;
-  const lives = [];
-  let born = 0;
-  for (let n = 0; n < size.length; n++) {
-    born += births[n];
-    lives.push({ bytes: sizes[size[n]], size: size[n], kind: kind[n], born, died: lengths[n] < 0 ? null : born + lengths[n] });
-  }
+// The storages of a step with so many rounds of layers, with the optimiser and the head that are asked for. Beside them
+// the live bytes after each event, the first event of each part and phase, and the optimiser's work.
+function stepAt(family, step, rounds, sizes, values, asked) {
+  const depth = deeper.depthOf(step, family.pairs, rounds);
+  let lives = depth.lives, work = null;
+  for (const life of lives) life.bytes = Math.round(sizes[life.size] + depth.share * (sizes[life.other] - sizes[life.size]));
   if (asked.tied && asked.headSizes.size) {
     const head = lives.findLastIndex((life) => life.born === 0 && life.kind === 0 && asked.headSizes.has(life.size));
     if (head >= 0) lives.splice(head, 1);
   }
-  piecewise.withPieces(lives, terms, values);
-  return asked.optimizer === "adamw" ? lives : withOptimizer(lives, step.phases[2], asked);
+  piecewise.withPieces(lives, family.terms, values);
+  if (asked.optimizer !== "adamw") ({ lives, work } = withOptimizer(lives, depth.phases[2], asked));
+  const sums = sharded.sumsOf(lives, asked);
+  sharded.withSums(depth, lives, sums.buckets);
+  const levels = levelsOf(lives, depth.events, asked.onGpu);
+  const held = () => reservedBytes(lives.some((life) => life.pieces) ? lives.flatMap((life) => [life, ...(life.pieces || [])]) : lives, WORKSPACES);
+  return { ...depth, lives, levels, work, sums, held };
 }
 
 // bitsandbytes' AdamW in place of torch's (optimizer_state.py): other moments, no temporaries of its own.
-// Adds what its kernels are and move to `asked.work`: one a tensor, which reads the gradient once.
+// Its work is one kernel a tensor, which reads the gradient once.
 function withOptimizer(lives, start, asked) {
   const made = [], item = asked.momentBytes, bits = asked.optimizer.endsWith("8bit") ? 8 : 32;
   const paged = asked.optimizer.startsWith("paged_"), work = { kernels: 0, bytes: 0 };
@@ -88,8 +88,7 @@ function withOptimizer(lives, start, asked) {
     if (!tables) for (let n = 0; n < 2; n++) own(1024, false);
     tables = true;
   }
-  asked.work.push(work);
-  return made;
+  return { lives: made, work };
 }
 
 function levelsOf(lives, events, onGpu) {
@@ -103,37 +102,8 @@ function levelsOf(lives, events, onGpu) {
   return changes.map((change) => (level += change));
 }
 
-// Pairs of events that occur at every depth, and the largest of each part.
-function momentsOf(parts, levels) {
-  const pairs = [];
-  for (const [a, b, c, d, front, back] of parts) {
-    for (let n = 0; n < Math.min(front, b - a); n++) pairs.push([a + n, c + n]);
-    for (let n = 1; n <= Math.min(back, b - a); n++) pairs.push([b - n, d - n]);
-    if (b > a && d > c) pairs.push([largest(levels[0], a, b), largest(levels[1], c, d)]);
-  }
-  return pairs;
-}
-
-// Whether `estimate` simulates all layers: a part of the step takes the layers several times, and may hold the peak.
-function isWhole(parts, levels, first, more, peak) {
-  const bound = (own, start, stop) => {
-    let sum = own[Math.max(start - 1, 0)];
-    for (let n = Math.max(start, 1); n < stop; n++) sum += Math.max(0, own[n] - own[n - 1]);
-    return sum;
-  };
-  return parts.some(([a, b, c, d, front, back]) => {
-    const size = b - a, round = (d - c - size) / 2;
-    const covered = Math.min(front, size - back + first * round) + Math.min(back, size - front + first * round);
-    if (!size || (round ? covered >= size + round : front >= size)) return false;
-    const [one, two] = [bound(levels[0], a, b), bound(levels[1], c, d)];
-    return one + (more * (two - one)) / 2 >= peak;
-  });
-}
-
-function largest(levels, start, stop) {
-  let best = start;
-  for (let n = start; n < stop; n++) if (levels[n] > levels[best]) best = n;
-  return best;
+function placeOfLargest(levels) {
+  return levels.reduce((best, level, n) => (level > levels[best] ? n : best), 0);
 }
 
 function partsAt(lives, moment, onGpu) {
@@ -192,16 +162,16 @@ function reservedBytes(lives, fixed) {
     if (block.after && block.after.free) block = joined(block, block.after);
     giveBack(block);
   };
-  const events = [];
+  const events = []; // at one moment, what ends comes before what begins
   lives.forEach((life, number) => {
     if (!life.bytes) return;
-    events.push([life.born, 1, number]);
-    if (life.died !== null) events.push([life.died, 0, number]);
+    events.push({ at: life.born + 1e-7, begins: true, number });
+    if (life.died !== null) events.push({ at: life.died, begins: false, number });
   });
-  events.sort((a, b) => a[0] - b[0] || a[1] - b[1] || a[2] - b[2]);
+  events.sort((a, b) => a.at - b.at);
   const blocks = [];
   if (fixed) allocate(fixed);
-  for (const [, begins, number] of events) {
+  for (const { begins, number } of events) {
     if (begins) blocks[number] = allocate(lives[number].bytes);
     else if (blocks[number]) { release(blocks[number]); blocks[number] = null; }
   }
@@ -209,39 +179,30 @@ function reservedBytes(lives, fixed) {
 }
 
 // What `peftbench estimate` says of a step.
-//   family: {sizes: parsed, steps}; model: {layers, sizes, tied}; asked: {key, batch, seq, size, optimizer, program, ...}
+//   family: {terms, pairs, steps}; model: {layers, period, sizes, tied}; asked: {key, batch, seq, size, optimizer, program, ...}
 function estimate(family, model, asked) {
-  const step = family.steps[asked.key], onGpu = asked.program !== "peftbench";
-  const shards = asked.shards || 1, values = valuesOf(model.sizes, asked.batch, asked.seq, asked.size, shards);
+  const step = family.steps[asked.key], rounds = model.layers / model.period, shards = asked.shards || 1;
+  const values = valuesOf(model.sizes, asked.batch, asked.seq, asked.size, shards);
   const sizes = family.terms.map((terms) => sizeOf(terms, values));
-  const [first, second] = step.rounds || ROUNDS, more = model.layers / model.period - first;
   const headSizes = new Set(family.terms.flatMap((terms, n) => (isHead(terms) ? [n] : [])));
-  const how = { ...asked, tied: model.tied && !family.tied, headSizes, work: [] };
-  const livesAt = (recorded, asks) => livesOf(step, recorded, sizes, asks, family.terms, values);
-  const lives = step.lives.map((recorded) => livesAt(recorded, how));
-  const levels = [0, 1].map((depth) => levelsOf(lives[depth], step.events[depth], onGpu));
-  const levelAt = ([a, b], further = more) => levels[0][a] + (further * (levels[1][b] - levels[0][a])) / (second - first);
-  let best = null;
-  for (const pair of momentsOf(step.parts, levels)) if (best === null || levelAt(pair) > levelAt(best)) best = pair;
-  const [one, two] = [0, 1].map((depth) => partsAt(lives[depth], best[depth], onGpu));
-  const parts = Object.fromEntries(KINDS.map((kind, n) => [kind, one[n] + (more * (two[n] - one[n])) / 2]));
-  const peak = levelAt(best);
-  const whole = isWhole(step.parts, levels, first, more, peak) || 9 * model.period >= model.layers;
-  const heldBy = (some) => reservedBytes(some.flatMap((life) => [life, ...(life.pieces || [])]), WORKSPACES);
-  let reserved = 0;
-  if (onGpu) {
-    const deep = whole && step.deep, [from, to] = deep ? deep.rounds : [first, second];
-    const [a, b] = (deep ? deep.lives.map((recorded) => livesAt(recorded, { ...how, work: [] })) : lives).map(heldBy);
-    const slope = (b - a) / (to - from), left = model.layers / model.period - to;
-    const atLeast = from < DEEP ? slope : (peak - levelAt(best, 0)) / more; // segments grow with the peak in the long run
-    reserved = Math.max(peak, b + Math.round(left * Math.max(slope, atLeast)));
-  }
-  const phase = ["forward", "backward", "optimizer"][step.phases.filter((start) => start <= Math.max(best[0], 1)).length - 1];
-  const sums = shards > 1 ? sharded.sumsOf(lives, more, onGpu ? 2 : 1) : { kernels: [], sent: 0 };
-  const kernels = [...counted.kernelsOf(step, sizes, family.terms, values, more, how), ...sums.kernels];
-  // Where `estimate` takes the allocator's bytes from other depths than those recorded.
-  const rough = onGpu && (asked.like === "full" ? whole : shards > 1);
-  return { peak, parts, phase, reserved, whole, rough, kernels, sent: sharded.sentBytes(step, sizes, more, sums), values };
+  const how = { ...asked, shards, tied: model.tied && !family.tied, headSizes, onGpu: asked.program !== "peftbench" };
+  const depthAt = (some) => stepAt(family, step, some, sizes, values, how), full = depthAt(rounds);
+  const moment = placeOfLargest(full.levels), peak = full.levels[moment], bytes = partsAt(full.lives, moment, how.onGpu);
+  const parts = Object.fromEntries(KINDS.map((kind, n) => [kind, bytes[n]]));
+  const phase = ["forward", "backward", "optimizer"][full.phases.filter((start) => start <= Math.max(moment, 1)).length - 1];
+  const told = shallow.shallowDepths(depthAt, model, step.parts.map((part) => part[2]));
+  const reserved = how.onGpu ? Math.max(peak, told ? toldBytes(told) : full.held()) : 0;
+  const trafficAt = (depth) => counted.trafficOf([
+    ...counted.kernelsAt(step, depth.share, sizes, family.terms, values, asked, depth.work), ...depth.sums.kernels,
+  ]);
+  const traffic = told ? counted.toldTraffic(trafficAt(full), told.depths.map(trafficAt), told.more) : trafficAt(full);
+  return { peak, parts, phase, reserved, whole: !told, traffic, sent: sharded.sentBytes(step, full.share, sizes, full.sums) };
+}
+
+// The allocator's bytes of all layers, in a straight line from the first and the last of three depths.
+function toldBytes({ depths, more }) {
+  const [one, , three] = depths.map((depth, n) => (n === 1 ? 0 : depth.held()));
+  return one + Math.round((more * (three - one)) / 2);
 }
 
 function isHead(terms) {
@@ -249,11 +210,14 @@ function isHead(terms) {
 }
 
 function familyOf(read, tied) {
-  return { steps: recorded.withLives(read).steps, terms: parsedSizes(read.sizes), tied };
+  const { steps, pairs } = recorded.withNumbers(read);
+  return { steps, pairs, terms: parsedSizes(read.sizes), tied };
 }
 
-const recorded = typeof module === "undefined" ? { withLives } : require("./events.js");
-const sharded = typeof module === "undefined" ? { valuesOfShards, sentBytes, sumsOf } : require("./shards.js");
-const counted = typeof module === "undefined" ? { kernelsOf } : require("./kernels.js");
+const recorded = typeof module === "undefined" ? { withNumbers } : require("./events.js");
+const deeper = typeof module === "undefined" ? { ROUNDS, depthOf } : require("./depths.js");
+const shallow = typeof module === "undefined" ? { shallowDepths } : require("./extrapolation.js");
+const sharded = typeof module === "undefined" ? { valuesOfShards, sentBytes, sumsOf, withSums } : require("./shards.js");
+const counted = typeof module === "undefined" ? { kernelsAt, trafficOf, toldTraffic } : require("./kernels.js");
 const piecewise = typeof module === "undefined" ? { piecesOf, withPieces } : require("./pieces.js");
 if (typeof module !== "undefined") module.exports = { estimate, familyOf };

@@ -22,10 +22,6 @@ ALIKE = {"rslora": "lora", "lora_plus": "lora"}  # the same step: another factor
 CHOOSE_ROLES = ("lora", "dora", "qlora", "qdora", "adalora", "vera", "pissa")
 OF_DEFAULTS = ("full", "adapter", "prefix", "prompt", "ia3", "layernorm", "bitfit", "galore")
 NOT_OWN = ("dora", "qdora", "vera", "ia3", "adalora")  # whose kernels in peftbench's own step depend on sizes or depth
-DEEP = {  # rounds of deeper recordings, of methods whose step `estimate` may simulate with all layers, or from 3 to 5
-    **dict.fromkeys(("adapter", "adalora", "galore"), (8, 16)),
-    "prefix": (3, 5),
-}
 IRREGULAR = {"gemma2": ("dora", "qdora")}  # their rounds of layers are not alike, so that no two depths tell of others
 KNOBS = {"galore": "rank"}  # beside the methods' own size knobs
 

@@ -6,8 +6,7 @@ the sizes of the network's own parameters tell what it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -17,41 +16,39 @@ from peftbench.backbones.sharded import is_sharded, local
 from peftbench.estimate.calculator.dimensions import CONSTANT, NAMES, SHARDS, Sized, Unreadable, term
 from peftbench.estimate.simulate.simulated_ranks import SimulatedRank
 from peftbench.run.parallel import shards
+from peftbench.run.train import Trainer
 
 SMALLEST = 16  # bytes; scalars have fewer
 Terms = dict[tuple[int, ...], Fraction]
 GRADIENTS = (2, 4)  # bytes of a number of a gradient, or of a moment
 
 
-@contextmanager
-def shard_sizes(values: Mapping[str, int]) -> Iterator[Callable[[int], Sized]]:
-    """Read sizes while networks are simulated, of networks in shards too.
+class UnsummedRank(SimulatedRank):
+    """A rank that leaves out the sums of an adapter's gradients: how many go together depends on sizes (shards.js)."""
 
-    The sums of an adapter's gradients are left out: how many tensors go together depends on their sizes (shards.js).
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sum nothing."""
 
-    Args:
+
+class ShardSizes:
+    """Reads the sizes of a step, of a network in shards once that is made.
+
+    Attributes:
         values: The dimensions.
-
-    Yields:
-        Reads a size; of a network in shards, once that is made.
     """
-    known: dict[int, Sized] = {}
-    usual_shard, usual_sums = shards.shard, SimulatedRank.sum_gradients
 
-    def noted(edit: Any, ranks: Any) -> None:
-        usual_shard(edit, ranks)
-        _note(edit.backbone, values, known)
+    def __init__(self, values: Mapping[str, int]) -> None:
+        self.values = values
+        self._known: dict[int, Sized] = {}
 
-    def read(size: int) -> Sized:
-        return known[size] if size >= CONSTANT and size in known else Sized.of(size, values)
+    def read(self, size: int) -> Sized:
+        """Return a size with its reading."""
+        return self._known[size] if size >= CONSTANT and size in self._known else Sized.of(size, self.values)
 
-    try:
-        shards.shard = noted
-        SimulatedRank.sum_gradients = lambda *_: None  # type: ignore[method-assign]
-        yield read
-    finally:
-        shards.shard = usual_shard
-        SimulatedRank.sum_gradients = usual_sums  # type: ignore[method-assign]
+    def note(self, trainer: Trainer) -> None:
+        """Note the sizes of a network in shards before its first step."""
+        if trainer.ranks.shards > 1:
+            _note(trainer.backbone, self.values, self._known)
 
 
 def _note(backbone: Any, values: Mapping[str, int], known: dict[int, Sized]) -> None:

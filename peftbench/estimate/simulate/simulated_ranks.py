@@ -38,12 +38,15 @@ class SimulatedRank(Group):
 
 
 @contextmanager
-def simulated_ranks(train: TrainSpec | None = None, shards: int = 1) -> Iterator[Ranks]:
+def simulated_ranks(
+    train: TrainSpec | None = None, shards: int = 1, kind: type[SimulatedRank] = SimulatedRank
+) -> Iterator[Ranks]:
     """Join a process group of torch's backend "fake", whose collectives return at once.
 
     Args:
         train: says how many ranks share the run; None for `shards` alone.
         shards: ranks that share the base's weights.
+        kind: of the first rank.
 
     Yields:
         The first rank; a process that is alone if nothing is shared.
@@ -57,6 +60,6 @@ def simulated_ranks(train: TrainSpec | None = None, shards: int = 1) -> Iterator
 
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=size)
     try:
-        yield SimulatedRank(shards, torch.device("cpu"))
+        yield kind(shards, torch.device("cpu"))
     finally:
         dist.destroy_process_group()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from peftbench.backbones.sharded import is_sharded, local
 from peftbench.errors import UserError
 from peftbench.estimate.card.traffic import KernelCounter, Together
 from peftbench.estimate.program.optimizer_state import AllocatedAdamW
+from peftbench.estimate.simulate.simulated_ranks import SimulatedRank
 from peftbench.estimate.simulate.timeline import StepTimeline, TimelineTracker
 from peftbench.measure import module_roles
 from peftbench.method.base import Method
@@ -34,6 +35,21 @@ from peftbench.run.train import Trainer
 
 STEPS = 100  # of the training whose second step is simulated; AdaLoRA's budget depends on it
 FOUR_BIT = (*NF4Linear.STORED, "pairs", "dynamic")
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a recording of a step replaces in its simulation.
+
+    Attributes:
+        counter: Makes what counts the kernels.
+        rank: Kind of the first of several processes.
+        made: Is given the trainer before its first step.
+    """
+
+    counter: Callable[[], KernelCounter] = KernelCounter
+    rank: type[SimulatedRank] = SimulatedRank
+    made: Callable[[Trainer], None] = lambda _: None
 
 
 def batch_of(backbone: Backbone, size: int, length: int, padded: bool) -> dict[str, Tensor]:

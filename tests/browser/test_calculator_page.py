@@ -203,13 +203,15 @@ def test_shards_take_as_many_cards_and_hold_a_part_of_the_model(opened: Open) ->
     assert "gathers a block" in page.inner_text("#sharing")
     assert "shards=32" in page.evaluate("location.hash")
     page.fill("input[name=gpus]", "33")
-    assert "multiple of the shards" in needed(page)
+    assert "33 cards are no whole number of sets of 32 shards" in needed(page)
 
 
 def test_a_link_restores_shards_and_float32_and_an_odd_number_of_them_is_one(opened: Open) -> None:
     page = opened("#model=llama-3.1-8b&method=full&shards=8&gpus=16")
     assert "--shards 8 --gpus 16" in page.input_value("#command")
     assert "2 sets of 8 cards" in page.inner_text("#sharing")
+    page = opened("#model=llama-3.1-8b&method=full&shards=8&gpu=h100")  # one set, where no number of cards is given
+    assert "--shards 8 --gpus 8" in page.input_value("#command")
     page = opened("#model=llama-3.1-8b&method=lora&dtype=float32&shards=3")
     assert "--dtype float32" in page.input_value("#command")
     assert "--shards" not in page.input_value("#command")

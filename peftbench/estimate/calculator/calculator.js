@@ -100,6 +100,7 @@ function fromHash() {
     else if (name === "size" && !(Number.isInteger(Number(value)) && Number(value) > 0)) continue;
     else if (value !== "" && Number.isFinite(Number(value))) choice[name] = Number(value);
   }
+  if (!("gpus" in given)) choice.gpus = choice.shards; // a link that names shards alone means one set of them
   return choice;
 }
 

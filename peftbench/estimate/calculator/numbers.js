@@ -101,7 +101,7 @@ function refusal(data, model, method, choice) {
   if (model.window && choice.seq >= model.window)
     return `From ${model.window} tokens on, ${model.name} has layers that do not see the whole text; the page knows its step below that.`;
   if (choice.gpus < 1 || choice.batch < 1) return "Give whole numbers from 1.";
-  if (choice.gpus % shards) return `${choice.gpus} cards are no whole number of sets of ${shards} shards; give a multiple of the shards.`;
+  if (choice.gpus % shards) return `${choice.gpus} card${choice.gpus === 1 ? " is" : "s are"} no whole number of sets of ${shards} shards; give a multiple of the shards.`;
   if (choice.optimizer !== "adamw" && ["adalora", "galore"].includes(method.like))
     return `${method.name} keeps more than moments with its optimiser; this page knows it with AdamW only.`;
   if (choice.program === "peftbench" && !["adamw", "adamw8bit"].includes(choice.optimizer))

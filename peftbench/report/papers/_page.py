@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -146,6 +147,8 @@ def _claims(reproduction: Reproduction) -> str:
 def _ours(c: Claim) -> str:
     """Our number with its interval, unless it is exact."""
     value, low, high = (c.form.format(v) for v in (c.value, c.low, c.high))
+    if c.low == -math.inf and c.high == math.inf:
+        return f"{value}, without a bound yet"  # one seed, or a look too early to decide anything
     return value if c.low == c.high else f"{value} [{low}, {high}]"
 
 

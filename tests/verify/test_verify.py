@@ -411,6 +411,12 @@ def test_what_stood_in_place_of_the_files_values_is_no_result(made: Path, tmp_pa
     assert [o.status for o in check(folder).outcomes] == ["identical"] * 3
 
 
+def test_what_an_experiment_asks_of_its_comparison_is_no_result(made: Path, tmp_path: Path, check: Callable) -> None:
+    asked = {"margin": 0.02, "looks": [3, 5], "claims": [{"method": "lora", "against": "full", "relation": "equal"}]}
+    folder = forged(made, tmp_path / "asked", lambda body: body.update(design=asked))
+    assert [o.status for o in check(folder).outcomes] == ["identical"] * 3
+
+
 def test_stale_repeats_in_the_directory_do_not_count(made: Path, check: Callable[..., Verification]) -> None:
     assert check(made).code == 0
     assert {o.status for o in check(made, shift=0.5).outcomes} == {"differs"}

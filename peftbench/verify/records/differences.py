@@ -16,7 +16,7 @@ from typing import Any
 
 from peftbench.verify.records import rounding
 
-REQUEST = ("spec", "experiment", "reference", "overrides")
+REQUEST = ("spec", "experiment", "reference", "overrides", "design")
 PROVENANCE = ("env", "env_id", "attempt", "started", "ended", "schema", "checksum")
 TIMES_AND_ERRORS = ("seconds", "time", "reason", "traceback")
 PROCESS_MEMORY = ("memory.resident_bytes", "memory.allocated_bytes", "memory.reserved_bytes")

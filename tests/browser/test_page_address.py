@@ -7,15 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import PHONE
+from browsing import LABELS, NOW, PHONE, ROWS, TASK
 
 pytestmark = pytest.mark.browser
 
 Files = Callable[[str], Path]
-TASK = "#task=embedded_small--embedded_question_type"
-NOW = ".result:not([hidden])"
-ROWS = f"{NOW} table.scores tbody tr[data-label]:not([hidden])"
-LABELS = "rows => rows.map(r => r.dataset.label)"
 
 
 def labels(page: Any) -> list[str]:

@@ -10,17 +10,13 @@ from typing import Any
 
 import factories
 import pytest
-from browsing import PHONE
+from browsing import LABELS, NOW, PHONE, ROWS, TASK
 
 from peftbench.report import site
 
 pytestmark = pytest.mark.browser
 
 Files = Callable[[str], Path]
-TASK = "#task=embedded_small--embedded_question_type"
-NOW = ".result:not([hidden])"
-FIRST = f"{NOW} table.scores tbody tr[data-label]:not([hidden])"
-LABELS = "rows => rows.map(r => r.dataset.label)"
 
 
 @pytest.fixture
@@ -29,7 +25,7 @@ def page(opened: Any, files: Files) -> Any:
 
 
 def labels(page: Any) -> list[str]:
-    found: list[str] = page.locator(FIRST).evaluate_all(LABELS)
+    found: list[str] = page.locator(ROWS).evaluate_all(LABELS)
     return found
 
 
@@ -41,7 +37,7 @@ def test_a_column_sorts_by_keyboard_and_says_how(page: Any) -> None:
     for state in ("descending", "ascending"):
         page.keyboard.press("Enter")
         assert head.get_attribute("aria-sort") == state
-        cells = page.locator(f"{FIRST} td:nth-child({1 + head.evaluate('th => th.cellIndex')})")
+        cells = page.locator(f"{ROWS} td:nth-child({1 + head.evaluate('th => th.cellIndex')})")
         values.append(cells.evaluate_all("cells => cells.map(c => Number(c.dataset.v))"))
     assert values[0] == sorted(values[0], reverse=True)
     assert values[1] == sorted(values[1])
@@ -53,7 +49,7 @@ def test_a_sort_ranks_all_rows_and_grouping_again_ends_it(page: Any) -> None:
     assert page.locator(f"{NOW} tr.family:visible").count() == 7
     page.click(f"{NOW} th[data-key=score] button")
     cells = page.locator(
-        f"{FIRST} td:nth-child({1 + page.locator(f'{NOW} th[data-key=score]').evaluate('th => th.cellIndex')})"
+        f"{ROWS} td:nth-child({1 + page.locator(f'{NOW} th[data-key=score]').evaluate('th => th.cellIndex')})"
     )
     scores = cells.evaluate_all("cells => cells.map(c => Number(c.dataset.v))")
     assert scores == sorted(scores, reverse=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +21,16 @@ from torch import Tensor
 from peftbench.backbones.load import Backbone, load
 from peftbench.errors import UserError
 from peftbench.measure import probes
-from peftbench.measure.probes import CARDS, Probes, TrainedNetwork, decomposition, ranks, subspaces, wikitext2_loss
+from peftbench.measure.probes import (
+    CARDS,
+    Probes,
+    TrainedNetwork,
+    arc_easy,
+    decomposition,
+    ranks,
+    subspaces,
+    wikitext2_loss,
+)
 from peftbench.measure.probes.weight_changes import weight_changes
 from peftbench.method.edit import Edit
 from peftbench.method.registry import find, make
@@ -30,6 +40,7 @@ from peftbench.report.papers import _similarity
 from peftbench.run.session import Session
 
 Attached = Callable[..., Edit]
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +73,22 @@ def attached(encoder: Backbone) -> Iterator[Attached]:
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     """A data directory with a text of its own in WikiText-2's place, long enough for the windows."""
-    (tmp_path / probes.WIKITEXT).mkdir()
+    (tmp_path / probes.WIKITEXT).parent.mkdir()
     words = ["river", "stone", "the", "old", "house", "under", "a", "green", "sky", ",", "."]
     draw = np.random.default_rng(0)
     text = " ".join(words[k] for k in draw.integers(len(words), size=3000))
-    (tmp_path / probes.WIKITEXT / "test.txt").write_text(text)
+    (tmp_path / probes.WIKITEXT).write_text(text)
+    (tmp_path / probes.ARC_EASY).parent.mkdir()
+    (tmp_path / probes.ARC_EASY).write_text(json.dumps([entry(n, words[: 3 + n % 3]) for n in range(9)]))
     return tmp_path
+
+
+def entry(n: int, answers: Sequence[str]) -> dict[str, str]:
+    """A question in the form of LLM-Adapters' files."""
+    told = " ".join(f"Answer{k}: {a}" for k, a in enumerate(answers, 1))
+    form = "/".join(f"answer{k}" for k in range(1, len(answers) + 1))
+    asked = f"Please choose the correct answer to the question: What is {n}?\n\n{told}\n\nAnswer format: {form}"
+    return {"instruction": asked, "input": "", "output": "", "answer": f"answer{1 + n % len(answers)}"}
 
 
 # Subspaces
@@ -210,7 +231,7 @@ def test_the_rank_of_nothing_is_zero_and_of_a_product_its_inner_size() -> None:
 def test_wikitext_loss_is_what_transformers_computes(data_dir: Path) -> None:
     backbone = load("tiny-decoder", "generation")
     found = wikitext2_loss.measure(TrainedNetwork(Edit(backbone), data_dir=data_dir))
-    ids = wikitext2_loss.windows(backbone.tokenizer, (data_dir / "wikitext-2" / "test.txt").read_text())
+    ids = wikitext2_loss.windows(backbone.tokenizer, (data_dir / probes.WIKITEXT).read_text())
     with torch.no_grad():
         each = [backbone.net(input_ids=row[None], labels=row[None]).loss.item() for row in ids]
     assert found["windows"] == pytest.approx(each, rel=1e-5)
@@ -237,7 +258,7 @@ def test_a_prompt_in_front_of_the_text_adds_no_token_to_the_mean(data_dir: Path)
     edit = Edit(backbone)
     make(find("prompt"), {"length": 3}).attach(edit)
     found = wikitext2_loss.measure(TrainedNetwork(edit, data_dir=data_dir))
-    row = wikitext2_loss.windows(backbone.tokenizer, (data_dir / "wikitext-2" / "test.txt").read_text())[:1]
+    row = wikitext2_loss.windows(backbone.tokenizer, (data_dir / probes.WIKITEXT).read_text())[:1]
     with torch.no_grad():
         inputs = backbone.inputs({"input_ids": row, "attention_mask": torch.ones_like(row)})
         logits = backbone.net(**inputs).logits[:, 3:]  # the prompt's own positions left out
@@ -245,15 +266,80 @@ def test_a_prompt_in_front_of_the_text_adds_no_token_to_the_mean(data_dir: Path)
     assert found["windows"][0] == pytest.approx(plain, rel=1e-5)
 
 
-def test_without_wikitext_nothing_runs_and_the_fix_is_named(tmp_path: Path) -> None:
+# Answers to ARC-Easy
+
+
+def test_an_answers_log_probability_is_what_transformers_computes(data_dir: Path) -> None:
+    """One text at a time, without padding; behind a prompt of a method too."""
+    backbone = load("tiny-decoder", "generation")
+    asked = arc_easy.questions((data_dir / probes.ARC_EASY).read_text())
+    right = []
+    for q in asked:
+        scores = []
+        for answer in q.answers:
+            tokens, start = arc_easy.row(backbone.tokenizer, q.text, answer)
+            with torch.no_grad():
+                logits = backbone.net(input_ids=torch.tensor([tokens])).logits[0].log_softmax(-1)
+            said = sum(logits[k - 1, tokens[k]].item() for k in range(start, len(tokens)))
+            scores.append(said / len(answer.encode()))
+        right.append(int(scores.index(max(scores)) == q.right))
+    found = arc_easy.measure(TrainedNetwork(Edit(backbone), data_dir=data_dir))
+    assert found["right"] == right
+    assert found["accuracy"] == sum(right) / len(right)
+    assert 0 < sum(right) < len(right)
+
+
+def test_an_answer_is_scored_for_its_bytes_and_not_for_its_length_in_tokens() -> None:
+    assert arc_easy.best([4.0, 2.0], ("four", "a")) == 0, "1 and 2 nats a byte"
+    assert arc_easy.best([4.0, 2.1], ("ää", "ab")) == 0, "four bytes, not two characters"
+
+
+def test_questions_are_read_as_they_are_published() -> None:
+    text = entry(0, ["a, b", "c\u00e9", "d e"])
+    text["instruction"] = text["instruction"].replace(" Answer2", "  Answer2")
+    assert arc_easy.questions(json.dumps([text])) == [arc_easy.Question("What is 0?", ("a, b", "c\u00e9", "d e"), 0)]
+    with pytest.raises(ValueError, match="not a question of ARC-Easy"):
+        arc_easy.questions(json.dumps([text | {"answer": "answer4"}]))
+
+
+def test_the_questions_lie_at_equal_distances_and_each_is_asked_once() -> None:
+    found = [arc_easy.Question(str(k), ("a", "b"), 0) for k in range(1000)]
+    asked = [int(q.text) for q in arc_easy.chosen(found)]
+    assert (len(set(asked)), asked[0]) == (arc_easy.QUESTIONS, 0)
+    assert {b - a for a, b in pairwise(asked)} <= {7, 8}
+    assert arc_easy.chosen(found[:5]) == found[:5]
+
+
+@pytest.mark.shared_data
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
+def test_every_published_question_is_read() -> None:
+    found = arc_easy.questions((SHARED / "commonsense" / probes.ARC_EASY).read_text())
+    assert len(found) == 2376
+    assert {len(q.answers) for q in found} == {3, 4, 5}
+    assert all(q.text and all(q.answers) for q in found)
+
+
+# What they read
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("wikitext2_loss", r"wikitext-2/test\.txt"), ("arc_easy", r"ARC-Easy/test\.json")]
+)
+def test_without_its_file_nothing_runs_and_the_fix_is_named(tmp_path: Path, name: str, file: str) -> None:
     for where in (None, tmp_path):
-        with pytest.raises(UserError, match=r"wikitext-2/test\.txt.*--data-dir DIR"):
-            probes.check(["wikitext2_loss"], ["generation"], where)
+        with pytest.raises(UserError, match=rf"{file}.*--data-dir DIR"):
+            probes.check([name], ["generation"], where)
 
 
-def test_a_network_that_writes_no_text_is_refused_before_anything_runs(data_dir: Path) -> None:
+def test_a_file_is_found_beside_the_folder_of_a_task_too(data_dir: Path) -> None:
+    for where in (data_dir, data_dir / "e2e_nlg", data_dir / "wikitext-2"):
+        probes.check(["wikitext2_loss", "arc_easy"], ["generation"], where)
+
+
+@pytest.mark.parametrize("name", ["wikitext2_loss", "arc_easy"])
+def test_a_network_that_writes_no_text_is_refused_before_anything_runs(data_dir: Path, name: str) -> None:
     with pytest.raises(UserError, match="needs a causal language model, and a classification task"):
-        probes.check(["wikitext2_loss"], ["classification"], data_dir)
+        probes.check([name], ["classification"], data_dir)
 
 
 # In an experiment, a spec and a record
@@ -302,6 +388,7 @@ def test_probes_stand_in_the_record_and_change_nothing_else(data_dir: Path) -> N
         "subspaces": [6],
         "ranks": [6],
         "wikitext2_loss": [0, 2, 4, 6],
+        "arc_easy": [0, 2, 4, 6],
     }
     assert [s["rank"] for s in found["ranks"]["points"][0]["sites"]] == [2] * 4  # q and v of two layers
     base = wikitext2_loss.measure(TrainedNetwork(Edit(load("tiny-decoder", "generation")), data_dir=data_dir))

@@ -36,7 +36,8 @@ Body = dict[str, Any]
 
 
 def probed(body: Body, probe: str, points: list[dict[str, Any]]) -> Body:
-    return {**body, "probes": {probe: {"version": 1, "paper": "", "definition": "", "points": points}}}
+    measured = body.get("probes", {})
+    return {**body, "probes": {**measured, probe: {"version": 1, "paper": "", "definition": "", "points": points}}}
 
 
 def sites(roles: str, value: Callable[[str, int], dict[str, Any]]) -> list[dict[str, Any]]:
@@ -197,7 +198,10 @@ REFERENCES = [["alpha beta gamma delta epsilon zeta"]]
 
 
 def forgetting_runs(rises: dict[str, float], words: dict[str, int]) -> list[Body]:
-    """By label: how far the loss of a window rises, and how many of a reference's six words are written."""
+    """By label: how far the loss of a window rises, and how many of a reference's six words are written.
+
+    Of 40 right answers one is lost for each 0.01 of the rise.
+    """
     out = []
     for name, rise in rises.items():
         for seed in range(3):
@@ -215,24 +219,28 @@ def forgetting_runs(rises: dict[str, float], words: dict[str, int]) -> list[Body
             for step in (0, 10, 20, 30):
                 now = windows + rise * step / 30 + 0.02 * draw.normal(size=32) * (step > 0)
                 points.append({"step": step, "loss": float(now.mean()), "windows": now.tolist()})
-            out.append(probed(body, "wikitext2_loss", points))
+            kept = 40 - round(100 * rise)
+            answered = [
+                {"step": s, "accuracy": n / 64, "right": [1] * n + [0] * (64 - n)} for s, n in ((0, 40), (30, kept))
+            ]
+            out.append(probed(probed(body, "wikitext2_loss", points), "arc_easy", answered))
     return out
 
 
 @pytest.mark.parametrize(
     ("full", "words", "verdicts"),
     [
-        (0.2, 5, [REPRODUCED] * 4),
-        (0.0, 5, [NOT_REPRODUCED, NOT_REPRODUCED, REPRODUCED, REPRODUCED]),
-        (0.2, 2, [REPRODUCED, REPRODUCED, NOT_REPRODUCED, NOT_REPRODUCED]),
-        (0.05, 3, [WITHIN, WITHIN, WITHIN, WITHIN]),
+        (0.2, 5, [REPRODUCED] * 6),
+        (-0.2, 5, [NOT_REPRODUCED] * 4 + [REPRODUCED] * 2),
+        (0.2, 2, [REPRODUCED] * 4 + [NOT_REPRODUCED] * 2),
+        (0.05, 3, [WITHIN] * 6),
     ],
 )
 def test_learning_and_forgetting_follow_the_records(
     tmp_path: Path, full: float, words: int, verdicts: list[str]
 ) -> None:
-    rises = {"full": full, "lora-r8": 0.05, "lora-r64": 0.05, "ia3": 0.01}
-    bodies = forgetting_runs(rises, {"full": words, "lora-r8": 3, "lora-r64": 3, "ia3": 3})
+    rises = {"full": full, "lora": 0.05, "lora-r64": 0.05, "ia3": 0.01}
+    bodies = forgetting_runs(rises, {"full": words, "lora": 3, "lora-r64": 3, "ia3": 3})
     reproduction = reproduced(learning_forgetting.FIGURE, tmp_path, bodies)
     if verdicts[0] == WITHIN:  # equal answers are exactly equal: no interval reaches over zero
         assert [claims(reproduction)[:2], {c.value for c in reproduction.claims[2:]}] == [verdicts[:2], {0.0}]
@@ -242,21 +250,29 @@ def test_learning_and_forgetting_follow_the_records(
 
 @pytest.mark.parametrize(("full", "comparable"), [(0.2, True), (0.0, False), (-0.1, False)])
 def test_where_the_reference_forgets_nothing_no_claim_counts(tmp_path: Path, full: float, comparable: bool) -> None:
-    labels = ("full", "lora-r8", "lora-r64")
+    labels = ("full", "lora", "lora-r64")
     bodies = forgetting_runs({**dict.fromkeys(labels, 0.05), "full": full}, dict.fromkeys(labels, 3))
     reproduction = reproduced(learning_forgetting.FIGURE, tmp_path, bodies)
     assert (reproduction.verdict != NOT_COMPARABLE) == comparable
 
 
 def test_forgetting_is_the_rise_from_the_base_at_the_end(tmp_path: Path) -> None:
-    labels = ("full", "lora-r8", "lora-r64")
+    labels = ("full", "lora", "lora-r64")
     bodies = forgetting_runs(dict.fromkeys(labels, 0.1), dict.fromkeys(labels, 3))
     rises: dict[str, list[float]] = {name: [] for name in labels}
     for body in bodies:
         first, *_, last = body["probes"]["wikitext2_loss"]["points"]
         rises[body["spec"]["method"]["label"]].append(last["loss"] - first["loss"])
     claim = reproduced(learning_forgetting.FIGURE, tmp_path, bodies).claims[0]
-    assert claim.value == pytest.approx(np.mean(rises["full"]) - np.mean(rises["lora-r8"]), abs=1e-9)
+    assert claim.value == pytest.approx(np.mean(rises["full"]) - np.mean(rises["lora"]), abs=1e-9)
+
+
+def test_answers_are_lost_in_points_of_all_questions(tmp_path: Path) -> None:
+    bodies = forgetting_runs(
+        {"full": 0.16, "lora": 0.0, "lora-r64": 0.08}, dict.fromkeys(("full", "lora", "lora-r64"), 3)
+    )
+    found = reproduced(learning_forgetting.FIGURE, tmp_path, bodies)
+    assert [c.value for c in found.claims[2:4]] == pytest.approx([100 * 16 / 64, 100 * 8 / 64])
 
 
 # What they share
@@ -269,8 +285,8 @@ ALL = {
     "learning_forgetting": (
         learning_forgetting,
         lambda: forgetting_runs(
-            {"full": 0.2, "lora-r8": 0.05, "lora-r64": 0.1, "ia3": 0.0},
-            {"full": 5, "lora-r8": 3, "lora-r64": 4, "ia3": 1},
+            {"full": 0.2, "lora": 0.05, "lora-r64": 0.1, "ia3": 0.0},
+            {"full": 5, "lora": 3, "lora-r64": 4, "ia3": 1},
         ),
     ),
 }

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from peftbench.errors import UserError, unknown
 
 if TYPE_CHECKING:
+    from peftbench.backbones.load import Backbone
     from peftbench.method.edit import Edit
 
-WIKITEXT = "wikitext-2"  # the folder under --data-dir, with test.txt
+WIKITEXT = "wikitext-2/test.txt"  # under --data-dir
+ARC_EASY = "ARC-Easy/test.json"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Card:
     paper: str
     definition: str
     throughout: bool  # also before the first step and at each validation; else only on the tested weights
-    needs_wikitext: bool = False
+    reads: str | None = None  # a file under --data-dir: general language, which only a causal language model reads
 
 
 CARDS = {
@@ -66,7 +68,16 @@ CARDS = {
             "mean cross-entropy in nats of the next token on WikiText-2's test text, as published (tokenised words), "
             "over 32 windows of 64 tokens that start at equal distances",
             throughout=True,
-            needs_wikitext=True,
+            reads=WIKITEXT,
+        ),
+        Card(
+            "arc_easy",
+            1,
+            "arXiv:2405.09673, section 3.3, with ARC-Easy (arXiv:1803.05457) in place of ARC-Challenge",
+            "share of 128 test questions of ARC-Easy, at equal distances, whose right answer has the highest log "
+            "probability for its bytes after 'Question: ...\\nAnswer:' (acc_norm of EleutherAI's evaluation harness)",
+            throughout=True,
+            reads=ARC_EASY,
         ),
     )
 }
@@ -115,8 +126,8 @@ def check(names: Iterable[str], kinds: Iterable[str], data_dir: Path | None) -> 
     """
     kinds = set(kinds)
     for card in (CARDS[name] for name in names):
-        if card.needs_wikitext:
-            wikitext_file(data_dir)
+        if card.reads is not None:
+            file_of(card, data_dir)
             if other := sorted(kinds - {"generation"}):
                 raise UserError(
                     f"probe {card.name} needs a causal language model, and a {other[0]} task gives the network another "
@@ -124,21 +135,35 @@ def check(names: Iterable[str], kinds: Iterable[str], data_dir: Path | None) -> 
                 )
 
 
-def wikitext_file(data_dir: Path | None) -> Path:
-    """Return WikiText-2's test text under `data_dir`.
+def file_of(card: Card, data_dir: Path | None) -> Path:
+    """Return the file under `data_dir` that a probe reads.
 
     Raises:
         UserError: It is not there.
     """
+    assert card.reads is not None, card
     if data_dir is not None:
-        for folder in (data_dir, data_dir / WIKITEXT, data_dir.parent / WIKITEXT):  # DIR may be one task's folder
-            if folder.name == WIKITEXT and (folder / "test.txt").is_file():
-                return folder / "test.txt"
-    reason = "no data directory was given" if data_dir is None else f"{data_dir} has no {WIKITEXT}/test.txt"
+        for folder in (data_dir, data_dir.parent):  # DIR may be one task's folder, beside this one
+            for path in (folder / card.reads, folder / "commonsense" / card.reads):
+                if path.is_file():
+                    return path
+    reason = "no data directory was given" if data_dir is None else f"{data_dir} has no {card.reads}"
     raise UserError(
-        f"probe wikitext2_loss: {reason}. Put WikiText-2's test text at DIR/{WIKITEXT}/test.txt and give --data-dir "
-        "DIR, or leave the probe out of the experiment"
+        f"probe {card.name}: {reason}. Put the test split at DIR/{card.reads} and give --data-dir DIR, or leave the "
+        "probe out of the experiment"
     )
+
+
+def language_model(card: Card, trained: TrainedNetwork) -> Backbone:
+    """Return the backbone of `trained`.
+
+    Raises:
+        UserError: It is no causal language model.
+    """
+    backbone = trained.edit.backbone
+    if backbone.kind != "generation" or backbone.net.config.is_encoder_decoder:
+        raise UserError(f"probe {card.name} needs a causal language model; {type(backbone.net).__name__} is none")
+    return backbone
 
 
 class Probes:

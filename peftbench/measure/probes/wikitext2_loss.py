@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from peftbench.backbones.losses import IGNORED, loss_sum
-from peftbench.errors import UserError
-from peftbench.measure.probes import TrainedNetwork, wikitext_file
+from peftbench.measure.probes import CARDS, TrainedNetwork, file_of, language_model
 from peftbench.tasks.tokenizing import called
 
+CARD = CARDS["wikitext2_loss"]
 WINDOWS, LENGTH = 32, 64  # 2,048 tokens; the first of each window is not predicted
 BATCH = 16
 
@@ -30,10 +30,8 @@ def measure(trained: TrainedNetwork) -> dict[str, Any]:
     Raises:
         UserError: The network is not a causal language model, or the text is missing.
     """
-    backbone = trained.edit.backbone
-    if backbone.kind != "generation" or backbone.net.config.is_encoder_decoder:
-        raise UserError(f"probe wikitext2_loss needs a causal language model; {type(backbone.net).__name__} is none")
-    text = wikitext_file(trained.data_dir).read_bytes()
+    backbone = language_model(CARD, trained)
+    text = file_of(CARD, trained.data_dir).read_bytes()
     ids = windows(backbone.tokenizer, text.decode("utf-8"))
     backbone.net.eval()
     waiting = list[Tensor]()  # read at the end, so that the device does not wait for each window

@@ -147,8 +147,9 @@ def _data_files(specs: Sequence[Spec], data_dir: Path) -> set[str]:
     for name in {s.task.name for s in specs}:
         if not name.startswith(("local/", *FETCHED)):
             read.update(tasks.files(name, None, data_dir))
-    if any(probes.CARDS[name].needs_wikitext for s in specs if isinstance(s, RunSpec) for name in s.probes):
-        read.add(probes.wikitext_file(data_dir))
+    for card in {probes.CARDS[name] for s in specs if isinstance(s, RunSpec) for name in s.probes}:
+        if card.reads is not None:
+            read.add(probes.file_of(card, data_dir))
     return {path.relative_to(data_dir.parent).as_posix() for path in read}
 
 

@@ -205,7 +205,7 @@ def forgetting_runs(rises: dict[str, float], words: dict[str, int]) -> list[Body
     out = []
     for name, rise in rises.items():
         for seed in range(3):
-            draw = np.random.default_rng((seed, len(name)))
+            draw = np.random.default_rng((seed, *name.encode()))
             body = trained(name, {}, 0.5, seed)
             body["spec"]["method"]["label"] = name
             body.update(factories.with_ids(body))

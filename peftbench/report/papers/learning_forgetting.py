@@ -167,6 +167,7 @@ FIGURE = PaperFigure(
         "it writes better descriptions than either."
     ),
     reproduce=reproduce,
+    records=(FOLDER,),
     commands=(
         "python -m peftbench run experiments/nlg_small.yaml --results results/reference/nlg_small --data-dir DIR",
     ),

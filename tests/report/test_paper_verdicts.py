@@ -131,6 +131,28 @@ def test_rank_follows_the_records(tmp_path: Path, low_rank: float, verdict: str)
 
 
 @pytest.mark.usefixtures("one_look")
+@pytest.mark.parametrize(("there", "verdict"), [(8, NOT_REPRODUCED), (7, REPRODUCED)])
+def test_a_claim_asked_again_is_read_from_all_its_new_seeds_or_from_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int, verdict: str
+) -> None:
+    monkeypatch.setattr(lora_rank, "NEW", 8)
+    bodies = [
+        trained(name, {"rank": rank}, 0.8, seed)
+        for name in lora_rank.METHODS
+        for rank in lora_rank.RANKS
+        for seed in range(3)
+    ]
+    new = [
+        trained("lora", {"rank": r}, s, 3 + n) for r, s in ((1, 0.6), (64, 0.8)) for n in range(there if r == 1 else 8)
+    ]
+    write_all(tmp_path / lora_rank.AGAIN, new)
+    found = reproduced(lora_rank.FIGURE, tmp_path, bodies)
+    assert found.claims[0].verdict == verdict
+    assert {c.verdict for c in found.claims[1:3]} == {REPRODUCED}, "the others keep the seeds that they have"
+    assert any("asked again of 8 new ones" in note for note in found.notes) == (there == 8)
+
+
+@pytest.mark.usefixtures("one_look")
 @pytest.mark.parametrize(("longest", "verdict"), [(0.70, REPRODUCED), (0.90, NOT_REPRODUCED)])
 def test_prefix_length_follows_the_records(tmp_path: Path, longest: float, verdict: str) -> None:
     scores = dict(zip(prefix_length.LENGTHS, (0.60, 0.65, 0.7, 0.80, 0.85, 0.84, longest), strict=True))

@@ -156,8 +156,9 @@ def test_a_worker_that_the_system_kills_costs_an_attempt_and_its_run_goes_on(
 ) -> None:
     specs = fake_session.grid(3, 0.3)
 
-    def kill() -> None:
-        os.kill(actor_of(int(fake_session.journal(tmp_path / "journal")[-1][0])), signal.SIGKILL)
+    def kill() -> None:  # not the process that has opened and has no run yet
+        began = [int(line[0]) for line in fake_session.journal(tmp_path / "journal") if line[3] == "run"]
+        os.kill(actor_of(began[-1]), signal.SIGKILL)
 
     view = Watch(kill)
     assert go(specs, cluster, view=view).counts == {"finished": 3}

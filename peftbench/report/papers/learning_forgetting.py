@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from peftbench.records.record import RunRecord
+from peftbench.report.data import forgetting
 from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table
 from peftbench.report.papers._interval import of as interval
 from peftbench.report.papers._probes import Array, points
@@ -58,13 +59,19 @@ def reproduce(results: Results) -> Reproduction:
 
 
 def _rise(r: RunRecord) -> Array:  # (windows,)
-    first, *_, last = points(r, "wikitext2_loss")
-    return np.asarray(last["windows"]) - np.asarray(first["windows"])
+    return _change(r, forgetting.LOSS)
 
 
 def _fall(r: RunRecord) -> Array:  # (questions,), in points
-    first, *_, last = points(r, "arc_easy")
-    return 100.0 * (np.asarray(first["right"]) - np.asarray(last["right"]))
+    return -100.0 * _change(r, forgetting.ANSWERS)
+
+
+def _change(r: RunRecord, m: forgetting.Measure) -> Array:
+    points(r, m.probe)
+    change = forgetting.of_run(r, m)
+    if change is None:
+        raise NotRun(f"{r.path.name} has no {m.probe} before its first step and after its last")
+    return change
 
 
 def _overlap(r: RunRecord) -> Array:  # (examples,), by their ids

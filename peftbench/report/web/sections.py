@@ -20,6 +20,7 @@ from peftbench.report.tables import (
     class_scores,
     conclusions,
     differences,
+    forgetting,
     latency_page,
     step_costs,
     trials,
@@ -37,7 +38,8 @@ LOOKED = "Better, worse and equal at the levels of the planned looks."
 Section = dict[str, Any]
 EMPTY: Section = dict.fromkeys(
     ("sentences", "table", "matrix", "axis", "losses", "tuning", "memory", "latency", "step", "samples", "classes",
-     "failed", "data", "versions", "records", "picture", "differences", "notes", "facts", "runs", "sources")
+     "forgetting", "failed", "data", "versions", "records", "picture", "differences", "notes", "facts", "runs",
+     "sources")
 )  # fmt: skip
 
 
@@ -128,6 +130,8 @@ def of_table(c: Comparison, beside: Sequence[Any], runs: str) -> Section:
         "samples": _samples(c),
         "classes": _classes(c),
         "classes_legend": class_scores.legend(c) if class_scores.known(c) else "",
+        "forgetting": tables.plain(forgetting.columns(c), c.entries) if forgetting.known(c) else None,
+        "forgetting_legend": forgetting.legend(c) if forgetting.known(c) else "",
         "failed": list(_failed(c)),
         "data": [visible(f) for f in data_text.facts(c.data, c.budget.max_length)] if c.data else None,
         "versions": _versions([r for e in c.entries for r in e.runs]),

@@ -27,6 +27,7 @@ from peftbench.report.tables import (
     conclusions,
     differences,
     export,
+    forgetting,
     latency_page,
     sensitivity_page,
     step_costs,
@@ -174,6 +175,12 @@ def _tables(c: Comparison, names: Sequence[str]) -> Iterator[tuple[str, str]]:
         caption, below = f"{c.title}: the classes.", [class_scores.legend(c)]
         yield f"{name}.tex", tables.latex(class_scores.columns(c), class_scores.table(c), caption, name, below)
         yield f"{c.slug}--confusion.csv", tables.csv(class_scores.confusion_rows(c))
+    if forgetting.known(c):
+        name = f"{c.slug}--forgetting"
+        yield f"{name}.md", f"# {escape(c.title)}: what was forgotten\n\n{_forgetting(c)}"
+        yield f"{name}.csv", tables.csv(forgetting.rows(c))
+        caption, below = f"{c.title}: what was forgotten.", [forgetting.legend(c)]
+        yield f"{name}.tex", tables.latex(forgetting.columns(c), c.entries, caption, name, below)
 
 
 def _sensitivities(shown: Sequence[Shown]) -> dict[str, Sensitivity]:
@@ -268,6 +275,8 @@ def _task(
     if class_scores.known(c):
         confusion = f"Every confusion as [CSV](tables/{c.slug}--confusion.csv).\n"
         yield folded("The classes", [_classes(c), _links(f"{c.slug}--classes"), confusion])
+    if forgetting.known(c):
+        yield folded("What was forgotten", [_forgetting(c), _links(f"{c.slug}--forgetting")])
     yield folded("More figures", _figures(c, [f for f in images if not f.endswith("--summary.png")]))
     yield from _samples(c)
 
@@ -315,6 +324,10 @@ def _step(c: Comparison) -> str:
 
 def _classes(c: Comparison) -> str:
     return f"{tables.markdown(class_scores.columns(c), class_scores.table(c))}\n{class_scores.legend(c)}\n"
+
+
+def _forgetting(c: Comparison) -> str:
+    return f"{tables.markdown(forgetting.columns(c), c.entries)}\n{forgetting.legend(c)}\n"
 
 
 def _average(a: Average, names: Sequence[str]) -> str:

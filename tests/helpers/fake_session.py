@@ -29,6 +29,7 @@ from peftbench.errors import UserError
 from peftbench.records.spec import BackboneSpec, MethodSpec, ProfileSpec, RunSpec, TaskSpec, TrainSpec
 
 STEPS = 5
+KEPT: list[bytearray] = []
 
 
 class Diverged(Exception):
@@ -99,6 +100,10 @@ def misbehave(do: str, journal: Path) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")
     if do == "memory":
         raise MemoryError
+    if do == "scatter":  # 300 MB in small blocks, below one that stays
+        blocks = [bytearray(60_000) for _ in range(5_000)]
+        KEPT.append(bytearray(60_000))
+        assert len(blocks) == 5_000
     if do == "raise":
         raise ZeroDivisionError("a bug in a method")
     if do == "user":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -235,3 +236,13 @@ def test_a_worker_keeps_the_memory_it_frees_unless_the_user_tuned_malloc(monkeyp
     assert "mmap_threshold" in environment_of(1)["GLIBC_TUNABLES"]
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=3")
     assert environment_of(1)["GLIBC_TUNABLES"] == "glibc.malloc.check=3"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap of glibc keeps what is freed")
+def test_between_two_runs_a_worker_holds_no_memory_of_the_first(pool: Pool, tmp_path: Path) -> None:
+    """Small blocks below one that lives stay with the process, and a run of large ones would stand beside them."""
+    carry_out(pool, job(tmp_path))
+    (worker,) = {int(line[0]) for line in fake_session.journal(tmp_path / "journal")}
+    before = psutil.Process(worker).memory_info().rss
+    assert carry_out(pool, job(tmp_path, 1, do="scatter")).facts["status"] == "finished"
+    assert psutil.Process(worker).memory_info().rss - before < 100e6

@@ -289,6 +289,26 @@ def test_an_answers_log_probability_is_what_transformers_computes(data_dir: Path
     assert 0 < sum(right) < len(right)
 
 
+def test_answers_behind_a_methods_prompt_are_scored_at_their_own_positions(data_dir: Path) -> None:
+    backbone = load("tiny-decoder", "generation")
+    edit = Edit(backbone)
+    make(find("prompt"), {"length": 3}).attach(edit)
+    right = []
+    for q in arc_easy.questions((data_dir / probes.ARC_EASY).read_text()):
+        scores = []
+        for answer in q.answers:
+            tokens, start = arc_easy.row(backbone.tokenizer, q.text, answer)
+            with torch.no_grad():
+                inputs = backbone.inputs(
+                    {"input_ids": torch.tensor([tokens]), "attention_mask": torch.ones(1, len(tokens))}
+                )
+                logits = backbone.net(**inputs).logits[0, 3:].log_softmax(-1)  # the prompt's own positions left out
+            said = sum(logits[k - 1, tokens[k]].item() for k in range(start, len(tokens)))
+            scores.append(said / len(answer.encode()))
+        right.append(int(scores.index(max(scores)) == q.right))
+    assert arc_easy.measure(TrainedNetwork(edit, data_dir=data_dir))["right"] == right
+
+
 def test_an_answer_is_scored_for_its_bytes_and_not_for_its_length_in_tokens() -> None:
     assert arc_easy.best([4.0, 2.0], ("four", "a")) == 0, "1 and 2 nats a byte"
     assert arc_easy.best([4.0, 2.1], ("ää", "ab")) == 0, "four bytes, not two characters"

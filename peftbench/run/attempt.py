@@ -6,8 +6,6 @@ class raises. This module never imports torch; it calls torch only where the ses
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import importlib
 import sys
@@ -19,7 +17,7 @@ from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.records import environment, record
-from peftbench.run import failures
+from peftbench.run import failures, heap
 from peftbench.run.jobs import Ending, Job, Progress, Start, Stop, record_of
 from peftbench.run.time_limits import Deadline, TimedOut
 
@@ -88,8 +86,9 @@ class SessionHost:
 
     def _run(self, job: Job, on_progress: Progress, stop: Stop, shares_memory: bool) -> Ending:
         work: Callable[..., Mapping[str, Any]] = self.session.execute if job.kind == "run" else self.session.profile
+        report = heap.tended(on_progress) if job.kind == "run" else on_progress  # a pass measures times
         try:
-            return Ending("finished", body=work(job.spec, on_progress, stop))
+            return Ending("finished", body=work(job.spec, report, stop))
         except BaseException as error:
             ending = self._ending_of(error)
             shared = shares_memory and ending.status == "oom"
@@ -187,6 +186,4 @@ def _release_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-    # glibc keeps freed blocks in its heap: between runs a worker would hold the most that any of them took, and more.
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    heap.give_back()  # between runs a worker would hold the most that any of them took

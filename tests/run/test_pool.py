@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import fake_session
 import psutil
@@ -18,6 +18,7 @@ import pytest
 
 from peftbench.errors import UserError
 from peftbench.records import record
+from peftbench.run import heap
 from peftbench.run.executors import Ended, Event, ExecutorError, Notice, Progressed, Setup
 from peftbench.run.executors.local import affinity
 from peftbench.run.executors.pool import Pool, environment_of
@@ -236,6 +237,16 @@ def test_a_worker_keeps_the_memory_it_frees_unless_the_user_tuned_malloc(monkeyp
     assert "mmap_threshold" in environment_of(1)["GLIBC_TUNABLES"]
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=3")
     assert environment_of(1)["GLIBC_TUNABLES"] == "glibc.malloc.check=3"
+
+
+def test_a_run_that_grows_gives_its_free_pages_back_each_time_that_it_has_grown_by_half() -> None:
+    sizes = iter([0.9, 1.2, 0.8, 1.1, 1.3, 1.2, 1.7, 2.0, 1.0, 1.4])  # GiB; where pages go back, before and after
+    told, released = list[Mapping[str, Any]](), list[int]()
+    report = heap.tended(told.append, lambda: int(next(sizes) * 2**30), lambda: released.append(told[-1]["step"]))
+    for step in range(7):
+        report({"step": step})
+    assert [facts["step"] for facts in told] == list(range(7))
+    assert released == [1, 3, 5], "above 1, 1.2 and 1.8 GiB"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap of glibc keeps what is freed")

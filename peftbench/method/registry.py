@@ -12,7 +12,8 @@ import sys
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -66,7 +67,7 @@ def discover(plugins: Iterable[Path | str] = ()) -> dict[str, type[Method]]:
     for module in pkgutil.iter_modules(package.__path__):
         if not module.name.startswith("_"):
             _load_own(module.name)
-    for point in entry_points(group=GROUP):
+    for point in _installed():
         try:
             point.load()
         except ImportError as error:
@@ -76,6 +77,12 @@ def discover(plugins: Iterable[Path | str] = ()) -> dict[str, type[Method]]:
     for path in plugins:
         _load_file(Path(path))
     return dict(sorted(_registry.items()))
+
+
+@cache
+def _installed() -> EntryPoints:
+    """The methods of other packages. Every package's metadata are read for it, which a process does once."""
+    return entry_points(group=GROUP)
 
 
 def find(name: str, plugins: Iterable[Path | str] = ()) -> type[Method]:
@@ -119,6 +126,7 @@ def make(cls: type[Method], hyper: Mapping[str, Any], where: str = "") -> Method
 FLOAT32_MAX = (2 - 2**-23) * 2.0**127
 
 
+@cache
 def schema(cls: type[Method]) -> type[BaseModel]:
     """Return the hyperparameters as a pydantic model: types, ranges, defaults, descriptions."""
     hints = get_type_hints(cls, include_extras=True)

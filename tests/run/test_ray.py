@@ -316,11 +316,12 @@ tasks:
   - {task: local, name: tickets, train: FOLDER/tickets.csv, text: body, label: queue}
 budget: {trainable_params: 2000, tolerance: 0.2, steps: 3, seeds: 1, max_length: 16, batch_size: 4}
 save_adapters: true
-profile: {processes: 1, rounds: 1, warmup: 0}
+profile: false
 methods: [full, lora]
 """
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_true_runs_have_the_same_losses_predictions_and_adapters(
     call: Call, cluster: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ M = TypeVar("M", bound=type[Method])
 
 _registry: dict[str, type[Method]] = {}
 _sources: dict[str, str] = {}  # method name -> file
+_schemas: dict[type[Method], type[BaseModel]] = {}
 _plugins: dict[Path, str] = {}  # plugin file -> module name, so that a file is loaded once
 
 
@@ -126,9 +127,14 @@ def make(cls: type[Method], hyper: Mapping[str, Any], where: str = "") -> Method
 FLOAT32_MAX = (2 - 2**-23) * 2.0**127
 
 
-@cache
 def schema(cls: type[Method]) -> type[BaseModel]:
     """Return the hyperparameters as a pydantic model: types, ranges, defaults, descriptions."""
+    if cls not in _schemas:  # pydantic takes milliseconds to make one
+        _schemas[cls] = _schema(cls)
+    return _schemas[cls]
+
+
+def _schema(cls: type[Method]) -> type[BaseModel]:
     hints = get_type_hints(cls, include_extras=True)
     given: dict[str, Any] = {f.name: (hints[f.name], ... if f.default is MISSING else f.default) for f in fields(cls)}
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # no infinite number trains anything

@@ -95,7 +95,6 @@ def test_the_file_is_as_large_as_count_says_to_a_thousandth(method: str) -> None
     [
         pytest.param({}, id="lora"),
         pytest.param({**WHOLE, "model": "tinyllama-1.1b", "optimizer": "adamw8bit"}, id="full-8bit"),
-        pytest.param({"model": "gemma-2-2b", "batch": 2}, id="two-kinds-of-layers"),
         pytest.param(
             {
                 "method": "qlora",
@@ -114,6 +113,7 @@ def test_the_file_is_as_large_as_count_says_to_a_thousandth(method: str) -> None
                 "qlora-paged": {"method": "qlora", "optimizer": "paged_adamw8bit", "batch": 2},
                 "odd-weights": {"method": "qdora", "model": "smollm2-135m", "seq": 128, "checkpointing": False},
                 "many-pieces": {"method": "qlora", "model": "llama-3.1-70b", "seq": 2048, "roles": "q v"},
+                "two-kinds-of-layers": {"model": "gemma-2-2b", "batch": 2},
                 "rank-one": {"program": "peftbench", "size": 1},
                 "one-matrix-for-three": {"model": "phi-3-medium"},
                 "all-layers": {

@@ -219,8 +219,10 @@ def test_an_average_is_over_tasks_at_one_value_not_over_the_values_of_an_axis(tm
 
 
 @pytest.mark.slow
-def test_the_page_leads_with_the_curve_and_has_its_files(tmp_path: Path) -> None:
-    sizes, folder = SIZES[::2], tmp_path / "results"
+def test_the_page_leads_with_the_curve_and_has_its_files(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    sizes, folder = SIZES[::2], tmp_path_factory.mktemp("fewer sizes")
     factories.write_all(folder, experiment(sizes, {k: v[::2] for k, v in CURVES.items()}))
     assemble.write(folder, tmp_path)
     page = (tmp_path / "report.md").read_text()

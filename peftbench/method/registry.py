@@ -68,7 +68,7 @@ def discover(plugins: Iterable[Path | str] = ()) -> dict[str, type[Method]]:
     for module in pkgutil.iter_modules(package.__path__):
         if not module.name.startswith("_"):
             _load_own(module.name)
-    for point in _installed():
+    for point in installed():
         try:
             point.load()
         except ImportError as error:
@@ -81,8 +81,8 @@ def discover(plugins: Iterable[Path | str] = ()) -> dict[str, type[Method]]:
 
 
 @cache
-def _installed() -> EntryPoints:
-    """The methods of other packages. Every package's metadata are read for it, which a process does once."""
+def installed() -> EntryPoints:
+    """Return the methods of other packages. Every package's metadata are read for it, which a process does once."""
     return entry_points(group=GROUP)
 
 

@@ -154,7 +154,7 @@ def test_a_node_that_dies_costs_no_run_and_doubles_none(go: Go, cluster: Nodes, 
 def test_a_worker_that_the_system_kills_costs_an_attempt_and_its_run_goes_on(
     go: Go, cluster: Nodes, tmp_path: Path
 ) -> None:
-    specs = fake_session.grid(3, 0.3)
+    specs = fake_session.grid(3, 0.5)  # seconds that a busy machine may take to tell of a step
 
     def kill() -> None:
         os.kill(actor_of(int(fake_session.journal(tmp_path / "journal")[-1][0])), signal.SIGKILL)

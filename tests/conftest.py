@@ -58,10 +58,14 @@ def _networks_of_one_test_are_as_they_were_for_the_next(request: pytest.FixtureR
         request.getfixturevalue("zoo").restore()
 
 
-@pytest.fixture(autouse=True)
-def _plugins_of_one_test_are_not_the_next_ones() -> Iterator[None]:
-    """A method that a test registers is gone after it; the project's own stay."""
+@pytest.fixture(scope="session")
+def _own_methods() -> None:
     registry.discover()
+
+
+@pytest.fixture(autouse=True)
+def _plugins_of_one_test_are_not_the_next_ones(_own_methods: None) -> Iterator[None]:
+    """A method that a test registers is gone after it; the project's own stay."""
     tables = (registry._registry, registry._sources, registry._plugins)
     before = [dict(table) for table in tables]
     yield
@@ -110,7 +114,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from peftbench.run import executors
 
     threads = EntryPoint("local", "thread_executor:ThreadExecutor", executors.GROUP)
-    monkeypatch.setattr(executors, "OWN", (threads,))
+    monkeypatch.setattr(executors, "OWN", (threads, *executors.OWN[1:]))
     yield
     torch.set_num_threads(1)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -103,7 +102,7 @@ class Catalogue:
         for path in self.plugins:
             if not (user_file.exists(path) and path.is_file()):
                 raise UserError(f"no plugin file {path}; --plugin takes the path of a file that registers a method")
-        points = sorted((p.name, p.value, _package_sha(p.module)) for p in entry_points(group="peftbench.methods"))
+        points = sorted((p.name, p.value, _package_sha(p.module)) for p in registry.installed())
         code = cache.code_key("methods", "method", "backbones", files=self.plugins)
         return digest(
             {

@@ -12,7 +12,8 @@ import sys
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -31,6 +32,7 @@ M = TypeVar("M", bound=type[Method])
 
 _registry: dict[str, type[Method]] = {}
 _sources: dict[str, str] = {}  # method name -> file
+_schemas: dict[type[Method], type[BaseModel]] = {}
 _plugins: dict[Path, str] = {}  # plugin file -> module name, so that a file is loaded once
 
 
@@ -66,7 +68,7 @@ def discover(plugins: Iterable[Path | str] = ()) -> dict[str, type[Method]]:
     for module in pkgutil.iter_modules(package.__path__):
         if not module.name.startswith("_"):
             _load_own(module.name)
-    for point in entry_points(group=GROUP):
+    for point in installed():
         try:
             point.load()
         except ImportError as error:
@@ -76,6 +78,12 @@ def discover(plugins: Iterable[Path | str] = ()) -> dict[str, type[Method]]:
     for path in plugins:
         _load_file(Path(path))
     return dict(sorted(_registry.items()))
+
+
+@cache
+def installed() -> EntryPoints:
+    """Return the methods of other packages. Every package's metadata are read for it, which a process does once."""
+    return entry_points(group=GROUP)
 
 
 def find(name: str, plugins: Iterable[Path | str] = ()) -> type[Method]:
@@ -121,6 +129,12 @@ FLOAT32_MAX = (2 - 2**-23) * 2.0**127
 
 def schema(cls: type[Method]) -> type[BaseModel]:
     """Return the hyperparameters as a pydantic model: types, ranges, defaults, descriptions."""
+    if cls not in _schemas:  # pydantic takes milliseconds to make one
+        _schemas[cls] = _schema(cls)
+    return _schemas[cls]
+
+
+def _schema(cls: type[Method]) -> type[BaseModel]:
     hints = get_type_hints(cls, include_extras=True)
     given: dict[str, Any] = {f.name: (hints[f.name], ... if f.default is MISSING else f.default) for f in fields(cls)}
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # no infinite number trains anything

@@ -20,6 +20,8 @@ from peftbench.records import record
 from peftbench.run.view import Lines, Quiet
 
 COMMAND = f"{sys.executable} -P -m peftbench"
+GRID = TINY.replace("seeds: 2", "seeds: 1").replace("{processes: 1, rounds: 1, warmup: 0}", "false")  # two runs
+FULL = pytest.mark.full
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def shell(tmp_path: Path):
     """A function that runs a line of the shell in which `$P` is the command line."""
     paths = os.pathsep.join(p or os.getcwd() for p in sys.path)
     env = {**os.environ, "P": COMMAND, "PYTHONPATH": paths, "PEFTBENCH_CACHE": str(cache_of_this_session(tmp_path))}
-    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "tiny.yaml").write_text(GRID)
 
     def run(line: str, **more: str) -> subprocess.CompletedProcess[str]:
         command = ["bash", "-c", f"set -o pipefail; {line}"]
@@ -42,8 +44,16 @@ def shell(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", ["--version", "--help", "methods", "tasks --json", "run --help", "schema"])
-@pytest.mark.parametrize("where", [">&-", ">/dev/full"])
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        ("--version", ">&-"), ("--help", ">/dev/full"), ("methods", ">&-"), ("tasks --json", ">/dev/full"),
+        *(pytest.param(words, where, marks=FULL) for words, where in (
+            ("--version", ">/dev/full"), ("--help", ">&-"), ("methods", ">/dev/full"), ("tasks --json", ">&-"),
+            ("run --help", ">&-"), ("run --help", ">/dev/full"), ("schema", ">&-"), ("schema", ">/dev/full"),
+        )),
+    ],
+)  # fmt: skip
 def test_a_command_that_only_prints_says_that_its_output_is_lost(shell, words: str, where: str) -> None:
     done = shell(f"$P {words} {where}")
     assert done.returncode == 1
@@ -59,7 +69,9 @@ def test_an_output_that_cannot_even_be_said_to_be_lost_is_an_exit_code(shell, wh
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["2>&-", "2>/dev/full", "<&-", "</dev/null"])
+@pytest.mark.parametrize(
+    "where", ["2>&-", "<&-", pytest.param("2>/dev/full", marks=FULL), pytest.param("</dev/null", marks=FULL)]
+)
 def test_standard_output_is_whole_where_another_stream_is_not_there(shell, where: str) -> None:
     assert shell(f"$P methods {where}").stdout == shell("$P methods").stdout
 
@@ -85,9 +97,9 @@ RUN = "$P run tiny.yaml --results r"
     [
         (f"{RUN} <&- >&- 2>&-", ""),
         (f"{RUN} | head -1", "Broken pipe"),
-        pytest.param(f"{RUN} >&-", "Bad file descriptor", marks=pytest.mark.full),
-        pytest.param(f"{RUN} >/dev/full", "No space left on device", marks=pytest.mark.full),
-        pytest.param(f"{RUN} >/dev/full 2>/dev/full", "", marks=pytest.mark.full),
+        pytest.param(f"{RUN} >&-", "Bad file descriptor", marks=FULL),
+        pytest.param(f"{RUN} >/dev/full", "No space left on device", marks=FULL),
+        pytest.param(f"{RUN} >/dev/full 2>/dev/full", "", marks=FULL),
     ],
 )
 def test_a_grid_goes_on_without_its_output(shell, tmp_path: Path, line: str, note: str) -> None:
@@ -99,8 +111,16 @@ def test_a_grid_goes_on_without_its_output(shell, tmp_path: Path, line: str, not
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("columns", ["0", "1", "100000", "many"])
-@pytest.mark.parametrize("words", ["methods", "--help", "run --help"])
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ("0", "methods"), ("1", "run --help"), ("many", "--help"),
+        *(pytest.param(columns, words, marks=FULL) for columns, words in (
+            ("100000", "methods"), ("1", "methods"), ("many", "methods"), ("0", "--help"), ("1", "--help"),
+            ("100000", "--help"), ("0", "run --help"), ("100000", "run --help"), ("many", "run --help"),
+        )),
+    ],
+)  # fmt: skip
 def test_a_terminal_of_any_width_breaks_no_command(shell, columns: str, words: str) -> None:
     assert shell(f"$P {words}", COLUMNS=columns, LINES=columns, TERM="dumb", NO_COLOR="1").returncode == 0
 
@@ -113,13 +133,13 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     "env",
     [
         ASCII,
-        pytest.param({"PYTHONIOENCODING": "ascii"}, marks=pytest.mark.full),
-        pytest.param({"LC_ALL": "C"}, marks=pytest.mark.full),
-        pytest.param({"LC_ALL": "POSIX", **ASCII}, marks=pytest.mark.full),
+        pytest.param({"PYTHONIOENCODING": "ascii"}, marks=FULL),
+        pytest.param({"LC_ALL": "C"}, marks=FULL),
+        pytest.param({"LC_ALL": "POSIX", **ASCII}, marks=FULL),
     ],
 )
 def test_ascii_is_enough(shell, tmp_path: Path, env: dict[str, str]) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY.replace("lora]", "lora: {label: 'déjà'}]"), encoding="utf-8")
+    (tmp_path / "tiny.yaml").write_text(GRID.replace("lora]", "lora: {label: 'déjà'}]"), encoding="utf-8")
     done = shell(RUN, **env)
     assert done.returncode == 0, done.stderr
     assert "\\xe9j" in done.stdout or "déjà" in done.stdout
@@ -165,7 +185,7 @@ def test_a_terminal_that_goes_away_ends_the_grid_in_order_or_under_nohup_not_at_
     tmp_path: Path, ignored: bool
 ) -> None:
     steps, runs = 3 if ignored else 50_000, tmp_path / "r" / "runs"
-    (tmp_path / "tiny.yaml").write_text(TINY.replace("steps: 3", f"steps: {steps}"))
+    (tmp_path / "tiny.yaml").write_text(GRID.replace("steps: 3", f"steps: {steps}"))
     paths = os.pathsep.join(p or os.getcwd() for p in sys.path)
     env = {**os.environ, "PYTHONPATH": paths, "PEFTBENCH_CACHE": str(cache_of_this_session(tmp_path))}
     env |= {"TERM": "xterm", "COLUMNS": "100"}

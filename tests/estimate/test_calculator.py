@@ -37,6 +37,7 @@ CHOICE = {
     "epochs": 3,
     "price": 1.5,
 }
+WHOLE = {"method": "full", "roles": "", "size": 0}
 NEEDS_CHECK = pytest.mark.skipif(
     not page.CHECKED.exists(), reason="python scripts/calculator_check.py --settings 300 --write has not run"
 )
@@ -77,7 +78,7 @@ def test_every_method_trains_as_many_parameters_as_its_formula_says() -> None:
 
 @NEEDS_NODE
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora", "dora", "vera", "prefix"])
+@pytest.mark.parametrize("method", [pytest.param("lora", marks=pytest.mark.full), "dora", "vera", "prefix"])
 def test_the_file_is_as_large_as_count_says_to_a_thousandth(method: str) -> None:
     roles = "q v" if method in settings.CHOOSE_ROLES else ""
     choice = {**CHOICE, "method": method, "roles": roles}
@@ -92,31 +93,42 @@ def test_the_file_is_as_large_as_count_says_to_a_thousandth(method: str) -> None
 @pytest.mark.parametrize(
     "changed",
     [
-        {},
-        {"batch": 3, "checkpointing": False, "size": 64},
-        {"method": "qlora", "optimizer": "paged_adamw8bit", "batch": 2},
-        {"method": "full", "roles": "", "size": 0, "model": "tinyllama-1.1b", "optimizer": "adamw8bit"},
-        {"method": "qdora", "model": "smollm2-135m", "seq": 128, "checkpointing": False},
-        {"method": "qlora", "model": "llama-3.1-70b", "seq": 2048, "roles": "q v"},
-        {"program": "peftbench", "size": 1},
-        {"model": "gemma-2-2b", "batch": 2},
-        {"model": "phi-3-medium"},
-        {"method": "adapter", "roles": "", "size": 64, "model": "qwen2.5-0.5b", "batch": 4, "optimizer": "adamw8bit"},
-        {"dtype": "float32", "batch": 2},
-        {"method": "full", "roles": "", "size": 0, "model": "tinyllama-1.1b", "batch": 2, "shards": 4, "gpus": 8},
-        {"method": "full", "roles": "", "size": 0, "model": "llama-3.1-70b", "shards": 16, "gpus": 16},
-        {
-            "method": "qlora",
-            "shards": 2,
-            "gpus": 2,
-            "optimizer": "paged_adamw8bit",
-            "model": "tinyllama-1.1b",
-            "size": 4,
-        },
-    ],
-    ids=[
-        *("lora", "batch", "qlora-paged", "full-8bit", "odd-weights", "many-pieces", "rank-one", "two-kinds-of-layers"),
-        *("one-matrix-for-three", "all-layers", "float32", "shards", "large-shards", "4-bit-shards"),
+        pytest.param({}, id="lora"),
+        pytest.param({**WHOLE, "model": "tinyllama-1.1b", "optimizer": "adamw8bit"}, id="full-8bit"),
+        pytest.param(
+            {
+                "method": "qlora",
+                "shards": 2,
+                "gpus": 2,
+                "optimizer": "paged_adamw8bit",
+                "model": "tinyllama-1.1b",
+                "size": 4,
+            },
+            id="4-bit-shards",
+        ),
+        *(
+            pytest.param(changed, id=name, marks=pytest.mark.full)
+            for name, changed in {
+                "batch": {"batch": 3, "checkpointing": False, "size": 64},
+                "qlora-paged": {"method": "qlora", "optimizer": "paged_adamw8bit", "batch": 2},
+                "odd-weights": {"method": "qdora", "model": "smollm2-135m", "seq": 128, "checkpointing": False},
+                "many-pieces": {"method": "qlora", "model": "llama-3.1-70b", "seq": 2048, "roles": "q v"},
+                "two-kinds-of-layers": {"model": "gemma-2-2b", "batch": 2},
+                "rank-one": {"program": "peftbench", "size": 1},
+                "one-matrix-for-three": {"model": "phi-3-medium"},
+                "all-layers": {
+                    **WHOLE,
+                    "method": "adapter",
+                    "size": 64,
+                    "model": "qwen2.5-0.5b",
+                    "batch": 4,
+                    "optimizer": "adamw8bit",
+                },
+                "float32": {"dtype": "float32", "batch": 2},
+                "shards": {**WHOLE, "model": "tinyllama-1.1b", "batch": 2, "shards": 4, "gpus": 8},
+                "large-shards": {**WHOLE, "model": "llama-3.1-70b", "shards": 16, "gpus": 16},
+            }.items()
+        ),
     ],
 )
 def test_a_step_needs_what_estimate_says(changed: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from architectures import DECODERS, EXPERTS, Zoo
+from pairs import pairs
 
 from peftbench.backbones import experts
 from peftbench.backbones.load import load
@@ -23,9 +24,9 @@ def hyper(method: str, name: str, sites: set[str]) -> dict[str, str]:
     return {} if roles is None else {"roles": " ".join(role for role in roles.split() if role in sites)}
 
 
-@pytest.mark.parametrize("method", EVERYWHERE)
 @pytest.mark.parametrize(
-    "name", [name if name in NEW else pytest.param(name, marks=pytest.mark.slow) for name in DECODERS]
+    ("method", "name"),
+    pairs(EVERYWHERE, DECODERS, every_method_on=["gemma2", "gpt-oss"], on_every_network=["lora"], fast=NEW),
 )
 def test_the_prediction_is_what_the_tracker_measures(
     zoo: Zoo, name: str, method: str, monkeypatch: pytest.MonkeyPatch
@@ -81,8 +82,15 @@ def test_adapters_of_experts_cost_their_own_bytes_and_no_copy_of_the_weights() -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["mixtral-8x7b", "gpt-oss-20b"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "model"),
+    [
+        ("bfloat16", "gpt-oss-20b"),
+        pytest.param("float32", "gpt-oss-20b", marks=pytest.mark.full),
+        pytest.param("float32", "mixtral-8x7b", marks=pytest.mark.full),
+        pytest.param("bfloat16", "mixtral-8x7b", marks=pytest.mark.full),
+    ],
+)
 def test_experts_are_estimated_in_every_dtype(model: str, dtype: str) -> None:
     found = estimate(ModelQuery(model), "lora", {}, Setting(1, 16, dtype=dtype))
     assert found.held["weights"] > 2e10

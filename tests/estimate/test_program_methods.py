@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -72,8 +73,18 @@ def the(name: str, parts: dict[str, str] | None = None) -> Program:
     return own
 
 
-@pytest.mark.parametrize("name", SAME)
-@pytest.mark.parametrize("parts", [pytest.param(p, id=str(p), marks=pytest.mark.slow if p else []) for p in PARTS])
+def cases() -> list[Any]:
+    """Every method as the program is by itself, and every other part with the method that keeps most."""
+    made = []
+    for parts, name in itertools.product(PARTS, SAME):
+        marks = [pytest.mark.slow] if parts else []
+        if parts and name != "dora with dropout":
+            marks.append(pytest.mark.full)
+        made.append(pytest.param(parts, name, id=f"{parts}-{name}", marks=marks))
+    return made
+
+
+@pytest.mark.parametrize(("parts", "name"), cases())
 def test_layers_keep_what_pefts_keep(name: str, parts: dict[str, str], tmp_path: Path) -> None:
     adapter, method, hyper = SAME[name]
     own = the("plain", parts)
@@ -120,8 +131,17 @@ TRAINER_SCALARS = 16  # the number of tokens in the batch, int64; the running lo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parts", [{}, {"checkpointing": "yes"}, {"weights": "fp32"}], ids=str)
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize(
+    ("method", "parts"),
+    [
+        ("full", {}),
+        ("lora", {"checkpointing": "yes"}),
+        pytest.param("lora", {}, marks=pytest.mark.full),
+        pytest.param("full", {"checkpointing": "yes"}, marks=pytest.mark.full),
+        *(pytest.param(method, {"weights": "fp32"}, marks=pytest.mark.full) for method in ("lora", "full")),
+    ],
+    ids=str,
+)
 def test_transformers_trainer_takes_what_is_simulated(method: str, parts: dict[str, str], tmp_path: Path) -> None:
     own = the("hf-trainer", parts)
     config = real_programs.saved_config(tmp_path, "llama")

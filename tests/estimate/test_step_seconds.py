@@ -135,7 +135,8 @@ def test_the_page_shows_every_run_with_its_error() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "hyper", "run"), [("lora", {"rank": 32}, "lora-rank32"), ("ia3", {}, "ia3-default")]
+    ("method", "hyper", "run"),
+    [("lora", {"rank": 32}, "lora-rank32"), pytest.param("ia3", {}, "ia3-default", marks=pytest.mark.full)],
 )
 def test_a_published_step_is_still_predicted(method: str, hyper: dict[str, Any], run: str) -> None:
     found = estimate(ModelQuery("llama-3.2-3b"), method, hyper, Setting(4, 237, "bfloat16"))

@@ -1,19 +1,22 @@
 """A few float64 training steps of a method on a tiny network, by one process or by several, and what comes of them.
 
-`on(parallel, cases)` returns what the first rank has. Run as a script, it is one rank. `plant` breaks the engine on
-purpose, as public programs were broken.
+`on(parallel, cases)` returns what the first rank has. Run as a script, it forks the ranks of jobs one after another.
+`plant` breaks the engine on purpose, as public programs were broken.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import traceback
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from torch import Tensor, nn
 from peftbench.backbones.sharded import local, whole
 from peftbench.errors import UserError
 from peftbench.method.layers.nf4 import NF4Linear
-from peftbench.method.registry import find
+from peftbench.method.registry import discover, find
 from peftbench.records.spec import TrainSpec
 from peftbench.run import train as train_module
 from peftbench.run.checkpoint import RunCheckpoint
@@ -92,20 +95,35 @@ def on(
         port = free.getsockname()[1]
         free.close()
         Path(folder, "job.json").write_text(json.dumps(job))
-        shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, __file__, folder],
-                env={**os.environ, **shared, "RANK": str(rank), "PYTHONPATH": path},
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            )
-            for rank in range(size)
-        ]  # fmt: skip
-        said = [rank.communicate(timeout=600)[0] for rank in ranks]
-        if any(rank.returncode for rank in ranks):
-            raise RuntimeError("\n".join(f"rank {i}:\n{text[-3000:]}" for i, text in enumerate(said)))
+        if any(_ranks(folder, size, port)):
+            raise RuntimeError("\n".join(Path(folder, f"said {n}").read_text()[-3000:] for n in range(size)))
         return [Result(**r) for r in torch.load(Path(folder, "results.pt"))]
+
+
+def _ranks(*asked: Any) -> list[int]:
+    """Carry out a job on as many ranks, and return how each ended."""
+    server = _server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.write(json.dumps(asked) + "\n")
+    server.stdin.flush()
+    return list(json.loads(server.stdout.readline()))
+
+
+@cache
+def _server() -> subprocess.Popen[str]:
+    """A process that has loaded torch and the methods, which takes seconds, and forks the ranks of all jobs."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    pipe = subprocess.PIPE
+    server = subprocess.Popen([sys.executable, __file__], env=env, stdin=pipe, stdout=pipe, text=True)
+
+    def end() -> None:
+        assert server.stdin is not None
+        server.stdin.close()
+        server.wait()
+
+    atexit.register(end)
+    return server
 
 
 def start(case: Case, parallel: dict[str, int], ranks: Ranks, options: dict[str, Any]) -> tuple[AdaptedModel, Trainer]:
@@ -251,6 +269,36 @@ SENTENCES = {  # in what each bug's run fails with
 }
 
 
+def serve() -> None:
+    """Fork the ranks of each job that is asked for, and tell how they ended."""
+    wire = os.fdopen(os.dup(1), "w")
+    discover()
+    for line in sys.stdin:
+        folder, size, port = json.loads(line)
+        ranks = [_fork(Path(folder), size, port, rank) for rank in range(size)]
+        print(json.dumps([os.waitpid(pid, 0)[1] for pid in ranks]), file=wire, flush=True)
+
+
+def _fork(folder: Path, size: int, port: int, rank: int) -> int:
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        signal.alarm(600)
+        said = os.open(folder / f"said {rank}", os.O_WRONLY | os.O_CREAT)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ.update(shared, RANK=str(rank))
+        main(folder)
+        code = 0
+    except BaseException:
+        print(f"rank {rank}:")
+        traceback.print_exc(file=sys.stdout)
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
-    os._exit(0)
+    serve()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,9 +17,12 @@ from peftbench.errors import UserError
 from peftbench.method.layers import nf4, nf4_quantization
 
 
-@pytest.fixture(scope="module")
-def oracle() -> Any:
-    return pytest.importorskip("bitsandbytes").functional
+@pytest.fixture
+def oracle() -> Iterator[Any]:
+    """bitsandbytes without a compiler, which it would run anew for most shapes, a second each."""
+    functional = pytest.importorskip("bitsandbytes").functional
+    with torch.compiler.set_stance("force_eager"):
+        yield functional
 
 
 def _values(oracle: Any, packed: Tensor, state: Any, shape: torch.Size) -> Tensor:

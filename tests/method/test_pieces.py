@@ -42,8 +42,17 @@ def test_in_a_simulation_pieces_count_as_often_as_there_are_like_ones(count: int
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["qlora", "dora", "qdora"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "method"),
+    [
+        ("float32", "qdora"),
+        ("bfloat16", "dora"),
+        pytest.param("float32", "qlora", marks=pytest.mark.full),
+        pytest.param("float32", "dora", marks=pytest.mark.full),
+        pytest.param("bfloat16", "qlora", marks=pytest.mark.full),
+        pytest.param("bfloat16", "qdora", marks=pytest.mark.full),
+    ],
+)
 def test_a_simulation_by_like_pieces_predicts_what_one_of_all_pieces_predicts(
     method: str, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

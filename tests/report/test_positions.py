@@ -207,8 +207,13 @@ def test_no_mark_of_many_methods_of_one_size_is_moved(tmp_path: Path, drawn: dic
     assert report_marks(assemble.load(tmp_path), drawn) > 4 * len(sizes)
 
 
+IN_KIND = ("quickstart", "data_size", "sweep_quickstart", "embedded_small")  # two tasks, an axis, rates, many tasks
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name", [name if name in IN_KIND else pytest.param(name, marks=pytest.mark.full) for name in PUBLISHED]
+)
 def test_every_mark_of_every_published_report_stands_at_its_value(name: str, drawn: dict[str, Figure]) -> None:
     count = report_marks(assemble.load(REFERENCE / name), drawn)
     assert count > 0

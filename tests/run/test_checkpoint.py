@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,15 +69,15 @@ def agree(found: dict[str, Any], expected: dict[str, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_goes_on_with_the_same_losses_and_predictions_bit_for_bit(method: str, tmp_path: Path) -> None:
-    """Killed behind step 75 of 100, with a checkpoint at 70."""
-    asked = spec(method, steps=100, eval_every=30)
+    """Killed behind step 22 of 30, with a checkpoint at 20."""
+    asked = spec(method, steps=30, eval_every=9)
     if method in ("full", "galore", "bitfit", "layernorm"):  # the whole base, dropout included
         asked = replace(asked, backbone=replace(asked.backbone, dropout=0.2))
     whole = session(tmp_path / "whole").execute(asked)
-    killed(asked, tmp_path / "cut", at=75, every=10)
+    killed(asked, tmp_path / "cut", at=22, every=5)
     rest = session(tmp_path / "cut").execute(asked)
     agree(rest, whole)
-    assert [at["step"] for at in rest["resumed"]] == [70]
+    assert [at["step"] for at in rest["resumed"]] == [20]
     assert "resumed" not in whole
 
 
@@ -179,7 +178,7 @@ name: long
 backbone: tiny-encoder
 device: cpu
 tasks: [{task: synthetic/classification, max_length: 32}]
-budget: {steps: 3000, batch_size: 8, seeds: 1}
+budget: {steps: 400, batch_size: 8, seeds: 1}
 checkpoint_every: 50
 profile: false
 methods: [adalora]
@@ -187,25 +186,20 @@ reference: adalora
 """
 
 
-@pytest.fixture
-def command(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    (tmp_path / "e.yaml").write_text(EXPERIMENT)
-    (tmp_path / "short.yaml").write_text(EXPERIMENT.replace("3000", "400"))
+def command(folder: Path) -> subprocess.Popen[str]:
+    """A command that trains in `folder`, which has its results."""
+    (folder / "e.yaml").write_text(EXPERIMENT)
+    line = [sys.executable, "-m", "peftbench", "run", "e.yaml", "--results", ".", "-q"]
+    return subprocess.Popen(line, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True)
 
-    def start(file: str, results: str) -> subprocess.Popen[str]:
-        line = [
-            sys.executable,
-            "-m",
-            "peftbench",
-            "run",
-            str(tmp_path / file),
-            "--results",
-            str(tmp_path / results),
-            "-q",
-        ]
-        return subprocess.Popen(line, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True)
 
-    return start
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> record.Record:
+    """The record of a command that nothing ends early."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert command(folder).wait(300) == 0
+    (found,) = record.read_all(folder)
+    return found
 
 
 def saved_within(folder: Path, seconds: float = 120) -> Path:
@@ -220,22 +214,20 @@ def saved_within(folder: Path, seconds: float = 120) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_command_that_is_ended_goes_on_when_it_is_given_again(
-    number: signal.Signals, tmp_path: Path, command: Callable[..., subprocess.Popen[str]]
+    number: signal.Signals, tmp_path: Path, whole: record.Record
 ) -> None:
     """SIGTERM saves and exits with 130; after kill -9 the last checkpoint that was written counts."""
-    assert command("short.yaml", "whole").wait(300) == 0
-    running = command("short.yaml", "cut")
-    saved_within(tmp_path / "cut")
+    running = command(tmp_path)
+    saved_within(tmp_path)
     running.send_signal(number)
     code = running.wait(60)
     assert code == (130 if number == signal.SIGTERM else -9)
-    assert command("short.yaml", "cut").wait(300) == 0
-    (whole,) = record.read_all(tmp_path / "whole")
-    (rest,) = [r for r in record.read_all(tmp_path / "cut") if r.is_finished]
+    assert command(tmp_path).wait(300) == 0
+    (rest,) = [r for r in record.read_all(tmp_path) if r.is_finished]
     assert rest.raw()["curve"] == whole.raw()["curve"]
     assert rest.raw()["predictions"] == whole.raw()["predictions"]
     assert rest.raw()["resumed"]
-    assert not (tmp_path / "cut" / "checkpoints").exists()
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_the_checkpoint_of_a_finished_run_is_removed_even_if_its_process_died_first(tmp_path: Path) -> None:

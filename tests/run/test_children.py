@@ -73,8 +73,8 @@ def test_child_processes_end_when_the_pool_is_closed_on_a_run(tmp_path: Path) ->
         (signal.SIGKILL, "stopped workers"),
         (signal.SIGKILL, "workers and runner"),
         (signal.SIGTERM, "runner"),
-        (signal.SIGINT, "runner"),
-        (signal.SIGHUP, "runner"),
+        pytest.param(signal.SIGINT, "runner", marks=pytest.mark.full),  # which comes behind each of these signals
+        pytest.param(signal.SIGHUP, "runner", marks=pytest.mark.full),
     ],
 )
 def test_child_processes_end_with_the_runner(tmp_path: Path, number: signal.Signals, first: str) -> None:

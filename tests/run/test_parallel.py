@@ -145,7 +145,10 @@ def test_a_run_on_two_ranks_has_the_record_and_the_adapter_of_one_process(tmp_pa
     assert len(two["memory"]["ranks"]) == 2
 
 
-@pytest.mark.parametrize("method", ["full", "qlora", "prefix"])
+@pytest.mark.parametrize(
+    "method",
+    ["qlora", *(pytest.param(name, marks=pytest.mark.full) for name in ("full", "prefix"))],  # 4-bit base and adapter
+)
 def test_the_bytes_of_a_rank_are_those_that_the_simulation_says(session: Session, method: str) -> None:
     asked = shared(method)
     measured = session.execute(asked)["memory"]
@@ -158,10 +161,10 @@ def test_the_bytes_of_a_rank_are_those_that_the_simulation_says(session: Session
     assert run_peak.peak(query)["bytes"] == measured["ranks"][0] == measured["peak_bytes"]
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", [pytest.param("lora", marks=pytest.mark.full), "full"])
 def test_a_request_to_stop_reaches_every_rank_and_the_next_attempt_goes_on(method: str, tmp_path: Path) -> None:
     """Also right behind an evaluation, which leaves nothing gathered."""
-    asked, saved = shared(method, steps=60, eval_every=1), {"folder": str(tmp_path), "every": 1_000}
+    asked, saved = shared(method, steps=30, eval_every=1), {"folder": str(tmp_path), "every": 1_000}
     begun = threading.Event()
     with pytest.raises(Abandoned):
         Session("cpu", threads=2, checkpoints=saved).execute(

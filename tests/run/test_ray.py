@@ -154,7 +154,7 @@ def test_a_node_that_dies_costs_no_run_and_doubles_none(go: Go, cluster: Nodes, 
 def test_a_worker_that_the_system_kills_costs_an_attempt_and_its_run_goes_on(
     go: Go, cluster: Nodes, tmp_path: Path
 ) -> None:
-    specs = fake_session.grid(3, 0.3)
+    specs = fake_session.grid(3, 0.5)  # seconds that a busy machine may take to tell of a step
 
     def kill() -> None:  # not the process that has opened and has no run yet
         began = [int(line[0]) for line in fake_session.journal(tmp_path / "journal") if line[3] == "run"]
@@ -317,11 +317,12 @@ tasks:
   - {task: local, name: tickets, train: FOLDER/tickets.csv, text: body, label: queue}
 budget: {trainable_params: 2000, tolerance: 0.2, steps: 3, seeds: 1, max_length: 16, batch_size: 4}
 save_adapters: true
-profile: {processes: 1, rounds: 1, warmup: 0}
+profile: false
 methods: [full, lora]
 """
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_true_runs_have_the_same_losses_predictions_and_adapters(
     call: Call, cluster: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -191,9 +191,10 @@ def test_a_second_ctrl_c_kills_what_runs(go: Callable, tmp_path: Path, cluster: 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
 def test_losses_and_predictions_are_those_of_local_bit_for_bit(call: Call, tiny: str, tmp_path: Path) -> None:
     """With the true session, as a person runs it."""
-    once = ("run", tiny, "--only", "method=lora", "-q")
+    once = ("run", tiny, "--only", "method=lora", "--set", "profile=false", "-q")
     assert call(*once, "--results", "local").code == 0
     done = call(*once, "--results", "slurm", "--executor", "slurm", "--set", "slurm.cluster=local")
     assert done.code == 0, done.err

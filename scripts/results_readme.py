@@ -37,6 +37,8 @@ A run writes to `results/NAME/` (not tracked): `runs/` has the records, one JSON
 and figures made from them. `python -m peftbench report DIR` makes the report again, with `--check` it says whether the
 one there is what the records give; `python -m peftbench verify DIR --sample 5` runs some of them again and compares.
 
+Sets under `archive/` are superseded: nothing reads them, and no claim stands on them.
+
 What follows is tracked. It is written by `python scripts/results_readme.py` from the records and from the `about.yaml`
 beside them. Wall time is the time in which at least one of the set's records was being made.
 """

@@ -65,7 +65,7 @@ def test_answers_are_lost_in_percent_of_the_questions_and_a_loss_has_its_sign(tm
         "WikiText-2: loss, before": "4.000",
         "after": "50.0",  # the last of that name: of the answers
         "change": "+1.000 [+1.000, +1.000]",
-        "ARC-Easy: answered, %, before": "75.0",
+        "ARC-Easy: right answers, %, before": "75.0",
     }
     assert page.columns(c)[-1].cell(c.entries[0]).startswith("−25.0 [−")
     (row,) = page.rows(c)

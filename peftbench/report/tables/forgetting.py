@@ -11,11 +11,11 @@ from peftbench.report.data.forgetting import ANSWERS, LOSS, Change, Measure
 from peftbench.report.tables.columns import Column
 from peftbench.report.tables.formatting import DASH
 
-NAMES = {LOSS: "WikiText-2: loss", ANSWERS: "ARC-Easy: answered, %"}
+NAMES = {LOSS: "WikiText-2: loss", ANSWERS: "ARC-Easy: right answers, %"}
 SCALE = {LOSS: 1.0, ANSWERS: 100.0}
 SENTENCES = {
     LOSS: "Loss: nats a token, on windows of WikiText-2's test text, the same for every run; a rise is forgetting.",
-    ANSWERS: "Answered: questions of ARC-Easy, the same for every run; a fall is forgetting.",
+    ANSWERS: "Right answers: to questions of ARC-Easy, the same for every run; a fall is forgetting.",
 }
 
 

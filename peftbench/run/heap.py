@@ -1,7 +1,8 @@
-"""Freed memory, back to the system.
+"""Freed memory, back to the system when it has become too much.
 
-glibc keeps freed blocks in its heap. Where one that lives lies above them, and the next ones are larger, the heap grows
-though nothing more lives: a run of 3 GB of tensors came to hold 10 GB.
+A worker keeps what it frees, as to fetch it anew takes time (`executors.pool.KEEP_MEMORY`). Where one block that lives
+lies above many that do not, and the next ones are larger, its heap grows though nothing more lives: with 3 GB of tensors
+a run came to hold 10 GB.
 """
 
 from __future__ import annotations
@@ -34,20 +35,24 @@ def tended(
 ) -> Progress:
     """Return `report` with this added: where the process has grown by half, its free pages go back.
 
-    So it is done a few times in a run, and what the system must fetch again costs next to nothing.
+    It has grown from what it held a step after the last time, with the step's own memory: what each step takes again
+    stays, so that few steps pay for it.
 
     Args:
         report: what is called with the facts of each step.
         resident: reads the resident bytes of the process.
         release: gives the free pages back.
     """
-    limit = LEAST
+    limit: int | None = None  # until a step has taken its memory
 
     def told(facts: Mapping[str, Any]) -> None:
         nonlocal limit
         report(facts)
-        if resident() > limit:
+        now = resident()
+        if limit is None:
+            limit = max(LEAST, int(GROWTH * now))
+        elif now > limit:
             release()
-            limit = max(LEAST, int(GROWTH * resident()))
+            limit = None
 
     return told

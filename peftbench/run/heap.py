@@ -1,8 +1,8 @@
 """Freed memory, back to the system when it has become too much.
 
-A worker keeps what it frees, as to fetch it anew takes time (`executors.pool.KEEP_MEMORY`). Where a block that lives lies
-above many that do not, and the next ones are larger, its heap grows though nothing more lives: with 3 GB of tensors a
-run came to hold 10 GB.
+A worker keeps what it frees, as to fetch it anew takes time (`executors.pool.KEEP_MEMORY`). Where a block that lives
+lies above many that do not, and the next ones are larger, its heap grows though nothing more lives: with 3 GB of
+tensors a run came to hold 10 GB.
 """
 
 from __future__ import annotations

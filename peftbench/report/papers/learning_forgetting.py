@@ -51,7 +51,7 @@ def reproduce(results: Results) -> Reproduction:
             "mean accuracy on HellaSwag, ARC-challenge and WinoGrande.",
             "Learning is judged by the ROUGE-L of what is written for each test example, where the paper has HumanEval "
             "and GSM8K; the figure has the loss on the task's validation split, which is known along the way.",
-            "Each at the rate that its validation prefers: at a higher one a method learns and forgets more.",
+            "Each at the rate that its validation prefers; what it forgets at others was not measured.",
             "Intervals: over seeds and windows, questions or test examples; 95 % for the six claims together, and for "
             "a rise or fall in the table by itself.",
         ),

@@ -34,12 +34,15 @@ def commands() -> Iterator[list[str]]:
 
 
 def state() -> dict[str, str]:
-    """A digest of every file that is no record, not hidden, and not a page, which is not committed."""
+    """A digest of every file but records, hidden ones, and what is not committed: pages and SVG files of reports."""
     files = [p for place in PLACES for p in ([ROOT / place] if (ROOT / place).is_file() else (ROOT / place).rglob("*"))]
     kept = [
         p
         for p in files
-        if p.is_file() and not p.name.startswith(".") and p.parent.name != "runs" and p.suffix != ".html"
+        if p.is_file()
+        and not p.name.startswith(".")
+        and p.parent.name != "runs"
+        and not (p.suffix == ".html" or p.match("report/figures/*.svg"))
     ]
     return {p.relative_to(ROOT).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in kept}
 

@@ -37,6 +37,8 @@ A run writes to `results/NAME/` (not tracked): `runs/` has the records, one JSON
 and figures made from them. `python -m peftbench report DIR` makes the report again, with `--check` it says whether the
 one there is what the records give; `python -m peftbench verify DIR --sample 5` runs some of them again and compares.
 
+A report's page and its figures as SVG are not tracked: `report` makes them beside what is.
+
 Sets under `archive/` are superseded: nothing reads them, and no claim stands on them.
 
 What follows is tracked. It is written by `python scripts/results_readme.py` from the records and from the `about.yaml`

@@ -231,6 +231,22 @@ def test_the_matrix_says_of_two_rows_the_same_from_both_sides(folder: Path) -> N
                 assert grid[b][i][0] == turned.get(state, state)
 
 
+def test_figures_as_svg_may_be_left_out_of_a_repository_but_not_be_wrong(tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    factories.write_all(folder, factories.grid(["full", "lora"]))
+    loaded = assemble.load(folder)
+    drawn = [path for path in assemble.write(folder, loaded=loaded) if path.suffix == ".svg"]
+    drawn[0].write_text("edited")
+    name = drawn[0].relative_to(folder / "report").as_posix()
+    assert [line.partition(":")[0] for line in assemble.check(folder, None, loaded)] == [name]
+    for path in drawn:
+        path.unlink()
+    assert assemble.check(folder, None, loaded) == []
+    drawn[0].with_suffix(".png").unlink()
+    missing = drawn[0].with_suffix(".png").relative_to(folder / "report").as_posix()
+    assert assemble.check(folder, None, loaded) == [f"{missing}: missing"]
+
+
 def test_the_page_may_be_left_out_of_a_repository_but_not_be_wrong(tmp_path: Path) -> None:
     folder, out = tmp_path / "results", tmp_path / "report"
     factories.write_all(folder, factories.grid(["full", "lora"]))

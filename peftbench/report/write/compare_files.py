@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from peftbench.report.write import files
 
-DERIVED = {"index.html"}  # a repository of results may leave it out: it holds nothing that other files do not
+# A repository of results may leave these out: they hold nothing that other files do not.
+DERIVED = re.compile(r"index\.html|figures/.*\.svg")
 
 
 def differences(folder: Path, contents: Iterable[tuple[str, bytes]], root: Path | None = None) -> list[str]:
@@ -20,8 +22,8 @@ def differences(folder: Path, contents: Iterable[tuple[str, bytes]], root: Path 
         root: as for `files.write`.
 
     Returns:
-        One line per file that differs, is missing or does not belong, sorted by name. The page `index.html` may be
-        missing.
+        One line per file that differs, is missing or does not belong, sorted by name. The page `index.html` and
+        figures as SVG may be missing.
 
     Raises:
         UserError: if a folder below `root` is a symbolic link.
@@ -32,7 +34,7 @@ def differences(folder: Path, contents: Iterable[tuple[str, bytes]], root: Path 
     lines = [f"{name}: not made by this report" for name in kept - set(made) - {files.LIST}]
     for name, content in made.items():
         path = folder / name
-        if name in DERIVED and not os.path.lexists(path):
+        if DERIVED.fullmatch(name) and not os.path.lexists(path):
             continue
         if (kept_bytes := files.content(path)) is None:
             lines.append(f"{name}: {'no file of a report' if os.path.lexists(path) else 'missing'}")

@@ -349,8 +349,7 @@ def _figures(c: Comparison | Tuning, names: Sequence[str]) -> Iterator[str]:
 
 
 def _figure(name: str, heading: str, title: str) -> str:
-    svg = f"figures/{name.removesuffix('.png')}.svg"
-    return f"[![{heading}, {escape(title)}](figures/{name})]({svg})\n"
+    return f"![{heading}, {escape(title)}](figures/{name})\n"
 
 
 def _samples(c: Comparison) -> Iterator[str]:

@@ -9,13 +9,16 @@ the set; a set is every directory under results/ that has one.
 from __future__ import annotations
 
 import json
+import tempfile
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import archive
 import yaml
 from msgspec import to_builtins
 from tabulate import tabulate
@@ -39,7 +42,8 @@ one there is what the records give; `python -m peftbench verify DIR --sample 5` 
 
 A report's page and its figures as SVG are not tracked: `report` makes them beside what is.
 
-Sets under `archive/` are superseded: nothing reads them, and no claim stands on them.
+Sets under `archive/` are superseded: nothing reads them, and no claim stands on them. `tar -xJf runs.tar.xz` gives
+their records back.
 
 What follows is tracked. It is written by `python scripts/results_readme.py` from the records and from the `about.yaml`
 beside them. Wall time is the time in which at least one of the set's records was being made.
@@ -62,7 +66,7 @@ def text() -> str:
 
 def _spent(folders: Sequence[Path]) -> str:
     """The table of seeds, trials and processor hours, a row for each set with run records and one for all."""
-    read = {folder.relative_to(RESULTS).as_posix(): record.read_all(folder) for folder in folders}
+    read = {folder.relative_to(RESULTS).as_posix(): _records(folder) for folder in folders}
     looks = {f"paper/{figure.name}": figure.looks for figure in _build.known().values() if figure.looks}
     rows = [_row(name, records, looks.get(name)) for name, records in read.items() if records]
     total = ["all", *(sum(column) for column in zip(*(row[1:3] for row in rows), strict=True)), "", "", ""]
@@ -70,6 +74,14 @@ def _spent(folders: Sequence[Path]) -> str:
     headers = ["set", "runs", "trials", "at an edge", "of at most", "saved", "processor hours"]
     align = ["left", *["right"] * 6]
     return SPENT + "\n" + tabulate([*rows, total], headers, tablefmt="github", floatfmt=".1f", colalign=align) + "\n"
+
+
+@cache
+def _records(folder: Path) -> list[Record]:
+    if not (folder / archive.PACK).is_file():
+        return record.read_all(folder)
+    with tempfile.TemporaryDirectory() as place:
+        return record.read_all(archive.unpack(folder, Path(place)))
 
 
 def _row(name: str, records: Sequence[Record], looks: Sequence[int] | None) -> list[Any]:
@@ -101,7 +113,7 @@ def _section(folder: Path) -> Iterator[str]:
     about = yaml.safe_load((folder / ABOUT).read_text())
     if wrong := sorted(set(about) - KEYS) or sorted({"what", "command"} - set(about)):
         raise ValueError(f"{folder / ABOUT}: keys are {', '.join(sorted(KEYS))}; wrong or missing: {', '.join(wrong)}")
-    records = record.read_all(folder)
+    records = _records(folder)
     yield f"## {folder.relative_to(RESULTS).as_posix()}\n"
     yield "\n".join(textwrap.wrap(" ".join(about["what"].split()), 120)) + "\n"
     commands = about["command"] if isinstance(about["command"], list) else [about["command"]]

@@ -153,6 +153,24 @@ def test_a_claim_asked_again_is_read_from_all_its_new_seeds_or_from_none(
 
 
 @pytest.mark.usefixtures("one_look")
+@pytest.mark.parametrize(("there", "verdict"), [(8, NOT_REPRODUCED), (7, REPRODUCED)])
+def test_a_fall_asked_again_is_read_from_all_its_new_seeds_or_from_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int, verdict: str
+) -> None:
+    monkeypatch.setattr(prefix_length, "NEW", 8)
+    scores = dict(zip(prefix_length.LENGTHS, (0.60, 0.65, 0.7, 0.80, 0.75, 0.74, 0.70), strict=True))
+    bodies = [trained("prefix", {"length": n}, s, seed) for n, s in scores.items() for seed in range(3)]
+    new = [
+        trained("prefix", {"length": length}, score, 3 + seed)
+        for length, score, seeds in ((10, 0.8, 8), (100, 0.9, there))
+        for seed in range(seeds)
+    ]
+    write_all(tmp_path / prefix_length.AGAIN, new)
+    rise, fall = reproduced(prefix_length.FIGURE, tmp_path, bodies).claims
+    assert (rise.verdict, fall.verdict) == (REPRODUCED, verdict)
+
+
+@pytest.mark.usefixtures("one_look")
 @pytest.mark.parametrize(("longest", "verdict"), [(0.70, REPRODUCED), (0.90, NOT_REPRODUCED)])
 def test_prefix_length_follows_the_records(tmp_path: Path, longest: float, verdict: str) -> None:
     scores = dict(zip(prefix_length.LENGTHS, (0.60, 0.65, 0.7, 0.80, 0.85, 0.84, longest), strict=True))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peftbench.records.record import RunRecord
 from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table, run_command
+from peftbench.report.papers._again import Runs, note, read_once
 from peftbench.report.papers._interval import Interval, difference, mean
-from peftbench.report.papers._records import NotRun, group, need, scale
+from peftbench.report.papers._records import need, scale
 from peftbench.report.papers._sweep import (
     TWO_POINTS,
     ChosenRate,
@@ -39,7 +39,7 @@ def reproduce(results: Results) -> Reproduction:
     rows = choose_rates(runs, lambda r: (method(r), hyper(r, "rank")))
     need(rows, [(m, r) for m in METHODS for r in RANKS], FOLDER)
     chosen = [r for t in rows.values() for r in t.runs]
-    again = _again(results)
+    again = read_once(results, AGAIN, lambda r: hyper(r, "rank"), (1, 64), NEW)
     same_setting([*runs, *again.get(1, ())])
     return Reproduction(
         scale=scale(chosen),
@@ -51,26 +51,15 @@ def reproduce(results: Results) -> Reproduction:
     )
 
 
-def _again(results: Results) -> dict[int, list[RunRecord]]:
-    """The runs on new seeds by rank; none until all are there, so that they are read once."""
-    try:
-        found = group(results.runs(AGAIN), lambda r: hyper(r, "rank"))
-    except NotRun:
-        return {}
-    return found if [len(found.get(rank, ())) for rank in (1, 64)] == [NEW, NEW] else {}
-
-
-def _both_answers(rows: dict[tuple[str, int], ChosenRate], again: dict[int, list[RunRecord]]) -> tuple[str, ...]:
+def _both_answers(rows: dict[tuple[str, int], ChosenRate], again: Runs) -> tuple[str, ...]:
     if not again:
         return ()
-    first = points(difference(rows["lora", 1].runs, rows["lora", 64].runs, claims=CLAIMS, looks=LOOKS))
-    return (
-        f"{len(rows['lora', 1].runs)} seeds left rank 1 against rank 64 open, at {first.value:+.1f} [{first.low:+.1f}, "
-        f"{first.high:+.1f}]. The claim was asked again of {NEW} new ones; these alone count, read once.",
-    )
+    old = rows["lora", 1].runs
+    first = points(difference(old, rows["lora", 64].runs, claims=CLAIMS, looks=LOOKS))
+    return (note("rank 1 against rank 64", len(old), first, NEW),)
 
 
-def _claims(rows: dict[tuple[str, int], ChosenRate], again: dict[int, list[RunRecord]]) -> tuple[Claim, ...]:
+def _claims(rows: dict[tuple[str, int], ChosenRate], again: Runs) -> tuple[Claim, ...]:
     def less(a: tuple[str, int], b: tuple[str, int]) -> Interval:
         return points(difference(rows[a].runs, rows[b].runs, claims=CLAIMS, looks=LOOKS))
 

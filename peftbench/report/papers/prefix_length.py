@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table
-from peftbench.report.papers._interval import difference, mean
+from peftbench.report.papers import Claim, Paper, PaperFigure, Reproduction, Results, Table, run_command
+from peftbench.report.papers._again import Runs, note, read_once
+from peftbench.report.papers._interval import Interval, difference, mean
 from peftbench.report.papers._records import need, scale
 from peftbench.report.papers._sweep import (
     TWO_POINTS,
@@ -25,7 +26,9 @@ from peftbench.report.papers._sweep import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FOLDER = "paper/prefix_length"
+FOLDER, AGAIN = "paper/prefix_length", "paper/prefix_length_again"
+AGAIN_LENGTHS, NEW = (10, 100), 120  # what is asked again, and of how many new seeds
+CLAIMS = 2 + 1  # one is asked twice
 LOOKS = (3, 6, 40)  # numbers of seeds at which the claims are read
 LENGTHS = (1, 2, 5, 10, 20, 50, 100)
 THRESHOLD = 10  # the paper's, for table-to-text
@@ -37,24 +40,41 @@ def reproduce(results: Results) -> Reproduction:
     same_setting(runs)
     rows = choose_rates(runs, lambda r: hyper(r, "length"))
     need(rows, LENGTHS, f"{FOLDER}, length")
+    again = read_once(results, AGAIN, lambda r: hyper(r, "length"), AGAIN_LENGTHS, NEW)
+    same_setting([*runs, *again.get(THRESHOLD, ())])
     return Reproduction(
         scale=scale([r for t in rows.values() for r in t.runs]),
-        claims=_claims(rows),
+        claims=_claims(rows, again),
         table=Table(("length", "parameters", "rate", "accuracy"), tuple(map(_row, rows.values()))),
         draw=lambda canvas: _draw(canvas, rows),
         incomparable=unlearned(rows.values()),
-        notes=notes(results, [FOLDER], rows, LOOKS),
+        notes=(*notes(results, [FOLDER], rows, LOOKS), *_both_answers(rows, again)),
     )
 
 
-def _claims(rows: dict[int, ChosenRate]) -> tuple[Claim, ...]:
+def _fall(rows: dict[int, ChosenRate]) -> tuple[int, int, Interval]:
+    """The longest, the one that validation prefers, and the difference of the two over the first seeds."""
     longest, top = rows[max(rows)], best(in_full(rows.values()))
-    rise = points(difference(rows[THRESHOLD].runs, rows[1].runs, claims=2, looks=LOOKS))
-    fall = points(difference(longest.runs, top.runs, claims=2, looks=LOOKS))
+    return longest.key, top.key, points(difference(longest.runs, top.runs, claims=CLAIMS, looks=LOOKS))
+
+
+def _both_answers(rows: dict[int, ChosenRate], again: Runs) -> tuple[str, ...]:
+    if not again:
+        return ()
+    longest, top, first = _fall(rows)
+    return (note(f"length {longest} against {top}", len(rows[longest].runs), first, NEW),)
+
+
+def _claims(rows: dict[int, ChosenRate], again: Runs) -> tuple[Claim, ...]:
+    rise = points(difference(rows[THRESHOLD].runs, rows[1].runs, claims=CLAIMS, looks=LOOKS))
+    longest, top, fall = _fall(rows)
+    if again:
+        top, longest = AGAIN_LENGTHS
+        fall = points(difference(again[longest], again[top], claims=CLAIMS))
     return (
         Claim(f"length {THRESHOLD} beats length 1", "rises up to a threshold", *rise, above=0, equal=TWO_POINTS,
               form="{:+.1f}"),
-        Claim(f"the longest ({longest.key}) is below the length that validation prefers ({top.key})",
+        Claim(f"the longest ({longest}) is below the length that validation prefers ({top})",
               "falls a little beyond it", *fall, below=0, equal=TWO_POINTS, form="{:+.1f}"),
     )  # fmt: skip
 
@@ -91,5 +111,7 @@ FIGURE = PaperFigure(
     ),
     criterion=f"length {THRESHOLD} beats length 1, and the longest is below the length that validation prefers.",
     reproduce=reproduce,
+    records=(FOLDER, AGAIN),
+    commands=(run_command("prefix_length"), run_command("prefix_length_again")),
     looks=LOOKS,
 )

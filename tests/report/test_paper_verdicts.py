@@ -135,7 +135,7 @@ def test_rank_follows_the_records(tmp_path: Path, low_rank: float, verdict: str)
 def test_a_claim_asked_again_is_read_from_all_its_new_seeds_or_from_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int, verdict: str
 ) -> None:
-    monkeypatch.setattr(lora_rank, "NEW", 8)
+    monkeypatch.setattr(lora_rank, "NEW", range(3, 11))
     bodies = [
         trained(name, {"rank": rank}, 0.8, seed)
         for name in lora_rank.METHODS
@@ -157,7 +157,7 @@ def test_a_claim_asked_again_is_read_from_all_its_new_seeds_or_from_none(
 def test_a_fall_asked_again_is_read_from_all_its_new_seeds_or_from_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int, verdict: str
 ) -> None:
-    monkeypatch.setattr(prefix_length, "NEW", 8)
+    monkeypatch.setattr(prefix_length, "NEW", range(3, 11))
     scores = dict(zip(prefix_length.LENGTHS, (0.60, 0.65, 0.7, 0.80, 0.75, 0.74, 0.70), strict=True))
     bodies = [trained("prefix", {"length": n}, s, seed) for n, s in scores.items() for seed in range(3)]
     new = [

@@ -11,30 +11,38 @@ from typing import Any
 from peftbench.records.record import RunRecord
 from peftbench.report.papers._interval import Interval
 from peftbench.report.papers._records import NotRun, Results, group
+from peftbench.report.papers._sweep import ChosenRate, lr, method, same_setting
 
 Runs = dict[Any, list[RunRecord]]
 
 
 def read_once(
-    results: Results, folder: str, key: Callable[[RunRecord], Hashable], wanted: Sequence[Any], seeds: int
+    results: Results, folder: str, old: Sequence[ChosenRate], key: Callable[[RunRecord], Hashable], seeds: range
 ) -> Runs:
     """The runs on new seeds.
 
     Args:
         results: where the folders lie.
         folder: the one with the new seeds.
+        old: what the claim compares, on the old seeds; the new ones have the same method and rate.
         key: run -> what the claim compares.
-        wanted: the keys of the claim.
-        seeds: the number of new seeds that was declared.
+        seeds: the new seeds that were declared.
 
     Returns:
-        key -> its runs; empty until each of `wanted` has all of its seeds.
+        key -> its runs; empty until each of `old` has all of its seeds.
+
+    Raises:
+        NotRun: a new run has another setting than the old ones.
     """
+    methods = {method(t.runs[0]) for t in old}
     try:
-        found = group(results.runs(folder), key)
+        runs = results.runs(folder, lambda r: method(r) in methods and r.spec.seed in seeds)
     except NotRun:
         return {}
-    return found if all(len(found.get(k, ())) == seeds for k in wanted) else {}
+    found = group(runs, lambda r: (key(r), lr(r)))
+    again = {t.key: found.get((t.key, t.lr), []) for t in old}
+    same_setting([*(r for t in old for r in t.runs), *(r for same in again.values() for r in same)])
+    return again if all([r.spec.seed for r in same] == list(seeds) for same in again.values()) else {}
 
 
 def note(what: str, old: int, first: Interval, new: int) -> str:

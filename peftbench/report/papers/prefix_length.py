@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER, AGAIN = "paper/prefix_length", "paper/prefix_length_again"
-AGAIN_LENGTHS, NEW = (10, 100), 120  # what is asked again, and of how many new seeds
+AGAIN_LENGTHS, NEW = (10, 100), range(40, 160)  # what is asked again, and of which new seeds
 CLAIMS = 2 + 1  # one is asked twice
 LOOKS = (3, 6, 40)  # numbers of seeds at which the claims are read
 LENGTHS = (1, 2, 5, 10, 20, 50, 100)
@@ -40,15 +40,14 @@ def reproduce(results: Results) -> Reproduction:
     same_setting(runs)
     rows = choose_rates(runs, lambda r: hyper(r, "length"))
     need(rows, LENGTHS, f"{FOLDER}, length")
-    again = read_once(results, AGAIN, lambda r: hyper(r, "length"), AGAIN_LENGTHS, NEW)
-    same_setting([*runs, *again.get(THRESHOLD, ())])
+    again = read_once(results, AGAIN, [rows[n] for n in AGAIN_LENGTHS], lambda r: hyper(r, "length"), NEW)
     return Reproduction(
-        scale=scale([r for t in rows.values() for r in t.runs]),
+        scale=scale([*(r for t in rows.values() for r in t.runs), *(r for same in again.values() for r in same)]),
         claims=_claims(rows, again),
         table=Table(("length", "parameters", "rate", "accuracy"), tuple(map(_row, rows.values()))),
         draw=lambda canvas: _draw(canvas, rows),
         incomparable=unlearned(rows.values()),
-        notes=(*notes(results, [FOLDER], rows, LOOKS), *_both_answers(rows, again)),
+        notes=(*notes(results, [FOLDER, AGAIN], rows, LOOKS), *_both_answers(rows, again)),
     )
 
 
@@ -61,8 +60,9 @@ def _fall(rows: dict[int, ChosenRate]) -> tuple[int, int, Interval]:
 def _both_answers(rows: dict[int, ChosenRate], again: Runs) -> tuple[str, ...]:
     if not again:
         return ()
-    longest, top, first = _fall(rows)
-    return (note(f"length {longest} against {top}", len(rows[longest].runs), first, NEW),)
+    top, longest = (rows[n] for n in AGAIN_LENGTHS)
+    first = points(difference(longest.runs, top.runs, claims=CLAIMS, looks=LOOKS))
+    return (note(f"length {longest.key} against {top.key}", len(longest.runs), first, len(NEW)),)
 
 
 def _claims(rows: dict[int, ChosenRate], again: Runs) -> tuple[Claim, ...]:

@@ -37,16 +37,17 @@ def unpack(folder: Path, place: Path) -> Path:
 
 def move(folder: Path, why: str) -> Path:
     """Archive a set: its records are packed, `about.yaml` says what superseded it, and the rest is removed."""
-    if lost := [p for p in folder.rglob("*.json") if p.parent != folder / "runs" and folder / "report" not in p.parents]:
+    runs, report = folder / "runs", folder / "report"
+    if lost := [p for p in folder.rglob("*.json") if p.parent != runs and report not in p.parents]:
         raise SystemExit(f"{lost[0]}: no record in runs/, so it would be lost; nothing is moved")
-    if folder.is_symlink() or not any((folder / "runs").glob("*.json")):
+    if folder.is_symlink() or not any(runs.glob("*.json")):
         raise SystemExit(f"{folder}: no folder with records; nothing is moved")
     about = yaml.safe_load((folder / "about.yaml").read_text())
     target = ARCHIVE / folder.name
     target.mkdir(parents=True)
     about["what"] = f"{why} {about['what']}"
     (target / "about.yaml").write_text(yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=120))
-    pack(folder / "runs", target / PACK)
+    pack(runs, target / PACK)
     shutil.rmtree(folder)
     return target
 

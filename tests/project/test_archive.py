@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
 from peftbench.records import record
@@ -13,11 +15,31 @@ from tests.helpers import factories
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_archived_records_come_back_byte_for_byte_and_pack_to_the_same_bytes(tmp_path: Path, monkeypatch) -> None:
+@pytest.fixture
+def archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     spec = importlib.util.spec_from_file_location("archive_script", ROOT / "scripts" / "archive.py")
-    archive = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(archive)
-    monkeypatch.setattr(archive, "ARCHIVE", tmp_path / "archive")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "ARCHIVE", tmp_path / "archive")
+    return module
+
+
+@pytest.mark.parametrize("other", ["other.json", "runs/deeper/other.json"])
+def test_what_an_archive_would_lose_is_not_archived(tmp_path: Path, archive: Any, other: str) -> None:
+    old = tmp_path / "old"
+    factories.write_all(old, factories.grid(["lora"]))
+    (old / "about.yaml").write_text("what: One method.\ncommand: python -m peftbench run x.yaml\n")
+    (old / other).parent.mkdir(exist_ok=True)
+    (old / other).write_text("{}")
+    with pytest.raises(SystemExit, match="would be lost"):
+        archive.move(old, "Superseded by new.")
+    assert (old / other).is_file()
+    assert not archive.ARCHIVE.exists()
+
+
+def test_archived_records_come_back_byte_for_byte_and_pack_to_the_same_bytes(tmp_path: Path, archive: Any) -> None:
     old = tmp_path / "old"
     factories.write_all(old, factories.grid(["full", "lora"]))
     (old / "about.yaml").write_text("what: Two methods.\ncommand: python -m peftbench run x.yaml\n")

@@ -153,15 +153,17 @@ def test_a_claim_asked_again_is_read_from_all_its_new_seeds_or_from_none(
 
 
 @pytest.mark.usefixtures("one_look")
-@pytest.mark.parametrize(("there", "verdict"), [(8, NOT_REPRODUCED), (7, REPRODUCED)])
-def test_a_fall_asked_again_is_read_from_all_its_new_seeds_or_from_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int, verdict: str
+@pytest.mark.parametrize(
+    ("there", "lr", "verdict"), [(8, 1e-3, NOT_REPRODUCED), (7, 1e-3, REPRODUCED), (8, 2e-3, REPRODUCED)]
+)
+def test_a_fall_asked_again_is_read_from_all_its_new_seeds_at_the_old_rate_or_from_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int, lr: float, verdict: str
 ) -> None:
     monkeypatch.setattr(prefix_length, "NEW", range(3, 11))
     scores = dict(zip(prefix_length.LENGTHS, (0.60, 0.65, 0.7, 0.80, 0.75, 0.74, 0.70), strict=True))
     bodies = [trained("prefix", {"length": n}, s, seed) for n, s in scores.items() for seed in range(3)]
     new = [
-        trained("prefix", {"length": length}, score, 3 + seed)
+        trained("prefix", {"length": length}, score, 3 + seed, lr)
         for length, score, seeds in ((10, 0.8, 8), (100, 0.9, there))
         for seed in range(seeds)
     ]

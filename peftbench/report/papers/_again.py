@@ -49,5 +49,5 @@ def note(what: str, old: int, first: Interval, new: int) -> str:
     """Both answers to a claim in words: what `old` seeds left open, and that `new` others count."""
     return (
         f"{old} seeds left {what} open, at {first.value:+.1f} [{first.low:+.1f}, {first.high:+.1f}]. The claim was "
-        f"asked again of {new} new ones; these alone count, read once."
+        f"asked again of {new} new ones; these alone count, read once; the table and the looks are of the old ones."
     )

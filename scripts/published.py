@@ -11,26 +11,25 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACES = ("README.md", "docs", "results")
 
 
-def commands() -> Iterator[list[str]]:
-    """What makes it all, one after another."""
+def commands() -> Iterator[list[list[str]]]:
+    """What makes it all: groups one after another, of commands that write files of their own and may run at once."""
     python = sys.executable
-    for folder in sorted((ROOT / "results" / "reference").glob("*/report")):
-        yield [python, "-m", "peftbench", "report", str(folder.parent.relative_to(ROOT))]
-    yield [python, "-m", "peftbench", "figures"]
-    yield [python, "benchmarks/figure.py"]
-    yield [python, "scripts/folklore.py"]
-    yield [python, "scripts/method_gallery.py"]
-    yield [python, "scripts/readme.py"]
-    yield [python, "scripts/results_readme.py"]
+    sets = sorted((ROOT / "results" / "reference").glob("*/report"))
+    reports = [[python, "-m", "peftbench", "report", str(folder.parent.relative_to(ROOT))] for folder in sets]
+    others = ("benchmarks/figure.py", "scripts/folklore.py", "scripts/results_readme.py")
+    yield [[python, "-m", "peftbench", "figures"], *reports, *([python, name] for name in others)]
+    yield [[python, "scripts/method_gallery.py"], [python, "scripts/readme.py"]]
 
 
 def state() -> dict[str, str]:
@@ -47,12 +46,17 @@ def state() -> dict[str, str]:
     return {p.relative_to(ROOT).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in kept}
 
 
+def made(command: list[str]) -> None:
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--check", action="store_true", help="exit 1 where a file changed")
     check, before = options.parse_args().check, state()
-    for command in commands():
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for group in commands():
+            list(pool.map(made, group))
     after = state()
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     for name in changed:

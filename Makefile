@@ -28,7 +28,7 @@ test-fast: $(VENV)/.installed
 
 # Pages in a Chromium of this machine; without one they are skipped, and say so.
 test-browser: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m browser tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m browser tests/browser
 
 # The whole matrix of the contract too: every setting of every method on every network.
 test-all: $(VENV)/.installed

@@ -27,7 +27,11 @@ def known(c: Comparison) -> bool:
 def legend(c: Comparison) -> str:
     """How to read the table, in sentences."""
     said = " ".join(SENTENCES[m] for m in forgetting.known(c))
-    return f"{said} Means over the seeds; in brackets the 95 % interval of the change over seeds and what was asked."
+    return (
+        f"{said} Before: with the fresh adapter, which most methods begin without effect; a fresh prefix and 4-bit "
+        "weights change the network before a step. Means over the seeds; in brackets the 95 % interval of the change "
+        "over seeds and what was asked."
+    )
 
 
 def columns(c: Comparison) -> list[Column]:

@@ -108,8 +108,9 @@ def gallery(facts: Mapping[str, MethodFacts], notes: Any, costs: Costs, places: 
         "striped orange trains.\n",
         *_table(facts, costs, places),
         "",
-        f"Scores, peaks and steps are relative to full fine-tuning, over four tasks of [`{records.SET}`]({UP}/results/"
-        f"reference/{records.SET}/report/report.md). The peak on llama-3.1-8b is predicted, for one text of 512 tokens "
+        f"Scores, peaks and steps are relative to full fine-tuning, over {len(costs.tasks)} tasks of "
+        f"[`{records.SET}`]({UP}/results/reference/{records.SET}/report/report.md). The peak on llama-3.1-8b is "
+        "predicted, for one text of 512 tokens "
         "in bfloat16. [What this scale cannot say](../findings.md#what-this-scale-cannot-say).\n",
     ]
     for key, (title, says) in notes["families"].items():

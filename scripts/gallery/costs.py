@@ -51,6 +51,12 @@ def _rows(path: Path) -> list[Row]:
         return list(csv.DictReader(file))
 
 
+def seeds(costs: Costs) -> str:
+    """Say how many seeds the rows have: with seeds until decided not all have the same."""
+    counts = {int(row["n"]) for rows in costs.tasks.values() for row in rows.values()}
+    return f"{min(counts)} to {max(counts)} seeds" if len(counts) > 1 else f"{max(counts)} seeds"
+
+
 def score(row: Row) -> str:
     """Return the score relative to full fine-tuning with its interval."""
     if not row["relative_low"]:
@@ -105,7 +111,7 @@ def measured(costs: Costs, method: str) -> str:
     lines += [
         "",
         f"From [`{folder}/report/report.md`]({UP}/{folder}/report/report.md): a model of 23 million parameters, "
-        f"60 steps, three seeds. Peak is that of a training step. One of the records:\n",
+        f"60 steps, {seeds(costs)}. Peak is that of a training step. One of the records:\n",
         f"[`{folder}/runs/{first}`]({UP}/{folder}/runs/{first})",
     ]
     return "\n".join(lines)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from factories import as_trial, write_all
 from paper_records import flat, read_once, reproduced, roles_runs, trained
+from scipy import stats
 
 from peftbench.errors import UserError
 from peftbench.report.papers import (
@@ -27,6 +28,7 @@ from peftbench.report.papers import (
     Table,
     _build,
     equal_size,
+    lora_latency,
     lora_plus_rates,
     lora_rank,
     lora_roles,
@@ -407,6 +409,27 @@ def test_latencies_are_judged_by_their_ratios_to_the_base() -> None:
     by_shape = {row[0]: row[1:] for row in reproduction.table.rows}
     assert set(by_shape) >= {"lora", "lora, merged", "adapter-houlsby"}
     assert all(math.isfinite(c.low) and c.low <= c.value <= c.high for c in reproduction.claims)
+
+
+def test_a_trend_over_shapes_is_judged_within_each_process() -> None:
+    """Student's interval of the differences, recomputed from the files."""
+    folder = ROOT / "results" / lora_latency.FOLDER / "runs"
+    gaps = []
+    for body in (json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))):
+        (row,) = (row for row in body["rows"] if row["label"] == "adapter-pfeiffer")
+        ratios = {
+            (at["batch"], at["length"]): at["unmerged"]["ratio"]["median"]
+            for at in row["latency"]
+            if at["phase"] == "forward" and not at["typical"]
+        }
+        gaps.append(100 * (ratios[1, 32] - ratios[32, 128]))
+    (claim,) = (
+        c
+        for c in lora_latency.FIGURE.reproduce(Results(ROOT / "results")).claims
+        if c.says.startswith("adapter-pfeiffer slows the smallest pass more")
+    )
+    expected = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
+    assert (claim.low, claim.high) == pytest.approx((expected.low, expected.high))
 
 
 # What an interval decides, and how many seeds it would take

@@ -78,6 +78,16 @@ def test_where_ranks_went_follows_the_records(tmp_path: Path, ffn: int, top: int
     assert claims(reproduced(adalora_ranks.FIGURE, tmp_path, rank_runs(ffn, top))) == verdicts
 
 
+@pytest.mark.parametrize(("there", "verdict"), [(4, NOT_REPRODUCED), (3, REPRODUCED)])
+def test_the_claim_on_feed_forward_weights_is_read_from_all_runs_of_the_deeper_network_or_none(
+    tmp_path: Path, there: int, verdict: str
+) -> None:
+    factories.write_all(tmp_path / adalora_ranks.DEEP, rank_runs(-3, 2)[:there])
+    found = reproduced(adalora_ranks.FIGURE, tmp_path, rank_runs(3, 2))
+    assert claims(found) == [verdict, REPRODUCED]
+    assert len(found.table.rows) == (12 if there == 4 else 6)
+
+
 def test_ranks_that_never_moved_or_of_a_task_not_learned_decide_nothing(tmp_path: Path) -> None:
     assert reproduced(adalora_ranks.FIGURE, tmp_path / "a", rank_runs(3, 2, score=0.2)).verdict == NOT_COMPARABLE
     flat = [{**site, "rank": 8} for site in sites("q k v o up down", lambda role, layer: {})]

@@ -43,7 +43,7 @@ def test_every_committed_record_fits_its_type_to_the_last_field_and_has_the_id_o
         assert made.spec.id == made.spec_id, path
         kinds.add((type(made), made.status))
     assert {kind for kind, status in kinds if status == "finished"} == {RunBody, TrialBody, ProfileBody}
-    assert {status for _, status in kinds} >= {"killed", "abandoned"}
+    assert "abandoned" in {status for _, status in kinds}
 
 
 RUN = factories.run("lora") | {"env_id": "0" * 16, "attempt": 1}

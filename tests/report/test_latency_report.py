@@ -55,7 +55,7 @@ def test_a_pass_alone_makes_a_report_with_tables_and_a_figure(tmp_path):
     slug = "quickstart--embedded_question_type--latency"
     assert sorted(p.name for p in paths[1:]) == [f"{slug}.{kind}" for kind in ("csv", "md", "png", "svg", "tex")]
     page = paths[0].read_text()
-    assert all(f"({p.parent.name}/{p.name})" in page for p in paths[1:])
+    assert all(f"({p.parent.name}/{p.name})" in page for p in paths[1:] if p.suffix != ".svg")
     (row,) = [
         line for line in page.splitlines() if line.startswith("| adapter") and "decode" in line and "32 × 128" in line
     ]

@@ -110,8 +110,9 @@ def test_the_page_shows_every_table_and_figure_and_nothing_else_is_linked(tmp_pa
         bodies.append(factories.profile(["full", "lora"], task=task, stand_in_for=asked))
     paths = _report_of(tmp_path, bodies)
     page = paths[0].read_text()
-    for path in (p for p in paths[1:] if p.name != "index.html"):
+    for path in (p for p in paths[1:] if p.name != "index.html" and p.suffix != ".svg"):
         assert f"({path.relative_to(paths[0].parent).as_posix()})" in page, path
+    assert {p.stem for p in paths if p.suffix == ".svg"} == {p.stem for p in paths if p.suffix == ".png"}
     figures = [p.stem.rpartition("--")[2] for p in paths if p.suffix == ".png"]
     names = {"quality-vs-trainable", "quality-vs-memory", "quality-vs-step-time", "quality-vs-latency", "loss"}
     assert set(figures) == names | {"summary"}

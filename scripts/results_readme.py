@@ -85,7 +85,7 @@ def _records(folder: Path) -> list[Record]:
 
 
 def _row(name: str, records: Sequence[Record], looks: Sequence[int] | None) -> list[Any]:
-    runs = [r for r in records if isinstance(r, RunRecord)]
+    runs = [r for r in records if isinstance(r, RunRecord) and r.is_finished]
     at_edge, chosen = tunings.edge_counts(tunings.of(records))
     sequential = [c for c in collect.compare(records) if looks or c.design.looks]
     most = sum((looks or c.design.looks)[-1] * len(c.entries) for c in sequential)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER, DEEP = "paper/adalora_ranks", "paper/adalora_ranks_deep"
-DEEP_SEEDS = 4  # of the network of more layers, on which the claim that FOLDER leaves open is asked again, read once
+DEEP_SEEDS = range(4)  # of the deeper network, of which the claim that FOLDER leaves open is asked again
 CLAIMS = 2 + 1  # one is asked twice
 ATTENTION, FEED_FORWARD = ("q", "k", "v", "o"), ("gate", "up", "down")
 FEW_LAYERS = 12  # up to which the figure has room for the numbers
@@ -72,10 +72,10 @@ def reproduce(results: Results) -> Reproduction:
 def _deep(results: Results) -> list[RunRecord]:
     """The runs on the deeper network; none until all of them are there."""
     try:
-        runs = results.runs(DEEP, lambda r: method(r) == "adalora" and r.spec.seed < DEEP_SEEDS)
+        runs = results.runs(DEEP, lambda r: method(r) == "adalora" and r.spec.seed in DEEP_SEEDS)
     except NotRun:
         return []
-    return runs if len(runs) == DEEP_SEEDS else []
+    return runs if [r.spec.seed for r in runs] == list(DEEP_SEEDS) else []
 
 
 def _ranks(folder: str, runs: list[RunRecord]) -> Ranks:

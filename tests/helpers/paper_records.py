@@ -69,3 +69,9 @@ def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the figures read their claims once, so that a few synthetic seeds decide them."""
     for figure in (lora_plus_rates, lora_rank, lora_roles, prefix_length):
         monkeypatch.setattr(figure, "LOOKS", ())
+
+
+def read(root: Path, bodies: list[dict[str, Any]]) -> list[Any]:
+    """The runs of these bodies, as a figure reads them."""
+    write_all(root / "x", bodies)
+    return Results(root).runs("x")

@@ -1,38 +1,28 @@
-"""Move superseded records to results/archive/: all of them in one compressed file, without their report.
+"""Pack the records of a finished set into one file, or move a superseded set, packed and without its report.
 
-    python scripts/archive.py results/reference/NAME "what has taken its place"
+    python scripts/archive.py results/paper/NAME
+    python scripts/archive.py results/reference/NAME "Superseded by ..."     # to results/archive/NAME
 
-Nothing reads an archive but results/README.md. `tar -xJf runs.tar.xz` gives the records back, byte for byte.
+Every command reads a packed set as it reads files; `tar -xJf runs.tar.xz` gives the files back, byte for byte.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
-import tarfile
 from pathlib import Path
 
 import yaml
 
+from peftbench.records import packs, record
+
 ARCHIVE = Path(__file__).resolve().parent.parent / "results" / "archive"
-PACK = "runs.tar.xz"
 
 
-def pack(runs: Path, target: Path) -> None:
-    """Put the records of a folder into one file; the same records give the same bytes."""
-    with tarfile.open(target, "w:xz", preset=9) as packed:
-        for path in sorted(runs.glob("*.json")):
-            member = tarfile.TarInfo(f"{runs.name}/{path.name}")
-            member.size, member.mode = path.stat().st_size, 0o644
-            with path.open("rb") as file:
-                packed.addfile(member, file)
-
-
-def unpack(folder: Path, place: Path) -> Path:
-    """Give the records of an archived set back in `place`."""
-    with tarfile.open(folder / PACK) as packed:
-        packed.extractall(place, filter="data")
-    return place
+def pack(folder: Path) -> Path:
+    """Pack the records of a set in its place, after each was read."""
+    record.read_all(folder)
+    return packs.write(folder / record.FOLDER)
 
 
 def move(folder: Path, why: str) -> Path:
@@ -40,14 +30,16 @@ def move(folder: Path, why: str) -> Path:
     runs, report = folder / "runs", folder / "report"
     if lost := [p for p in folder.rglob("*.json") if p.parent != runs and report not in p.parents]:
         raise SystemExit(f"{lost[0]}: no record in runs/, so it would be lost; nothing is moved")
-    if folder.is_symlink() or not any(runs.glob("*.json")):
+    if folder.is_symlink() or not record.paths(folder):
         raise SystemExit(f"{folder}: no folder with records; nothing is moved")
     about = yaml.safe_load((folder / "about.yaml").read_text())
     target = ARCHIVE / folder.name
     target.mkdir(parents=True)
     about["what"] = f"{why} {about['what']}"
     (target / "about.yaml").write_text(yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=120))
-    pack(runs, target / PACK)
+    if any(runs.glob("*.json")):
+        pack(folder)
+    shutil.move(packs.of(runs), packs.of(target / record.FOLDER))
     shutil.rmtree(folder)
     return target
 
@@ -55,6 +47,6 @@ def move(folder: Path, why: str) -> Path:
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("folder", type=Path, help="results/reference/NAME or results/paper/NAME")
-    options.add_argument("why", help="one sentence: Superseded by ...")
+    options.add_argument("why", nargs="?", help="why a set goes to results/archive/, in a sentence: Superseded by ...")
     given = options.parse_args()
-    print(move(given.folder, given.why))
+    print(move(given.folder, given.why) if given.why else pack(given.folder))

@@ -9,7 +9,6 @@ the set; a set is every directory under results/ that has one.
 from __future__ import annotations
 
 import json
-import tempfile
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import archive
 import yaml
 from msgspec import to_builtins
 from tabulate import tabulate
@@ -42,8 +40,9 @@ one there is what the records give; `python -m peftbench verify DIR --sample 5` 
 
 A report's page and its figures as SVG are not tracked: `report` makes them beside what is.
 
-Sets under `archive/` are superseded: nothing reads them, and no claim stands on them. `tar -xJf runs.tar.xz` gives
-their records back.
+Sets under `archive/` are superseded: no claim stands on them. Where a set has `runs.tar.xz` in place of `runs/`, the
+records are packed (`scripts/archive.py`): every command reads them as it reads files, and `tar -xJf` gives these back,
+byte for byte.
 
 What follows is tracked. It is written by `python scripts/results_readme.py` from the records and from the `about.yaml`
 beside them. Wall time is the time in which at least one of the set's records was being made.
@@ -78,10 +77,7 @@ def _spent(folders: Sequence[Path]) -> str:
 
 @cache
 def _records(folder: Path) -> list[Record]:
-    if not (folder / archive.PACK).is_file():
-        return record.read_all(folder)
-    with tempfile.TemporaryDirectory() as place:
-        return record.read_all(archive.unpack(folder, Path(place)))
+    return record.read_all(folder)
 
 
 def _row(name: str, records: Sequence[Record], looks: Sequence[int] | None) -> list[Any]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from peftbench.errors import UserError
-from peftbench.records import files, record, scratch, user_file
+from peftbench.records import files, packs, record, scratch, user_file
 from peftbench.records.record import Record
 from peftbench.records.spec import RunSpec
 
@@ -103,7 +103,7 @@ def check(sources: Sequence[Path], into: Path | None = None) -> None:
     for folder in sources:
         if into is not None and len(sources) > 1 and folder.resolve() == into.resolve():
             raise UserError(f"--into {into}: it is one of the sources, which are not changed; name another directory")
-        if not user_file.is_folder(folder / record.FOLDER):
+        if not user_file.is_folder(folder / record.FOLDER) and not packs.of(folder / record.FOLDER).is_file():
             raise UserError(
                 f"{folder}: no results directory, as it has no folder {record.FOLDER}/; "
                 "name directories that `peftbench run` has written"
@@ -126,7 +126,7 @@ def _records(source: Source) -> Iterator[_Found]:
         try:
             one = record.read(path)
             record.check_predictions(one)
-            content = files.checksum(files.read_bytes(path))
+            content = files.checksum(packs.read_bytes(path))
         except UserError as error:
             source.left_out.append(str(error))
         else:
@@ -139,8 +139,9 @@ def _copy_record(one: _Found, target: Path) -> None:
     second = second_name(one.name, one.checksum)
     for name in (one.name, second):
         path = target / name
-        if not path.exists():
-            _copy(one.record.path, path)
+        if not packs.has(path):
+            target.mkdir(parents=True, exist_ok=True)
+            files.link(packs.read_bytes(one.record.path), path)
             one.source.copied += 1
             if name == second:
                 one.source.beside.append(name)
@@ -153,7 +154,7 @@ def _copy_record(one: _Found, target: Path) -> None:
 def _checksum(path: Path) -> str | None:
     """The checksum of a record in the target; None if the file is damaged, or no record."""
     try:
-        raw = files.read_bytes(path)
+        raw = packs.read_bytes(path)
         files.decode(raw, path)
     except UserError:
         return None

@@ -1,7 +1,7 @@
 """Records: one immutable JSON file for each attempt, written atomically, and checked when read.
 
 Every number in a table or figure comes from these files. files.py defines their bytes and checksum, upgrades.py their
-format. This module imports neither torch nor pandas.
+format, packs.py one file that holds many. This module imports neither torch nor pandas.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from peftbench.errors import SetAside, UserError
-from peftbench.records import check, consistency, files, upgrades
+from peftbench.records import check, consistency, files, packs, upgrades
 from peftbench.records.bodies import (
     Body,
     Curve,
@@ -101,7 +101,7 @@ class Record:
         Raises:
             UserError: the file is damaged, edited or foreign.
         """
-        return files.decode(files.read_bytes(self.path), self.path, predictions=True)
+        return files.decode(packs.read_bytes(self.path), self.path, predictions=True)
 
     def _measured(self, value: T | None, name: str) -> T:
         """Return a value that only some attempts have; raise ValueError if this one lacks it."""
@@ -153,7 +153,7 @@ class RunRecord(TrainingRecord):
         Raises:
             UserError: the file is damaged, edited or foreign.
         """
-        raw = files.decode_predictions(files.read_bytes(self.path), self.path)
+        raw = files.decode_predictions(packs.read_bytes(self.path), self.path)
         try:
             return None if raw is None else check.typed_predictions(raw)
         except ValueError as e:
@@ -229,7 +229,8 @@ def write(results_dir: Path | str, body: Mapping[str, Any]) -> Path:
     with files.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         stem = files.stem(body)
-        attempt = 1 + max((files.attempt_in(name, body["spec_id"]) for name in os.listdir(folder)), default=0)
+        there = {*os.listdir(folder), *packs.names(folder)}
+        attempt = 1 + max((files.attempt_in(name, body["spec_id"]) for name in there), default=0)
         while True:
             path = folder / f"{stem}{attempt}.json"
             try:
@@ -251,7 +252,7 @@ def read(path: Path | str, consistent: bool = True) -> Record:
             fix.
     """
     path = Path(path)
-    body = files.decode(files.read_bytes(path), path)
+    body = files.decode(packs.read_bytes(path), path)
     try:
         made = of(path, body)
     except ValueError as e:
@@ -262,7 +263,7 @@ def read(path: Path | str, consistent: bool = True) -> Record:
 
 
 def read_all(results_dir: Path | str) -> list[Record]:
-    """Read every record under a results directory. Temporary files of interrupted writes are ignored.
+    """Read every record under a results directory, packed ones too. Temporary files of interrupted writes are ignored.
 
     Returns:
         The records, sorted by file name; empty if the directory does not exist.
@@ -292,9 +293,16 @@ def readable(results_dir: Path | str) -> list[Record]:
 
 
 def paths(results_dir: Path | str) -> list[Path]:
-    """Return the files that may be records, sorted by name. Temporary files of interrupted writes are left out."""
+    """Return the files that may be records, and the paths that packed ones had, sorted by name.
+
+    Temporary files of interrupted writes are left out. `packs.read_bytes` reads both.
+
+    Raises:
+        UserError: the pack of the records is damaged.
+    """
     folder = Path(results_dir) / FOLDER
-    return [p for p in sorted(folder.glob("*.json")) if not p.name.startswith(".")] if folder.is_dir() else []
+    loose = [p for p in folder.glob("*.json") if not p.name.startswith(".")] if folder.is_dir() else []
+    return sorted({*loose, *(folder / name for name in packs.names(folder))})
 
 
 def brief(messages: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from peftbench.errors import UserError
-from peftbench.records import record
+from peftbench.records import packs, record
 from peftbench.report import assemble
 from peftbench.report.assemble import FOLDER, ReportData
 from peftbench.report.media import filename
@@ -78,7 +78,9 @@ def _names(kept: Mapping[Path, ReportData]) -> dict[Path, str]:
 
 
 def _runs(results_dir: Path, place: Path) -> str:
-    """The address of the records' folder as seen from a folder."""
+    """The address of the records' folder as seen from a folder; "" if they are packed, as links lead into no pack."""
+    if packs.of(results_dir / record.FOLDER).is_file():
+        return ""
     return quote(Path(os.path.relpath((results_dir / record.FOLDER).resolve(), place.resolve())).as_posix())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -13,7 +12,7 @@ import factories
 import pytest
 
 from peftbench.errors import UserError
-from peftbench.records import check, files, record
+from peftbench.records import check, files, packs, record
 from peftbench.records.bodies import ProfileBody, RunBody, TrialBody
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,16 +32,13 @@ def set_at(body: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
     return copied
 
 
-def test_every_committed_record_fits_its_type_to_the_last_field_and_has_the_id_of_its_spec(tmp_path):
-    paths = sorted((ROOT / "results").glob("**/runs/*.json"))
-    for packed in sorted((ROOT / "results").glob("archive/*/runs.tar.xz")):
-        with tarfile.open(packed) as archived:
-            archived.extractall(tmp_path / packed.parent.name, filter="data")
-    paths += sorted(tmp_path.glob("*/runs/*.json"))
-    assert len(paths) > 1300
+def test_every_committed_record_fits_its_type_to_the_last_field_and_has_the_id_of_its_spec():
+    sets = {path.parent for name in ("runs", "runs.tar.xz") for path in (ROOT / "results").rglob(name)}
+    paths = [path for folder in sorted(sets) for path in record.paths(folder)]
+    assert len(paths) > 3500
     kinds = set()
     for path in paths:
-        body = files.decode(path.read_bytes(), path, predictions=True)
+        body = files.decode(packs.read_bytes(path), path, predictions=True)
         check.complete(body)
         made = check.typed(body)
         assert made.spec.id == made.spec_id, path

@@ -63,9 +63,11 @@ def test_the_records_that_are_spoilt_below_are_sound(kind: str, tmp_path: Path) 
 
 
 def test_every_committed_record_is_readable() -> None:
-    for runs in sorted((ROOT / "results").glob("**/runs")):
-        found, said = told(runs.parent)
-        assert (len(found), said) == (len(list(runs.glob("*.json"))), []), runs
+    sets = {path.parent for name in ("runs", "runs.tar.xz") for path in (ROOT / "results").rglob(name)}
+    assert len(sets) > 25
+    for folder in sorted(sets):
+        found, said = told(folder)
+        assert (len(found), said) == (len(record.paths(folder)), []), folder
 
 
 @pytest.mark.slow

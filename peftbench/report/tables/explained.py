@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftbench.errors import UserError, unknown
+from peftbench.records import packs
 from peftbench.records.record import Record
 from peftbench.report.data import average_origins, origins
 from peftbench.report.data.average import Average
@@ -143,7 +144,7 @@ def _lines(cell: Cell) -> Iterator[str]:
     yield f"  column: {cell.heading}"
     yield f"  {origin.formula}"
     for raw in origin.raw:
-        yield f"  {raw.path}: {raw.field} = {_value(raw.value)}"
+        yield f"  {packs.shown(raw.path)}: {raw.field} = {_value(raw.value)}"
     yield f"  {origin.computation}"
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from peftbench import cache
 from peftbench.errors import UserError
-from peftbench.records import record, user_file
-from peftbench.records.files import LARGEST_BYTES
+from peftbench.records import packs, record
 from peftbench.report.web.template import ASSETS
 from peftbench.report.write import files
 
@@ -58,7 +57,7 @@ def _both(folder: Path, made_from: str) -> str:
 def _of(path: Path) -> str:
     """The line of a file of a record; what is no regular file, or is too large, is no record."""
     try:
-        return _line(path.name, user_file.read(path, LARGEST_BYTES, "remove it"))
+        return _line(path.name, packs.read_bytes(path))
     except UserError:
         return _line(path.name, None)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftbench.errors import UserError
-from peftbench.records import consistency, files, merging, record
+from peftbench.records import consistency, files, merging, packs, record
 from peftbench.records.bodies import Predictions
 from peftbench.records.record import Record, RunRecord, TrainingRecord, TrialRecord
 from peftbench.records.spec import as_dict, digest
@@ -61,7 +61,7 @@ def _inconsistencies(r: Record) -> Iterator[tuple[str, str]]:
     raw = r.raw()
     yield from consistency.contradictions(r.body, raw["env"])
     name = record.file_name(raw)
-    if r.path.name not in (name, merging.second_name(name, files.checksum(files.read_bytes(r.path)))):
+    if r.path.name not in (name, merging.second_name(name, files.checksum(packs.read_bytes(r.path)))):
         yield "file name", f"a record with this content is named {name}"
     if isinstance(r, TrainingRecord) and r.is_finished:
         if isinstance(r, TrialRecord):

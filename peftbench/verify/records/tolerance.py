@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from peftbench.verify.records import probe_tolerance
 from peftbench.verify.records.differences import FieldDifference
 
 FIRST_LOSS = 1e-3  # relative
@@ -60,6 +61,7 @@ def apply_tolerance(
         "metrics.test.perplexity": lambda d: _near(d, SCORE, floor=1.0),  # does not follow from the predictions
         "metrics.test": lambda d: predictions and alike < 1,  # follows from them
         "metrics.validation": lambda d: _near(d, SCORE, floor=1.0),
+        "probes": lambda d: probe_tolerance.covers(recorded, repeated, d.field),
         "memory.batch": lambda d: False,  # the data's shape
         "memory": lambda d: moved or isinstance(d.recorded, str) or _near(d, BYTES, floor=peak),
     }

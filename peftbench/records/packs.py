@@ -1,8 +1,8 @@
 """A packed set: the records of a results directory in one compressed file, byte for byte.
 
-Records of one experiment repeat much of each other (the examples' ids, the environment), so a complete set needs about
-a fiftieth of its space as `runs.tar.xz`, which stands beside `runs/`. Readers find a packed record at the path that it
-had, and writers go on in `runs/`. `tar -xJf runs.tar.xz` gives the files back.
+Records of one experiment repeat much of each other (the examples' ids, the environment), so a complete set needs a tenth
+of its space or less as `runs.tar.xz`, beside `runs/`. Readers find a packed record at the path that it had, and writers
+go on in `runs/`. `tar -xJf runs.tar.xz` gives the files back, and `tar -cJf runs.tar.xz runs` packs them too.
 """
 
 from __future__ import annotations
@@ -119,13 +119,15 @@ def _unpacked(path: Path, folder: str, changed: int, size: int) -> Mapping[str, 
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as pack:
             found = {}
             for member in pack:
-                inside, _, name = member.name.rpartition("/")
+                inside, _, name = member.name.removeprefix("./").rpartition("/")
                 if inside == folder and name.endswith(".json") and not name.startswith(".") and member.isfile():
                     file = pack.extractfile(member)
                     found[name] = b"" if file is None else file.read()
-            return found
     except (tarfile.TarError, OSError, ValueError, EOFError) as e:
         raise UserError(f"{path}: half-written or damaged: no pack of records ({e}). {FIX}") from e
+    if not found:
+        raise UserError(f"{path}: holds no file {folder}/*.json, so it packs no records. {FIX}")
+    return found
 
 
 def _decompressed(path: Path) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import lzma
+import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -137,7 +139,8 @@ def test_a_pack_that_grows_beyond_bounds_is_refused(made: Path, monkeypatch: pyt
 
 def test_only_files_of_the_folder_of_records_are_records(made: Path) -> None:
     target, content = packs.of(made / "runs"), b"{}"
-    names = ["runs/../../x.json", "/etc/x.json", "x.json", "runs/.hidden.json", "runs/deeper/x.json", "runs/x.txt"]
+    ours, others = ["runs/one.json", "./runs/two.json"], ["runs/../../x.json", "/etc/x.json", "x.json", "runs/.y.json"]
+    names = [*ours, *others, "runs/a/x.json", "runs/x.txt"]
     with tarfile.open(target, "w:xz") as pack:
         for name in names:
             member = tarfile.TarInfo(name)
@@ -146,4 +149,19 @@ def test_only_files_of_the_folder_of_records_are_records(made: Path) -> None:
         link = tarfile.TarInfo("runs/link.json")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         pack.addfile(link)
-    assert packs.names(made / "runs") == []
+    assert packs.names(made / "runs") == ["one.json", "two.json"]
+
+
+def test_a_pack_of_something_else_is_refused_and_never_taken_for_an_empty_set(made: Path) -> None:
+    with tarfile.open(packs.of(made / "runs"), "w:xz") as pack:
+        pack.add(made / "runs", "results/runs")
+    with pytest.raises(UserError, match=r"holds no file runs/\*\.json"):
+        record.readable(made)
+
+
+@pytest.mark.parametrize("given", ["runs", "./runs"])
+def test_what_tar_packs_is_read(made: Path, given: str) -> None:
+    before = contents(made)
+    subprocess.run(["tar", "-cJf", "runs.tar.xz", given], cwd=made, check=True)
+    shutil.rmtree(made / "runs")
+    assert contents(made) == before

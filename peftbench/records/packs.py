@@ -1,8 +1,8 @@
 """A packed set: the records of a results directory in one compressed file, byte for byte.
 
 Records of one experiment repeat much of each other (the examples' ids, the environment), so a complete set needs a
-tenth of its space or less as `runs.tar.xz`, beside `runs/`. Readers find a packed record at the path that it had; writers
-go on in `runs/`. `tar -xJf runs.tar.xz` gives the files back, and `tar -cJf runs.tar.xz runs` packs them too.
+tenth of its space or less as `runs.tar.xz`, beside `runs/`. Readers find a packed record at the path that it had;
+writers go on in `runs/`. `tar -xJf runs.tar.xz` gives the files back; `tar -cJf runs.tar.xz runs` packs them too.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from peftbench.records import record
 from peftbench.report import assemble
 from peftbench.report.data import comparison
 from peftbench.report.figures import curves, placement, plots, point_labels, style
-from peftbench.report.tables import formatting
+from peftbench.report.tables import answers, formatting
 from peftbench.report.write import up_to_date
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -348,7 +348,7 @@ def test_statistics_import_neither_torch_nor_pandas_nor_matplotlib():
 def test_numbers_read_as_documented():
     import doctest
 
-    for module in (formatting, comparison):
+    for module in (formatting, comparison, answers):
         found = doctest.testmod(module)
         assert found.attempted
         assert not found.failed, module.__name__

@@ -186,9 +186,18 @@ def _question(claim: Mapping[str, Any], a: Answer, labels: Sequence[str]) -> str
     return f"{asked} {said} ({around})."
 
 
+def _signed(number: float) -> str:
+    """Three digits with a sign; what summing leaves of a difference that is none is none.
+
+    >>> _signed(-18.04), _signed(3.7e-15), _signed(-3.7e-15)
+    ('−18', '+0', '+0')
+    """
+    return f"{round(number, 9) + 0.0:+.3g}".replace("-", "−")
+
+
 def _difference(claim: Mapping[str, Any], metric: str) -> str:
     """How far the method is ahead, with its 95 % interval: `−18.0 points [−24.1, −11.9]`."""
     scale = 100 if RANGES.get(metric, (0.0, 0.0))[1] == 1 else 1
     ends = [claim[key] for key in ("ahead", "low", "high")]
-    value, *around = (f"{end * scale:+.3g}".replace("-", "−") if end is not None else "" for end in ends)
+    value, *around = ("" if end is None else _signed(end * scale) for end in ends)
     return f"{value}{' points' if metric in RANGES else ''}" + (f" [{', '.join(around)}]" if all(around) else "")

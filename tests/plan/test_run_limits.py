@@ -121,18 +121,6 @@ def test_the_mean_length_is_that_of_the_texts(tmp_path: Path, monkeypatch: pytes
     assert [p.spec for p in planning.prepared(path).planned] == [p.spec for p in prepared.planned]
 
 
-def test_the_examples_in_the_documentation_hold() -> None:
-    import doctest
-
-    from peftbench.plan import tuning
-    from peftbench.report.data import tunings
-
-    for module in (run_limits, tuning, tunings):
-        found = doctest.testmod(module)
-        assert found.attempted
-        assert not found.failed, module.__name__
-
-
 # Memory.
 
 

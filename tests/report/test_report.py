@@ -18,9 +18,7 @@ from peftbench import cache
 from peftbench.errors import UserError
 from peftbench.records import record
 from peftbench.report import assemble
-from peftbench.report.data import comparison
 from peftbench.report.figures import curves, placement, plots, point_labels, style
-from peftbench.report.tables import answers, formatting
 from peftbench.report.write import up_to_date
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -343,15 +341,6 @@ def test_statistics_import_neither_torch_nor_pandas_nor_matplotlib():
     code = f"import sys, peftbench.report.data.average; print(sorted({heavy} & set(sys.modules)))"
     paths = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.check_output([sys.executable, "-c", code], env=paths, text=True).strip() == "[]"
-
-
-def test_numbers_read_as_documented():
-    import doctest
-
-    for module in (formatting, comparison, answers):
-        found = doctest.testmod(module)
-        assert found.attempted
-        assert not found.failed, module.__name__
 
 
 @pytest.mark.slow

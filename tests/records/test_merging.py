@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -202,18 +203,18 @@ def test_an_adapter_of_no_record_is_kept_too_and_other_files_are_named(tmp_path:
 def test_an_interrupted_merge_leaves_whole_files_and_is_completed_by_the_next(
     two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = shutil.copyfile, itertools.count()
+    real, calls = os.link, itertools.count()
 
     def full(source: Path, target: Path) -> None:
         if next(calls) == 3:
-            target.write_bytes(b"half")
             raise OSError(28, "No space left on device", str(target))
         real(source, target)
 
-    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr(os, "link", full)
     with pytest.raises(UserError, match=r"No space left on device.*give the same command again"):
         merging.merge(two, tmp_path / "all")
     assert len(record.read_all(tmp_path / "all")) == 3
+    assert len(list((tmp_path / "all" / "runs").iterdir())) == 3, "nothing half-written stays"
     merging.merge(two, tmp_path / "all")
     assert content(tmp_path / "all") == content(two[0]) | content(two[1])
 

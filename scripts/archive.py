@@ -1,9 +1,6 @@
-"""Pack the records of a finished set into one file, or move a superseded set, packed and without its report.
+"""Move superseded records to results/archive/: packed, and without their report.
 
-    python scripts/archive.py results/paper/NAME
-    python scripts/archive.py results/reference/NAME "Superseded by ..."     # to results/archive/NAME
-
-Every command reads a packed set as it reads files; `tar -xJf runs.tar.xz` gives the files back, byte for byte.
+python scripts/archive.py results/reference/NAME "Superseded by ..."
 """
 
 from __future__ import annotations
@@ -19,12 +16,6 @@ from peftbench.records import packs, record
 ARCHIVE = Path(__file__).resolve().parent.parent / "results" / "archive"
 
 
-def pack(folder: Path) -> Path:
-    """Pack the records of a set in its place, after each was read."""
-    record.read_all(folder)
-    return packs.write(folder / record.FOLDER)
-
-
 def move(folder: Path, why: str) -> Path:
     """Archive a set: its records are packed, `about.yaml` says what superseded it, and the rest is removed."""
     runs, report = folder / "runs", folder / "report"
@@ -33,12 +24,13 @@ def move(folder: Path, why: str) -> Path:
     if folder.is_symlink() or not record.paths(folder):
         raise SystemExit(f"{folder}: no folder with records; nothing is moved")
     about = yaml.safe_load((folder / "about.yaml").read_text())
+    record.read_all(folder)
+    if any(runs.glob("*.json")):
+        packs.write(runs)
     target = ARCHIVE / folder.name
     target.mkdir(parents=True)
     about["what"] = f"{why} {about['what']}"
     (target / "about.yaml").write_text(yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=120))
-    if any(runs.glob("*.json")):
-        pack(folder)
     shutil.move(packs.of(runs), packs.of(target / record.FOLDER))
     shutil.rmtree(folder)
     return target
@@ -47,6 +39,6 @@ def move(folder: Path, why: str) -> Path:
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("folder", type=Path, help="results/reference/NAME or results/paper/NAME")
-    options.add_argument("why", nargs="?", help="why a set goes to results/archive/, in a sentence: Superseded by ...")
+    options.add_argument("why", help="one sentence: Superseded by ...")
     given = options.parse_args()
-    print(move(given.folder, given.why) if given.why else pack(given.folder))
+    print(move(given.folder, given.why))

@@ -41,8 +41,8 @@ one there is what the records give; `python -m peftbench verify DIR --sample 5` 
 A report's page and its figures as SVG are not tracked: `report` makes them beside what is.
 
 Sets under `archive/` are superseded: no claim stands on them. Where a set has `runs.tar.xz` in place of `runs/`, the
-records are packed (`scripts/archive.py`): every command reads them as it reads files, and `tar -xJf` gives these back,
-byte for byte.
+records are packed (`python -m peftbench pack`): every command reads them as it reads files, and `tar -xJf` gives these
+back, byte for byte.
 
 What follows is tracked. It is written by `python scripts/results_readme.py` from the records and from the `about.yaml`
 beside them. Wall time is the time in which at least one of the set's records was being made.

@@ -1,4 +1,4 @@
-"""The command that brings results of several machines together: `merge`."""
+"""The commands on results directories as files: `merge` brings several together, `pack` makes one file of many."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from peftbench.cli.options import say
-from peftbench.records import merging
+from peftbench.errors import UserError
+from peftbench.records import merging, packs, record
 
 SHOWN = 10  # files that one line names
 
@@ -39,6 +40,26 @@ def merge(
     raise typer.Exit(1 if left_out else 0)
 
 
+def pack(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="A results directory whose runs are done.")],
+) -> None:
+    """Put the records of a results directory into one compressed file, runs.tar.xz.
+
+    Every command reads packed records as it reads files, and `run` goes on beside them; given again, `pack` adds what
+    is new. The records stay as they are, byte for byte: `tar -xJf runs.tar.xz` gives the files back.
+    """
+    from peftbench.run import lock
+
+    folder = results / record.FOLDER
+    if not folder.is_dir():
+        raise UserError(f"{results}: nothing to pack, as it has no folder {record.FOLDER}/; give a results directory")
+    with lock.hold(results):
+        record.read_all(results)  # what is damaged is said before it is packed
+        before = sum(path.stat().st_size for path in folder.glob("*.json"))
+        made = packs.write(folder)
+    say(f"{made}: {len(record.paths(results)):,} records, {made.stat().st_size:,} bytes in place of {before:,}")
+
+
 def _line(source: merging.Source) -> str:
     adapters = f", {source.adapters} files of adapters copied" if source.adapters else ""
     line = f"{source.folder}: {source.records} records, {source.copied} copied{adapters}"
@@ -48,4 +69,4 @@ def _line(source: merging.Source) -> str:
     return f"{line}; another content has the name, so beside it: {', '.join(source.beside[:SHOWN])}{more}"
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"merge": merge}
+COMMANDS: dict[str, Callable[..., None]] = {"merge": merge, "pack": pack}

@@ -167,11 +167,16 @@ def link(content: bytes, path: Path) -> None:
         os.link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """Bring the names in a folder to the disk; else a power failure may lose new ones."""
+    opened = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)  # else a power failure may lose the new name
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)
 
 
 @contextmanager

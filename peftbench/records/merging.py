@@ -103,7 +103,7 @@ def check(sources: Sequence[Path], into: Path | None = None) -> None:
     for folder in sources:
         if into is not None and len(sources) > 1 and folder.resolve() == into.resolve():
             raise UserError(f"--into {into}: it is one of the sources, which are not changed; name another directory")
-        if not user_file.is_folder(folder / record.FOLDER) and not packs.of(folder / record.FOLDER).is_file():
+        if not user_file.is_folder(folder / record.FOLDER) and not packs.are_there(folder):
             raise UserError(
                 f"{folder}: no results directory, as it has no folder {record.FOLDER}/; "
                 "name directories that `peftbench run` has written"

@@ -31,7 +31,7 @@ from peftbench.records.consistency import env_id
 from peftbench.records.costs import Parameters, ProfileRow
 from peftbench.records.spec import ProfileSpec, RunSpec, Spec
 
-FOLDER = "runs"  # under the results directory
+FOLDER = packs.RUNS  # under the results directory
 CHECKPOINTS = "checkpoints"  # of unfinished runs, beside it; each is named after its spec_id
 RETRIED = ("killed", "abandoned", "interrupted")  # statuses that running again repeats (retries.py has the rule)
 REFERENCE = ProfileSpec.reference  # the label that costs and scores are compared with by default
@@ -101,7 +101,7 @@ class Record:
         Raises:
             UserError: the file is damaged, edited or foreign.
         """
-        return files.decode(packs.read_bytes(self.path), self.path, predictions=True)
+        return files.decode(packs.read_bytes(self.path), Path(packs.shown(self.path)), predictions=True)
 
     def _measured(self, value: T | None, name: str) -> T:
         """Return a value that only some attempts have; raise ValueError if this one lacks it."""
@@ -153,7 +153,7 @@ class RunRecord(TrainingRecord):
         Raises:
             UserError: the file is damaged, edited or foreign.
         """
-        raw = files.decode_predictions(packs.read_bytes(self.path), self.path)
+        raw = files.decode_predictions(packs.read_bytes(self.path), Path(packs.shown(self.path)))
         try:
             return None if raw is None else check.typed_predictions(raw)
         except ValueError as e:
@@ -252,13 +252,14 @@ def read(path: Path | str, consistent: bool = True) -> Record:
             fix.
     """
     path = Path(path)
-    body = files.decode(packs.read_bytes(path), path)
+    shown = Path(packs.shown(path))
+    body = files.decode(packs.read_bytes(path), shown)
     try:
         made = of(path, body)
     except ValueError as e:
-        raise UserError(f"{path}: {short(e)}. {files.FOREIGN_FIX}") from e
+        raise UserError(f"{shown}: {short(e)}. {files.FOREIGN_FIX}") from e
     if consistent and (wrong := next(consistency.contradictions(made.body, body["env"]), None)):
-        raise UserError(f"{path}: {wrong.field}: {short(wrong.message)}. {files.CONTRADICTION_FIX}")
+        raise UserError(f"{shown}: {wrong.field}: {short(wrong.message)}. {files.CONTRADICTION_FIX}")
     return made
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UserError
-from peftbench.records import record
+from peftbench.records import packs, record
 from peftbench.records.record import TrialRecord
 from peftbench.report.data import axis_curves, latencies, tunings, with_baselines
 from peftbench.report.data.average import Average, averages
@@ -39,12 +39,14 @@ class ReportData:
         passes: latencies of the profile passes.
         tunings: tuning trials, one table per experiment, task and training length.
         sources: digest of the records, the code and the libraries that a report depends on.
+        packed: whether the records are in a pack, into which no link of a page leads.
     """
 
     comparisons: list[Comparison]
     passes: list[Latencies]
     tunings: list[Tuning]
     sources: str
+    packed: bool = False
 
 
 def load(results_dir: Path | str) -> ReportData:
@@ -57,7 +59,9 @@ def load(results_dir: Path | str) -> ReportData:
     records = record.readable(results_dir)
     comparisons = budgets.noted(compare(records))
     tuned = tunings.of(records, comparisons)
-    return ReportData(trials.noted(comparisons, tuned), latencies.of(records), tuned, sources)
+    return ReportData(
+        trials.noted(comparisons, tuned), latencies.of(records), tuned, sources, packs.are_there(results_dir)
+    )
 
 
 def load_against(results_dir: Path | str, baselines_dir: Path | str) -> ReportData:
@@ -73,7 +77,9 @@ def load_against(results_dir: Path | str, baselines_dir: Path | str) -> ReportDa
     shown = {(c.experiment, c.task) for c in comparisons}
     tried = [r for r in others if isinstance(r, TrialRecord) and (r.experiment, r.spec.task.name) in shown]
     tuned = tunings.of([*records, *tried], comparisons)
-    return ReportData(trials.noted(comparisons, tuned), latencies.of(records), tuned, sources)
+    return ReportData(
+        trials.noted(comparisons, tuned), latencies.of(records), tuned, sources, packs.are_there(results_dir)
+    )
 
 
 def write(
@@ -147,7 +153,7 @@ def _contents(loaded: ReportData, columns: Sequence[str], pdf: bool) -> Iterator
 
     over_tasks = _averages(loaded)
     require_known(columns, loaded.comparisons, over_tasks)
-    choice = page.Choice(tuple(columns), pdf)
+    choice = page.Choice(tuple(columns), pdf, "" if loaded.packed else page.Choice.runs)
     curves = axis_curves.of(loaded.comparisons)
     return page.build(loaded.comparisons, over_tasks, loaded.passes, loaded.tunings, choice, curves)
 

@@ -79,7 +79,7 @@ def _names(kept: Mapping[Path, ReportData]) -> dict[Path, str]:
 
 def _runs(results_dir: Path, place: Path) -> str:
     """The address of the records' folder as seen from a folder; "" if they are packed, as links lead into no pack."""
-    if packs.of(results_dir / record.FOLDER).is_file():
+    if packs.are_there(results_dir):
         return ""
     return quote(Path(os.path.relpath((results_dir / record.FOLDER).resolve(), place.resolve())).as_posix())
 

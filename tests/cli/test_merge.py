@@ -1,4 +1,4 @@
-"""`peftbench merge`: what it prints, its exit codes, and the report of a merged set."""
+"""`peftbench merge` and `pack`: what they print, their exit codes, and the report of a merged set."""
 
 from __future__ import annotations
 
@@ -76,3 +76,26 @@ def test_a_target_that_a_run_uses_is_refused(call: Call, machines: Path) -> None
         done = call("merge", "a", "--into", "all")
     assert done.code == 2
     assert "another run" in done.err
+
+
+def test_pack_says_what_it_saved_and_a_packed_set_is_merged_and_reported(call: Call, machines: Path) -> None:
+    done = call("pack", "a")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("a/runs.tar.xz: 6 records, ")
+    assert sorted(p.name for p in (machines / "a").iterdir()) == ["runs.tar.xz"]
+    assert call("merge", "a", "b", "--into", "all").out.startswith("a: 6 records, 6 copied\n")
+    assert "lora" in call("report", "a").out
+
+
+def test_what_cannot_be_packed_is_said(call: Call, machines: Path) -> None:
+    for folder, said in (("nowhere", "nothing to pack"), ("a", "is using this directory")):
+        with lock.hold(machines / "a"):
+            done = call("pack", folder)
+        assert (done.code, len(done.err.splitlines())) == (2, 1)
+        assert said in done.err
+    assert not (machines / "nowhere").exists()
+    (machines / "a" / "runs" / "x--1.json").write_text("{")
+    done = call("pack", "a")
+    assert done.code == 2
+    assert "x--1.json" in done.err
+    assert not (machines / "a" / "runs.tar.xz").exists()

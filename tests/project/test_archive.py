@@ -46,7 +46,7 @@ def test_archived_records_come_back_byte_for_byte(tmp_path: Path, archive: Any, 
     (old / "about.yaml").write_text("what: Two methods.\ncommand: python -m peftbench run x.yaml\n")
     before = {p.name: p.read_bytes() for p in (old / "runs").glob("*.json")}
     if packed_before:
-        archive.pack(old)
+        packs.write(old / "runs")
     kept = archive.move(old, "Superseded by new.")
     assert not old.exists()
     assert yaml.safe_load((kept / "about.yaml").read_text())["what"] == "Superseded by new. Two methods."

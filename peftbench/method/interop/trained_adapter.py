@@ -11,7 +11,7 @@ from peftbench.backbones.load import Backbone, load
 from peftbench.errors import UserError
 from peftbench.method import adapter_file
 from peftbench.method.edit import Edit
-from peftbench.records import files, merging, record
+from peftbench.records import files, merging, packs, record
 from peftbench.records.spec import RunSpec
 
 
@@ -93,7 +93,7 @@ def _base_from_options(path: Path, model: str | None, labels: int | None) -> dic
 
 def _file(given: Path) -> Path:
     """Return the adapter file for `given`: itself, or the one that the run of the record `given` saved."""
-    if not given.is_file():
+    if not given.is_file() and not (given.suffix == ".json" and packs.has(given)):
         raise UserError(f"no file {given}; give an adapter (RESULTS/adapters/*.safetensors) or a run's record (*.json)")
     if given.suffix != ".json":
         return given
@@ -101,7 +101,7 @@ def _file(given: Path) -> Path:
     if not isinstance(run.spec, RunSpec):
         raise UserError(f"{given} is the record of a {run.kind}, not of a run")
     path = given.parent.parent / merging.ADAPTERS / adapter_file.name(run.spec)
-    own = path.with_name(merging.second_name(path.name, files.checksum(files.read_bytes(given))))
+    own = path.with_name(merging.second_name(path.name, files.checksum(packs.read_bytes(given))))
     if own.is_file():  # the name without it is that of another machine's attempt
         return own
     if not path.is_file():

@@ -160,7 +160,7 @@ def json_ready(found: Sequence[Cell]) -> list[dict[str, Any]]:
     rows = []
     for cell in found:
         origin = cell.origin()
-        raw = [{"record": str(r.path), "field": r.field, "value": r.value} for r in origin.raw]
+        raw = [{"record": packs.shown(r.path), "field": r.field, "value": r.value} for r in origin.raw]
         facts = {"table": cell.table, "row": cell.row, "column": cell.column, "printed": cell.printed}
         made = {"formula": origin.formula, "computation": origin.computation, "value": origin.value, "raw": raw}
         rows.append({**facts, **made})

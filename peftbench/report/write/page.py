@@ -73,10 +73,12 @@ class Choice:
     Attributes:
         columns: the columns of its readable tables of scores, by name; none for all.
         pdf: whether its figures are PDF files, too.
+        runs: address of the folder with the records, as seen from the page for a browser; empty for names alone.
     """
 
     columns: tuple[str, ...] = ()
     pdf: bool = False
+    runs: str = "../runs"
 
 
 def build(
@@ -115,7 +117,7 @@ def build(
             files |= {f"figures/{name}": content for name, content in images}
             figures[x.slug] = [name for name, _ in images if name.endswith(".png")]
     yield "report.md", _page(by_experiment, figures, sensitivities, choice.columns).encode()
-    yield web_page.NAME, web_page.build(shown)
+    yield web_page.NAME, web_page.build(shown, choice.runs)
     if found := [answers.json_ready(a) for x in shown if isinstance(x, Comparison) and (a := answer.of(x))]:
         yield "verdict.json", (json.dumps(found, indent=1, allow_nan=False) + "\n").encode()
     yield from files.items()

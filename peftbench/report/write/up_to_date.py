@@ -34,9 +34,16 @@ def sources(results_dir: Path | str) -> str:
     Returns:
         Hex digest.
     """
-    records = record.paths(results_dir)
+    records, packed = record.paths(results_dir), packs.are_there(results_dir)
     versions = [platform.python_version(), *(f"{name} {version(name)}" for name in DRAWN_BY)]
-    return _digest([*versions, cache.code_key("report", "records", files=ASSETS), *map(_of, records)])
+    return _digest(
+        [
+            *versions,
+            cache.code_key("report", "records", files=ASSETS),
+            *(["packed"] if packed else []),
+            *map(_of, records),
+        ]
+    )
 
 
 def seal(folder: Path, made_from: str) -> None:

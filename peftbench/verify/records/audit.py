@@ -50,7 +50,9 @@ def audit(results_dir: Path) -> tuple[list[Record], list[AuditFinding]]:
         try:
             records.append(record.read(path, consistent=False))
         except UserError as e:
-            findings.append(AuditFinding(path, "file", str(e).removeprefix(f"{path}: ")))
+            findings.append(
+                AuditFinding(path, "file", str(e).removeprefix(f"{packs.shown(path)}: ").removeprefix(f"{path}: "))
+            )
     for r in records:
         findings += [AuditFinding(r.path, field, message) for field, message in _inconsistencies(r)]
     return records, findings + list(_examples(records))

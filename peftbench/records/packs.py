@@ -67,12 +67,14 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         UserError: there is neither, it cannot be read, or the two differ.
     """
-    there = os.path.lexists(path)
-    packed = _packed(path.parent).get(path.name)
-    if not there:
-        return files.read_bytes(path) if packed is None else packed
-    content = files.read_bytes(path)
-    if packed not in (None, content):
+    try:
+        content = files.read_bytes(path)
+    except UserError:
+        packed = None if os.path.lexists(path) else _packed(path.parent).get(path.name)
+        if packed is None:
+            raise
+        return packed
+    if _packed(path.parent).get(path.name, content) != content:
         raise UserError(
             f"{path}: differs from the record of its name in {of(path.parent).name}. Move one of them away."
         )

@@ -128,6 +128,15 @@ def test_ranks_may_move_from_one_site_to_another(sites: int, well: bool) -> None
     assert covers(one, other, field) is well
 
 
+@pytest.mark.parametrize("point", [0, 1])
+def test_sixteen_bits_round_losses_more_coarsely(point: int) -> None:
+    one, other, field = changed(f"wikitext2_loss.points.{point}.loss", 4.52)
+    assert not covers(one, other, field)
+    assert covers({**one, "spec": {"backbone": {"dtype": "bfloat16"}}}, other, field)
+    other["probes"]["wikitext2_loss"]["points"][point]["loss"] = 4.6
+    assert not covers({**one, "spec": {"backbone": {"dtype": "bfloat16"}}}, other, field)
+
+
 def test_a_probe_or_a_part_of_it_that_one_run_lacks_is_no_rounding() -> None:
     assert not covers({"probes": PROBES}, {}, "probes.ranks.points[0].sites[0].rank")
     one, other, _ = changed("arc_easy.points.1.right", [])

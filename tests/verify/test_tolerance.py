@@ -87,6 +87,34 @@ def test_texts_and_classes_count_by_the_share_that_is_equal() -> None:
             assert covered(one, body(predictions={**told, "values": values})) is well
 
 
+def generated(values: list[str]) -> dict[str, Any]:
+    return {"ids": list("abcd"), "values": values, "labels": ["a b", "c d", "e f", "g h"]}
+
+
+def test_generated_texts_count_by_their_words_in_order_as_one_token_turns_all_that_follow() -> None:
+    texts = [
+        "The Mill is a cheap pub near the river",
+        "A quiet place in the city centre",
+        "It is not family friendly",
+        "x",
+    ]
+    one = body(predictions=generated(texts))
+    turned = "The Mill is a cheap place near the river"
+    assert covered(one, body(predictions=generated([turned, *texts[1:]])))
+    assert covered(one, body(predictions=generated([turned, texts[1], "It is not near the river", texts[3]])))
+    others = ["In the city centre stands The Mill", "Eat here", "Kids may come", "y"]
+    assert not covered(one, body(predictions=generated(others)))
+    assert not covered(one, body(predictions=generated([turned, *others[1:]])))
+
+
+@pytest.mark.parametrize(("dtype", "well"), [("float32", False), ("bfloat16", True)])
+def test_sixteen_bits_round_the_first_loss_more_coarsely(dtype: str, well: bool) -> None:
+    spec = {"spec": {"backbone": {"dtype": dtype}}}
+    one = body(**spec)
+    assert covered(one, body(**spec, curve={**one["curve"], "loss": [0.7 * 1.003, 0.6, 0.5, 0.4]})) is well
+    assert not covered(one, body(**spec, curve={**one["curve"], "loss": [0.7 * 1.01, 0.6, 0.5, 0.4]}))
+
+
 def test_another_device_has_other_memory() -> None:
     one, other = changed("memory.peak_bytes", 3000)
     assert not covered(one, other)

@@ -8,6 +8,7 @@ sum is rounded once (`peftbench.tasks.metrics`), which gives the same digits on 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from peftbench.tasks.metrics import METRICS
@@ -19,6 +20,11 @@ SCORE_ULPS = 16
 NOT_FROM_PREDICTIONS = ("perplexity",)  # of the answer's tokens; predictions hold the generated texts
 FROM_PREDICTIONS = METRICS.keys() - set(NOT_FROM_PREDICTIONS)
 PLACES = ("metrics.test.", "metrics.validation.", "curve.validation[")
+
+
+def is_coarse(body: Mapping[str, Any]) -> bool:
+    """Whether a record's network computes in 16 bits, of which bfloat16 keeps two or three digits."""
+    return (body.get("spec", {}).get("backbone", {}).get("dtype") or "float32") != "float32"
 
 
 def ulps(a: float, b: float) -> float:

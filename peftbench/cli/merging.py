@@ -51,6 +51,9 @@ def pack(
     from peftbench.run import lock
 
     folder = results / record.FOLDER
+    if packs.are_there(results) and not any(folder.glob("*.json")):
+        say(f"{packs.of(folder)}: {len(record.paths(results)):,} records, nothing new")
+        return
     if not folder.is_dir():
         raise UserError(f"{results}: nothing to pack, as it has no folder {record.FOLDER}/; give a results directory")
     with lock.hold(results):

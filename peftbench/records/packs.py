@@ -130,9 +130,8 @@ def _packing(folder: str, records: Mapping[str, bytes]) -> bytes:
 
 
 def _packed(folder: Path) -> Mapping[str, bytes]:
-    """The content of each packed record by name."""
-    path = of(folder)
-    if not os.path.lexists(path):
+    """The content of each packed record by name; other folders than that of the records have no pack."""
+    if folder.name != RUNS or not os.path.lexists(path := of(folder)):
         return {}
     try:
         facts = path.stat()

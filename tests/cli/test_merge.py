@@ -83,6 +83,9 @@ def test_pack_says_what_it_saved_and_a_packed_set_is_merged_and_reported(call: C
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("a/runs.tar.xz: 6 records, ")
     assert sorted(p.name for p in (machines / "a").iterdir()) == ["runs.tar.xz"]
+    again = call("pack", "a")
+    assert (again.code, again.out) == (0, "a/runs.tar.xz: 6 records, nothing new\n")
+    assert "runs.tar.xz, runs/lora" in call("explain", "a", "lora", "score").out
     assert call("merge", "a", "b", "--into", "all").out.startswith("a: 6 records, 6 copied\n")
     assert "lora" in call("report", "a").out
 

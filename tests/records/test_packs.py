@@ -142,6 +142,13 @@ def test_no_page_links_to_a_file_that_is_packed_and_an_explanation_names_the_pac
     assert assemble.check(made, None, assemble.load(made)) == []
 
 
+def test_a_record_is_read_by_its_bare_name_too(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made / "runs")
+    (first, *_) = sorted(Path().glob("*.json"))
+    assert record.read(first).is_finished
+    assert packs.shown(Path("average of two tasks")) == "average of two tasks"
+
+
 def test_a_message_on_a_packed_record_names_the_pack(made: Path) -> None:
     path = record.paths(made)[0]
     path.write_bytes(path.read_bytes().replace(b'"finished"', b'"diverged"'))

@@ -143,3 +143,21 @@ def test_a_probe_or_a_part_of_it_that_one_run_lacks_is_no_rounding() -> None:
     assert not covers(one, other, "probes.arc_easy.points[1].right")
     del other["probes"]["wikitext2_loss"]["points"][1]["windows"]
     assert not covers(one, other, "probes.wikitext2_loss.points[1].windows")
+
+
+ODD = (None, 3, "x", [], {}, [None], [[1]], {"A": {"vectors": 3}})
+
+
+@pytest.mark.parametrize("place", ["points", "points.0", "points.0.sites", "points.0.sites.0", "points.0.sites.0.A"])
+def test_a_foreign_shape_is_no_rounding_and_no_crash(place: str) -> None:
+    for odd in ODD:
+        _, other, _ = changed(f"subspaces.{place}", odd)
+        for field in ("sites[0].A.vectors", "sites[0].A.singular[0]", "right[0]", "accuracy"):
+            assert not covers(other, {"probes": PROBES}, f"probes.subspaces.points[0].{field}"), odd
+    for odd in ODD:
+        one, other, field = changed("arc_easy.points.1.right", odd)
+        assert not covers(one, other, field)
+        assert not covers(other, one, "probes.arc_easy.points[1].right[0]")
+        _, other, _ = changed("subspaces.points.0.sites.0.width", odd)
+        assert not covers(other, {"probes": PROBES}, "probes.subspaces.points[0].sites[0].A.vectors")
+        assert not covers({"probes": odd}, {"probes": PROBES}, "probes.ranks.points[0].sites[0].rank")

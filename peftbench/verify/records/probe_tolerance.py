@@ -39,7 +39,7 @@ def covers(recorded: Mapping[str, Any], repeated: Mapping[str, Any], field: str)
     """
     found = FIELD.fullmatch(field)
     points = [_point(body, found["probe"], int(found["point"])) for body in (recorded, repeated)] if found else []
-    if found is None or None in points:
+    if found is None or not all(isinstance(point, Mapping) for point in points):
         return False
     a, b = points
     name = re.sub(r"\[\d+\]", "", found["place"]).rpartition(".")[2]
@@ -65,15 +65,20 @@ def _bound(name: str, is_first: bool, is_coarse: bool) -> float:
     return UNTRAINED if is_first else NUMBERS
 
 
-def _point(body: Mapping[str, Any], probe: str, number: int) -> Any:
-    points = ((body.get("probes") or {}).get(probe) or {}).get("points") or []
-    return points[number] if number < len(points) else None
+def _point(body: Any, probe: str, number: int) -> Any:
+    for key in ("probes", probe, "points"):
+        if not isinstance(body, Mapping) or key not in body:
+            return None
+        body = body[key]
+    return body[number] if isinstance(body, list) and number < len(body) else None
 
 
 def _answered(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Whether most answers are equal, and the share of right ones follows from them."""
-    one, other = a.get("right") or [], b.get("right") or []
-    if len(one) != len(other) or not one or any(v not in (0, 1) for v in (*one, *other)):
+    one, other = a.get("right"), b.get("right")
+    if not isinstance(one, list) or not isinstance(other, list) or len(one) != len(other) or not one:
+        return False
+    if any(v not in (0, 1) for v in (*one, *other)):
         return False
     follows = (p.get("accuracy") == statistics.fmean(right) for p, right in ((a, one), (b, other)))
     return all(follows) and statistics.fmean(x == y for x, y in zip(one, other, strict=True)) >= ANSWERS
@@ -93,8 +98,10 @@ def _named(value: Any, name: str, inside: str = "") -> Iterator[Any]:
 
 def _spaces(point: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], int]]:
     """The stored directions of a point, each with the length of one."""
-    for site in point.get("sites", []):
-        yield from ((part, site["width"]) for part in site.values() if isinstance(part, Mapping) and "vectors" in part)
+    sites = point.get("sites")
+    for site in (one for one in sites if isinstance(one, Mapping)) if isinstance(sites, list) else ():
+        parts = [part for part in site.values() if isinstance(part, Mapping) and "vectors" in part]
+        yield from ((part, site.get("width", 0)) for part in parts)
 
 
 def _is_one_space(a: tuple[Mapping[str, Any], int], b: tuple[Mapping[str, Any], int]) -> bool:

@@ -80,6 +80,13 @@ def test_seeds_of_a_row_on_two_machines_are_named(tmp_path: Path) -> None:
     assert "Trained on NVIDIA H100: lora (seeds 1, 2); a processor: full, lora (seed 0)." in c.notes
 
 
+def test_three_neighbouring_seeds_or_more_are_one_range(tmp_path: Path) -> None:
+    there = (0, 2, 3, 4, 7, 8)
+    bodies = [factories.run("lora", seed, env=H100 if seed in there else CPU) for seed in range(9)]
+    c = compared(tmp_path, *bodies, *factories.grid(["full"]))
+    assert "Trained on NVIDIA H100: lora (seeds 0, 2 to 4, 7, 8); a processor: full, lora (seeds 1, 5, 6)." in c.notes
+
+
 def test_one_kind_of_machine_needs_no_such_note(tmp_path: Path) -> None:
     newer = {**CPU, "python": "3.12.1"}
     c = compared(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec import structs, to_builtins
 
@@ -153,13 +154,22 @@ def _trained_on(runs: Sequence[RunRecord], labels: Sequence[str]) -> Iterator[st
         if not any(label in there for other, there in seeds.items() if other != machine):
             return label
         numbers = seeds[machine][label]
-        return f"{label} (seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, sorted(numbers)))})"
+        return f"{label} (seed{'s' if len(numbers) > 1 else ''} {_numbers(numbers)})"
 
     parts = (
         f"{machine}: {', '.join(named(machine, label) for label in labels if label in seeds[machine])}"
         for machine in sorted(seeds)
     )
     yield f"Trained on {'; '.join(parts)}."
+
+
+def _numbers(numbers: Iterable[int]) -> str:
+    """The numbers in order, three or more neighbours as one range: `0, 2 to 9`."""
+    parts: list[str] = []
+    for _, group in itertools.groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
+        together = [n for _, n in group]
+        parts += [f"{together[0]} to {together[-1]}"] if len(together) > 2 else map(str, together)
+    return ", ".join(parts)
 
 
 def _measured_on(machines: Mapping[str, Mapping[str, Times]], labels: Sequence[str]) -> Iterator[str]:
